@@ -1,0 +1,116 @@
+"""Features that were computed once, kept on disk by what they were computed from.
+
+A *setting* is a hash of everything that shapes a vector except the image: weights, preprocessing,
+precision. Under it lie shards: safetensors files, each named by the sha256 of its own bytes, of one
+matrix a layer whose rows are images (named by the hash of their content). Shards are written under a
+temporary name and renamed, checked when read, and never changed.
+"""
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import platformdirs
+import safetensors.numpy
+from jaxtyping import Float32
+
+from .errors import OutputError
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """Some images' vectors at some layers."""
+
+    images: tuple[str, ...]  # hashes of content, a row each
+    matrices: Mapping[str, Float32[np.ndarray, "m d"]]
+
+
+def folder() -> Path:
+    """The cache: `SCALECUT_CACHE`, or `scalecut` in the user's cache folder."""
+    chosen = os.environ.get("SCALECUT_CACHE")
+    return Path(chosen).expanduser() if chosen else Path(platformdirs.user_cache_dir("scalecut"))
+
+
+def setting_hash(setting: Mapping[str, object]) -> str:
+    """One name for everything that shapes a vector except the image."""
+    return hashlib.sha256(json.dumps(setting, sort_keys=True).encode()).hexdigest()
+
+
+def shards(setting: str) -> Iterator[Shard]:
+    """All whole shards of a setting; one that does not match its own hash is deleted."""
+    for path in sorted(_place(setting).glob("*.safetensors")):
+        content = path.read_bytes()
+        if hashlib.sha256(content).hexdigest() != path.stem:
+            path.unlink()
+            continue
+        matrices = safetensors.numpy.load(content)
+        keys = matrices.pop("images")
+        yield Shard(tuple(row.tobytes().hex() for row in keys), matrices)
+
+
+def add_shard(
+    setting: str, images: Sequence[str], matrices: Mapping[str, Float32[np.ndarray, "m d"]]
+) -> None:
+    """Keep the vectors of some images, all at once or not at all.
+
+    Raises:
+        OutputError: if the cache cannot be written, or the disk is full.
+    """
+    keys = np.frombuffer(bytes.fromhex("".join(images)), dtype=np.uint8).reshape(len(images), -1)
+    content = safetensors.numpy.save(
+        {
+            "images": keys,
+            **{name: np.ascontiguousarray(matrix) for name, matrix in matrices.items()},
+        }
+    )
+    place = _place(setting)
+    temporary = None
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=place, suffix=".part", delete=False) as file:
+            temporary = Path(file.name)
+            file.write(content)
+        temporary.replace(place / f"{hashlib.sha256(content).hexdigest()}.safetensors")
+    except OSError as error:
+        raise OutputError(_unwritable(place, error)) from error
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+
+
+def summary() -> tuple[int, int]:
+    """Number of files in the cache and their size in bytes."""
+    sizes = [path.stat().st_size for path in _features().rglob("*") if path.is_file()]
+    return len(sizes), sum(sizes)
+
+
+def clear() -> None:
+    """Delete all cached features; files of weights stay."""
+    try:
+        shutil.rmtree(_features(), ignore_errors=not _features().exists())
+    except OSError as error:
+        raise OutputError(f"The cache {folder()} cannot be cleared ({error.strerror}).") from error
+
+
+def _features() -> Path:
+    return folder() / "features"
+
+
+def _place(setting: str) -> Path:
+    return _features() / setting[:2] / setting
+
+
+def _unwritable(place: Path, error: OSError) -> str:
+    if error.errno == errno.ENOSPC:
+        return (
+            f"The disk of the cache {folder()} is full. Free space, for example by `scalecut cache --clear`, or "
+            "set SCALECUT_CACHE to another folder; what was computed is kept and the same command goes on."
+        )
+    return f"The cache {place} cannot be written ({error.strerror or error}). Set SCALECUT_CACHE to a folder that can."

@@ -1,0 +1,30 @@
+"""Errors that scalecut raises on purpose; each message says what to do next.
+
+    ScalecutError
+    ├── DataError (ValueError)      images, annotations, measures
+    ├── ModelError (ValueError)     networks and their weights
+    ├── LayerError (LookupError)    layers of a network
+    └── OutputError (OSError)       places that results are written to
+
+The command line turns them into one line and exit status 2; anything else is our fault.
+"""
+
+
+class ScalecutError(Exception):
+    """Whatever the user can mend."""
+
+
+class DataError(ScalecutError, ValueError):
+    """Images, annotations or measures that cannot be used as they are."""
+
+
+class ModelError(ScalecutError, ValueError):
+    """A network that is not known, or weights that do not fit it."""
+
+
+class LayerError(ScalecutError, LookupError):
+    """A layer that the network does not have, or whose output cannot be used."""
+
+
+class OutputError(ScalecutError, OSError):
+    """A folder or file that cannot be written."""

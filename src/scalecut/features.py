@@ -1,0 +1,460 @@
+"""Run a network over images once and keep one vector per image from each layer.
+
+Maps of shape (n, c, h, w) are averaged over h and w, tokens (n, tokens, c) over the patches; vectors
+(n, c) are kept as they are; lists of maps are pooled one by one and joined. The 2018 code of the
+method flattens the map instead; why we do not is in docs/choices.md.
+"""
+
+import copy
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, replace
+
+import numpy as np
+import PIL
+import torch
+from jaxtyping import Bool, Float32, UInt8
+from torch import Tensor, nn
+
+from . import cache
+from .errors import DataError, LayerError, ModelError
+from .images import Image, LeftOut, fitted
+from .layers import SOFTMAX, ProbePoint, channel_axis
+from .measures import Frame
+from .models import Network, Preprocessing, tensors_sha256
+
+Progress = Callable[[str, int, int], None]  # stage, images done, images in all
+
+RECIPE = 1  # part of every cache key: raise it when the same settings would give other vectors
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Features:
+    """Pooled outputs of the layers, one row an image that could be read."""
+
+    matrices: dict[str, Float32[np.ndarray, "n d"]]  # by layer
+    is_read: Bool[np.ndarray, " all"]  # which of the images have a row
+    left_out: tuple[LeftOut, ...]
+    precision: str
+    n_computed: int  # the other rows came from the cache
+    seconds: float
+
+
+class _AllRead(Exception):  # noqa: N818 - not an error: it ends a forward pass early
+    """The last layer that was asked for has been read."""
+
+
+@contextmanager
+def pooled_outputs(
+    network: nn.Module, layers: Sequence[str | ProbePoint]
+) -> Iterator[dict[str, Tensor]]:
+    """Collect the pooled output of `layers` at every forward pass made inside the `with` block.
+
+    Yields a dict that each forward pass fills anew, layer name to tensor of shape (n, c). Pooling
+    happens inside the hook, before an in-place operation can write over the map. The hooks are gone
+    when the block ends, by an error too; the network itself is never changed.
+    """
+    modules = dict(network.named_modules())
+    points = [_as_point(layer) for layer in layers]
+    unknown = [point.module for point in points if point.module not in modules]
+    if unknown:
+        named = [name for name in modules if name]
+        raise LayerError(
+            f"{type(network).__name__} has no layer named {unknown[0]!r}. "
+            f"It has {len(named)}, from {named[0]!r} to {named[-1]!r}; "
+            "`scalecut layers MODEL` prints them all."
+        )
+    outputs: dict[str, Tensor] = {}
+
+    def keep(point: ProbePoint, value: object) -> None:
+        outputs[point.layer] = _pooled(value, point)
+
+    def reads_output(point: ProbePoint) -> Callable[..., None]:
+        return lambda module, args, output: keep(point, output)
+
+    def reads_input(point: ProbePoint) -> Callable[..., None]:
+        return lambda module, args: keep(point, args[0])
+
+    with ExitStack() as undo:
+        for point in points:
+            module = modules[point.module]
+            if point.side == "input":
+                undo.callback(module.register_forward_pre_hook(reads_input(point)).remove)
+            else:
+                undo.callback(module.register_forward_hook(reads_output(point)).remove)
+        yield outputs
+
+
+def pool(output: Tensor, channel_axis: int = 1, prefix_tokens: int = 0) -> Tensor:
+    """Average a layer's output over its places: (n, c, h, w) or (n, tokens, c) -> (n, c), in float32.
+
+    Args:
+        channel_axis: -1 where the channels come last.
+        prefix_tokens: so many tokens at the start are no patches and are left out.
+    """
+    if output.ndim == 2:
+        return output.float()
+    if output.ndim == 3 and channel_axis == -1:
+        return output[:, prefix_tokens:].mean(dim=1, dtype=torch.float32)
+    if output.ndim == 4:
+        return output.mean(dim=(2, 3) if channel_axis == 1 else (1, 2), dtype=torch.float32)
+    raise LayerError(
+        f"A layer gave a tensor of shape {tuple(output.shape)}; only (n, c, h, w), (n, tokens, c) and (n, c) "
+        "can be pooled. Probe a layer before or after it."
+    )
+
+
+def extract(
+    network: Network,
+    images: Sequence[Image],
+    points: Sequence[ProbePoint],
+    *,
+    fit: str = "squash",
+    precision: str = "auto",
+    batch_size: int = 32,
+    device: str = "auto",
+    progress: Progress | None = None,
+    stage: str = "features",
+) -> Features:
+    """The features of all images at all points, from the cache where they are in it.
+
+    Args:
+        precision: `float32`, `bfloat16`, or `auto`: bfloat16 where the processor computes in it.
+        device: `auto`, `cpu` or as torch names it.
+        stage: what the progress is called.
+
+    Raises:
+        DataError: if no image could be read.
+    """
+    start = time.perf_counter()
+    precision, device = resolved_precision(precision, device), resolved_device(device)
+    setting = cache.setting_hash(_setting(network, points, fit, precision))
+    keys, unreadable = _content_keys(images)
+    table = _Table(points, sorted(set(keys.values())))
+    for shard in cache.shards(setting):
+        table.fill(shard.images, shard.matrices)
+    first_with = {key: index for index, key in reversed(keys.items())}
+    pending = sorted(index for key, index in first_with.items() if not table.has(key))
+    n_done = len(keys) - len(pending)
+    if progress:
+        progress(stage, n_done, len(keys))
+    with forward(network, points, precision, device) as pooled:
+        for numbers, batch, bad in decoded(
+            images, pending, network.preprocessing, fit, batch_size=batch_size
+        ):
+            unreadable.update(bad)
+            if numbers:
+                matrices = dict(zip(table.names, pooled(batch), strict=True))
+                cache.add_shard(setting, [keys[i] for i in numbers], matrices)
+                table.fill([keys[i] for i in numbers], matrices)
+            n_done += len(numbers) + len(bad)
+            if progress:
+                progress(stage, n_done, len(keys))
+
+    is_read = np.array([i in keys and table.has(keys[i]) for i in range(len(images))], dtype=bool)
+    if not is_read.any():
+        why = next(iter(unreadable.values()), "there are none")
+        raise DataError(
+            f"None of {len(images)} images could be read ({why}). Check the folder of images."
+        )
+    matrices = table.matrices([keys[i] for i in np.flatnonzero(is_read)])
+    twins = {key: reason for i, reason in unreadable.items() if (key := keys.get(i))}
+    reasons = {i: unreadable.get(i) or twins[keys[i]] for i in np.flatnonzero(~is_read)}
+    left_out = tuple(LeftOut(images[i].name, reason) for i, reason in reasons.items())
+    return Features(
+        matrices, is_read, left_out, precision, len(pending), time.perf_counter() - start
+    )
+
+
+class _Table:
+    """A matrix a layer, filled as rows come in."""
+
+    def __init__(self, points: Sequence[ProbePoint], keys: Sequence[str]) -> None:
+        self.layers = [point.layer for point in points]
+        self.names = [_stored_name(point) for point in points]
+        self._row = {key: row for row, key in enumerate(keys)}
+        self._values = [np.zeros((len(keys), point.channels), np.float32) for point in points]
+        self._filled = np.zeros((len(keys), len(points)), dtype=bool)
+
+    def fill(self, keys: Sequence[str], matrices: Mapping[str, Float32[np.ndarray, "m d"]]) -> None:
+        rows = np.array([self._row.get(key, -1) for key in keys])
+        known = rows >= 0
+        for column, name in enumerate(self.names):
+            if name in matrices:
+                self._values[column][rows[known]] = matrices[name][known]
+                self._filled[rows[known], column] = True
+
+    def has(self, key: str) -> bool:
+        return bool(self._filled[self._row[key]].all())
+
+    def matrices(self, keys: Sequence[str]) -> dict[str, Float32[np.ndarray, "n d"]]:
+        rows = [self._row[key] for key in keys]
+        return {
+            layer: values[rows] for layer, values in zip(self.layers, self._values, strict=True)
+        }
+
+
+@contextmanager
+def forward(
+    network: Network, points: Sequence[ProbePoint], precision: str, device: str
+) -> Iterator[Callable[[Tensor], list[Float32[np.ndarray, "n d"]]]]:
+    """A function from a batch to its features at `points`, computed no further than the last."""
+    module = copy.deepcopy(network.module).eval().to(device, memory_format=torch.channels_last)
+    kind = torch.device(device).type
+
+    with pooled_outputs(module, points) as outputs, _ending_early(module, points, outputs):
+
+        def pooled(batch: Tensor) -> list[np.ndarray]:
+            outputs.clear()
+            batch = batch.to(device, memory_format=torch.channels_last)
+            with (
+                torch.inference_mode(),
+                torch.autocast(kind, torch.bfloat16, enabled=precision == "bfloat16"),
+            ):
+                try:
+                    module(batch)
+                except _AllRead:
+                    pass
+                except torch.OutOfMemoryError as error:
+                    raise ModelError(
+                        f"A batch of {len(batch)} does not fit into the memory of {device}. "
+                        f"Give a smaller one, such as --batch-size {max(1, len(batch) // 2)}."
+                    ) from error
+            return [outputs[point.layer].float().cpu().numpy() for point in points]
+
+        yield pooled
+
+
+def decoded(
+    images: Sequence[Image],
+    numbers: Sequence[int],
+    preprocessing: Preprocessing,
+    fit: str = "squash",
+    *,
+    batch_size: int = 32,
+) -> Iterator[tuple[list[int], Tensor, dict[int, str]]]:
+    """Batches of the images with these numbers, decoded in the background, two batches ahead.
+
+    Yields the numbers in the batch, its tensor, and the reasons of those that cannot be decoded.
+    """
+    frame, ahead = preprocessing.frame(fit), deque[tuple[int, Future]]()
+    workers = ThreadPoolExecutor(max_workers=max(2, torch.get_num_threads()))
+    remaining = iter(numbers)
+
+    def refill() -> None:
+        while len(ahead) < 3 * batch_size and (number := next(remaining, None)) is not None:
+            ahead.append((number, workers.submit(_pixels, images[number], frame, preprocessing)))
+
+    try:
+        refill()
+        while ahead:
+            good, pictures, bad = [], [], {}
+            for _ in range(min(batch_size, len(ahead))):
+                number, future = ahead.popleft()
+                try:
+                    pictures.append(future.result())
+                    good.append(number)
+                except DataError as error:
+                    bad[number] = str(error)
+            refill()
+            stacked = (
+                np.stack(pictures)
+                if pictures
+                else np.zeros((0, frame.height, frame.width, 3), np.uint8)
+            )
+            yield good, preprocessing.tensor(stacked), bad
+    finally:
+        workers.shutdown(wait=False, cancel_futures=True)
+
+
+def answerable(
+    network: Network, points: Sequence[ProbePoint]
+) -> tuple[list[ProbePoint], tuple[LeftOut, ...]]:
+    """Points whose features do not depend on a missing tensor, and why the others are left out.
+
+    Missing tensors are NaN, and NaN spreads: a point that a missing tensor reaches answers NaN.
+    """
+    if not network.weights.missing:
+        return list(points), ()
+    fine = {
+        p.layer
+        for p, row in zip(points, _answers(network, points), strict=True)
+        if np.isfinite(row).all()
+    }
+    ruined = [point for point in points if point.layer not in fine]
+    causes = _causes(network, ruined)
+    n = len(network.weights.missing)
+    left_out = tuple(
+        LeftOut(
+            p.layer, f"depends on {causes[p.layer]!r}, one of {n} tensors missing from the weights"
+        )
+        for p in ruined
+    )
+    return [point for point in points if point.layer in fine], left_out
+
+
+def resolved_precision(precision: str, device: str) -> str:
+    """`auto` as float32 or bfloat16: the second where the processor has instructions for it."""
+    if precision in ("float32", "bfloat16"):
+        return precision
+    if precision != "auto":
+        raise ModelError(f"No precision is named {precision!r}. Give auto, float32 or bfloat16.")
+    if torch.device(resolved_device(device)).type == "cuda":
+        return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
+    return "bfloat16" if torch.cpu._is_avx512_bf16_supported() else "float32"
+
+
+def resolved_device(device: str) -> str:
+    """`auto` as the GPU if there is one, else the processor."""
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        kind = torch.device(device).type
+    except RuntimeError as error:
+        raise ModelError(f"No device is named {device!r}. Give auto, cpu, or cuda:0.") from error
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise ModelError(
+            f"The device {device!r} is not there: torch sees no GPU. Give --device cpu."
+        )
+    return device
+
+
+# --- inside --------------------------------------------------------------------------------------
+
+
+def _as_point(layer: str | ProbePoint) -> ProbePoint:
+    if isinstance(layer, ProbePoint):
+        return layer
+    return ProbePoint(layer, "", 0.0, layer, "output", channels=0, channel_axis=0)
+
+
+def _pooled(value: object, point: ProbePoint) -> Tensor:
+    if isinstance(value, list | tuple):
+        return torch.cat(
+            [_pooled(each, point) for each in value if isinstance(each, Tensor)], dim=1
+        )
+    if not isinstance(value, Tensor):
+        raise LayerError(
+            f"Layer {point.layer!r} gave a {type(value).__name__}, but a tensor is needed. "
+            "Probe a layer before or after it."
+        )
+    value = value.detach()
+    pooled = pool(value, point.channel_axis or channel_axis(value), point.prefix_tokens)
+    return pooled.softmax(dim=1) if point.layer == SOFTMAX else pooled
+
+
+@contextmanager
+def _ending_early(
+    module: nn.Module, points: Sequence[ProbePoint], outputs: dict[str, Tensor]
+) -> Iterator[None]:
+    """Stop each forward pass once every point has been read."""
+    names = {point.layer for point in points}
+    last = points[-1] if points else None
+    modules = dict(module.named_modules())
+
+    def stop(*_: object) -> None:
+        if names <= outputs.keys():
+            raise _AllRead
+
+    if last is None or not last.module or sum(last.module == p.module for p in points) > 1:
+        yield
+        return
+    watched = modules[last.module]
+    register = (
+        watched.register_forward_pre_hook if last.side == "input" else watched.register_forward_hook
+    )
+    handle = register(stop)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def _pixels(image: Image, frame: Frame, preprocessing: Preprocessing) -> UInt8[np.ndarray, "h w 3"]:
+    return fitted(image.picture(), frame, preprocessing.interpolation, preprocessing.fill())
+
+
+def _answers(network: Network, points: Sequence[ProbePoint]) -> list[np.ndarray]:
+    """What the network answers to its example, in float32."""
+    outputs: dict[str, Tensor]
+    with pooled_outputs(network.module, points) as outputs, torch.inference_mode():
+        example = network.example()
+        network.module(example.to(next(network.module.parameters(), example).device))
+    return [outputs[point.layer].cpu().numpy() for point in points]
+
+
+def _causes(network: Network, ruined: Sequence[ProbePoint]) -> dict[str, str]:
+    """For every ruined point one missing tensor that alone ruins it, the first in the network's order."""
+    causes: dict[str, str] = {}
+    for name in network.weights.missing:
+        left = [point for point in ruined if point.layer not in causes]
+        if not left:
+            break
+        trial = copy.deepcopy(network.module)
+        for other, tensor in trial.state_dict().items():
+            if tensor.is_floating_point() and other != name:
+                tensor.nan_to_num_(nan=0.0)
+        answers = _answers(replace(network, module=trial), left)
+        causes.update(
+            {
+                p.layer: name
+                for p, row in zip(left, answers, strict=True)
+                if not np.isfinite(row).all()
+            }
+        )
+    return causes
+
+
+def _setting(
+    network: Network, points: Sequence[ProbePoint], fit: str, precision: str
+) -> dict[str, object]:
+    """Everything that shapes a vector, apart from the image and the layer.
+
+    Code is no part of a state dict: what the network answers to a fixed input stands for it.
+    """
+    modules = [name for name, _ in network.module.named_modules()]
+    return {
+        "recipe": RECIPE,
+        "tensors": tensors_sha256(network.module),
+        "modules": cache.setting_hash({"names": modules, "text": str(network.module)}),
+        "answer": _fingerprint(network),
+        "preprocessing": asdict(network.preprocessing),
+        "fit": fit,
+        "precision": precision,
+        "versions": [torch.__version__, PIL.__version__],
+    }
+
+
+def _fingerprint(network: Network) -> list[str]:
+    """The network's answer to its example, to four digits."""
+    collected: list[str] = []
+
+    def keep(module: nn.Module, args: object, output: object) -> None:
+        if isinstance(output, Tensor) and output.is_floating_point():
+            collected.append(f"{output.float().abs().mean().item():.3e}")
+
+    with ExitStack() as undo, torch.inference_mode():
+        for module in network.module.modules():
+            undo.callback(module.register_forward_hook(keep).remove)
+        example = network.example()
+        network.module(example.to(next(network.module.parameters(), example).device))
+    return collected
+
+
+def _stored_name(point: ProbePoint) -> str:
+    return f"{point.layer}|{point.module}|{point.side}|{point.channel_axis}|{point.prefix_tokens}"
+
+
+def _content_keys(images: Sequence[Image]) -> tuple[dict[int, str], dict[int, str]]:
+    """Hashes of the images' content, and the reasons of those that cannot be read."""
+    keys: dict[int, str] = {}
+    unreadable: dict[int, str] = {}
+    for index, image in enumerate(images):
+        try:
+            keys[index] = image.key()
+        except DataError as error:
+            unreadable[index] = str(error)
+    return keys, unreadable

@@ -1,0 +1,409 @@
+"""Images, sets of them with a measure each, and how a network is shown them.
+
+A picture is decoded when it is asked for, in one way only: upright, RGB, then resized by Pillow.
+Whatever is wrong with a file is said by DataError in one line.
+
+Shapes: n images, h x w pixels.
+"""
+
+import hashlib
+import math
+import struct
+import threading
+import warnings
+import zlib
+from collections.abc import Iterator, Sequence, Set
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import PIL.Image
+from jaxtyping import Bool, Float64, Integer, UInt8
+from PIL.Image import Resampling, Transpose
+
+from .errors import DataError
+from .measures import Frame, nearest
+
+MOST_PIXELS = 200_000_000  # the largest cameras of telephones; above lie slides (tiles!) and bombs
+INTERPOLATIONS = {
+    "nearest": Resampling.NEAREST,
+    "bilinear": Resampling.BILINEAR,
+    "bicubic": Resampling.BICUBIC,
+    "lanczos": Resampling.LANCZOS,
+}
+# Formats that Pillow decodes itself: EPS, for one, it hands to another program.
+_FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "GIF", "WEBP", "PPM", "JPEG2000")
+_TURNS = {
+    2: Transpose.FLIP_LEFT_RIGHT,
+    3: Transpose.ROTATE_180,
+    4: Transpose.FLIP_TOP_BOTTOM,
+    5: Transpose.TRANSPOSE,
+    6: Transpose.ROTATE_270,
+    7: Transpose.TRANSVERSE,
+    8: Transpose.ROTATE_90,
+}  # EXIF orientation to the turn that undoes it
+_BROKEN = (
+    *(OSError, SyntaxError, ValueError, TypeError, EOFError, LookupError, OverflowError),
+    *(struct.error, zlib.error, PIL.Image.DecompressionBombError),
+)  # what Pillow raises on broken files
+_HEADERS = threading.Lock()
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """One picture: a file, or pixels in memory."""
+
+    name: str
+    source: Path | UInt8[np.ndarray, "h w 3"]
+
+    def content(self) -> bytes:
+        """What the picture depends on: the bytes of the file, or shape and pixels."""
+        if not isinstance(self.source, Path):
+            return str(self.source.shape).encode() + self.source.tobytes()
+        try:
+            return self.source.read_bytes()
+        except OSError as error:
+            raise DataError(f"{self.name}: {_unreadable(error)}") from error
+
+    def key(self) -> str:
+        """SHA-256 of the content, in hexadecimal."""
+        return hashlib.sha256(self.content()).hexdigest()
+
+    def picture(self) -> PIL.Image.Image:
+        """The picture decoded: RGB, upright, its first frame.
+
+        Transparent parts lie on white; of 16 bits the upper 8 are kept; colour profiles are not
+        applied.
+        """
+        if not isinstance(self.source, Path):
+            return PIL.Image.fromarray(self.source)
+        try:
+            with opened(self.source) as stored:
+                return _upright_rgb(stored)
+        except DataError as error:
+            raise DataError(f"{self.name}: {error}") from error
+
+
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    """An image, or another thing, that is not used, and why."""
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ImageSet:
+    """Images and what is to be read from them, row by row."""
+
+    images: tuple[Image, ...]
+    measure: Float64[np.ndarray, " n"]
+    measure_name: str
+    subset: tuple[str, ...]  # the class of the object, or whatever the rows are told apart by
+    group: tuple[str, ...]  # images that share one (slide, patient) stay on one side of a split
+    boxes: Float64[np.ndarray, "n 4"] | None = None  # in pixels of the upright image
+    left_out: tuple[LeftOut, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @property
+    def subsets(self) -> tuple[str, ...]:
+        """Each subset once, in order of first appearance."""
+        return tuple(dict.fromkeys(self.subset))
+
+    def rows(
+        self, which: Bool[np.ndarray, " n"] | Integer[np.ndarray, " k"] | Sequence[int]
+    ) -> "ImageSet":
+        """The chosen rows, by a mask or by their numbers; what was left out stays listed."""
+        asked = np.asarray(which)
+        places = np.arange(len(self))[asked if asked.dtype == bool else asked.astype(np.int64)]
+        return ImageSet(
+            images=tuple(self.images[place] for place in places),
+            measure=self.measure[places],
+            measure_name=self.measure_name,
+            subset=tuple(self.subset[place] for place in places),
+            group=tuple(self.group[place] for place in places),
+            boxes=None if self.boxes is None else self.boxes[places],
+            left_out=self.left_out,
+        )
+
+
+def image_set(
+    images: Sequence[str | Path | PIL.Image.Image | np.ndarray],
+    measure: Sequence[float] | np.ndarray,
+    *,
+    subset: str | Sequence[str] | None = None,
+    group: Sequence[object] | None = None,
+    measure_name: str = "measure",
+) -> ImageSet:
+    """A set from what is at hand in Python: files, PIL images or arrays, and a measure each.
+
+    Args:
+        measure: one finite number an image.
+        subset: one name for all, or one an image; "images" by default.
+        group: what images share that belong together; by default each file, or array, is its own.
+    """
+    n = len(images)
+    subset = [subset or "images"] * n if subset is None or isinstance(subset, str) else subset
+    for name, values in (("measure", measure), ("subset", subset), ("group", group)):
+        if values is not None and len(values) != n:
+            raise DataError(
+                f"There are {n} images but {len(values)} values of {name}. Give one for each image."
+            )
+    numbers = np.asarray(measure, dtype=np.float64)
+    bad = np.flatnonzero(~np.isfinite(numbers))
+    if bad.size:
+        raise DataError(
+            f"{bad.size} of {n} measures are not finite, the first at row {bad[0]}. "
+            "Drop these images, or measure them."
+        )
+    entries = tuple(_image(place, given) for place, given in enumerate(images))
+    groups = [image.name for image in entries] if group is None else group
+    return ImageSet(entries, numbers, measure_name, tuple(subset), tuple(map(str, groups)))
+
+
+def _image(place: int, given: Any) -> Image:
+    name = str(given) if isinstance(given, str | Path) else f"image {place}"
+    try:
+        if isinstance(given, str | Path):
+            header(Path(given))
+            return Image(name, Path(given))
+        if isinstance(given, PIL.Image.Image):
+            return Image(name, np.array(_upright_rgb(given)))
+    except DataError as error:
+        raise DataError(f"{name}: {error}") from error
+    pixels = np.stack([given] * 3, axis=-1) if given.ndim == 2 else given
+    if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8 or not pixels.size:
+        raise DataError(
+            f"{name} is an array of {given.dtype} and shape {given.shape}. "
+            "Give uint8 of shape (height, width, 3), or (height, width) for grey."
+        )
+    return Image(name, pixels)
+
+
+def read_table(
+    file: Path,
+    *,
+    subsets: Sequence[str] = (),
+    strict: bool = False,
+    images_folder: Path | None = None,
+) -> ImageSet:
+    """A set from a CSV file with the columns image, measure and, if wanted, group and subset.
+
+    Args:
+        file: the measure is used as it stands; paths start at the file's folder.
+        subsets: which to read; all by default. Without the column, all rows are of one subset,
+            the file's name.
+        strict: raise at the first image that would be left out.
+        images_folder: where the paths start, if not at the file.
+    """
+    columns = _columns(file)
+    names, measure = columns["image"], np.array([float(cell) for cell in columns["measure"]])
+    subset = columns.get("subset", [file.stem] * len(names))
+    group = columns.get("group", names)
+    wanted = wanted_subsets(str(file), subsets, set(subset))
+    kept: list[int] = []
+    left_out: list[LeftOut] = []
+    images = [Image(name, (images_folder or file.parent) / name) for name in names]
+    for row in sorted(range(len(names)), key=lambda row: (subset[row], names[row])):
+        if subset[row] in wanted:
+            try:
+                header((images_folder or file.parent) / names[row])
+                kept.append(row)
+            except DataError as error:
+                leave(LeftOut(names[row], str(error)), left_out, strict)
+    if not kept:
+        raise DataError(f"None of the images of {file} can be used. {told(left_out)}")
+    everything = ImageSet(tuple(images), measure, "measure", tuple(subset), tuple(group))
+    return replace(everything.rows(kept), left_out=tuple(left_out))
+
+
+def _columns(file: Path) -> dict[str, list[str]]:
+    """The columns of a table as text, found to be complete."""
+    try:
+        table = pd.read_csv(file, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+    except (ValueError, OSError) as error:
+        raise DataError(
+            f"{file} is no table ({' '.join(str(error).split())}). "
+            "Give a CSV file with the columns image and measure."
+        ) from error
+    columns = {str(name): [str(cell) for cell in table[name]] for name in table.columns}
+    missing = [name for name in ("image", "measure") if name not in columns]
+    if missing or table.empty:
+        raise DataError(
+            f"{file} has {f'no column {missing[0]!r}' if missing else 'no rows'}; "
+            f"its columns are {', '.join(map(repr, list(columns)[:8]))}. "
+            "Give image and measure, and if you like group and subset."
+        )
+    if not isinstance(table.index, pd.RangeIndex):  # pandas takes the surplus for an index
+        raise DataError(f"{file} has rows of more than {len(columns)} cells. Name every column.")
+    for name in [name for name in ("image", "measure", "group", "subset") if name in columns]:
+        rule = _is_number if name == "measure" else bool
+        bad = [row for row, cell in enumerate(columns[name]) if not rule(cell)]
+        if bad:
+            raise DataError(
+                f"{file}: {len(bad)} of {len(table)} rows have no usable {name}, the first at row "
+                f"{bad[0] + 2} ({columns[name][bad[0]]!r}; the header is row 1). "
+                "Mend or remove these rows."
+            )
+    return columns
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        return math.isfinite(float(cell))
+    except ValueError:
+        return False
+
+
+def wanted_subsets(place: str, asked: Sequence[str], there: Set[str]) -> frozenset[str]:
+    """The subsets asked for, each of them there; all, if none is asked for."""
+    for subset in asked:
+        if subset not in there:
+            raise DataError(
+                f"{place} has no subset {subset!r}. "
+                f"It has {len(there)}, the nearest first: {nearest(subset, there)}."
+            )
+    return frozenset(asked or there)
+
+
+def leave(item: LeftOut, left_out: list[LeftOut], strict: bool) -> None:
+    """Add to what is left out, or raise if nothing may be."""
+    if strict:
+        raise DataError(f"{item.name}: {item.reason} (strict, so nothing is left out).")
+    left_out.append(item)
+
+
+def told(left_out: Sequence[LeftOut]) -> str:
+    """How many were left out, and the first of them."""
+    first = left_out[0]
+    return f"{len(left_out)} were left out, the first {first.name}: {first.reason}."
+
+
+def fitted(
+    picture: PIL.Image.Image,
+    frame: Frame,
+    interpolation: str = "bicubic",
+    fill: tuple[int, int, int] = (124, 116, 104),
+) -> UInt8[np.ndarray, "height width 3"]:
+    """The picture as the network is shown it: the frame's window, resized by Pillow, antialiased.
+
+    Args:
+        fill: for `pad`, the colour (RGB) beyond the image; by default the mean of ImageNet.
+    """
+    if interpolation not in INTERPOLATIONS:
+        offered = nearest(interpolation, INTERPOLATIONS)
+        raise DataError(f"There is no interpolation {interpolation!r}. Choose one of {offered}.")
+    resample, size = INTERPOLATIONS[interpolation], (frame.width, frame.height)
+    if frame.fit != "pad":
+        return np.array(picture.resize(size, resample, box=frame.window(*picture.size)))
+    scale = min(frame.width / picture.width, frame.height / picture.height)
+    inner = max(1, round(picture.width * scale)), max(1, round(picture.height * scale))
+    canvas = PIL.Image.new("RGB", size, fill)
+    corner = (frame.width - inner[0]) // 2, (frame.height - inner[1]) // 2
+    canvas.paste(picture.resize(inner, resample), corner)
+    return np.array(canvas)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Pillow without its warnings and its own limit of size.
+
+    Both are settings of the whole process, so threads that decode take turns here.
+    """
+    with _HEADERS, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        most, PIL.Image.MAX_IMAGE_PIXELS = PIL.Image.MAX_IMAGE_PIXELS, None
+        try:
+            yield
+        finally:
+            PIL.Image.MAX_IMAGE_PIXELS = most
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[PIL.Image.Image]:
+    """The file with its header read and found sound; nothing is decoded yet."""
+    try:
+        with _quiet():
+            stored = PIL.Image.open(path, formats=_FORMATS)
+    except PIL.UnidentifiedImageError as error:
+        raise DataError(
+            f"this is not an image that can be read; give one of {', '.join(_FORMATS)}"
+        ) from error
+    except OSError as error:
+        raise DataError(_unreadable(error)) from error
+    except _BROKEN as error:
+        raise DataError(f"its header is broken ({error}); copy the file again") from error
+    with stored:
+        if stored.width * stored.height > MOST_PIXELS:
+            raise DataError(
+                f"its header says {stored.width} x {stored.height} pixels, more than the "
+                f"{MOST_PIXELS // 10**6} million that are decoded; scale it down or tile it"
+            )
+        yield stored
+
+
+def _unreadable(error: OSError) -> str:
+    if isinstance(error, FileNotFoundError):
+        return "there is no such file; check its name and folder"
+    return f"the file cannot be read ({error.strerror or error}); check it and its permissions"
+
+
+def _orientation(stored: PIL.Image.Image) -> int:
+    """EXIF orientation still to be applied; an EXIF block that cannot be read counts as upright."""
+    if stored.format == "TIFF":  # Pillow turns these itself
+        return 1
+    try:
+        with _quiet():  # of the base class: that of PNG decodes the picture
+            found = PIL.Image.Image.getexif(stored).get(0x0112, 1)
+    except _BROKEN:
+        return 1
+    return found if isinstance(found, int) and found in _TURNS else 1
+
+
+def header(path: Path) -> tuple[int, int, int]:
+    """Width and height of the upright picture, and the orientation that made it upright."""
+    with opened(path) as stored:
+        orientation = _orientation(stored)
+        width, height = stored.size
+    return (height, width, orientation) if orientation >= 5 else (width, height, orientation)
+
+
+def decoded(stored: PIL.Image.Image) -> PIL.Image.Image:
+    """The same with its pixels in memory, as they are stored."""
+    try:
+        with _quiet() if stored.format in ("TIFF", "GIF") else nullcontext():  # these warn late
+            stored.load()
+    except _BROKEN as error:
+        raise DataError(f"it is truncated or broken ({error}); copy the file again") from error
+    return stored
+
+
+def _upright_rgb(stored: PIL.Image.Image) -> PIL.Image.Image:
+    orientation = _orientation(stored)  # before decoding, as the header is read
+    picture = _rgb(decoded(stored))
+    return picture.transpose(_TURNS[orientation]) if orientation in _TURNS else picture
+
+
+def _rgb(picture: PIL.Image.Image) -> PIL.Image.Image:
+    if picture.mode in ("F", "LAB"):
+        raise DataError(
+            f"its pixels are of Pillow's mode {picture.mode}, whose range is not known; "
+            "save it with 8 or 16 bits a channel"
+        )
+    if picture.mode.startswith("I"):  # I;16 and its like, or 32 bits that hold 16
+        values = np.asarray(picture)
+        if values.min() < 0 or values.max() > 65535:
+            raise DataError(
+                f"its pixels reach from {values.min()} to {values.max()}; "
+                "save it with 8 or 16 bits a channel"
+            )
+        picture = PIL.Image.fromarray((values >> 8).astype(np.uint8))
+    if picture.has_transparency_data:
+        white = PIL.Image.new("RGBA", picture.size, "white")
+        picture = PIL.Image.alpha_composite(white, picture.convert("RGBA"))
+    return picture.convert("RGB")

@@ -1,0 +1,217 @@
+"""Ridge regression and least squares of a measure on a layer's features.
+
+The only numerical core of the probe: arrays in, numbers out; it knows no model, file or layer name.
+
+Shapes: n images to fit, m images held out, d features, k penalties, t targets, r rank. All is
+float64: R² near 0 must be exact.
+
+Source: regression concept vectors, `graziani2018` in docs/references.bib. The authors' code fits
+ordinary least squares; we add a ridge penalty, because n < d in most layers (docs/choices.md).
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.linalg
+from jaxtyping import Float64, Int
+
+from .errors import DataError
+
+# From hardly any shrinkage to predicting the mean, for 10 to 10^6 images and up to 4,096 features.
+PENALTIES = np.logspace(-2, 8, 31)
+
+# A held-out value counts as no further from the mean than this many standard deviations of the
+# training part. One image that wakes a channel which slept there (softmax, random twins) would be
+# predicted thousands of deviations off; other layers hardly have such values (docs/choices.md).
+FARTHEST = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class RidgePath:
+    """One fit per penalty, of the same centred problem."""
+
+    penalties: Float64[np.ndarray, " k"]
+    weights: Float64[np.ndarray, "k d"]
+    intercepts: Float64[np.ndarray, " k"]
+
+    def predict(self, features: Float64[np.ndarray, "n d"]) -> Float64[np.ndarray, "k n"]:
+        """Fitted measure, one row a penalty."""
+        return self.weights @ features.T + self.intercepts[:, None]
+
+
+def ridge_path(
+    features: Float64[np.ndarray, "n d"],
+    measure: Float64[np.ndarray, " n"],
+    penalties: Float64[np.ndarray, " k"],
+) -> RidgePath:
+    """Fit  min_w ‖y - Xw‖² + α‖w‖²  for every penalty α from a single SVD.
+
+    X and y are centred first, so the intercept is never penalised. A penalty of 0 gives the
+    least-squares fit of least norm.
+
+    Args:
+        features: X, one row an image, unscaled.
+        measure: y, the scale of the object, as a share of the image area (0 to 1).
+        penalties: α, in units of squared features; not divided by n.
+
+    Raises:
+        DataError: if the numbers of images differ, a value is not finite, a penalty is negative,
+            or the measure is constant.
+    """
+    _check(features, measure, penalties)
+    feature_mean, measure_mean = features.mean(axis=0), measure.mean()
+    u, s, vt = np.linalg.svd(features - feature_mean, full_matrices=False)
+    kept = s > s.max() * max(features.shape) * np.finfo(s.dtype).eps  # as numpy.linalg.matrix_rank
+    u, s, vt = u[:, kept], s[kept], vt[kept]
+
+    shrink = s / (s**2 + penalties[:, None])  # (k, r), r the rank
+    weights = shrink * (u.T @ (measure - measure_mean)) @ vt  # (k, d)
+    return RidgePath(penalties, weights, measure_mean - weights @ feature_mean)
+
+
+@dataclass(frozen=True, slots=True)
+class HeldOut:
+    """What a fit on the training part predicts for the held-out part."""
+
+    predictions: Float64[np.ndarray, "m t"]
+    penalties: Float64[np.ndarray, " t"]  # chosen inside the training part; 0 for least squares
+    n_features: int  # features that vary in the training part
+
+
+@dataclass(frozen=True, slots=True)
+class Decomposition:
+    """X = U S Vᵀ of the standardised training part, and the held-out rows Z along V.
+
+    One of these serves every penalty and every target.
+    """
+
+    u: Float64[np.ndarray, "n r"]
+    s: Float64[np.ndarray, " r"]
+    held_out: Float64[np.ndarray, "m r"]  # Z V
+    n_features: int
+
+
+def decompose(
+    train: Float64[np.ndarray, "n d"], held_out: Float64[np.ndarray, "m d"]
+) -> Decomposition:
+    """Standardise by the training part and decompose it, through the smaller of X'X and XX'.
+
+    Channels that are constant in the training part are dropped; held-out values are bounded by
+    `FARTHEST`.
+    """
+    mean, deviation = train.mean(axis=0), train.std(axis=0)
+    eps = np.finfo(np.float64).eps
+    varies = deviation > 10 * eps * np.abs(train).max(axis=0, initial=0.0)
+    mean, deviation = mean[varies], deviation[varies]
+    X = (train[:, varies] - mean) / deviation
+    Z = np.clip((held_out[:, varies] - mean) / deviation, -FARTHEST, FARTHEST)
+    n, d = X.shape
+    if d == 0:
+        return Decomposition(np.zeros((n, 0)), np.zeros(0), np.zeros((len(Z), 0)), 0)
+    gram = X.T @ X if d <= n else X @ X.T
+    squares, vectors = np.linalg.eigh(gram)
+    kept = squares > squares.max() * max(n, d) * eps
+    s, vectors = np.sqrt(squares[kept]), vectors[:, kept]
+    if d <= n:
+        return Decomposition(X @ vectors / s, s, Z @ vectors, d)
+    return Decomposition(vectors, s, Z @ (X.T @ vectors) / s, d)
+
+
+def nested_ridge(
+    decomposition: Decomposition,
+    targets: Float64[np.ndarray, "n t"],
+    groups: Int[np.ndarray, " n"],
+    penalties: Float64[np.ndarray, " k"] = PENALTIES,
+) -> HeldOut:
+    """Ridge whose penalty is chosen, for each target, by leave-one-group-out inside the training part.
+
+    With the hat matrix  H = 11ᵀ/n + U diag(s²/(s² + α)) Uᵀ  and residuals e = y - Hy, the residuals
+    of a group g that is left out are  (I - H_gg)⁻¹ e_g,  in closed form (`golub1979` for groups of
+    one image, where this is leave-one-out). The penalty with the smallest sum of their squares wins.
+
+    Args:
+        groups: a number an image; images that share one are left out together.
+    """
+    u, s = decomposition.u, decomposition.s
+    mean = targets.mean(axis=0)
+    along = u.T @ (targets - mean)  # (r, t)
+    blocks = _blocks(groups)
+    errors = np.empty((len(penalties), targets.shape[1]))
+    for number, penalty in enumerate(penalties):
+        kept = s**2 / (s**2 + penalty)
+        residuals = (targets - mean) - (u * kept) @ along
+        errors[number] = _left_out_squares(u, kept, residuals, blocks)
+    best = penalties[errors.argmin(axis=0)]  # (t,)
+    shrink = s[:, None] / (s[:, None] ** 2 + best)  # (r, t)
+    predictions = mean + decomposition.held_out @ (shrink * along)
+    return HeldOut(predictions, best, decomposition.n_features)
+
+
+def least_squares(
+    train: Float64[np.ndarray, "n d"],
+    targets: Float64[np.ndarray, "n t"],
+    held_out: Float64[np.ndarray, "m d"],
+) -> HeldOut:
+    """Ordinary least squares with intercept on unscaled features, as in `graziani2021`.
+
+    The fit of least norm where there are fewer images than features.
+    """
+    mean, target_mean = train.mean(axis=0), targets.mean(axis=0)
+    weights, _, rank, _ = scipy.linalg.lstsq(
+        train - mean, targets - target_mean, check_finite=False
+    )
+    predictions = target_mean + (held_out - mean) @ weights
+    return HeldOut(predictions, np.zeros(targets.shape[1]), int(rank))
+
+
+def r_squared(
+    measure: Float64[np.ndarray, " n"], predicted: Float64[np.ndarray, "*k n"]
+) -> Float64[np.ndarray, "*k"] | np.float64:
+    """R² = 1 - Σ(y - ŷ)² / Σ(y - ȳ)², the mean ȳ that of the same images."""
+    spread = np.sum((measure - measure.mean()) ** 2)
+    return 1.0 - np.sum((measure - predicted) ** 2, axis=-1) / spread
+
+
+def _blocks(groups: Int[np.ndarray, " n"]) -> list[np.ndarray]:
+    """Rows of each group; empty if every image is a group of its own."""
+    names, counts = np.unique(groups, return_counts=True)
+    if len(names) == len(groups):
+        return []
+    return np.split(np.argsort(groups, kind="stable"), np.cumsum(counts)[:-1])
+
+
+def _left_out_squares(
+    u: np.ndarray, kept: np.ndarray, residuals: np.ndarray, blocks: list[np.ndarray]
+) -> np.ndarray:
+    """Sum over images of the squared residuals that they have when their group is left out."""
+    n = len(u)
+    if not blocks:
+        leverage = 1.0 / n + (u**2) @ kept
+        return np.sum((residuals / np.maximum(1.0 - leverage, 1e-12)[:, None]) ** 2, axis=0)
+    total = np.zeros(residuals.shape[1])
+    for rows in blocks:
+        hat = 1.0 / n + (u[rows] * kept) @ u[rows].T
+        left_out = np.linalg.solve(np.eye(len(rows)) * (1 + 1e-12) - hat, residuals[rows])
+        total += np.sum(left_out**2, axis=0)
+    return total
+
+
+def _check(features: np.ndarray, measure: np.ndarray, penalties: np.ndarray) -> None:
+    if len(features) != len(measure):
+        raise DataError(
+            f"There are features of {len(features)} images but measures of {len(measure)}. "
+            "Give one row of features and one measure for each image, in the same order."
+        )
+    bad = np.flatnonzero(~(np.isfinite(features).all(axis=1) & np.isfinite(measure)))
+    if bad.size:
+        raise DataError(
+            f"{bad.size} of {len(measure)} images have a feature or measure that is not finite, "
+            f"the first at row {bad[0]}. Drop these rows before fitting."
+        )
+    if (penalties < 0).any():
+        raise DataError(f"Penalties must be 0 or more, but the smallest is {penalties.min():g}.")
+    if np.ptp(measure) == 0:
+        raise DataError(
+            f"All {len(measure)} images have the same measure, {measure[0]:g}, so nothing can be "
+            "regressed on it. Choose images whose objects differ in size."
+        )

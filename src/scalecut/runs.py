@@ -1,0 +1,162 @@
+"""The run folder: `run.json`, `curve.csv` and what is drawn from them; whole, or not there at all."""
+
+import datetime
+import errno
+import json
+import platform
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, is_dataclass
+from importlib import metadata
+from pathlib import Path
+
+import pandas as pd
+
+from .errors import DataError, OutputError
+from .probe import COLUMNS, Curve
+
+FORMAT = 1  # of run.json and curve.csv
+PACKAGES = ("scalecut", "torch", "timm", "numpy", "scipy", "scikit-learn", "pandas", "pillow")
+DIGITS = 6  # of the decimals in curve.csv
+
+
+@contextmanager
+def new_run(folder: Path) -> Iterator[Path]:
+    """A folder to write a run into; it appears as `folder` when the block ends without error.
+
+    An earlier run of that name is replaced then, and not before.
+
+    Raises:
+        OutputError: if `folder` is there but no run of ours, or cannot be written.
+    """
+    check_place(folder)
+    made = None
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        made = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+        yield made
+        made.chmod(0o755)
+        if folder.exists():
+            earlier = made.with_name(made.name + "-replaced")
+            folder.rename(earlier)
+            made.rename(folder)
+            shutil.rmtree(earlier)
+        else:
+            made.rename(folder)
+    except OSError as error:
+        if isinstance(error, OutputError):
+            raise
+        raise OutputError(_unwritable(folder, error)) from error
+    finally:
+        if made is not None:
+            shutil.rmtree(made, ignore_errors=True)
+
+
+def check_place(folder: Path) -> None:
+    """Refuse, before any work is done, a place that a run could not be written to."""
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / "run.json").is_file():
+        raise OutputError(
+            f"{str(folder)!r} is there and holds no run of scalecut, so it is not replaced. "
+            "Give --out a new folder."
+        )
+    if folder.exists() and not folder.is_dir():
+        raise OutputError(
+            f"{str(folder)!r} is a file, but a folder is needed. Give --out a new folder."
+        )
+    place = folder.parent
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=place):
+            pass
+    except OSError as error:
+        raise OutputError(_unwritable(folder, error)) from error
+
+
+def write_curve(
+    curve: Curve, folder: Path, *, command: str, settings: Mapping[str, object]
+) -> None:
+    """Write `curve.csv` and `run.json` into `folder`."""
+    curve_csv(curve.frame(), folder / "curve.csv")
+    facts = {
+        "format": FORMAT,
+        "command": command,
+        "settings": settings,
+        "written": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "versions": versions(),
+        "machine": {"platform": platform.platform(), "python": platform.python_version()},
+        **curve.provenance,
+        "points": curve.points,
+        "layers_left_out": curve.layers_left_out,
+        "images_left_out": curve.images_left_out,
+    }
+    text = json.dumps(facts, indent=2, default=_plain, ensure_ascii=False)
+    (folder / "run.json").write_text(text + "\n", encoding="utf-8")
+
+
+def curve_csv(table: pd.DataFrame, path: Path) -> None:
+    """The long form that other programs read; one row per combination."""
+    table[COLUMNS].to_csv(path, index=False, float_format=f"%.{DIGITS}f", lineterminator="\n")
+
+
+def read_curve(folder: Path) -> pd.DataFrame:
+    """The table of a run.
+
+    Raises:
+        DataError: if the folder is no whole run, or one of a newer version.
+    """
+    if not folder.is_dir():
+        raise DataError(
+            f"There is no run folder {str(folder)!r}. Give the folder that a probe wrote (--out)."
+        )
+    facts = read_facts(folder)
+    if facts.get("format", 0) > FORMAT:
+        raise DataError(
+            f"The run {str(folder)!r} has format {facts['format']}, but this version reads up to {FORMAT}. "
+            "Update scalecut."
+        )
+    try:
+        table = pd.read_csv(
+            folder / "curve.csv", keep_default_na=False, na_values={"p_value": [""]}
+        )
+    except (OSError, ValueError) as error:
+        raise DataError(
+            f"The run {str(folder)!r} has no readable curve.csv ({error}). Run the probe again."
+        ) from error
+    lacking = [name for name in COLUMNS if name not in table]
+    if lacking:
+        raise DataError(
+            f"curve.csv of {str(folder)!r} lacks the column {lacking[0]!r}. Run the probe again."
+        )
+    return table
+
+
+def read_facts(folder: Path) -> dict:
+    """What `run.json` says."""
+    try:
+        return json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(
+            f"The run {str(folder)!r} has no readable run.json ({error}). Run the probe again."
+        ) from error
+
+
+def versions() -> dict[str, str]:
+    """Versions of the packages that numbers depend on."""
+    return {name: metadata.version(name) for name in PACKAGES}
+
+
+def _plain(thing: object) -> object:
+    if is_dataclass(thing) and not isinstance(thing, type):
+        return asdict(thing)
+    return str(thing)
+
+
+def _unwritable(folder: Path, error: OSError) -> str:
+    if error.errno == errno.ENOSPC:
+        return (
+            f"The disk of {str(folder)!r} is full. Free space or give --out another place; "
+            "computed features are cached, so the same command goes on from there."
+        )
+    return f"{str(folder)!r} cannot be written ({error.strerror or error}). Give --out a folder that can."
