@@ -486,6 +486,11 @@ def test_mask_of_several_values_holds_several_objects(masks, dtype, objects, pix
     assert names(read_images(f"masks:{folder}", SQUARE)) == ["1.jpg"]
 
 
+def test_mask_without_background_fills_the_picture(masks):
+    images = read_images(f"masks:{masks('1', np.full((HIGH, WIDE), 7, np.uint8))}", SQUARE)
+    np.testing.assert_array_equal(images.measure, [1])
+
+
 def test_coloured_mask_has_an_object_for_each_colour(masks):
     palette = np.zeros((201, 3), np.uint8)
     palette[[1, 2, 200]] = [[255, 0, 0], [0, 255, 0], [255, 0, 255]]

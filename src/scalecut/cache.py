@@ -2,8 +2,8 @@
 
 A *setting* is a hash of everything that shapes a vector except the image: weights, preprocessing,
 precision. Under it lie shards: safetensors files, each named by the sha256 of its own bytes, of one
-matrix a layer whose rows are images (named by the hash of their content). Shards are written under a
-temporary name and renamed, checked when read, and never changed.
+matrix a layer whose rows are images (named by the hash of their content). Shards are written under
+a temporary name and renamed, checked when read, and never changed.
 """
 
 import errno
@@ -110,7 +110,12 @@ def _place(setting: str) -> Path:
 def _unwritable(place: Path, error: OSError) -> str:
     if error.errno == errno.ENOSPC:
         return (
-            f"The disk of the cache {folder()} is full. Free space, for example by `scalecut cache --clear`, or "
-            "set SCALECUT_CACHE to another folder; what was computed is kept and the same command goes on."
+            f"The disk of the cache {folder()} is full. Free space, for example by `scalecut "
+            "cache --clear`, or "
+            "set SCALECUT_CACHE to another folder; what was computed is kept and the same "
+            "command goes on."
         )
-    return f"The cache {place} cannot be written ({error.strerror or error}). Set SCALECUT_CACHE to a folder that can."
+    return (
+        f"The cache {place} cannot be written ({error.strerror or error}). Set SCALECUT_CACHE "
+        "to a folder that can."
+    )

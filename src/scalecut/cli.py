@@ -1,28 +1,16 @@
-"""The command line: arguments in, calls, messages and exit status out; the only module that prints."""
+"""The command line: arguments in; calls, messages and exit status out. Nothing else prints."""
 
 import json
 import shlex
 import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
-import pandas as pd
 import torch
 import typer
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeRemainingColumn,
-)
-from rich.table import Table
 from typer.core import TyperGroup
 
 from . import cache as cache_folder
@@ -31,9 +19,11 @@ from .errors import ModelError, ScalecutError
 from .features import resolved_precision
 from .images import LeftOut
 from .models import PACKAGES, Network, Preprocessing, load_network, weights_places
-from .probe import MEAN, Curve, chosen_points
+from .probe import Curve, chosen_points
 from .probe import probe as probe_layers
 from .report import draw
+from .scenes import made_up_scenes
+from .terminal import LAYER_COLUMNS, bars, curve_table, layer_table
 
 OUT = Console(highlight=False)
 ERR = Console(stderr=True, highlight=False)
@@ -43,7 +33,7 @@ MOST_LINES = 5  # of things left out, in the closing lines; run.json has them al
 class _Commands(TyperGroup):
     """Turns what the user can mend into one line and exit status 2."""
 
-    def invoke(self, ctx: typer.Context) -> object:
+    def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
         except ScalecutError as error:
@@ -51,7 +41,7 @@ class _Commands(TyperGroup):
             raise typer.Exit(2) from error
         except KeyboardInterrupt as error:
             ERR.print(
-                "scalecut: stopped. Computed features are kept: the same command goes on from there."
+                "scalecut: stopped. What was computed is kept: the same command goes on from there."
             )
             raise typer.Exit(130) from error
 
@@ -125,16 +115,16 @@ def demo(
     Example:
       scalecut demo
     """
-    from .scenes import made_up_scenes
-
     if not as_json:
         OUT.print(
-            "EfficientNet-Lite0 with its ImageNet weights looks at made-up scenes, in which the share of the\n"
-            "picture that an object fills is known exactly. How much of that does each layer still tell?"
+            "EfficientNet-Lite0 with its ImageNet weights looks at made-up scenes, in which the "
+            "share of the\n"
+            "picture that an object fills is known exactly. How much of that does each layer "
+            "still tell?"
         )
     folder = out or Path("runs/demo")
     runs.check_place(folder)
-    with _progress(quiet=as_json) as progress:
+    with bars(ERR, quiet=as_json) as progress:
         scenes = made_up_scenes(images, seed=seed)
         curve = probe_layers("tf_efficientnet_lite0", scenes, seed=seed, progress=progress)
     _finish(curve, folder, {"data": "scenes", "n": images, "seed": seed}, as_json)
@@ -161,39 +151,11 @@ def layers(
         load_network(model, weights=weights, allow_partial=allow_partial), input_size, "", ""
     )
     points, left_out = chosen_points(network, _listed(layers))
-    columns = (
-        "layer",
-        "alias",
-        "depth",
-        "channels",
-        "stride",
-        "receptive_field",
-        "parameters",
-        "macs",
-    )
-    rows = [
-        {name: value for name, value in asdict(point).items() if name in columns}
-        for point in points
-    ]
     if as_json:
-        _print_json(rows)
+        _print_json([{name: getattr(point, name) for name in LAYER_COLUMNS} for point in points])
         return
     size = f"{network.preprocessing.height} x {network.preprocessing.width} px"
-    table = Table(title=f"{model}, {size}", title_justify="left", box=None, pad_edge=False)
-    for name in ("layer", "alias"):
-        table.add_column(name)
-    for name in ("depth", "channels", "stride", "receptive field", "parameters", "MACs"):
-        table.add_column(name, justify="right")
-    for row in rows:
-        table.add_row(
-            row["layer"],
-            row["alias"],
-            f"{row['depth']:.2f}",
-            f"{row['channels']}",
-            *("–" if row[name] is None else f"{row[name]:,}" for name in columns[4:7]),
-            f"{row['macs'] / 1e6:,.0f} M",
-        )
-    OUT.print(table)
+    OUT.print(layer_table(f"{model}, {size}", points))
     _print_left_out(left_out, "layers")
 
 
@@ -248,9 +210,9 @@ def probe(
     \b
     Examples:
       scalecut probe resnet50 --data voc:VOCdevkit/VOC2012 --subset dog,cat,horse
-      scalecut probe inception_v3 --weights iv3.safetensors --data coco:instances_val2017.json --subset bird
-      scalecut probe vit_small_patch16_224 --data csv:lesions.csv --regressor ridge --out runs/lesions
-      scalecut probe mypackage.nets:factory --weights best.safetensors --data masks:cells --objects mean
+      scalecut probe inception_v3 --weights iv3.safetensors --data coco:val2017.json --subset bird
+      scalecut probe vit_small_patch16_224 --data csv:lesions.csv --out runs/lesions
+      scalecut probe mypackage.nets:factory --weights best.pth --data masks:cells --objects mean
     """
     settings = {name: value for name, value in locals().items() if name not in ("out", "as_json")}
     folder = (
@@ -260,7 +222,7 @@ def probe(
     )
     runs.check_place(folder)
     network = load_network(model, weights=weights, allow_partial=allow_partial, seed=seed)
-    with _progress(quiet=as_json) as progress:
+    with bars(ERR, quiet=as_json) as progress:
         curve = probe_layers(
             _with_input(network, input_size, mean, std),
             data,
@@ -342,7 +304,9 @@ def doctor(as_json: JsonOption = False) -> None:
     for name, version in facts["versions"].items():
         OUT.print(f"{name:14} {version}")
     OUT.print(
-        f"{'computes on':14} {facts['gpu'] or str(facts['threads']) + ' threads of the processor'}, {facts['precision']}"
+        f"{'computes on':14} "
+        f"{facts['gpu'] or str(facts['threads']) + ' threads of the processor'}, "
+        f"{facts['precision']}"
     )
     OUT.print(f"{'cache':14} {facts['cache']}", soft_wrap=True)
     for model, found in facts["weights"].items():
@@ -379,41 +343,14 @@ def _with_input(network: Network, size: str, mean: str, std: str) -> Network:
                 values = ()
             if len(values) != 3:
                 raise ModelError(
-                    f"--{name} {text!r} is not three numbers. Give red, green and blue, such as 0.5,0.5,0.5."
+                    f"--{name} {text!r} is not three numbers. Give red, green and blue, such as "
+                    "0.5,0.5,0.5."
                 )
             changed[name] = values
     if not changed:
         return network
     own: Preprocessing = replace(network.preprocessing, **changed)
     return replace(network, preprocessing=own)
-
-
-@contextmanager
-def _progress(*, quiet: bool) -> Iterator[Callable[[str, int, int], None]]:
-    """Bars on a terminal: images done, images/s and time left, a bar a stage."""
-    columns = (
-        TextColumn("{task.description:12}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[speed]:>12}"),
-        TimeRemainingColumn(),
-    )
-    began: dict[str, tuple[float, int]] = {}
-    with Progress(*columns, console=ERR, disable=quiet or not ERR.is_terminal) as bars:
-        tasks = {}
-
-        def tell(stage: str, done: int, total: int) -> None:
-            if stage not in tasks:
-                tasks[stage] = bars.add_task(stage, total=total, speed="")
-                began[stage] = (time.perf_counter(), done)
-            seconds, first = time.perf_counter() - began[stage][0], began[stage][1]
-            unit = "layers" if stage == "regression" else "images"
-            speed = (
-                f"{(done - first) / seconds:.0f} {unit}/s" if done > first and seconds > 0.5 else ""
-            )
-            bars.update(tasks[stage], completed=done, total=total, speed=speed)
-
-        yield tell
 
 
 def _finish(curve: Curve, folder: Path, settings: dict[str, object], as_json: bool) -> None:
@@ -428,72 +365,17 @@ def _finish(curve: Curve, folder: Path, settings: dict[str, object], as_json: bo
             {
                 "run": str(folder),
                 "finding": curve.finding(),
-                "curve": json.loads(table.to_json(orient="records")),
+                "curve": json.loads(str(table.to_json(orient="records"))),
                 "layers_left_out": [asdict(item) for item in curve.layers_left_out],
                 "images_left_out": [asdict(item) for item in curve.images_left_out],
             }
         )
         return
-    OUT.print(_curve_table(curve))
+    OUT.print(curve_table(curve))
     _print_left_out(curve.layers_left_out, "layers")
     _print_left_out(curve.images_left_out, "images")
     OUT.print(f"Run:     {folder}\nPicture: {folder / 'figures' / 'curve.png'}", soft_wrap=True)
     OUT.print(f"[bold]{curve.finding()}[/bold]", soft_wrap=True)
-
-
-def _curve_table(curve: Curve) -> Table:
-    """Mean over subsets, a row a layer: ridge with its interval, its controls, and least squares."""
-    frame = curve.frame()
-    frame = frame[frame.subset == MEAN]
-    lines = [
-        (
-            name,
-            frame[
-                (frame.weights == weights)
-                & (frame.target == target)
-                & (frame.regressor == regressor)
-            ],
-        )
-        for regressor in ("ridge", "ols")
-        for name, weights, target in (
-            (regressor, "pretrained", "true"),
-            ("random twin", "random", "true"),
-            ("shuffled", "pretrained", "shuffled"),
-        )
-    ]
-    lines = [(name, rows.set_index("layer")) for name, rows in lines if len(rows)]
-    subsets = ", ".join(sorted(set(curve.table.subset) - {MEAN}))
-    title = f"R² of {frame.measure.iloc[0]}, {frame.model.iloc[0]}, {frame.n_images.iloc[0]} images ({subsets})"
-    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
-    for name in ("layer", "alias"):
-        table.add_column(name)
-    table.add_column("d", justify="right")
-    for name, _ in lines:
-        table.add_column(name, justify="right")
-        if name == "ridge":
-            table.add_column("95 %", justify="right")
-    peak = curve.scores().r2.idxmax() if len(curve.scores()) else -1
-    for number, point in enumerate(curve.points):
-        cells = []
-        for name, rows in lines:
-            row = rows.loc[point.layer]
-            cells.append(_score(row.r2))
-            if name == "ridge":
-                cells.append(f"{_score(row.r2_low)} to {_score(row.r2_high)}")
-        table.add_row(
-            point.layer,
-            point.alias,
-            str(point.channels),
-            *cells,
-            style="bold" if number == peak else None,
-        )
-    return table
-
-
-def _score(value: float) -> str:
-    if pd.isna(value):
-        return "–"
-    return f"{value:.2f}" if abs(value) < 100 else f"{value:,.0f}"
 
 
 def _print_left_out(items: tuple[LeftOut, ...], what: str) -> None:
@@ -514,7 +396,10 @@ def _weights_found(model: str) -> str:
             return f"at {path}"
     if model == "resnet50_v1":
         return f"none; put a file at {weights_places(model)[0]} or give --weights FILE"
-    return f"none here; would be downloaded from timm's hub, or put a file at {weights_places(model)[0]}"
+    return (
+        "none here; would be downloaded from timm's hub, or put a file at "
+        f"{weights_places(model)[0]}"
+    )
 
 
 def _print_json(thing: object) -> None:

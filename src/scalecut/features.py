@@ -1,8 +1,8 @@
 """Run a network over images once and keep one vector per image from each layer.
 
-Maps of shape (n, c, h, w) are averaged over h and w, tokens (n, tokens, c) over the patches; vectors
-(n, c) are kept as they are; lists of maps are pooled one by one and joined. The 2018 code of the
-method flattens the map instead; why we do not is in docs/choices.md.
+Maps of shape (n, c, h, w) are averaged over h and w, tokens (n, tokens, c) over the patches;
+vectors (n, c) are kept as they are; lists of maps are pooled one by one and joined. The 2018 code
+of the method flattens the map instead; why we do not is in docs/choices.md.
 """
 
 import copy
@@ -89,7 +89,7 @@ def pooled_outputs(
 
 
 def pool(output: Tensor, channel_axis: int = 1, prefix_tokens: int = 0) -> Tensor:
-    """Average a layer's output over its places: (n, c, h, w) or (n, tokens, c) -> (n, c), in float32.
+    """Average a layer's output over its places, in float32: to (n, c).
 
     Args:
         channel_axis: -1 where the channels come last.
@@ -102,7 +102,8 @@ def pool(output: Tensor, channel_axis: int = 1, prefix_tokens: int = 0) -> Tenso
     if output.ndim == 4:
         return output.mean(dim=(2, 3) if channel_axis == 1 else (1, 2), dtype=torch.float32)
     raise LayerError(
-        f"A layer gave a tensor of shape {tuple(output.shape)}; only (n, c, h, w), (n, tokens, c) and (n, c) "
+        f"A layer gave a tensor of shape {tuple(output.shape)}; only (n, c, h, w), (n, tokens, "
+        "c) and (n, c) "
         "can be pooled. Probe a layer before or after it."
     )
 
@@ -160,10 +161,12 @@ def extract(
         raise DataError(
             f"None of {len(images)} images could be read ({why}). Check the folder of images."
         )
-    matrices = table.matrices([keys[i] for i in np.flatnonzero(is_read)])
+    matrices = table.matrices([keys[int(i)] for i in np.flatnonzero(is_read)])
     twins = {key: reason for i, reason in unreadable.items() if (key := keys.get(i))}
-    reasons = {i: unreadable.get(i) or twins[keys[i]] for i in np.flatnonzero(~is_read)}
-    left_out = tuple(LeftOut(images[i].name, reason) for i, reason in reasons.items())
+    left_out = tuple(
+        LeftOut(images[i].name, unreadable.get(i) or twins[keys[i]])
+        for i in map(int, np.flatnonzero(~is_read))
+    )
     return Features(
         matrices, is_read, left_out, precision, len(pending), time.perf_counter() - start
     )
@@ -202,7 +205,8 @@ def forward(
     network: Network, points: Sequence[ProbePoint], precision: str, device: str
 ) -> Iterator[Callable[[Tensor], list[Float32[np.ndarray, "n d"]]]]:
     """A function from a batch to its features at `points`, computed no further than the last."""
-    module = copy.deepcopy(network.module).eval().to(device, memory_format=torch.channels_last)
+    module = copy.deepcopy(network.module).eval().to(device)
+    module = module.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     kind = torch.device(device).type
 
     with pooled_outputs(module, points) as outputs, _ending_early(module, points, outputs):
@@ -258,7 +262,7 @@ def decoded(
                     pictures.append(future.result())
                     good.append(number)
                 except DataError as error:
-                    bad[number] = str(error)
+                    bad[number] = _reason(error, images[number])
             refill()
             stacked = (
                 np.stack(pictures)
@@ -289,9 +293,10 @@ def answerable(
     n = len(network.weights.missing)
     left_out = tuple(
         LeftOut(
-            p.layer, f"depends on {causes[p.layer]!r}, one of {n} tensors missing from the weights"
+            point.label,
+            f"depends on {causes[point.layer]!r}, one of {n} tensors missing from the weights",
         )
-        for p in ruined
+        for point in ruined
     )
     return [point for point in points if point.layer in fine], left_out
 
@@ -387,7 +392,7 @@ def _answers(network: Network, points: Sequence[ProbePoint]) -> list[np.ndarray]
 
 
 def _causes(network: Network, ruined: Sequence[ProbePoint]) -> dict[str, str]:
-    """For every ruined point one missing tensor that alone ruins it, the first in the network's order."""
+    """For every ruined point the first missing tensor that ruins it all by itself."""
     causes: dict[str, str] = {}
     for name in network.weights.missing:
         left = [point for point in ruined if point.layer not in causes]
@@ -456,5 +461,9 @@ def _content_keys(images: Sequence[Image]) -> tuple[dict[int, str], dict[int, st
         try:
             keys[index] = image.key()
         except DataError as error:
-            unreadable[index] = str(error)
+            unreadable[index] = _reason(error, image)
     return keys, unreadable
+
+
+def _reason(error: DataError, image: Image) -> str:
+    return str(error).removeprefix(f"{image.name}: ")

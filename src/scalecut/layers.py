@@ -7,8 +7,8 @@ A probe point is found by watching one forward pass, without a table per archite
   concatenation). Everything that goes on goes through its output, which is why networks can be cut
   there. Where a block ends in an activation of a sum (ResNet), the sum itself is read: add_k of
   `graziani2021` is before the ReLU;
-- where blocks hold less than half of the weight layers (VGG), the weight layers are points too, each
-  with the norm and the activation that follow it.
+- where blocks hold less than half of the weight layers (VGG), the weight layers are points too,
+  each with the norm and the activation that follow it.
 
 Then come the pooled features, the logits and the softmax. Modules that are shared count once, at
 their last call.
@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from .errors import LayerError
+from .receptive import reach_of
 
 POOLED, LOGITS, SOFTMAX = "pooled", "logits", "softmax"
 
@@ -38,7 +39,8 @@ class ProbePoint:
         layer: dotted PyTorch name; `pooled`, `logits` and `softmax` for the three last.
         alias: the paper's name for it, or empty.
         depth: 0 at the first point, 1 at the last.
-        module: the module that is watched (the network itself is ""), at its `side`: input or output.
+        module: the module that is watched ("" is the network itself).
+        side: where it is watched: `input` or `output`.
         channels: length of the pooled vector.
         channel_axis: 1 for (n, c, h, w), -1 where the channels come last.
         prefix_tokens: tokens that are no patch (class token, registers), left out of the mean.
@@ -60,6 +62,12 @@ class ProbePoint:
     receptive_field: int | None = None
     parameters: int | None = None
     macs: int = 0
+
+    @property
+    def label(self) -> str:
+        """The name, with the paper's where there is one: `Mixed_7a (mixed8)`."""
+        is_new = self.alias and self.alias != self.layer
+        return f"{self.layer} ({self.alias})" if is_new else self.layer
 
 
 @dataclass(slots=True, eq=False)
@@ -102,7 +110,7 @@ def probe_points(network: nn.Module, image: Tensor, also: Sequence[str] = ()) ->
     taps += _tail(network, root, classifier)
     if not taps:
         raise LayerError(
-            f"{type(network).__name__} executes no layer with weights, so there is nothing to probe. "
+            f"{type(network).__name__} executes no layer with weights, so nothing can be probed. "
             "Give a network with convolutions or linear layers."
         )
     taps = list({name: (name, call, side) for name, call, side in taps}.values())
@@ -144,7 +152,7 @@ def select_layers(points: Sequence[ProbePoint], patterns: Sequence[str]) -> list
 
 @contextmanager
 def _watched(network: nn.Module) -> Iterator[list[_Call]]:
-    """Record every call of a module, the outermost last; the network is left as it was found."""
+    """Record every call of a module, the outermost last."""
     finished: list[_Call] = []
     running: list[_Call] = []
     counter = FlopCounterMode(display=False)
@@ -205,7 +213,7 @@ def _tensors(found: object) -> Iterator[Tensor]:
 
 
 def _key(tensor: Tensor) -> tuple[int, int]:
-    """Tells values apart: the same memory, not written to in between (`+=` counts as a new value)."""
+    """Tells values apart: the same memory, not written to in between (`+=` makes a new value)."""
     return tensor.untyped_storage().data_ptr(), tensor._version
 
 
@@ -243,7 +251,7 @@ def _body(root: _Call) -> list[_Tap]:
 
 
 def _is_container(call: _Call, mixing: set[type], n_all: int) -> bool:
-    """Whether to look inside: a plain sequence, a stage of blocks, or a wrapper of most of the network."""
+    """Whether to look inside: a sequence, a stage of blocks, or a wrapper of most of it all."""
     if type(call.module) is nn.Sequential:
         return bool(call.children)
     inner = [child for child in call.children if _n_weights(child)]
@@ -311,13 +319,13 @@ def _tail(network: nn.Module, root: _Call, classifier: _Call | None) -> list[_Ta
 
 
 def _classifier(network: nn.Module, root: _Call) -> _Call | None:
-    """The layer that makes the logits: timm's classifier, else a last linear layer or convolution."""
+    """The layer that makes the logits: timm's classifier, else the last layer with weights."""
     if _has_no_head(network):
         return None
     leaves = [call for call in _all_calls(root) if not call.children]
     heads: set[nn.Module] = set()
     if hasattr(network, "get_classifier"):
-        found = network.get_classifier()
+        found: object = network.get_classifier()  # pyright: ignore[reportCallIssue]
         found = list(found) if isinstance(found, tuple | list | nn.ModuleList) else [found]
         heads = {m for head in found if isinstance(head, nn.Module) for m in head.modules()}
     named = [call for call in leaves if call.module in heads and _n_weights(call)]
@@ -328,11 +336,8 @@ def _classifier(network: nn.Module, root: _Call) -> _Call | None:
     output = root.made
     if last is None or not isinstance(last.made, Tensor) or not isinstance(output, Tensor):
         return None
-    return (
-        last
-        if last.made.shape[1] == output.shape[-1] and last.made.numel() == output.numel()
-        else None
-    )
+    is_same = last.made.shape[1] == output.shape[-1] and last.made.numel() == output.numel()
+    return last if is_same else None
 
 
 def _has_no_head(network: nn.Module) -> bool:
@@ -380,7 +385,7 @@ def _point(network: nn.Module, image: Tensor, name: str, call: _Call, side: str)
     value = call.given if side == "input" else call.made
     maps = [value] if isinstance(value, Tensor) else list(value or [])
     axis = channel_axis(maps[0], network)
-    reach = _reach(maps[0], image)
+    reach = reach_of(maps[0], image)
     is_map = maps[0].ndim > 2
     return ProbePoint(
         layer=name,
@@ -417,8 +422,8 @@ def channel_axis(output: Tensor, network: nn.Module | None = None) -> int:
             return -1 if str(getattr(network, "output_fmt", "NCHW")).endswith("NHWC") else 1
         return -1 if a == b else 1
     raise LayerError(
-        f"A layer gave a tensor of shape {tuple(output.shape)}; only (n, c, h, w), (n, tokens, c) and (n, c) "
-        "can be pooled. Probe a layer before or after it."
+        f"A layer gave a tensor of shape {tuple(output.shape)}; only (n, c, h, w), (n, tokens, c) "
+        "and (n, c) can be pooled. Probe a layer before or after it."
     )
 
 
@@ -426,132 +431,3 @@ def _stride_of(output: Tensor, axis: int, image: Tensor) -> int | None:
     """Stride from the sizes alone, for what has no convolution graph (tokens, windows)."""
     places = output[0].numel() // output.shape[axis]
     return round((image.shape[2] * image.shape[3] / places) ** 0.5) if places else None
-
-
-@dataclass(frozen=True, slots=True)
-class _Reach:
-    """What a value depends on."""
-
-    parameters: int | None
-    stride: int | None
-    field: int | None
-
-
-# Operations that leave places where they are; through any other the receptive field is undefined.
-_KEEPS_PLACES = [
-    "Add",
-    "Sub",
-    "Mul",
-    "Div",
-    "Relu",
-    "LeakyRelu",
-    "Elu",
-    "Selu",
-    "Silu",
-    "Gelu",
-    "Mish",
-    "Sigmoid",
-    "Hardsigmoid",
-    "Hardswish",
-    "Hardtanh",
-    "Tanh",
-    "Clamp",
-    "Softplus",
-    "NativeBatchNorm",
-    "CudnnBatchNorm",
-    "NativeLayerNorm",
-    "Cat",
-    "Clone",
-    "Permute",
-    "View",
-    "UnsafeView",
-    "ReshapeAlias",
-    "Addmm",
-    "Mm",
-    "ConstantPadNd",
-    "Slice",
-    "Split",
-    "SplitWithSizes",
-    "Chunk",
-    "Copy",
-    "ToCopy",
-    "NativeDropout",
-    "Alias",
-    "AsStrided",
-    "Prelu",
-]
-
-
-def _reach(value: Tensor, image: Tensor) -> _Reach:
-    """Walk the autograd graph from `value` back to the image.
-
-    Receptive field r and stride s of a window of k taps, dilated by d and moved by t, on a map with
-    (r', s'):  r = r' + (k - 1) d s',  s = s' t;  of several ways the largest (`araujo2019`).
-    """
-    if value.grad_fn is None:
-        return _Reach(None, None, None)
-    parameters: dict[int, int] = {}
-    extent: dict[torch.autograd.graph.Node, _Extent | None] = {}
-    for node in _backwards(value.grad_fn):
-        if hasattr(node, "variable"):
-            leaf = node.variable
-            if isinstance(leaf, nn.Parameter):
-                parameters[id(leaf)] = leaf.numel()
-            elif leaf.shape == image.shape:
-                extent[node] = _Extent((1, 1), (1, 1))
-            continue
-        before = [extent[other] for other, _ in node.next_functions if other in extent]
-        if before:
-            extent[node] = _widened(node, before)
-    end = extent.get(value.grad_fn)
-    return _Reach(
-        sum(parameters.values()),
-        max(end.stride) if end else None,
-        max(end.field) if end else None,
-    )
-
-
-@dataclass(frozen=True, slots=True)
-class _Extent:
-    """Receptive field and stride along (h, w), in input pixels."""
-
-    field: tuple[int, int]
-    stride: tuple[int, int]
-
-
-def _widened(node: torch.autograd.graph.Node, before: Sequence[_Extent | None]) -> _Extent | None:
-    """The extent after one operation, or None where it is undefined."""
-    known = [extent for extent in before if extent]
-    if len(known) < len(before):
-        return None
-    field = tuple(max(e.field[axis] for e in known) for axis in (0, 1))
-    stride = tuple(max(e.stride[axis] for e in known) for axis in (0, 1))
-    kind = node.name().rstrip("0123456789").removesuffix("Backward")
-    if kind in ("Convolution", "MkldnnConvolution", "CudnnConvolution"):
-        sizes, steps, gaps = node._saved_weight.shape[2:], node._saved_stride, node._saved_dilation
-    elif kind in ("MaxPool2DWithIndices", "AvgPool2D"):
-        sizes, steps = node._saved_kernel_size, node._saved_stride or node._saved_kernel_size
-        gaps = getattr(node, "_saved_dilation", (1, 1))
-    else:
-        return _Extent(field, stride) if kind in _KEEPS_PLACES else None
-    if len(sizes) != 2:
-        return None
-    axes = range(2)
-    return _Extent(
-        tuple(field[a] + (sizes[a] - 1) * gaps[a] * stride[a] for a in axes),
-        tuple(stride[a] * steps[a] for a in axes),
-    )
-
-
-def _backwards(end: torch.autograd.graph.Node) -> list[torch.autograd.graph.Node]:
-    """All nodes that `end` depends on, each after the ones it depends on."""
-    ordered, seen, stack = [], set(), [(end, False)]
-    while stack:
-        node, is_done = stack.pop()
-        if is_done:
-            ordered.append(node)
-        elif node not in seen:
-            seen.add(node)
-            stack.append((node, True))
-            stack.extend((other, False) for other, _ in node.next_functions if other is not None)
-    return ordered

@@ -1,8 +1,8 @@
 """Networks by name or file, with the preprocessing that belongs to them, and their random twins.
 
 A network is a timm name, `resnet50_v1` (the one of `graziani2021`, after `he2016`), or
-`module.path:factory`. Its weights come from a file, an installed package, a local cache, timm's hub,
-or from a seed.
+`module.path:factory`. Its weights come from a file, an installed package, a local cache, timm's
+hub, or from a seed.
 """
 
 import copy
@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
+from typing import cast
 
 import huggingface_hub
 import numpy as np
@@ -23,7 +24,7 @@ import safetensors
 import timm
 import torch
 from jaxtyping import Float, UInt8
-from timm.data import resolve_model_data_config
+from timm.data.config import resolve_model_data_config
 from timm.models import load_state_dict
 from torch import Tensor, nn
 
@@ -251,8 +252,10 @@ HE_2015 = Preprocessing(
 def _resnet50_v1() -> nn.Module:
     """ResNet50 of `he2016` and of Keras: the stride sits in the first 1 x 1 convolution."""
     network = timm.create_model("resnet50", pretrained=False)
-    for stage in (network.layer2, network.layer3, network.layer4):
-        stage[0].conv1.stride, stage[0].conv2.stride = (2, 2), (1, 1)
+    for stage in ("layer2", "layer3", "layer4"):
+        for convolution, stride in (("conv1", 2), ("conv2", 1)):
+            layer = cast(nn.Conv2d, network.get_submodule(f"{stage}.0.{convolution}"))
+            layer.stride = (stride, stride)
     network.maxpool = nn.MaxPool2d(kernel_size=3, stride=2, padding=0, ceil_mode=True)
     return network
 
@@ -317,7 +320,8 @@ def _download(module: nn.Module, model: str, config: dict) -> Weights:
     except (OSError, RuntimeError) as error:  # hub errors are OSErrors; timm raises RuntimeError
         line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ModelError(
-            f"Pretrained weights of {model!r} are in no installed package or local cache and {hub} could "
+            f"Pretrained weights of {model!r} are in no installed package or local cache and "
+            f"{hub} could "
             f"not be reached ({line[:120]}). {remedy}"
         ) from error
     module.load_state_dict(whole.state_dict())
@@ -333,14 +337,16 @@ def _load_file(module: nn.Module, model: str, path: Path, allow_partial: bool) -
     wrong = [n for n in missing if n in state]
     if not fits:
         raise ModelError(
-            f"{path.name} holds no tensor of {model}: it has {_first(state)!r}, the network {_first(wanted)!r}. "
+            f"{path.name} holds no tensor of {model}: it has {_first(state)!r}, the network "
+            f"{_first(wanted)!r}. "
             "Give the weights of this network, under its own tensor names."
         )
     if missing and not allow_partial:
         what = f"lacks {len(missing)} of {len(wanted)} tensors of {model}, the first {missing[0]!r}"
         if wrong:
             what = (
-                f"does not fit {model}: {wrong[0]!r} is {tuple(state[wrong[0]].shape)} in the file and "
+                f"does not fit {model}: {wrong[0]!r} is {tuple(state[wrong[0]].shape)} in the "
+                "file and "
                 f"{tuple(wanted[wrong[0]].shape)} in the network"
             )
         raise ModelError(
@@ -370,8 +376,10 @@ def _read(path: Path) -> dict[str, Tensor]:
         safetensors.SafetensorError,
     ) as error:
         raise ModelError(
-            f"{path.name} cannot be read as weights: it is neither safetensors nor a state dict of tensors alone "
-            "(other pickles are not opened, they could run code). Save model.state_dict() with safetensors."
+            f"{path.name} cannot be read as weights: it is neither safetensors nor a state dict "
+            "of tensors alone "
+            "(other pickles are not opened, they could run code). Save model.state_dict() with "
+            "safetensors."
         ) from error
     state = {name: tensor for name, tensor in state.items() if isinstance(tensor, Tensor)}
     if not state:
@@ -387,7 +395,8 @@ def _load_in_order(module: nn.Module, model: str, path: Path) -> None:
     ours = {n: t for n, t in module.state_dict().items() if not n.endswith("num_batches_tracked")}
     if [t.shape for t in theirs] != [t.shape for t in ours.values()]:
         raise ModelError(
-            f"The tensors in {path.name} are not those of {model}: {len(theirs)} against {len(ours)}, or other "
+            f"The tensors in {path.name} are not those of {model}: {len(theirs)} against "
+            f"{len(ours)}, or other "
             f"shapes. Reinstall {PACKAGES[model]}, or give --weights FILE."
         )
     module.load_state_dict(dict(zip(ours, theirs, strict=True)), strict=False)
@@ -424,12 +433,13 @@ def _seeded(build: Callable[[], nn.Module], seed: int) -> nn.Module:
 
 
 def _reinitialised(module: nn.Module) -> nn.Module:
-    """A copy with fresh weights; parameters that no layer resets are drawn with their old spread."""
+    """A copy with fresh weights; parameters that no layer resets keep their spread."""
     twin = copy.deepcopy(module)
     reset: set[int] = set()
     for layer in twin.modules():
-        if callable(getattr(layer, "reset_parameters", None)):
-            layer.reset_parameters()
+        reset_parameters = getattr(layer, "reset_parameters", None)
+        if callable(reset_parameters):
+            reset_parameters()
             reset.update(id(parameter) for parameter in layer.parameters(recurse=False))
     with torch.no_grad():
         for parameter in twin.parameters():
@@ -443,7 +453,7 @@ def _reinitialised(module: nn.Module) -> nn.Module:
 
 
 def _is_shut(name: str, parameter: nn.Parameter) -> bool:
-    """Whether a scale starts so near zero that its branch says nothing (norm weights, layer scale)."""
+    """Whether a scale (norm weight, layer scale) starts so near zero that its branch is shut."""
     last = name.rpartition(".")[2]
     if parameter.ndim > 1 and max(parameter.shape) != parameter.numel():
         return False

@@ -12,7 +12,6 @@ ordinary least squares; we add a ridge penalty, because n < d in most layers (do
 from dataclasses import dataclass
 
 import numpy as np
-import scipy.linalg
 from jaxtyping import Float64, Int
 
 from .errors import DataError
@@ -123,11 +122,11 @@ def nested_ridge(
     groups: Int[np.ndarray, " n"],
     penalties: Float64[np.ndarray, " k"] = PENALTIES,
 ) -> HeldOut:
-    """Ridge whose penalty is chosen, for each target, by leave-one-group-out inside the training part.
+    """Ridge whose penalty is chosen by leave-one-group-out inside the training part, per target.
 
     With the hat matrix  H = 11ᵀ/n + U diag(s²/(s² + α)) Uᵀ  and residuals e = y - Hy, the residuals
     of a group g that is left out are  (I - H_gg)⁻¹ e_g,  in closed form (`golub1979` for groups of
-    one image, where this is leave-one-out). The penalty with the smallest sum of their squares wins.
+    one image, where this is leave-one-out). The penalty with the least sum of their squares wins.
 
     Args:
         groups: a number an image; images that share one are left out together.
@@ -157,9 +156,7 @@ def least_squares(
     The fit of least norm where there are fewer images than features.
     """
     mean, target_mean = train.mean(axis=0), targets.mean(axis=0)
-    weights, _, rank, _ = scipy.linalg.lstsq(
-        train - mean, targets - target_mean, check_finite=False
-    )
+    weights, _, rank, _ = np.linalg.lstsq(train - mean, targets - target_mean)
     predictions = target_mean + (held_out - mean) @ weights
     return HeldOut(predictions, np.zeros(targets.shape[1]), int(rank))
 

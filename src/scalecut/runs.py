@@ -1,4 +1,4 @@
-"""The run folder: `run.json`, `curve.csv` and what is drawn from them; whole, or not there at all."""
+"""The run folder: `run.json`, `curve.csv` and what is drawn from them; whole, or not there."""
 
 import datetime
 import errno
@@ -113,7 +113,8 @@ def read_curve(folder: Path) -> pd.DataFrame:
     facts = read_facts(folder)
     if facts.get("format", 0) > FORMAT:
         raise DataError(
-            f"The run {str(folder)!r} has format {facts['format']}, but this version reads up to {FORMAT}. "
+            f"The run {str(folder)!r} has format {facts['format']}, but this version reads up "
+            f"to {FORMAT}. "
             "Update scalecut."
         )
     try:
@@ -159,4 +160,7 @@ def _unwritable(folder: Path, error: OSError) -> str:
             f"The disk of {str(folder)!r} is full. Free space or give --out another place; "
             "computed features are cached, so the same command goes on from there."
         )
-    return f"{str(folder)!r} cannot be written ({error.strerror or error}). Give --out a folder that can."
+    return (
+        f"{str(folder)!r} cannot be written ({error.strerror or error}). Give --out a folder "
+        "that can."
+    )

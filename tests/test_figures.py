@@ -13,14 +13,14 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.text import Annotation
 
 from scalecut.errors import DataError, OutputError
-from scalecut.report import (
+from scalecut.figures import (
     _spread,
     _written,
     curve_figure,
-    draw,
     exponential_figure,
     subset_figure,
 )
+from scalecut.report import draw
 
 ALIASES = [*(f"mixed{number}" for number in range(11)), "pre_softmax", "softmax"]
 INCEPTION = [*(f"Mixed_5{c}" for c in "bcd"), *(f"Mixed_6{c}" for c in "abcde")]

@@ -1,0 +1,39 @@
+# Two commands on a fresh machine: `make demo` and `make test`. They need python3 (3.11 or newer) alone.
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-slow lint clean
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+help:
+	@echo "make demo       set everything up and probe a network on made-up scenes (3 minutes)"
+	@echo "make test       set everything up and run the tests"
+	@echo "make test-slow  the tests that take minutes"
+	@echo "make lint       format, style and types"
+	@echo "make clean      delete the environment"
+
+$(VENV)/ready: pyproject.toml constraints.txt
+	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'scalecut needs Python 3.11 or newer: make PYTHON=python3.12')"
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet uv
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt \
+		--compile-bytecode --editable . --group test --group dev
+	touch $@
+
+demo: $(VENV)/ready
+	$(BIN)/scalecut demo
+
+test: $(VENV)/ready
+	$(BIN)/python -m pytest
+
+test-slow: $(VENV)/ready
+	$(BIN)/python -m pytest -m slow
+
+lint: $(VENV)/ready
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/basedpyright
+
+clean:
+	rm -rf $(VENV)

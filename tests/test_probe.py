@@ -1,0 +1,554 @@
+"""A network whose layers are set by hand: what each of them knows of a disc is known beforehand."""
+
+from collections import OrderedDict
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from matplotlib.figure import Figure
+from sklearn.linear_model import LinearRegression, RidgeCV
+from sklearn.metrics import r2_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from torch import nn
+
+from scalecut import (
+    Curve,
+    DataError,
+    Image,
+    LayerError,
+    Preprocessing,
+    ProbePoint,
+    image_set,
+    probe,
+)
+from scalecut.images import LeftOut
+from scalecut.probe import COLUMNS, LEAST_IMAGES, Plan, score
+from scalecut.regression import PENALTIES
+
+SIDE = 32
+AS_IT_IS = Preprocessing(height=SIDE, width=SIDE, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+LAYERS = ["look", "mix", "area", "kept", "colour", "pooled", "logits", "softmax"]
+BLIND = ["look", "mix", "colour", "pooled", "logits", "softmax"]  # they know the colour alone
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    """No test sees features of another, nor of the user."""
+    monkeypatch.setenv("SCALECUT_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture(params=[0, 1])
+def rng(request):
+    return np.random.default_rng(request.param)
+
+
+def disc(rng):
+    """A disc that flickers on a plain colour; its mean is that of the colour, whatever its size."""
+    radius = rng.uniform(4, 12)
+    x, y = rng.uniform(radius + 2, SIDE - radius - 2, size=2)
+    down, across = np.mgrid[:SIDE, :SIDE] + 0.5
+    inside = (down - y) ** 2 + (across - x) ** 2 < radius**2
+    colour = rng.integers(70, 186, size=3)
+    flicker = 60 * rng.permuted(np.resize([-1, 1], (SIDE, SIDE))) * inside
+    return (colour + flicker[..., None]).astype(np.uint8), inside.mean()
+
+
+def discs(rng, n=80, subset="disc", group=None):
+    pictures, areas = zip(*(disc(rng) for _ in range(n)), strict=True)
+    return image_set(pictures, areas, subset=subset, group=group, measure_name="area")
+
+
+def planted_network():
+    """Layers that hold colour, colour, area, area, and colour again."""
+    network = nn.Sequential(
+        OrderedDict(
+            look=nn.Conv2d(3, 3, 1),
+            mix=nn.Conv2d(3, 2, 1),
+            contrast=nn.Conv2d(2, 3, 3),
+            area=nn.ReLU(),
+            carry=nn.Conv2d(3, 3, 1),
+            kept=nn.ReLU(),
+            forget=nn.Conv2d(3, 2, 1),
+            colour=nn.ReLU(),
+            pool=nn.AdaptiveAvgPool2d(1),
+            flat=nn.Flatten(),
+            head=nn.Linear(2, 3),
+        )
+    )
+    edges = torch.tensor([[0.0, -1.0, 0.0], [-1.0, 4.0, -1.0], [0.0, -1.0, 0.0]])
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.zero_()
+        network.look.weight[:, :, 0, 0] = torch.eye(3)
+        network.mix.weight[:, :, 0, 0] = torch.tensor([[1.0, 1.0, 1.0], [1.0, 2.0, 0.0]]) / 3
+        network.contrast.weight[0, 0], network.contrast.weight[1, 0] = edges, -edges
+        network.contrast.weight[2, 1, 1, 1] = 1.0  # the colour, beside the two contrasts
+        network.carry.weight[:, :, 0, 0] = torch.eye(3)
+        network.forget.weight[:, 2, 0, 0] = torch.tensor([1.0, 2.0])
+        network.head.weight[:] = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.5, -1.0]])
+    return network
+
+
+def probed(images, network=None, **settings):
+    settings = {"preprocessing": AS_IT_IS, "precision": "float32", "repeats": 5, **settings}
+    return probe(network or planted_network(), images, **settings)
+
+
+def by_layer(curve, **line):
+    return curve.scores(**line).set_index("layer").r2
+
+
+# --- the planted network -------------------------------------------------------------------------
+
+
+def test_the_rise_and_the_fall_are_found_where_they_were_planted(rng):
+    curve = probed(discs(rng, n=150))
+    for regressor in ("ridge", "ols"):
+        r2 = by_layer(curve, regressor=regressor)
+        assert list(r2.index) == LAYERS
+        assert r2[["area", "kept"]].min() > 0.9
+        assert r2[BLIND].max() < 0.25
+    assert r2.idxmax() in ("area", "kept")
+
+
+def test_controls_come_along_and_the_shuffled_measure_is_not_found(rng):
+    table = probed(discs(rng, n=150)).frame()
+    lines = set(table[["weights", "target", "regressor"]].itertuples(index=False, name=None))
+    assert lines == {
+        (weights, target, regressor)
+        for weights in ("pretrained", "random")
+        for target in ("true", "shuffled")
+        for regressor in ("ridge", "ols")
+    }
+    assert table[table.target == "shuffled"].r2.max() <= 0.05
+    assert table[(table.target == "shuffled") & (table.regressor == "ridge")].r2.min() > -0.2
+
+
+def test_peak_stands_above_the_random_twin():
+    curve = probed(discs(np.random.default_rng(0)))
+    twin = by_layer(curve, weights="random")
+    assert list(twin.index) == LAYERS
+    assert not np.allclose(twin, by_layer(curve))
+
+
+def test_layer_that_multiplies_by_zero_is_answered_like_the_mean():
+    network = planted_network()
+    network.forget.weight.data.zero_()
+    curve = probed(discs(np.random.default_rng(0)), network)
+    for target in ("true", "shuffled"):
+        for regressor in ("ridge", "ols"):
+            r2 = by_layer(curve, target=target, regressor=regressor)["colour":"softmax"]
+            assert r2.nunique() == 1, "with nothing to go by, only the mean is left"
+            assert -0.3 < r2.iloc[0] <= 0
+    assert by_layer(curve)["kept"] > 0.9
+
+
+def test_the_network_is_left_as_it_was_found():
+    network = planted_network().train()
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    probed(discs(np.random.default_rng(0), n=30), network)
+    for name, tensor in network.state_dict().items():
+        assert torch.equal(tensor, before[name])
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in network)
+
+
+def test_layers_can_be_chosen_by_name_alias_and_glob():
+    curve = probed(discs(np.random.default_rng(0), n=30), layers=["pre_softmax", "k*", "contrast"])
+    assert list(by_layer(curve).index) == ["contrast", "kept", "logits"]
+    with pytest.raises(LayerError) as error:
+        probed(discs(np.random.default_rng(0), n=30), layers=["areas"])
+    assert str(error.value) == (
+        "No layer is named 'areas'. Near it: area; `scalecut layers MODEL` prints all 8."
+    )
+
+
+# --- the frame -----------------------------------------------------------------------------------
+
+
+def two_subsets(rng):
+    return discs(rng, n=70, subset=["cat"] * 30 + ["dog"] * 40)
+
+
+def test_frame_has_the_columns_of_curve_csv_and_a_row_per_combination():
+    curve = probed(two_subsets(np.random.default_rng(0)), repeats=3)
+    table = curve.frame()
+    assert list(table.columns) == COLUMNS
+    assert (
+        COLUMNS
+        == (
+            "model subset measure layer alias depth n_features n_images weights target regressor "
+            "r2 r2_low r2_high p_value seed_count"
+        ).split()
+    )  # the table of the design
+    named = ["subset", "layer", "weights", "target", "regressor"]
+    assert not table.duplicated(named).any()
+    assert len(table) == 3 * len(LAYERS) * 2 * 2 * 2
+    assert set(table.model) == {"Sequential"}
+    assert set(table.measure) == {"area"}
+    assert set(table.seed_count) == {3}
+    assert table.p_value.isna().all()
+    assert (table.r2_low <= table.r2_high).all()
+    assert table[["r2", "r2_low", "r2_high"]].notna().all(axis=None)
+    one_line = curve.scores()
+    np.testing.assert_allclose(one_line.depth, np.linspace(0, 1, len(LAYERS)))
+    assert list(one_line.n_features) == [3, 2, 3, 3, 2, 2, 3, 3]
+    assert list(one_line.alias) == [""] * 6 + ["pre_softmax", "softmax"]
+
+
+def test_row_of_the_mean_is_the_mean_of_the_subsets():
+    table = probed(two_subsets(np.random.default_rng(0)), repeats=3).frame()
+    named = ["layer", "weights", "target", "regressor"]
+    by_subset = table.set_index(["subset", *named]).unstack("subset")
+    cat, dog, mean = (by_subset.xs(s, axis=1, level="subset") for s in ("cat", "dog", "mean"))
+    np.testing.assert_allclose(mean.r2.astype(float), (cat.r2 + dog.r2) / 2, rtol=1e-12)
+    assert set(cat.n_images) == {30} and set(dog.n_images) == {40} and set(mean.n_images) == {70}
+    widths = [each.r2_high - each.r2_low for each in (cat, dog, mean)]
+    assert (widths[2] < np.maximum(widths[0], widths[1])).all()
+
+
+def test_mean_of_one_subset_is_that_subset():
+    table = probed(discs(np.random.default_rng(0), n=30)).frame()
+    one, mean = (
+        table[table.subset == subset].reset_index(drop=True) for subset in ("disc", "mean")
+    )
+    pd.testing.assert_frame_equal(one.drop(columns="subset"), mean.drop(columns="subset"))
+
+
+def test_frame_is_a_copy():
+    curve = probed(discs(np.random.default_rng(0), n=30), repeats=1)
+    curve.frame()["r2"] = 0.5
+    assert (curve.frame().r2 != 0.5).any()
+
+
+def test_same_seed_gives_the_same_frame_from_the_cache_or_not(tmp_path, monkeypatch):
+    images = discs(np.random.default_rng(0), n=30)
+    first, again = probed(images), probed(images)
+    assert first.provenance["stages"]["features"]["images_computed"] == 30
+    assert again.provenance["stages"]["features"]["images_computed"] == 0
+    monkeypatch.setenv("SCALECUT_CACHE", str(tmp_path / "another"))
+    pd.testing.assert_frame_equal(again.frame(), first.frame(), check_exact=True)
+    pd.testing.assert_frame_equal(probed(images).frame(), first.frame(), check_exact=True)
+
+
+def test_another_seed_gives_other_splits_and_another_twin():
+    images = discs(np.random.default_rng(0), n=30)
+    here, there = probed(images), probed(images, seed=1)
+    assert (by_layer(here) != by_layer(there)).all()
+    assert (by_layer(here, weights="random") != by_layer(there, weights="random")).all()
+
+
+def test_regressors_and_controls_can_be_left_out():
+    images = discs(np.random.default_rng(0), n=30)
+    table = probed(images, regressors=["ols"], controls=[]).frame()
+    assert set(table.regressor) == {"ols"}
+    assert set(table.weights) == {"pretrained"}
+    assert set(table.target) == {"true"}
+
+
+def test_random_weights_are_their_own_control():
+    table = probed(discs(np.random.default_rng(0), n=30), weights="random").frame()
+    assert set(table.weights) == {"random"}
+
+
+def test_progress_is_told_to_its_end():
+    told = {}
+    probed(
+        discs(np.random.default_rng(0), n=30),
+        progress=lambda stage, done, total: told.update({stage: (done, total)}),
+    )
+    n_jobs = 2 * len(LAYERS)
+    assert told == {"features": (30, 30), "random twin": (30, 30), "regression": (n_jobs, n_jobs)}
+
+
+# --- splits and groups ---------------------------------------------------------------------------
+
+POINT = ProbePoint("layer", "", 0.0, "layer", "output", channels=1)
+
+
+def table_of(images, matrix, *, repeats=5, regressors=("ridge",), shuffled=False, seed=0):
+    plan = Plan.draw(images, repeats, np.random.default_rng(seed), shuffled=shuffled)
+    features = {"pretrained": {"layer": matrix.astype(np.float32)}}
+    return plan, score(plan, images, [POINT], features, regressors)
+
+
+def measured(measure, **settings):
+    """Images that are never looked at, and their measures."""
+    return image_set([np.zeros((2, 2, 3), np.uint8)] * len(measure), measure, **settings)
+
+
+def test_groups_are_never_on_both_sides_of_a_split(rng):
+    groups = rng.integers(0, 25, size=120)
+    images = measured(rng.normal(size=120), group=[f"slide {g}" for g in groups])
+    (part,) = Plan.draw(images, 10, rng, shuffled=False).parts
+    for held_out in part.is_held_out:
+        assert not set(groups[held_out]) & set(groups[~held_out])
+        assert len(set(groups[held_out])) / len(set(groups)) == pytest.approx(0.3, abs=0.05)
+
+
+def test_splits_of_images_without_company_are_70_to_30(rng):
+    (part,) = Plan.draw(measured(rng.normal(size=100)), 10, rng, shuffled=False).parts
+    np.testing.assert_array_equal(part.is_held_out.sum(axis=1), 30)
+    assert len({tuple(held_out) for held_out in part.is_held_out}) == 10
+
+
+def test_plan_shuffles_each_repeat_anew_and_keeps_the_true_measure(rng):
+    images = measured(rng.normal(size=60))
+    (part,) = Plan.draw(images, 4, rng, shuffled=True).parts
+    np.testing.assert_array_equal(part.targets["true"], np.tile(images.measure, (4, 1)))
+    for shuffled in part.targets["shuffled"]:
+        np.testing.assert_array_equal(np.sort(shuffled), np.sort(images.measure))
+    assert len({tuple(shuffled) for shuffled in part.targets["shuffled"]}) == 4
+
+
+def test_leak_through_groups_is_found_only_if_groups_are_not_given(rng):
+    of = np.repeat(np.arange(30), 5)
+    fingerprints = rng.normal(size=(30, 40))[of]  # tell the groups apart, say nothing of the size
+    measure = rng.normal(size=30)[of] + 0.1 * rng.normal(size=150)
+    grouped = measured(measure, group=list(of))
+    separate = measured(measure, group=list(range(150)))
+    assert table_of(grouped, fingerprints)[1].r2.max() < 0.1
+    assert table_of(separate, fingerprints)[1].r2.min() > 0.9
+
+
+def test_same_file_given_twice_is_one_group(tmp_path):
+    picture = tmp_path / "a.png"
+    torch_free = np.zeros((4, 4, 3), np.uint8)
+    Image("a", torch_free).picture().save(picture)
+    assert image_set([picture, picture], [0.1, 0.2]).group == (str(picture),) * 2
+
+
+def test_scores_equal_those_of_scikit_learn_on_the_same_splits(rng):
+    matrix = rng.normal(size=(90, 12)).astype(np.float32)
+    images = measured(matrix @ rng.normal(size=12) + 2.0 * rng.normal(size=90), group=range(90))
+    plan, table = table_of(images, matrix, regressors=("ridge", "ols"), shuffled=True)
+    (part,), X = plan.parts, matrix.astype(np.float64)
+    theirs = {
+        "ridge": make_pipeline(StandardScaler(), RidgeCV(alphas=PENALTIES)),
+        "ols": LinearRegression(),
+    }
+    for row in table.itertuples():
+        scores = []
+        for y, out in zip(part.targets[row.target], part.is_held_out, strict=True):
+            predicted = theirs[row.regressor].fit(X[~out], y[~out]).predict(X[out])
+            scores.append(r2_score(y[out], predicted))
+        assert row.r2 == pytest.approx(np.mean(scores), abs=1e-8)
+
+
+# --- what cannot be probed -----------------------------------------------------------------------
+
+
+def message(error, images=None, **settings):
+    with pytest.raises(error) as raised:
+        probed(discs(np.random.default_rng(0), n=30) if images is None else images, **settings)
+    return str(raised.value)
+
+
+def test_too_few_images_are_refused_with_their_number():
+    few = discs(np.random.default_rng(0), n=50, subset=["many"] * 31 + ["few"] * 19)
+    assert LEAST_IMAGES == 20
+    assert message(DataError, few) == (
+        "There are 19 images of 'few', but at least 20 are needed to fit and test. "
+        "Add images, or leave 'few' out of --subset."
+    )
+
+
+def test_too_few_groups_are_refused_with_their_number():
+    few = discs(np.random.default_rng(0), n=30, group=list(np.arange(30) % 3))
+    assert message(DataError, few) == (
+        "The 30 images of 'disc' are of 3 groups, but at least 4 are needed to keep groups "
+        "apart. Give images of more groups, or a group an image."
+    )
+
+
+def test_constant_measure_is_refused_with_its_value():
+    images = replace(discs(np.random.default_rng(0), n=30), measure=np.full(30, 0.25))
+    assert message(DataError, images) == (
+        "All 30 images of 'disc' have the same measure, 0.25, so nothing can be "
+        "regressed on it. Choose images whose objects differ in size."
+    )
+
+
+def test_measure_that_is_constant_in_some_splits_is_refused():
+    measure = np.full(30, 0.25)
+    measure[7] = 0.5
+    images = replace(discs(np.random.default_rng(0), n=30), measure=measure)
+    assert message(DataError, images) == (
+        "In 5 of 5 splits of 'disc' all images to fit or to test have the same true "
+        "measure, so R² is undefined. Give more images whose objects differ in size."
+    )
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        (
+            {"regressors": ["ridge", "lasso"]},
+            "No regressor is named 'lasso'. Give one or more of ridge, ols.",
+        ),
+        (
+            {"controls": ["pixels"]},
+            "No control is named 'pixels'. Give one or more of random, shuffled.",
+        ),
+        (
+            {"repeats": 0},
+            "There cannot be 0 repeats. Give --repeats 1 or more; 10 as in the paper.",
+        ),
+    ],
+)
+def test_settings_that_do_not_exist_are_refused_with_those_that_do(settings, said):
+    assert message(DataError, **settings) == said
+
+
+def with_a_broken_file(folder):
+    """Thirty discs in files, one of which breaks off after its header."""
+    whole = discs(np.random.default_rng(0), n=30)
+    for number, image in enumerate(whole.images):
+        image.picture().save(folder / f"{number}.png")
+    broken = folder / "7.png"
+    content = broken.read_bytes()
+    broken.write_bytes(content[: len(content) // 2])
+    files = [folder / f"{number}.png" for number in range(30)]
+    return image_set(files, whole.measure, subset="disc", measure_name="area"), broken
+
+
+def test_image_that_breaks_off_is_left_out_and_named(tmp_path):
+    images, broken = with_a_broken_file(tmp_path)
+    curve = probed(images)
+    assert [left_out.name for left_out in curve.images_left_out] == [str(broken)]
+    assert set(curve.frame().n_images) == {29}
+    rest = images.rows(np.arange(30) != 7)
+    pd.testing.assert_frame_equal(probed(rest).frame(), curve.frame(), check_exact=True)
+
+
+def test_image_that_breaks_off_is_an_error_if_strict(tmp_path):
+    images, broken = with_a_broken_file(tmp_path)
+    said = message(DataError, images, strict=True)
+    assert said.startswith(f"{broken}: ") and said.endswith(" Leave it out, or drop --strict.")
+
+
+# --- incomplete weights --------------------------------------------------------------------------
+
+
+def state_without(tmp_path, *names):
+    state = planted_network().state_dict()
+    torch.save({name: state[name] for name in state if name not in names}, tmp_path / "some.pt")
+    return tmp_path / "some.pt"
+
+
+def test_layers_that_need_a_missing_tensor_are_left_out_with_the_reason(tmp_path):
+    images = discs(np.random.default_rng(0), n=40)
+    weights = state_without(tmp_path, "carry.weight", "forget.bias")
+    curve = probed(images, weights=weights, allow_partial=True)
+    assert list(by_layer(curve).index) == ["look", "mix", "area"]
+    reason = "depends on 'carry.weight', one of 2 tensors missing from the weights"
+    assert curve.layers_left_out == tuple(LeftOut(layer, reason) for layer in LAYERS[3:])
+
+
+def test_layers_before_a_missing_tensor_score_as_in_the_whole_network(tmp_path):
+    images = discs(np.random.default_rng(0), n=40)
+    weights = state_without(tmp_path, "carry.bias")
+    some = probed(images, weights=weights, allow_partial=True).frame()
+    whole = probed(images).frame()
+    here = whole[whole.layer.isin(["look", "mix", "area"])].reset_index(drop=True)
+    pd.testing.assert_frame_equal(some, here, check_exact=True)
+
+
+def test_whole_weights_leave_nothing_out(tmp_path):
+    images = discs(np.random.default_rng(0), n=30)
+    from_file = probed(images, weights=state_without(tmp_path))
+    assert from_file.layers_left_out == ()
+    pd.testing.assert_frame_equal(from_file.frame(), probed(images).frame(), check_exact=True)
+
+
+# --- the curve -----------------------------------------------------------------------------------
+
+
+def told(values, weights="pretrained", regressor="ridge", subset="mean", target="true"):
+    """Rows of a curve with the paper's names."""
+    names = [("a", ""), ("b", "add_2"), ("logits", "pre_softmax"), ("softmax", "softmax")]
+    return [
+        {
+            "model": "net", "subset": subset, "measure": "area", "layer": layer, "alias": alias,
+            "depth": number / 3, "n_features": 4, "n_images": 99, "weights": weights,
+            "target": target, "regressor": regressor, "r2": r2, "r2_low": r2 - 0.1,
+            "r2_high": r2 + 0.05, "p_value": np.nan, "seed_count": 10,
+        }
+        for number, ((layer, alias), r2) in enumerate(zip(names, values, strict=False))
+    ]  # fmt: skip
+
+
+def curve_of(*lines):
+    return Curve(pd.DataFrame([row for line in lines for row in line])[COLUMNS], (), (), ())
+
+
+@pytest.mark.parametrize(
+    ("lines", "sentence"),
+    [
+        (
+            [
+                told([0.5, 0.8, 0.3, 0.1]),
+                told([0.2, 0.25, 0.1, 0.0], weights="random"),
+                told([0.9, 0.9, 0.9, 0.9], target="shuffled"),
+                told([0.9, 0.9, 0.9, 0.9], regressor="ols"),
+                told([0.9, 0.9, 0.9, 0.9], subset="dog"),
+            ],
+            "net carries the object's scale best at b (add_2): R² 0.80 [0.70, 0.85], "
+            "0.55 above its random twin; at logits (pre_softmax) R² 0.30 is left.",
+        ),
+        (
+            [told([0.5, 0.4, 0.3, 0.6], regressor="ols")],
+            "net carries the object's scale best at softmax: R² 0.60 [0.50, 0.65]; "
+            "at logits (pre_softmax) R² 0.30 is left.",
+        ),
+        (
+            [told([0.5, 0.4, 0.6, 0.1], weights="random")],
+            "net carries the object's scale best at logits (pre_softmax): R² 0.60 [0.50, 0.65].",
+        ),
+        ([told([0.5])], "net carries the object's scale best at a: R² 0.50 [0.40, 0.55]."),
+    ],
+)
+def test_finding_is_one_sentence(lines, sentence):
+    assert curve_of(*lines).finding() == sentence
+
+
+def test_finding_names_the_planted_layer():
+    said = probed(discs(np.random.default_rng(0), n=150)).finding()
+    assert said.startswith("Sequential carries the object's scale best at ")
+    assert " best at area: " in said or " best at kept: " in said
+    assert said.endswith(" is left.") and "; at logits (pre_softmax) R² " in said
+
+
+def test_scores_are_one_line_in_order_of_the_layers():
+    backwards = told([0.5, 0.8, 0.3, 0.1])[::-1]
+    rows = curve_of(backwards, told([0.9] * 4, weights="random")).scores()
+    assert list(rows.layer) == ["a", "b", "logits", "softmax"]
+    assert list(rows.index) == [0, 1, 2, 3]
+    assert curve_of(backwards).scores(regressor="ols").empty
+
+
+def test_plot_gives_a_figure_of_the_subset_asked_for():
+    curve = probed(two_subsets(np.random.default_rng(0)), repeats=2)
+    for subset in ("mean", "cat"):
+        figure = curve.plot(subset=subset)
+        assert isinstance(figure, Figure)
+        drawn = [line.get_ydata() for axes in figure.axes for line in axes.get_lines()]
+        expected = curve.scores(subset=subset).r2
+        assert any(len(y) == len(expected) and np.allclose(y, expected) for y in drawn)
+
+
+def test_what_the_curve_was_computed_from_is_kept():
+    images = discs(np.random.default_rng(0), n=30)
+    facts = probed(images).provenance
+    assert facts["images"]["n_by_subset"] == {"disc": 30}
+    assert facts["precision"] == "float32"
+    other = replace(images, measure=images.measure + 1e-12)
+    assert probed(other).provenance["images"]["sha256"] != facts["images"]["sha256"]
+
+
+def test_no_test_writes_outside_its_own_folder(tmp_path):
+    probed(discs(np.random.default_rng(0), n=30))
+    assert [path.name for path in Path(tmp_path).iterdir()] == ["cache"]
