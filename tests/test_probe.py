@@ -18,7 +18,6 @@ from torch import nn
 from scalecut import (
     Curve,
     DataError,
-    Image,
     LayerError,
     Preprocessing,
     ProbePoint,
@@ -26,8 +25,9 @@ from scalecut import (
     probe,
 )
 from scalecut.images import LeftOut
-from scalecut.probe import COLUMNS, LEAST_IMAGES, Plan, score
+from scalecut.probe import COLUMNS, LEAST_IMAGES
 from scalecut.regression import PENALTIES
+from scalecut.scores import draw_parts, score
 
 SIDE = 32
 AS_IT_IS = Preprocessing(height=SIDE, width=SIDE, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
@@ -177,12 +177,9 @@ def test_frame_has_the_columns_of_curve_csv_and_a_row_per_combination():
     curve = probed(two_subsets(np.random.default_rng(0)), repeats=3)
     table = curve.frame()
     assert list(table.columns) == COLUMNS
-    assert (
-        COLUMNS
-        == (
-            "model subset measure layer alias depth n_features n_images weights target regressor "
-            "r2 r2_low r2_high p_value seed_count"
-        ).split()
+    assert " ".join(COLUMNS) == (
+        "model subset measure layer alias depth n_features n_images weights target regressor "
+        "r2 r2_low r2_high p_value seed_count"
     )  # the table of the design
     named = ["subset", "layer", "weights", "target", "regressor"]
     assert not table.duplicated(named).any()
@@ -270,9 +267,9 @@ POINT = ProbePoint("layer", "", 0.0, "layer", "output", channels=1)
 
 
 def table_of(images, matrix, *, repeats=5, regressors=("ridge",), shuffled=False, seed=0):
-    plan = Plan.draw(images, repeats, np.random.default_rng(seed), shuffled=shuffled)
+    parts = draw_parts(images, repeats, np.random.default_rng(seed), shuffled=shuffled)
     features = {"pretrained": {"layer": matrix.astype(np.float32)}}
-    return plan, score(plan, images, [POINT], features, regressors)
+    return parts, score(parts, [POINT], features, regressors)
 
 
 def measured(measure, **settings):
@@ -283,21 +280,21 @@ def measured(measure, **settings):
 def test_groups_are_never_on_both_sides_of_a_split(rng):
     groups = rng.integers(0, 25, size=120)
     images = measured(rng.normal(size=120), group=[f"slide {g}" for g in groups])
-    (part,) = Plan.draw(images, 10, rng, shuffled=False).parts
+    (part,) = draw_parts(images, 10, rng, shuffled=False)
     for held_out in part.is_held_out:
         assert not set(groups[held_out]) & set(groups[~held_out])
         assert len(set(groups[held_out])) / len(set(groups)) == pytest.approx(0.3, abs=0.05)
 
 
 def test_splits_of_images_without_company_are_70_to_30(rng):
-    (part,) = Plan.draw(measured(rng.normal(size=100)), 10, rng, shuffled=False).parts
+    (part,) = draw_parts(measured(rng.normal(size=100)), 10, rng, shuffled=False)
     np.testing.assert_array_equal(part.is_held_out.sum(axis=1), 30)
     assert len({tuple(held_out) for held_out in part.is_held_out}) == 10
 
 
-def test_plan_shuffles_each_repeat_anew_and_keeps_the_true_measure(rng):
+def test_measure_is_shuffled_anew_in_each_repeat_and_else_kept(rng):
     images = measured(rng.normal(size=60))
-    (part,) = Plan.draw(images, 4, rng, shuffled=True).parts
+    (part,) = draw_parts(images, 4, rng, shuffled=True)
     np.testing.assert_array_equal(part.targets["true"], np.tile(images.measure, (4, 1)))
     for shuffled in part.targets["shuffled"]:
         np.testing.assert_array_equal(np.sort(shuffled), np.sort(images.measure))
@@ -314,18 +311,11 @@ def test_leak_through_groups_is_found_only_if_groups_are_not_given(rng):
     assert table_of(separate, fingerprints)[1].r2.min() > 0.9
 
 
-def test_same_file_given_twice_is_one_group(tmp_path):
-    picture = tmp_path / "a.png"
-    torch_free = np.zeros((4, 4, 3), np.uint8)
-    Image("a", torch_free).picture().save(picture)
-    assert image_set([picture, picture], [0.1, 0.2]).group == (str(picture),) * 2
-
-
 def test_scores_equal_those_of_scikit_learn_on_the_same_splits(rng):
     matrix = rng.normal(size=(90, 12)).astype(np.float32)
     images = measured(matrix @ rng.normal(size=12) + 2.0 * rng.normal(size=90), group=range(90))
-    plan, table = table_of(images, matrix, regressors=("ridge", "ols"), shuffled=True)
-    (part,), X = plan.parts, matrix.astype(np.float64)
+    (part,), table = table_of(images, matrix, regressors=("ridge", "ols"), shuffled=True)
+    X = matrix.astype(np.float64)
     theirs = {
         "ridge": make_pipeline(StandardScaler(), RidgeCV(alphas=PENALTIES)),
         "ols": LinearRegression(),
@@ -351,7 +341,7 @@ def test_too_few_images_are_refused_with_their_number():
     few = discs(np.random.default_rng(0), n=50, subset=["many"] * 31 + ["few"] * 19)
     assert LEAST_IMAGES == 20
     assert message(DataError, few) == (
-        "There are 19 images of 'few', but at least 20 are needed to fit and test. "
+        "There are 19 images of 'few', but at least 20 are needed to fit and to test. "
         "Add images, or leave 'few' out of --subset."
     )
 
@@ -427,7 +417,7 @@ def test_image_that_breaks_off_is_left_out_and_named(tmp_path):
 def test_image_that_breaks_off_is_an_error_if_strict(tmp_path):
     images, broken = with_a_broken_file(tmp_path)
     said = message(DataError, images, strict=True)
-    assert said.startswith(f"{broken}: ") and said.endswith(" Leave it out, or drop --strict.")
+    assert said.startswith(f"{broken}: ") and said.endswith(" Mend or remove it, or drop --strict.")
 
 
 # --- incomplete weights --------------------------------------------------------------------------
@@ -482,7 +472,10 @@ def told(values, weights="pretrained", regressor="ridge", subset="mean", target=
 
 
 def curve_of(*lines):
-    return Curve(pd.DataFrame([row for line in lines for row in line])[COLUMNS], (), (), ())
+    table = pd.DataFrame([row for line in lines for row in line])[COLUMNS]
+    names = table[["layer", "alias"]].drop_duplicates().itertuples(index=False)
+    points = [replace(POINT, layer=layer, alias=alias) for layer, alias in names]
+    return Curve(table, tuple(points), (), ())
 
 
 @pytest.mark.parametrize(
