@@ -9,7 +9,7 @@ import scalecut
 
 ROWS = [
     ["errors"],
-    ["regression", "stats", "measures", "cache", "figures", "receptive"],
+    ["regression", "stats", "measures", "cache", "figures", "receptive", "twins"],
     ["images", "layers", "models"],
     ["annotations", "scenes", "features"],
     ["scores"],

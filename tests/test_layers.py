@@ -217,7 +217,6 @@ def test_a_wrapped_network_has_the_same_points_under_a_prefix(resnet18):
             assert getattr(one, what) == getattr(other, what), (one.layer, what)
 
 
-@pytest.mark.xfail(strict=True, reason="num_prefix_tokens is asked of the wrapper only")
 def test_a_wrapped_transformer_leaves_out_its_class_token_too():
     plain = timm.create_model("vit_tiny_patch16_224", img_size=32, depth=2)
     points = probe_points(Wrapped(plain), torch.rand(1, 3, 32, 32))
@@ -231,7 +230,6 @@ def test_a_shared_module_counts_once_at_its_last_call():
     assert [point.macs for point in points[:2]] == [12 * places, (12 + 16 + 16) * places]
 
 
-@pytest.mark.xfail(strict=True, reason="a shared module keeps the place of its first call")
 def test_a_shared_module_stands_where_it_is_called_last():
     points = probe_points(Shared(has_between=True), torch.zeros(1, 3, 8, 8))
     assert names(points) == ["stem", "between", "twice", *TAIL]

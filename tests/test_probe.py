@@ -2,6 +2,7 @@
 
 from collections import OrderedDict
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -57,7 +58,7 @@ def disc(rng):
     return (colour + flicker[..., None]).astype(np.uint8), inside.mean()
 
 
-def discs(rng, n=80, subset="disc", group=None):
+def discs(rng, n, subset="disc", group=None):
     pictures, areas = zip(*(disc(rng) for _ in range(n)), strict=True)
     return image_set(pictures, areas, subset=subset, group=group, measure_name="area")
 
@@ -94,8 +95,20 @@ def planted_network():
 
 
 def probed(images, network=None, **settings):
-    settings = {"preprocessing": AS_IT_IS, "precision": "float32", "repeats": 5, **settings}
+    settings = {"preprocessing": AS_IT_IS, "precision": "float32", "repeats": 3, **settings}
     return probe(network or planted_network(), images, **settings)
+
+
+@cache
+def curve_of_discs(seed=0, n=30):
+    """Probed once for all tests that only read it."""
+    return probed(discs(np.random.default_rng(seed), n))
+
+
+@cache
+def curve_of_two_subsets():
+    subset = ["cat"] * 30 + ["dog"] * 40
+    return probed(discs(np.random.default_rng(0), n=70, subset=subset))
 
 
 def by_layer(curve, **line):
@@ -105,8 +118,9 @@ def by_layer(curve, **line):
 # --- the planted network -------------------------------------------------------------------------
 
 
-def test_the_rise_and_the_fall_are_found_where_they_were_planted(rng):
-    curve = probed(discs(rng, n=150))
+@pytest.mark.parametrize("seed", [0, 1])
+def test_the_rise_and_the_fall_are_found_where_they_were_planted(seed):
+    curve = curve_of_discs(seed, n=100)
     for regressor in ("ridge", "ols"):
         r2 = by_layer(curve, regressor=regressor)
         assert list(r2.index) == LAYERS
@@ -115,8 +129,9 @@ def test_the_rise_and_the_fall_are_found_where_they_were_planted(rng):
     assert r2.idxmax() in ("area", "kept")
 
 
-def test_controls_come_along_and_the_shuffled_measure_is_not_found(rng):
-    table = probed(discs(rng, n=150)).frame()
+@pytest.mark.parametrize("seed", [0, 1])
+def test_controls_come_along_and_the_shuffled_measure_is_not_found(seed):
+    table = curve_of_discs(seed, n=100).frame()
     lines = set(table[["weights", "target", "regressor"]].itertuples(index=False, name=None))
     assert lines == {
         (weights, target, regressor)
@@ -125,20 +140,29 @@ def test_controls_come_along_and_the_shuffled_measure_is_not_found(rng):
         for regressor in ("ridge", "ols")
     }
     assert table[table.target == "shuffled"].r2.max() <= 0.05
-    assert table[(table.target == "shuffled") & (table.regressor == "ridge")].r2.min() > -0.2
+    # no explosion; in one split of seed 1 chance alone puts the two means 0.7 deviations apart
+    assert table[(table.target == "shuffled") & (table.regressor == "ridge")].r2.min() > -0.3
 
 
-def test_peak_stands_above_the_random_twin():
-    curve = probed(discs(np.random.default_rng(0)))
+@pytest.mark.parametrize("seed", [0, 1])
+def test_peak_stands_above_the_random_twin(seed):
+    curve = curve_of_discs(seed, n=100)
     twin = by_layer(curve, weights="random")
     assert list(twin.index) == LAYERS
-    assert not np.allclose(twin, by_layer(curve))
+    assert by_layer(curve)["area"] - twin["area"] > 0.5
+
+
+def test_rows_of_the_twin_are_those_of_random_weights_probed_by_themselves():
+    images = discs(np.random.default_rng(0), n=30)
+    table = curve_of_discs().frame()
+    beside = table[table.weights == "random"].reset_index(drop=True)
+    pd.testing.assert_frame_equal(probed(images, weights="random").frame(), beside)
 
 
 def test_layer_that_multiplies_by_zero_is_answered_like_the_mean():
     network = planted_network()
     network.forget.weight.data.zero_()
-    curve = probed(discs(np.random.default_rng(0)), network)
+    curve = probed(discs(np.random.default_rng(0), n=50), network)
     for target in ("true", "shuffled"):
         for regressor in ("ridge", "ols"):
             r2 = by_layer(curve, target=target, regressor=regressor)["colour":"softmax"]
@@ -169,12 +193,8 @@ def test_layers_can_be_chosen_by_name_alias_and_glob():
 # --- the frame -----------------------------------------------------------------------------------
 
 
-def two_subsets(rng):
-    return discs(rng, n=70, subset=["cat"] * 30 + ["dog"] * 40)
-
-
 def test_frame_has_the_columns_of_curve_csv_and_a_row_per_combination():
-    curve = probed(two_subsets(np.random.default_rng(0)), repeats=3)
+    curve = curve_of_two_subsets()
     table = curve.frame()
     assert list(table.columns) == COLUMNS
     assert " ".join(COLUMNS) == (
@@ -197,7 +217,7 @@ def test_frame_has_the_columns_of_curve_csv_and_a_row_per_combination():
 
 
 def test_row_of_the_mean_is_the_mean_of_the_subsets():
-    table = probed(two_subsets(np.random.default_rng(0)), repeats=3).frame()
+    table = curve_of_two_subsets().frame()
     named = ["layer", "weights", "target", "regressor"]
     by_subset = table.set_index(["subset", *named]).unstack("subset")
     cat, dog, mean = (by_subset.xs(s, axis=1, level="subset") for s in ("cat", "dog", "mean"))
@@ -208,7 +228,7 @@ def test_row_of_the_mean_is_the_mean_of_the_subsets():
 
 
 def test_mean_of_one_subset_is_that_subset():
-    table = probed(discs(np.random.default_rng(0), n=30)).frame()
+    table = curve_of_discs().frame()
     one, mean = (
         table[table.subset == subset].reset_index(drop=True) for subset in ("disc", "mean")
     )
@@ -216,9 +236,12 @@ def test_mean_of_one_subset_is_that_subset():
 
 
 def test_frame_is_a_copy():
-    curve = probed(discs(np.random.default_rng(0), n=30), repeats=1)
-    curve.frame()["r2"] = 0.5
-    assert (curve.frame().r2 != 0.5).any()
+    curve = curve_of_discs()
+    given = curve.frame()
+    given["r2"] = 0.5
+    given.loc[0, "model"] = "another"
+    assert (curve.frame().r2 != 0.5).all()
+    assert (curve.frame().model == "Sequential").all()
 
 
 def test_same_seed_gives_the_same_frame_from_the_cache_or_not(tmp_path, monkeypatch):
@@ -233,7 +256,7 @@ def test_same_seed_gives_the_same_frame_from_the_cache_or_not(tmp_path, monkeypa
 
 def test_another_seed_gives_other_splits_and_another_twin():
     images = discs(np.random.default_rng(0), n=30)
-    here, there = probed(images), probed(images, seed=1)
+    here, there = curve_of_discs(), probed(images, seed=1)
     assert (by_layer(here) != by_layer(there)).all()
     assert (by_layer(here, weights="random") != by_layer(there, weights="random")).all()
 
@@ -307,8 +330,9 @@ def test_leak_through_groups_is_found_only_if_groups_are_not_given(rng):
     measure = rng.normal(size=30)[of] + 0.1 * rng.normal(size=150)
     grouped = measured(measure, group=list(of))
     separate = measured(measure, group=list(range(150)))
-    assert table_of(grouped, fingerprints)[1].r2.max() < 0.1
-    assert table_of(separate, fingerprints)[1].r2.min() > 0.9
+    # with a penalty chosen image by image inside the training part it would be below -1.5
+    assert table_of(grouped, fingerprints)[1].r2.between(-1.0, 0.1).all()
+    assert table_of(separate, fingerprints)[1].r2.min() > 0.6
 
 
 def test_scores_equal_those_of_scikit_learn_on_the_same_splits(rng):
@@ -367,7 +391,7 @@ def test_measure_that_is_constant_in_some_splits_is_refused():
     measure[7] = 0.5
     images = replace(discs(np.random.default_rng(0), n=30), measure=measure)
     assert message(DataError, images) == (
-        "In 5 of 5 splits of 'disc' all images to fit or to test have the same true "
+        "In 3 of 3 splits of 'disc' all images to fit or to test have the same true "
         "measure, so R² is undefined. Give more images whose objects differ in size."
     )
 
@@ -407,8 +431,11 @@ def with_a_broken_file(folder):
 
 def test_image_that_breaks_off_is_left_out_and_named(tmp_path):
     images, broken = with_a_broken_file(tmp_path)
+    before = LeftOut("earlier", "it was left out when the images were read")
+    images = replace(images, left_out=(before,))
     curve = probed(images)
-    assert [left_out.name for left_out in curve.images_left_out] == [str(broken)]
+    assert curve.images_left_out[0] == before
+    assert [left_out.name for left_out in curve.images_left_out[1:]] == [str(broken)]
     assert set(curve.frame().n_images) == {29}
     rest = images.rows(np.arange(30) != 7)
     pd.testing.assert_frame_equal(probed(rest).frame(), curve.frame(), check_exact=True)
@@ -435,14 +462,15 @@ def test_layers_that_need_a_missing_tensor_are_left_out_with_the_reason(tmp_path
     curve = probed(images, weights=weights, allow_partial=True)
     assert list(by_layer(curve).index) == ["look", "mix", "area"]
     reason = "depends on 'carry.weight', one of 2 tensors missing from the weights"
-    assert curve.layers_left_out == tuple(LeftOut(layer, reason) for layer in LAYERS[3:])
+    ruined = ["kept", "colour", "pooled", "logits (pre_softmax)", "softmax"]
+    assert curve.layers_left_out == tuple(LeftOut(layer, reason) for layer in ruined)
 
 
 def test_layers_before_a_missing_tensor_score_as_in_the_whole_network(tmp_path):
-    images = discs(np.random.default_rng(0), n=40)
+    images = discs(np.random.default_rng(0), n=30)
     weights = state_without(tmp_path, "carry.bias")
     some = probed(images, weights=weights, allow_partial=True).frame()
-    whole = probed(images).frame()
+    whole = curve_of_discs().frame()
     here = whole[whole.layer.isin(["look", "mix", "area"])].reset_index(drop=True)
     pd.testing.assert_frame_equal(some, here, check_exact=True)
 
@@ -451,7 +479,7 @@ def test_whole_weights_leave_nothing_out(tmp_path):
     images = discs(np.random.default_rng(0), n=30)
     from_file = probed(images, weights=state_without(tmp_path))
     assert from_file.layers_left_out == ()
-    pd.testing.assert_frame_equal(from_file.frame(), probed(images).frame(), check_exact=True)
+    pd.testing.assert_frame_equal(from_file.frame(), curve_of_discs().frame(), check_exact=True)
 
 
 # --- the curve -----------------------------------------------------------------------------------
@@ -509,7 +537,7 @@ def test_finding_is_one_sentence(lines, sentence):
 
 
 def test_finding_names_the_planted_layer():
-    said = probed(discs(np.random.default_rng(0), n=150)).finding()
+    said = curve_of_discs(n=100).finding()
     assert said.startswith("Sequential carries the object's scale best at ")
     assert " best at area: " in said or " best at kept: " in said
     assert said.endswith(" is left.") and "; at logits (pre_softmax) R² " in said
@@ -524,7 +552,7 @@ def test_scores_are_one_line_in_order_of_the_layers():
 
 
 def test_plot_gives_a_figure_of_the_subset_asked_for():
-    curve = probed(two_subsets(np.random.default_rng(0)), repeats=2)
+    curve = curve_of_two_subsets()
     for subset in ("mean", "cat"):
         figure = curve.plot(subset=subset)
         assert isinstance(figure, Figure)
@@ -535,7 +563,7 @@ def test_plot_gives_a_figure_of_the_subset_asked_for():
 
 def test_what_the_curve_was_computed_from_is_kept():
     images = discs(np.random.default_rng(0), n=30)
-    facts = probed(images).provenance
+    facts = curve_of_discs().provenance
     assert facts["images"]["n_by_subset"] == {"disc": 30}
     assert facts["precision"] == "float32"
     other = replace(images, measure=images.measure + 1e-12)

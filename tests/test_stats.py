@@ -158,29 +158,35 @@ def test_every_image_once_gives_the_score_itself(rng):
 
 
 @pytest.mark.parametrize("level", [0.5, 0.95])
-def test_interval_is_between_two_quantiles(rng, level):
-    draws = rng.normal(size=(500, 3))
-    low, high = interval(draws, level)
-    np.testing.assert_allclose(low, np.quantile(draws, (1 - level) / 2, axis=0))
-    np.testing.assert_allclose(high, np.quantile(draws, (1 + level) / 2, axis=0))
+def test_interval_mirrors_two_quantiles_at_the_score(rng, level):
+    draws = rng.normal(size=(500, 3)) * 0.1
+    r2 = np.array([0.1, 0.2, 0.3])
+    low, high = interval(r2, draws, level)
+    np.testing.assert_allclose(r2 - low, np.quantile(draws, (1 + level) / 2, axis=0) - r2)
+    np.testing.assert_allclose(high - r2, r2 - np.quantile(draws, (1 - level) / 2, axis=0))
+
+
+def test_interval_ends_at_one():
+    draws = np.linspace(0.5, 0.9, 100)
+    assert interval(0.9, draws)[1] == 1.0
 
 
 def test_interval_of_one_score_is_two_numbers_at_95_percent(rng):
-    draws = rng.normal(size=500)
-    low, high = interval(draws)
+    draws = rng.normal(size=500) * 0.1
+    low, high = interval(0.0, draws)
     assert isinstance(low, float) and isinstance(high, float)
-    np.testing.assert_allclose((low, high), np.quantile(draws, (0.025, 0.975)))
+    np.testing.assert_allclose((-high, -low), np.quantile(draws, (0.025, 0.975)))
 
 
 def test_draws_without_a_score_are_passed_over(rng):
     draws = rng.normal(size=(500, 2))
     with_gaps = np.insert(draws, [0, 100, 500], np.nan, axis=0)
-    np.testing.assert_allclose(interval(with_gaps), interval(draws))
+    np.testing.assert_allclose(interval(np.zeros(2), with_gaps), interval(np.zeros(2), draws))
 
 
-def planted_intervals(rng, groups, noise, resampled, d=4, repeats=5):
+def planted_interval(rng, groups, noise, resampled, slope, d=4, repeats=5):
     """The true R² of fits to a planted linear model, and its interval from the held-out images."""
-    n, weights = len(groups), np.ones(d)
+    n, weights = len(groups), np.full(d, slope)
     X = rng.normal(size=(n, d))
     y = X @ weights + noise(rng, groups)
     measure = np.tile(y, (repeats, 1))
@@ -193,27 +199,37 @@ def planted_intervals(rng, groups, noise, resampled, d=4, repeats=5):
         # features and noise are of variance 1, so the error on new images is known exactly
         true.append(1 - (np.sum((weights - found) ** 2) + 1) / (np.sum(weights**2) + 1))
     counts = group_draws(resampled(groups), rng, draws=400)
-    low, high = interval(bootstrap_r_squared(measure, squares, is_held_out, counts)[:, 0])
+    counts = np.vstack([np.ones(n), counts])
+    draws = bootstrap_r_squared(measure, squares, is_held_out, counts)[:, 0]
+    low, high = interval(draws[0], draws[1:])
     return low, np.mean(true), high
 
 
-def coverage(groups, noise, resampled=lambda groups: groups, simulations=100):
+def coverage(groups, noise, resampled=lambda groups: groups, slope=1.0, simulations=100):
     rng = np.random.default_rng(0)
-    found = [planted_intervals(rng, groups, noise, resampled) for _ in range(simulations)]
+    found = [planted_interval(rng, groups, noise, resampled, slope) for _ in range(simulations)]
     return np.mean([low <= true <= high for low, true, high in found])
 
 
+def of_each_image(rng, groups):
+    return rng.normal(size=len(groups))
+
+
+def of_each_group(rng, groups):
+    return rng.normal(size=groups.max() + 1)[groups]
+
+
 def test_interval_covers_the_true_score_of_the_fits():
-    assert 0.88 <= coverage(np.arange(150), lambda rng, g: rng.normal(size=len(g))) <= 0.99
+    assert 0.88 <= coverage(np.arange(150), of_each_image) <= 0.99
 
 
 def test_interval_covers_where_images_of_a_group_err_alike_if_whole_groups_are_drawn():
     groups = np.repeat(np.arange(60), 8)
-
-    def shared(rng, groups):
-        return rng.normal(size=60)[groups]
-
-    by_group = coverage(groups, shared)
-    by_image = coverage(groups, shared, resampled=lambda groups: np.arange(len(groups)))
+    by_group = coverage(groups, of_each_group)
+    by_image = coverage(groups, of_each_group, resampled=lambda groups: np.arange(len(groups)))
     assert 0.85 <= by_group <= 0.99
     assert by_image < by_group - 0.1
+
+
+def test_interval_covers_where_the_features_say_nothing():
+    assert coverage(np.arange(150), of_each_image, slope=0.0) >= 0.85

@@ -96,7 +96,9 @@ def clear() -> None:
     try:
         shutil.rmtree(_features(), ignore_errors=not _features().exists())
     except OSError as error:
-        raise OutputError(f"The cache {folder()} cannot be cleared ({error.strerror}).") from error
+        raise OutputError(
+            f"The cache {folder()} cannot be cleared ({error.strerror}). Delete it by hand."
+        ) from error
 
 
 def _features() -> Path:

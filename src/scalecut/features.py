@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from . import cache
 from .errors import DataError, LayerError, ModelError
 from .images import Image, LeftOut, fitted
-from .layers import SOFTMAX, ProbePoint, channel_axis
+from .layers import SOFTMAX, ProbePoint, channel_axis, tensors_in
 from .measures import Frame
 from .models import Network, Preprocessing, tensors_sha256
 
@@ -76,13 +76,14 @@ def pooled_outputs(
         return lambda module, args, output: keep(point, output)
 
     def reads_input(point: ProbePoint) -> Callable[..., None]:
-        return lambda module, args: keep(point, args[0])
+        return lambda module, args, kwargs: keep(point, next(tensors_in([args, kwargs]), None))
 
     with ExitStack() as undo:
         for point in points:
             module = modules[point.module]
             if point.side == "input":
-                undo.callback(module.register_forward_pre_hook(reads_input(point)).remove)
+                hook = reads_input(point)
+                undo.callback(module.register_forward_pre_hook(hook, with_kwargs=True).remove)
             else:
                 undo.callback(module.register_forward_hook(reads_output(point)).remove)
         yield outputs
@@ -139,7 +140,7 @@ def extract(
         table.fill(shard.images, shard.matrices)
     first_with = {key: index for index, key in reversed(keys.items())}
     pending = sorted(index for key, index in first_with.items() if not table.has(key))
-    n_done = len(keys) - len(pending)
+    n_done, n_computed = len(keys) - len(pending), 0
     if progress:
         progress(stage, n_done, len(keys))
     with forward(network, points, precision, device) as pooled:
@@ -151,6 +152,7 @@ def extract(
                 matrices = dict(zip(table.names, pooled(batch), strict=True))
                 cache.add_shard(setting, [keys[i] for i in numbers], matrices)
                 table.fill([keys[i] for i in numbers], matrices)
+                n_computed += len(numbers)
             n_done += len(numbers) + len(bad)
             if progress:
                 progress(stage, n_done, len(keys))
@@ -167,9 +169,7 @@ def extract(
         LeftOut(images[i].name, unreadable.get(i) or twins[keys[i]])
         for i in map(int, np.flatnonzero(~is_read))
     )
-    return Features(
-        matrices, is_read, left_out, precision, len(pending), time.perf_counter() - start
-    )
+    return Features(matrices, is_read, left_out, precision, n_computed, time.perf_counter() - start)
 
 
 class _Table:
@@ -294,7 +294,9 @@ def answerable(
     left_out = tuple(
         LeftOut(
             point.label,
-            f"depends on {causes[point.layer]!r}, one of {n} tensors missing from the weights",
+            f"depends on {causes[point.layer]!r}, one of {n} tensors missing from the weights"
+            if point.layer in causes
+            else "depends on more than one missing tensor, or its output is not finite",
         )
         for point in ruined
     )
@@ -364,7 +366,7 @@ def _ending_early(
         if names <= outputs.keys():
             raise _AllRead
 
-    if last is None or not last.module or sum(last.module == p.module for p in points) > 1:
+    if last is None or last.n_calls > 1 or [p.module for p in points].count(last.module) > 1:
         yield
         return
     watched = modules[last.module]

@@ -16,8 +16,10 @@ their last call.
 
 import difflib
 import fnmatch
+import functools
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 
@@ -48,6 +50,7 @@ class ProbePoint:
         receptive_field: side in input pixels; None where attention or global pooling undoes it.
         parameters: numbers of the network that the point depends on; None if it runs without grad.
         macs: multiply-accumulates for one image, of all that is executed up to the point.
+        n_calls: how often the module runs in one pass; the last time counts.
     """
 
     layer: str
@@ -62,6 +65,7 @@ class ProbePoint:
     receptive_field: int | None = None
     parameters: int | None = None
     macs: int = 0
+    n_calls: int = 1
 
     @property
     def label(self) -> str:
@@ -113,8 +117,13 @@ def probe_points(network: nn.Module, image: Tensor, also: Sequence[str] = ()) ->
             f"{type(network).__name__} executes no layer with weights, so nothing can be probed. "
             "Give a network with convolutions or linear layers."
         )
-    taps = list({name: (name, call, side) for name, call, side in taps}.values())
-    points = [_point(network, image, *tap) for tap in taps]
+    last_calls: dict[str, _Tap] = {}
+    for tap in taps:
+        last_calls.pop(tap[0], None)
+        last_calls[tap[0]] = tap
+    taps = list(last_calls.values())
+    n_calls = Counter(call.name for call in _all_calls(root))
+    points = [_point(network, image, *tap, n_calls[tap[1].name]) for tap in taps]
     last = max(len(points) - 1, 1)
     names = _aliases([(point, tap[1].module) for point, tap in zip(points, taps, strict=True)])
     return [
@@ -158,22 +167,19 @@ def _watched(network: nn.Module) -> Iterator[list[_Call]]:
     counter = FlopCounterMode(display=False)
     clock = itertools.count()
 
-    def start(name: str) -> Callable[..., None]:
-        def hook(module: nn.Module, args: tuple, kwargs: dict) -> None:
-            given = next(_tensors([args, list(kwargs.values())]), None)
-            call = _Call(
-                name, module, given, macs_before=counter.get_total_flops() // 2, started=next(clock)
-            )
-            call.given_key = None if given is None else _key(given)
-            if running:
-                running[-1].children.append(call)
-            running.append(call)
-
-        return hook
+    def start(name: str, module: nn.Module, args: tuple, kwargs: dict) -> None:
+        given = next(tensors_in([args, list(kwargs.values())]), None)
+        call = _Call(
+            name, module, given, macs_before=counter.get_total_flops() // 2, started=next(clock)
+        )
+        call.given_key = None if given is None else _key(given)
+        if running:
+            running[-1].children.append(call)
+        running.append(call)
 
     def stop(module: nn.Module, args: tuple, output: object) -> None:
         call = running.pop()
-        made = list(_tensors(output))
+        made = list(tensors_in(output))
         call.made = made[0] if isinstance(output, Tensor) and made else made
         call.made_key = _key(made[0]) if len(made) == 1 else None
         call.macs_after = counter.get_total_flops() // 2
@@ -184,7 +190,8 @@ def _watched(network: nn.Module) -> Iterator[list[_Call]]:
     was_training = {module: module.training for module in network.modules()}
     with ExitStack() as undo:
         for name, module in network.named_modules():
-            undo.callback(module.register_forward_pre_hook(start(name), with_kwargs=True).remove)
+            begin = functools.partial(start, name)
+            undo.callback(module.register_forward_pre_hook(begin, with_kwargs=True).remove)
             undo.callback(module.register_forward_hook(stop).remove)
         try:
             network.eval()
@@ -200,16 +207,16 @@ def _watched(network: nn.Module) -> Iterator[list[_Call]]:
                 module.training = training
 
 
-def _tensors(found: object) -> Iterator[Tensor]:
+def tensors_in(found: object) -> Iterator[Tensor]:
     """Floating-point tensors in nested lists, tuples and dicts, in order."""
     if isinstance(found, Tensor):
         if found.is_floating_point():
             yield found
     elif isinstance(found, dict):
-        yield from _tensors(list(found.values()))
+        yield from tensors_in(list(found.values()))
     elif isinstance(found, list | tuple):
         for item in found:
-            yield from _tensors(item)
+            yield from tensors_in(item)
 
 
 def _key(tensor: Tensor) -> tuple[int, int]:
@@ -289,13 +296,18 @@ def _before_activation(block: _Call) -> _Tap:
 
 
 def _ends_of_weight_layers(leaves: list[_Call]) -> list[_Call]:
-    """For every weight layer the last of the norm and activation that follow it."""
+    """For every weight layer the last of the norm and activation that follow it.
+
+    An activation that is shared stands for no layer: it is called again later.
+    """
+    n_calls = Counter(call.name for call in leaves)
     ends: list[_Call] = []
     for call in leaves:
         if _n_weights(call):
             ends.append(call)
         elif (
             ends
+            and n_calls[call.name] == 1
             and call.given_key == ends[-1].made_key != call.made_key
             and isinstance(call.given, Tensor)
             and isinstance(call.made, Tensor)
@@ -381,12 +393,15 @@ def _aliases(points: Sequence[tuple[ProbePoint, nn.Module]]) -> list[str]:
 # --- what is known of a point --------------------------------------------------------------------
 
 
-def _point(network: nn.Module, image: Tensor, name: str, call: _Call, side: str) -> ProbePoint:
+def _point(
+    network: nn.Module, image: Tensor, name: str, call: _Call, side: str, n_calls: int
+) -> ProbePoint:
     value = call.given if side == "input" else call.made
     maps = [value] if isinstance(value, Tensor) else list(value or [])
-    axis = channel_axis(maps[0], network)
-    reach = reach_of(maps[0], image)
-    is_map = maps[0].ndim > 2
+    axis = channel_axis(maps[0], _owner_of(network, call.name, "output_fmt"))
+    tokens = _owner_of(network, call.name, "num_prefix_tokens") if maps[0].ndim == 3 else None
+    reach = reach_of(maps, image)
+    is_map = maps[0].ndim > 2 and name != POOLED
     return ProbePoint(
         layer=name,
         alias="",
@@ -395,12 +410,23 @@ def _point(network: nn.Module, image: Tensor, name: str, call: _Call, side: str)
         side=side,
         channels=sum(each.shape[axis] for each in maps),
         channel_axis=axis,
-        prefix_tokens=getattr(network, "num_prefix_tokens", 0) if maps[0].ndim == 3 else 0,
+        prefix_tokens=getattr(tokens, "num_prefix_tokens", 0),
         stride=(reach.stride or _stride_of(maps[0], axis, image)) if is_map else None,
         receptive_field=reach.field if is_map else None,
         parameters=reach.parameters,
         macs=call.macs_before if side == "input" else call.macs_after,
+        n_calls=n_calls,
     )
+
+
+def _owner_of(network: nn.Module, name: str, attribute: str) -> nn.Module | None:
+    """The innermost module around `name` that says something of its outputs, as timm's do."""
+    parts = name.split(".") if name else []
+    for n in range(len(parts), -1, -1):
+        module = network.get_submodule(".".join(parts[:n]))
+        if hasattr(module, attribute):
+            return module
+    return None
 
 
 def channel_axis(output: Tensor, network: nn.Module | None = None) -> int:

@@ -11,8 +11,8 @@ import hashlib
 import importlib
 import pickle
 import sys
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import contextmanager
+import warnings
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
@@ -31,6 +31,7 @@ from torch import Tensor, nn
 from .cache import folder
 from .errors import ModelError
 from .measures import Frame
+from .twins import open_branches, reinitialised, seeded, take_statistics
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -136,26 +137,24 @@ def load_network(
         ModelError: if the network is not known or the weights are not found or do not fit.
     """
     if isinstance(model, nn.Module):
-        kept = Weights("pretrained", "the weights the module came with")
-        if weights not in ("pretrained", "random"):
-            kept = _load_file(
-                model := copy.deepcopy(model), type(model).__name__, Path(weights), allow_partial
-            )
-        network = Network(
-            type(model).__name__, model.eval(), preprocessing or _own_preprocessing(model), kept
-        )
-        return random_twin(network, seed) if weights == "random" else network
-    build = _builder(model)
-    module = _seeded(build, seed)
-    own = preprocessing or (HE_2015 if model == "resnet50_v1" else _own_preprocessing(module))
-    network = Network(model, module.eval(), own, Weights("random", f"seed {seed}"), build)
-    if weights == "random":
-        return network
-    if weights == "pretrained":
-        found = _load_pretrained(module, model)
+        module, name = copy.deepcopy(model).eval(), type(model).__name__
+        own = preprocessing or _own_preprocessing(module)
+        given = Weights("pretrained", "the weights the module came with")
+        network = Network(name, module, own, given)
+        if weights == "random":
+            return random_twin(network, seed)
     else:
-        found = _load_file(module, model, Path(weights), allow_partial)
-    return replace(network, weights=found)
+        build, has_weights = _builder(model)
+        fresh = (lambda: reinitialised(build())) if has_weights else build
+        name, module = model, seeded(fresh if weights == "random" else build, seed).eval()
+        own = preprocessing or (HE_2015 if model == "resnet50_v1" else _own_preprocessing(module))
+        given = Weights("pretrained", "the weights the factory gave") if has_weights else None
+        network = Network(name, module, own, given or Weights("random", f"seed {seed}"), fresh)
+        if weights == "random":
+            return replace(network, weights=Weights("random", f"seed {seed}"))
+    if weights != "pretrained":
+        return replace(network, weights=_load_file(module, name, Path(weights), allow_partial))
+    return replace(network, weights=given or _load_pretrained(module, name, allow_partial))
 
 
 def random_twin(network: Network, seed: int, batches: Iterable[Tensor] = ()) -> Network:
@@ -170,16 +169,13 @@ def random_twin(network: Network, seed: int, batches: Iterable[Tensor] = ()) -> 
         batches: inputs as the network takes them, from the images that it will be probed on.
     """
     if network.build is not None:
-        twin = _seeded(network.build, seed)
+        twin = seeded(network.build, seed)
     else:
-        twin = _seeded(lambda: _reinitialised(network.module), seed)
-    with torch.no_grad():
-        for name, parameter in twin.named_parameters():
-            if _is_shut(name, parameter):
-                parameter.fill_(1.0)
+        twin = seeded(lambda: reinitialised(network.module), seed)
+    open_branches(twin)
     device = next((p.device for p in network.module.parameters()), torch.device("cpu"))
     twin = twin.to(device).eval()
-    _take_statistics(twin, batches)
+    take_statistics(twin, batches)
     return replace(network, module=twin, weights=Weights("random", f"seed {seed}"))
 
 
@@ -203,13 +199,14 @@ def weights_places(model: str) -> list[Path]:
 # --- building ------------------------------------------------------------------------------------
 
 
-def _builder(model: str) -> Callable[[], nn.Module]:
+def _builder(model: str) -> tuple[Callable[[], nn.Module], bool]:
+    """What makes the network, and whether it comes with weights of its own."""
     if model == "resnet50_v1":
-        return _resnet50_v1
-    if ":" in model and not model.startswith("hf-hub"):
-        return _factory(model)
+        return _resnet50_v1, False
+    if ":" in model:
+        return _factory(model), True
     if timm.is_model(model):
-        return lambda: timm.create_model(model, pretrained=False)
+        return lambda: timm.create_model(model, pretrained=False), False
     names = ["resnet50_v1", *timm.list_models()]
     near = difflib.get_close_matches(model, names, n=3, cutoff=0.5) or ["resnet50", "inception_v3"]
     raise ModelError(
@@ -223,7 +220,7 @@ def _factory(spec: str) -> Callable[[], nn.Module]:
     sys.path.insert(0, str(Path.cwd()))
     try:
         factory = getattr(importlib.import_module(path), name)
-    except (ImportError, AttributeError) as error:
+    except (ImportError, AttributeError, ValueError) as error:
         raise ModelError(
             f"{spec!r} could not be imported ({error}). Give module.path:factory, where factory() "
             "returns the network, and start from the folder that holds the module or install it."
@@ -281,7 +278,7 @@ def _own_preprocessing(module: nn.Module) -> Preprocessing:
 # --- weights -------------------------------------------------------------------------------------
 
 
-def _load_pretrained(module: nn.Module, model: str) -> Weights:
+def _load_pretrained(module: nn.Module, model: str, allow_partial: bool) -> Weights:
     """From an installed package, a local cache, or timm's hub, in this order."""
     if model in PACKAGES:
         path = _package_file(PACKAGES[model])
@@ -293,16 +290,13 @@ def _load_pretrained(module: nn.Module, model: str) -> Weights:
             )
     for path in weights_places(model):
         if path.is_file():
-            return _load_file(module, model, path, allow_partial=False)
-    if ":" in model:
-        return Weights("pretrained", "the weights the factory gave")
+            return _load_file(module, model, path, allow_partial)
     config = getattr(module, "pretrained_cfg", {}) if model != "resnet50_v1" else {}
     hub = config.get("hf_hub_id")
     cached = huggingface_hub.try_to_load_from_cache(hub, "model.safetensors") if hub else None
     if isinstance(cached, str):
-        return replace(
-            _load_file(module, model, Path(cached), allow_partial=False), source=f"hub cache {hub}"
-        )
+        found = _load_file(module, model, Path(cached), allow_partial)
+        return replace(found, source=f"hub cache {hub}")
     return _download(module, model, config)
 
 
@@ -355,8 +349,23 @@ def _load_file(module: nn.Module, model: str, path: Path, allow_partial: bool) -
     module.load_state_dict(fits, strict=False)
     with torch.no_grad():
         for name in missing:
-            wanted[name].copy_(torch.full_like(wanted[name], float("nan")))
+            if wanted[name].is_floating_point():
+                wanted[name].fill_(float("nan"))
     return Weights("pretrained", f"file {path.name}", _sha256(path), missing, ignored)
+
+
+# What torch, safetensors and timm raise on files that are something else.
+_UNREADABLE = (
+    OSError,
+    RuntimeError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    LookupError,
+    EOFError,
+    pickle.UnpicklingError,
+    safetensors.SafetensorError,
+)
 
 
 def _read(path: Path) -> dict[str, Tensor]:
@@ -366,20 +375,14 @@ def _read(path: Path) -> dict[str, Tensor]:
             "state-dict file, or `pretrained` or `random`."
         )
     try:
-        state = load_state_dict(str(path), weights_only=True)
-    except (
-        OSError,
-        RuntimeError,
-        ValueError,
-        pickle.UnpicklingError,
-        EOFError,
-        safetensors.SafetensorError,
-    ) as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch on odd pickles, which it then refuses
+            state = load_state_dict(str(path), weights_only=True)
+    except _UNREADABLE as error:
         raise ModelError(
-            f"{path.name} cannot be read as weights: it is neither safetensors nor a state dict "
-            "of tensors alone "
-            "(other pickles are not opened, they could run code). Save model.state_dict() with "
-            "safetensors."
+            f"{path.name} cannot be read as weights: it is neither safetensors nor a state dict of "
+            "tensors alone (other pickles are not opened, they could run code). Save "
+            "model.state_dict() with safetensors."
         ) from error
     state = {name: tensor for name, tensor in state.items() if isinstance(tensor, Tensor)}
     if not state:
@@ -420,77 +423,3 @@ def _sha256(path: Path) -> str:
 
 def _first(state: dict[str, Tensor]) -> str:
     return next(iter(state))
-
-
-# --- random twins --------------------------------------------------------------------------------
-
-
-def _seeded(build: Callable[[], nn.Module], seed: int) -> nn.Module:
-    """Build under a seed, the caller's random state untouched: the one place torch is seeded."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return build()
-
-
-def _reinitialised(module: nn.Module) -> nn.Module:
-    """A copy with fresh weights; parameters that no layer resets keep their spread."""
-    twin = copy.deepcopy(module)
-    reset: set[int] = set()
-    for layer in twin.modules():
-        reset_parameters = getattr(layer, "reset_parameters", None)
-        if callable(reset_parameters):
-            reset_parameters()
-            reset.update(id(parameter) for parameter in layer.parameters(recurse=False))
-    with torch.no_grad():
-        for parameter in twin.parameters():
-            if (
-                id(parameter) not in reset
-                and parameter.is_floating_point()
-                and parameter.numel() > 1
-            ):
-                parameter.normal_(0.0, max(float(parameter.nan_to_num().std()), 1e-3))
-    return twin
-
-
-def _is_shut(name: str, parameter: nn.Parameter) -> bool:
-    """Whether a scale (norm weight, layer scale) starts so near zero that its branch is shut."""
-    last = name.rpartition(".")[2]
-    if parameter.ndim > 1 and max(parameter.shape) != parameter.numel():
-        return False
-    if (
-        not parameter.is_floating_point()
-        or "bias" in last
-        or "beta" in last
-        or "token" in last
-        or "pos" in last
-    ):
-        return False
-    values = parameter.detach()
-    return bool((values == values.flatten()[0]).all() and values.abs().max() < 0.1)
-
-
-def _take_statistics(module: nn.Module, batches: Iterable[Tensor]) -> None:
-    """Set every batch norm to the mean statistics over `batches`."""
-    norms = [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-    norms = [norm for norm in norms if norm.track_running_stats]
-    if not norms:
-        return
-    with _cumulative(norms), torch.no_grad():
-        for batch in batches:
-            module(batch)
-
-
-@contextmanager
-def _cumulative(norms: Sequence[nn.modules.batchnorm._BatchNorm]):
-    """Batch norms that average over all batches seen, in training mode; nothing else trains."""
-    momentum = [norm.momentum for norm in norms]
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None
-        norm.train()
-    try:
-        yield
-    finally:
-        for norm, value in zip(norms, momentum, strict=True):
-            norm.momentum = value
-            norm.eval()

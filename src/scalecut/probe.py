@@ -171,8 +171,12 @@ def probe(
     Raises:
         ScalecutError: DataError, ModelError or LayerError, with one line that says what to do.
     """
-    _check_names(regressors, REGRESSORS, "regressor")
-    _check_names(controls, CONTROLS, "control")
+    regressors = _check_names(regressors, REGRESSORS, "regressor")
+    controls = _check_names(controls, CONTROLS, "control")
+    if not regressors:
+        raise DataError(f"No regressor is given. Give one or more of {', '.join(REGRESSORS)}.")
+    if batch_size < 1:
+        raise DataError(f"A batch cannot be of {batch_size} images. Give --batch-size 1 or more.")
     if repeats < 1:
         raise DataError(
             f"There cannot be {repeats} repeats. Give --repeats 1 or more; 10 as in the paper."
@@ -190,8 +194,10 @@ def probe(
         points, layers_left_out = chosen_points(model, layers)
     with stages("images"):
         if data == "scenes":
-            data = made_up_scenes(seed=seed)
-        elif isinstance(data, str):
+            data = of_subsets(made_up_scenes(seed=seed), subsets)
+        elif isinstance(data, ImageSet):
+            data = of_subsets(data, subsets)
+        else:
             data = read_images(
                 data,
                 model.preprocessing.frame(fit),
@@ -233,6 +239,16 @@ def probe(
             "device": resolved_device(device),
         },
     )
+
+
+def of_subsets(image_set: ImageSet, subsets: Sequence[str]) -> ImageSet:
+    """The rows of some subsets; all if none is named."""
+    unknown = [name for name in subsets if name not in image_set.subsets]
+    if unknown:
+        raise DataError(
+            f"No subset is named {unknown[0]!r}. There are {', '.join(image_set.subsets)}."
+        )
+    return image_set.rows(np.isin(image_set.subset, list(subsets or image_set.subsets)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -295,10 +311,12 @@ def twin_of(network: Network, image_set: ImageSet, look: Look, seed: int) -> Net
 # --- checks and facts ----------------------------------------------------------------------------
 
 
-def _check_names(given: Sequence[str], known: Sequence[str], what: str) -> None:
-    for name in given:
+def _check_names(given: Sequence[str], known: Sequence[str], what: str) -> tuple[str, ...]:
+    names = (given,) if isinstance(given, str) else tuple(dict.fromkeys(given))
+    for name in names:
         if name not in known:
             raise DataError(f"No {what} is named {name!r}. Give one or more of {', '.join(known)}.")
+    return names
 
 
 def _check_size(image_set: ImageSet) -> None:
@@ -306,6 +324,10 @@ def _check_size(image_set: ImageSet) -> None:
     for subset in image_set.subsets:
         rows = names == subset
         n, n_groups = int(rows.sum()), len(set(np.array(image_set.group)[rows]))
+        if subset == MEAN:
+            raise DataError(
+                f"A subset is named {MEAN!r}, but that stands for the mean over subsets. Rename it."
+            )
         if n < LEAST_IMAGES:
             raise DataError(
                 f"There are {n} images of {subset!r}, but at least {LEAST_IMAGES} are needed to "

@@ -40,17 +40,18 @@ _KEEPS_PLACES = {
 # fmt: on
 
 
-def reach_of(value: Tensor, image: Tensor) -> Reach:
-    """Walk the autograd graph from `value` back to the image.
+def reach_of(values: Sequence[Tensor], image: Tensor) -> Reach:
+    """Walk the autograd graph from a layer's output, one map or several, back to the image.
 
     Receptive field r and stride s of a window of k taps, dilated by d and moved by t, on a map with
     (r', s'):  r = r' + (k - 1) d s',  s = s' t;  of several ways the largest (`araujo2019`).
     """
-    if value.grad_fn is None:
+    ends = [value.grad_fn for value in values if value.grad_fn is not None]
+    if len(ends) < len(values):
         return Reach(None, None, None)
     parameters: dict[int, int] = {}
     extent: dict[Node, _Extent | None] = {}
-    for node in _backwards(value.grad_fn):
+    for node in _backwards(ends):
         leaf = getattr(node, "variable", None)
         if leaf is not None:
             if isinstance(leaf, nn.Parameter):
@@ -61,7 +62,7 @@ def reach_of(value: Tensor, image: Tensor) -> Reach:
         before = [extent[other] for other, _ in node.next_functions if other in extent]
         if before:
             extent[node] = _widened(node, before)
-    end = extent.get(value.grad_fn)
+    end = extent.get(ends[0]) if len(ends) == 1 else None
     return Reach(
         sum(parameters.values()),
         max(end.stride) if end else None,
@@ -101,9 +102,9 @@ def _widened(node: Any, before: Sequence[_Extent | None]) -> _Extent | None:
     )
 
 
-def _backwards(end: Node) -> list[Node]:
-    """All nodes that `end` depends on, each after the ones it depends on."""
-    ordered, seen, stack = [], set(), [(end, False)]
+def _backwards(ends: Sequence[Node]) -> list[Node]:
+    """All nodes that `ends` depend on, each after the ones it depends on."""
+    ordered, seen, stack = [], set(), [(end, False) for end in ends]
     while stack:
         node, is_done = stack.pop()
         if is_done:

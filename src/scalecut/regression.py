@@ -74,7 +74,6 @@ class HeldOut:
 
     predictions: Float64[np.ndarray, "m t"]
     penalties: Float64[np.ndarray, " t"]  # chosen inside the training part; 0 for least squares
-    n_features: int  # features that vary in the training part
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +86,6 @@ class Decomposition:
     u: Float64[np.ndarray, "n r"]
     s: Float64[np.ndarray, " r"]
     held_out: Float64[np.ndarray, "m r"]  # Z V
-    n_features: int
 
 
 def decompose(
@@ -106,14 +104,14 @@ def decompose(
     Z = np.clip((held_out[:, varies] - mean) / deviation, -FARTHEST, FARTHEST)
     n, d = X.shape
     if d == 0:
-        return Decomposition(np.zeros((n, 0)), np.zeros(0), np.zeros((len(Z), 0)), 0)
+        return Decomposition(np.zeros((n, 0)), np.zeros(0), np.zeros((len(Z), 0)))
     gram = X.T @ X if d <= n else X @ X.T
     squares, vectors = np.linalg.eigh(gram)
     kept = squares > squares.max() * max(n, d) * eps
     s, vectors = np.sqrt(squares[kept]), vectors[:, kept]
     if d <= n:
-        return Decomposition(X @ vectors / s, s, Z @ vectors, d)
-    return Decomposition(vectors, s, Z @ (X.T @ vectors) / s, d)
+        return Decomposition(X @ vectors / s, s, Z @ vectors)
+    return Decomposition(vectors, s, Z @ (X.T @ vectors) / s)
 
 
 def nested_ridge(
@@ -143,7 +141,7 @@ def nested_ridge(
     best = penalties[errors.argmin(axis=0)]  # (t,)
     shrink = s[:, None] / (s[:, None] ** 2 + best)  # (r, t)
     predictions = mean + decomposition.held_out @ (shrink * along)
-    return HeldOut(predictions, best, decomposition.n_features)
+    return HeldOut(predictions, best)
 
 
 def least_squares(
@@ -156,9 +154,9 @@ def least_squares(
     The fit of least norm where there are fewer images than features.
     """
     mean, target_mean = train.mean(axis=0), targets.mean(axis=0)
-    weights, _, rank, _ = np.linalg.lstsq(train - mean, targets - target_mean)
+    weights, *_ = np.linalg.lstsq(train - mean, targets - target_mean)
     predictions = target_mean + (held_out - mean) @ weights
-    return HeldOut(predictions, np.zeros(targets.shape[1]), int(rank))
+    return HeldOut(predictions, np.zeros(targets.shape[1]))
 
 
 def r_squared(

@@ -122,7 +122,7 @@ def _layer_rows(
         n_images = sum(n for _, n, _ in line)
         mean = (MEAN, n_images, np.mean([draws for _, _, draws in line], axis=0))
         for subset, n, draws in [*line, mean]:
-            low, high = interval(draws[1:])
+            low, high = interval(float(draws[0]), draws[1:])
             rows.append(
                 {
                     "subset": subset,

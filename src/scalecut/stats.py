@@ -44,9 +44,15 @@ def bootstrap_r_squared(
 
 
 def interval(
-    draws: Float64[np.ndarray, "b *c"], level: float = 0.95
+    r2: Float64[np.ndarray, "*c"] | float,
+    draws: Float64[np.ndarray, "b *c"],
+    level: float = 0.95,
 ) -> tuple[Float64[np.ndarray, "*c"] | np.float64, Float64[np.ndarray, "*c"] | np.float64]:
-    """The percentile interval of bootstrap draws."""
+    """The basic bootstrap interval: [2 R² - q_high, 2 R² - q_low], at most 1 (`efron1993`).
+
+    Draws of R² lie below R² itself, the more so the smaller it is; the percentile interval would
+    inherit that and lie too low (docs/log.md).
+    """
     tail = (1 - level) / 2
     low, high = np.nanquantile(draws, [tail, 1 - tail], axis=0)
-    return low, high
+    return np.minimum(2 * r2 - high, 1.0), np.minimum(2 * r2 - low, 1.0)
