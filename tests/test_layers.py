@@ -349,7 +349,8 @@ def test_logits_depend_on_every_parameter(name):
 
 @pytest.mark.parametrize("name", BODIES)
 def test_parameters_and_macs_never_fall_from_point_to_point(name):
-    for what in ("parameters", "macs"):
+    # HRNet's last points stand in parallel branches, each with parameters of its own.
+    for what in ("macs",) if name.startswith("hrnet") else ("parameters", "macs"):
         counts = [getattr(point, what) for point in points_of(name)]
         assert counts == sorted(counts) and counts[0] > 0
 

@@ -117,10 +117,9 @@ def demo(
     """
     if not as_json:
         OUT.print(
-            "EfficientNet-Lite0 with its ImageNet weights looks at made-up scenes, in which the "
-            "share of the\n"
-            "picture that an object fills is known exactly. How much of that does each layer "
-            "still tell?"
+            "EfficientNet-Lite0, trained on ImageNet, looks at made-up scenes in which the share "
+            "of the picture that an object fills is known exactly. How much of that does each "
+            "layer still tell?\n"
         )
     folder = out or Path("runs/demo")
     runs.check_place(folder)

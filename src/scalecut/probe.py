@@ -171,17 +171,8 @@ def probe(
     Raises:
         ScalecutError: DataError, ModelError or LayerError, with one line that says what to do.
     """
-    regressors = _check_names(regressors, REGRESSORS, "regressor")
-    controls = _check_names(controls, CONTROLS, "control")
-    if not regressors:
-        raise DataError(f"No regressor is given. Give one or more of {', '.join(REGRESSORS)}.")
-    if batch_size < 1:
-        raise DataError(f"A batch cannot be of {batch_size} images. Give --batch-size 1 or more.")
-    if repeats < 1:
-        raise DataError(
-            f"There cannot be {repeats} repeats. Give --repeats 1 or more; 10 as in the paper."
-        )
-    stages = _Stages(progress)
+    regressors, controls = _checked(regressors, controls, repeats, batch_size)
+    stages, look = _Stages(progress), Look(fit, precision, device, batch_size)
     with stages("network"):
         if not isinstance(model, Network):
             model = load_network(
@@ -193,12 +184,11 @@ def probe(
             )
         points, layers_left_out = chosen_points(model, layers)
     with stages("images"):
-        if data == "scenes":
-            data = of_subsets(made_up_scenes(seed=seed), subsets)
-        elif isinstance(data, ImageSet):
-            data = of_subsets(data, subsets)
+        if isinstance(data, ImageSet) or data == "scenes":
+            given = data if isinstance(data, ImageSet) else made_up_scenes(seed=seed)
+            image_set = of_subsets(given, subsets)
         else:
-            data = read_images(
+            image_set = read_images(
                 data,
                 model.preprocessing.frame(fit),
                 subsets=tuple(subsets),
@@ -209,36 +199,28 @@ def probe(
                 strict=strict,
                 images_folder=Path(images_folder) if images_folder else None,
             )
-        _check_size(data)
-    look = Look(fit, precision, device, batch_size)
-    kept, answers = _answers(model, data, points, look, stages, strict=strict)
+        _check_size(image_set)
+    kept, answers = _answers(model, image_set, points, look, stages, strict=strict)
     if "random" in controls and model.weights.kind != "random":
-        with stages("random twin"):
-            twin = twin_of(model, kept, look, seed)
-            answers["random"] = extract(
-                twin, kept.images, points, **asdict(look), progress=progress, stage="random twin"
-            )
+        answers["random"] = _twin_answers(model, kept, points, look, stages, seed)
     with stages("regression"):
-        rng = np.random.default_rng(seed)
-        parts = draw_parts(kept, repeats, rng, shuffled="shuffled" in controls)
+        parts = draw_parts(
+            kept, repeats, np.random.default_rng(seed), shuffled="shuffled" in controls
+        )
         matrices = {kind: features.matrices for kind, features in answers.items()}
         table = score(parts, points, matrices, regressors, stages.report)
-    table.insert(0, "model", model.name)
-    table.insert(2, "measure", kept.measure_name)
-    return Curve(
-        pd.DataFrame(table, columns=COLUMNS),
-        tuple(points),
-        layers_left_out,
-        (*data.left_out, *answers[model.weights.kind].left_out),
-        {
-            "weights": model.weights,
-            "preprocessing": model.preprocessing,
-            "images": _image_facts(kept),
-            "stages": stages.facts(answers),
-            "precision": resolved_precision(precision, device),
-            "device": resolved_device(device),
-        },
-    )
+    table = table.assign(model=model.name, measure=kept.measure_name)
+    images_left_out = (*image_set.left_out, *answers[model.weights.kind].left_out)
+    provenance = {
+        "weights": model.weights,
+        "preprocessing": model.preprocessing,
+        "images": _image_facts(kept),
+        "stages": stages.facts(answers),
+        "precision": resolved_precision(precision, device),
+        "device": resolved_device(device),
+    }
+    table = pd.DataFrame(table, columns=COLUMNS)
+    return Curve(table, tuple(points), layers_left_out, images_left_out, provenance)
 
 
 def of_subsets(image_set: ImageSet, subsets: Sequence[str]) -> ImageSet:
@@ -281,6 +263,27 @@ def _answers(
     return kept, {network.weights.kind: found}
 
 
+def _twin_answers(
+    network: Network,
+    image_set: ImageSet,
+    points: Sequence[ProbePoint],
+    look: Look,
+    stages: "_Stages",
+    seed: int,
+) -> Features:
+    """The features that a random twin of the network gives."""
+    with stages("random twin"):
+        twin = twin_of(network, image_set, look, seed)
+        return extract(
+            twin,
+            image_set.images,
+            points,
+            **asdict(look),
+            progress=stages.progress,
+            stage="random twin",
+        )
+
+
 def chosen_points(
     network: Network, layers: Sequence[str] = ()
 ) -> tuple[list[ProbePoint], tuple[LeftOut, ...]]:
@@ -309,6 +312,22 @@ def twin_of(network: Network, image_set: ImageSet, look: Look, seed: int) -> Net
 
 
 # --- checks and facts ----------------------------------------------------------------------------
+
+
+def _checked(
+    regressors: Sequence[str], controls: Sequence[str], repeats: int, batch_size: int
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    regressors = _check_names(regressors, REGRESSORS, "regressor")
+    controls = _check_names(controls, CONTROLS, "control")
+    if not regressors:
+        raise DataError(f"No regressor is given. Give one or more of {', '.join(REGRESSORS)}.")
+    if batch_size < 1:
+        raise DataError(f"A batch cannot be of {batch_size} images. Give --batch-size 1 or more.")
+    if repeats < 1:
+        raise DataError(
+            f"There cannot be {repeats} repeats. Give --repeats 1 or more; 10 as in the paper."
+        )
+    return regressors, controls
 
 
 def _check_names(given: Sequence[str], known: Sequence[str], what: str) -> tuple[str, ...]:

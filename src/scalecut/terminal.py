@@ -6,6 +6,7 @@ from contextlib import contextmanager
 
 import pandas as pd
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -51,7 +52,7 @@ def curve_table(curve: Curve) -> Table:
     main, *others = [name for name in ("ridge", "ols") if (curve.table.regressor == name).any()]
     wanted = [
         (main, curve.scores(regressor=main)),
-        ("random twin", curve.scores(regressor=main, weights="random")),
+        ("random", curve.scores(regressor=main, weights="random")),
         ("shuffled", curve.scores(regressor=main, target="shuffled")),
         *((name, curve.scores(regressor=name)) for name in others),
     ]
@@ -62,13 +63,12 @@ def curve_table(curve: Curve) -> Table:
     subsets = ", ".join(sorted(set(curve.table.subset) - {MEAN}))
     title = f"R² of {first.measure}, {first.model}, {first.n_images} images ({subsets})"
     table = Table(title=title, title_justify="left", box=None, pad_edge=False)
-    for name in ("layer", "alias"):
-        table.add_column(name)
+    table.add_column("layer", overflow="fold")
     table.add_column("d", justify="right")
     for name, _ in lines:
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", no_wrap=True)
         if name == main:
-            table.add_column("95 %", justify="right")
+            table.add_column("95 % interval", justify="right", no_wrap=True)
     peak = lines[0][1].r2.idxmax()
     for point in curve.points:
         cells = []
@@ -76,12 +76,11 @@ def curve_table(curve: Curve) -> Table:
             row = rows.loc[point.layer]
             cells.append(_score(row.r2))
             if name == main:
-                cells.append(f"{_score(row.r2_low)} to {_score(row.r2_high)}")
+                cells.append(f"[{_score(row.r2_low)}, {_score(row.r2_high)}]")
         table.add_row(
-            point.layer,
-            point.alias,
+            point.label,
             str(point.channels),
-            *cells,
+            *map(escape, cells),
             style="bold" if point.layer == peak else None,
         )
     return table
