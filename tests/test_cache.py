@@ -189,7 +189,7 @@ def test_a_cache_that_cannot_be_cleared_is_told(rng, place, monkeypatch):
         raise PermissionError(errno.EACCES, "Permission denied")
 
     cache.add_shard(SETTING, keys("cat"), matrices(rng, 1))
-    monkeypatch.setattr(cache.shutil, "rmtree", refused)
+    monkeypatch.setattr(Path, "unlink", refused)
     with pytest.raises(OutputError) as error:
         cache.clear()
     assert str(error.value).startswith(f"The cache {place} cannot be cleared (Permission denied).")
@@ -209,3 +209,11 @@ def test_without_the_variable_it_lies_in_the_users_cache_folder(value, monkeypat
     else:
         monkeypatch.setenv("SCALECUT_CACHE", value)
     assert cache.folder() == Path(platformdirs.user_cache_dir("scalecut"))
+
+
+def test_clearing_deletes_nothing_that_is_not_the_caches_own(rng, place):
+    mine = place / "features" / "notes.safetensors"
+    cache.add_shard(SETTING, keys("cat"), matrices(rng, 1))
+    mine.write_bytes(b"mine")
+    cache.clear()
+    assert files(place) == [mine]

@@ -223,7 +223,7 @@ def test_row_of_the_mean_is_the_mean_of_the_subsets():
     cat, dog, mean = (by_subset.xs(s, axis=1, level="subset") for s in ("cat", "dog", "mean"))
     np.testing.assert_allclose(mean.r2.astype(float), (cat.r2 + dog.r2) / 2, rtol=1e-12)
     assert set(cat.n_images) == {30} and set(dog.n_images) == {40} and set(mean.n_images) == {70}
-    widths = [each.r2_high - each.r2_low for each in (cat, dog, mean)]
+    widths = [each.r2 - each.r2_low for each in (cat, dog, mean)]  # above, they end at 1
     assert (widths[2] < np.maximum(widths[0], widths[1])).all()
 
 
@@ -290,7 +290,7 @@ POINT = ProbePoint("layer", "", 0.0, "layer", "output", channels=1)
 
 
 def table_of(images, matrix, *, repeats=5, regressors=("ridge",), shuffled=False, seed=0):
-    parts = draw_parts(images, repeats, np.random.default_rng(seed), shuffled=shuffled)
+    parts = draw_parts(images, repeats, seed, shuffled=shuffled)
     features = {"pretrained": {"layer": matrix.astype(np.float32)}}
     return parts, score(parts, [POINT], features, regressors)
 
@@ -303,21 +303,38 @@ def measured(measure, **settings):
 def test_groups_are_never_on_both_sides_of_a_split(rng):
     groups = rng.integers(0, 25, size=120)
     images = measured(rng.normal(size=120), group=[f"slide {g}" for g in groups])
-    (part,) = draw_parts(images, 10, rng, shuffled=False)
+    (part,) = draw_parts(images, 10, 7, shuffled=False)
     for held_out in part.is_held_out:
         assert not set(groups[held_out]) & set(groups[~held_out])
         assert len(set(groups[held_out])) / len(set(groups)) == pytest.approx(0.3, abs=0.05)
 
 
 def test_splits_of_images_without_company_are_70_to_30(rng):
-    (part,) = draw_parts(measured(rng.normal(size=100)), 10, rng, shuffled=False)
+    (part,) = draw_parts(measured(rng.normal(size=100)), 10, 7, shuffled=False)
     np.testing.assert_array_equal(part.is_held_out.sum(axis=1), 30)
     assert len({tuple(held_out) for held_out in part.is_held_out}) == 10
 
 
+def test_splits_do_not_depend_on_the_controls_or_the_other_subsets(rng):
+    measure, names = rng.normal(size=90), np.repeat(["cat", "dog", "horse"], 30)
+    patients = [f"{name} {number:02}" for name in ("cat", "dog", "horse") for number in range(30)]
+    images = measured(measure, subset=list(names), group=patients)
+    alone = measured(measure[names == "dog"], subset=["dog"] * 30, group=patients[30:60])
+    among_all = draw_parts(images, 5, 7, shuffled=False)[1]
+    for part in (
+        draw_parts(images, 5, 7, shuffled=True)[1],
+        *draw_parts(alone, 5, 7, shuffled=True),
+    ):
+        np.testing.assert_array_equal(part.is_held_out, among_all.is_held_out)
+        np.testing.assert_array_equal(part.counts, among_all.counts)
+    cat, dog, horse = draw_parts(images, 5, 7, shuffled=False)
+    assert not np.array_equal(cat.is_held_out, dog.is_held_out)
+    assert not np.array_equal(dog.is_held_out, horse.is_held_out)
+
+
 def test_measure_is_shuffled_anew_in_each_repeat_and_else_kept(rng):
     images = measured(rng.normal(size=60))
-    (part,) = draw_parts(images, 4, rng, shuffled=True)
+    (part,) = draw_parts(images, 4, 7, shuffled=True)
     np.testing.assert_array_equal(part.targets["true"], np.tile(images.measure, (4, 1)))
     for shuffled in part.targets["shuffled"]:
         np.testing.assert_array_equal(np.sort(shuffled), np.sort(images.measure))
@@ -364,9 +381,28 @@ def message(error, images=None, **settings):
 def test_too_few_images_are_refused_with_their_number():
     few = discs(np.random.default_rng(0), n=50, subset=["many"] * 31 + ["few"] * 19)
     assert LEAST_IMAGES == 20
-    assert message(DataError, few) == (
+    assert message(DataError, few, subsets=["many", "few"]) == (
         "There are 19 images of 'few', but at least 20 are needed to fit and to test. "
-        "Add images, or leave 'few' out of --subset."
+        "Add images, or choose other subsets."
+    )
+
+
+def test_subsets_that_are_too_small_and_were_not_asked_for_are_left_out_and_named():
+    few = discs(np.random.default_rng(0), n=50, subset=["many"] * 31 + ["few"] * 19)
+    curve = probed(few)
+    assert set(curve.frame().subset) == {"many", "mean"}
+    assert curve.images_left_out == (
+        LeftOut("few", "19 images, fewer than the 20 needed to fit and to test"),
+    )
+
+
+def test_measure_that_is_not_finite_is_refused_with_its_place():
+    images = discs(np.random.default_rng(0), n=30)
+    measure = images.measure.copy()
+    measure[17] = np.nan
+    assert message(DataError, replace(images, measure=measure)) == (
+        "1 of 30 images of 'disc' have a measure that is not finite, the first is number 17. "
+        "Drop these images."
     )
 
 
@@ -565,7 +601,7 @@ def test_what_the_curve_was_computed_from_is_kept():
     images = discs(np.random.default_rng(0), n=30)
     facts = curve_of_discs().provenance
     assert facts["images"]["n_by_subset"] == {"disc": 30}
-    assert facts["precision"] == "float32"
+    assert facts["look"]["precision"] == "float32"
     other = replace(images, measure=images.measure + 1e-12)
     assert probed(other).provenance["images"]["sha256"] != facts["images"]["sha256"]
 

@@ -10,7 +10,6 @@ import errno
 import hashlib
 import json
 import os
-import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -46,7 +45,10 @@ def setting_hash(setting: Mapping[str, object]) -> str:
 def shards(setting: str) -> Iterator[Shard]:
     """All whole shards of a setting; one that does not match its own hash is deleted."""
     for path in sorted(_place(setting).glob("*.safetensors")):
-        content = path.read_bytes()
+        try:
+            content = path.read_bytes()
+        except OSError:  # cleared by another process in the meantime
+            continue
         if hashlib.sha256(content).hexdigest() != path.stem:
             path.unlink()
             continue
@@ -87,18 +89,32 @@ def add_shard(
 
 def summary() -> tuple[int, int]:
     """Number of files in the cache and their size in bytes."""
-    sizes = [path.stat().st_size for path in _features().rglob("*") if path.is_file()]
+    sizes = [path.stat().st_size for path in _files()]
     return len(sizes), sum(sizes)
 
 
 def clear() -> None:
-    """Delete all cached features; files of weights stay."""
+    """Delete all cached features, and nothing else; files of weights stay.
+
+    Raises:
+        OutputError: if a file cannot be deleted.
+    """
     try:
-        shutil.rmtree(_features(), ignore_errors=not _features().exists())
+        for path in _files():
+            path.unlink(missing_ok=True)
+        for place in sorted(_features().glob("*/*"), reverse=True):
+            if place.is_dir() and not any(place.iterdir()):
+                place.rmdir()
     except OSError as error:
         raise OutputError(
             f"The cache {folder()} cannot be cleared ({error.strerror}). Delete it by hand."
         ) from error
+
+
+def _files() -> list[Path]:
+    """Shards, and what killed processes left of them."""
+    places = _features().glob("[0-9a-f][0-9a-f]/" + "[0-9a-f]" * 64)
+    return [p for place in places for p in place.iterdir() if p.suffix in (".safetensors", ".part")]
 
 
 def _features() -> Path:

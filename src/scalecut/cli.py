@@ -1,6 +1,7 @@
 """The command line: arguments in; calls, messages and exit status out. Nothing else prints."""
 
 import json
+import math
 import shlex
 import sys
 from dataclasses import asdict, replace
@@ -25,8 +26,9 @@ from .report import draw
 from .scenes import made_up_scenes
 from .terminal import LAYER_COLUMNS, bars, curve_table, layer_table
 
-OUT = Console(highlight=False)
-ERR = Console(stderr=True, highlight=False)
+# Names of classes, layers and folders are shown as they are: [bold] and :cat: mean themselves.
+OUT = Console(highlight=False, markup=False, emoji=False)
+ERR = Console(stderr=True, highlight=False, markup=False, emoji=False)
 MOST_LINES = 5  # of things left out, in the closing lines; run.json has them all
 
 
@@ -37,11 +39,14 @@ class _Commands(TyperGroup):
         try:
             return super().invoke(ctx)
         except ScalecutError as error:
-            ERR.print(f"scalecut: {error}", soft_wrap=True, markup=False)
+            said = " ".join(str(error).split())  # in one line, whatever a library put into it
+            ERR.print(f"scalecut: {said}", soft_wrap=True)
             raise typer.Exit(2) from error
         except KeyboardInterrupt as error:
             ERR.print(
-                "scalecut: stopped. What was computed is kept: the same command goes on from there."
+                "scalecut: stopped. What was computed is kept: the same command goes on from "
+                "there.",
+                soft_wrap=True,
             )
             raise typer.Exit(130) from error
 
@@ -75,7 +80,9 @@ PartialOption = Annotated[
 LayersOption = Annotated[
     str, typer.Option("--layers", help="Names, aliases or globs, comma-separated; all by default.")
 ]
-SeedOption = Annotated[int, typer.Option(help="Of everything that is left to chance.")]
+SeedOption = Annotated[
+    int, typer.Option(min=0, max=2**32 - 1, help="Of everything that is left to chance.")
+]
 JsonOption = Annotated[
     bool, typer.Option("--json", help="Print the result as JSON and nothing else.")
 ]
@@ -255,7 +262,7 @@ def report(run: Annotated[Path, typer.Argument(help="A run folder.")]) -> None:
       scalecut report runs/demo
     """
     for path in draw(runs.read_curve(run), run / "figures"):
-        OUT.print(str(path))
+        OUT.print(str(path), soft_wrap=True)
 
 
 @app.command()
@@ -340,9 +347,13 @@ def _with_input(network: Network, size: str, mean: str, std: str) -> Network:
                 values = tuple(float(part) for part in text.split(","))
             except ValueError:
                 values = ()
-            if len(values) != 3:
+            is_usable = all(
+                math.isfinite(value) and (name == "mean" or value > 0) for value in values
+            )
+            if len(values) != 3 or not is_usable:
+                sort = "numbers" if name == "mean" else "numbers above 0"
                 raise ModelError(
-                    f"--{name} {text!r} is not three numbers. Give red, green and blue, such as "
+                    f"--{name} {text!r} is not three {sort}. Give red, green and blue, such as "
                     "0.5,0.5,0.5."
                 )
             changed[name] = values
@@ -374,7 +385,7 @@ def _finish(curve: Curve, folder: Path, settings: dict[str, object], as_json: bo
     _print_left_out(curve.layers_left_out, "layers")
     _print_left_out(curve.images_left_out, "images")
     OUT.print(f"Run:     {folder}\nPicture: {folder / 'figures' / 'curve.png'}", soft_wrap=True)
-    OUT.print(f"[bold]{curve.finding()}[/bold]", soft_wrap=True)
+    OUT.print(curve.finding(), style="bold", soft_wrap=True)
 
 
 def _print_left_out(items: tuple[LeftOut, ...], what: str) -> None:
@@ -382,7 +393,7 @@ def _print_left_out(items: tuple[LeftOut, ...], what: str) -> None:
         return
     OUT.print(f"{len(items)} {what} left out:")
     for item in items[:MOST_LINES]:
-        OUT.print(f"  {item.name}: {item.reason}", soft_wrap=True, markup=False)
+        OUT.print(f"  {item.name}: {item.reason}", soft_wrap=True)
     if len(items) > MOST_LINES:
         OUT.print(f"  ... and {len(items) - MOST_LINES} more; run.json lists them all")
 

@@ -6,6 +6,7 @@ of the method flattens the map instead; why we do not is in docs/choices.md.
 """
 
 import copy
+import re
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -133,7 +134,7 @@ def extract(
     """
     start = time.perf_counter()
     precision, device = resolved_precision(precision, device), resolved_device(device)
-    setting = cache.setting_hash(_setting(network, points, fit, precision))
+    setting = cache.setting_hash(_setting(network, fit, precision, device))
     keys, unreadable = _content_keys(images)
     table = _Table(points, sorted(set(keys.values())))
     for shard in cache.shards(setting):
@@ -322,9 +323,10 @@ def resolved_device(device: str) -> str:
         kind = torch.device(device).type
     except RuntimeError as error:
         raise ModelError(f"No device is named {device!r}. Give auto, cpu, or cuda:0.") from error
-    if kind == "cuda" and not torch.cuda.is_available():
+    if kind == "cuda" and (torch.device(device).index or 0) >= torch.cuda.device_count():
         raise ModelError(
-            f"The device {device!r} is not there: torch sees no GPU. Give --device cpu."
+            f"The device {device!r} is not there: torch sees {torch.cuda.device_count()} GPUs. "
+            "Give --device cpu."
         )
     return device
 
@@ -389,7 +391,7 @@ def _answers(network: Network, points: Sequence[ProbePoint]) -> list[np.ndarray]
     outputs: dict[str, Tensor]
     with pooled_outputs(network.module, points) as outputs, torch.inference_mode():
         example = network.example()
-        network.module(example.to(next(network.module.parameters(), example).device))
+        network.module(example)
     return [outputs[point.layer].cpu().numpy() for point in points]
 
 
@@ -415,39 +417,39 @@ def _causes(network: Network, ruined: Sequence[ProbePoint]) -> dict[str, str]:
     return causes
 
 
-def _setting(
-    network: Network, points: Sequence[ProbePoint], fit: str, precision: str
-) -> dict[str, object]:
+def _setting(network: Network, fit: str, precision: str, device: str) -> dict[str, object]:
     """Everything that shapes a vector, apart from the image and the layer.
 
     Code is no part of a state dict: what the network answers to a fixed input stands for it.
     """
     modules = [name for name, _ in network.module.named_modules()]
+    text = re.sub(r"0x[0-9a-f]+", "", str(network.module))  # addresses differ from run to run
     return {
         "recipe": RECIPE,
         "tensors": tensors_sha256(network.module),
-        "modules": cache.setting_hash({"names": modules, "text": str(network.module)}),
+        "modules": cache.setting_hash({"names": modules, "text": text}),
         "answer": _fingerprint(network),
         "preprocessing": asdict(network.preprocessing),
         "fit": fit,
         "precision": precision,
+        "device": torch.device(device).type,
         "versions": [torch.__version__, PIL.__version__],
     }
 
 
 def _fingerprint(network: Network) -> list[str]:
-    """The network's answer to its example, to four digits."""
+    """The network's answer to its example, module by module, to three digits."""
     collected: list[str] = []
 
     def keep(module: nn.Module, args: object, output: object) -> None:
         if isinstance(output, Tensor) and output.is_floating_point():
-            collected.append(f"{output.float().abs().mean().item():.3e}")
+            collected.append(f"{output.float().abs().mean().item():.2e}")
 
     with ExitStack() as undo, torch.inference_mode():
         for module in network.module.modules():
             undo.callback(module.register_forward_hook(keep).remove)
         example = network.example()
-        network.module(example.to(next(network.module.parameters(), example).device))
+        network.module(example)
     return collected
 
 

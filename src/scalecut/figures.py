@@ -71,9 +71,6 @@ MEAN = Look("mean", INK, "-", "o", 3.0)
 PRETRAINED = Look("pretrained", BLUE, "-", "o", 2.4, 0.22)
 RANDOM = Look("random weights", VERMILION, "--", "s", 1.8, 0.12)
 SHUFFLED = Look("shuffled measure", QUIET, ":", "D", 1.8)
-TRUE = {"weights": "pretrained", "target": "true"}
-CURVES = {PRETRAINED: TRUE, RANDOM: {**TRUE, "weights": "random"}}
-CURVES[SHUFFLED] = {**TRUE, "target": "shuffled"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,16 +144,18 @@ def subset_figure(frame: pd.DataFrame) -> Figure:
     """
     rows = _rows(frame)
     regressor, labels, subsets = _regressors(rows)[0], _labels(rows), subsets_of(frame)
-    looks = {MEAN: {"subset": "mean", "regressor": regressor, **TRUE}}
+    kind, main = _main(rows)
+    true = {"weights": kind, "target": "true", "regressor": regressor}
+    looks = {MEAN: {"subset": "mean", **true}}
     for number, subset in enumerate(subsets):
         cycles = (SUBSET_COLOURS, SUBSET_DASHES, SUBSET_MARKERS)
         colour, dash, marker = (cycle[number % len(cycle)] for cycle in cycles)
         look = Look(_shortened(subset, LONGEST_TICK), colour, dash, marker, 1.8)
-        looks[look] = {"subset": subset, "regressor": regressor, **TRUE}
+        looks[look] = {"subset": subset, **true}
     lines = _lines(rows, labels, looks)
     peak = next((line for line in lines if line.look == MEAN), None)
     height = max(235.0, NAME_LINE * len(lines))
-    panel = Panel(f"{REGRESSORS[regressor]}, pretrained", lines, peak, height)
+    panel = Panel(f"{REGRESSORS[regressor]}, {main.label}", lines, peak, height)
     apart = [row for row in rows if row["subset"] != "mean"] or rows
     return _figure(rows[0]["model"], _caption(apart, "by subset"), labels, [panel], PLAIN)
 
@@ -173,18 +172,30 @@ def _curve_figure(frame: pd.DataFrame, subset: str, scale: Scale) -> Figure:
             f"{', …' if len(has) > 8 else ''}. Choose one of them."
         )
     labels, regressors = _labels(chosen), _regressors(chosen)
+    kind, main = _main(rows)
+    wanted = {main: {"weights": kind, "target": "true"}}
+    wanted |= {RANDOM: {"weights": "random", "target": "true"}}
+    wanted |= {SHUFFLED: {"weights": kind, "target": "shuffled"}}
     # ridge is the headline and gets the larger share
     heights = [132.0, 100.0] if len(regressors) > 1 else [235.0]
     panels: list[Panel] = []
     for regressor, height in zip(regressors, heights, strict=True):
-        lines = _lines([row for row in chosen if row["regressor"] == regressor], labels, CURVES)
-        peak = next((line for line in lines if line.look == PRETRAINED and not panels), None)
+        here = [row for row in chosen if row["regressor"] == regressor]
+        lines = _lines(here, labels, wanted)
+        peak = next((line for line in lines if line.look == main and not panels), None)
         panels.append(Panel(REGRESSORS[regressor], lines, peak, height))
     named = [_shortened(name, 36) for name in (subsets if subset == "mean" else [subset])]
     listed = ", ".join(named) or "all subsets"
     listed = listed if len(listed) <= 36 else f"{len(named)} subsets"
     caption = _caption(chosen, f"{'subset:' if len(named) == 1 else 'mean of'} {listed}")
     return _figure(rows[0]["model"], caption, labels, panels, scale)
+
+
+def _main(rows: Rows) -> tuple[str, Look]:
+    """The weights that the curve is of; random if the network was asked for so."""
+    if any(row["weights"] == "pretrained" for row in rows):
+        return "pretrained", PRETRAINED
+    return "random", RANDOM
 
 
 def _rows(frame: pd.DataFrame) -> Rows:

@@ -125,7 +125,7 @@ def probe_points(network: nn.Module, image: Tensor, also: Sequence[str] = ()) ->
     n_calls = Counter(call.name for call in _all_calls(root))
     points = [_point(network, image, *tap, n_calls[tap[1].name]) for tap in taps]
     last = max(len(points) - 1, 1)
-    names = _aliases([(point, tap[1].module) for point, tap in zip(points, taps, strict=True)])
+    names = _aliases(points)
     return [
         replace(point, alias=alias, depth=number / last)
         for number, (point, alias) in enumerate(zip(points, names, strict=True))
@@ -371,10 +371,10 @@ def _n_weights(call: _Call) -> int:
     return len(_weights(call))
 
 
-def _aliases(points: Sequence[tuple[ProbePoint, nn.Module]]) -> list[str]:
+def _aliases(points: Sequence[ProbePoint]) -> list[str]:
     """The names of `graziani2021`: mixed0, mixed1, ... and add_1, add_2, ..."""
     n_mixed, n_add, names = 0, 0, []
-    for point, _ in points:
+    for point in points:
         if point.layer == LOGITS:
             names.append("pre_softmax")
         elif point.layer == SOFTMAX:

@@ -9,6 +9,7 @@ import copy
 import difflib
 import hashlib
 import importlib
+import logging
 import pickle
 import sys
 import warnings
@@ -113,7 +114,12 @@ class Network:
         noise = np.random.default_rng(0).integers(
             0, 256, size=(1, self.preprocessing.height, self.preprocessing.width, 3), dtype=np.uint8
         )
-        return self.preprocessing.tensor(noise)
+        return self.preprocessing.tensor(noise).to(self.device)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network's parameters are."""
+        return next((p.device for p in self.module.parameters()), torch.device("cpu"))
 
 
 def load_network(
@@ -173,8 +179,7 @@ def random_twin(network: Network, seed: int, batches: Iterable[Tensor] = ()) -> 
     else:
         twin = seeded(lambda: reinitialised(network.module), seed)
     open_branches(twin)
-    device = next((p.device for p in network.module.parameters()), torch.device("cpu"))
-    twin = twin.to(device).eval()
+    twin = twin.to(network.device).eval()
     take_statistics(twin, batches)
     return replace(network, module=twin, weights=Weights("random", f"seed {seed}"))
 
@@ -262,9 +267,8 @@ def _own_preprocessing(module: nn.Module) -> Preprocessing:
     if not config:
         return Preprocessing()
     found = resolve_model_data_config(module)
-    interpolation = (
-        found["interpolation"] if found["interpolation"] in ("bilinear", "nearest") else "bicubic"
-    )
+    known = ("nearest", "bilinear", "bicubic", "lanczos")
+    interpolation = found["interpolation"] if found["interpolation"] in known else "bicubic"
     return Preprocessing(
         height=found["input_size"][1],
         width=found["input_size"][2],
@@ -309,6 +313,7 @@ def _download(module: nn.Module, model: str, config: dict) -> Weights:
     )
     if not hub:
         raise ModelError(f"No pretrained weights of {model!r} are known to timm. {remedy}")
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it tells every retry
     try:
         whole = timm.create_model(model, pretrained=True)
     except (OSError, RuntimeError) as error:  # hub errors are OSErrors; timm raises RuntimeError

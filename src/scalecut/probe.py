@@ -10,8 +10,9 @@ import hashlib
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -20,27 +21,28 @@ from matplotlib.figure import Figure
 from torch import nn
 
 from .annotations import read_images
-from .errors import DataError
+from .errors import DataError, LayerError, ModelError, ScalecutError
 from .features import (
     Features,
     Progress,
     answerable,
     decoded,
     extract,
-    resolved_device,
     resolved_precision,
 )
 from .figures import curve_figure
 from .images import ImageSet, LeftOut
 from .layers import SOFTMAX, ProbePoint, probe_points, select_layers
-from .models import Network, Preprocessing, load_network, random_twin
+from .measures import Frame, measure_named, share_of
+from .models import Network, Preprocessing, load_network, random_twin, tensors_sha256
 from .scenes import made_up_scenes
 from .scores import MEAN, draw_parts, score
 
 REGRESSORS = ("ridge", "ols")
 CONTROLS = ("random", "shuffled")
 LEAST_IMAGES = 20  # of one subset: 14 to fit, 6 to test
-TWIN_IMAGES = 128  # from which a random twin takes its batch-norm statistics
+LEAST_GROUPS = 4
+TWIN_IMAGES, TWIN_BATCH = 128, 32  # from which a random twin takes its batch-norm statistics
 
 COLUMNS = [
     "model",
@@ -183,44 +185,63 @@ def probe(
                 preprocessing=preprocessing,
             )
         points, layers_left_out = chosen_points(model, layers)
+    reading: dict[str, Any] = {
+        "measure": measure,
+        "objects": objects,
+        "skip_truncated": skip_truncated,
+        "skip_difficult": skip_difficult,
+        "strict": strict,
+        "images_folder": Path(images_folder) if images_folder else None,
+    }
     with stages("images"):
-        if isinstance(data, ImageSet) or data == "scenes":
-            given = data if isinstance(data, ImageSet) else made_up_scenes(seed=seed)
-            image_set = of_subsets(given, subsets)
-        else:
-            image_set = read_images(
-                data,
-                model.preprocessing.frame(fit),
-                subsets=tuple(subsets),
-                measure=measure,
-                objects=objects,
-                skip_truncated=skip_truncated,
-                skip_difficult=skip_difficult,
-                strict=strict,
-                images_folder=Path(images_folder) if images_folder else None,
-            )
-        _check_size(image_set)
+        image_set = _images(data, model.preprocessing.frame(fit), subsets, seed, reading)
+    if model.weights.kind == "random":
+        model = twin_of(model, image_set, look, seed)
     kept, answers = _answers(model, image_set, points, look, stages, strict=strict)
     if "random" in controls and model.weights.kind != "random":
         answers["random"] = _twin_answers(model, kept, points, look, stages, seed)
     with stages("regression"):
-        parts = draw_parts(
-            kept, repeats, np.random.default_rng(seed), shuffled="shuffled" in controls
-        )
+        parts = draw_parts(kept, repeats, seed, shuffled="shuffled" in controls)
         matrices = {kind: features.matrices for kind, features in answers.items()}
         table = score(parts, points, matrices, regressors, stages.report)
-    table = table.assign(model=model.name, measure=kept.measure_name)
-    images_left_out = (*image_set.left_out, *answers[model.weights.kind].left_out)
+        table = table.assign(model=model.name, measure=kept.measure_name)
+    drawn = {"repeats": repeats, "seed": seed, "regressors": regressors, "controls": controls}
     provenance = {
-        "weights": model.weights,
-        "preprocessing": model.preprocessing,
-        "images": _image_facts(kept),
+        "probe": drawn,
+        **_facts(model, kept, answers, look),
         "stages": stages.facts(answers),
-        "precision": resolved_precision(precision, device),
-        "device": resolved_device(device),
     }
-    table = pd.DataFrame(table, columns=COLUMNS)
-    return Curve(table, tuple(points), layers_left_out, images_left_out, provenance)
+    return Curve(
+        pd.DataFrame(table, columns=COLUMNS),
+        tuple(points),
+        layers_left_out,
+        (*image_set.left_out, *answers[model.weights.kind].left_out),
+        provenance,
+    )
+
+
+def _images(
+    data: str | ImageSet, frame: Frame, subsets: Sequence[str], seed: int, reading: dict[str, Any]
+) -> ImageSet:
+    """The rows that are asked for, of files, of made-up scenes, or as they are given."""
+    if isinstance(data, ImageSet):
+        image_set = of_subsets(data, subsets)
+    elif data == "scenes":
+        image_set = _scenes(frame, subsets, seed, reading)
+    else:
+        image_set = read_images(data, frame, subsets=tuple(subsets), **reading)
+    return _large_enough(image_set, only_named=bool(subsets))
+
+
+def _scenes(frame: Frame, subsets: Sequence[str], seed: int, reading: dict[str, Any]) -> ImageSet:
+    """Made-up scenes with the measure asked for, of what the frame shows of them."""
+    scenes = of_subsets(made_up_scenes(seed=seed), subsets)
+    name, of_shares = reading["measure"], measure_named(reading["measure"])
+    measure = []
+    for image, box in zip(scenes.images, cast(np.ndarray, scenes.boxes), strict=True):
+        width, height = image.picture().size
+        measure.append(of_shares(*share_of(tuple(box), frame.window(width, height)), frame))
+    return replace(scenes, measure=np.array(measure), measure_name=name)
 
 
 def of_subsets(image_set: ImageSet, subsets: Sequence[str]) -> ImageSet:
@@ -257,7 +278,9 @@ def _answers(
         found = extract(network, image_set.images, points, **asdict(look), progress=stages.progress)
     if strict and found.left_out:
         bad = found.left_out[0]
-        raise DataError(f"{bad.name}: {bad.reason} Mend or remove it, or drop --strict.")
+        reason = bad.reason.rstrip(".")
+        raise DataError(f"{bad.name}: {reason}. Mend or remove it, or drop --strict.")
+    _check_finite(network, found)
     kept = image_set.rows(found.is_read)
     _check_size(kept)
     return kept, {network.weights.kind: found}
@@ -287,11 +310,25 @@ def _twin_answers(
 def chosen_points(
     network: Network, layers: Sequence[str] = ()
 ) -> tuple[list[ProbePoint], tuple[LeftOut, ...]]:
-    """The points to probe, and those that the network cannot answer for, with the reason."""
+    """The points to probe, and those that the network cannot answer for, with the reason.
+
+    Raises:
+        LayerError: if a name fits no layer.
+        ModelError: if the network does not run at its input size.
+    """
     modules = {name for name, _ in network.module.named_modules() if name}
-    points = probe_points(
-        network.module, network.example(), also=[n for n in layers if n in modules]
-    )
+    also = [name for name in layers if name in modules]
+    try:
+        points = probe_points(network.module, network.example(), also=also)
+    except (RuntimeError, AssertionError, ValueError) as error:
+        if isinstance(error, ScalecutError):
+            raise
+        height, width = network.preprocessing.height, network.preprocessing.width
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ModelError(
+            f"{network.name} does not run on {height} x {width} px ({reason[:100]}). Give another "
+            "--input-size, or the network's own."
+        ) from error
     if layers:
         points = select_layers(points, layers)
     return answerable(network, points)
@@ -299,15 +336,15 @@ def chosen_points(
 
 def twin_of(network: Network, image_set: ImageSet, look: Look, seed: int) -> Network:
     """A random twin whose batch norms know the images that it will be probed on."""
-    step = max(1, len(image_set) // TWIN_IMAGES)
-    numbers = list(range(0, len(image_set), step))[:TWIN_IMAGES]
-    device = next((p.device for p in network.module.parameters()), torch.device("cpu"))
+    n = len(image_set)
+    numbers = np.linspace(0, n - 1, min(n, TWIN_IMAGES)).round().astype(int).tolist()
     ready = decoded(
-        image_set.images, numbers, network.preprocessing, look.fit, batch_size=look.batch_size
+        image_set.images, numbers, network.preprocessing, look.fit, batch_size=TWIN_BATCH
     )
-    batches = (batch.to(device) for _, batch, _ in ready if len(batch) > 1)
-    in_bfloat16 = resolved_precision(look.precision, str(device)) == "bfloat16"
-    with torch.autocast(device.type, torch.bfloat16, enabled=in_bfloat16):
+    batches = (batch.to(network.device) for _, batch, _ in ready if len(batch) > 1)
+    kind = network.device.type
+    in_bfloat16 = resolved_precision(look.precision, kind) == "bfloat16"
+    with torch.autocast(kind, torch.bfloat16, enabled=in_bfloat16):
         return random_twin(network, seed, batches)
 
 
@@ -338,31 +375,76 @@ def _check_names(given: Sequence[str], known: Sequence[str], what: str) -> tuple
     return names
 
 
+def _large_enough(image_set: ImageSet, *, only_named: bool) -> ImageSet:
+    """Without subsets that are too small; those that were asked for by name must not be."""
+    names = np.array(image_set.subset)
+    small = {s: n for s in image_set.subsets if (n := int((names == s).sum())) < LEAST_IMAGES}
+    if only_named or len(small) == len(image_set.subsets):
+        _check_size(image_set)
+    left_out = tuple(
+        LeftOut(subset, f"{n} images, fewer than the {LEAST_IMAGES} needed to fit and to test")
+        for subset, n in small.items()
+    )
+    kept = image_set.rows(~np.isin(names, list(small)))
+    _check_size(kept)
+    return replace(kept, left_out=(*image_set.left_out, *left_out))
+
+
 def _check_size(image_set: ImageSet) -> None:
     names = np.array(image_set.subset)
     for subset in image_set.subsets:
         rows = names == subset
-        n, n_groups = int(rows.sum()), len(set(np.array(image_set.group)[rows]))
+        measure = image_set.measure[rows]
+        n, n_groups = len(measure), len(set(np.array(image_set.group)[rows]))
+        bad = np.flatnonzero(~np.isfinite(measure))
         if subset == MEAN:
             raise DataError(
                 f"A subset is named {MEAN!r}, but that stands for the mean over subsets. Rename it."
             )
+        if bad.size:
+            raise DataError(
+                f"{bad.size} of {n} images of {subset!r} have a measure that is not finite, the "
+                f"first is number {bad[0]}. Drop these images."
+            )
         if n < LEAST_IMAGES:
             raise DataError(
                 f"There are {n} images of {subset!r}, but at least {LEAST_IMAGES} are needed to "
-                f"fit and to test. Add images, or leave {subset!r} out of --subset."
+                f"fit and to test. Add images, or choose other subsets."
             )
-        if n_groups < 4:
+        if n_groups < LEAST_GROUPS:
             raise DataError(
-                f"The {n} images of {subset!r} are of {n_groups} groups, but at least 4 are "
-                "needed to keep groups apart. Give images of more groups, or a group an image."
+                f"The {n} images of {subset!r} are of {n_groups} groups, but at least "
+                f"{LEAST_GROUPS} are needed to keep groups apart. Give images of more groups, or a "
+                "group an image."
             )
-        measure = image_set.measure[rows]
         if np.ptp(measure) == 0:
             raise DataError(
                 f"All {n} images of {subset!r} have the same measure, {measure[0]:g}, so "
                 "nothing can be regressed on it. Choose images whose objects differ in size."
             )
+
+
+def _check_finite(network: Network, features: Features) -> None:
+    for layer, matrix in features.matrices.items():
+        bad = np.flatnonzero(~np.isfinite(matrix).all(axis=1))
+        if bad.size:
+            raise LayerError(
+                f"Layer {layer!r} of {network.name} gave values that are not finite for {bad.size} "
+                f"of {len(matrix)} images. Try --precision float32, or choose other --layers."
+            )
+
+
+def _facts(
+    network: Network, image_set: ImageSet, answers: dict[str, Features], look: Look
+) -> dict[str, object]:
+    """What the features were computed from, and how."""
+    return {
+        "look": asdict(look) | {"precision": answers[network.weights.kind].precision},
+        "weights": network.weights,
+        "tensors_sha256": tensors_sha256(network.module),
+        "preprocessing": network.preprocessing,
+        "images": _image_facts(image_set),
+    }
 
 
 def _image_facts(image_set: ImageSet) -> dict[str, object]:

@@ -167,24 +167,26 @@ def r_squared(
     return 1.0 - np.sum((measure - predicted) ** 2, axis=-1) / spread
 
 
-def _blocks(groups: Int[np.ndarray, " n"]) -> list[np.ndarray]:
-    """Rows of each group; empty if every image is a group of its own."""
-    names, counts = np.unique(groups, return_counts=True)
-    if len(names) == len(groups):
-        return []
-    return np.split(np.argsort(groups, kind="stable"), np.cumsum(counts)[:-1])
+def _blocks(groups: Int[np.ndarray, " n"]) -> tuple[np.ndarray, list[np.ndarray]]:
+    """Rows of the images that are groups of their own, and the rows of each larger group."""
+    _, counts = np.unique(groups, return_counts=True)
+    rows = np.split(np.argsort(groups, kind="stable"), np.cumsum(counts)[:-1])
+    alone = np.array([block[0] for block in rows if len(block) == 1], dtype=int)
+    return alone, [block for block in rows if len(block) > 1]
 
 
 def _left_out_squares(
-    u: np.ndarray, kept: np.ndarray, residuals: np.ndarray, blocks: list[np.ndarray]
+    u: np.ndarray,
+    kept: np.ndarray,
+    residuals: np.ndarray,
+    blocks: tuple[np.ndarray, list[np.ndarray]],
 ) -> np.ndarray:
     """Sum over images of the squared residuals that they have when their group is left out."""
-    n = len(u)
-    if not blocks:
-        leverage = 1.0 / n + (u**2) @ kept
-        return np.sum((residuals / np.maximum(1.0 - leverage, 1e-12)[:, None]) ** 2, axis=0)
-    total = np.zeros(residuals.shape[1])
-    for rows in blocks:
+    n, (alone, together) = len(u), blocks
+    leverage = 1.0 / n + (u[alone] ** 2) @ kept
+    left_out = residuals[alone] / np.maximum(1.0 - leverage, 1e-12)[:, None]
+    total = np.sum(left_out**2, axis=0)
+    for rows in together:
         hat = 1.0 / n + (u[rows] * kept) @ u[rows].T
         left_out = np.linalg.solve(np.eye(len(rows)) * (1 + 1e-12) - hat, residuals[rows])
         total += np.sum(left_out**2, axis=0)

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, is_dataclass
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -19,6 +20,7 @@ from .probe import COLUMNS, Curve
 
 FORMAT = 1  # of run.json and curve.csv
 PACKAGES = ("scalecut", "torch", "timm", "numpy", "scipy", "scikit-learn", "pandas", "pillow")
+NAMES = ("model", "subset", "measure", "layer", "alias", "weights", "target", "regressor")
 DIGITS = 6  # of the decimals in curve.csv
 
 
@@ -32,30 +34,41 @@ def new_run(folder: Path) -> Iterator[Path]:
         OutputError: if `folder` is there but no run of ours, or cannot be written.
     """
     check_place(folder)
-    made = None
+    made = earlier = None
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         made = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
         yield made
         made.chmod(0o755)
         if folder.exists():
-            earlier = made.with_name(made.name + "-replaced")
-            folder.rename(earlier)
-            made.rename(folder)
-            shutil.rmtree(earlier)
-        else:
-            made.rename(folder)
+            earlier = folder.rename(made.with_name(made.name + "-replaced"))
+        made.rename(folder)
     except OSError as error:
         if isinstance(error, OutputError):
             raise
         raise OutputError(_unwritable(folder, error)) from error
     finally:
-        if made is not None:
-            shutil.rmtree(made, ignore_errors=True)
+        if earlier is not None and not folder.exists():
+            earlier.rename(folder)
+        for rest in (made, earlier):
+            if rest is not None:
+                shutil.rmtree(rest, ignore_errors=True)
 
 
 def check_place(folder: Path) -> None:
     """Refuse, before any work is done, a place that a run could not be written to."""
+    try:
+        _check_free(folder)
+        there = next(place for place in folder.absolute().parents if place.exists())
+        with tempfile.TemporaryFile(dir=there):
+            pass
+    except OSError as error:
+        if isinstance(error, OutputError):
+            raise
+        raise OutputError(_unwritable(folder, error)) from error
+
+
+def _check_free(folder: Path) -> None:
     if folder.is_dir() and any(folder.iterdir()) and not (folder / "run.json").is_file():
         raise OutputError(
             f"{str(folder)!r} is there and holds no run of scalecut, so it is not replaced. "
@@ -65,13 +78,6 @@ def check_place(folder: Path) -> None:
         raise OutputError(
             f"{str(folder)!r} is a file, but a folder is needed. Give --out a new folder."
         )
-    place = folder.parent
-    try:
-        place.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=place):
-            pass
-    except OSError as error:
-        raise OutputError(_unwritable(folder, error)) from error
 
 
 def write_curve(
@@ -119,7 +125,10 @@ def read_curve(folder: Path) -> pd.DataFrame:
         )
     try:
         table = pd.read_csv(
-            folder / "curve.csv", keep_default_na=False, na_values={"p_value": [""]}
+            folder / "curve.csv",
+            keep_default_na=False,
+            na_values={"p_value": [""]},
+            dtype=dict.fromkeys(NAMES, str),
         )
     except (OSError, ValueError) as error:
         raise DataError(
@@ -133,10 +142,13 @@ def read_curve(folder: Path) -> pd.DataFrame:
     return table
 
 
-def read_facts(folder: Path) -> dict:
+def read_facts(folder: Path) -> dict[str, Any]:
     """What `run.json` says."""
     try:
-        return json.loads((folder / "run.json").read_text(encoding="utf-8"))
+        facts = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+        if not isinstance(facts, dict):
+            raise ValueError(f"it holds a {type(facts).__name__}")
+        return facts
     except (OSError, ValueError) as error:
         raise DataError(
             f"The run {str(folder)!r} has no readable run.json ({error}). Run the probe again."

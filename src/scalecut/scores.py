@@ -6,6 +6,7 @@ draws serve every layer, regressor, target and set of weights, so that all score
 """
 
 import os
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -38,10 +39,11 @@ class Part:
     counts: Float64[np.ndarray, "b n"]  # bootstrap draws; the first counts every image once
 
 
-def draw_parts(
-    image_set: ImageSet, repeats: int, rng: np.random.Generator, *, shuffled: bool
-) -> tuple[Part, ...]:
+def draw_parts(image_set: ImageSet, repeats: int, seed: int, *, shuffled: bool) -> tuple[Part, ...]:
     """Draw the splits, shuffles and bootstrap samples of every subset.
+
+    Each follows from the seed and the subset's name alone, so runs that differ in their controls,
+    or in the other subsets, are paired.
 
     Raises:
         DataError: if all images to fit, or all to test, have the same measure in some split.
@@ -51,15 +53,19 @@ def draw_parts(
         rows = np.flatnonzero(names == subset)
         measure = image_set.measure[rows]
         groups = np.unique(np.array(image_set.group)[rows], return_inverse=True)[1]
-        seed = int(rng.integers(2**31))
-        splitter = GroupShuffleSplit(repeats, test_size=TEST_SHARE, random_state=seed)
+        splits, shuffles, bootstrap = np.random.default_rng(
+            [seed, zlib.crc32(subset.encode())]
+        ).spawn(3)
+        splitter = GroupShuffleSplit(
+            repeats, test_size=TEST_SHARE, random_state=int(splits.integers(2**31))
+        )
         is_held_out = np.zeros((repeats, len(rows)), dtype=bool)
         for number, (_, test) in enumerate(splitter.split(rows, groups=groups)):
             is_held_out[number, test] = True
         targets = {"true": np.tile(measure, (repeats, 1))}
         if shuffled:
-            targets["shuffled"] = np.stack([rng.permutation(measure) for _ in range(repeats)])
-        counts = np.vstack([np.ones(len(rows)), group_draws(groups, rng)])
+            targets["shuffled"] = np.stack([shuffles.permutation(measure) for _ in range(repeats)])
+        counts = np.vstack([np.ones(len(rows)), group_draws(groups, bootstrap)])
         parts.append(Part(subset, rows, groups, targets, is_held_out, counts))
         _check_spread(parts[-1])
     return tuple(parts)
@@ -81,7 +87,7 @@ def score(
     jobs = [(kind, point) for kind in matrices for point in points]
     rows: list[dict[str, object]] = []
     # One thread a regression: the same numbers on any number of cores.
-    with threadpool_limits(1), ThreadPoolExecutor(os.cpu_count() or 1) as workers:
+    with threadpool_limits(1), ThreadPoolExecutor(_n_processors()) as workers:
         found = workers.map(
             lambda job: _layer_rows(
                 parts, job[1], matrices[job[0]][job[1].layer], job[0], regressors
@@ -181,3 +187,10 @@ def _check_spread(part: Part) -> None:
                 f"test have the same {kind} measure, so R² is undefined. Give more images whose "
                 "objects differ in size."
             )
+
+
+def _n_processors() -> int:
+    """How many this process may use; containers allow fewer than there are."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

@@ -1,4 +1,7 @@
-"""What a terminal shows: tables and progress bars. Makes them; the command line prints them."""
+"""What a terminal shows: tables and progress bars. Makes them; the command line prints them.
+
+Names stand in the tables as they are: print them on a console without markup.
+"""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -6,7 +9,6 @@ from contextlib import contextmanager
 
 import pandas as pd
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -80,7 +82,7 @@ def curve_table(curve: Curve) -> Table:
         table.add_row(
             point.label,
             str(point.channels),
-            *map(escape, cells),
+            *cells,
             style="bold" if point.layer == peak else None,
         )
     return table

