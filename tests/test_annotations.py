@@ -271,7 +271,7 @@ def test_object_outside_the_crop_is_left_out(voc):
     assert reason(images) == (
         "2.jpg",
         "its dog lies outside the part that the network is shown; "
-        "fit='squash' or 'pad' shows all of it",
+        "--fit squash or pad shows all of it",
     )
 
 
@@ -649,7 +649,7 @@ def test_subset_with_nothing_but_crowded_images_is_refused(voc):
         read_images(f"voc:{folder}", SQUARE, subsets=("cat", "dog"))
     assert str(error.value) == (
         f"{folder} has no image of subset 'dog' with exactly one object that can be used. "
-        "objects='largest' or 'mean' takes those with several."
+        "--objects largest or mean takes those with several."
     )
 
 
@@ -659,7 +659,7 @@ def test_set_of_which_nothing_is_left_is_refused(voc):
         read_images(f"voc:{folder}", Frame(9, 9, "crop"), objects="largest")
     why = (
         "1 were left out, the first 1.jpg: its dog lies outside the part that the network "
-        "is shown; fit='squash' or 'pad' shows all of it."
+        "is shown; --fit squash or pad shows all of it."
     )
     assert str(error.value) == f"{folder} has no image that can be used. {why}"
     shutil.rmtree(folder / "JPEGImages")

@@ -191,7 +191,7 @@ def _check_found(
     left = told(left_out) if left_out else ""
     if objects == "single":
         what += "with exactly one object "
-        left = f"objects='largest' or 'mean' takes those with several. {left}"
+        left = f"--objects largest or mean takes those with several. {left}"
     raise DataError(f"{place} has no image {what}that can be used. {left}".rstrip())
 
 
@@ -265,7 +265,7 @@ def _summary(seen: list[_Seen], kind: str, objects: str) -> tuple[float, float, 
     if not seen:
         raise DataError(
             f"its {kind} lies outside the part that the network is shown; "
-            "fit='squash' or 'pad' shows all of it"
+            "--fit squash or pad shows all of it"
         )
     if objects == "mean":
         areas, heights = [each.area for each in seen], [each.height for each in seen]

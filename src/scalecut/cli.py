@@ -154,7 +154,7 @@ def layers(
       scalecut layers inception_v3 --layers 'mixed*'
     """
     network = _with_input(
-        load_network(model, weights=weights, allow_partial=allow_partial), input_size, "", ""
+        load_network(model, weights=weights, allow_partial=allow_partial), input_size
     )
     points, left_out = chosen_points(network, _listed(layers))
     if as_json:
@@ -188,22 +188,25 @@ def probe(
         Path | None, typer.Option(help="The folder of images, where the annotations do not tell.")
     ] = None,
     skip_truncated: Annotated[
-        bool, typer.Option("--skip-truncated", help="Leave out objects so flagged.")
+        bool, typer.Option("--skip-truncated", help="Leave out images whose object is so flagged.")
     ] = False,
     skip_difficult: Annotated[
-        bool, typer.Option("--skip-difficult", help="Leave out objects so flagged.")
+        bool, typer.Option("--skip-difficult", help="Leave out images whose object is so flagged.")
     ] = False,
     strict: Annotated[
         bool, typer.Option("--strict", help="Stop at the first image that cannot be used.")
     ] = False,
-    regressor: Annotated[str, typer.Option(help="ridge, ols, or both.")] = "ridge,ols",
+    regressor: Annotated[str, typer.Option(help="One or more of ridge,ols.")] = "ridge,ols",
     controls: Annotated[
-        str, typer.Option(help="random, shuffled, both, or none.")
+        str, typer.Option(help="One or more of random,shuffled; or none.")
     ] = "random,shuffled",
     repeats: Annotated[int, typer.Option(help="Random splits of 70/30.")] = 10,
     input_size: InputOption = "",
     mean: MeanOption = "",
     std: StdOption = "",
+    interpolation: Annotated[
+        str, typer.Option(help="nearest, bilinear, bicubic or lanczos, not the network's own.")
+    ] = "",
     precision: PrecisionOption = "auto",
     device: DeviceOption = "auto",
     batch_size: Annotated[int, typer.Option(help="Images a forward pass.")] = 32,
@@ -230,7 +233,7 @@ def probe(
     network = load_network(model, weights=weights, allow_partial=allow_partial, seed=seed)
     with bars(ERR, quiet=as_json) as progress:
         curve = probe_layers(
-            _with_input(network, input_size, mean, std),
+            _with_input(network, input_size, mean, std, interpolation),
             data,
             layers=_listed(layers),
             subsets=_listed(subset),
@@ -331,16 +334,18 @@ def _listed(text: str) -> list[str]:
     return [part.strip() for part in text.split(",") if part.strip()]
 
 
-def _with_input(network: Network, size: str, mean: str, std: str) -> Network:
+def _with_input(
+    network: Network, size: str, mean: str = "", std: str = "", interpolation: str = ""
+) -> Network:
     """Overrule the network's own preprocessing."""
-    changed: dict[str, object] = {}
+    changed: dict[str, object] = {"interpolation": interpolation} if interpolation else {}
     if size:
         sides = size.lower().split("x")
         if len(sides) > 2 or not all(side.strip().isdigit() and int(side) > 0 for side in sides):
             raise ModelError(
                 f"An input size of {size!r} is not understood. Give pixels, such as 224 or 224x320."
             )
-        changed = {"height": int(sides[0]), "width": int(sides[-1])}
+        changed |= {"height": int(sides[0]), "width": int(sides[-1])}
     for name, text in (("mean", mean), ("std", std)):
         if text:
             try:

