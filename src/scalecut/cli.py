@@ -6,6 +6,7 @@ import shlex
 import sys
 from dataclasses import asdict, replace
 from datetime import datetime
+from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -109,6 +110,23 @@ DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda:0, ...")]
 OutOption = Annotated[Path | None, typer.Option(help="The run folder.")]
 
 
+def _print_version(is_asked: bool) -> None:
+    if is_asked:
+        OUT.print(metadata.version("scalecut"))
+        raise typer.Exit
+
+
+VersionOption = Annotated[
+    bool,
+    typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version."),
+]
+
+
+@app.callback()
+def _top(version: VersionOption = False) -> None:
+    """Options that stand before a command."""
+
+
 @app.command()
 def demo(
     out: OutOption = None,
@@ -116,7 +134,7 @@ def demo(
     seed: SeedOption = 0,
     as_json: JsonOption = False,
 ) -> None:
-    """Probe EfficientNet-Lite0 on made-up scenes: no download, no data, no configuration.
+    """Probe a network on made-up scenes: no data, no download.
 
     \b
     Example:
@@ -145,7 +163,7 @@ def layers(
     input_size: InputOption = "",
     as_json: JsonOption = False,
 ) -> None:
-    """List the probe points of a network, in the order in which they are computed.
+    """List the layers of a network, in order of execution.
 
     \b
     Examples:
@@ -214,7 +232,7 @@ def probe(
     out: OutOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Measure how much of an object's scale each layer of a network carries.
+    """Measure how much of an object's scale each layer carries.
 
     \b
     Examples:
@@ -290,7 +308,7 @@ def cache(
 
 @app.command()
 def doctor(as_json: JsonOption = False) -> None:
-    """Tell what is installed, which weights are found, and what would be downloaded.
+    """Tell what is installed and which weights are found.
 
     \b
     Example:
