@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from html import escape
+from importlib import metadata
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -139,6 +140,10 @@ def test_help_names_every_command():
     shown = scalecut("--help").stdout
     assert "scalecut demo" in shown
     assert all(re.search(rf"^  {command} ", shown, re.MULTILINE) for command in COMMANDS)
+
+
+def test_version_is_that_of_the_package():
+    assert scalecut("--version").stdout == f"{metadata.version('scalecut')}\n"
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -601,6 +606,14 @@ def test_setting_that_cannot_be_is_answered_in_one_line(case):
     wrong, text = MADE_HERE[case]
     before = tree()
     assert_refused(probed(*wrong), before, text)
+
+
+def test_place_is_refused_before_any_work_is_done(monkeypatch):
+    blobs()
+    for work in ("load_network", "made_up_scenes"):
+        monkeypatch.setattr(cli, work, lambda *given, **settings: pytest.fail("work was done"))
+    assert probed("--out", "blobs").exit_code == 2
+    assert scalecut("demo", "--out", "blobs").exit_code == 2
 
 
 MADE_ELSEWHERE = {

@@ -110,10 +110,11 @@ DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda:0, ...")]
 OutOption = Annotated[Path | None, typer.Option(help="The run folder.")]
 
 
-def _print_version(is_asked: bool) -> None:
+def _print_version(is_asked: bool) -> bool:
     if is_asked:
         OUT.print(metadata.version("scalecut"))
         raise typer.Exit
+    return is_asked
 
 
 VersionOption = Annotated[
