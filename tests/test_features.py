@@ -743,7 +743,7 @@ def test_a_gpu_that_is_not_there_is_refused(monkeypatch):
     with pytest.raises(ModelError) as error:
         resolved_device("cuda:1")
     assert str(error.value) == (
-        "The device 'cuda:1' is not there: torch sees no GPU. Give --device cpu."
+        "The device 'cuda:1' is not there: torch sees 0 of this kind. Give --device cpu."
     )
 
 

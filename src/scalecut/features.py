@@ -310,8 +310,11 @@ def resolved_precision(precision: str, device: str) -> str:
         return precision
     if precision != "auto":
         raise ModelError(f"No precision is named {precision!r}. Give auto, float32 or bfloat16.")
-    if torch.device(resolved_device(device)).type == "cuda":
+    kind = torch.device(resolved_device(device)).type
+    if kind == "cuda":
         return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
+    if kind != "cpu":
+        return "float32"
     return "bfloat16" if torch.cpu._is_avx512_bf16_supported() else "float32"
 
 
@@ -320,12 +323,14 @@ def resolved_device(device: str) -> str:
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        kind = torch.device(device).type
+        asked = torch.device(device)
     except RuntimeError as error:
         raise ModelError(f"No device is named {device!r}. Give auto, cpu, or cuda:0.") from error
-    if kind == "cuda" and (torch.device(device).index or 0) >= torch.cuda.device_count():
+    n_mps = int(torch.backends.mps.is_available())
+    there = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": n_mps}.get(asked.type, 0)
+    if (asked.index or 0) >= there:
         raise ModelError(
-            f"The device {device!r} is not there: torch sees {torch.cuda.device_count()} GPUs. "
+            f"The device {device!r} is not there: torch sees {there} of this kind. "
             "Give --device cpu."
         )
     return device

@@ -350,6 +350,8 @@ def opened(path: Path) -> Iterator[PIL.Image.Image]:
 def _unreadable(error: OSError) -> str:
     if isinstance(error, FileNotFoundError):
         return "there is no such file; check its name and folder"
+    if error.errno is None:  # Pillow's, of the content
+        return f"it is truncated or broken ({error}); copy the file again"
     return f"the file cannot be read ({error.strerror or error}); check it and its permissions"
 
 
