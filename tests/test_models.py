@@ -351,8 +351,8 @@ def test_the_file_of_another_network_is_refused(small, tmp_path):
     for allow_partial in (False, True):
         message = refusal(small, weights=tmp_path / "a.safetensors", allow_partial=allow_partial)
         assert message == (
-            "a.safetensors holds no tensor of Sequential: it has 'stem.weight', the network "
-            "'0.weight'. Give the weights of this network, under its own tensor names."
+            "a.safetensors holds 0 of the 8 tensors of Sequential: it has 'stem.weight', the "
+            "network '0.weight'. Give the weights of this network, under its own tensor names."
         )
 
 

@@ -343,11 +343,11 @@ def _load_file(module: nn.Module, model: str, path: Path, allow_partial: bool) -
     missing = tuple(name for name in wanted if name not in fits)
     ignored = tuple(n for n in state if n not in wanted and not n.endswith("num_batches_tracked"))
     wrong = [n for n in missing if n in state]
-    if not fits:
+    if not fits or (2 * len(fits) < len(wanted) and not allow_partial):
         raise ModelError(
-            f"{path.name} holds no tensor of {model}: it has {_first(state)!r}, the network "
-            f"{_first(wanted)!r}. "
-            "Give the weights of this network, under its own tensor names."
+            f"{path.name} holds {len(fits)} of the {len(wanted)} tensors of {model}: it has "
+            f"{_first(state)!r}, the network {_first(wanted)!r}. Give the weights of this network, "
+            "under its own tensor names."
         )
     if missing and not allow_partial:
         what = f"lacks {len(missing)} of {len(wanted)} tensors of {model}, the first {missing[0]!r}"
