@@ -510,6 +510,8 @@ def test_process_stopped_amid_features_is_finished_by_the_same_command(stop, tmp
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        # shells start what runs in the background with Ctrl-C ignored, and that is inherited
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     deadline = time.monotonic() + 60
     while not list(tmp_path.rglob("cache/features/*/*/*.safetensors")):
