@@ -587,6 +587,11 @@ def test_scores_are_one_line_in_order_of_the_layers():
     assert curve_of(backwards).scores(regressor="ols").empty
 
 
+def test_finding_gains_nothing_from_a_twin_that_is_worse_than_the_mean():
+    curve = curve_of(told([0.5, 0.8, 0.3, 0.1]), told([0.1, -0.6, 0.1, 0.1], weights="random"))
+    assert "0.80 above its random twin" in curve.finding()
+
+
 def test_plot_gives_a_figure_of_the_subset_asked_for():
     curve = curve_of_two_subsets()
     for subset in ("mean", "cat"):

@@ -118,7 +118,9 @@ class Curve:
         )
         twin = self.scores(weights="random", regressor=regressor)
         if self.weights == "pretrained" and len(twin):
-            said += f", {peak.r2 - twin.r2[rows.r2.idxmax()]:.2f} above its random twin"
+            # a twin that is worse than the mean knows nothing; less than nothing is no gain
+            learned = peak.r2 - max(float(twin.r2[rows.r2.idxmax()]), 0.0)
+            said += f", {learned:.2f} above its random twin"
         if last.layer != peak.layer:
             said += f"; at {labels[last.layer]} R² {last.r2:.2f} is left"
         return said + "."
