@@ -13,6 +13,7 @@ ROWS = [
     ["images", "layers", "models"],
     ["annotations", "scenes", "features"],
     ["scores"],
+    ["curve", "inputs"],
     ["probe"],
     ["runs", "report"],
     ["terminal"],

@@ -23,7 +23,7 @@ import torch
 from typer.testing import CliRunner
 
 from scalecut import cache, cli, load_network, probe, read_images
-from scalecut.probe import chosen_points
+from scalecut.inputs import chosen_points
 
 HEADER = (
     "model,subset,measure,layer,alias,depth,n_features,n_images,weights,target,regressor,"

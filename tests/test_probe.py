@@ -25,8 +25,9 @@ from scalecut import (
     image_set,
     probe,
 )
+from scalecut.curve import COLUMNS
 from scalecut.images import LeftOut
-from scalecut.probe import COLUMNS, LEAST_IMAGES
+from scalecut.inputs import LEAST_IMAGES
 from scalecut.regression import PENALTIES
 from scalecut.scores import draw_parts, score
 

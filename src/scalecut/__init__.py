@@ -1,13 +1,14 @@
 """Find the layer at which a vision model forgets how big things are."""
 
 from .annotations import read_images
+from .curve import Curve
 from .errors import DataError, LayerError, ModelError, OutputError, ScalecutError
 from .features import Features, extract, pooled_outputs
 from .images import Image, ImageSet, image_set
 from .layers import ProbePoint, probe_points, select_layers
 from .measures import Frame
 from .models import Network, Preprocessing, load_network, random_twin
-from .probe import Curve, probe
+from .probe import probe
 from .regression import RidgePath, r_squared, ridge_path
 from .scenes import made_up_scenes
 

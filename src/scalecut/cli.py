@@ -17,11 +17,12 @@ from typer.core import TyperGroup
 
 from . import cache as cache_folder
 from . import runs
+from .curve import Curve
 from .errors import ModelError, ScalecutError
 from .features import resolved_precision
 from .images import LeftOut
+from .inputs import chosen_points
 from .models import PACKAGES, Network, Preprocessing, load_network, weights_places
-from .probe import Curve, chosen_points
 from .probe import probe as probe_layers
 from .report import draw
 from .scenes import made_up_scenes

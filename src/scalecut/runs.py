@@ -15,8 +15,8 @@ from typing import Any
 
 import pandas as pd
 
+from .curve import COLUMNS, Curve
 from .errors import DataError, OutputError
-from .probe import COLUMNS, Curve
 
 FORMAT = 1  # of run.json and curve.csv
 PACKAGES = ("scalecut", "torch", "timm", "numpy", "scipy", "scikit-learn", "pandas", "pillow")

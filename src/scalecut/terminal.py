@@ -18,8 +18,8 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from .curve import Curve
 from .layers import ProbePoint
-from .probe import Curve
 from .scores import MEAN
 
 # fmt: off

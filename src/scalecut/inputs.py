@@ -1,0 +1,244 @@
+"""What a question is asked of, by name or as it is: images that are enough, layers that answer.
+
+Shared by all that look at a network: the probe, its controls and what goes beyond it.
+"""
+
+import hashlib
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import torch
+
+from .annotations import read_images
+from .errors import DataError, LayerError, ModelError, ScalecutError
+from .features import Features, Progress, answerable, decoded, resolved_precision
+from .images import ImageSet, LeftOut
+from .layers import ProbePoint, probe_points, select_layers
+from .measures import Frame, measure_named, share_of
+from .models import Network, random_twin
+from .scenes import made_up_scenes
+from .scores import MEAN
+
+LEAST_IMAGES = 20  # of one subset: 14 to fit, 6 to test
+LEAST_GROUPS = 4
+TWIN_IMAGES, TWIN_BATCH = 128, 32  # from which a random twin takes its batch-norm statistics
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """How a network is made to look at images."""
+
+    fit: str = "squash"
+    precision: str = "auto"
+    device: str = "auto"
+    batch_size: int = 32
+
+
+def chosen_points(
+    network: Network, layers: Sequence[str] = ()
+) -> tuple[list[ProbePoint], tuple[LeftOut, ...]]:
+    """The points to probe, and those that the network cannot answer for, with the reason.
+
+    Raises:
+        LayerError: if a name fits no layer.
+        ModelError: if the network does not run at its input size.
+    """
+    modules = {name for name, _ in network.module.named_modules() if name}
+    also = [name for name in layers if name in modules]
+    try:
+        points = probe_points(network.module, network.example(), also=also)
+    except (RuntimeError, AssertionError, ValueError) as error:
+        if isinstance(error, ScalecutError):
+            raise
+        height, width = network.preprocessing.height, network.preprocessing.width
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ModelError(
+            f"{network.name} does not run on {height} x {width} px ({reason[:100]}). Give another "
+            "--input-size, or the network's own."
+        ) from error
+    if layers:
+        points = select_layers(points, layers)
+    return answerable(network, points)
+
+
+def twin_of(network: Network, image_set: ImageSet, look: Look, seed: int) -> Network:
+    """A random twin whose batch norms know the images that it will be probed on."""
+    n = len(image_set)
+    numbers = np.linspace(0, n - 1, min(n, TWIN_IMAGES)).round().astype(int).tolist()
+    ready = decoded(
+        image_set.images, numbers, network.preprocessing, look.fit, batch_size=TWIN_BATCH
+    )
+    batches = (batch.to(network.device) for _, batch, _ in ready if len(batch) > 1)
+    kind = network.device.type
+    in_bfloat16 = resolved_precision(look.precision, kind) == "bfloat16"
+    with torch.autocast(kind, torch.bfloat16, enabled=in_bfloat16):
+        return random_twin(network, seed, batches)
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """Which images are read, and how their objects are measured."""
+
+    subsets: tuple[str, ...] = ()
+    measure: str = "area"
+    objects: str = "single"
+    skip_truncated: bool = False
+    skip_difficult: bool = False
+    strict: bool = False
+    images_folder: Path | None = None
+
+
+def images_of(
+    data: str | ImageSet, frame: Frame, reading: Reading, *, seed: int = 0, enough: bool = True
+) -> ImageSet:
+    """The rows that are asked for, of files, of made-up scenes, or as they are given.
+
+    Args:
+        enough: leave out subsets that are too small to be probed.
+
+    Raises:
+        DataError: if there are too few images, or their measure does not vary.
+    """
+    if isinstance(data, ImageSet):
+        image_set = of_subsets(data, reading.subsets)
+    elif data == "scenes":
+        image_set = _scenes(frame, reading, seed)
+    else:
+        asked = {each.name: getattr(reading, each.name) for each in fields(reading)}
+        image_set = read_images(data, frame, **asked)
+    return _large_enough(image_set, only_named=bool(reading.subsets)) if enough else image_set
+
+
+def _scenes(frame: Frame, reading: Reading, seed: int) -> ImageSet:
+    """Made-up scenes with the measure asked for, of what the frame shows of them."""
+    scenes = of_subsets(made_up_scenes(seed=seed), reading.subsets)
+    of_shares = measure_named(reading.measure)
+    measure = []
+    for image, box in zip(scenes.images, cast(np.ndarray, scenes.boxes), strict=True):
+        width, height = image.picture().size
+        measure.append(of_shares(*share_of(tuple(box), frame.window(width, height)), frame))
+    return replace(scenes, measure=np.array(measure), measure_name=reading.measure)
+
+
+def of_subsets(image_set: ImageSet, subsets: Sequence[str]) -> ImageSet:
+    """The rows of some subsets; all if none is named."""
+    unknown = [name for name in subsets if name not in image_set.subsets]
+    if unknown:
+        raise DataError(
+            f"No subset is named {unknown[0]!r}. There are {', '.join(image_set.subsets)}."
+        )
+    return image_set.rows(np.isin(image_set.subset, list(subsets or image_set.subsets)))
+
+
+def check_names(given: Sequence[str], known: Sequence[str], what: str) -> tuple[str, ...]:
+    names = (given,) if isinstance(given, str) else tuple(dict.fromkeys(given))
+    for name in names:
+        if name not in known:
+            raise DataError(f"No {what} is named {name!r}. Give one or more of {', '.join(known)}.")
+    return names
+
+
+def _large_enough(image_set: ImageSet, *, only_named: bool) -> ImageSet:
+    """Without subsets that are too small; those that were asked for by name must not be."""
+    names = np.array(image_set.subset)
+    small = {s: n for s in image_set.subsets if (n := int((names == s).sum())) < LEAST_IMAGES}
+    if only_named or len(small) == len(image_set.subsets):
+        check_size(image_set)
+    left_out = tuple(
+        LeftOut(subset, f"{n} images, fewer than the {LEAST_IMAGES} needed to fit and to test")
+        for subset, n in small.items()
+    )
+    kept = image_set.rows(~np.isin(names, list(small)))
+    check_size(kept)
+    return replace(kept, left_out=(*image_set.left_out, *left_out))
+
+
+def check_size(image_set: ImageSet) -> None:
+    names = np.array(image_set.subset)
+    for subset in image_set.subsets:
+        rows = names == subset
+        measure = image_set.measure[rows]
+        n, n_groups = len(measure), len(set(np.array(image_set.group)[rows]))
+        bad = np.flatnonzero(~np.isfinite(measure))
+        if subset == MEAN:
+            raise DataError(
+                f"A subset is named {MEAN!r}, but that stands for the mean over subsets. Rename it."
+            )
+        if bad.size:
+            raise DataError(
+                f"{bad.size} of {n} images of {subset!r} have a measure that is not finite, the "
+                f"first is number {bad[0]}. Drop these images."
+            )
+        if n < LEAST_IMAGES:
+            raise DataError(
+                f"There are {n} images of {subset!r}, but at least {LEAST_IMAGES} are needed to "
+                f"fit and to test. Add images, or choose other subsets."
+            )
+        if n_groups < LEAST_GROUPS:
+            raise DataError(
+                f"The {n} images of {subset!r} are of {n_groups} groups, but at least "
+                f"{LEAST_GROUPS} are needed to keep groups apart. Give images of more groups, or a "
+                "group an image."
+            )
+        if np.ptp(measure) == 0:
+            raise DataError(
+                f"All {n} images of {subset!r} have the same measure, {measure[0]:g}, so "
+                "nothing can be regressed on it. Choose images whose objects differ in size."
+            )
+
+
+def check_finite(network: Network, features: Features) -> None:
+    for layer, matrix in features.matrices.items():
+        bad = np.flatnonzero(~np.isfinite(matrix).all(axis=1))
+        if bad.size:
+            raise LayerError(
+                f"Layer {layer!r} of {network.name} gave values that are not finite for {bad.size} "
+                f"of {len(matrix)} images. Try --precision float32, or choose other --layers."
+            )
+
+
+def image_facts(image_set: ImageSet) -> dict[str, object]:
+    """Numbers and a fingerprint: the hash of every image's content with its measure and subset."""
+    digest = hashlib.sha256()
+    rows = zip(image_set.images, image_set.measure, image_set.subset, image_set.group, strict=True)
+    for image, measure, subset, group in rows:
+        digest.update(f"{image.key()} {measure!r} {subset} {group}\n".encode())
+    names = np.array(image_set.subset)
+    return {
+        "n_images": len(image_set),
+        "n_by_subset": {subset: int((names == subset).sum()) for subset in image_set.subsets},
+        "measure": image_set.measure_name,
+        "sha256": digest.hexdigest(),
+    }
+
+
+class Stages:
+    """Seconds by stage."""
+
+    def __init__(self, progress: Progress | None) -> None:
+        self.progress = progress
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, stage: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - start
+
+    def report(self, done: int, total: int) -> None:
+        if self.progress:
+            self.progress("regression", done, total)
+
+    def facts(self, answers: dict[str, Features]) -> dict[str, dict[str, float]]:
+        """Seconds of every stage; images/s of the stages in which images were computed."""
+        facts = {stage: {"seconds": round(seconds, 3)} for stage, seconds in self.seconds.items()}
+        for stage, features in zip(("features", "random twin"), answers.values(), strict=False):
+            facts[stage]["images_computed"] = features.n_computed
+            if features.n_computed:
+                facts[stage]["images_per_second"] = round(features.n_computed / features.seconds, 1)
+        return facts
