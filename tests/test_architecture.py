@@ -9,14 +9,14 @@ import scalecut
 
 ROWS = [
     ["errors"],
-    ["regression", "stats", "measures", "cache", "figures", "receptive", "twins"],
-    ["images", "layers", "models"],
-    ["annotations", "scenes", "features"],
+    ["regression", "stats", "measures", "cache", "page", "receptive", "twins", "padding"],
+    ["images", "layers", "models", "figures"],
+    ["annotations", "scenes", "features", "pixels"],
     ["scores"],
     ["curve", "inputs"],
-    ["probe"],
-    ["runs", "report"],
-    ["terminal"],
+    ["probe", "invariance", "noise", "instrument", "directions"],
+    ["runs"],
+    ["report", "terminal", "options"],
     ["cli"],
 ]
 ROW = {name: number for number, row in enumerate(ROWS) for name in row}

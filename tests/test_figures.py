@@ -14,13 +14,13 @@ from matplotlib.text import Annotation
 
 from scalecut.errors import DataError, OutputError
 from scalecut.figures import (
-    _spread,
-    _written,
     curve_figure,
     exponential_figure,
+    learning_figure,
     subset_figure,
+    width_figure,
 )
-from scalecut.report import draw
+from scalecut.page import STYLE, _spread, _written
 
 ALIASES = [*(f"mixed{number}" for number in range(11)), "pre_softmax", "softmax"]
 INCEPTION = [*(f"Mixed_5{c}" for c in "bcd"), *(f"Mixed_6{c}" for c in "abcde")]

@@ -17,7 +17,6 @@ from sklearn.preprocessing import StandardScaler
 from torch import nn
 
 from scalecut import (
-    Curve,
     DataError,
     LayerError,
     Preprocessing,
@@ -29,7 +28,7 @@ from scalecut.curve import COLUMNS
 from scalecut.images import LeftOut
 from scalecut.inputs import LEAST_IMAGES
 from scalecut.regression import PENALTIES
-from scalecut.scores import draw_parts, score
+from scalecut.scores import Answers, draw_parts, score
 
 SIDE = 32
 AS_IT_IS = Preprocessing(height=SIDE, width=SIDE, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
@@ -96,7 +95,8 @@ def planted_network():
 
 
 def probed(images, network=None, **settings):
-    settings = {"preprocessing": AS_IT_IS, "precision": "float32", "repeats": 3, **settings}
+    few = {"repeats": 3, "twins": 1, "permutations": 20}
+    settings = {"preprocessing": AS_IT_IS, "precision": "float32", **few, **settings}
     return probe(network or planted_network(), images, **settings)
 
 
@@ -136,7 +136,7 @@ def test_controls_come_along_and_the_shuffled_measure_is_not_found(seed):
     lines = set(table[["weights", "target", "regressor"]].itertuples(index=False, name=None))
     assert lines == {
         (weights, target, regressor)
-        for weights in ("pretrained", "random")
+        for weights in ("pretrained", "random", "pixels")
         for target in ("true", "shuffled")
         for regressor in ("ridge", "ols")
     }
@@ -157,7 +157,70 @@ def test_rows_of_the_twin_are_those_of_random_weights_probed_by_themselves():
     images = discs(np.random.default_rng(0), n=30)
     table = curve_of_discs().frame()
     beside = table[table.weights == "random"].reset_index(drop=True)
-    pd.testing.assert_frame_equal(probed(images, weights="random").frame(), beside)
+    alone = probed(images, weights="random", controls=["shuffled"]).frame()
+    pd.testing.assert_frame_equal(alone, beside)
+
+
+def test_each_twin_has_a_seed_of_its_own():
+    both = probed(discs(np.random.default_rng(0), n=30), twins=2, controls=["random"])
+    twins = both.scores(weights="random")
+    assert (twins.r2_spread > 0).any()
+    assert {"random twin 1", "random twin 2"} <= set(both.provenance["stages"])
+
+
+def test_permuted_weights_are_a_control_of_their_own():
+    curve = probed(discs(np.random.default_rng(0), n=50), controls=["permuted"])
+    assert set(curve.table.weights) == {"pretrained", "permuted"}
+    assert list(by_layer(curve, weights="permuted").index) == LAYERS
+    # `learned` is above random twins and pixels; here there are none
+    assert curve.table.learned.isna().all()
+
+
+def bright_disc(rng):
+    """A white disc on black: any network that averages reads its size, trained or not."""
+    radius = rng.uniform(4, 12)
+    x, y = rng.uniform(radius + 2, SIDE - radius - 2, size=2)
+    down, across = np.mgrid[:SIDE, :SIDE] + 0.5
+    inside = (down - y) ** 2 + (across - x) ** 2 < radius**2
+    return np.repeat(255 * inside[..., None], 3, axis=2).astype(np.uint8), inside.mean()
+
+
+def untrained_network(seed):
+    torch.manual_seed(seed)
+    return nn.Sequential(
+        OrderedDict(
+            first=nn.Conv2d(3, 8, 3),
+            act=nn.ReLU(),
+            second=nn.Conv2d(8, 8, 3),
+            act2=nn.ReLU(),
+            pool=nn.AdaptiveAvgPool2d(1),
+            flat=nn.Flatten(),
+            head=nn.Linear(8, 3),
+        )
+    )
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_untrained_network_reads_bright_discs_and_has_learned_nothing(seed):
+    rng = np.random.default_rng(seed)
+    pictures, areas = zip(*(bright_disc(rng) for _ in range(60)), strict=True)
+    images = image_set(pictures, areas, subset="disc", measure_name="area")
+    rows = probed(images, untrained_network(seed), twins=3).scores()
+    rows = rows[rows.layer != "softmax"]
+    assert rows.r2.min() > 0.9
+    assert rows.p_value.max() < 0.05
+    assert rows.learned.max() < 0.002  # of an R² near 1
+    assert (rows.learned_low <= 0).all()
+
+
+def test_width_and_learning_curve_come_on_request():
+    images = discs(np.random.default_rng(0), n=100)
+    curve = probed(images, match_width=2, learning_curve=True, controls=[])
+    assert set(curve.table.regressor) == {"ridge", "ols", "matched"}
+    assert curve.scores(regressor="matched").n_features.max() == 2
+    assert by_layer(curve, regressor="matched")["look"] < 0.3
+    assert curve.learning().n_fit.unique().tolist() == [17, 35, 70]  # 8 would be too few
+    assert [each.evidence().peak in ("area", "kept") for each in curve.fewer] == [True, True]
 
 
 def test_layer_that_multiplies_by_zero_is_answered_like_the_mean():
@@ -200,15 +263,15 @@ def test_frame_has_the_columns_of_curve_csv_and_a_row_per_combination():
     assert list(table.columns) == COLUMNS
     assert " ".join(COLUMNS) == (
         "model subset measure layer alias depth n_features n_images weights target regressor "
-        "r2 r2_low r2_high p_value seed_count"
-    )  # the table of the design
+        "r2 r2_low r2_high p_value seed_count n_fit r2_spread learned learned_low learned_high"
+    )  # the table of the design, and what is beyond it
     named = ["subset", "layer", "weights", "target", "regressor"]
     assert not table.duplicated(named).any()
-    assert len(table) == 3 * len(LAYERS) * 2 * 2 * 2
+    assert len(table) == 3 * (2 * len(LAYERS) + 1) * 2 * 2  # the pixels are no layer
     assert set(table.model) == {"Sequential"}
     assert set(table.measure) == {"area"}
     assert set(table.seed_count) == {3}
-    assert table.p_value.isna().all()
+    assert table[table.target == "true"].p_value.between(1 / 21, 1).all()
     assert (table.r2_low <= table.r2_high).all()
     assert table[["r2", "r2_low", "r2_high"]].notna().all(axis=None)
     one_line = curve.scores()
@@ -272,7 +335,7 @@ def test_regressors_and_controls_can_be_left_out():
 
 def test_random_weights_are_their_own_control():
     table = probed(discs(np.random.default_rng(0), n=30), weights="random").frame()
-    assert set(table.weights) == {"random"}
+    assert set(table.weights) == {"random", "pixels"}
 
 
 def test_progress_is_told_to_its_end():
@@ -281,8 +344,9 @@ def test_progress_is_told_to_its_end():
         discs(np.random.default_rng(0), n=30),
         progress=lambda stage, done, total: told.update({stage: (done, total)}),
     )
-    n_jobs = 2 * len(LAYERS)
-    assert told == {"features": (30, 30), "random twin": (30, 30), "regression": (n_jobs, n_jobs)}
+    n_jobs = 2 * len(LAYERS) + 1
+    stages = ("features", "random twin", "pixels")
+    assert told == dict.fromkeys(stages, (30, 30)) | {"regression": (n_jobs, n_jobs)}
 
 
 # --- splits and groups ---------------------------------------------------------------------------
@@ -292,8 +356,8 @@ POINT = ProbePoint("layer", "", 0.0, "layer", "output", channels=1)
 
 def table_of(images, matrix, *, repeats=5, regressors=("ridge",), shuffled=False, seed=0):
     parts = draw_parts(images, repeats, seed, shuffled=shuffled)
-    features = {"pretrained": {"layer": matrix.astype(np.float32)}}
-    return parts, score(parts, [POINT], features, regressors)
+    answers = {"pretrained": Answers((POINT,), ({"layer": matrix.astype(np.float32)},))}
+    return parts, score(parts, answers, regressors).table
 
 
 def measured(measure, **settings):
@@ -441,8 +505,21 @@ def test_measure_that_is_constant_in_some_splits_is_refused():
             "No regressor is named 'lasso'. Give one or more of ridge, ols.",
         ),
         (
-            {"controls": ["pixels"]},
-            "No control is named 'pixels'. Give one or more of random, shuffled.",
+            {"controls": ["masks"]},
+            "No control is named 'masks'. Give one or more of random, permuted, pixels, shuffled.",
+        ),
+        (
+            {"twins": 0},
+            "There cannot be 0 random twins. Give --twins 1 to 32; with --controls "
+            "pixels,shuffled there are none.",
+        ),
+        (
+            {"permutations": -1},
+            "--permutations -1 is below 0. Give 0 for none, or 1000 as is usual.",
+        ),
+        (
+            {"match_width": -3},
+            "--match-width -3 is below 0. Give 0 for none, or 32 as is usual.",
         ),
         (
             {"repeats": 0},
@@ -508,7 +585,9 @@ def test_layers_before_a_missing_tensor_score_as_in_the_whole_network(tmp_path):
     weights = state_without(tmp_path, "carry.bias")
     some = probed(images, weights=weights, allow_partial=True).frame()
     whole = curve_of_discs().frame()
-    here = whole[whole.layer.isin(["look", "mix", "area"])].reset_index(drop=True)
+    here = whole[whole.layer.isin(["look", "mix", "area", "pixels"])].reset_index(drop=True)
+    # p-values are corrected over the layers that there are
+    some, here = (table.drop(columns="p_value") for table in (some, here))
     pd.testing.assert_frame_equal(some, here, check_exact=True)
 
 
@@ -522,75 +601,11 @@ def test_whole_weights_leave_nothing_out(tmp_path):
 # --- the curve -----------------------------------------------------------------------------------
 
 
-def told(values, weights="pretrained", regressor="ridge", subset="mean", target="true"):
-    """Rows of a curve with the paper's names."""
-    names = [("a", ""), ("b", "add_2"), ("logits", "pre_softmax"), ("softmax", "softmax")]
-    return [
-        {
-            "model": "net", "subset": subset, "measure": "area", "layer": layer, "alias": alias,
-            "depth": number / 3, "n_features": 4, "n_images": 99, "weights": weights,
-            "target": target, "regressor": regressor, "r2": r2, "r2_low": r2 - 0.1,
-            "r2_high": r2 + 0.05, "p_value": np.nan, "seed_count": 10,
-        }
-        for number, ((layer, alias), r2) in enumerate(zip(names, values, strict=False))
-    ]  # fmt: skip
-
-
-def curve_of(*lines):
-    table = pd.DataFrame([row for line in lines for row in line])[COLUMNS]
-    names = table[["layer", "alias"]].drop_duplicates().itertuples(index=False)
-    points = [replace(POINT, layer=layer, alias=alias) for layer, alias in names]
-    return Curve(table, tuple(points), (), ())
-
-
-@pytest.mark.parametrize(
-    ("lines", "sentence"),
-    [
-        (
-            [
-                told([0.5, 0.8, 0.3, 0.1]),
-                told([0.2, 0.25, 0.1, 0.0], weights="random"),
-                told([0.9, 0.9, 0.9, 0.9], target="shuffled"),
-                told([0.9, 0.9, 0.9, 0.9], regressor="ols"),
-                told([0.9, 0.9, 0.9, 0.9], subset="dog"),
-            ],
-            "net carries the object's scale best at b (add_2): R² 0.80 [0.70, 0.85], "
-            "0.55 above its random twin; at logits (pre_softmax) R² 0.30 is left.",
-        ),
-        (
-            [told([0.5, 0.4, 0.3, 0.6], regressor="ols")],
-            "net carries the object's scale best at softmax: R² 0.60 [0.50, 0.65]; "
-            "at logits (pre_softmax) R² 0.30 is left.",
-        ),
-        (
-            [told([0.5, 0.4, 0.6, 0.1], weights="random")],
-            "net carries the object's scale best at logits (pre_softmax): R² 0.60 [0.50, 0.65].",
-        ),
-        ([told([0.5])], "net carries the object's scale best at a: R² 0.50 [0.40, 0.55]."),
-    ],
-)
-def test_finding_is_one_sentence(lines, sentence):
-    assert curve_of(*lines).finding() == sentence
-
-
 def test_finding_names_the_planted_layer():
     said = curve_of_discs(n=100).finding()
     assert said.startswith("Sequential carries the object's scale best at ")
-    assert " best at area: " in said or " best at kept: " in said
-    assert said.endswith(" is left.") and "; at logits (pre_softmax) R² " in said
-
-
-def test_scores_are_one_line_in_order_of_the_layers():
-    backwards = told([0.5, 0.8, 0.3, 0.1])[::-1]
-    rows = curve_of(backwards, told([0.9] * 4, weights="random")).scores()
-    assert list(rows.layer) == ["a", "b", "logits", "softmax"]
-    assert list(rows.index) == [0, 1, 2, 3]
-    assert curve_of(backwards).scores(regressor="ols").empty
-
-
-def test_finding_gains_nothing_from_a_twin_that_is_worse_than_the_mean():
-    curve = curve_of(told([0.5, 0.8, 0.3, 0.1]), told([0.1, -0.6, 0.1, 0.1], weights="random"))
-    assert "0.80 above its random twin" in curve.finding()
+    assert " best at area (95 % set: area to kept): " in said
+    assert "; it falls after kept, and logits (pre_softmax) has " in said
 
 
 def test_plot_gives_a_figure_of_the_subset_asked_for():

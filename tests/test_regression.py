@@ -4,6 +4,7 @@ from inspect import unwrap
 
 import numpy as np
 import pytest
+from sklearn.decomposition import PCA
 from sklearn.linear_model import LinearRegression, Ridge, RidgeCV
 from sklearn.metrics import r2_score
 from sklearn.pipeline import make_pipeline
@@ -15,8 +16,10 @@ from scalecut.regression import (
     FARTHEST,
     PENALTIES,
     decompose,
+    leading,
     least_squares,
     nested_ridge,
+    quick_ridge,
 )
 
 SHAPES = [(40, 5), (12, 30)]  # more images than features, and fewer
@@ -410,3 +413,44 @@ def test_r_squared_of_the_mean_is_zero_and_of_the_truth_one(rng):
     y = rng.normal(size=30) + 1e3
     found = r_squared(y, np.stack([np.full(30, y.mean()), y]))
     np.testing.assert_allclose(found, [0.0, 1.0], atol=1e-12)
+
+
+# --- thousands of targets ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("n", "d"), SHAPES)
+def test_quick_ridge_minimises_the_generalised_cross_validation(rng, n, d):
+    train, targets, held_out = split(rng, n, d)
+    scaler = StandardScaler().fit(train)
+    X, Z = scaler.transform(train), scaler.transform(held_out)
+    found = quick_ridge(decompose(train, held_out), targets)
+    for column, y in enumerate(targets.T):
+        scores, predicted = [], []
+        for penalty in PENALTIES:
+            hat = X @ np.linalg.solve(X.T @ X + penalty * np.eye(d), X.T) + 1 / n
+            residuals = y - y.mean() - (hat - 1 / n) @ (y - y.mean())
+            scores.append(np.sum(residuals**2) / (n - np.trace(hat)) ** 2)
+            predicted.append(Ridge(alpha=penalty).fit(X, y).predict(Z))
+        np.testing.assert_allclose(found[:, column], predicted[np.argmin(scores)], atol=1e-6)
+
+
+def test_quick_ridge_knows_nothing_of_noise(rng):
+    train, held_out = rng.normal(size=(60, 40)), rng.normal(size=(30, 40))
+    predicted = quick_ridge(decompose(train, held_out), rng.normal(size=(60, 500)))
+    assert np.median(predicted.std(axis=0)) < 0.35  # of a measure with deviation 1
+
+
+@pytest.mark.parametrize(("n", "d"), SHAPES)
+@pytest.mark.parametrize("width", [3, 100])
+def test_leading_components_are_those_of_a_principal_component_analysis(rng, n, d, width):
+    train, targets, held_out = split(rng, n, d)
+    kept = min(width, n - 1, d)
+    found = nested_ridge(leading(decompose(train, held_out), width), targets, alone(n))
+    for column, y in enumerate(targets.T):
+        reference = make_pipeline(
+            StandardScaler(), PCA(kept), RidgeCV(alphas=PENALTIES, scoring=None)
+        ).fit(train, y)
+        assert reference[-1].alpha_ == pytest.approx(found.penalties[column])
+        np.testing.assert_allclose(
+            found.predictions[:, column], reference.predict(held_out), atol=1e-8
+        )

@@ -16,24 +16,26 @@ import pytest
 from rich.console import Console
 
 from scalecut import Curve, DataError, OutputError, ProbePoint
+from scalecut.curve import compared
 from scalecut.images import LeftOut
 from scalecut.models import Preprocessing, Weights
 from scalecut.report import draw
 from scalecut.runs import (
     FORMAT,
     check_place,
-    curve_csv,
     new_run,
     read_curve,
     read_facts,
+    read_run,
     versions,
     write_curve,
+    write_table,
 )
-from scalecut.terminal import bars, curve_table, layer_table
+from scalecut.terminal import bars, comparison_table, controls_in_words, curve_table, layer_table
 
 HEADER = (
     "model,subset,measure,layer,alias,depth,n_features,n_images,weights,target,regressor,"
-    "r2,r2_low,r2_high,p_value,seed_count"
+    "r2,r2_low,r2_high,p_value,seed_count,n_fit,r2_spread,learned,learned_low,learned_high"
 )
 LAYERS = {"0": "", "stem[0]": "add_1", "softmax": "softmax"}
 LINES = [("pretrained", "true"), ("random", "true"), ("pretrained", "shuffled")]
@@ -54,12 +56,13 @@ def table(subsets=("dog", "mean"), regressors=("ridge", "ols"), lines=LINES):
         for weights, target in lines:
             for regressor in regressors:
                 for point in points():
-                    r2 = rng.uniform(-2, 1)
+                    r2, is_main = rng.uniform(-2, 1), (weights, target) == ("pretrained", "true")
                     rows.append(
                         [
                             *("net", subset, "area", point.layer, point.alias, point.depth),
                             *(point.channels, 40, weights, target, regressor),
-                            *(r2, r2 - 0.1, r2 + 0.1, np.nan, 10),
+                            *(r2, r2 - 0.1, r2 + 0.1, np.nan, 10, 28, np.nan),
+                            *((r2 - 0.3, r2 - 0.4, r2 - 0.2) if is_main else [np.nan] * 3),
                         ]
                     )
     return pd.DataFrame(rows, columns=HEADER.split(","))
@@ -68,7 +71,10 @@ def table(subsets=("dog", "mean"), regressors=("ridge", "ols"), lines=LINES):
 def curve(frame=None, provenance=None):
     left_out = (LeftOut("a.jpg", "it is broken"),)
     frame = table() if frame is None else frame
-    return Curve(frame, points(), (LeftOut("fc", "lacks a tensor"),), left_out, provenance or {})
+    noise = np.random.default_rng(1).normal(size=(len(frame), 50))
+    draws = (frame.r2.to_numpy()[:, None] + 0.01 * noise).astype(np.float32)
+    lacking = (LeftOut("fc", "lacks a tensor"),)
+    return Curve(frame, draws, points(), lacking, left_out, provenance or {})
 
 
 def tree(folder):
@@ -226,15 +232,17 @@ def test_place_is_checked_without_making_anything(tmp_path):
 
 
 def test_curve_has_the_documented_header_and_six_decimals(tmp_path):
-    frame = table().sample(frac=1, axis="columns", random_state=0).assign(extra=1)
-    curve_csv(frame, tmp_path / "curve.csv")
-    header, *lines = (tmp_path / "curve.csv").read_bytes().decode().split("\n")
+    write(tmp_path / "run")
+    header, *lines = (tmp_path / "run" / "curve.csv").read_bytes().decode().split("\n")
     assert header == HEADER
     assert lines.pop() == ""
     for line, (_, row) in zip(lines, table().iterrows(), strict=True):
         names = f"net,{row.subset},area,{row.layer},{row.alias},{row.depth:.6f}"
         counts = f"{row.n_features},40,{row.weights},{row.target},{row.regressor}"
-        assert line == f"{names},{counts},{row.r2:.6f},{row.r2_low:.6f},{row.r2_high:.6f},,10"
+        learned = [row.learned, row.learned_low, row.learned_high]
+        listed = ",".join("" if np.isnan(value) else f"{value:.6f}" for value in learned)
+        scores = f"{row.r2:.6f},{row.r2_low:.6f},{row.r2_high:.6f},,10,28,,{listed}"
+        assert line == f"{names},{counts},{scores}"
 
 
 def test_run_json_holds_what_was_asked_and_what_it_was_computed_from(tmp_path):
@@ -250,7 +258,7 @@ def test_run_json_holds_what_was_asked_and_what_it_was_computed_from(tmp_path):
     told = json.loads((folder / "run.json").read_text(encoding="utf-8"))
     assert list(told) == [
         *("format", "command", "settings", "written", "versions", "machine"),
-        *(*facts, "points", "layers_left_out", "images_left_out"),
+        *(*facts, "evidence", "points", "layers_left_out", "images_left_out"),
     ]
     assert told["format"] == FORMAT
     assert told["command"] == "scalecut probe net"
@@ -261,6 +269,8 @@ def test_run_json_holds_what_was_asked_and_what_it_was_computed_from(tmp_path):
     assert told["weights"]["sha256"] == "abc"
     assert told["weights"]["missing"] == ["fc.weight"]
     assert told["preprocessing"]["height"] == 32
+    assert set(told["evidence"]) == {"dog", "mean"}
+    assert told["evidence"]["dog"]["p_value"] is None  # JSON has no nan
     assert [point["layer"] for point in told["points"]] == list(LAYERS)
     assert told["layers_left_out"] == [{"name": "fc", "reason": "lacks a tensor"}]
     assert told["images_left_out"] == [{"name": "a.jpg", "reason": "it is broken"}]
@@ -285,7 +295,7 @@ def test_curve_is_read_back_as_it_was_written(tmp_path):
     frame = read_curve(write(tmp_path / "run"))
     pd.testing.assert_frame_equal(frame, table(), atol=5.1e-7, rtol=0, check_dtype=False)
     again = tmp_path / "again.csv"
-    curve_csv(frame, again)
+    write_table(frame, again)
     assert again.read_bytes() == (tmp_path / "run" / "curve.csv").read_bytes()
 
 
@@ -304,7 +314,7 @@ def test_figures_of_a_run_are_the_same_when_drawn_again(tmp_path, monkeypatch):
     run = write(tmp_path / "run")
     hashes = []
     for _ in range(2):
-        paths = draw(read_curve(run), run / "figures")
+        paths = draw(run)
         hashes.append([hashlib.sha256(path.read_bytes()).hexdigest() for path in paths])
     assert hashes[0] == hashes[1]
 
@@ -377,39 +387,57 @@ def shown(thing, width=80):
     return console.file.getvalue().splitlines()
 
 
-def test_table_has_a_row_a_layer_with_its_interval_and_controls():
-    title, header, *lines = shown(curve_table(curve()))
+def test_table_has_a_row_a_layer_with_what_is_learned_and_its_twin():
+    title, header, *lines = shown(curve_table(curve()), width=100)
     assert title.strip() == "R² of area, net, 40 images (dog)"
     assert re.split(r"  +", header) == [
-        *("layer", "d", "ridge", "95 % interval", "random", "shuffled", "ols"),
+        *("layer", "d", "ridge", "95 % interval", "learned", "95 % interval", "random", "ols"),
     ]
-    means = table().set_index(["subset", "weights", "target", "regressor", "layer"]).loc["mean"].r2
+    by_line = table().set_index(["subset", "weights", "target", "regressor", "layer"])
+    means = by_line.sort_index().loc["mean"].r2
     for line, point in zip(lines, points(), strict=True):
-        name, channels, ridge, interval, random, shuffled, ols = re.split(r"  +", line.strip())
+        name, channels, ridge, interval, learned, its_own, random, ols = re.split(
+            r"  +", line.strip()
+        )
         assert (name, channels) == (point.label, str(point.channels))
         expected = means["pretrained", "true", "ridge", point.layer]
         assert interval == f"[{expected - 0.1:.2f}, {expected + 0.1:.2f}]"
-        assert [ridge, random, shuffled, ols] == [
+        assert learned == f"{expected - 0.3:.2f}"
+        assert its_own == f"[{expected - 0.4:.2f}, {expected - 0.2:.2f}]"
+        assert [ridge, random, ols] == [
             f"{means[*line, point.layer]:.2f}"
             for line in (
                 ("pretrained", "true", "ridge"),
                 ("random", "true", "ridge"),
-                ("pretrained", "shuffled", "ridge"),
                 ("pretrained", "true", "ols"),
             )
         ]
+    low, high = means["pretrained", "shuffled", "ridge"].agg(["min", "max"])
+    assert controls_in_words(curve()) == f"shuffled measure {low:.2f} to {high:.2f}"
+
+
+def test_pixels_and_p_values_are_told_in_words():
+    frame = table()
+    main = (frame.weights == "pretrained") & (frame.target == "true") & (frame.regressor == "ridge")
+    frame.loc[main, "p_value"] = np.resize([0.001, 0.04, 0.06], main.sum())
+    one = frame[main & (frame.subset == "mean")].iloc[:1]
+    pixels = one.assign(weights="pixels", layer="pixels", r2=0.123)
+    said = controls_in_words(curve(pd.concat([frame, pixels], ignore_index=True)))
+    assert said.startswith("pixels alone 0.12; shuffled measure ")
+    assert said.endswith("; p ≤ 0.05 (corrected over layers) at 2 of 3 layers")
 
 
 def test_table_of_least_squares_alone_has_no_ridge():
-    header = shown(curve_table(curve(table(regressors=("ols",)))))[1]
-    assert re.split(r"  +", header)[2:] == ["ols", "95 % interval", "random", "shuffled"]
+    header = shown(curve_table(curve(table(regressors=("ols",)))), width=100)[1]
+    columns = ["ols", "95 % interval", "learned", "95 % interval", "random"]
+    assert re.split(r"  +", header)[2:] == columns
 
 
 def test_network_with_random_weights_is_not_compared_with_itself():
     lines = [("random", "true"), ("random", "shuffled")]
     frame = table(lines=lines)
     _, header, first, *_ = shown(curve_table(curve(frame)))
-    assert re.split(r"  +", header)[2:] == ["ridge", "95 % interval", "shuffled", "ols"]
+    assert re.split(r"  +", header)[2:] == ["ridge", "95 % interval", "ols"]
     own = frame[(frame.subset == "mean") & (frame.regressor == "ridge")].iloc[0]
     assert re.split(r"  +", first)[2] == f"{own.r2:.2f}"
 
@@ -417,9 +445,33 @@ def test_network_with_random_weights_is_not_compared_with_itself():
 def test_collapsed_scores_are_shown_without_decimals():
     frame = table()
     frame.loc[frame.regressor == "ols", "r2"] = -11077.4
-    frame.loc[frame.target == "shuffled", "r2"] = np.nan
-    lines = shown(curve_table(curve(frame)))[2:]
+    frame.loc[frame.weights == "random", "r2"] = np.nan
+    lines = shown(curve_table(curve(frame)), width=100)[2:]
     assert all(line.split()[-2:] == ["–", "-11,077"] for line in lines)
+
+
+def test_comparison_has_a_row_a_subset():
+    rows = compared(curve(), curve())
+    lines = shown(comparison_table(rows, "one", "other"), width=120)
+    assert lines[0].strip() == "R² of one less other"
+    assert [line.split()[0] for line in lines[2:]] == ["dog", "mean"]
+    assert all(line.rstrip().endswith("0.00   [0.00, 0.00]") for line in lines[2:])
+
+
+def test_run_is_read_back_with_its_draws_and_points(tmp_path):
+    written = curve()
+    found = read_run(write(tmp_path / "run"))
+    np.testing.assert_array_equal(found.draws, written.draws)
+    assert found.points == written.points
+    assert found.evidence("dog").peak == written.evidence("dog").peak
+    assert found.finding() == written.finding()
+
+
+def test_run_without_draws_is_refused(tmp_path):
+    run = write(tmp_path / "run")
+    (run / "draws.npy").unlink()
+    with pytest.raises(DataError, match=r"has no readable draws.npy and points .*Run the probe"):
+        read_run(run)
 
 
 def test_peak_stands_out_in_the_table():

@@ -3,8 +3,10 @@
 from dataclasses import replace
 
 import numpy as np
+import PIL.Image
 import pytest
 
+from scalecut import scenes as scenes_module
 from scalecut.errors import DataError
 from scalecut.images import ImageSet
 from scalecut.scenes import (
@@ -148,6 +150,37 @@ def test_resizing_only_the_object_leaves_all_else_as_it_is(seed):
     np.testing.assert_array_equal(one.pixels[outside], other.pixels[outside])
     np.testing.assert_array_equal(backdrop(small), backdrop(large))
     np.testing.assert_array_equal(one.pixels[outside], backdrop(small)[outside])
+
+
+def test_passing_through_another_size_leaves_blur_alone(seed):
+    """The box and all outside it stay; inside, the smaller the size the less detail is left."""
+    scene = random_scene("coffee", 4, seed=seed, shares=(0.5, 0.5))
+    as_it_is, left_detail = render(scene), []
+    left, top, right, bottom = map(int, as_it_is.box)
+    for share in (0.02, 0.1, 0.3, 0.5):
+        picture = render(replace(scene, drawn_as=share))
+        assert picture.box == as_it_is.box
+        outside = picture.pixels.astype(int) - as_it_is.pixels
+        outside[top:bottom, left:right] = 0
+        assert not outside.any()
+        inside = picture.pixels[top:bottom, left:right].astype(float)
+        left_detail.append(np.abs(np.diff(inside, axis=0)).mean())
+    assert (np.diff(left_detail) > 0).all()
+    np.testing.assert_array_equal(picture.pixels, as_it_is.pixels)  # it was its own size
+
+
+def test_size_that_is_passed_through_is_that_of_the_share(monkeypatch):
+    """By hand: the cut-out, made as large as the object is at that share, takes its place."""
+    scene = Scene("cat", "sky", 0.4, seed=3)
+    small = render(replace(scene, share=0.05)).box
+    size = int(small[2] - small[0]), int(small[3] - small[1])
+    shrunk = PIL.Image.fromarray(cutout("cat")).resize(size, PIL.Image.Resampling.BICUBIC)
+    through = render(replace(scene, drawn_as=0.05))
+    monkeypatch.setattr(scenes_module, "_aspect", lambda subject: aspect)
+    height, width = cutout("cat").shape[:2]
+    aspect = width / height
+    monkeypatch.setattr(scenes_module, "cutout", lambda subject: np.asarray(shrunk))
+    np.testing.assert_array_equal(render(scene).pixels, through.pixels)
 
 
 def test_picture_is_the_mixture_of_object_and_backdrop_by_hand():
@@ -353,6 +386,14 @@ def test_scene_larger_than_its_canvas_is_refused():
 @pytest.mark.parametrize("share", [0.0, -0.1, 1.5])
 def test_share_of_a_scene_outside_its_range_is_refused(share):
     assert message(lambda: render(Scene("cat", "sky", share))) == (
+        f"A share of {share:g} of the canvas was asked for. It must be above 0 and at most 1: "
+        "give the area of the object's box over that of the canvas."
+    )
+
+
+@pytest.mark.parametrize("share", [0.0, -0.1, 1.5])
+def test_share_that_is_passed_through_outside_its_range_is_refused(share):
+    assert message(lambda: render(Scene("cat", "sky", 0.1, drawn_as=share))) == (
         f"A share of {share:g} of the canvas was asked for. It must be above 0 and at most 1: "
         "give the area of the object's box over that of the canvas."
     )

@@ -2,9 +2,19 @@
 
 import numpy as np
 import pytest
+import scipy.stats
 from sklearn.metrics import r2_score
 
-from scalecut.stats import DRAWS, bootstrap_r_squared, group_draws, interval
+from scalecut.stats import (
+    DRAWS,
+    bootstrap_r_squared,
+    fall,
+    family_p_values,
+    group_draws,
+    group_permutations,
+    interval,
+    peak,
+)
 
 
 @pytest.fixture(params=[0, 1, 2])
@@ -233,3 +243,152 @@ def test_interval_covers_where_images_of_a_group_err_alike_if_whole_groups_are_d
 
 def test_interval_covers_where_the_features_say_nothing():
     assert coverage(np.arange(150), of_each_image, slope=0.0) >= 0.85
+
+
+# --- permutations --------------------------------------------------------------------------------
+
+
+def test_permuted_measures_hold_the_same_values(rng):
+    measure, groups = rng.random(30), rng.integers(0, 9, size=30)
+    for dealt in group_permutations(measure, groups, rng, 50):
+        assert sorted(dealt) == sorted(measure)
+
+
+def test_groups_of_equal_size_change_places_as_a_whole(rng):
+    groups = np.array([3, 1, 2, 3, 1, 2])  # of two images each, not side by side
+    measure = np.array([30.0, 10.0, 20.0, 31.0, 11.0, 21.0])
+    seen = set()
+    for dealt in group_permutations(measure, groups, rng, 200):
+        pairs = [tuple(dealt[groups == group]) for group in (1, 2, 3)]
+        assert set(pairs) == {(10.0, 11.0), (20.0, 21.0), (30.0, 31.0)}
+        seen.add(tuple(pairs))
+    assert len(seen) == 6  # every order of the three
+
+
+def test_images_without_company_change_places_one_by_one(rng):
+    measure = np.arange(4.0)
+    dealt = group_permutations(measure, np.array([7, 3, 9, 1]), rng, 2000)
+    orders, counts = np.unique(dealt, axis=0, return_counts=True)
+    assert len(orders) == 24
+    assert counts.min() > 40  # of 83 expected each
+
+
+def test_no_permutations_are_no_rows(rng):
+    assert group_permutations(np.arange(4.0), np.arange(4), rng, 0).shape == (0, 4)
+
+
+def test_p_value_is_the_share_of_permutations_in_which_any_layer_does_as_well(rng):
+    observed, null = rng.normal(size=3), rng.normal(size=(50, 3))
+    by_hand = [
+        (1 + sum(any(score >= one for score in row) for row in null)) / 51 for one in observed
+    ]
+    np.testing.assert_allclose(family_p_values(observed, null), by_hand)
+
+
+def test_p_value_of_the_best_layer_is_uniform_if_nothing_is_there(rng):
+    mixing = rng.normal(size=(6, 6))  # layers are alike, as those of a network are
+    found = []
+    for _ in range(1000):
+        scores = rng.normal(size=(100, 6)) @ mixing
+        found.append(family_p_values(scores[0], scores[1:]).min())
+    assert scipy.stats.kstest(found, scipy.stats.uniform.cdf).pvalue > 0.001
+    assert np.mean(np.array(found) <= 0.05) < 0.075
+
+
+# --- the peak and the fall -----------------------------------------------------------------------
+
+RISE = np.linspace(0.5, 0.8, 8)
+
+
+def noisy(rng, truth, spread=0.03, alike=0.6, draws=400):
+    """A curve with noise that neighbours share, and bootstrap draws with the same noise."""
+    n = len(truth)
+    root = np.linalg.cholesky(spread**2 * ((1 - alike) * np.eye(n) + alike))
+    r2 = truth + root @ rng.normal(size=n)
+    return r2, r2 + rng.normal(size=(draws, n)) @ root.T
+
+
+@pytest.mark.parametrize("truth", [np.full(10, 0.7), np.append(RISE, [0.7, 0.6]), RISE])
+def test_confidence_set_holds_the_best_layer_in_95_of_100_cases(truth):
+    rng, held = np.random.default_rng(0), []
+    best = np.flatnonzero(truth == truth.max())
+    for _ in range(200):
+        held.append(np.isin(best, peak(*noisy(rng, truth)).confidence_set).mean())
+    assert np.mean(held) > 0.92
+
+
+def test_confidence_set_leaves_out_what_is_clearly_worse(rng):
+    r2, draws = noisy(rng, np.array([0.2, 0.79, 0.3, 0.8]), spread=0.05)
+    found = peak(r2, draws)
+    assert set(found.confidence_set) <= {1, 3}
+    assert found.at == np.argmax(r2)
+
+
+def test_layers_that_go_up_and_down_together_are_told_apart(rng):
+    together = rng.normal(size=(400, 1))  # the images drawn are good or bad for all layers
+    r2 = np.array([0.70, 0.72, 0.69])
+    draws = r2 + 0.1 * together + 0.002 * rng.normal(size=(400, 3))
+    assert peak(r2, draws).confidence_set == (1,)
+
+
+def test_single_layer_is_the_peak_and_does_not_fall(rng):
+    r2, draws = np.array([0.4]), 0.4 + 0.1 * rng.normal(size=(100, 1))
+    assert peak(r2, draws).confidence_set == (0,)
+    assert fall(r2, draws).after is None
+
+
+def test_no_fall_is_shown_on_a_flat_curve_in_93_of_100_cases():
+    rng = np.random.default_rng(0)
+    shown = [fall(*noisy(rng, np.full(12, 0.7))).after is not None for _ in range(300)]
+    assert np.mean(shown) <= 0.07
+
+
+@pytest.mark.parametrize("truth", [RISE, np.append(RISE, np.full(5, 0.8))])
+def test_no_fall_is_shown_on_a_curve_that_rises_or_stays(truth):
+    rng = np.random.default_rng(0)
+    shown = [fall(*noisy(rng, truth)).after is not None for _ in range(100)]
+    assert np.mean(shown) <= 0.07
+
+
+def test_planted_fall_is_found_where_it_is():
+    rng = np.random.default_rng(0)
+    truth = np.append(RISE, np.full(4, 0.6))
+    found = [fall(*noisy(rng, truth)) for _ in range(50)]
+    assert [each.after for each in found] == [7] * 50
+    drops = np.array([[each.drop, each.low, each.high] for each in found])
+    # from the peak on, the upper level is that of the layers up to the fall: here the peak itself
+    assert drops[:, 0].mean() == pytest.approx(0.2, abs=0.03)
+    assert np.mean((drops[:, 1] <= 0.2) & (drops[:, 2] >= 0.2)) >= 0.85
+
+
+def test_interval_of_a_gradual_fall_holds_more_than_one_layer():
+    rng = np.random.default_rng(0)
+    truth = np.append(RISE, [0.75, 0.7, 0.65, 0.6])
+    found = [fall(*noisy(rng, truth)) for _ in range(30)]
+    assert all(each.first <= each.after <= each.last for each in found)
+    assert np.mean([each.last - each.first for each in found]) > 0.5
+
+
+def test_change_point_leaves_the_least_squares(rng):
+    r2 = np.array([0.5, 0.9, 0.88, 0.85, 0.6, 0.58, 0.55])
+    draws = r2 + 0.001 * rng.normal(size=(200, 7))
+    found = fall(r2, draws)
+
+    def rest(split):  # sum of squares about the two levels, by hand
+        return sum(np.sum((part - part.mean()) ** 2) for part in (r2[1:split], r2[split:]))
+
+    assert found.after == min(range(2, 7), key=rest) - 1 == 3
+    assert found.drop == pytest.approx(r2[1:4].mean() - r2[4:].mean())
+    assert found.low < found.drop < found.high
+
+
+def test_dip_that_is_made_up_for_is_no_fall(rng):
+    r2, draws = noisy(rng, np.array([0.5, 0.8, 0.3, 0.4, 0.8]), spread=0.01)
+    assert fall(r2, draws).after is None
+
+
+def test_fall_lies_behind_a_dip(rng):
+    truth = np.array([0.5, 0.8, 0.3, 0.79, 0.5, 0.5])
+    found = fall(truth, truth + 0.001 * rng.normal(size=(200, 6)))
+    assert (found.first, found.after, found.last) == (3, 3, 3)
+    assert found.drop == pytest.approx((0.8 + 0.79 + 0.79) / 3 - 0.5)

@@ -1,10 +1,9 @@
 """The command line: arguments in; calls, messages and exit status out. Nothing else prints."""
 
 import json
-import math
 import shlex
 import sys
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from datetime import datetime
 from importlib import metadata
 from pathlib import Path
@@ -17,16 +16,47 @@ from typer.core import TyperGroup
 
 from . import cache as cache_folder
 from . import runs
-from .curve import Curve
-from .errors import ModelError, ScalecutError
+from .curve import Curve, compared
+from .errors import DataError, ScalecutError
 from .features import resolved_precision
 from .images import LeftOut
 from .inputs import chosen_points
-from .models import PACKAGES, Network, Preprocessing, load_network, weights_places
+from .models import PACKAGES, load_network, weights_places
+from .options import (
+    BatchOption,
+    DataOption,
+    DeviceOption,
+    FitOption,
+    ImagesOption,
+    InputOption,
+    InterpolationOption,
+    JsonOption,
+    LayersOption,
+    MeanOption,
+    MeasureOption,
+    Model,
+    ObjectsOption,
+    OutOption,
+    PartialOption,
+    PrecisionOption,
+    SeedOption,
+    StdOption,
+    SubsetOption,
+    WeightsOption,
+    listed,
+    with_input,
+)
 from .probe import probe as probe_layers
 from .report import draw
 from .scenes import made_up_scenes
-from .terminal import LAYER_COLUMNS, bars, curve_table, layer_table
+from .terminal import (
+    LAYER_COLUMNS,
+    bars,
+    comparison_table,
+    controls_in_words,
+    curve_table,
+    layer_table,
+)
 
 # Names of classes, layers and folders are shown as they are: [bold] and :cat: mean themselves.
 OUT = Console(highlight=False, markup=False, emoji=False)
@@ -62,53 +92,6 @@ app = typer.Typer(
     "Start with:  scalecut demo\n"
     "Then:        scalecut probe resnet50 --data voc:MY/FOLDER --subset dog,cat",
 )
-
-Model = Annotated[
-    str,
-    typer.Argument(
-        help="A timm name (inception_v3, resnet50, ...), resnet50_v1, or module.path:factory."
-    ),
-]
-WeightsOption = Annotated[
-    str, typer.Option("--weights", help="pretrained, random, or a safetensors or state-dict file.")
-]
-PartialOption = Annotated[
-    bool,
-    typer.Option(
-        "--allow-partial",
-        help="Accept a weights file that lacks tensors; layers that need them are left out.",
-    ),
-]
-LayersOption = Annotated[
-    str, typer.Option("--layers", help="Names, aliases or globs, comma-separated; all by default.")
-]
-SeedOption = Annotated[
-    int, typer.Option(min=0, max=2**32 - 1, help="Of everything that is left to chance.")
-]
-JsonOption = Annotated[
-    bool, typer.Option("--json", help="Print the result as JSON and nothing else.")
-]
-InputOption = Annotated[
-    str,
-    typer.Option(
-        "--input-size",
-        help="Pixels, 224 or 224x320 (height x width), instead of the network's own.",
-    ),
-]
-MeanOption = Annotated[
-    str, typer.Option("--mean", help="Three numbers, 0 to 1, instead of the network's own.")
-]
-StdOption = Annotated[
-    str, typer.Option("--std", help="Three numbers, 0 to 1, instead of the network's own.")
-]
-PrecisionOption = Annotated[
-    str,
-    typer.Option(
-        help="auto, float32 or bfloat16; auto is bfloat16 where the processor computes in it."
-    ),
-]
-DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda:0, ...")]
-OutOption = Annotated[Path | None, typer.Option(help="The run folder.")]
 
 
 def _print_version(is_asked: bool) -> bool:
@@ -173,10 +156,10 @@ def layers(
       scalecut layers vit_small_patch16_224 --json
       scalecut layers inception_v3 --layers 'mixed*'
     """
-    network = _with_input(
+    network = with_input(
         load_network(model, weights=weights, allow_partial=allow_partial), input_size
     )
-    points, left_out = chosen_points(network, _listed(layers))
+    points, left_out = chosen_points(network, listed(layers))
     if as_json:
         _print_json([{name: getattr(point, name) for name in LAYER_COLUMNS} for point in points])
         return
@@ -188,25 +171,15 @@ def layers(
 @app.command()
 def probe(
     model: Model,
-    data: Annotated[str, typer.Option(help="voc:DIR, coco:FILE, csv:FILE, masks:DIR, or scenes.")],
+    data: DataOption,
     weights: WeightsOption = "pretrained",
     allow_partial: PartialOption = False,
     layers: LayersOption = "",
-    subset: Annotated[
-        str, typer.Option(help="Classes of objects, comma-separated, each probed by itself.")
-    ] = "",
-    measure: Annotated[
-        str, typer.Option(help="area, sqrt-area, log-area, height or pixels.")
-    ] = "area",
-    objects: Annotated[
-        str, typer.Option(help="single: images with one object of the class; largest; mean.")
-    ] = "single",
-    fit: Annotated[
-        str, typer.Option(help="How images come to the input size: squash, crop or pad.")
-    ] = "squash",
-    images: Annotated[
-        Path | None, typer.Option(help="The folder of images, where the annotations do not tell.")
-    ] = None,
+    subset: SubsetOption = "",
+    measure: MeasureOption = "area",
+    objects: ObjectsOption = "single",
+    fit: FitOption = "squash",
+    images: ImagesOption = None,
     skip_truncated: Annotated[
         bool, typer.Option("--skip-truncated", help="Leave out images whose object is so flagged.")
     ] = False,
@@ -218,18 +191,26 @@ def probe(
     ] = False,
     regressor: Annotated[str, typer.Option(help="One or more of ridge,ols.")] = "ridge,ols",
     controls: Annotated[
-        str, typer.Option(help="One or more of random,shuffled; or none.")
-    ] = "random,shuffled",
+        str, typer.Option(help="One or more of random,permuted,pixels,shuffled; or none.")
+    ] = "random,pixels,shuffled",
+    twins: Annotated[int, typer.Option(help="Random twins, each with a seed of its own.")] = 3,
     repeats: Annotated[int, typer.Option(help="Random splits of 70/30.")] = 10,
+    permutations: Annotated[
+        int, typer.Option(help="Of the measure, for p-values corrected over layers; 0 for none.")
+    ] = 1000,
+    match_width: Annotated[
+        int, typer.Option(help="Also probe this many principal components of every layer.")
+    ] = 0,
+    learning_curve: Annotated[
+        bool, typer.Option("--learning-curve", help="Also probe with 1/8, 1/4, 1/2 of the images.")
+    ] = False,
     input_size: InputOption = "",
     mean: MeanOption = "",
     std: StdOption = "",
-    interpolation: Annotated[
-        str, typer.Option(help="nearest, bilinear, bicubic or lanczos, not the network's own.")
-    ] = "",
+    interpolation: InterpolationOption = "",
     precision: PrecisionOption = "auto",
     device: DeviceOption = "auto",
-    batch_size: Annotated[int, typer.Option(help="Images a forward pass.")] = 32,
+    batch_size: BatchOption = 32,
     seed: SeedOption = 0,
     out: OutOption = None,
     as_json: JsonOption = False,
@@ -242,21 +223,17 @@ def probe(
       scalecut probe inception_v3 --weights iv3.safetensors --data coco:val2017.json --subset bird
       scalecut probe vit_small_patch16_224 --data csv:lesions.csv --out runs/lesions
       scalecut probe mypackage.nets:factory --weights best.pth --data masks:cells --objects mean
+      scalecut probe resnet50 --data scenes --match-width 32 --learning-curve
     """
     settings = {name: value for name, value in locals().items() if name not in ("out", "as_json")}
-    folder = (
-        out
-        or Path("runs")
-        / f"{model.replace('/', '_').replace(':', '_')}-{datetime.now():%Y%m%d-%H%M%S}"
-    )
-    runs.check_place(folder)
+    folder = _place(out, model)
     network = load_network(model, weights=weights, allow_partial=allow_partial, seed=seed)
     with bars(ERR, quiet=as_json) as progress:
         curve = probe_layers(
-            _with_input(network, input_size, mean, std, interpolation),
+            with_input(network, input_size, mean, std, interpolation),
             data,
-            layers=_listed(layers),
-            subsets=_listed(subset),
+            layers=listed(layers),
+            subsets=listed(subset),
             measure=measure,
             objects=objects,
             skip_truncated=skip_truncated,
@@ -264,9 +241,13 @@ def probe(
             strict=strict,
             images_folder=images,
             fit=fit,
-            regressors=_listed(regressor),
-            controls=[name for name in _listed(controls) if name != "none"],
+            regressors=listed(regressor),
+            controls=[name for name in listed(controls) if name != "none"],
+            twins=twins,
             repeats=repeats,
+            permutations=permutations,
+            match_width=match_width,
+            learning_curve=learning_curve,
             precision=precision,
             device=device,
             batch_size=batch_size,
@@ -277,6 +258,37 @@ def probe(
 
 
 @app.command()
+def compare(
+    run: Annotated[Path, typer.Argument(help="The run folder of a probe.")],
+    other: Annotated[Path, typer.Argument(help="Another, of the same images and splits.")],
+    layers: Annotated[
+        str, typer.Option("--layers", help="A layer of each, comma-separated; the peaks if empty.")
+    ] = "",
+    as_json: JsonOption = False,
+) -> None:
+    """Compare the curves of two networks, paired image by image.
+
+    \b
+    Examples:
+      scalecut compare runs/resnet50 runs/vit
+      scalecut compare runs/resnet50 runs/inception --layers add_13,mixed8
+    """
+    pair = listed(layers)
+    if len(pair) not in (0, 2):
+        raise DataError(
+            f"--layers {layers!r} names {len(pair)} layers, but one of each run is needed, such as "
+            "add_13,mixed8."
+        )
+    one, two = runs.read_run(run), runs.read_run(other)
+    table = compared(one, two, (pair[0], pair[1]) if pair else None)
+    if as_json:
+        _print_json(json.loads(str(table.to_json(orient="records"))))
+        return
+    names = [curve.table.model.iloc[0] for curve in (one, two)]
+    OUT.print(comparison_table(table, *names))
+
+
+@app.command()
 def report(run: Annotated[Path, typer.Argument(help="A run folder.")]) -> None:
     """Draw the figures of a run again.
 
@@ -284,7 +296,7 @@ def report(run: Annotated[Path, typer.Argument(help="A run folder.")]) -> None:
     Example:
       scalecut report runs/demo
     """
-    for path in draw(runs.read_curve(run), run / "figures"):
+    for path in draw(run):
         OUT.print(str(path), soft_wrap=True)
 
 
@@ -350,56 +362,30 @@ def main() -> None:
 # --- inside --------------------------------------------------------------------------------------
 
 
-def _listed(text: str) -> list[str]:
-    return [part.strip() for part in text.split(",") if part.strip()]
+def _place(out: Path | None, name: str) -> Path:
+    """The run folder: the one asked for, or one named after the network and the time."""
+    plain = name.replace("/", "_").replace(":", "_")
+    folder = out or Path("runs") / f"{plain}-{datetime.now():%Y%m%d-%H%M%S}"
+    runs.check_place(folder)
+    return folder
 
 
-def _with_input(
-    network: Network, size: str, mean: str = "", std: str = "", interpolation: str = ""
-) -> Network:
-    """Overrule the network's own preprocessing."""
-    changed: dict[str, object] = {"interpolation": interpolation} if interpolation else {}
-    if size:
-        sides = size.lower().split("x")
-        if len(sides) > 2 or not all(side.strip().isdigit() and int(side) > 0 for side in sides):
-            raise ModelError(
-                f"An input size of {size!r} is not understood. Give pixels, such as 224 or 224x320."
-            )
-        changed |= {"height": int(sides[0]), "width": int(sides[-1])}
-    for name, text in (("mean", mean), ("std", std)):
-        if text:
-            try:
-                values = tuple(float(part) for part in text.split(","))
-            except ValueError:
-                values = ()
-            is_usable = all(
-                math.isfinite(value) and (name == "mean" or value > 0) for value in values
-            )
-            if len(values) != 3 or not is_usable:
-                sort = "numbers" if name == "mean" else "numbers above 0"
-                raise ModelError(
-                    f"--{name} {text!r} is not three {sort}. Give red, green and blue, such as "
-                    "0.5,0.5,0.5."
-                )
-            changed[name] = values
-    if not changed:
-        return network
-    own: Preprocessing = replace(network.preprocessing, **changed)
-    return replace(network, preprocessing=own)
+def _command() -> str:
+    return shlex.join(["scalecut", *sys.argv[1:]])
 
 
 def _finish(curve: Curve, folder: Path, settings: dict[str, object], as_json: bool) -> None:
     """Write the run and say what it holds."""
     table = curve.frame()
     with runs.new_run(folder) as place:
-        command = shlex.join(["scalecut", *sys.argv[1:]])
-        runs.write_curve(curve, place, command=command, settings=settings)
-        draw(table, place / "figures")
+        runs.write_curve(curve, place, command=_command(), settings=settings)
+        draw(place)
     if as_json:
         _print_json(
             {
                 "run": str(folder),
                 "finding": curve.finding(),
+                "evidence": asdict(curve.evidence()),
                 "curve": json.loads(str(table.to_json(orient="records"))),
                 "layers_left_out": [asdict(item) for item in curve.layers_left_out],
                 "images_left_out": [asdict(item) for item in curve.images_left_out],
@@ -407,6 +393,7 @@ def _finish(curve: Curve, folder: Path, settings: dict[str, object], as_json: bo
         )
         return
     OUT.print(curve_table(curve))
+    OUT.print(f"Controls: {controls_in_words(curve) or 'none'}.", soft_wrap=True)
     _print_left_out(curve.layers_left_out, "layers")
     _print_left_out(curve.images_left_out, "images")
     OUT.print(f"Run:     {folder}\nPicture: {folder / 'figures' / 'curve.png'}", soft_wrap=True)

@@ -1,14 +1,20 @@
-"""The curve: R² by layer, with its controls, and what can be said of it."""
+"""The curve: R² by layer, with its controls, and what it is evidence of."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
+import numpy as np
 import pandas as pd
+from jaxtyping import Float32
 from matplotlib.figure import Figure
 
+from .errors import DataError
 from .figures import curve_figure
 from .images import LeftOut
 from .layers import SOFTMAX, ProbePoint
-from .scores import MEAN
+from .scores import MEAN, Scores
+from .stats import Fall, Peak, fall, interval, peak
 
 COLUMNS = [
     "model",
@@ -27,7 +33,50 @@ COLUMNS = [
     "r2_high",
     "p_value",
     "seed_count",
+    "n_fit",
+    "r2_spread",
+    "learned",
+    "learned_low",
+    "learned_high",
 ]
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What a curve shows of one subset: where scale is told best, and where it is lost.
+
+    Args:
+        peak: the layer of the highest R².
+        confidence_set: layers not shown to be worse than the best, the truly best among them in 95
+            of 100 cases.
+        fall_after: the last layer before the fall behind the peak; None if no fall is shown.
+        fall_first, fall_last: its 95 % interval.
+        fall: best R² still to come, mean from the peak to there less mean behind.
+        n_fit: images that each regression was fitted to; with others the curve would be another.
+    """
+
+    peak: str
+    confidence_set: tuple[str, ...]
+    r2: float
+    r2_low: float
+    r2_high: float
+    p_value: float
+    learned: float
+    learned_low: float
+    learned_high: float
+    fall_after: str | None
+    fall_first: str | None
+    fall_last: str | None
+    fall: float | None
+    fall_low: float | None
+    fall_high: float | None
+    fall_p_value: float
+    last: str
+    last_r2: float
+    last_loss: float
+    last_loss_low: float
+    last_loss_high: float
+    n_fit: int
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -35,10 +84,37 @@ class Curve:
     """R² by layer, with its controls, and what it was computed from."""
 
     table: pd.DataFrame  # one row per combination, the columns of COLUMNS
-    points: tuple[ProbePoint, ...]
-    layers_left_out: tuple[LeftOut, ...]
-    images_left_out: tuple[LeftOut, ...]
+    draws: Float32[np.ndarray, "s b"]  # bootstrap draws of R², in the order of the rows
+    points: tuple[ProbePoint, ...] = ()
+    layers_left_out: tuple[LeftOut, ...] = ()
+    images_left_out: tuple[LeftOut, ...] = ()
     provenance: dict[str, object] = field(default_factory=dict)
+    fewer: tuple["Curve", ...] = ()  # with fewer images to fit, fewest first
+
+    @classmethod
+    def of(
+        cls,
+        scores: Scores,
+        fewer: Sequence[Scores],
+        names: Mapping[str, str],
+        points: tuple[ProbePoint, ...],
+        layers_left_out: tuple[LeftOut, ...],
+        images_left_out: tuple[LeftOut, ...],
+        provenance: dict[str, object],
+    ) -> "Curve":
+        """A curve from its scores; `names` are the model and the measure."""
+        tables = [
+            pd.DataFrame(each.table.assign(**names), columns=COLUMNS) for each in (scores, *fewer)
+        ]
+        return cls(
+            tables[0],
+            scores.draws,
+            points,
+            layers_left_out,
+            images_left_out,
+            provenance,
+            tuple(cls(t, s.draws, points) for t, s in zip(tables[1:], fewer, strict=True)),
+        )
 
     def frame(self) -> pd.DataFrame:
         """The curve as a table, in the form of `curve.csv`."""
@@ -48,10 +124,21 @@ class Curve:
         """The curve with its band and controls."""
         return curve_figure(self.table, subset=subset)
 
+    def learning(self) -> pd.DataFrame:
+        """The rows of the network itself by `n_fit`, with as few images as were tried up to all."""
+        is_own = (self.table.weights == self.weights) & (self.table.target == "true")
+        tables = [*(each.table for each in self.fewer), self.table.loc[is_own]]
+        return pd.concat(tables, ignore_index=True)
+
     @property
     def weights(self) -> str:
         """What the curve is of: `pretrained`, or `random` if the network was asked for so."""
         return "pretrained" if (self.table.weights == "pretrained").any() else "random"
+
+    @property
+    def regressor(self) -> str:
+        """The one that findings are stated for."""
+        return "ridge" if (self.table.regressor == "ridge").any() else "ols"
 
     def scores(
         self,
@@ -62,36 +149,187 @@ class Curve:
         regressor: str = "ridge",
     ) -> pd.DataFrame:
         """The rows of one line of the curve, in order of the layers."""
+        rows = self._rows(subset, weights or self.weights, target, regressor)
+        return self.table.iloc[rows].reset_index(drop=True)
+
+    def evidence(self, subset: str = MEAN) -> Evidence:
+        """The peak with its confidence set, what is learned there, and the fall behind it.
+
+        The softmax is no candidate: it squeezes the logits into probabilities, on which no linear
+        reading of an area is to be expected.
+        """
+        rows = self._candidates(subset)
+        table, draws = self.table.iloc[rows], self.draws[rows].T.astype(np.float64)
+        r2 = table.r2.to_numpy()
+        best, lost = _peak_and_fall(r2, draws)
+        names = table.layer.tolist()
+        top = table.iloc[best.at]
+        loss = r2[best.at] - r2[-1]
+        loss_low, loss_high = interval(loss, draws[:, best.at] - draws[:, -1], most=np.inf)
+        after, first, last = (
+            None if number is None else names[number]
+            for number in (lost.after, lost.first, lost.last)
+        )
+        return Evidence(
+            peak=top.layer,
+            confidence_set=tuple(names[number] for number in best.confidence_set),
+            **{name: float(top[name]) for name in ("r2", "r2_low", "r2_high", "p_value")},
+            **{name: float(top[name]) for name in ("learned", "learned_low", "learned_high")},
+            fall_after=after,
+            fall_first=first,
+            fall_last=last,
+            fall=lost.drop,
+            fall_low=lost.low,
+            fall_high=lost.high,
+            fall_p_value=lost.p_value,
+            last=names[-1],
+            last_r2=float(r2[-1]),
+            last_loss=float(loss),
+            last_loss_low=float(loss_low),
+            last_loss_high=float(loss_high),
+            n_fit=int(top.n_fit),
+        )
+
+    def differences(self, subset: str = MEAN) -> pd.DataFrame:
+        """R² of the peak less that of every layer, paired, with 95 % intervals."""
+        rows = self._candidates(subset)
+        table, draws = self.table.iloc[rows], self.draws[rows].astype(np.float64)
+        r2 = table.r2.to_numpy()
+        best, _ = _peak_and_fall(r2, draws.T)
+        lost = r2[best.at] - r2
+        low, high = interval(lost, (draws[best.at] - draws).T, most=np.inf)
+        names = ["subset", "layer", "alias", "depth", "r2"]
+        return table[names].assign(
+            below_peak=lost,
+            below_peak_low=low,
+            below_peak_high=high,
+            is_in_confidence_set=np.isin(np.arange(len(r2)), best.confidence_set),
+        )
+
+    def finding(self) -> str:
+        """What was found, in one sentence."""
+        found = self.evidence()
+        label = {point.layer: point.label for point in self.points}
+        first = self.table.iloc[0]
+        candidates = self.table.iloc[self._candidates(MEAN)].layer.tolist()
+        said = (
+            f"{first.model} carries the object's scale best at {label[found.peak]} "
+            f"({_set_in_words(found, candidates, label)}): "
+            f"R² {found.r2:.2f} [{found.r2_low:.2f}, {found.r2_high:.2f}]"
+        )
+        if np.isfinite(found.learned):
+            said += (
+                f", of which {found.learned:.2f} [{found.learned_low:.2f}, "
+                f"{found.learned_high:.2f}] is learned"
+            )
+        if found.fall_after is None:
+            said += f"; no fall is shown after it (p = {found.fall_p_value:.2g})"
+        else:
+            where = label[found.fall_after]
+            if found.fall_first != found.fall_last:
+                where += f" (95 %: {label[str(found.fall_first)]} to {label[str(found.fall_last)]})"
+            said += f"; it falls after {where}, and {label[found.last]} has {found.last_r2:.2f}"
+        return f"{said}; {found.n_fit} images to fit."
+
+    def _candidates(self, subset: str) -> np.ndarray:
+        """Rows in which a peak is looked for, in order of the layers."""
+        rows = self._rows(subset, self.weights, "true", self.regressor)
+        if not len(rows):
+            raise DataError(
+                f"The curve has no subset {subset!r}. It has "
+                f"{', '.join(dict.fromkeys(self.table.subset))}."
+            )
+        inner = rows[(self.table.layer.iloc[rows] != SOFTMAX).to_numpy()]
+        return inner if len(inner) else rows
+
+    def _rows(self, subset: str, weights: str, target: str, regressor: str) -> np.ndarray:
         table = self.table
-        is_wanted = (
+        wanted = (
             (table.subset == subset)
-            & (table.weights == (weights or self.weights))
+            & (table.weights == weights)
             & (table.target == target)
             & (table.regressor == regressor)
         )
-        return table.loc[is_wanted].sort_values("depth", kind="stable", ignore_index=True)
+        rows = np.flatnonzero(wanted)
+        return rows[np.argsort(table.depth.to_numpy()[rows], kind="stable")]
 
-    def finding(self) -> str:
-        """What was found, in one sentence: the peak, the random twin there, and the last layer."""
-        regressor = "ridge" if (self.table.regressor == "ridge").any() else "ols"
-        rows = self.scores(regressor=regressor)
-        labels = {point.layer: point.label for point in self.points}
-        peak, last = rows.loc[rows.r2.idxmax()], self._end_of(rows)
-        said = (
-            f"{peak.model} carries the object's scale best at {labels[peak.layer]}: "
-            f"R² {peak.r2:.2f} "
-            f"[{peak.r2_low:.2f}, {peak.r2_high:.2f}]"
+
+def compared(one: Curve, other: Curve, layers: tuple[str, str] | None = None) -> pd.DataFrame:
+    """R² of one network less that of another, subset by subset, paired image by image.
+
+    Args:
+        layers: a layer of each, by name or alias; the peak of each by default, which is then
+            looked for anew in every draw.
+
+    Raises:
+        DataError: if the curves are not of the same images, splits and regressor.
+    """
+    _check_paired(one, other)
+    rows: list[dict[str, Any]] = []
+    for subset in dict.fromkeys(one.table.subset):
+        sides = [
+            _side(curve, subset, layer)
+            for curve, layer in zip((one, other), layers or ("", ""), strict=True)
+        ]
+        (name, r2, draws), (other_name, other_r2, other_draws) = sides
+        low, high = interval(r2 - other_r2, draws - other_draws, most=np.inf)
+        rows.append(
+            {
+                "subset": subset,
+                "layer": name,
+                "other_layer": other_name,
+                "r2": r2,
+                "other_r2": other_r2,
+                "difference": r2 - other_r2,
+                "difference_low": float(low),
+                "difference_high": float(high),
+            }
         )
-        twin = self.scores(weights="random", regressor=regressor)
-        if self.weights == "pretrained" and len(twin):
-            # a twin that is worse than the mean knows nothing; less than nothing is no gain
-            learned = peak.r2 - max(float(twin.r2[rows.r2.idxmax()]), 0.0)
-            said += f", {learned:.2f} above its random twin"
-        if last.layer != peak.layer:
-            said += f"; at {labels[last.layer]} R² {last.r2:.2f} is left"
-        return said + "."
+    return pd.DataFrame(rows)
 
-    @staticmethod
-    def _end_of(rows: pd.DataFrame) -> pd.Series:
-        """The last layer whose answer is not squeezed into probabilities."""
-        return rows[rows.layer != SOFTMAX].iloc[-1] if len(rows) > 1 else rows.iloc[-1]
+
+def _side(curve: Curve, subset: str, layer: str) -> tuple[str, float, np.ndarray]:
+    rows = curve._candidates(subset)
+    table, draws = curve.table.iloc[rows], curve.draws[rows].astype(np.float64)
+    if not layer:
+        best = int(np.argmax(table.r2.to_numpy()))
+        return table.layer.iloc[best], float(table.r2.iloc[best]), draws.max(axis=0)
+    found = np.flatnonzero((table.layer == layer) | (table.alias == layer))
+    if not len(found):
+        raise DataError(
+            f"The curve of {table.model.iloc[0]} has no layer {layer!r}. It has {len(table)}, from "
+            f"{table.layer.iloc[0]!r} to {table.layer.iloc[-1]!r}."
+        )
+    return table.layer.iloc[found[0]], float(table.r2.iloc[found[0]]), draws[found[0]]
+
+
+def _check_paired(one: Curve, other: Curve) -> None:
+    for what, key in (("images", "images"), ("splits", "probe")):
+        keys = ("sha256",) if key == "images" else ("repeats", "seed")
+        here, there = ({k: _entry(c, key).get(k) for k in keys} for c in (one, other))
+        if here != there:
+            raise DataError(
+                f"The two runs are not of the same {what} ({here} and {there}), so they cannot be "
+                "compared image by image. Probe both networks with the same --data, --subset, "
+                "--measure, --fit, --repeats and --seed."
+            )
+
+
+def _entry(curve: Curve, key: str) -> dict[str, Any]:
+    found = curve.provenance.get(key)
+    return found if isinstance(found, dict) else {}
+
+
+def _peak_and_fall(r2: np.ndarray, draws: np.ndarray) -> tuple[Peak, Fall]:
+    return peak(r2, draws), fall(r2, draws)
+
+
+def _set_in_words(found: Evidence, candidates: Sequence[str], label: Mapping[str, str]) -> str:
+    """The confidence set as a range where it is one."""
+    names = found.confidence_set
+    first, last = candidates.index(names[0]), candidates.index(names[-1])
+    if len(names) == 1:
+        return "the 95 % set is this layer alone"
+    if last - first + 1 == len(names):
+        return f"95 % set: {label[names[0]]} to {label[names[-1]]}"
+    return f"95 % set: {len(names)} layers from {label[names[0]]} to {label[names[-1]]}"

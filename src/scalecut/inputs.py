@@ -5,9 +5,9 @@ Shared by all that look at a network: the probe, its controls and what goes beyo
 
 import hashlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import cast
 
@@ -16,11 +16,11 @@ import torch
 
 from .annotations import read_images
 from .errors import DataError, LayerError, ModelError, ScalecutError
-from .features import Features, Progress, answerable, decoded, resolved_precision
-from .images import ImageSet, LeftOut
+from .features import Features, Progress, answerable, decoded, extract, resolved_precision
+from .images import Image, ImageSet, LeftOut
 from .layers import ProbePoint, probe_points, select_layers
 from .measures import Frame, measure_named, share_of
-from .models import Network, random_twin
+from .models import Network, permuted_twin, random_twin
 from .scenes import made_up_scenes
 from .scores import MEAN
 
@@ -66,18 +66,21 @@ def chosen_points(
     return answerable(network, points)
 
 
-def twin_of(network: Network, image_set: ImageSet, look: Look, seed: int) -> Network:
-    """A random twin whose batch norms know the images that it will be probed on."""
+def twin_of(
+    network: Network, image_set: ImageSet, look: Look, seed: int, kind: str = "random"
+) -> Network:
+    """A `random` or `permuted` twin whose batch norms know the images it will be probed on."""
     n = len(image_set)
     numbers = np.linspace(0, n - 1, min(n, TWIN_IMAGES)).round().astype(int).tolist()
     ready = decoded(
         image_set.images, numbers, network.preprocessing, look.fit, batch_size=TWIN_BATCH
     )
     batches = (batch.to(network.device) for _, batch, _ in ready if len(batch) > 1)
-    kind = network.device.type
-    in_bfloat16 = resolved_precision(look.precision, kind) == "bfloat16"
-    with torch.autocast(kind, torch.bfloat16, enabled=in_bfloat16):
-        return random_twin(network, seed, batches)
+    on = network.device.type
+    in_bfloat16 = resolved_precision(look.precision, on) == "bfloat16"
+    twin = permuted_twin if kind == "permuted" else random_twin
+    with torch.autocast(on, torch.bfloat16, enabled=in_bfloat16):
+        return twin(network, seed, batches)
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,27 +221,37 @@ def image_facts(image_set: ImageSet) -> dict[str, object]:
 
 
 class Stages:
-    """Seconds by stage."""
+    """Seconds by stage, and images/s of the stages in which images were computed."""
 
     def __init__(self, progress: Progress | None) -> None:
         self.progress = progress
-        self.seconds: dict[str, float] = {}
+        self.facts: dict[str, dict[str, float]] = {}
 
     @contextmanager
     def __call__(self, stage: str) -> Iterator[None]:
         start = time.perf_counter()
         yield
-        self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - start
+        seconds = self.facts.setdefault(stage, {"seconds": 0.0})["seconds"]
+        self.facts[stage]["seconds"] = round(seconds + time.perf_counter() - start, 3)
 
-    def report(self, done: int, total: int) -> None:
-        if self.progress:
-            self.progress("regression", done, total)
+    def extracted(
+        self,
+        network: Network,
+        images: Sequence[Image],
+        points: Sequence[ProbePoint],
+        look: Look,
+        stage: str = "features",
+    ) -> Features:
+        """Features of all images, timed and with progress."""
+        with self(stage):
+            found = extract(
+                network, images, points, **asdict(look), progress=self.progress, stage=stage
+            )
+        self.facts[stage]["images_computed"] = found.n_computed
+        if found.n_computed:
+            self.facts[stage]["images_per_second"] = round(found.n_computed / found.seconds, 1)
+        return found
 
-    def facts(self, answers: dict[str, Features]) -> dict[str, dict[str, float]]:
-        """Seconds of every stage; images/s of the stages in which images were computed."""
-        facts = {stage: {"seconds": round(seconds, 3)} for stage, seconds in self.seconds.items()}
-        for stage, features in zip(("features", "random twin"), answers.values(), strict=False):
-            facts[stage]["images_computed"] = features.n_computed
-            if features.n_computed:
-                facts[stage]["images_per_second"] = round(features.n_computed / features.seconds, 1)
-        return facts
+    def report(self, stage: str) -> Callable[[int, int], None]:
+        """Progress of a stage that counts for itself."""
+        return lambda done, total: self.progress(stage, done, total) if self.progress else None

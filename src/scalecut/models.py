@@ -32,7 +32,7 @@ from torch import Tensor, nn
 from .cache import folder
 from .errors import ModelError
 from .measures import Frame
-from .twins import open_branches, reinitialised, seeded, take_statistics
+from .twins import open_branches, permuted, reinitialised, seeded, take_statistics
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -94,7 +94,7 @@ class Weights:
     """Where the numbers of a network come from.
 
     Args:
-        kind: `pretrained`, or `random`; weights from a file count as pretrained.
+        kind: `pretrained`, `random` or `permuted`; weights from a file count as pretrained.
         source: in words: the package, file, hub or seed.
         sha256: of the file, where there is one.
         missing: tensors of the network that the source lacks; they are set to NaN.
@@ -191,6 +191,16 @@ def random_twin(network: Network, seed: int, batches: Iterable[Tensor] = ()) -> 
     twin = twin.to(network.device).eval()
     take_statistics(twin, batches)
     return replace(network, module=twin, weights=Weights("random", f"seed {seed}"))
+
+
+def permuted_twin(network: Network, seed: int, batches: Iterable[Tensor] = ()) -> Network:
+    """The same network with the values of each tensor permuted: its histograms, no structure.
+
+    Batch norms take their statistics from `batches`, as those of a random twin.
+    """
+    twin = seeded(lambda: permuted(network.module), seed).eval()
+    take_statistics(twin, batches)
+    return replace(network, module=twin, weights=Weights("permuted", f"seed {seed}"))
 
 
 def tensors_sha256(module: nn.Module) -> str:

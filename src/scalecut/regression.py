@@ -80,7 +80,7 @@ class HeldOut:
 class Decomposition:
     """X = U S Vᵀ of the standardised training part, and the held-out rows Z along V.
 
-    One of these serves every penalty and every target.
+    One of these serves every penalty, every target and every permutation.
     """
 
     u: Float64[np.ndarray, "n r"]
@@ -96,9 +96,8 @@ def decompose(
     Channels that are constant in the training part are dropped; held-out values are bounded by
     `FARTHEST`.
     """
-    mean, deviation = train.mean(axis=0), train.std(axis=0)
-    eps = np.finfo(np.float64).eps
-    varies = deviation > 10 * eps * np.abs(train).max(axis=0, initial=0.0)
+    mean, deviation, eps = train.mean(axis=0), deviations(train), np.finfo(np.float64).eps
+    varies = deviation > 0
     mean, deviation = mean[varies], deviation[varies]
     X = (train[:, varies] - mean) / deviation
     Z = np.clip((held_out[:, varies] - mean) / deviation, -FARTHEST, FARTHEST)
@@ -112,6 +111,13 @@ def decompose(
     if d <= n:
         return Decomposition(X @ vectors / s, s, Z @ vectors)
     return Decomposition(vectors, s, Z @ (X.T @ vectors) / s)
+
+
+def deviations(features: Float64[np.ndarray, "n d"]) -> Float64[np.ndarray, " d"]:
+    """Standard deviation of each channel; 0 where rounding alone would explain it."""
+    deviation = features.std(axis=0)
+    rounding = 10 * np.finfo(np.float64).eps * np.abs(features).max(axis=0, initial=0.0)
+    return np.where(deviation > rounding, deviation, 0.0)
 
 
 def nested_ridge(
@@ -144,6 +150,37 @@ def nested_ridge(
     return HeldOut(predictions, best)
 
 
+def quick_ridge(
+    decomposition: Decomposition,
+    targets: Float64[np.ndarray, "n t"],
+    penalties: Float64[np.ndarray, " k"] = PENALTIES,
+) -> Float64[np.ndarray, "m t"]:
+    """Held-out predictions for thousands of targets, as for permutations.
+
+    As `nested_ridge`, but the penalty is chosen by generalised cross-validation (`golub1979`): the
+    mean leverage stands for each, so no residual is formed and groups are not looked at.
+    """
+    u, s = decomposition.u, decomposition.s
+    mean = targets.mean(axis=0)
+    centred = targets - mean
+    along = u.T @ centred  # (r, t)
+    outside = np.maximum(np.sum(centred**2, axis=0) - np.sum(along**2, axis=0), 0.0)
+    lost = penalties[:, None] / (s**2 + penalties[:, None])  # (k, r)
+    left = len(u) - 1 - len(s) + lost.sum(axis=1)  # degrees of freedom of the residuals
+    errors = (outside + lost**2 @ along**2) / np.maximum(left, 1e-9)[:, None] ** 2  # (k, t)
+    best = penalties[errors.argmin(axis=0)]
+    along *= s[:, None] / (s[:, None] ** 2 + best)
+    return mean + decomposition.held_out @ along
+
+
+def leading(decomposition: Decomposition, width: int) -> Decomposition:
+    """The first `width` principal components of the training part; all if there are fewer."""
+    first = np.argsort(-decomposition.s, kind="stable")[:width]
+    return Decomposition(
+        decomposition.u[:, first], decomposition.s[first], decomposition.held_out[:, first]
+    )
+
+
 def least_squares(
     train: Float64[np.ndarray, "n d"],
     targets: Float64[np.ndarray, "n t"],
@@ -154,8 +191,8 @@ def least_squares(
     The fit of least norm where there are fewer images than features.
     """
     mean, target_mean = train.mean(axis=0), targets.mean(axis=0)
-    weights, *_ = np.linalg.lstsq(train - mean, targets - target_mean)
-    predictions = target_mean + (held_out - mean) @ weights
+    inverse, *_ = np.linalg.lstsq(train - mean, np.eye(len(train)))  # serves any number of targets
+    predictions = target_mean + ((held_out - mean) @ inverse) @ (targets - target_mean)
     return HeldOut(predictions, np.zeros(targets.shape[1]))
 
 

@@ -1,25 +1,35 @@
 """What a run folder shows: its figures. Draws what is in the tables, computes nothing."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import matplotlib
-import pandas as pd
+from matplotlib.figure import Figure
 
+from . import runs
 from .errors import OutputError
-from .figures import STYLE, curve_figure, exponential_figure, subset_figure, subsets_of
+from .figures import (
+    STYLE,
+    curve_figure,
+    exponential_figure,
+    subset_figure,
+    subsets_of,
+)
 
 DOTS_PER_INCH = 200
 
 
-def draw(frame: pd.DataFrame, folder: Path) -> list[Path]:
-    """Write every figure as PNG and SVG, and give the paths; the same frame gives the same bytes.
+def draw(run: Path) -> list[Path]:
+    """Write every figure of a run into `figures`, as PNG and SVG, and give the paths.
+
+    The same tables give the same bytes.
 
     Raises:
+        DataError: if the folder is no whole run.
         OutputError: if the folder or a file in it cannot be written.
     """
-    figures = {"curve": curve_figure(frame), "curve_exponential": exponential_figure(frame)}
-    if len(subsets_of(frame)) > 1:
-        figures["subsets"] = subset_figure(frame)
+    figures = dict(_figures(run))
+    folder = run / "figures"
     paths = [folder / f"{name}.{kind}" for name in figures for kind in ("png", "svg")]
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -33,3 +43,12 @@ def draw(frame: pd.DataFrame, folder: Path) -> list[Path]:
             "need a folder that can be written to and has space left; choose one with --out."
         ) from error
     return paths
+
+
+def _figures(run: Path) -> Iterator[tuple[str, Figure]]:
+    """Names and figures of whatever tables the run has."""
+    frame = runs.read_curve(run)
+    yield "curve", curve_figure(frame)
+    yield "curve_exponential", exponential_figure(frame)
+    if len(subsets_of(frame)) > 1:
+        yield "subsets", subset_figure(frame)

@@ -1,26 +1,37 @@
-"""The run folder: `run.json`, `curve.csv` and what is drawn from them; whole, or not there."""
+"""The run folder: `run.json`, tables and what is drawn from them; whole, or not there."""
 
 import datetime
 import errno
 import json
+import math
 import platform
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, is_dataclass
+from dataclasses import fields, is_dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from .curve import COLUMNS, Curve
 from .errors import DataError, OutputError
+from .layers import ProbePoint
 
-FORMAT = 1  # of run.json and curve.csv
+FORMAT = 2  # of run.json and the tables
 PACKAGES = ("scalecut", "torch", "timm", "numpy", "scipy", "scikit-learn", "pandas", "pillow")
-NAMES = ("model", "subset", "measure", "layer", "alias", "weights", "target", "regressor")
+# fmt: off
+NAMES = (
+    "model", "subset", "measure", "layer", "alias", "weights", "target", "regressor", "change",
+    "quantity", "noise", "padding", "other",
+)
+NUMBERS = (
+    "p_value", "r2_spread", "learned", "learned_low", "learned_high", "value", "low", "high"
+)
+# fmt: on
 DIGITS = 6  # of the decimals in curve.csv
 
 
@@ -80,30 +91,83 @@ def _check_free(folder: Path) -> None:
         )
 
 
-def write_curve(
-    curve: Curve, folder: Path, *, command: str, settings: Mapping[str, object]
+def write_run(
+    folder: Path,
+    tables: Mapping[str, pd.DataFrame],
+    facts: Mapping[str, object],
+    *,
+    command: str,
+    settings: Mapping[str, object],
 ) -> None:
-    """Write `curve.csv` and `run.json` into `folder`."""
-    curve_csv(curve.frame(), folder / "curve.csv")
-    facts = {
+    """Write tables as NAME.csv, and `run.json` with the facts, into `folder`."""
+    for name, table in tables.items():
+        write_table(table, folder / f"{name}.csv")
+    whole = {
         "format": FORMAT,
         "command": command,
         "settings": settings,
         "written": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "versions": versions(),
         "machine": {"platform": platform.platform(), "python": platform.python_version()},
+        **facts,
+    }
+    text = json.dumps(_plain(whole), indent=2, ensure_ascii=False, allow_nan=False)
+    (folder / "run.json").write_text(text + "\n", encoding="utf-8")
+
+
+def write_curve(
+    curve: Curve, folder: Path, *, command: str, settings: Mapping[str, object]
+) -> None:
+    """Write a curve: its tables, `run.json`, and its bootstrap draws, for paired comparisons."""
+    subsets = list(dict.fromkeys(curve.table.subset))
+    tables = {
+        "curve": curve.frame(),
+        "differences": pd.concat([curve.differences(s) for s in subsets], ignore_index=True),
+    }
+    if curve.fewer:
+        tables["learning"] = curve.learning()
+    facts = {
         **curve.provenance,
+        "evidence": {subset: curve.evidence(subset) for subset in subsets},
         "points": curve.points,
         "layers_left_out": curve.layers_left_out,
         "images_left_out": curve.images_left_out,
     }
-    text = json.dumps(facts, indent=2, default=_plain, ensure_ascii=False)
-    (folder / "run.json").write_text(text + "\n", encoding="utf-8")
+    write_run(folder, tables, facts, command=command, settings=settings)
+    np.save(folder / "draws.npy", curve.draws)
 
 
-def curve_csv(table: pd.DataFrame, path: Path) -> None:
+def write_table(table: pd.DataFrame, path: Path) -> None:
     """The long form that other programs read; one row per combination."""
-    table[COLUMNS].to_csv(path, index=False, float_format=f"%.{DIGITS}f", lineterminator="\n")
+    table.to_csv(path, index=False, float_format=f"%.{DIGITS}f", lineterminator="\n")
+
+
+def read_table(folder: Path, name: str) -> pd.DataFrame:
+    """A table of a run, its names as text, whatever they look like."""
+    return pd.read_csv(
+        folder / f"{name}.csv",
+        keep_default_na=False,
+        na_values={name: [""] for name in NUMBERS},
+        dtype=dict.fromkeys(NAMES, str),
+    )
+
+
+def read_run(folder: Path) -> Curve:
+    """A curve with its draws, as `write_curve` wrote it.
+
+    Raises:
+        DataError: if the folder is no whole run, or one of a newer version.
+    """
+    table, facts = read_curve(folder), read_facts(folder)
+    try:
+        draws = np.load(folder / "draws.npy", allow_pickle=False)
+        points = tuple(ProbePoint(**point) for point in facts["points"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(
+            f"The run {str(folder)!r} has no readable draws.npy and points ({error}). Run the "
+            "probe again."
+        ) from error
+    return Curve(table, draws, points, provenance=facts)
 
 
 def read_curve(folder: Path) -> pd.DataFrame:
@@ -124,12 +188,7 @@ def read_curve(folder: Path) -> pd.DataFrame:
             "Update scalecut."
         )
     try:
-        table = pd.read_csv(
-            folder / "curve.csv",
-            keep_default_na=False,
-            na_values={"p_value": [""]},
-            dtype=dict.fromkeys(NAMES, str),
-        )
+        table = read_table(folder, "curve")
     except (OSError, ValueError) as error:
         raise DataError(
             f"The run {str(folder)!r} has no readable curve.csv ({error}). Run the probe again."
@@ -161,9 +220,16 @@ def versions() -> dict[str, str]:
 
 
 def _plain(thing: object) -> object:
+    """What JSON can hold: dataclasses as objects, numbers that are not finite as null."""
     if is_dataclass(thing) and not isinstance(thing, type):
-        return asdict(thing)
-    return str(thing)
+        return {each.name: _plain(getattr(thing, each.name)) for each in fields(thing)}
+    if isinstance(thing, Mapping):
+        return {str(key): _plain(value) for key, value in thing.items()}
+    if isinstance(thing, list | tuple):
+        return [_plain(value) for value in thing]
+    if isinstance(thing, float):
+        return thing if math.isfinite(thing) else None
+    return thing if isinstance(thing, str | int | bool | None) else str(thing)
 
 
 def _unwritable(folder: Path, error: OSError) -> str:

@@ -125,6 +125,8 @@ class Scene:
         stretch: factor on the object's width over height.
         canvas: side of the picture, in pixels.
         seed: of the backdrop (which part of it, its colours) and of the light on both.
+        drawn_as: the share at whose size the object is drawn before it is resized to `share`; of
+            this only the blur is left.
     """
 
     subject: str
@@ -135,6 +137,7 @@ class Scene:
     stretch: float = 1.0
     canvas: int = 256
     seed: int = 0
+    drawn_as: float | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -231,6 +234,8 @@ def render(scene: Scene) -> Picture:
     if scene.is_flipped:
         patch = patch.transpose(PIL.Image.Transpose.FLIP_LEFT_RIGHT)
     # Pillow weighs the colours by α when it resizes RGBA.
+    if scene.drawn_as is not None:
+        patch = patch.resize(_sides(scene, scene.drawn_as), PIL.Image.Resampling.BICUBIC)
     patch = patch.resize((right - left, bottom - top), PIL.Image.Resampling.BICUBIC)
     values = np.asarray(patch) / 255
     lit = _relit(values[..., :3], _generators(scene)[1])
@@ -277,11 +282,16 @@ def _rounded_down(share: float) -> str:
     return f"{np.floor(100 * share) / 100:.2f}"
 
 
+def _sides(scene: Scene, share: float) -> tuple[int, int]:
+    """Give the width and height, in whole pixels, at which the object fills a share."""
+    aspect = _aspect(scene.subject) * scene.stretch
+    across, down = (scene.canvas * np.sqrt(share * ratio) for ratio in (aspect, 1 / aspect))
+    return max(1, round(across)), max(1, round(down))
+
+
 def _box(scene: Scene) -> tuple[int, int, int, int]:
     aspect = _aspect(scene.subject) * scene.stretch
-    width, height = (
-        max(1, round(scene.canvas * np.sqrt(scene.share * ratio))) for ratio in (aspect, 1 / aspect)
-    )
+    width, height = _sides(scene, scene.share)
     if max(width, height) > scene.canvas:
         raise DataError(
             f"The {scene.subject} with a share of {scene.share:g} is {width} x {height} pixels "
@@ -429,9 +439,10 @@ def _checked_shares(subject: str, shares: tuple[float, float]) -> tuple[float, f
 def _check_scene(scene: Scene) -> None:
     _check_known("object", scene.subject, OBJECTS)
     _check_known("backdrop", scene.backdrop, BACKDROPS)
-    if not 0 < scene.share <= 1:
+    wrong = [s for s in (scene.share, scene.drawn_as) if s is not None and not 0 < s <= 1]
+    if wrong:
         raise DataError(
-            f"A share of {scene.share:g} of the canvas was asked for. It must be above 0 and at "
+            f"A share of {wrong[0]:g} of the canvas was asked for. It must be above 0 and at "
             "most 1: give the area of the object's box over that of the canvas."
         )
     if not all(0 <= where <= 1 for where in scene.place):

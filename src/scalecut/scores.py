@@ -1,15 +1,17 @@
 """Held-out R² of a measure on the features of every layer: splits drawn once, used by all.
 
 For every subset of the images the measure is regressed on each layer's features in r random splits
-of 70 % to fit and 30 % to test (`graziani2021`), by group. The same splits, shuffles and bootstrap
-draws serve every layer, regressor, target and set of weights, so that all scores are paired.
+of 70 % to fit and 30 % to test (`graziani2021`), by group. The same splits, shuffles, permutations
+and bootstrap draws serve every layer, regressor, target and set of weights, so that all scores are
+paired.
 """
 
 import os
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -20,11 +22,21 @@ from threadpoolctl import threadpool_limits
 from .errors import DataError
 from .images import ImageSet
 from .layers import ProbePoint
-from .regression import HeldOut, decompose, least_squares, nested_ridge
-from .stats import bootstrap_r_squared, group_draws, interval
+from .regression import decompose, leading, least_squares, nested_ridge, quick_ridge
+from .stats import (
+    DRAWS,
+    bootstrap_r_squared,
+    family_p_values,
+    group_draws,
+    group_permutations,
+    interval,
+)
 
 TEST_SHARE = 0.3  # graziani2021
 MEAN = "mean"  # the subset that stands for the mean over all
+MATCHED = "matched"  # ridge on as many principal components in every layer
+MOST_TWINS = 32
+CONTROLLED = ("random", "permuted", "pixels")  # kinds of weights that are controls themselves
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -35,12 +47,59 @@ class Part:
     rows: Int[np.ndarray, " n"]  # of the image set
     groups: Int[np.ndarray, " n"]
     targets: dict[str, Float64[np.ndarray, "r n"]]  # `true`, `shuffled`: a row a repeat
+    permutations: Float64[np.ndarray, "p n"]  # of the measure, the same in all repeats
     is_held_out: Bool[np.ndarray, "r n"]
-    counts: Float64[np.ndarray, "b n"]  # bootstrap draws; the first counts every image once
+    counts: Float64[np.ndarray, "c n"]  # 1 + b rows: every image once, then bootstrap draws
+    rank: Float64[np.ndarray, "r n"]  # of its group among those to fit, in (0, 1], at random
+    twins: Float64[np.ndarray, "b q"]  # in [0, 1): which twins are drawn along, in all subsets
+
+    def fitted(self, share: float) -> Bool[np.ndarray, "r n"]:
+        """The images to fit, of a share of the groups."""
+        return ~self.is_held_out & (self.rank <= share)
 
 
-def draw_parts(image_set: ImageSet, repeats: int, seed: int, *, shuffled: bool) -> tuple[Part, ...]:
-    """Draw the splits, shuffles and bootstrap samples of every subset.
+@dataclass(frozen=True, slots=True, eq=False)
+class Answers:
+    """What one kind of weights answers to all images, once a seed."""
+
+    points: tuple[ProbePoint, ...]
+    matrices: tuple[Mapping[str, Float32[np.ndarray, "n d"]], ...]  # by layer
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Scores:
+    """A row a score, and its bootstrap draws."""
+
+    table: pd.DataFrame
+    draws: Float32[np.ndarray, "s b"]  # in the order of the rows
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Line:
+    """The scores of one layer with one kind of weights, target and regressor, on one subset."""
+
+    r2: np.ndarray  # (1 + b), the first of all images, the rest bootstrap draws
+    null: np.ndarray  # (1 + p), the first of the measure as it is; empty without permutations
+    n_images: int
+    n_fit: int  # images to fit, mean over repeats and subsets
+    n_features: int
+    n_repeats: int
+    twins: np.ndarray  # R² of every seed
+
+
+@dataclass(frozen=True, slots=True)
+class _Ask:
+    """What is fitted: the regressors, components for `matched`, share of the groups to fit."""
+
+    regressors: tuple[str, ...]
+    width: int
+    share: float
+
+
+def draw_parts(
+    image_set: ImageSet, repeats: int, seed: int, *, shuffled: bool, permutations: int = 0
+) -> tuple[Part, ...]:
+    """Draw the splits, shuffles, permutations and bootstrap samples of every subset.
 
     Each follows from the seed and the subset's name alone, so runs that differ in their controls,
     or in the other subsets, are paired.
@@ -49,13 +108,14 @@ def draw_parts(image_set: ImageSet, repeats: int, seed: int, *, shuffled: bool) 
         DataError: if all images to fit, or all to test, have the same measure in some split.
     """
     names, parts = np.array(image_set.subset), []
+    twins = np.random.default_rng(seed).random((DRAWS, MOST_TWINS))
     for subset in image_set.subsets:
         rows = np.flatnonzero(names == subset)
         measure = image_set.measure[rows]
         groups = np.unique(np.array(image_set.group)[rows], return_inverse=True)[1]
-        splits, shuffles, bootstrap = np.random.default_rng(
+        splits, shuffles, bootstrap, permuting, ranking = np.random.default_rng(
             [seed, zlib.crc32(subset.encode())]
-        ).spawn(3)
+        ).spawn(5)
         splitter = GroupShuffleSplit(
             repeats, test_size=TEST_SHARE, random_state=int(splits.integers(2**31))
         )
@@ -66,113 +126,251 @@ def draw_parts(image_set: ImageSet, repeats: int, seed: int, *, shuffled: bool) 
         if shuffled:
             targets["shuffled"] = np.stack([shuffles.permutation(measure) for _ in range(repeats)])
         counts = np.vstack([np.ones(len(rows)), group_draws(groups, bootstrap)])
-        parts.append(Part(subset, rows, groups, targets, is_held_out, counts))
+        parts.append(
+            Part(
+                subset,
+                rows,
+                groups,
+                targets,
+                group_permutations(measure, groups, permuting, permutations),
+                is_held_out,
+                counts,
+                _ranks(groups, is_held_out, ranking),
+                twins,
+            )
+        )
         _check_spread(parts[-1])
     return tuple(parts)
 
 
+def _ranks(
+    groups: Int[np.ndarray, " n"], is_held_out: Bool[np.ndarray, "r n"], rng: np.random.Generator
+) -> Float64[np.ndarray, "r n"]:
+    """Which of the groups to fit come first, anew in each repeat; 1 for those held out."""
+    ranks = np.ones(is_held_out.shape)
+    for rank, held_out in zip(ranks, is_held_out, strict=True):
+        names, member = np.unique(groups[~held_out], return_inverse=True)
+        rank[~held_out] = ((rng.permutation(len(names)) + 1) / len(names))[member]
+    return ranks
+
+
 def score(
     parts: Sequence[Part],
-    points: Sequence[ProbePoint],
-    matrices: Mapping[str, Mapping[str, Float32[np.ndarray, "n d"]]],
+    answers: Mapping[str, Answers],
     regressors: Sequence[str],
+    *,
+    width: int = 0,
+    share: float = 1.0,
     report: Callable[[int, int], None] = lambda done, total: None,
-) -> pd.DataFrame:
-    """R² and its 95 % interval for every subset, layer, kind of weights, target and regressor.
+) -> Scores:
+    """R², its interval and its p-value for every subset, layer, kind of weights and regressor.
 
     Args:
-        matrices: by kind of weights and layer, one row an image of the set.
+        answers: by kind of weights, each on all rows of the image set.
+        regressors: `ridge`, `ols`, `matched`.
+        width: principal components for `matched`.
+        share: of the groups to fit that are used; smaller shares lie in larger ones.
         report: called with (layers done, all).
     """
-    jobs = [(kind, point) for kind in matrices for point in points]
-    rows: list[dict[str, object]] = []
+    jobs = [(kind, point) for kind, each in answers.items() for point in each.points]
+    ask = _Ask(tuple(regressors), width, share)
+    lines: dict[tuple[str, str, str, str], dict[str, _Line]] = {}
     # One thread a regression: the same numbers on any number of cores.
-    with threadpool_limits(1), ThreadPoolExecutor(_n_processors()) as workers:
+    with threadpool_limits(1), ThreadPoolExecutor(n_processors()) as workers:
         found = workers.map(
-            lambda job: _layer_rows(
-                parts, job[1], matrices[job[0]][job[1].layer], job[0], regressors
-            ),
-            jobs,
+            lambda job: list(_layer_lines(parts, answers[job[0]].matrices, job[1].layer, ask)), jobs
         )
-        for done, layer_rows in enumerate(found, start=1):
-            rows += layer_rows
+        for done, ((kind, point), of_layer) in enumerate(zip(jobs, found, strict=True), start=1):
+            for subset, target, regressor, line in of_layer:
+                lines.setdefault((subset, kind, target, regressor), {})[point.layer] = line
             report(done, len(jobs))
-    table = pd.DataFrame(rows)
     order = {name: rank for rank, name in enumerate([*(part.subset for part in parts), MEAN])}
-    return table.sort_values(
-        ["subset", "weights", "target", "regressor", "depth"],
-        key=lambda column: column.map(order) if column.name == "subset" else column,
-        kind="stable",
-        ignore_index=True,
-    )
+    rows: list[dict[str, Any]] = []
+    draws = []
+    for key in sorted(lines, key=lambda key: (order[key[0]], *key[1:])):
+        by_layer = lines[key]
+        p_values = _p_values(by_layer) if key[2] == "true" else {}
+        for point in answers[key[1]].points:
+            line = by_layer[point.layer]
+            rows.append(_row(key, point, line) | {"p_value": p_values.get(point.layer, np.nan)})
+            draws.append(line.r2[1:])
+    scores = np.array(draws, np.float32)
+    return Scores(pd.DataFrame(_with_learned(rows, scores)), scores)
 
 
-def _layer_rows(
+def _row(key: tuple[str, str, str, str], point: ProbePoint, line: _Line) -> dict[str, Any]:
+    subset, kind, target, regressor = key
+    low, high = interval(float(line.r2[0]), line.r2[1:])
+    return {
+        "subset": subset,
+        "layer": point.layer,
+        "alias": point.alias,
+        "depth": point.depth,
+        "n_features": line.n_features,
+        "n_images": line.n_images,
+        "n_fit": line.n_fit,
+        "weights": kind,
+        "target": target,
+        "regressor": regressor,
+        "r2": float(line.r2[0]),
+        "r2_low": float(low),
+        "r2_high": float(high),
+        "r2_spread": float(line.twins.std(ddof=1)) if len(line.twins) > 1 else np.nan,
+        "seed_count": line.n_repeats,
+    }
+
+
+def _with_learned(
+    rows: list[dict[str, Any]], draws: Float32[np.ndarray, "s b"]
+) -> list[dict[str, Any]]:
+    """Add `learned`: R² less that of the best baseline, paired draw by draw.
+
+    A baseline that is worse than the mean of the measure knows nothing and counts as 0.
+    """
+    place = {
+        (row["weights"], row["subset"], row["regressor"], row["layer"]): number
+        for number, row in enumerate(rows)
+        if row["target"] == "true"
+    }
+    whole = []
+    for row, of_row in zip(rows, draws, strict=True):
+        learned = low = high = np.nan
+        if row["target"] == "true" and row["weights"] not in CONTROLLED:
+            same = row["subset"], row["regressor"]
+            keys = [("random", *same, row["layer"]), ("pixels", *same, "pixels")]
+            beaten = [place[key] for key in keys if key in place]
+            if beaten:
+                learned = row["r2"] - max(0.0, *(rows[number]["r2"] for number in beaten))
+                by_draw = of_row - np.maximum(0.0, draws[beaten].max(axis=0))
+                low, high = map(float, interval(learned, by_draw.astype(np.float64)))
+        whole.append(row | {"learned": learned, "learned_low": low, "learned_high": high})
+    return whole
+
+
+def _p_values(by_layer: Mapping[str, _Line]) -> dict[str, float]:
+    null = np.array([line.null for line in by_layer.values()])  # (L, 1 + p)
+    if null.shape[1] < 2:
+        return {}
+    found = family_p_values(null[:, 0], null[:, 1:].T)
+    return dict(zip(by_layer, found.tolist(), strict=True))
+
+
+def _layer_lines(
     parts: Sequence[Part],
-    point: ProbePoint,
-    matrix: Float32[np.ndarray, "n d"],
-    kind: str,
-    regressors: Sequence[str],
-) -> list[dict[str, object]]:
-    """All rows of one layer of one kind of weights, the mean over subsets last."""
-    by_line: dict[tuple[str, str], list[tuple[str, int, np.ndarray]]] = {}
+    matrices: Sequence[Mapping[str, Float32[np.ndarray, "n d"]]],
+    layer: str,
+    ask: _Ask,
+) -> Iterator[tuple[str, str, str, _Line]]:
+    """Subset, target, regressor and scores of one layer of one kind of weights."""
+    n_features = matrices[0][layer].shape[1]
+    by_subset: dict[tuple[str, str], list[_Line]] = {}
     for part in parts:
-        errors = _squared_errors(part, matrix[part.rows].astype(np.float64), regressors)
-        for target, values in part.targets.items():
-            draws = bootstrap_r_squared(values, errors[target], part.is_held_out, part.counts)
-            for column, regressor in enumerate(regressors):
-                line = by_line.setdefault((target, regressor), [])
-                line.append((part.subset, len(part.rows), draws[:, column]))
-    rows = []
-    for (target, regressor), line in by_line.items():
-        n_images = sum(n for _, n, _ in line)
-        mean = (MEAN, n_images, np.mean([draws for _, _, draws in line], axis=0))
-        for subset, n, draws in [*line, mean]:
-            low, high = interval(float(draws[0]), draws[1:])
-            rows.append(
-                {
-                    "subset": subset,
-                    "layer": point.layer,
-                    "alias": point.alias,
-                    "depth": point.depth,
-                    "n_features": matrix.shape[1],
-                    "n_images": n,
-                    "weights": kind,
-                    "target": target,
-                    "regressor": regressor,
-                    "r2": float(draws[0]),
-                    "r2_low": float(low),
-                    "r2_high": float(high),
-                    "p_value": np.nan,
-                    "seed_count": len(parts[0].is_held_out),
-                }
-            )
-    return rows
+        found = [
+            _part_scores(part, matrix[layer][part.rows].astype(np.float64), ask)
+            for matrix in matrices
+        ]
+        for number, target in enumerate(part.targets):
+            for column, regressor in enumerate(ask.regressors):
+                seeds = np.array([r2[number][:, column] for r2, _ in found])
+                line = _Line(
+                    _over_twins(seeds, part.twins),
+                    np.mean([null[:, column] for _, null in found], axis=0),
+                    len(part.rows),
+                    round(float(part.fitted(ask.share).sum(axis=1).mean())),
+                    min(ask.width, n_features) if regressor == MATCHED else n_features,
+                    len(part.is_held_out),
+                    seeds[:, 0],
+                )
+                by_subset.setdefault((target, regressor), []).append(line)
+                yield part.subset, target, regressor, line
+    for (target, regressor), lines in by_subset.items():
+        mean = _Line(
+            np.mean([line.r2 for line in lines], axis=0),
+            np.mean([line.null for line in lines], axis=0),
+            sum(line.n_images for line in lines),
+            round(np.mean([line.n_fit for line in lines]).item()),
+            lines[0].n_features,
+            lines[0].n_repeats,
+            np.mean([line.twins for line in lines], axis=0),
+        )
+        yield MEAN, target, regressor, mean
 
 
-def _squared_errors(
-    part: Part, features: Float64[np.ndarray, "n d"], regressors: Sequence[str]
-) -> dict[str, Float64[np.ndarray, "r n c"]]:
-    """Squared errors on the held-out images, by target; zero where an image was fitted."""
+def _over_twins(
+    seeds: Float64[np.ndarray, "q b"], places: Float64[np.ndarray, "b2 q2"]
+) -> Float64[np.ndarray, " b"]:
+    """Mean over twins; in each draw the twins, too, are drawn with replacement."""
+    n = len(seeds)
+    if n == 1:
+        return seeds[0]
+    drawn = (places[:, :n] * n).astype(int)
+    resampled = np.take_along_axis(seeds[:, 1:].T, drawn, axis=1).mean(axis=1)
+    return np.concatenate([seeds[:, 0].mean(keepdims=True), resampled])
+
+
+def _part_scores(
+    part: Part, features: Float64[np.ndarray, "n d"], ask: _Ask
+) -> tuple[list[Float64[np.ndarray, "b c"]], Float64[np.ndarray, "p c"]]:
+    """Draws of R² by target, and R² of the true and the permuted measures, a column a regressor."""
     kinds = list(part.targets)
-    errors = {kind: np.zeros((*part.is_held_out.shape, len(regressors))) for kind in kinds}
-    for repeat, held_out in enumerate(part.is_held_out):
+    errors = np.zeros((len(kinds), *part.is_held_out.shape, len(ask.regressors)))
+    dealt = np.zeros((len(part.rows), 0))
+    if len(part.permutations):
+        dealt = np.vstack([part.targets["true"][:1], part.permutations]).T
+    null = np.zeros((dealt.shape[1], len(ask.regressors)))
+    held_out_and_fitted = zip(part.is_held_out, part.fitted(ask.share), strict=True)
+    for repeat, (held_out, fitted) in enumerate(held_out_and_fitted):
         targets = np.stack([part.targets[kind][repeat] for kind in kinds], axis=1)
-        train, test = features[~held_out], features[held_out]
-        for column, regressor in enumerate(regressors):
-            fit = _fit(regressor, train, targets[~held_out], test, part.groups[~held_out])
-            squares = (targets[held_out] - fit.predictions) ** 2
-            for number, kind in enumerate(kinds):
-                errors[kind][repeat, held_out, column] = squares[:, number]
-    return errors
+        found = predictions(
+            features[fitted],
+            features[held_out],
+            targets[fitted],
+            part.groups[fitted],
+            ask.regressors,
+            width=ask.width,
+            dealt=dealt[fitted],
+        )
+        y = dealt[held_out]
+        spread = np.sum((y - y.mean(axis=0)) ** 2, axis=0)
+        for column, (of_targets, of_dealt) in enumerate(found):
+            errors[:, repeat, held_out, column] = ((targets[held_out] - of_targets) ** 2).T
+            lost = np.sum((y - of_dealt) ** 2, axis=0)
+            # a permutation may leave no spread in a held-out part; then there is nothing to know
+            null[:, column] += np.divide(
+                spread - lost, spread, np.zeros_like(lost), where=spread > 0
+            )
+    draws = [
+        bootstrap_r_squared(part.targets[kind], errors[number], part.is_held_out, part.counts)
+        for number, kind in enumerate(kinds)
+    ]
+    return draws, null / len(part.is_held_out)
 
 
-def _fit(
-    regressor: str, train: np.ndarray, targets: np.ndarray, test: np.ndarray, groups: np.ndarray
-) -> HeldOut:
-    if regressor == "ols":
-        return least_squares(train, targets, test)
-    return nested_ridge(decompose(train, test), targets, groups)
+def predictions(
+    train: Float64[np.ndarray, "n d"],
+    held_out: Float64[np.ndarray, "m d"],
+    targets: Float64[np.ndarray, "n t"],
+    groups: Int[np.ndarray, " n"],
+    regressors: Sequence[str],
+    *,
+    width: int,
+    dealt: Float64[np.ndarray, "n p"],
+) -> list[tuple[Float64[np.ndarray, "m t"], Float64[np.ndarray, "m p"]]]:
+    """Held-out predictions of the targets and of the permuted measures, for every regressor.
+
+    One decomposition serves all but least squares.
+    """
+    whole = decompose(train, held_out) if set(regressors) != {"ols"} else None
+    found = []
+    for name in regressors:
+        if whole is None or name == "ols":
+            both = least_squares(train, np.hstack([targets, dealt]), held_out).predictions
+            found.append((both[:, : targets.shape[1]], both[:, targets.shape[1] :]))
+            continue
+        decomposition = leading(whole, width) if name == MATCHED else whole
+        exact = nested_ridge(decomposition, targets, groups).predictions
+        found.append((exact, quick_ridge(decomposition, dealt)))
+    return found
 
 
 def _check_spread(part: Part) -> None:
@@ -189,7 +387,7 @@ def _check_spread(part: Part) -> None:
             )
 
 
-def _n_processors() -> int:
+def n_processors() -> int:
     """How many this process may use; containers allow fewer than there are."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))

@@ -20,7 +20,9 @@ from rich.table import Table
 
 from .curve import Curve
 from .layers import ProbePoint
-from .scores import MEAN
+from .scores import MATCHED, MEAN
+
+ALPHA = 0.05
 
 # fmt: off
 LAYER_COLUMNS = (
@@ -50,18 +52,20 @@ def layer_table(title: str, points: Sequence[ProbePoint]) -> Table:
 
 
 def curve_table(curve: Curve) -> Table:
-    """Mean over subsets, a row a layer: R² with its interval, its controls, least squares."""
-    main, *others = [name for name in ("ridge", "ols") if (curve.table.regressor == name).any()]
-    wanted = [
-        (main, curve.scores(regressor=main)),
-        ("random", curve.scores(regressor=main, weights="random")),
-        ("shuffled", curve.scores(regressor=main, target="shuffled")),
-        *((name, curve.scores(regressor=name)) for name in others),
+    """Mean over subsets, a row a layer: R², what of it is learned, random twins, least squares."""
+    main, *others = [
+        name for name in ("ridge", "ols", MATCHED) if (curve.table.regressor == name).any()
     ]
-    if curve.weights == "random":
-        del wanted[1]
-    lines = [(name, rows.set_index("layer")) for name, rows in wanted if len(rows)]
-    first = curve.table[curve.table.subset == MEAN].iloc[0]
+    lines = [(main, curve.scores(regressor=main))]
+    if curve.weights != "random":
+        lines += [
+            (kind, curve.scores(regressor=main, weights=kind)) for kind in ("random", "permuted")
+        ]
+    lines += [(name, curve.scores(regressor=name)) for name in others]
+    lines = [(name, rows.set_index("layer")) for name, rows in lines if len(rows)]
+    own = lines[0][1]
+    has_learned = own.learned.notna().any()
+    first = own.iloc[0]
     subsets = ", ".join(sorted(set(curve.table.subset) - {MEAN}))
     title = f"R² of {first.measure}, {first.model}, {first.n_images} images ({subsets})"
     table = Table(title=title, title_justify="left", box=None, pad_edge=False)
@@ -71,7 +75,9 @@ def curve_table(curve: Curve) -> Table:
         table.add_column(name, justify="right", no_wrap=True)
         if name == main:
             table.add_column("95 % interval", justify="right", no_wrap=True)
-    peak = lines[0][1].r2.idxmax()
+            if has_learned:
+                table.add_column("learned", justify="right", no_wrap=True)
+                table.add_column("95 % interval", justify="right", no_wrap=True)
     for point in curve.points:
         cells = []
         for name, rows in lines:
@@ -79,26 +85,86 @@ def curve_table(curve: Curve) -> Table:
             cells.append(_score(row.r2))
             if name == main:
                 cells.append(f"[{_score(row.r2_low)}, {_score(row.r2_high)}]")
+                if has_learned:
+                    cells.append(_score(row.learned))
+                    cells.append(f"[{_score(row.learned_low)}, {_score(row.learned_high)}]")
+        is_peak = point.layer == own.r2.idxmax()
+        table.add_row(point.label, str(point.channels), *cells, style="bold" if is_peak else None)
+    return table
+
+
+def controls_in_words(curve: Curve) -> str:
+    """What the controls say that are no line of the table, and the p-values; empty without any."""
+    said, regressor = [], curve.regressor
+    pixels = curve.scores(weights="pixels", regressor=regressor)
+    if len(pixels):
+        said.append(f"pixels alone {_score(pixels.r2.iloc[0])}")
+    shuffled = curve.scores(target="shuffled", regressor=regressor)
+    if len(shuffled):
+        low, high = _score(shuffled.r2.min()), _score(shuffled.r2.max())
+        said.append(f"shuffled measure {low} to {high}")
+    own = curve.scores(regressor=regressor)
+    if own.p_value.notna().any():
+        n = int((own.p_value <= ALPHA).sum())
+        said.append(f"p ≤ {ALPHA:g} (corrected over layers) at {n} of {len(own)} layers")
+    return "; ".join(said)
+
+
+def comparison_table(rows: pd.DataFrame, model: str, other: str) -> Table:
+    """The difference of two curves, a row a subset."""
+    table = Table(
+        title=f"R² of {model} less {other}", title_justify="left", box=None, pad_edge=False
+    )
+    table.add_column("subset", overflow="fold")
+    for name in (model, other):
+        table.add_column(f"layer of {name}", overflow="fold")
+        table.add_column("R²", justify="right", no_wrap=True)
+    table.add_column("difference", justify="right", no_wrap=True)
+    table.add_column("95 % interval", justify="right", no_wrap=True)
+    for row in rows.to_dict("records"):
+        low, high = _score(row["difference_low"]), _score(row["difference_high"])
         table.add_row(
-            point.label,
-            str(point.channels),
-            *cells,
-            style="bold" if point.layer == peak else None,
+            str(row["subset"]),
+            str(row["layer"]),
+            _score(row["r2"]),
+            str(row["other_layer"]),
+            _score(row["other_r2"]),
+            _score(row["difference"]),
+            f"[{low}, {high}]",
         )
+    return table
+
+
+def quantity_table(title: str, rows: pd.DataFrame, names: dict[str, str]) -> Table:
+    """Quantities of a long table, a row a layer and a column a quantity.
+
+    Args:
+        rows: columns `layer`, `alias`, `quantity` and `value`, one row for each pair.
+        names: what the columns are called, by quantity; the order is theirs.
+    """
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    table.add_column("layer", overflow="fold")
+    wide = rows.pivot_table(index="layer", columns="quantity", values="value", sort=False)
+    shown = [name for name in names if name in wide]
+    for name in shown:
+        table.add_column(names[name], justify="right")
+    for layer, row in wide.iterrows():
+        table.add_row(str(layer), *(_score(float(row[name])) for name in shown))
     return table
 
 
 def _score(value: float) -> str:
     if pd.isna(value):
         return "–"
-    return f"{value:.2f}" if abs(value) < 100 else f"{value:,.0f}"
+    shown = f"{value:.2f}" if abs(value) < 100 else f"{value:,.0f}"
+    return "0.00" if shown == "-0.00" else shown
 
 
 @contextmanager
 def bars(console: Console, *, quiet: bool) -> Iterator[Callable[[str, int, int], None]]:
     """Bars on a terminal: images done, images/s and time left, a bar a stage."""
     columns = (
-        TextColumn("{task.description:12}"),
+        TextColumn("{task.description:16}"),
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn("{task.fields[speed]:>12}"),
@@ -113,7 +179,7 @@ def bars(console: Console, *, quiet: bool) -> Iterator[Callable[[str, int, int],
                 tasks[stage] = shown.add_task(stage, total=total, speed="")
                 began[stage] = (time.perf_counter(), done)
             seconds, first = time.perf_counter() - began[stage][0], began[stage][1]
-            unit = "layers" if stage == "regression" else "images"
+            unit = "layers" if stage.startswith("regression") else "images"
             speed = (
                 f"{(done - first) / seconds:.0f} {unit}/s" if done > first and seconds > 0.5 else ""
             )

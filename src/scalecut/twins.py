@@ -1,4 +1,4 @@
-"""Fresh weights for a network, under a seed, such that a signal reaches its end.
+"""Fresh or permuted weights for a network, under a seed, such that a signal reaches its end.
 
 As initialised, many networks are chains of identities: the last norm of each residual block and the
 layer scales start at (almost) zero. A control must not owe its score to that.
@@ -37,6 +37,16 @@ def reinitialised(module: nn.Module) -> nn.Module:
                 continue
             if not _is_constant(parameter):
                 parameter.normal_(0.0, float(parameter.nan_to_num().std()))
+    return twin
+
+
+def permuted(module: nn.Module) -> nn.Module:
+    """A copy in which the values of every parameter have changed places: no structure is left."""
+    twin = copy.deepcopy(module)
+    with torch.no_grad():
+        for parameter in twin.parameters():
+            order = torch.randperm(parameter.numel()).to(parameter.device)
+            parameter.copy_(parameter.flatten()[order].view_as(parameter))
     return twin
 
 

@@ -1,0 +1,262 @@
+"""Figures of what is measured beside the curve, each drawn from its table in long form.
+
+A part that the table does not have is not drawn. Bands are the intervals of the table.
+"""
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import replace
+from typing import Any, TypeAlias
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from .errors import DataError
+from .figures import Rows, layer_names, lines_of, range_of, rows_of
+from .page import (
+    BLUE,
+    GREEN,
+    QUIET,
+    R2,
+    VERMILION,
+    Look,
+    Panel,
+    Scale,
+    height_for,
+    named_look,
+    page_figure,
+    shade_looks,
+)
+
+Looks: TypeAlias = dict[Look, dict[str, Any]]  # what a line is of, by columns
+
+OF_ALL = ("model", "weights", "n_images", "layer", "alias", "depth")
+VALUE = ("quantity", "value", "low", "high")
+LINES = (
+    Look("", BLUE, "-", "o", 2.4, 0.18),
+    Look("", VERMILION, "--", "s", 2.0, 0.12),
+    Look("", GREEN, "-.", "^", 2.0, 0.12),
+    Look("", QUIET, ":", "D", 1.8, 0.08),
+)
+HEIGHT = 125.0  # of a panel
+
+CHANGES = {"image-size": "Picture resized", "object-scale": "Object cropped in or padded out"}
+ANSWERS = {
+    "agreement": "same first class",
+    "probability_change": "change of its probability",
+    "jensen_shannon": "Jensen-Shannon distance",
+}
+SHARE = Scale("share, distance")
+MOVES = {
+    "drift": ("drift in an octave", Scale("1 − cosine", top=0.1)),
+    "map_error": (
+        "error of the best linear map",
+        Scale("error / variance", named={1.0: "unrelated"}),
+    ),
+}
+PADDINGS = {"zeros": "padded with zeros", "reflect": "reflected", "circular": "circular"}
+SCENES: tuple[tuple[str, Scale, dict[str, str]], ...] = (
+    (
+        "Read from the features, the other being known",
+        replace(R2, label="partial R²"),
+        {"object_scale_partial_r2": "object scale", "image_size_partial_r2": "image size"},
+    ),
+    (
+        "Variance of the features explained",
+        Scale("share"),
+        {
+            "object_scale_effect": "object scale",
+            "image_size_effect": "image size",
+            "interaction_effect": "interaction",
+        },
+    ),
+    (
+        "Only the object resized, in the same picture",
+        Scale("covariance gain", bottom=-0.1, named={1.0: "1: covariant", 0.0: "0: invariant"}),
+        {"gain": "gain", "r2": "R² of the probe"},
+    ),
+    (
+        "What a leak alone can buy",
+        R2,
+        {
+            "blur_leak": "blur",
+            "padding_zeros_leak": "padding with zeros",
+            "padding_reflect_leak": "padding, reflected",
+            "padding_circular_leak": "padding, circular",
+        },
+    ),
+)
+DIRECTIONS = {
+    "stability_degrees": (
+        "Angle between the directions of two fits",
+        Scale("degrees", top=90.0, named={90.0: "unrelated"}),
+    ),
+    "channels_90": ("Channels that carry 90 % of the direction", Scale("share")),
+}
+
+
+def invariance_figure(table: pd.DataFrame) -> Figure:
+    """How the answer changes with the size of the picture, and with the scale of the object.
+
+    Args:
+        table: as `invariance` gives it, of one model; a network without logits has no answers.
+
+    Raises:
+        DataError: if a column or all of the quantities are not there, or there are several models.
+    """
+    rows = _rows(table, "invariance", ("change", "octaves", *VALUE), ANSWERS)
+    octaves = sorted({row["octaves"] for row in rows})
+    panels: list[Panel] = []
+    for change, title in CHANGES.items():
+        here = [row for row in rows if row["change"] == change]
+        panels += _panel(title, SHARE, here, octaves, _looks("quantity", ANSWERS), x="octaves")
+    sides = "side, times the usual one"
+    return page_figure(
+        rows[0]["model"], _caption(rows), [*map(_factor, octaves)], panels, axis_name=sides
+    )
+
+
+def drift_figure(table: pd.DataFrame) -> Figure:
+    """How far the features of each layer move in an octave of size, and whether linearly.
+
+    Args:
+        table: as `invariance` gives it, of one model.
+
+    Raises:
+        DataError: as `invariance_figure`.
+    """
+    rows = _rows(table, "invariance", ("change", "octaves", *VALUE), MOVES)
+    names, octaves = layer_names(rows), sorted({row["octaves"] for row in rows})
+    steps = [f"{_factor(each - 1)} to {_factor(each)}" for each in octaves]
+    shades = shade_looks(steps, "plasma", 0.0, 0.75)
+    looks: Looks = {look: {"octaves": each} for look, each in zip(shades, octaves, strict=True)}
+    panels: list[Panel] = []
+    for change, what in CHANGES.items():
+        for quantity, (title, scale) in MOVES.items():
+            here = [row for row in rows if (row["change"], row["quantity"]) == (change, quantity)]
+            panels += _panel(f"{what}: {title}", scale, here, names, looks)
+    return page_figure(rows[0]["model"], _caption(rows), [*names.values()], panels)
+
+
+def noise_figure(table: pd.DataFrame) -> Figure:
+    """R² of the image size by layer where the images are noise, a panel a kind of noise.
+
+    Args:
+        table: as `noise_curve` gives it, of one model.
+
+    Raises:
+        DataError: if a column or all rows are not there, or there are several models.
+    """
+    y = ("r2", "r2_low", "r2_high")
+    rows = _rows(table, "noise", ("noise", "padding", *y))
+    names, looks = layer_names(rows), _looks("padding", PADDINGS)
+    panels: list[Panel] = []
+    for kind in dict.fromkeys(row["noise"] for row in rows):
+        here = [row for row in rows if row["noise"] == kind]
+        panels += _panel(f"Image size read from {kind} noise", R2, here, names, looks, y=y)
+    return page_figure(rows[0]["model"], _caption(rows), [*names.values()], panels)
+
+
+def scenes_figure(table: pd.DataFrame) -> Figure:
+    """Object scale and image size apart, by layer, in made-up scenes; the gain; the leaks.
+
+    Args:
+        table: as `instrument` gives it, with the leaks of paddings or without, of one model.
+
+    Raises:
+        DataError: if a column or all of the quantities are not there, or there are several models.
+    """
+    known = [quantity for *_, labels in SCENES for quantity in labels]
+    rows = _rows(table, "scenes", VALUE, known)
+    names = layer_names(rows)
+    panels: list[Panel] = []
+    for title, scale, labels in SCENES:
+        panels += _panel(title, scale, rows, names, _looks("quantity", labels))
+    return page_figure(rows[0]["model"], _caption(rows), [*names.values()], panels)
+
+
+def directions_figure(table: pd.DataFrame) -> Figure:
+    """How stable the direction of scale is by layer, how many channels carry it, where it holds.
+
+    Transfer is averaged: over the pairs of two subsets, and over the subsets and their own images.
+
+    Args:
+        table: as `rcv` gives it, of one model.
+
+    Raises:
+        DataError: if a column or all of the quantities are not there, or there are several models.
+    """
+    known = (*DIRECTIONS, "transfer_r2")
+    rows = _rows(table, "directions", ("subset", "other", *VALUE), known)
+    names, subsets = layer_names(rows), list(dict.fromkeys(row["subset"] for row in rows))
+    looks: Looks = {
+        replace(named_look(subset, number), band_opacity=0.1): {"subset": subset}
+        for number, subset in enumerate(subsets)
+    }
+    panels: list[Panel] = []
+    for quantity, (title, scale) in DIRECTIONS.items():
+        here = [row for row in rows if row["quantity"] == quantity]
+        panels += _panel(title, scale, here, names, looks)
+    means = _mean_transfer(row for row in rows if row["quantity"] == "transfer_r2")
+    own = _looks("is_own", {True: "the same subset", False: "another subset"})
+    panels += _panel("Fitted to one subset, tested on", R2, means, names, own)
+    return page_figure(rows[0]["model"], _caption(rows), [*names.values()], panels)
+
+
+def _mean_transfer(rows: Iterable[dict[str, Any]]) -> Rows:
+    values: dict[tuple[str, bool], list[float]] = {}
+    for row in rows:
+        key = row["layer"], row["subset"] == str(row["other"])
+        values.setdefault(key, []).append(row["value"])
+    return [
+        {"layer": layer, "is_own": is_own, "value": sum(each) / len(each)}
+        for (layer, is_own), each in values.items()
+    ]
+
+
+def _rows(
+    table: pd.DataFrame, what: str, columns: Iterable[str], known: Collection[str] = ()
+) -> Rows:
+    """The rows of the quantities that are known, or all."""
+    rows = rows_of(
+        table, (*OF_ALL, *columns), ("model", "weights"), (f"table of {what}", "the table")
+    )
+    rows = [row for row in rows if not known or row["quantity"] in known]
+    if not rows:
+        raise DataError(
+            f"The table of {what} has {len(table)} rows, none of them of "
+            f"{', '.join(known) or 'a layer'}. Give the whole table as scalecut wrote it."
+        )
+    return rows
+
+
+def _looks(column: str, labels: Mapping[Any, str]) -> Looks:
+    """A line for each value of a column that has a label."""
+    return {
+        replace(look, label=label): {column: value}
+        for look, (value, label) in zip(LINES, labels.items(), strict=False)
+    }
+
+
+def _panel(
+    title: str,
+    scale: Scale,
+    rows: Rows,
+    places: Iterable[Any],
+    looks: Looks,
+    *,
+    x: str = "layer",
+    y: tuple[str, str, str] = ("value", "low", "high"),
+) -> list[Panel]:
+    """The panel, if there is anything in it."""
+    lines = lines_of(rows, places, looks, x=x, y=y)
+    return [Panel(title, scale, lines, height_for(lines, HEIGHT))] if lines else []
+
+
+def _caption(rows: Rows) -> str:
+    return f"{rows[0]['weights']} weights   ·   n = {range_of(rows, 'n_images')} images"
+
+
+def _factor(octaves: float) -> str:
+    """2 to the power of octaves, to two digits: 1/2.8, 1, 4."""
+    factor = f"{2 ** abs(octaves):.2g}"
+    return f"1/{factor}" if octaves < 0 else factor

@@ -1,0 +1,117 @@
+"""What the commands can be asked, in words that are the same for all of them."""
+
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .errors import ModelError
+from .models import Network, Preprocessing
+
+Model = Annotated[
+    str,
+    typer.Argument(
+        help="A timm name (inception_v3, resnet50, ...), resnet50_v1, or module.path:factory."
+    ),
+]
+WeightsOption = Annotated[
+    str, typer.Option("--weights", help="pretrained, random, or a safetensors or state-dict file.")
+]
+PartialOption = Annotated[
+    bool,
+    typer.Option(
+        "--allow-partial",
+        help="Accept a weights file that lacks tensors; layers that need them are left out.",
+    ),
+]
+LayersOption = Annotated[
+    str, typer.Option("--layers", help="Names, aliases or globs, comma-separated; all by default.")
+]
+SeedOption = Annotated[
+    int, typer.Option(min=0, max=2**32 - 1, help="Of everything that is left to chance.")
+]
+JsonOption = Annotated[
+    bool, typer.Option("--json", help="Print the result as JSON and nothing else.")
+]
+InputOption = Annotated[
+    str,
+    typer.Option(
+        "--input-size",
+        help="Pixels, 224 or 224x320 (height x width), instead of the network's own.",
+    ),
+]
+MeanOption = Annotated[
+    str, typer.Option("--mean", help="Three numbers, 0 to 1, instead of the network's own.")
+]
+StdOption = Annotated[
+    str, typer.Option("--std", help="Three numbers, 0 to 1, instead of the network's own.")
+]
+PrecisionOption = Annotated[
+    str,
+    typer.Option(
+        help="auto, float32 or bfloat16; auto is bfloat16 where the processor computes in it."
+    ),
+]
+DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda:0, ...")]
+OutOption = Annotated[Path | None, typer.Option(help="The run folder.")]
+DataOption = Annotated[
+    str, typer.Option("--data", help="voc:DIR, coco:FILE, csv:FILE, masks:DIR, or scenes.")
+]
+SubsetOption = Annotated[
+    str, typer.Option(help="Classes of objects, comma-separated, each probed by itself.")
+]
+ObjectsOption = Annotated[
+    str, typer.Option(help="single: images with one object of the class; largest; mean.")
+]
+MeasureOption = Annotated[str, typer.Option(help="area, sqrt-area, log-area, height or pixels.")]
+FitOption = Annotated[
+    str, typer.Option(help="How images come to the input size: squash, crop or pad.")
+]
+ImagesOption = Annotated[
+    Path | None, typer.Option(help="The folder of images, where the annotations do not tell.")
+]
+InterpolationOption = Annotated[
+    str, typer.Option(help="nearest, bilinear, bicubic or lanczos, not the network's own.")
+]
+BatchOption = Annotated[int, typer.Option(help="Images a forward pass.")]
+
+
+def listed(text: str) -> list[str]:
+    """The parts of a comma-separated text."""
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def with_input(
+    network: Network, size: str, mean: str = "", std: str = "", interpolation: str = ""
+) -> Network:
+    """Overrule the network's own preprocessing."""
+    changed: dict[str, object] = {"interpolation": interpolation} if interpolation else {}
+    if size:
+        sides = size.lower().split("x")
+        if len(sides) > 2 or not all(side.strip().isdigit() and int(side) > 0 for side in sides):
+            raise ModelError(
+                f"An input size of {size!r} is not understood. Give pixels, such as 224 or 224x320."
+            )
+        changed |= {"height": int(sides[0]), "width": int(sides[-1])}
+    for name, text in (("mean", mean), ("std", std)):
+        if text:
+            try:
+                values = tuple(float(part) for part in text.split(","))
+            except ValueError:
+                values = ()
+            is_usable = all(
+                math.isfinite(value) and (name == "mean" or value > 0) for value in values
+            )
+            if len(values) != 3 or not is_usable:
+                sort = "numbers" if name == "mean" else "numbers above 0"
+                raise ModelError(
+                    f"--{name} {text!r} is not three {sort}. Give red, green and blue, such as "
+                    "0.5,0.5,0.5."
+                )
+            changed[name] = values
+    if not changed:
+        return network
+    own: Preprocessing = replace(network.preprocessing, **changed)
+    return replace(network, preprocessing=own)

@@ -1,0 +1,476 @@
+"""A page of panels over the same named places: layers from input to output, or sizes.
+
+Lines are named where they end, so there is no legend. Values below the floor of a panel are not
+drawn to scale: a strip under the panel has a marker and the value instead, so that one layer at
+-300 hides no other. What is set apart among the places has a bar with a name above the panel.
+
+Lengths are in points, 72 to the inch, as matplotlib counts type. Shape: L places.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+import matplotlib
+import numpy as np
+from jaxtyping import Float, Int
+from matplotlib.axes import Axes
+from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
+from matplotlib.patheffects import withStroke
+from matplotlib.textpath import text_to_path
+from scipy.optimize import isotonic_regression
+
+Values: TypeAlias = Float[np.ndarray, " L"]
+Positions: TypeAlias = Int[np.ndarray, " k"]
+Dash: TypeAlias = str | tuple[int, tuple[int, ...]]
+
+FONT = "DejaVu Sans"  # comes with matplotlib, so the figure is the same everywhere
+TYPE, TYPE_DENSE, TYPE_SMALL, TYPE_HEADING = 13.0, 11.0, 10.0, 16.0
+STYLE: dict[Any, Any] = {
+    "font.family": FONT,
+    "font.size": TYPE,
+    "text.parse_math": False,  # a "$" in a name is a "$"
+    "text.usetex": False,
+    "svg.fonttype": "path",
+    "svg.hashsalt": "scalecut",  # the same figure gives the same bytes
+}
+WIDTH, LEFT, HEADING, TITLE, GAP, STRIP_ROW = 720.0, 78.0, 54.0, 24.0, 14.0, 22.0
+NUMBER_ROW, MARK_ROW, AXIS_NAME = 20.0, 23.0, 22.0
+TICK_LINE, NAME_LINE = 18.0, 16.0  # from one slanted, or level, name to the next
+LONGEST_TICK = 25  # characters; a DenseNet's layer names have 33
+
+INK, QUIET, GRID, SHADE = "#222222", "#5c5c5c", "#e4e4e4", "#f3f3f3"
+# Okabe and Ito, Color Universal Design (2008), without the yellow, which is lost on white.
+BLUE, VERMILION, GREEN = "#0072B2", "#D55E00", "#009E73"
+COLOURS = (BLUE, VERMILION, GREEN, "#CC79A7", "#E69F00", "#56B4E9", QUIET)
+DASHES = ("--", "-.", ":", "-")
+MARKERS = ("s", "^", "D", "v", "P")  # 7, 4 and 5 have no common factor: 140 looks
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What tells a line from the others, in colour and in grey."""
+
+    label: str
+    colour: str
+    dash: Dash
+    marker: str
+    width: float
+    band_opacity: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A value at each place with its interval, nan where a place has none."""
+
+    look: Look
+    values: Values
+    low: Values
+    high: Values
+    is_level: bool = False  # the same everywhere: no value of these places
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """How values are shown: `shown` of them is drawn; what lies below `floor` is written instead.
+
+    The axis spans `bottom` to `top`, both as shown, or further if a value does.
+    """
+
+    label: str
+    shown: Callable[[Values], Values] = lambda values: values
+    floor: float = -math.inf
+    bottom: float = 0.0
+    top: float = 1.0
+    named: Mapping[float, str] = field(default_factory=dict)  # values with a line across
+
+
+@dataclass(frozen=True, slots=True)
+class Peak:
+    """The value of `line` at place number `at`, and what is written there."""
+
+    line: Line
+    at: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """Places set apart: a bar above the panel over each span, with the name above the longest.
+
+    Place i reaches from i - 0.5 to i + 0.5. The line `at` goes down the panel, and so does a shade
+    under the bars if `is_shaded`.
+    """
+
+    name: str
+    colour: str
+    spans: tuple[tuple[float, float], ...]
+    is_shaded: bool = False
+    at: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Panel:
+    """Lines that share one pair of axes, the uppermost first."""
+
+    title: str
+    scale: Scale
+    lines: list[Line]
+    height: float
+    peak: Peak | None = None
+    marks: tuple[Mark, ...] = ()
+    numbers: tuple[str, list[str]] | None = None  # a second axis on top: its name, and as text
+
+
+R2 = Scale("held-out R²", floor=-1.0, bottom=-0.1)
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """What the panels of a figure have in common."""
+
+    places: list[str]
+    tick_type: float
+    left: float
+    width: float
+    spacing: float
+    slant: float  # how deep the names of the places hang, 0 where they fit side by side
+    axis_name: str
+
+
+def page_figure(
+    heading: str,
+    caption: str,
+    places: Sequence[str],
+    panels: Sequence[Panel],
+    *,
+    axis_name: str = "",
+) -> Figure:
+    """Stack the panels from the top; the page grows with the strips and the length of the names.
+
+    Args:
+        places: what the L places are called, from left to right.
+        axis_name: what they are; nothing for layers, whose names tell.
+    """
+    with matplotlib.rc_context(STYLE):
+        page = _page(places, panels, axis_name)
+        hidden = [[line for line in each.lines if _below(line, each.scale).size] for each in panels]
+        strips = [STRIP_ROW * len(lines) + 4.0 * bool(lines) for lines in hidden]
+        heads = [_head(panel, page) for panel in panels]
+        height = HEADING + sum(heads) + sum(panel.height for panel in panels) + sum(strips)
+        height += GAP * (len(panels) - 1) + 22.0 + max(TYPE, page.slant)
+        height += AXIS_NAME * bool(axis_name)
+        figure = Figure(figsize=(WIDTH / 72, height / 72))
+        _write_heading(figure, shortened(heading, 52), caption, page.left)
+        left, width, top = page.left / WIDTH, page.width / WIDTH, height - HEADING
+        for panel, head, lines, strip in zip(panels, heads, hidden, strips, strict=True):
+            top -= head + panel.height
+            lowest = figure.add_axes((left, top / height, width, panel.height / height))
+            _draw_panel(lowest, panel, page)
+            top -= strip
+            if lines:
+                lowest = figure.add_axes((left, top / height, width, strip / height))
+                _draw_strip(lowest, lines, panel.scale, page)
+            _draw_ticks(lowest, page, is_named=panel is panels[-1])
+            top -= GAP
+    return figure
+
+
+def named_look(name: str, number: int) -> Look:
+    """The look of the `number`-th of many lines of one kind."""
+    colour, dash, marker = (cycle[number % len(cycle)] for cycle in (COLOURS, DASHES, MARKERS))
+    return Look(shortened(name, LONGEST_TICK), colour, dash, marker, 1.8)
+
+
+def shade_looks(names: Sequence[str], ramp: str, first: float, last: float) -> list[Look]:
+    """The looks of lines that have an order, by the part of a colour map from first to last."""
+    shades = matplotlib.colormaps[ramp](np.linspace(last, first, len(names))[::-1])
+    markers = ("o", *MARKERS)
+    return [
+        Look(name, to_hex(shade), "-", markers[number % len(markers)], 2.0)
+        for number, (name, shade) in enumerate(zip(names, shades, strict=True))
+    ]
+
+
+def height_for(lines: Sequence[Line], least: float) -> float:
+    """High enough for the names of the lines."""
+    return max(least, NAME_LINE * (len(lines) + 1))
+
+
+def _page(places: Sequence[str], panels: Sequence[Panel], axis_name: str) -> Page:
+    ticks = [shortened(place, LONGEST_TICK) for place in places]
+    tick_type = TYPE if len(ticks) <= 25 else TYPE_DENSE
+    widest = max(_width(tick, tick_type) for tick in ticks)
+    names = ["", *(line.look.label for panel in panels for line in panel.lines)]
+    names += [name for panel in panels for name in panel.scale.named.values()]
+    right = max(_width(name) for name in names) + 32.0
+    fit = widest + 10.0 <= (WIDTH - LEFT - right) / len(ticks)
+    slant = 0.0 if fit else widest * math.sin(math.pi / 4)
+    left = max(LEFT, slant)
+    width = WIDTH - left - right
+    return Page(ticks, tick_type, left, width, width / len(ticks), slant, axis_name)
+
+
+def _write_heading(figure: Figure, heading: str, caption: str, left: float) -> None:
+    height = 72 * figure.get_figheight()
+    longest = max(_width(caption), _width(heading, TYPE_HEADING, "bold"))
+    start = max(12.0, min(left, WIDTH - 12.0 - longest)) / WIDTH
+    figure.text(start, 1 - 12 / height, heading, size=TYPE_HEADING, weight="bold", va="top")
+    figure.text(start, 1 - 34 / height, caption, color=QUIET, va="top")
+
+
+def _head(panel: Panel, page: Page) -> float:
+    """What stands above the axes: numbers, the title with marks beside it, more marks."""
+    row = max((row for row, _, _ in _placed_marks(panel, page)), default=0)
+    return TITLE + MARK_ROW * row + NUMBER_ROW * (panel.numbers is not None)
+
+
+def _draw_panel(axes: Axes, panel: Panel, page: Page) -> None:
+    scale = panel.scale
+    bottom, ceiling, top = _limits(panel)
+    axes.set(xlim=(-0.5, len(page.places) - 0.5), ylim=(bottom, top), xticks=[], axisbelow=True)
+    pad = 6 + NUMBER_ROW * (panel.numbers is not None)
+    axes.set_title(panel.title, loc="left", size=TYPE, weight="bold", color=INK, pad=pad)
+    axes.set_ylabel(scale.label, size=TYPE, color=INK, parse_math=True)
+    middle = (ceiling + bottom) / 2
+    axes.yaxis.set_label_coords(-52 / page.width, middle, axes.get_yaxis_transform())
+    step = _step((ceiling - bottom) / 7.5)
+    axes.set_yticks(
+        step * np.arange(math.ceil(bottom / step), math.floor(ceiling / step + 1e-9) + 1)
+    )
+    axes.tick_params(axis="y", labelsize=TYPE, colors=INK)
+    axes.grid(axis="y", color=GRID, linewidth=0.8)
+    axes.axhline(_shown(scale, 0.0), color=INK, linewidth=1.0, zorder=1.5, label="zero")
+    for value in set(scale.named) - {0.0}:
+        axes.axhline(_shown(scale, value), color=QUIET, linewidth=1.0, dashes=(2, 2), zorder=1.5)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines["left"].set_bounds(bottom, ceiling)
+
+    for line in reversed(panel.lines):  # the first one lies on top
+        _draw_line(axes, line, scale, page)
+    _name_lines(axes, panel, ceiling)
+    _draw_marks(axes, panel, page)
+    if panel.numbers is not None:
+        _draw_numbers(axes, *panel.numbers, 1 + 5.0 / panel.height, page)
+    if panel.peak is not None:
+        _mark_peak(axes, panel.peak, scale, page)
+
+
+def _limits(panel: Panel) -> tuple[float, float, float]:
+    """The lowest value or a little below the floor, the end of the axis, the name of the peak."""
+    scale = panel.scale
+    values = scale.shown(np.concatenate([np.zeros(0), *(line.values for line in panel.lines)]))
+    highs = [line.high for line in panel.lines if line.look.band_opacity]
+    tops = np.concatenate([values, scale.shown(np.concatenate([np.zeros(0), *highs]))])
+    lowest = float(np.min(values[np.isfinite(values)], initial=scale.bottom))
+    ceiling = float(np.max(tops[np.isfinite(tops)], initial=scale.top))
+    bottom = max(_shown(scale, scale.floor), lowest) - 0.05 * ceiling
+    if panel.peak is None:
+        return bottom, ceiling, 1.02 * ceiling
+    ends = scale.shown(np.concatenate([panel.peak.line.values, panel.peak.line.high]))
+    highest = float(np.max(ends[np.isfinite(ends)], initial=bottom))
+    name = 28.0 * (ceiling - bottom) / panel.height
+    return bottom, ceiling, max(1.02 * ceiling, highest + name)
+
+
+def _step(least: float) -> float:
+    """The next of 1, 2, 5, 10, ... times a power of ten."""
+    power = 10.0 ** math.floor(math.log10(least))
+    return next(power * round_one for round_one in (1, 2, 5, 10) if power * round_one >= least)
+
+
+def _draw_line(axes: Axes, line: Line, scale: Scale, page: Page) -> None:
+    look, x = line.look, np.arange(len(page.places), dtype=np.float64)
+    if line.is_level:
+        x = np.linspace(*axes.get_xlim(), len(x))
+    if look.band_opacity:
+        low, high = scale.shown(line.low), scale.shown(line.high)
+        axes.fill_between(x, low, high, color=look.colour, alpha=look.band_opacity, lw=0)
+    # where markers would hide the dashes, only a value without neighbours has one
+    there = np.isfinite(np.pad(line.values, 1, constant_values=np.nan))
+    alone = np.flatnonzero(there[1:-1] & ~there[:-2] & ~there[2:])
+    axes.plot(
+        x, scale.shown(line.values), linestyle=look.dash, color=look.colour, linewidth=look.width,
+        marker=look.marker, markersize=5.5, markevery=None if page.spacing > 15 else list(alone),
+        label=look.label, zorder=3,
+    )  # fmt: skip
+
+
+def _name_lines(axes: Axes, panel: Panel, ceiling: float) -> None:
+    """Write each line's name right of where it ends; one that ends off the scale has a strip."""
+    (bottom, top), scale, edge = axes.get_ylim(), panel.scale, axes.get_xlim()[1]
+    ends = [
+        (_shown(scale, value), edge, name, INK if value == 0 else QUIET)
+        for value, name in scale.named.items()
+    ]
+    for line in panel.lines:
+        finite = np.flatnonzero(np.isfinite(line.values))
+        if finite.size and line.values[finite[-1]] >= scale.floor:
+            last = int(finite[-1])
+            at = edge if line.is_level else float(last)
+            ends.append((_shown(scale, line.values[last]), at, line.look.label, line.look.colour))
+    ends.sort(key=lambda end: end[0])
+    apart = NAME_LINE * (top - bottom) / panel.height
+    places = _spread([end[0] for end in ends], apart, bottom, ceiling)
+    for (value, last, name, colour), place in zip(ends, places, strict=True):
+        arrow = {"arrowstyle": "-", "color": colour, "lw": 0.8, "relpos": (0.0, 0.5)}
+        arrow |= {"shrinkA": 3, "shrinkB": 0}
+        axes.annotate(
+            name, (last, value), (1.02, place), textcoords=axes.get_yaxis_transform(),
+            color=colour, va="center", annotation_clip=False, arrowprops=arrow,
+        )  # fmt: skip
+
+
+def _spread(wanted: list[float], gap: float, low: float, high: float) -> list[float]:
+    """Move ascending places as little as it takes to be `gap` apart and inside the limits."""
+    if not wanted:
+        return []
+    steps = gap * np.arange(len(wanted))
+    apart = isotonic_regression(np.array(wanted) - steps).x
+    return list(np.clip(apart, low, max(low, high - steps[-1])) + steps)
+
+
+def _placed_marks(panel: Panel, page: Page) -> list[tuple[int, float, Mark]]:
+    """The row of each mark from below, and the middle of its name; marks in a row do not touch."""
+    placed: list[tuple[int, float, Mark]] = []
+    ends = [_width(panel.title, weight="bold")]  # of what a row holds; the title is in the lowest
+    for mark in sorted(panel.marks, key=lambda mark: mark.spans[0][0]):
+        longest = max(mark.spans, key=lambda span: span[1] - span[0])
+        middle = (mark.at if mark.at is not None else sum(longest) / 2) + 0.5
+        half = _width(mark.name, TYPE_DENSE) / 2
+        name = min(max(middle * page.spacing, half), WIDTH - page.left - 8.0 - half)
+        start = min(name - half, (mark.spans[0][0] + 0.5) * page.spacing)
+        end = max(name + half, (mark.spans[-1][1] + 0.5) * page.spacing)
+        row = next((row for row, last in enumerate(ends) if last + 8.0 <= start), len(ends))
+        ends[row : row + 1] = [end]
+        placed.append((row, name, mark))
+    return placed
+
+
+def _draw_marks(axes: Axes, panel: Panel, page: Page) -> None:
+    above = axes.get_xaxis_transform()
+    first = 4.0 + NUMBER_ROW * (panel.numbers is not None)
+    for row, name, mark in _placed_marks(panel, page):
+        height = 1 + (first + MARK_ROW * row) / panel.height
+        for start, end in mark.spans:
+            axes.plot(
+                [start, end], [height, height], transform=above, color=mark.colour, linewidth=4,
+                solid_capstyle="butt", clip_on=False, label=mark.name,
+            )  # fmt: skip
+            if mark.is_shaded:
+                axes.axvspan(start, end, color=mark.colour, alpha=0.1, lw=0, zorder=0.5)
+        if mark.at is not None:
+            axes.axvline(mark.at, color=mark.colour, linewidth=1.2, dashes=(3, 2), zorder=1.6)
+        axes.annotate(
+            mark.name, (0, height), (name, 4), ("axes fraction", "axes fraction"),
+            "offset points", size=TYPE_DENSE, color=mark.colour, ha="center",
+        )  # fmt: skip
+
+
+def _draw_numbers(axes: Axes, name: str, texts: list[str], up: float, page: Page) -> None:
+    """Above the axes, every k-th where they do not fit, ending with the last."""
+    widest = max(_width(text, TYPE_DENSE) for text in texts)
+    for place in _kept(len(texts), widest + 6.0, page.spacing):
+        above = axes.get_xaxis_transform()
+        axes.text(place, up, texts[place], transform=above, size=TYPE_DENSE, ha="center")
+    axes.text(-8 / page.width, up, name, transform=axes.transAxes, size=TYPE_DENSE, ha="right")
+
+
+def _mark_peak(axes: Axes, peak: Peak, scale: Scale, page: Page) -> None:
+    line, best = peak.line, peak.at
+    value, high = _shown(scale, line.values[best]), _shown(scale, line.high[best])
+    half, at = _width(peak.text, weight="bold") / 2, (best + 0.5) * page.spacing
+    shift = min(max(at, half), page.width - half) - at
+    axes.plot(
+        [best], [value], marker="o", markersize=11, color=line.look.colour, linestyle="",
+        markeredgecolor="white", markeredgewidth=1.5, zorder=4, label="peak",
+    )  # fmt: skip
+    axes.annotate(
+        peak.text, (best, np.nanmax([value, high])), (shift, 8), textcoords="offset points",
+        ha="center", weight="bold", color=line.look.colour, zorder=5,
+        path_effects=[withStroke(linewidth=3, foreground="white")],
+    )  # fmt: skip
+
+
+def _below(line: Line, scale: Scale) -> Positions:
+    return np.flatnonzero(line.values < scale.floor)
+
+
+def _draw_strip(axes: Axes, lines: list[Line], scale: Scale, page: Page) -> None:
+    """Below the floor: a row a line, with a marker at each place and its value where it fits."""
+    bottom = STRIP_ROW * len(lines) + 2.0
+    axes.set(xlim=(-0.5, len(page.places) - 0.5), ylim=(bottom, -2.0), xticks=[], yticks=[])
+    axes.set_facecolor(SHADE)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    beside = axes.get_yaxis_transform()
+    floor = f"below {scale.floor:g}".replace("-", "−")
+    axes.text(-8 / page.width, bottom / 2, floor, transform=beside, ha="right", va="center")
+    for row, line in enumerate(lines):
+        below, top, colour = _below(line, scale), STRIP_ROW * row, line.look.colour
+        middle, name = top + STRIP_ROW / 2, line.look.label
+        axes.plot(below, 0 * below + top + 4.5, "v", markersize=6, color=colour, label=name)
+        chosen = below[len(below) // 2 :][:1] if line.is_level else below
+        for place, at in _fitting(line.values, chosen, page.spacing):
+            text = _written(float(line.values[place]))
+            axes.text(at, top + 14.5, text, size=TYPE_SMALL, ha="center", va="center")
+        axes.text(1.02, middle, name, transform=beside, color=colour, va="center")
+
+
+def _fitting(values: Values, below: Positions, spacing: float) -> list[tuple[int, float]]:
+    """Places whose values can be written side by side, from the lowest on, and where to do so."""
+    written: dict[int, tuple[float, float]] = {}  # where, and half as wide
+    for place in below[np.argsort(values[below], kind="stable")].tolist():
+        half = (_width(_written(float(values[place])), TYPE_SMALL) / 2 + 2.0) / spacing
+        at = min(max(place, half - 0.5), len(values) - 0.5 - half)
+        if all(abs(at - other) >= half + beside for other, beside in written.values()):
+            written[place] = at, half
+    return sorted((place, at) for place, (at, _) in written.items())
+
+
+def _draw_ticks(axes: Axes, page: Page, *, is_named: bool) -> None:
+    """Name the places, level where they fit, else aslant and every k-th, ending with the last."""
+    axes.set_xticks(range(len(page.places)), minor=True)
+    axes.tick_params(axis="x", which="minor", length=3, color=INK)
+    if not is_named:
+        return
+    kept = _kept(len(page.places), TICK_LINE if page.slant else 0.0, page.spacing)
+    slanted = {"rotation": 45, "ha": "right", "va": "center", "rotation_mode": "anchor"}
+    names = [page.places[place] for place in kept]
+    axes.set_xticks(list(kept), names, **(slanted if page.slant else {}))
+    axes.tick_params(axis="x", which="major", length=6, labelsize=page.tick_type, colors=INK)
+    if page.axis_name:
+        axes.set_xlabel(page.axis_name, size=TYPE, color=INK)
+
+
+def _kept(count: int, wanted: float, spacing: float) -> range:
+    """Every k-th place, so that each has the room that is wanted, ending with the last."""
+    step = max(1, math.ceil(wanted / spacing))
+    return range((count - 1) % step, count, step)
+
+
+def _shown(scale: Scale, value: float) -> float:
+    return float(scale.shown(np.array([value]))[0])
+
+
+def _written(value: float) -> str:
+    text = f"{value:,.{0 if value < -9.95 else 1}f}"
+    if value < -1e4:
+        text = f"{value / 1e3:.0f}k" if value > -1e6 else f"{value:.0e}".replace("+", "")
+    return text.replace("-", "−")
+
+
+def _width(text: str, size: float = TYPE, weight: str = "normal") -> float:
+    font = FontProperties(family=FONT, weight=weight, size=size)
+    return float(text_to_path.get_text_width_height_descent(text, font, ismath=False)[0])
+
+
+def shortened(text: str, longest: int) -> str:
+    """Keep the end, in which the names of layers differ, from a dot on if there is one near."""
+    if len(text) <= longest:
+        return text
+    start = len(text) - longest + 1
+    dot = text.find(".", start - 1, start + longest // 2)
+    return "…" + text[max(start, dot + 1) :]
