@@ -11,12 +11,13 @@ ROWS = [
     ["errors"],
     ["regression", "stats", "measures", "cache", "page", "receptive", "twins", "padding"],
     ["images", "layers", "models", "figures"],
-    ["annotations", "scenes", "features", "pixels"],
+    ["annotations", "scenes", "features", "pixels", "charts"],
     ["scores"],
     ["curve", "inputs"],
     ["probe", "invariance", "noise", "instrument", "directions"],
     ["runs"],
-    ["report", "terminal", "options"],
+    ["report", "terminal", "options", "console"],
+    ["experiments"],
     ["cli"],
 ]
 ROW = {name: number for number, row in enumerate(ROWS) for name in row}

@@ -3,7 +3,6 @@
 import io
 import math
 from itertools import combinations, product
-from pathlib import Path
 
 import matplotlib
 import numpy as np
@@ -12,7 +11,7 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.text import Annotation
 
-from scalecut.errors import DataError, OutputError
+from scalecut.errors import DataError
 from scalecut.figures import (
     curve_figure,
     exponential_figure,
@@ -20,7 +19,7 @@ from scalecut.figures import (
     subset_figure,
     width_figure,
 )
-from scalecut.page import STYLE, _spread, _written
+from scalecut.page import STYLE
 
 ALIASES = [*(f"mixed{number}" for number in range(11)), "pre_softmax", "softmax"]
 INCEPTION = [*(f"Mixed_5{c}" for c in "bcd"), *(f"Mixed_6{c}" for c in "abcde")]
@@ -337,7 +336,7 @@ def placed(figure):
     renderer = canvas.get_renderer()
     written = list(figure.texts)
     for axes in figure.axes:
-        written += [*axes.texts, axes.yaxis.label, axes._left_title]
+        written += [*axes.texts, axes.xaxis.label, axes.yaxis.label, axes._left_title]
         written += axes.get_xticklabels() + axes.get_yticklabels()
     # Text.get_window_extent: an annotation's own would take in the line to its point
     return [
@@ -351,10 +350,8 @@ FRAMES = {"inception": paper_like, "efficientnet": lambda: of_many_layers(EFFICI
 FRAMES["densenet"] = lambda: of_many_layers(DENSENET)
 
 
-@pytest.mark.parametrize("draws", [curve_figure, exponential_figure, subset_figure])
-@pytest.mark.parametrize("name", FRAMES)
-def test_every_text_is_on_the_page_and_level_ones_do_not_touch(name, draws):
-    figure = draws(FRAMES[name]())
+def check_texts(figure):
+    """Every text is on the page, and level ones do not touch."""
     boxes = placed(figure)
     page = figure.bbox
     outside = [
@@ -370,6 +367,12 @@ def test_every_text_is_on_the_page_and_level_ones_do_not_touch(name, draws):
         if here.shrunk(0.94, 0.6).overlaps(there.shrunk(0.94, 0.6))
     ]
     assert touching == []
+
+
+@pytest.mark.parametrize("draws", [curve_figure, exponential_figure, subset_figure])
+@pytest.mark.parametrize("name", FRAMES)
+def test_every_text_is_on_the_page_and_level_ones_do_not_touch(name, draws):
+    check_texts(draws(FRAMES[name]()))
 
 
 @pytest.mark.parametrize("name", FRAMES)
@@ -406,37 +409,6 @@ def test_type_is_large_enough_for_a_talk(name):
         assert text.get_fontsize() >= (10 if is_value and on_strip else 11)
 
 
-@pytest.mark.parametrize(
-    ("wanted", "places"),
-    [
-        ([], []),
-        ([0.2, 0.8], [0.2, 0.8]),
-        ([0.5, 0.5], [0.45, 0.55]),
-        ([0.5, 0.5, 0.5], [0.4, 0.5, 0.6]),
-        ([0.0, 0.0], [0.0, 0.1]),
-        ([1.0, 1.0], [0.9, 1.0]),
-    ],
-)
-def test_names_move_as_little_as_it_takes(wanted, places):
-    np.testing.assert_allclose(_spread(wanted, 0.1, 0.0, 1.0), places, atol=1e-12)
-
-
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [
-        (-1.04, "−1.0"),
-        (-9.94, "−9.9"),
-        (-9.96, "−10"),
-        (-3861.0, "−3,861"),
-        (-11077.0, "−11k"),
-        (-4.2e25, "−4e25"),
-        (-math.inf, "−inf"),
-    ],
-)
-def test_values_off_the_scale_are_written_short(value, text):
-    assert _written(value) == text
-
-
 def test_dollar_signs_in_names_are_printed_as_they_are(frame):
     priced = frame.assign(model="net $a$", subset=frame["subset"].replace("dog", "$x$"))
     figure = curve_figure(priced, subset="$x$")
@@ -444,54 +416,24 @@ def test_dollar_signs_in_names_are_printed_as_they_are(frame):
     assert not any(text.get_parse_math() for text in figure.texts)
 
 
-def test_frame_and_settings_of_matplotlib_are_left_as_found(frame, tmp_path):
+@pytest.mark.parametrize("draws", [curve_figure, width_figure, learning_figure])
+def test_frame_and_settings_of_matplotlib_are_left_as_found(frame, draws):
+    frame = frame.assign(n_fit=70)
     before, settings = frame.copy(), dict(matplotlib.rcParams)
-    draw(frame, tmp_path)
+    draws(frame)
     pd.testing.assert_frame_equal(frame, before)
     assert dict(matplotlib.rcParams) == settings
 
 
-def test_figures_are_written_twice_with_the_same_bytes(frame, tmp_path):
-    names = ["curve", "curve_exponential", "subsets"]
-    first, second = draw(frame, tmp_path / "one" / "figures"), draw(frame, tmp_path / "two")
-    assert first == [
-        tmp_path / "one" / "figures" / f"{name}.{kind}" for name in names for kind in ("png", "svg")
-    ]
-    for one, two in zip(first, second, strict=True):
-        assert one.read_bytes() == two.read_bytes()
-    assert b"<dc:date>" not in first[1].read_bytes()
-    assert first[0].read_bytes()[16:20] == (2000).to_bytes(4, "big")  # 10 inches at 200 dpi
+def written(figure):
+    page = io.BytesIO()
+    with matplotlib.rc_context(STYLE):
+        figure.savefig(page, format="svg", metadata={"Date": None})
+    return page.getvalue()
 
 
-def test_one_subset_has_no_figure_of_subsets(frame, tmp_path):
-    written = draw(frame[frame["subset"].isin(["dog", "mean"])], tmp_path)
-    assert [path.name for path in written] == [
-        "curve.png", "curve.svg", "curve_exponential.png", "curve_exponential.svg",
-    ]  # fmt: skip
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(p.name for p in written)
-
-
-def test_file_in_the_place_of_the_folder_is_refused_with_the_remedy(frame, tmp_path):
-    place = tmp_path / "figures"
-    place.write_text("")
-    with pytest.raises(OutputError) as error:
-        draw(frame, place)
-    assert str(error.value) == (
-        f"The figures cannot be written to {str(place)!r} (File exists). They need a folder that "
-        "can be written to and has space left; choose one with --out."
-    )
-
-
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="/dev/full is Linux's full disk")
-@pytest.mark.parametrize("name", ["curve.png", "curve.svg"])
-def test_full_disk_is_told_with_the_remedy(frame, tmp_path, name):
-    (tmp_path / name).symlink_to("/dev/full")
-    with pytest.raises(OutputError) as error:
-        draw(frame, tmp_path)
-    assert str(error.value) == (
-        f"The figures cannot be written to {str(tmp_path)!r} (No space left on device). They need "
-        "a folder that can be written to and has space left; choose one with --out."
-    )
+def test_the_same_frame_gives_the_same_bytes(frame):
+    assert written(curve_figure(frame)) == written(curve_figure(frame))
 
 
 @pytest.mark.parametrize(
@@ -543,3 +485,221 @@ def test_unknown_subset_is_answered_with_the_first_eight(frame):
         "The curve has no subset 'zebra'. It has 10: s0, s1, s2, s3, s4, s5, s6, s7, …. "
         "Choose one of them."
     )
+
+
+PIXELS = 0.17
+EVIDENCE = {"peak": "Mixed_6e", "confidence_set": ("Mixed_6d", "Mixed_6e", "Mixed_7a")}
+EVIDENCE |= {"fall_after": "Mixed_7b", "fall_first": "Mixed_7a", "fall_last": "Mixed_7c"}
+
+
+def with_controls(layers=INCEPTION, aliases=ALIASES):
+    """Ridge with every control, and what a curve has beside: matched, pixels, n_fit, spread."""
+    count = len(layers)
+    values = np.linspace(0.3, 0.9, count)
+    table = [
+        *rows(values, layers, aliases, "ridge"),
+        *rows(values - 0.1, layers, aliases, "matched"),
+        *rows(values - 0.7, layers, aliases, "ols"),
+        *rows(values / 4, layers, aliases, "ridge", "random"),
+        *rows(values / 9, layers, aliases, "ridge", "permuted"),
+        *rows(0 * values, layers, aliases, "ridge", "random", "shuffled"),
+        *rows(0 * values, layers, aliases, "ridge", "permuted", "shuffled"),
+    ]
+    for target, value in (("true", PIXELS), ("shuffled", -0.02)):
+        table += rows([value], ["pixels"], [""], "ridge", "pixels", target)
+    frame = pd.DataFrame(table).assign(n_fit=100, r2_spread=math.nan)
+    widths = {layer: 10 * 2**number for number, layer in enumerate(layers)}
+    frame["n_features"] = frame["layer"].map(widths).fillna(32)
+    return frame.assign(n_features=frame["n_features"].mask(frame["regressor"] == "matched", 32))
+
+
+def test_pixels_are_a_level_line_and_no_layer():
+    figure = curve_figure(with_controls(), subset="cat")
+    line = drawn(panels(figure)[0], "pixels alone")
+    assert ticks(figure) == ALIASES
+    np.testing.assert_allclose(line.get_ydata(), PIXELS - 0.03)
+    assert list(line.get_xdata()) == [-0.5, 12.5]
+
+
+def test_pixels_below_the_floor_are_written_once():
+    frame = with_controls()
+    frame.loc[frame["weights"] == "pixels", "r2"] = -2.6
+    (strip,) = strips(curve_figure(frame))
+    assert texts(strip) == ["below −1", "−2.6", "pixels alone"]
+    assert drawn(strip, "pixels alone").get_xdata().tolist() == list(range(13))
+
+
+def test_curve_has_a_line_of_each_control_and_none_of_their_shuffled_measures():
+    ridge = panels(curve_figure(with_controls()))[0]
+    labels = [line.get_label() for line in ridge.get_lines()]
+    known = ["pretrained", "random weights", "permuted weights", "pixels alone", "peak", "zero"]
+    assert sorted(labels) == sorted(known)
+    for label, divisor in (("random weights", 4), ("permuted weights", 9)):
+        values = drawn(ridge, label).get_ydata()
+        np.testing.assert_allclose(values, np.linspace(0.3, 0.9, 13) / divisor)
+    dashes = {drawn(ridge, label)._dash_pattern[1] and tuple(drawn(ridge, label)._dash_pattern[1])
+              for label in known[:4]}  # fmt: skip
+    assert len(dashes) == 4
+
+
+def test_width_matched_rows_are_no_part_of_a_curve():
+    frame = with_controls()
+    for draws in (curve_figure, subset_figure, exponential_figure):
+        without = draws(frame[frame["regressor"] != "matched"])
+        assert written(draws(frame)) == written(without)
+
+
+@pytest.mark.parametrize(("spread", "reach"), [(0.01, 0.03), (0.5, 0.5), (math.nan, 0.03)])
+def test_band_of_random_weights_reaches_over_the_spread_of_the_twins(spread, reach):
+    ridge = panels(curve_figure(with_controls().assign(r2_spread=spread)))[0]
+    random, pretrained = (band.get_paths()[0].vertices for band in ridge.collections)
+    assert random[random[:, 0] == 0, 1].max() == pytest.approx(0.3 / 4 + reach)
+    assert pretrained[pretrained[:, 0] == 0, 1].max() == pytest.approx(0.33)
+
+
+def bars(axes, name):
+    """The stretches under a bar above the panel."""
+    return [list(line.get_xdata()) for line in axes.get_lines() if line.get_label() == name]
+
+
+def shades(axes):
+    return [(patch.get_x(), patch.get_x() + patch.get_width()) for patch in axes.patches]
+
+
+def test_evidence_is_marked_above_the_first_panel_only():
+    ridge, ols = panels(curve_figure(with_controls(), evidence=EVIDENCE))
+    assert bars(ridge, "95 % set of the peak") == [[5.5, 8.5]]
+    assert bars(ridge, "falls here") == [[8, 11]]  # the step after mixed8 to the one after mixed10
+    assert shades(ridge) == [(8, 11)]
+    assert [9.5, 9.5] in [list(line.get_xdata()) for line in ridge.get_lines()]
+    assert {"95 % set of the peak", "falls here"} <= set(texts(ridge))
+    assert drawn(ridge, "peak").get_xydata().tolist() == [[7, pytest.approx(0.65)]]
+    assert not shades(ols)
+    assert not bars(ols, "95 % set of the peak")
+
+
+def test_peak_of_the_evidence_is_marked_where_the_softmax_is_higher():
+    ridge = panels(curve_figure(with_controls(), evidence=EVIDENCE))[0]
+    assert "peak: mixed7, R² 0.65" in texts(ridge)
+    assert "peak: softmax, R² 0.90" in texts(panels(curve_figure(with_controls()))[0])
+
+
+def test_set_with_a_gap_has_two_bars_and_no_fall_is_no_mark():
+    evidence = EVIDENCE | {"confidence_set": ("Mixed_7a", "Mixed_5b", "Mixed_6e")}
+    evidence |= {"fall_after": None, "fall_first": None, "fall_last": None}
+    ridge = panels(curve_figure(with_controls(), evidence=evidence))[0]
+    assert bars(ridge, "95 % set of the peak") == [[-0.5, 0.5], [6.5, 8.5]]
+    assert "falls here" not in texts(ridge)
+    assert not shades(ridge)
+
+
+@pytest.mark.parametrize("key", ["peak", "confidence_set", "fall_after", "fall_first", "fall_last"])
+def test_evidence_of_another_curve_is_refused_with_the_remedy(key):
+    evidence = EVIDENCE | {key: ("conv9",) if key == "confidence_set" else "conv9"}
+    with pytest.raises(DataError) as error:
+        curve_figure(with_controls(), evidence=evidence)
+    assert str(error.value) == (
+        "The evidence names the layer 'conv9', which is none of the 13 of the curve, 'Mixed_5b' to "
+        "'softmax'. Give the evidence of the same curve."
+    )
+
+
+def test_heading_gives_the_images_to_fit():
+    heading = curve_figure(with_controls(), subset="cat").texts[1].get_text()
+    assert heading == "measure: area   ·   subset: cat   ·   420 images, n = 100 to fit"
+
+
+def test_width_figure_has_three_regressors_and_n_over_d_on_top():
+    (axes,) = panels(width_figure(with_controls(), "cat"))
+    for label, offset in (("ridge", 0), ("ridge, 32 components", -0.1), ("least squares", -0.7)):
+        values = drawn(axes, label).get_ydata()
+        np.testing.assert_allclose(values, np.linspace(0.3, 0.9, 13) - 0.03 + offset)
+    ratios = ["10", "5.0", "2.5", "1.2", "0.6", "0.3", "0.2", "0.1"]
+    assert [text for text in texts(axes) if text[0].isdigit()] == ratios + 5 * ["0.0"]
+    assert "n/d" in texts(axes)
+
+
+def test_width_figure_marks_layers_with_about_as_many_features_as_images():
+    (axes,) = panels(width_figure(with_controls()))
+    assert shades(axes) == [(2.5, 4.5)]  # n/d is 1.25 and 0.625
+    assert bars(axes, "n ≈ d: least squares interpolates noise") == [[2.5, 4.5]]
+
+
+def test_width_figure_explains_nothing_where_least_squares_is_not_there():
+    frame = with_controls()
+    (axes,) = panels(width_figure(frame[frame["regressor"] == "ridge"]))
+    assert {line.get_label() for line in axes.get_lines()} == {"zero", "ridge"}
+    assert not shades(axes)
+
+
+def of_numbers(numbers=(1200, 34, 300)):
+    own = with_controls().query("weights == 'pretrained' and target == 'true'")
+    each = [own.assign(n_fit=n, r2=own["r2"] - 3 / n, r2_low=math.nan) for n in numbers]
+    return pd.concat(each, ignore_index=True)
+
+
+def test_learning_figure_has_a_line_for_each_number_of_images():
+    ridge, ols = panels(learning_figure(of_numbers(), "dog"))
+    for axes, offset in ((ridge, 0.02), (ols, -0.68)):
+        for label, n in (("n = 34", 34), ("n = 300", 300), ("n = 1,200", 1200)):
+            values = drawn(axes, label).get_ydata()
+            np.testing.assert_allclose(values, np.linspace(0.3, 0.9, 13) + offset - 3 / n)
+        assert len(axes.get_lines()) == 4
+
+
+def test_learning_lines_get_darker_with_more_images():
+    ridge = panels(learning_figure(of_numbers()))[0]
+    colours = [drawn(ridge, f"n = {n}").get_color() for n in ("34", "300", "1,200")]
+    light = [sum(matplotlib.colors.to_rgb(colour)) for colour in colours]
+    assert light[0] > light[1] > light[2]
+    caption = learning_figure(of_numbers()).texts[1].get_text()
+    assert caption.endswith("388 images, n = 34 to 1,200 to fit")
+
+
+def test_one_number_of_images_is_the_darkest():
+    (line,) = [
+        line
+        for line in panels(learning_figure(of_numbers((50,))))[0].get_lines()
+        if line.get_label() == "n = 50"
+    ]
+    assert line.get_color() == matplotlib.colors.to_hex(matplotlib.colormaps["Blues"](1.0))
+
+
+@pytest.mark.parametrize(("draws", "column"), [(width_figure, "n_fit"), (learning_figure, "n_fit")])
+def test_figure_that_needs_n_says_so(frame, draws, column):
+    with pytest.raises(DataError) as error:
+        draws(frame)
+    assert str(error.value) == (
+        f"The curve lacks 1 of the columns that a figure needs, the first is {column!r}. Give the "
+        "frame of a Curve, or a curve.csv as scalecut wrote it."
+    )
+
+
+NEW = {
+    "curve": lambda frame: curve_figure(
+        frame, evidence=evidence_of(list(dict.fromkeys(frame["layer"])))
+    ),
+    "width": width_figure,
+    "learning": lambda frame: learning_figure(
+        pd.concat([frame.assign(n_fit=n) for n in (20, 40)], ignore_index=True)
+    ),
+}
+
+
+def evidence_of(layers):
+    layers = [layer for layer in layers if layer != "pixels"]
+    keys = ("fall_after", "fall_first", "fall_last")
+    fall = dict.fromkeys(keys, layers[-2] if len(layers) > 1 else None)
+    return {"peak": layers[-1], "confidence_set": layers, **fall}
+
+
+@pytest.mark.parametrize("name", NEW)
+@pytest.mark.parametrize("layers", [["conv"], EFFICIENTNET, DENSENET], ids=len)
+def test_texts_of_the_new_figures_are_on_the_page_and_do_not_touch(name, layers):
+    check_texts(NEW[name](with_controls(layers, [""] * len(layers))))
+
+
+def test_only_pixels_are_no_curve():
+    frame = with_controls()
+    with pytest.raises(DataError, match="none of them of the regressors ridge or ols"):
+        curve_figure(frame[frame["weights"] == "pixels"])

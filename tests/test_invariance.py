@@ -364,12 +364,12 @@ def test_size_at_which_the_network_does_not_run_is_left_out_with_the_reason():
 
 
 def test_network_of_one_size_is_refused_unless_the_size_is_left_alone():
-    network = refuses("it has places for 32 x 32", lambda side: side != SIDE)
+    network = refuses("it has places for 32 x 32.", lambda side: side != SIDE)
     with pytest.raises(ModelError) as error:
         looked(network, textured(6))
     assert str(error.value) == (
-        "Sequential runs at 32 x 32 px alone (it has places for 32 x 32), so the size of the image "
-        "cannot be changed. Ask for object-scale alone, or take another network."
+        "Sequential runs at none of 8 sizes but its own, 32 x 32 px (it has places for 32 x 32). "
+        "Ask for object-scale alone, which leaves the size as it is, or take another network."
     )
     found = looked(network, textured(6), changes=("object-scale",))
     assert found.left_out == ()
@@ -383,7 +383,7 @@ def test_size_at_which_a_network_folds_the_picture_into_the_batch_is_left_out():
     network = loaded(
         *[("one", nn.Conv2d(3, 3, 1)), ("fold", Folding()), ("fc", nn.Linear(SIDE * SIDE, 2))]
     )
-    with pytest.raises(ModelError, match="runs at 32 x 32 px alone"):
+    with pytest.raises(ModelError, match="runs at none of 8 sizes but its own"):
         looked(network, textured(6))
     points = [point for point in chosen_points(network)[0] if point.layer == "softmax"]
     with pytest.raises(ModelError, match=r"\(layer 'softmax' then gives 8 values, not 2\)"):

@@ -165,7 +165,7 @@ def test_network_that_pads_nothing_has_no_other_padding():
 def test_network_of_one_size_is_refused():
     class Fixed(nn.Module):
         def forward(self, maps):
-            assert maps.shape[-1] == SIDE, "it has places for 32 x 32"
+            assert maps.shape[-1] == SIDE, "it has places for 32 x 32."
             return maps
 
     network = loaded(("conv", sums(3)), ("fixed", Fixed()), ("two", nn.Conv2d(1, 2, 1)))

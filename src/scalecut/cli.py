@@ -1,25 +1,29 @@
-"""The command line: arguments in; calls, messages and exit status out. Nothing else prints."""
+"""The commands about one curve: arguments in; calls, messages and exit status out."""
 
-import json
-import shlex
-import sys
-from dataclasses import asdict
-from datetime import datetime
 from importlib import metadata
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import torch
 import typer
-from rich.console import Console
-from typer.core import TyperGroup
 
 from . import cache as cache_folder
 from . import runs
+from .console import (
+    ERR,
+    OUT,
+    Commands,
+    command,
+    place,
+    print_json,
+    print_left_out,
+    print_run,
+    records,
+)
 from .curve import Curve, compared
-from .errors import DataError, ScalecutError
+from .errors import DataError
+from .experiments import beyond_the_curve
 from .features import resolved_precision
-from .images import LeftOut
 from .inputs import chosen_points
 from .models import PACKAGES, load_network, weights_places
 from .options import (
@@ -58,33 +62,8 @@ from .terminal import (
     layer_table,
 )
 
-# Names of classes, layers and folders are shown as they are: [bold] and :cat: mean themselves.
-OUT = Console(highlight=False, markup=False, emoji=False)
-ERR = Console(stderr=True, highlight=False, markup=False, emoji=False)
-MOST_LINES = 5  # of things left out, in the closing lines; run.json has them all
-
-
-class _Commands(TyperGroup):
-    """Turns what the user can mend into one line and exit status 2."""
-
-    def invoke(self, ctx: Any) -> Any:
-        try:
-            return super().invoke(ctx)
-        except ScalecutError as error:
-            said = " ".join(str(error).split())  # in one line, whatever a library put into it
-            ERR.print(f"scalecut: {said}", soft_wrap=True)
-            raise typer.Exit(2) from error
-        except KeyboardInterrupt as error:
-            ERR.print(
-                "scalecut: stopped. What was computed is kept: the same command goes on from "
-                "there.",
-                soft_wrap=True,
-            )
-            raise typer.Exit(130) from error
-
-
 app = typer.Typer(
-    cls=_Commands,
+    cls=Commands,
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
@@ -100,6 +79,8 @@ def _print_version(is_asked: bool) -> bool:
         raise typer.Exit
     return is_asked
 
+
+beyond_the_curve(app)
 
 VersionOption = Annotated[
     bool,
@@ -161,11 +142,11 @@ def layers(
     )
     points, left_out = chosen_points(network, listed(layers))
     if as_json:
-        _print_json([{name: getattr(point, name) for name in LAYER_COLUMNS} for point in points])
+        print_json([{name: getattr(point, name) for name in LAYER_COLUMNS} for point in points])
         return
     size = f"{network.preprocessing.height} x {network.preprocessing.width} px"
     OUT.print(layer_table(f"{model}, {size}", points))
-    _print_left_out(left_out, "layers")
+    print_left_out(left_out, "layers")
 
 
 @app.command()
@@ -226,7 +207,7 @@ def probe(
       scalecut probe resnet50 --data scenes --match-width 32 --learning-curve
     """
     settings = {name: value for name, value in locals().items() if name not in ("out", "as_json")}
-    folder = _place(out, model)
+    folder = place(out, model)
     network = load_network(model, weights=weights, allow_partial=allow_partial, seed=seed)
     with bars(ERR, quiet=as_json) as progress:
         curve = probe_layers(
@@ -282,7 +263,7 @@ def compare(
     one, two = runs.read_run(run), runs.read_run(other)
     table = compared(one, two, (pair[0], pair[1]) if pair else None)
     if as_json:
-        _print_json(json.loads(str(table.to_json(orient="records"))))
+        print_json(records(table))
         return
     names = [curve.table.model.iloc[0] for curve in (one, two)]
     OUT.print(comparison_table(table, *names))
@@ -340,7 +321,7 @@ def doctor(as_json: JsonOption = False) -> None:
         },
     }
     if as_json:
-        _print_json(facts)
+        print_json(facts)
         return
     for name, version in facts["versions"].items():
         OUT.print(f"{name:14} {version}")
@@ -362,52 +343,28 @@ def main() -> None:
 # --- inside --------------------------------------------------------------------------------------
 
 
-def _place(out: Path | None, name: str) -> Path:
-    """The run folder: the one asked for, or one named after the network and the time."""
-    plain = name.replace("/", "_").replace(":", "_")
-    folder = out or Path("runs") / f"{plain}-{datetime.now():%Y%m%d-%H%M%S}"
-    runs.check_place(folder)
-    return folder
-
-
-def _command() -> str:
-    return shlex.join(["scalecut", *sys.argv[1:]])
-
-
 def _finish(curve: Curve, folder: Path, settings: dict[str, object], as_json: bool) -> None:
     """Write the run and say what it holds."""
-    table = curve.frame()
-    with runs.new_run(folder) as place:
-        runs.write_curve(curve, place, command=_command(), settings=settings)
-        draw(place)
+    with runs.new_run(folder) as made:
+        runs.write_curve(curve, made, command=command(), settings=settings)
+        draw(made)
     if as_json:
-        _print_json(
+        print_json(
             {
                 "run": str(folder),
                 "finding": curve.finding(),
-                "evidence": asdict(curve.evidence()),
-                "curve": json.loads(str(table.to_json(orient="records"))),
-                "layers_left_out": [asdict(item) for item in curve.layers_left_out],
-                "images_left_out": [asdict(item) for item in curve.images_left_out],
+                "evidence": curve.evidence(),
+                "curve": records(curve.frame()),
+                "layers_left_out": curve.layers_left_out,
+                "images_left_out": curve.images_left_out,
             }
         )
         return
     OUT.print(curve_table(curve))
     OUT.print(f"Controls: {controls_in_words(curve) or 'none'}.", soft_wrap=True)
-    _print_left_out(curve.layers_left_out, "layers")
-    _print_left_out(curve.images_left_out, "images")
-    OUT.print(f"Run:     {folder}\nPicture: {folder / 'figures' / 'curve.png'}", soft_wrap=True)
-    OUT.print(curve.finding(), style="bold", soft_wrap=True)
-
-
-def _print_left_out(items: tuple[LeftOut, ...], what: str) -> None:
-    if not items:
-        return
-    OUT.print(f"{len(items)} {what} left out:")
-    for item in items[:MOST_LINES]:
-        OUT.print(f"  {item.name}: {item.reason}", soft_wrap=True)
-    if len(items) > MOST_LINES:
-        OUT.print(f"  ... and {len(items) - MOST_LINES} more; run.json lists them all")
+    print_left_out(curve.layers_left_out, "layers")
+    print_left_out(curve.images_left_out, "images")
+    print_run(folder, "curve.png", curve.finding())
 
 
 def _weights_found(model: str) -> str:
@@ -422,7 +379,3 @@ def _weights_found(model: str) -> str:
         "none here; would be downloaded from timm's hub, or put a file at "
         f"{weights_places(model)[0]}"
     )
-
-
-def _print_json(thing: object) -> None:
-    sys.stdout.write(json.dumps(thing, indent=2, ensure_ascii=False, default=str) + "\n")

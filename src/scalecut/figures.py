@@ -129,12 +129,12 @@ def width_figure(frame: pd.DataFrame, subset: str = "mean") -> Figure:
         DataError: as `curve_figure`, or if `n_fit` or `n_features` is not there.
     """
     rows, caption = _chosen(_rows(frame, "n_fit", "n_features"), subset)
-    labels, (kind, main) = _labels(rows), _main(rows)
+    labels, (kind, _) = _labels(rows), _main(rows)
     own = [row for row in rows if row["weights"] == kind and row["target"] == "true"]
     k = max((row["n_features"] for row in own if row["regressor"] == "matched"), default=0)
     looks = {
         Look("ridge", BLUE, "-", "o", 2.4, 0.18): {"regressor": "ridge"},
-        Look(f"ridge, {k} components", GREEN, "-.", "^", 2.0): {"regressor": "matched"},
+        Look(f"ridge, {k:.0f} components", GREEN, "-.", "^", 2.0): {"regressor": "matched"},
         Look("least squares", VERMILION, "--", "s", 2.0, 0.12): {"regressor": "ols"},
     }
     widths = {row["layer"]: row for row in own if row["regressor"] in REGRESSORS}
@@ -147,7 +147,7 @@ def width_figure(frame: pd.DataFrame, subset: str = "mean") -> Figure:
     mark = Mark("n ≈ d: least squares interpolates noise", VERMILION, spans, is_shaded=True)
     is_marked = spans and any(row["regressor"] == "ols" for row in own)
     panel = Panel(
-        f"{main.label.capitalize()}, n images to fit, d features",
+        "n images to fit, d features",
         R2,
         lines_of(own, labels, looks, y=R2_COLUMNS),
         235.0,
@@ -381,7 +381,7 @@ def _marks(evidence: Mapping[str, Any], labels: Mapping[str, str]) -> tuple[Mark
     if not has_fall:
         return (best,)
     after, first, last = map(layers.index, falls)
-    fall = Mark("falls here", INK, ((first, last + 1.0),), is_shaded=True, at=after + 0.5)
+    fall = Mark("falls here", INK, ((float(first), last + 1.0),), is_shaded=True, at=after + 0.5)
     return best, fall
 
 

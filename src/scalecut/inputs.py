@@ -38,6 +38,12 @@ class Look:
     device: str = "auto"
     batch_size: int = 32
 
+    def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise DataError(
+                f"A batch cannot be of {self.batch_size} images. Give --batch-size 1 or more."
+            )
+
 
 def chosen_points(
     network: Network, layers: Sequence[str] = ()

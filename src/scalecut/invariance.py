@@ -191,9 +191,9 @@ def _views(
                 views.append(view)
     if left_out and sum(view.change == "image-size" for view in views) == 1:
         raise ModelError(
-            f"{network.name} runs at {own.height} x {own.width} px alone ({left_out[0].reason}), "
-            "so the size of the image cannot be changed. Ask for object-scale alone, or take "
-            "another network."
+            f"{network.name} runs at none of {len(left_out)} sizes but its own, {own.height} x "
+            f"{own.width} px ({left_out[0].reason}). Ask for object-scale alone, which leaves the "
+            "size as it is, or take another network."
         )
     return views, left_out
 
@@ -204,7 +204,7 @@ def _refusal(network: Network, points: Sequence[ProbePoint], pooled: _Pooled, vi
     try:
         answers = pooled(blank)
     except (RuntimeError, AssertionError, ValueError) as error:
-        return (str(error).strip().splitlines() or [type(error).__name__])[0][:100]
+        return (str(error).strip().splitlines() or [type(error).__name__])[0][:100].rstrip(".")
     for point, answer in zip(points, answers, strict=True):
         if answer.shape != (1, point.channels):
             return f"layer {point.layer!r} then gives {answer.size} values, not {point.channels}"

@@ -153,7 +153,7 @@ def _blocks(extent: int, rng: np.random.Generator) -> UInt8[np.ndarray, "side si
     for block in BLOCKS:
         n = -(-extent // block)
         colours = rng.integers(0, 256, size=(n, n, 3), dtype=np.uint8)
-        is_new = (rng.random((n, n)) < 0.9) | (block == max(BLOCKS))
+        is_new = (rng.random((n, n)) < 0.5) | (block == max(BLOCKS))
         painted = [
             each.repeat(block, 0).repeat(block, 1)[:extent, :extent] for each in (colours, is_new)
         ]
@@ -225,8 +225,8 @@ def _answers(
         if isinstance(error, ScalecutError):
             raise
         side = batch.shape[-1]
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:100].rstrip(".")
         raise ModelError(
-            f"{network.name} does not run on {side} x {side} px ({reason[:100]}), but image size "
+            f"{network.name} does not run on {side} x {side} px ({reason}), but image size "
             "can only be read if it varies. Give other sizes, or a network that takes any."
         ) from error

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from .errors import ModelError
+from .errors import DataError, ModelError
 from .models import Network, Preprocessing
 
 Model = Annotated[
@@ -81,6 +81,41 @@ BatchOption = Annotated[int, typer.Option(help="Images a forward pass.")]
 def listed(text: str) -> list[str]:
     """The parts of a comma-separated text."""
     return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def pixels_of(text: str) -> list[int]:
+    """Sides in pixels, `160,224`.
+
+    Raises:
+        DataError: if a part is not a whole number above 0.
+    """
+    sides = listed(text)
+    wrong = [side for side in sides if not side.isdigit() or int(side) < 1]
+    if wrong:
+        raise DataError(f"{wrong[0]!r} is not a side in pixels. Give whole numbers: 160,224,320.")
+    return [int(side) for side in sides]
+
+
+def octaves_of(text: str, side: int) -> list[float]:
+    """Sizes as octaves about the training side: factors `0.5,1,2`, or pixels `112px,448px`.
+
+    Raises:
+        DataError: if a part is neither.
+    """
+    octaves = []
+    for part in listed(text):
+        try:
+            factor = float(part.removesuffix("px")) / (side if part.endswith("px") else 1)
+        except ValueError:
+            factor = math.nan
+        if not 1 / 64 <= factor <= 64:
+            raise DataError(
+                f"{part!r} is no size. Give factors of the training resolution from 1/64 to 64, "
+                f"such as 0.5,1,2, or pixels, such as {side // 2}px,{side}px."
+            )
+        # 0.71 and 1.41 mean the square roots of 1/2 and 2: half octaves
+        octaves.append(round(2 * math.log2(factor), 1) / 2)
+    return octaves
 
 
 def with_input(

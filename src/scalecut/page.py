@@ -283,9 +283,13 @@ def _step(least: float) -> float:
 
 
 def _draw_line(axes: Axes, line: Line, scale: Scale, page: Page) -> None:
-    look, x = line.look, np.arange(len(page.places), dtype=np.float64)
+    look, x = line.look, np.arange(len(page.places))
     if line.is_level:
-        x = np.linspace(*axes.get_xlim(), len(x))
+        axes.plot(
+            axes.get_xlim(), scale.shown(line.values[[0, -1]]), linestyle=look.dash,
+            color=look.colour, linewidth=look.width, label=look.label, zorder=3,
+        )  # fmt: skip
+        return
     if look.band_opacity:
         low, high = scale.shown(line.low), scale.shown(line.high)
         axes.fill_between(x, low, high, color=look.colour, alpha=look.band_opacity, lw=0)
@@ -372,10 +376,10 @@ def _draw_marks(axes: Axes, panel: Panel, page: Page) -> None:
 
 def _draw_numbers(axes: Axes, name: str, texts: list[str], up: float, page: Page) -> None:
     """Above the axes, every k-th where they do not fit, ending with the last."""
-    widest = max(_width(text, TYPE_DENSE) for text in texts)
-    for place in _kept(len(texts), widest + 6.0, page.spacing):
-        above = axes.get_xaxis_transform()
-        axes.text(place, up, texts[place], transform=above, size=TYPE_DENSE, ha="center")
+    halves = [_width(text, TYPE_DENSE) / 2 / page.spacing for text in texts]
+    for place in _kept(len(texts), 2 * max(halves) * page.spacing + 6.0, page.spacing):
+        at, above = _inside(place, halves[place], len(texts)), axes.get_xaxis_transform()
+        axes.text(at, up, texts[place], transform=above, size=TYPE_DENSE, ha="center")
     axes.text(-8 / page.width, up, name, transform=axes.transAxes, size=TYPE_DENSE, ha="right")
 
 
@@ -424,10 +428,15 @@ def _fitting(values: Values, below: Positions, spacing: float) -> list[tuple[int
     written: dict[int, tuple[float, float]] = {}  # where, and half as wide
     for place in below[np.argsort(values[below], kind="stable")].tolist():
         half = (_width(_written(float(values[place])), TYPE_SMALL) / 2 + 2.0) / spacing
-        at = min(max(place, half - 0.5), len(values) - 0.5 - half)
+        at = _inside(place, half, len(values))
         if all(abs(at - other) >= half + beside for other, beside in written.values()):
             written[place] = at, half
     return sorted((place, at) for place, (at, _) in written.items())
+
+
+def _inside(place: int, half: float, count: int) -> float:
+    """The middle of a text so wide, at the place or as near as the edges of the axes let it be."""
+    return min(max(float(place), half - 0.5), count - 0.5 - half)
 
 
 def _draw_ticks(axes: Axes, page: Page, *, is_named: bool) -> None:

@@ -6,8 +6,9 @@ serve every layer, regressor, target and set of weights. Source: section 4.3 of 
 ridge penalty, the grouped splits and the intervals are ours (docs/choices.md).
 """
 
+import functools
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from torch import nn
@@ -93,55 +94,53 @@ def probe(
     Raises:
         ScalecutError: DataError, ModelError or LayerError, with one line that says what to do.
     """
-    counts = {"twins": twins, "repeats": repeats, "batch size": batch_size}
-    counts |= {"permutations": permutations, "match width": match_width}
-    regressors, controls = _checked(regressors, controls, counts)
+    ask = _checked(
+        _Ask(
+            check_names(regressors, REGRESSORS, "regressor"),
+            check_names(controls, CONTROLS, "control"),
+            *(twins, repeats, permutations, match_width, learning_curve, seed),
+        )
+    )
     stages, look = Stages(progress), Look(fit, precision, device, batch_size)
     with stages("network"):
         if not isinstance(model, Network):
-            model = load_network(
-                model,
-                weights=weights,
-                allow_partial=allow_partial,
-                seed=seed,
-                preprocessing=preprocessing,
-            )
+            keep = {"allow_partial": allow_partial, "preprocessing": preprocessing}
+            model = load_network(model, weights=weights, seed=seed, **keep)
         points, layers_left_out = chosen_points(model, layers)
-    reading = Reading(
-        tuple(subsets),
-        measure,
-        objects,
-        skip_truncated,
-        skip_difficult,
-        strict,
-        Path(images_folder) if images_folder else None,
-    )
+    folder = Path(images_folder) if images_folder else None
+    skip = skip_truncated, skip_difficult
+    reading = Reading(tuple(subsets), measure, objects, *skip, strict, folder)
     with stages("images"):
         image_set = images_of(data, model.preprocessing.frame(fit), reading, seed=seed)
     if model.weights.kind == "random":
         model = twin_of(model, image_set, look, seed)
     kept, found = _readable(model, image_set, points, look, stages, strict=strict)
-    kind, points = model.weights.kind, tuple(points)
-    answers = {kind: Answers(points, (found.matrices,))}
-    answers |= _control_answers(model, kept, points, look, stages, controls, twins, seed)
-    parts = draw_parts(
-        kept, repeats, seed, shuffled="shuffled" in controls, permutations=permutations
-    )
-    ask = (*regressors, MATCHED) if match_width else regressors
-    with stages("regression"):
-        scores = score(parts, answers, ask, width=match_width, report=stages.report("regression"))
-    learning: tuple[Scores, ...] = ()
-    if learning_curve:
-        with stages("learning curve"):
-            learning = _learning(parts, {kind: answers[kind]}, ask, match_width, stages)
-    drawn = {"repeats": repeats, "seed": seed, "regressors": ask, "controls": controls}
-    drawn |= {"twins": twins, "permutations": permutations, "match_width": match_width}
-    facts = _facts(model, kept, found, look) | {"stages": stages.facts}
-    names = {"model": model.name, "measure": kept.measure_name}
-    left_out = (*image_set.left_out, *found.left_out)
+    own = Answers(tuple(points), (found.matrices,))
+    of_controls = _control_answers(model, kept, own.points, look, stages, ask)
+    scores, fewer = _scored(kept, {model.weights.kind: own}, of_controls, stages, ask)
     return Curve.of(
-        scores, learning, names, points, layers_left_out, left_out, {"probe": drawn} | facts
+        scores,
+        fewer,
+        {"model": model.name, "measure": kept.measure_name},
+        own.points,
+        layers_left_out,
+        (*image_set.left_out, *found.left_out),
+        {"probe": asdict(ask)} | _facts(model, kept, found, look) | {"stages": stages.facts},
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Ask:
+    """What is regressed on what, how often."""
+
+    regressors: tuple[str, ...]
+    controls: tuple[str, ...]
+    twins: int
+    repeats: int
+    permutations: int
+    match_width: int
+    learning_curve: bool
+    seed: int
 
 
 def _readable(
@@ -171,25 +170,23 @@ def _control_answers(
     points: tuple[ProbePoint, ...],
     look: Look,
     stages: Stages,
-    controls: Sequence[str],
-    twins: int,
-    seed: int,
+    ask: _Ask,
 ) -> dict[str, Answers]:
     """What the controls answer to the same images, by kind of weights."""
     answers = {}
-    for kind, n in (("random", twins), ("permuted", 1)):
-        if kind not in controls or network.weights.kind == "random":
+    for kind, n in (("random", ask.twins), ("permuted", 1)):
+        if kind not in ask.controls or network.weights.kind == "random":
             continue
         matrices = []
         for number in range(n):
             stage = f"{kind} twin {number + 1}" if n > 1 else f"{kind} twin"
             with stages(stage):
-                twin = twin_of(network, image_set, look, seed + number, kind)
+                twin = twin_of(network, image_set, look, ask.seed + number, kind)
             found = stages.extracted(twin, image_set.images, points, look, stage)
             check_finite(twin, found)
             matrices.append(found.matrices)
         answers[kind] = Answers(points, tuple(matrices))
-    if "pixels" in controls:
+    if "pixels" in ask.controls:
         statistics, point = pixel_network(network.preprocessing)
         exact = replace(look, precision="float32")
         found = stages.extracted(statistics, image_set.images, [point], exact, "pixels")
@@ -197,71 +194,71 @@ def _control_answers(
     return answers
 
 
-def _learning(
-    parts: Sequence[Part],
-    answers: dict[str, Answers],
-    regressors: Sequence[str],
-    width: int,
+def _scored(
+    image_set: ImageSet,
+    own: dict[str, Answers],
+    controls: dict[str, Answers],
     stages: Stages,
-) -> tuple[Scores, ...]:
-    """Scores with fewer images to fit, fewest first."""
+    ask: _Ask,
+) -> tuple[Scores, tuple[Scores, ...]]:
+    """The scores of everything, and those of the network with fewer images to fit, fewest first."""
+    parts = draw_parts(
+        image_set,
+        ask.repeats,
+        ask.seed,
+        shuffled="shuffled" in ask.controls,
+        permutations=ask.permutations,
+    )
+    names = (*ask.regressors, MATCHED) if ask.match_width else ask.regressors
+    fitted = functools.partial(score, regressors=names, width=ask.match_width)
+    with stages("regression"):
+        scores = fitted(parts, own | controls, report=stages.report("regression"))
+    if not ask.learning_curve:
+        return scores, ()
     bare = [
         replace(part, targets={"true": part.targets["true"]}, permutations=part.permutations[:0])
         for part in parts
     ]
-    shares = [
-        share
-        for share in LEARNING_SHARES
-        if all(
-            fitted.sum() >= LEAST_TO_FIT and len(set(part.groups[fitted])) >= LEAST_GROUPS_TO_FIT
-            for part in parts
-            for fitted in part.fitted(share)
-        )
-    ]
-    return tuple(
-        score(
-            bare,
-            answers,
-            regressors,
-            width=width,
-            share=share,
-            report=stages.report(f"regression {share:.3g}"),
-        )
-        for share in shares
+    with stages("learning curve"):
+        fewer = [
+            fitted(bare, own, share=share, report=stages.report(f"regression {share:.3g}"))
+            for share in LEARNING_SHARES
+            if _is_enough(parts, share)
+        ]
+    return scores, tuple(fewer)
+
+
+def _is_enough(parts: Sequence[Part], share: float) -> bool:
+    """Whether this share of the groups to fit leaves something to fit in every split."""
+    return all(
+        fitted.sum() >= LEAST_TO_FIT and len(set(part.groups[fitted])) >= LEAST_GROUPS_TO_FIT
+        for part in parts
+        for fitted in part.fitted(share)
     )
 
 
 # --- checks and facts ----------------------------------------------------------------------------
 
 
-def _checked(
-    regressors: Sequence[str], controls: Sequence[str], counts: dict[str, int]
-) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    regressors = check_names(regressors, REGRESSORS, "regressor")
-    controls = check_names(controls, CONTROLS, "control")
-    if not regressors:
+def _checked(ask: _Ask) -> _Ask:
+    if not ask.regressors:
         raise DataError(f"No regressor is given. Give one or more of {', '.join(REGRESSORS)}.")
-    if counts["batch size"] < 1:
+    if ask.repeats < 1:
         raise DataError(
-            f"A batch cannot be of {counts['batch size']} images. Give --batch-size 1 or more."
+            f"There cannot be {ask.repeats} repeats. Give --repeats 1 or more; 10 as in the paper."
         )
-    if counts["repeats"] < 1:
+    if not 1 <= ask.twins <= MOST_TWINS:
         raise DataError(
-            f"There cannot be {counts['repeats']} repeats. Give --repeats 1 or more; 10 as in the "
-            "paper."
-        )
-    if not 1 <= counts["twins"] <= MOST_TWINS:
-        raise DataError(
-            f"There cannot be {counts['twins']} random twins. Give --twins 1 to {MOST_TWINS}; with "
+            f"There cannot be {ask.twins} random twins. Give --twins 1 to {MOST_TWINS}; with "
             "--controls pixels,shuffled there are none."
         )
-    for name, usual in (("permutations", 1000), ("match width", 32)):
-        if counts[name] < 0:
-            option = name.replace(" ", "-")
+    counts = (("--permutations", ask.permutations, 1000), ("--match-width", ask.match_width, 32))
+    for option, given, usual in counts:
+        if given < 0:
             raise DataError(
-                f"--{option} {counts[name]} is below 0. Give 0 for none, or {usual} as is usual."
+                f"{option} {given} is below 0. Give 0 for none, or {usual} as is usual."
             )
-    return regressors, controls
+    return ask
 
 
 def _facts(

@@ -1,20 +1,32 @@
 """What a run folder shows: its figures. Draws what is in the tables, computes nothing."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 from matplotlib.figure import Figure
+from pandas import DataFrame
 
 from . import runs
+from .charts import (
+    directions_figure,
+    drift_figure,
+    invariance_figure,
+    noise_figure,
+    scenes_figure,
+)
 from .errors import OutputError
 from .figures import (
     STYLE,
     curve_figure,
     exponential_figure,
+    learning_figure,
     subset_figure,
     subsets_of,
+    width_figure,
 )
+from .scores import MEAN
 
 DOTS_PER_INCH = 200
 
@@ -47,8 +59,27 @@ def draw(run: Path) -> list[Path]:
 
 def _figures(run: Path) -> Iterator[tuple[str, Figure]]:
     """Names and figures of whatever tables the run has."""
-    frame = runs.read_curve(run)
-    yield "curve", curve_figure(frame)
+    facts = runs.read_facts(run)
+    drawn = {
+        "invariance": {"invariance": invariance_figure, "drift": drift_figure},
+        "noise": {"noise": noise_figure},
+        "scenes": {"scenes": scenes_figure},
+        "rcv": {"directions": directions_figure},
+        "learning": {"learning": learning_figure},
+    }
+    present = [name for name in drawn if (run / f"{name}.csv").is_file()]
+    if (run / "curve.csv").is_file() or not present:
+        yield from _curve_figures(runs.read_curve(run), facts)
+    for name in present:
+        table = runs.read_table(run, name)
+        for figure, make in drawn[name].items():
+            yield figure, make(table)
+
+
+def _curve_figures(frame: DataFrame, facts: Mapping[str, Any]) -> Iterator[tuple[str, Figure]]:
+    yield "curve", curve_figure(frame, evidence=facts.get("evidence", {}).get(MEAN))
     yield "curve_exponential", exponential_figure(frame)
     if len(subsets_of(frame)) > 1:
         yield "subsets", subset_figure(frame)
+    if frame.regressor.nunique() > 1:
+        yield "width", width_figure(frame)

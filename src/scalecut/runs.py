@@ -7,7 +7,7 @@ import math
 import platform
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
 from importlib import metadata
@@ -111,7 +111,7 @@ def write_run(
         "machine": {"platform": platform.platform(), "python": platform.python_version()},
         **facts,
     }
-    text = json.dumps(_plain(whole), indent=2, ensure_ascii=False, allow_nan=False)
+    text = json.dumps(plain(whole), indent=2, ensure_ascii=False, allow_nan=False)
     (folder / "run.json").write_text(text + "\n", encoding="utf-8")
 
 
@@ -140,6 +140,17 @@ def write_curve(
 def write_table(table: pd.DataFrame, path: Path) -> None:
     """The long form that other programs read; one row per combination."""
     table.to_csv(path, index=False, float_format=f"%.{DIGITS}f", lineterminator="\n")
+
+
+def write_arrays(arrays: Mapping[str, np.ndarray], path: Path) -> None:
+    """Named arrays, for `numpy.load`."""
+    np.savez(path, allow_pickle=False, **dict(arrays))
+
+
+def concatenated(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """Tables of the same columns below one another, in the order of the first's columns."""
+    columns = list(tables[0].columns)
+    return pd.concat([table.reindex(columns=columns) for table in tables], ignore_index=True)
 
 
 def read_table(folder: Path, name: str) -> pd.DataFrame:
@@ -219,14 +230,14 @@ def versions() -> dict[str, str]:
     return {name: metadata.version(name) for name in PACKAGES}
 
 
-def _plain(thing: object) -> object:
+def plain(thing: object) -> object:
     """What JSON can hold: dataclasses as objects, numbers that are not finite as null."""
     if is_dataclass(thing) and not isinstance(thing, type):
-        return {each.name: _plain(getattr(thing, each.name)) for each in fields(thing)}
+        return {each.name: plain(getattr(thing, each.name)) for each in fields(thing)}
     if isinstance(thing, Mapping):
-        return {str(key): _plain(value) for key, value in thing.items()}
+        return {str(key): plain(value) for key, value in thing.items()}
     if isinstance(thing, list | tuple):
-        return [_plain(value) for value in thing]
+        return [plain(value) for value in thing]
     if isinstance(thing, float):
         return thing if math.isfinite(thing) else None
     return thing if isinstance(thing, str | int | bool | None) else str(thing)

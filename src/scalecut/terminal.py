@@ -6,7 +6,9 @@ Names stand in the tables as they are: print them on a console without markup.
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
+import numpy as np
 import pandas as pd
 from rich.console import Console
 from rich.progress import (
@@ -136,21 +138,53 @@ def comparison_table(rows: pd.DataFrame, model: str, other: str) -> Table:
 
 
 def quantity_table(title: str, rows: pd.DataFrame, names: dict[str, str]) -> Table:
-    """Quantities of a long table, a row a layer and a column a quantity.
+    """Quantities of a long table, a row a layer and a column a quantity, means where many.
 
     Args:
-        rows: columns `layer`, `alias`, `quantity` and `value`, one row for each pair.
+        rows: columns `layer`, `quantity` and `value`.
         names: what the columns are called, by quantity; the order is theirs.
     """
+    means = _means(rows, "layer")
     table = Table(title=title, title_justify="left", box=None, pad_edge=False)
     table.add_column("layer", overflow="fold")
-    wide = rows.pivot_table(index="layer", columns="quantity", values="value", sort=False)
-    shown = [name for name in names if name in wide]
+    shown = [name for name in names if any(name in each for each in means.values())]
     for name in shown:
         table.add_column(names[name], justify="right")
-    for layer, row in wide.iterrows():
-        table.add_row(str(layer), *(_score(float(row[name])) for name in shown))
+    for layer, each in means.items():
+        table.add_row(layer, *(_score(each.get(name, np.nan)) for name in shown))
     return table
+
+
+def size_table(rows: pd.DataFrame) -> Table:
+    """What became of the answers, a row a change and size, and of the features on the whole."""
+    names = {
+        "agreement": "same answer",
+        "probability_change": "probability",
+        "jensen_shannon": "distance",
+        "cosine": "cosine",
+    }
+    first = rows.iloc[0]
+    title = f"Against the training resolution, {first['model']}, {first['n_images']} images"
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    table.add_column("change")
+    for name in ("factor", "side", *names.values()):
+        table.add_column(name, justify="right")
+    at = rows.assign(place=list(zip(rows["change"], rows["octaves"], rows["side"], strict=True)))
+    for (change, octaves, side), means in _means(at, "place").items():
+        values = [_score(means.get(name, np.nan)) for name in names]
+        table.add_row(change, f"{2**octaves:.3g}", str(side), *values)
+    return table
+
+
+def _means(rows: pd.DataFrame, by: str) -> dict[Any, dict[str, float]]:
+    """The mean of every quantity, by the values of a column, in the order they come in."""
+    found: dict[Any, dict[str, list[float]]] = {}
+    for row in rows.to_dict("records"):
+        found.setdefault(row[by], {}).setdefault(row["quantity"], []).append(row["value"])
+    return {
+        key: {name: float(np.mean(each)) for name, each in quantities.items()}
+        for key, quantities in found.items()
+    }
 
 
 def _score(value: float) -> str:

@@ -1,0 +1,82 @@
+"""What all commands share: where they print, run folders, and how they end."""
+
+import json
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import typer
+from rich.console import Console
+from typer.core import TyperGroup
+
+from . import runs
+from .errors import ScalecutError
+from .images import LeftOut
+
+# Names of classes, layers and folders are shown as they are: [bold] and :cat: mean themselves.
+OUT = Console(highlight=False, markup=False, emoji=False)
+ERR = Console(stderr=True, highlight=False, markup=False, emoji=False)
+MOST_LINES = 5  # of things left out, in the closing lines; run.json has them all
+
+
+class Commands(TyperGroup):
+    """Turns what the user can mend into one line and exit status 2."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except ScalecutError as error:
+            said = " ".join(str(error).split())  # in one line, whatever a library put into it
+            ERR.print(f"scalecut: {said}", soft_wrap=True)
+            raise typer.Exit(2) from error
+        except KeyboardInterrupt as error:
+            ERR.print(
+                "scalecut: stopped. What was computed is kept: the same command goes on from "
+                "there.",
+                soft_wrap=True,
+            )
+            raise typer.Exit(130) from error
+
+
+def place(out: Path | None, name: str) -> Path:
+    """The run folder: the one asked for, or one named after the network and the time."""
+    plain = name.replace("/", "_").replace(":", "_")
+    folder = out or Path("runs") / f"{plain}-{datetime.now():%Y%m%d-%H%M%S}"
+    runs.check_place(folder)
+    return folder
+
+
+def command() -> str:
+    """The command as it was typed."""
+    return shlex.join(["scalecut", *sys.argv[1:]])
+
+
+def print_left_out(items: Sequence[LeftOut], what: str) -> None:
+    """Name the first few of what was left out, with the reason."""
+    if not items:
+        return
+    OUT.print(f"{len(items)} {what} left out:")
+    for item in items[:MOST_LINES]:
+        OUT.print(f"  {item.name}: {item.reason}", soft_wrap=True)
+    if len(items) > MOST_LINES:
+        OUT.print(f"  ... and {len(items) - MOST_LINES} more; run.json lists them all")
+
+
+def print_run(folder: Path, picture: str, finding: str) -> None:
+    """The closing lines: where the run lies, and what was found."""
+    OUT.print(f"Run:     {folder}\nPicture: {folder / 'figures' / picture}", soft_wrap=True)
+    OUT.print(finding, style="bold", soft_wrap=True)
+
+
+def print_json(thing: Mapping[str, object] | Sequence[object]) -> None:
+    """The result for machines; what is not finite is null."""
+    sys.stdout.write(json.dumps(runs.plain(thing), indent=2, ensure_ascii=False) + "\n")
+
+
+def records(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """The rows of a table, for `print_json`."""
+    return json.loads(str(table.to_json(orient="records")))

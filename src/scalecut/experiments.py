@@ -1,0 +1,436 @@
+"""The commands that go beyond the curve: image size, noise, scenes as an instrument, directions."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+from pandas import DataFrame
+from rich.table import Table
+
+from . import runs
+from .console import ERR, OUT, command, place, print_json, print_left_out, print_run, records
+from .directions import rcv as directions_of
+from .errors import DataError
+from .images import ImageSet, LeftOut
+from .inputs import Reading, chosen_points, images_of
+from .instrument import PLACES, instrument
+from .invariance import invariance as invariance_of
+from .layers import SOFTMAX, ProbePoint
+from .models import Network, load_network, tensors_sha256
+from .noise import noise_curve
+from .options import (
+    BatchOption,
+    DataOption,
+    DeviceOption,
+    FitOption,
+    ImagesOption,
+    InputOption,
+    JsonOption,
+    LayersOption,
+    MeasureOption,
+    Model,
+    ObjectsOption,
+    OutOption,
+    PartialOption,
+    PrecisionOption,
+    SeedOption,
+    SubsetOption,
+    WeightsOption,
+    listed,
+    octaves_of,
+    pixels_of,
+    with_input,
+)
+from .padding import PADDINGS
+from .report import draw
+from .terminal import bars, quantity_table, size_table
+
+PaddingOption = Annotated[
+    str, typer.Option(help="How maps are padded: one or more of zeros,reflect,circular.")
+]
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """What a command found, and how it is told."""
+
+    tables: dict[str, DataFrame]  # by the name of their file
+    shown: list[Table]
+    finding: str
+    picture: str
+    left_out: tuple[LeftOut, ...] = ()
+    arrays: Mapping[str, np.ndarray] = field(default_factory=dict)
+
+
+def invariance(
+    model: Model,
+    data: Annotated[
+        str, typer.Option(help="voc:DIR, coco:FILE, csv:FILE, masks:DIR, or scenes.")
+    ] = "",
+    weights: WeightsOption = "pretrained",
+    allow_partial: PartialOption = False,
+    layers: LayersOption = "",
+    subset: SubsetOption = "",
+    objects: ObjectsOption = "single",
+    images: ImagesOption = None,
+    at_most: Annotated[int, typer.Option(help="Images that are looked at, evenly chosen.")] = 48,
+    sizes: Annotated[
+        str, typer.Option(help="Factors of the training resolution, or pixels: 0.5,1,2 or 448px.")
+    ] = "0.25,0.35,0.5,0.71,1,1.41,2,2.83,4",
+    changes: Annotated[
+        str, typer.Option(help="image-size (the picture resized), object-scale (crop in, pad out).")
+    ] = "image-size,object-scale",
+    noise: Annotated[
+        str, typer.Option(help="Also read pure noise: one or more of white,pink,blocks.")
+    ] = "",
+    padding: PaddingOption = "zeros,reflect,circular",
+    noise_images: Annotated[int, typer.Option(help="Pictures of each kind of noise.")] = 126,
+    input_size: InputOption = "",
+    precision: PrecisionOption = "auto",
+    device: DeviceOption = "auto",
+    batch_size: BatchOption = 32,
+    seed: SeedOption = 0,
+    out: OutOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Follow predictions and features through image sizes and object scales, and pure noise.
+
+    \b
+    Examples:
+      scalecut invariance resnet50 --data voc:VOCdevkit/VOC2012 --subset dog,cat
+      scalecut invariance resnet50 --data coco:val2017.json --subset bird --sizes 0.5,1,2
+      scalecut invariance tf_efficientnet_lite0 --noise white,pink --padding zeros,circular
+    """
+    settings = dict(locals())
+    if not data and not noise:
+        raise DataError(
+            "Neither images nor noise were asked for. Give --data voc:DIR (or scenes), or --noise "
+            "white, or both."
+        )
+    folder = place(out, f"{model}-invariance")
+    network, points, lacking = _network(model, weights, allow_partial, seed, input_size, layers)
+    tables: dict[str, DataFrame] = {}
+    left_out = lacking
+    with bars(ERR, quiet=as_json) as progress:
+        look = {"precision": precision, "device": device, "seed": seed, "progress": progress}
+        if data:
+            reading = Reading(tuple(listed(subset)), objects=objects, images_folder=images)
+            frame = network.preprocessing.frame()
+            image_set = images_of(data, frame, reading, seed=seed, enough=False)
+            found = invariance_of(
+                network,
+                _some(image_set, at_most),
+                points,
+                octaves=octaves_of(sizes, network.preprocessing.height),
+                changes=listed(changes),
+                batch_size=batch_size,
+                **look,
+            )
+            tables["invariance"] = found.table
+            left_out = (*left_out, *image_set.left_out, *found.left_out)
+        if noise:
+            ask = {"kinds": listed(noise), "paddings": listed(padding), "n": noise_images}
+            tables["noise"] = noise_curve(network, points, **ask, **look)
+    shown = [size_table(tables["invariance"])] if data else []
+    shown += [_noise_table(tables["noise"])] if noise else []
+    said = [_of_sizes(tables["invariance"])] if data else []
+    said += [_of_noise(tables["noise"])] if noise else []
+    picture = "invariance.png" if data else "noise.png"
+    _finish(_Found(tables, shown, " ".join(said), picture, left_out), network, folder, settings)
+
+
+def scenes(
+    model: Model,
+    weights: WeightsOption = "pretrained",
+    allow_partial: PartialOption = False,
+    layers: LayersOption = "",
+    canvases: Annotated[
+        str, typer.Option(help="Sides in pixels; five from half to twice the input size if empty.")
+    ] = "",
+    where: Annotated[
+        str, typer.Option("--place", help="Where objects stand: random or fixed (the centre).")
+    ] = PLACES[0],
+    contents: Annotated[
+        int, typer.Option(help="Combinations of object, backdrop, place and light.")
+    ] = 44,
+    padding: PaddingOption = "zeros,reflect,circular",
+    input_size: InputOption = "",
+    precision: PrecisionOption = "auto",
+    device: DeviceOption = "auto",
+    seed: SeedOption = 0,
+    out: OutOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Set object scale and image size independently in made-up scenes, and see what is read.
+
+    \b
+    Examples:
+      scalecut scenes tf_efficientnet_lite0
+      scalecut scenes resnet50 --canvases 160,224,320 --place fixed
+    """
+    settings = dict(locals())
+    folder = place(out, f"{model}-scenes")
+    network, points, lacking = _network(model, weights, allow_partial, seed, input_size, layers)
+    with bars(ERR, quiet=as_json) as progress:
+        look = {"precision": precision, "device": device, "seed": seed, "progress": progress}
+        sides = pixels_of(canvases) or None
+        found = instrument(network, points, canvases=sides, place=where, n=contents, **look)
+        leaks = noise_curve(
+            network, points, kinds=["pink"], paddings=listed(padding), sizes=found.canvases, **look
+        )
+    table = runs.concatenated([found.table, _as_leaks(leaks)])
+    names = {
+        "object_scale_partial_r2": "object scale",
+        "image_size_partial_r2": "image size",
+        "gain": "gain",
+        "r2": "R²",
+        "blur_leak": "blur",
+        **{f"padding_{mode}_leak": mode for mode in PADDINGS},
+    }
+    title = f"Partial R² of object scale and image size, gain, and R² of leaks, {model}"
+    shown = [quantity_table(title, table, names)]
+    left_out = (*lacking, *found.left_out)
+    finding = _of_scenes(table)
+    _finish(
+        _Found({"scenes": table}, shown, finding, "scenes.png", left_out), network, folder, settings
+    )
+
+
+def rcv(
+    model: Model,
+    data: DataOption,
+    weights: WeightsOption = "pretrained",
+    allow_partial: PartialOption = False,
+    layers: LayersOption = "",
+    subset: SubsetOption = "",
+    measure: MeasureOption = "area",
+    objects: ObjectsOption = "single",
+    fit: FitOption = "squash",
+    images: ImagesOption = None,
+    target_class: Annotated[
+        str,
+        typer.Option(
+            "--class", help="Also the sensitivity of its logit: a number or a name of ImageNet."
+        ),
+    ] = "",
+    repeats: Annotated[int, typer.Option(help="Random splits of 70/30.")] = 10,
+    input_size: InputOption = "",
+    precision: PrecisionOption = "auto",
+    device: DeviceOption = "auto",
+    batch_size: BatchOption = 32,
+    seed: SeedOption = 0,
+    out: OutOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Look at the direction itself in which features grow with scale (regression concept vector).
+
+    \b
+    Examples:
+      scalecut rcv resnet50 --data voc:VOCdevkit/VOC2012 --subset dog,cat,horse
+      scalecut rcv tf_efficientnet_lite0 --data coco:val2017.json --subset cat --class tabby
+    """
+    settings = dict(locals())
+    folder = place(out, f"{model}-rcv")
+    network, points, lacking = _network(model, weights, allow_partial, seed, input_size, layers)
+    reading = Reading(tuple(listed(subset)), measure, objects, images_folder=images)
+    image_set = images_of(data, network.preprocessing.frame(fit), reading, seed=seed)
+    with bars(ERR, quiet=as_json) as progress:
+        found = directions_of(
+            network,
+            image_set,
+            points,
+            repeats=repeats,
+            target_class=target_class or None,
+            fit=fit,
+            precision=precision,
+            device=device,
+            batch_size=batch_size,
+            seed=seed,
+            progress=progress,
+        )
+    told = found.table.assign(quantity=_own_or_other(found.table))
+    names = {
+        "stability_degrees": "degrees",
+        "stability_shuffled_degrees": "shuffled",
+        "channels_90": "channels for 90 %",
+        "own": "R² own",
+        "transfer": "R² other",
+        "sensitivity": "sensitivity",
+        "br": "Br",
+    }
+    title = f"Directions of {image_set.measure_name}, {model}, mean over subsets"
+    left_out = (*lacking, *image_set.left_out, *found.images_left_out)
+    vectors = {
+        f"{name}/{layer}": vector
+        for name, by_layer in found.vectors.items()
+        for layer, vector in by_layer.items()
+    }
+    outcome = _Found(
+        {"rcv": found.table},
+        [quantity_table(title, told, names)],
+        _of_directions(told),
+        "directions.png",
+        left_out,
+        vectors,
+    )
+    _finish(outcome, network, folder, settings)
+
+
+# --- inside --------------------------------------------------------------------------------------
+
+
+def _network(
+    model: str, weights: str, allow_partial: bool, seed: int, input_size: str, layers: str
+) -> tuple[Network, list[ProbePoint], tuple[LeftOut, ...]]:
+    """The network, the layers that it can answer for, and those that it cannot."""
+    loaded = load_network(model, weights=weights, allow_partial=allow_partial, seed=seed)
+    network = with_input(loaded, input_size)
+    points, left_out = chosen_points(network, listed(layers))
+    return network, points, left_out
+
+
+def _some(image_set: ImageSet, n: int) -> ImageSet:
+    """At most n images, evenly chosen."""
+    if n < 1:
+        raise DataError(f"{n} images cannot be looked at. Give --at-most 1 or more, 48 as usual.")
+    chosen = np.linspace(0, len(image_set) - 1, min(n, len(image_set))).round().astype(int)
+    return image_set.rows(chosen)
+
+
+def _finish(found: _Found, network: Network, folder: Path, settings: dict[str, object]) -> None:
+    """Write the run and say what it holds."""
+    facts = {
+        "model": network.name,
+        "weights": network.weights,
+        "tensors_sha256": tensors_sha256(network.module),
+        "preprocessing": asdict(network.preprocessing),
+        "finding": found.finding,
+        "left_out": found.left_out,
+    }
+    asked = {key: value for key, value in settings.items() if key not in ("out", "as_json")}
+    with runs.new_run(folder) as made:
+        runs.write_run(made, found.tables, facts, command=command(), settings=asked)
+        if found.arrays:
+            runs.write_arrays(found.arrays, made / "rcv.npz")
+        draw(made)
+    if settings["as_json"]:
+        tables = {name: records(table) for name, table in found.tables.items()}
+        print_json(
+            {"run": str(folder), "finding": found.finding, **tables, "left_out": found.left_out}
+        )
+        return
+    for table in found.shown:
+        OUT.print(table)
+    print_left_out(found.left_out, "things")
+    print_run(folder, found.picture, found.finding)
+
+
+def _as_leaks(noise: DataFrame) -> DataFrame:
+    """What the size of pure noise can be read by, as quantities of the scenes' table."""
+    named = noise.assign(quantity=[f"padding_{mode}_leak" for mode in noise["padding"]])
+    named = named.rename(columns={"r2": "value", "r2_low": "low", "r2_high": "high"})
+    return named.drop(columns=["noise", "padding"])
+
+
+def _noise_table(noise: DataFrame) -> Table:
+    quantities = [f"{row['noise']}, {row['padding']}" for row in noise.to_dict("records")]
+    named = noise.assign(quantity=quantities, value=noise["r2"])
+    title = f"R² of the size of pure noise, {noise['model'].iloc[0]}"
+    return quantity_table(title, named, {name: name for name in dict.fromkeys(quantities)})
+
+
+def _own_or_other(table: DataFrame) -> list[str]:
+    """The quantities, transfers told apart by whether they go to the subset itself."""
+    names = {True: "own", False: "transfer"}
+    return [
+        names[row["subset"] == row["other"]]
+        if row["quantity"] == "transfer_r2"
+        else row["quantity"]
+        for row in table.to_dict("records")
+    ]
+
+
+# --- findings, in one sentence -------------------------------------------------------------------
+
+
+def _by_layer(table: DataFrame, quantity: str) -> dict[str, float]:
+    """The mean of a quantity by layer, in order of execution; the softmax apart."""
+    values: dict[str, list[float]] = {}
+    for row in table.to_dict("records"):
+        if row["quantity"] == quantity and row["layer"] != SOFTMAX and np.isfinite(row["value"]):
+            values.setdefault(row["layer"], []).append(row["value"])
+    return {layer: float(np.mean(each)) for layer, each in values.items()}
+
+
+def _of_sizes(table: DataFrame) -> str:
+    rows = table.to_dict("records")
+    side = next(row["side"] for row in rows if row["octaves"] == 0)
+    said = []
+    for change, what in (("image-size", "the picture"), ("object-scale", "the object alone")):
+        kept = {
+            row["octaves"]: row["value"]
+            for row in rows
+            if row["change"] == change and row["quantity"] == "agreement"
+        }
+        parts = [
+            f"{kept[at]:.0%} {word}"
+            for at, word in ((-1, "at half"), (1, "at double"))
+            if at in kept
+        ]
+        if parts:
+            said.append(f"with {what} resized {' and '.join(parts)}")
+    answers = f"Of the answers at {side} px there stay {', '.join(said)}. " if said else ""
+    drift = _by_layer(table.loc[table["change"] == rows[0]["change"]], "drift")
+    if not drift:
+        return answers.strip()
+    most, least = max(drift, key=drift.__getitem__), min(drift, key=drift.__getitem__)
+    return (
+        f"{answers}An octave of {rows[0]['change'].replace('-', ' ')} turns the features most at "
+        f"{most} (1 - cosine {drift[most]:.2f}) and least at {least} ({drift[least]:.2f})."
+    )
+
+
+def _of_noise(table: DataFrame) -> str:
+    best: dict[str, dict[str, Any]] = {}
+    for row in table.to_dict("records"):
+        name = f"{row['noise']}, {row['padding']}"
+        if name not in best or row["r2"] > best[name]["r2"]:
+            best[name] = row
+    said = "; ".join(f"{name}: {row['r2']:.2f} at {row['layer']}" for name, row in best.items())
+    return f"Image size can be read from pure noise with R² up to ({said})."
+
+
+def _of_scenes(table: DataFrame) -> str:
+    said = []
+    for quantity, what in (
+        ("object_scale_partial_r2", "Object scale is read best"),
+        ("image_size_partial_r2", "image size"),
+        ("gain", "the covariance gain is largest"),
+        ("blur_leak", "blur alone buys most"),
+    ):
+        values = _by_layer(table, quantity)
+        if values:
+            best, last = max(values, key=values.__getitem__), list(values)[-1]
+            said.append(f"{what} at {best} ({values[best]:.2f}; {values[last]:.2f} at {last})")
+    return "; ".join(said) + "."
+
+
+def _of_directions(table: DataFrame) -> str:
+    own, other = _by_layer(table, "own"), _by_layer(table, "transfer")
+    best = max(own, key=own.__getitem__)
+    said = f"At {best} a direction explains R² {own[best]:.2f} of its own subset"
+    if other:
+        said += f" and {other[best]:.2f} of the others"
+    angle, chance = (
+        _by_layer(table, f"stability{kind}_degrees").get(best, np.nan) for kind in ("", "_shuffled")
+    )
+    return f"{said}; between repeats it turns by {angle:.0f}°, by chance {chance:.0f}°."
+
+
+def beyond_the_curve(app: typer.Typer) -> None:
+    """Add the commands of this module."""
+    for each in (invariance, scenes, rcv):
+        app.command()(each)
