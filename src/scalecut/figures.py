@@ -134,7 +134,7 @@ def width_figure(frame: pd.DataFrame, subset: str = "mean") -> Figure:
     k = max((row["n_features"] for row in own if row["regressor"] == "matched"), default=0)
     looks = {
         Look("ridge", BLUE, "-", "o", 2.4, 0.18): {"regressor": "ridge"},
-        Look(f"ridge, {k:.0f} components", GREEN, "-.", "^", 2.0): {"regressor": "matched"},
+        Look(f"ridge, {k:,.0f} components", GREEN, "-.", "^", 2.0): {"regressor": "matched"},
         Look("least squares", VERMILION, "--", "s", 2.0, 0.12): {"regressor": "ols"},
     }
     widths = {row["layer"]: row for row in own if row["regressor"] in REGRESSORS}
