@@ -6,6 +6,7 @@ import json
 import os
 import re
 import sys
+from dataclasses import replace
 from importlib import metadata
 from io import StringIO
 from pathlib import Path
@@ -388,32 +389,34 @@ def shown(thing, width=80):
 
 
 def test_table_has_a_row_a_layer_with_what_is_learned_and_its_twin():
-    title, header, *lines = shown(curve_table(curve()), width=100)
+    title, header, *lines = shown(curve_table(curve()))
     assert title.strip() == "R² of area, net, 40 images (dog)"
-    assert re.split(r"  +", header) == [
-        *("layer", "d", "ridge", "95 % interval", "learned", "95 % interval", "random", "ols"),
-    ]
+    names = ["layer", "d", "ridge [95 %]", "learned [95 %]", "random", "ols"]
+    assert re.split(r"  +", header) == names
     by_line = table().set_index(["subset", "weights", "target", "regressor", "layer"])
     means = by_line.sort_index().loc["mean"].r2
     for line, point in zip(lines, points(), strict=True):
-        name, channels, ridge, interval, learned, its_own, random, ols = re.split(
-            r"  +", line.strip()
-        )
+        name, channels, ridge, learned, random, ols = re.split(r"  +", line.strip())
         assert (name, channels) == (point.label, str(point.channels))
         expected = means["pretrained", "true", "ridge", point.layer]
-        assert interval == f"[{expected - 0.1:.2f}, {expected + 0.1:.2f}]"
-        assert learned == f"{expected - 0.3:.2f}"
-        assert its_own == f"[{expected - 0.4:.2f}, {expected - 0.2:.2f}]"
-        assert [ridge, random, ols] == [
-            f"{means[*line, point.layer]:.2f}"
-            for line in (
-                ("pretrained", "true", "ridge"),
-                ("random", "true", "ridge"),
-                ("pretrained", "true", "ols"),
-            )
-        ]
+        assert ridge == f"{expected:.2f} [{expected - 0.1:.2f}, {expected + 0.1:.2f}]"
+        of_it = (f"{expected - less:.2f}" for less in (0.3, 0.4, 0.2))
+        assert learned == "{} [{}, {}]".format(*of_it)
+        assert random == f"{means['random', 'true', 'ridge', point.layer]:.2f}"
+        assert ols == f"{means['pretrained', 'true', 'ols', point.layer]:.2f}"
     low, high = means["pretrained", "shuffled", "ridge"].agg(["min", "max"])
     assert controls_in_words(curve()) == f"shuffled measure {low:.2f} to {high:.2f}"
+
+
+@pytest.mark.parametrize("name", ["logits", "stages.3.downsample.conv.1"])
+def test_table_fits_into_80_characters_with_every_layer_named(name):
+    made = curve()
+    frame = made.table.replace({"layer": {"stem[0]": name}})
+    named = tuple(replace(p, layer=name) if p.layer == "stem[0]" else p for p in made.points)
+    lines = shown(curve_table(replace(made, table=frame, points=named)))
+    assert max(map(len, lines)) <= 80
+    first_column = "".join(line[:20].split("  ")[0].strip() for line in lines)
+    assert name[:12] in first_column
 
 
 def test_pixels_and_p_values_are_told_in_words():
@@ -428,25 +431,24 @@ def test_pixels_and_p_values_are_told_in_words():
 
 
 def test_table_of_least_squares_alone_has_no_ridge():
-    header = shown(curve_table(curve(table(regressors=("ols",)))), width=100)[1]
-    columns = ["ols", "95 % interval", "learned", "95 % interval", "random"]
-    assert re.split(r"  +", header)[2:] == columns
+    header = shown(curve_table(curve(table(regressors=("ols",)))))[1]
+    assert re.split(r"  +", header)[2:] == ["ols [95 %]", "learned [95 %]", "random"]
 
 
 def test_network_with_random_weights_is_not_compared_with_itself():
     lines = [("random", "true"), ("random", "shuffled")]
     frame = table(lines=lines)
     _, header, first, *_ = shown(curve_table(curve(frame)))
-    assert re.split(r"  +", header)[2:] == ["ridge", "95 % interval", "ols"]
+    assert re.split(r"  +", header)[2:] == ["ridge [95 %]", "ols"]
     own = frame[(frame.subset == "mean") & (frame.regressor == "ridge")].iloc[0]
-    assert re.split(r"  +", first)[2] == f"{own.r2:.2f}"
+    assert re.split(r"  +", first)[2].startswith(f"{own.r2:.2f} [")
 
 
 def test_collapsed_scores_are_shown_without_decimals():
     frame = table()
     frame.loc[frame.regressor == "ols", "r2"] = -11077.4
     frame.loc[frame.weights == "random", "r2"] = np.nan
-    lines = shown(curve_table(curve(frame)), width=100)[2:]
+    lines = shown(curve_table(curve(frame)))[2:]
     assert all(line.split()[-2:] == ["–", "-11,077"] for line in lines)
 
 

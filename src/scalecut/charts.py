@@ -118,6 +118,8 @@ def invariance_figure(table: pd.DataFrame) -> Figure:
 def drift_figure(table: pd.DataFrame) -> Figure:
     """How far the features of each layer move in an octave of size, and whether linearly.
 
+    Steps that begin at whole octaves are drawn, so that none overlap; all where there are none.
+
     Args:
         table: as `invariance` gives it, of one model.
 
@@ -126,6 +128,7 @@ def drift_figure(table: pd.DataFrame) -> Figure:
     """
     rows = _rows(table, "invariance", ("change", "octaves", *VALUE), MOVES)
     names, octaves = layer_names(rows), sorted({row["octaves"] for row in rows})
+    octaves = [each for each in octaves if float(each).is_integer()] or octaves
     steps = [f"{_factor(each - 1)} to {_factor(each)}" for each in octaves]
     shades = shade_looks(steps, "plasma", 0.0, 0.75)
     looks: Looks = {look: {"octaves": each} for look, each in zip(shades, octaves, strict=True)}

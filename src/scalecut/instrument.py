@@ -401,9 +401,8 @@ def _table(
         for done, (point, draws) in enumerate(workers.map(found, points), start=1):
             line = (network.name, network.weights.kind, point.layer, point.alias, point.depth)
             for quantity, (values, n_images) in draws.items():
-                low, high = interval(values[0], values[1:])
-                if quantity == "gain":  # unlike R² it may be above 1
-                    low, high = 2 * values[0] - np.quantile(values[1:], [0.975, 0.025])
+                most = np.inf if quantity == "gain" else 1.0  # of R²
+                low, high = interval(values[0], values[1:], most=most)
                 numbers = (float(values[0]), float(low), float(high))
                 rows.append((*line, point.channels, n_images, quantity, *numbers))
             report(done, len(points))

@@ -22,7 +22,7 @@ from rich.table import Table
 
 from .curve import Curve
 from .layers import ProbePoint
-from .scores import MATCHED, MEAN
+from .scores import MEAN
 
 ALPHA = 0.05
 
@@ -54,45 +54,38 @@ def layer_table(title: str, points: Sequence[ProbePoint]) -> Table:
 
 
 def curve_table(curve: Curve) -> Table:
-    """Mean over subsets, a row a layer: R², what of it is learned, random twins, least squares."""
-    main, *others = [
-        name for name in ("ridge", "ols", MATCHED) if (curve.table.regressor == name).any()
-    ]
-    lines = [(main, curve.scores(regressor=main))]
-    if curve.weights != "random":
-        lines += [
-            (kind, curve.scores(regressor=main, weights=kind)) for kind in ("random", "permuted")
-        ]
-    lines += [(name, curve.scores(regressor=name)) for name in others]
-    lines = [(name, rows.set_index("layer")) for name, rows in lines if len(rows)]
-    own = lines[0][1]
-    has_learned = own.learned.notna().any()
-    first = own.iloc[0]
-    subsets = ", ".join(sorted(set(curve.table.subset) - {MEAN}))
+    """Mean over subsets, a row a layer: R², what of it is learned, random twins, least squares.
+
+    It fits into 80 characters; `curve.csv` has the other controls and regressors.
+    """
+    main = curve.regressor
+    own = curve.scores(regressor=main).set_index("layer")
+    columns = {f"{main} [95 %]": _with_interval(own, "r2")}
+    if own.learned.notna().any():
+        columns["learned [95 %]"] = _with_interval(own, "learned")
+    twin = curve.scores(weights="random", regressor=main)
+    if curve.weights != "random" and len(twin):
+        columns["random"] = [_score(value) for value in twin.r2]
+    ols = curve.scores(regressor="ols")
+    if main != "ols" and len(ols):
+        columns["ols"] = [_score(value) for value in ols.r2]
+    first, subsets = own.iloc[0], ", ".join(sorted(set(curve.table.subset) - {MEAN}))
     title = f"R² of {first.measure}, {first.model}, {first.n_images} images ({subsets})"
     table = Table(title=title, title_justify="left", box=None, pad_edge=False)
-    table.add_column("layer", overflow="fold")
-    table.add_column("d", justify="right")
-    for name, _ in lines:
+    table.add_column("layer", overflow="fold", min_width=12)
+    for name in ("d", *columns):
         table.add_column(name, justify="right", no_wrap=True)
-        if name == main:
-            table.add_column("95 % interval", justify="right", no_wrap=True)
-            if has_learned:
-                table.add_column("learned", justify="right", no_wrap=True)
-                table.add_column("95 % interval", justify="right", no_wrap=True)
-    for point in curve.points:
-        cells = []
-        for name, rows in lines:
-            row = rows.loc[point.layer]
-            cells.append(_score(row.r2))
-            if name == main:
-                cells.append(f"[{_score(row.r2_low)}, {_score(row.r2_high)}]")
-                if has_learned:
-                    cells.append(_score(row.learned))
-                    cells.append(f"[{_score(row.learned_low)}, {_score(row.learned_high)}]")
-        is_peak = point.layer == own.r2.idxmax()
-        table.add_row(point.label, str(point.channels), *cells, style="bold" if is_peak else None)
+    for point, *cells in zip(curve.points, *columns.values(), strict=True):
+        style = "bold" if point.layer == own.r2.idxmax() else None
+        table.add_row(point.label, str(point.channels), *cells, style=style)
     return table
+
+
+def _with_interval(rows: pd.DataFrame, name: str) -> list[str]:
+    return [
+        f"{_score(row[name])} [{_score(row[f'{name}_low'])}, {_score(row[f'{name}_high'])}]"
+        for row in rows.to_dict("records")
+    ]
 
 
 def controls_in_words(curve: Curve) -> str:
