@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from scalecut import Curve, DataError, ProbePoint
-from scalecut.curve import COLUMNS, compared
+from scalecut.curve import COLUMNS, compare
 from scalecut.stats import interval
 
 LAYERS = {"a": "", "b": "add_2", "c": "", "logits": "pre_softmax", "softmax": "softmax"}
@@ -164,6 +164,13 @@ def test_learning_table_goes_from_few_images_to_all(rng):
     assert table.n_fit.tolist() == [7] * 5 + [28] * 5
     assert table.r2.tolist() == [0.1, 0.2, 0.1, 0.1, 0.0, 0.3, 0.8, 0.5, 0.5, 0.1]
     assert curve.fewer[0].evidence().n_fit == 7
+    assert curve.learning_lines() == [
+        "    7 to fit: R² 0.20 at b (add_2), falls by 0.10 after b (add_2), 0.10 at logits "
+        "(pre_softmax)",
+        "   28 to fit: R² 0.80 at b (add_2), falls by 0.30 after b (add_2), 0.50 at logits "
+        "(pre_softmax)",
+    ]
+    assert whole.learning_lines() == []
 
 
 # --- two networks --------------------------------------------------------------------------------
@@ -174,17 +181,17 @@ def test_networks_are_compared_image_by_image(rng):
     noise = [shared + 0.001 * rng.normal(size=(5, 500)) for _ in range(2)]
     one = curve_of(made_up(rng, [0.3, 0.8, 0.5, 0.5, 0.1], noise=noise[0]))
     other = curve_of(made_up(rng, [0.3, 0.4, 0.5, 0.75, 0.1], noise=noise[1]))
-    row = compared(one, other).iloc[0]
+    row = compare(one, other).iloc[0]
     assert (row.layer, row.other_layer) == ("b", "logits")
     assert row.difference == pytest.approx(0.05)
     assert 0.04 < row.difference_low < 0.05 < row.difference_high < 0.06  # the noise is shared
-    row = compared(one, other, ("add_2", "c")).iloc[0]
+    row = compare(one, other, ("add_2", "c")).iloc[0]
     assert (row.layer, row.other_layer, row.difference) == ("b", "c", pytest.approx(0.3))
 
 
 def test_curve_compared_with_itself_differs_by_nothing(rng):
     curve = curve_of(made_up(rng, [0.3, 0.8, 0.5, 0.5, 0.1]))
-    row = compared(curve, curve).iloc[0]
+    row = compare(curve, curve).iloc[0]
     assert row.difference == row.difference_low == row.difference_high == 0
 
 
@@ -192,7 +199,7 @@ def test_curves_of_other_images_or_splits_are_not_compared(rng):
     curve = curve_of(made_up(rng, [0.3, 0.8, 0.5, 0.5, 0.1]))
     images = replace(curve, provenance=PROVENANCE | {"images": {"sha256": "other"}})
     with pytest.raises(DataError) as error:
-        compared(curve, images)
+        compare(curve, images)
     assert str(error.value) == (
         "The two runs are not of the same images ({'sha256': 'same'} and {'sha256': 'other'}), so "
         "they cannot be compared image by image. Probe both networks with the same --data, "
@@ -200,13 +207,13 @@ def test_curves_of_other_images_or_splits_are_not_compared(rng):
     )
     splits = replace(curve, provenance=PROVENANCE | {"probe": {"repeats": 5, "seed": 0}})
     with pytest.raises(DataError, match="not of the same splits"):
-        compared(curve, splits)
+        compare(curve, splits)
 
 
 def test_unknown_layer_is_not_compared(rng):
     curve = curve_of(made_up(rng, [0.3, 0.8, 0.5, 0.5, 0.1]))
     with pytest.raises(DataError) as error:
-        compared(curve, curve, ("b", "mixed8"))
+        compare(curve, curve, ("b", "mixed8"))
     assert str(error.value) == (
         "The curve of net has no layer 'mixed8'. It has 4, from 'a' to 'logits'."
     )

@@ -33,7 +33,7 @@ def cache_folder(tmp_path_factory):
 
 
 @cache
-def curve(model, precision="bfloat16", controls=("random", "shuffled")):
+def curve(model, precision="bfloat16", controls=("random", "pixels", "shuffled"), twins=1):
     file = WEIGHTS.get(model)
     return scalecut.probe(
         model,
@@ -43,6 +43,7 @@ def curve(model, precision="bfloat16", controls=("random", "shuffled")):
         allow_partial=True,
         precision=precision,
         controls=controls,
+        twins=twins,
     )
 
 
@@ -75,6 +76,11 @@ def test_inception_v3_shows_the_papers_collapse_with_least_squares_and_none_with
         "Mixed_7b (mixed9)", "Mixed_7c (mixed10)", "pooled", "logits (pre_softmax)", "softmax"
     ]  # fmt: skip
     assert all("Mixed_7b.branch3x3dbl_2.conv" in item.reason for item in found.layers_left_out)
+    # the weights end at the peak, so no fall is claimed
+    evidence = found.evidence()
+    assert evidence.peak == "Mixed_7a"
+    assert evidence.fall_after is None
+    assert evidence.learned_low > 0.5
 
 
 def test_resnet50_of_the_paper_collapses_early_with_least_squares_and_rises_with_ridge():
@@ -90,7 +96,7 @@ def test_resnet50_of_the_paper_collapses_early_with_least_squares_and_rises_with
 
 
 def test_efficientnet_peaks_before_its_end_and_forgets_towards_the_logits():
-    found = curve("tf_efficientnet_lite0")
+    found = curve("tf_efficientnet_lite0", twins=3)
     ridge = line(found)
     peak = max(ridge, key=ridge.get)
     assert peak.startswith(("blocks.4.", "blocks.5."))
@@ -98,10 +104,19 @@ def test_efficientnet_peaks_before_its_end_and_forgets_towards_the_logits():
     assert ridge["pre_softmax"] <= ridge[peak] - 0.12
     assert ridge["softmax"] > -0.2
     check_controls(found, highest_random=0.25)
+    evidence = found.evidence()
+    assert evidence.learned >= 0.5
+    assert evidence.learned_low > 0.4
+    assert evidence.p_value < 0.01
+    assert all(layer.startswith(("blocks.4.", "blocks.5.")) for layer in evidence.confidence_set)
+    assert evidence.fall_after is not None
+    assert evidence.fall_p_value < 0.01
+    assert evidence.last == "logits"
+    assert evidence.last_loss_low > 0.1
 
 
 def test_bfloat16_and_float32_give_the_same_ridge_curve():
-    fast = curve("tf_efficientnet_lite0")
+    fast = curve("tf_efficientnet_lite0", twins=3)
     exact = curve("tf_efficientnet_lite0", precision="float32", controls=())
     for subset in (*ANIMALS, "mean"):
         one, other = line(fast, subset=subset), line(exact, subset=subset)

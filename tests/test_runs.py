@@ -17,7 +17,7 @@ import pytest
 from rich.console import Console
 
 from scalecut import Curve, DataError, OutputError, ProbePoint
-from scalecut.curve import compared
+from scalecut.curve import compare
 from scalecut.images import LeftOut
 from scalecut.models import Preprocessing, Weights
 from scalecut.report import draw
@@ -259,7 +259,14 @@ def test_run_json_holds_what_was_asked_and_what_it_was_computed_from(tmp_path):
     told = json.loads((folder / "run.json").read_text(encoding="utf-8"))
     assert list(told) == [
         *("format", "command", "settings", "written", "versions", "machine"),
-        *(*facts, "evidence", "points", "layers_left_out", "images_left_out"),
+        *(
+            *facts,
+            "evidence",
+            "evidence_with_fewer_to_fit",
+            "points",
+            "layers_left_out",
+            "images_left_out",
+        ),
     ]
     assert told["format"] == FORMAT
     assert told["command"] == "scalecut probe net"
@@ -453,7 +460,7 @@ def test_collapsed_scores_are_shown_without_decimals():
 
 
 def test_comparison_has_a_row_a_subset():
-    rows = compared(curve(), curve())
+    rows = compare(curve(), curve())
     lines = shown(comparison_table(rows, "one", "other"), width=120)
     assert lines[0].strip() == "R² of one less other"
     assert [line.split()[0] for line in lines[2:]] == ["dog", "mean"]

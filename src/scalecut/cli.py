@@ -20,7 +20,8 @@ from .console import (
     print_run,
     records,
 )
-from .curve import Curve, compared
+from .curve import Curve
+from .curve import compare as compare_curves
 from .errors import DataError
 from .experiments import beyond_the_curve
 from .features import resolved_precision
@@ -261,7 +262,7 @@ def compare(
             "add_13,mixed8."
         )
     one, two = runs.read_run(run), runs.read_run(other)
-    table = compared(one, two, (pair[0], pair[1]) if pair else None)
+    table = compare_curves(one, two, (pair[0], pair[1]) if pair else None)
     if as_json:
         print_json(records(table))
         return
@@ -362,6 +363,8 @@ def _finish(curve: Curve, folder: Path, settings: dict[str, object], as_json: bo
         return
     OUT.print(curve_table(curve))
     OUT.print(f"Controls: {controls_in_words(curve) or 'none'}.", soft_wrap=True)
+    for line in curve.learning_lines():
+        OUT.print(line, soft_wrap=True)
     print_left_out(curve.layers_left_out, "layers")
     print_left_out(curve.images_left_out, "images")
     print_run(folder, "curve.png", curve.finding())

@@ -206,6 +206,25 @@ class Curve:
             is_in_confidence_set=np.isin(np.arange(len(r2)), best.confidence_set),
         )
 
+    def learning_lines(self) -> list[str]:
+        """Peak and fall by the number of images to fit, a line each; none without a learning curve.
+
+        A curve holds for the n that it was fitted to: with fewer images wide layers lose most.
+        """
+        return [each.peak_and_fall() for each in (*self.fewer, self)] if self.fewer else []
+
+    def peak_and_fall(self) -> str:
+        """Where scale is told best and where it is lost, for the images to fit that there were."""
+        found = self.evidence()
+        label = {point.layer: point.label for point in self.points}
+        lost = "no fall shown"
+        if found.fall_after is not None:
+            lost = f"falls by {found.fall:.2f} after {label[found.fall_after]}"
+        return (
+            f"{found.n_fit:>5} to fit: R² {found.r2:.2f} at {label[found.peak]}, {lost}, "
+            f"{found.last_r2:.2f} at {label[found.last]}"
+        )
+
     def finding(self) -> str:
         """What was found, in one sentence."""
         found = self.evidence()
@@ -254,7 +273,7 @@ class Curve:
         return rows[np.argsort(table.depth.to_numpy()[rows], kind="stable")]
 
 
-def compared(one: Curve, other: Curve, layers: tuple[str, str] | None = None) -> pd.DataFrame:
+def compare(one: Curve, other: Curve, layers: tuple[str, str] | None = None) -> pd.DataFrame:
     """R² of one network less that of another, subset by subset, paired image by image.
 
     Args:

@@ -129,6 +129,7 @@ def write_curve(
     facts = {
         **curve.provenance,
         "evidence": {subset: curve.evidence(subset) for subset in subsets},
+        "evidence_with_fewer_to_fit": [each.evidence() for each in curve.fewer],
         "points": curve.points,
         "layers_left_out": curve.layers_left_out,
         "images_left_out": curve.images_left_out,
