@@ -127,8 +127,8 @@ def test_differences_are_paired_and_against_the_peak(rng):
         (
             [0.8, 0.3, 0.798, 0.797, 0.1],
             {"learned": np.nan, "weights": "random"},
-            "net carries the object's scale best at a (95 % set: 3 layers from a to logits "
-            "(pre_softmax)): R² 0.80 [0.70, 0.85]; no fall is shown after it (p = ",
+            "net carries the object's scale best at a (95 % set: a, c, logits (pre_softmax)): "
+            "R² 0.80 [0.70, 0.85]; no fall is shown after it (p = ",
         ),
     ],
 )
@@ -140,6 +140,17 @@ def test_finding_is_one_sentence(r2, line, sentence):
 def test_finding_says_that_no_fall_is_shown(rng):
     said = curve_of(made_up(rng, [0.6, 0.62, 0.61, 0.6, 0.1], spread=0.2)).finding()
     assert "; no fall is shown after it (p = " in said
+
+
+def test_finding_says_that_the_peak_is_the_last_layer_that_was_read(rng):
+    said = curve_of(made_up(rng, [0.3, 0.4, 0.5, 0.8, 0.1])).finding()
+    assert "is learned; no layer was read after it; 28 images to fit." in said
+
+
+def test_long_set_with_gaps_is_counted(rng):
+    layers = dict.fromkeys("abcdef", "")
+    curve = curve_of(made_up(rng, [0.8, 0.3, 0.8, 0.8, 0.3, 0.8], layers=layers), layers=layers)
+    assert "(95 % set: 4 layers from a to f): " in curve.finding()
 
 
 def test_finding_of_a_single_layer(rng):

@@ -4,6 +4,7 @@ In the scenes that these networks are shown, the red channel tells where the obj
 """
 
 import itertools
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -15,7 +16,6 @@ from sklearn.preprocessing import OneHotEncoder, StandardScaler
 from torch import nn
 from torch.nn import functional
 
-import scalecut.instrument as module
 from scalecut.errors import DataError, LayerError, ModelError
 from scalecut.images import LeftOut
 from scalecut.instrument import (
@@ -33,6 +33,7 @@ from scalecut.models import Network, Preprocessing, Weights
 from scalecut.regression import PENALTIES
 from scalecut.scenes import OBJECTS, Picture, largest_share, random_scene, render
 
+module = sys.modules["scalecut.instrument"]  # the name is that of the function, too
 SIDE = 64
 CANVASES = (48, 64, 88)
 AS_IT_IS = Preprocessing(height=SIDE, width=SIDE, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
@@ -116,7 +117,7 @@ class Planted(nn.Module):
 def planted(functions=KNOWN, side=SIDE):
     """A network of these functions, and its points."""
     network = Planted(functions)
-    example = torch.rand(1, 3, side, side)
+    example = torch.full((1, 3, side, side), 0.5)
     points = [
         ProbePoint(name, "", depth, name, "output", channels=function(example).shape[1])
         for depth, (name, function) in zip(
@@ -280,7 +281,7 @@ def test_canvases_on_which_the_network_cannot_run_are_left_out_with_the_reason(p
 def test_canvases_on_which_a_layer_has_another_width_are_left_out(plainly_drawn):
     flat = {"flat": lambda x: x[:, 0, 0, :40]}
     found = measured(flat, canvases=[32, 48, 64], shares=(0.1, 0.5))
-    assert found.left_out == (LeftOut("32 px", "flat has 32 features there, not 40"),)
+    assert found.left_out == (LeftOut("32 px", "flat gives 32 values there, not 40"),)
 
 
 def test_canvases_too_small_for_an_object_are_left_out(plainly_drawn):
@@ -298,7 +299,7 @@ def only_64(x):
 def test_network_of_one_size_is_told_how_to_do_without_the_factor():
     assert message(lambda: measured({"only": only_64}), ModelError) == (
         "planted runs on 1 of 5 canvases; on 32 px it does not (Input height (32) doesn't match "
-        "model (64).). Image size needs two: give other canvases, or canvases=[64] to set object "
+        "model (64)). Image size needs two: give other canvases, or canvases=[64] to set object "
         "scale alone."
     )
 
@@ -306,7 +307,7 @@ def test_network_of_one_size_is_told_how_to_do_without_the_factor():
 def test_no_canvas_at_all_is_refused():
     assert message(lambda: measured({"only": only_64}, canvases=[48]), ModelError) == (
         "planted runs on 0 of 1 canvases; on 48 px it does not (Input height (48) doesn't match "
-        "model (64).). Image size needs two: give other canvases, or canvases=[64] to set object "
+        "model (64)). Image size needs two: give other canvases, or canvases=[64] to set object "
         "scale alone."
     )
 

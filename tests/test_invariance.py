@@ -386,7 +386,7 @@ def test_size_at_which_a_network_folds_the_picture_into_the_batch_is_left_out():
     with pytest.raises(ModelError, match="runs at none of 8 sizes but its own"):
         looked(network, textured(6))
     points = [point for point in chosen_points(network)[0] if point.layer == "softmax"]
-    with pytest.raises(ModelError, match=r"\(layer 'softmax' then gives 8 values, not 2\)"):
+    with pytest.raises(ModelError, match=r"\(softmax gives 8 values there, not 2\)"):
         invariance(network, textured(6), points, octaves=(1,), precision="float32")
 
 

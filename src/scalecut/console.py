@@ -66,9 +66,11 @@ def print_left_out(items: Sequence[LeftOut], what: str) -> None:
         OUT.print(f"  ... and {len(items) - MOST_LINES} more; run.json lists them all")
 
 
-def print_run(folder: Path, picture: str, finding: str) -> None:
-    """The closing lines: where the run lies, and what was found."""
-    OUT.print(f"Run:     {folder}\nPicture: {folder / 'figures' / picture}", soft_wrap=True)
+def print_run(folder: Path, pictures: Sequence[str], finding: str) -> None:
+    """The closing lines: where the run and its first picture lie, and what was found."""
+    OUT.print(f"Run:     {folder}", soft_wrap=True)
+    for picture in pictures[:1]:
+        OUT.print(f"Picture: {folder / 'figures' / picture}", soft_wrap=True)
     OUT.print(finding, style="bold", soft_wrap=True)
 
 

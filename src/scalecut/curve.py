@@ -241,7 +241,9 @@ class Curve:
                 f", of which {found.learned:.2f} [{found.learned_low:.2f}, "
                 f"{found.learned_high:.2f}] is learned"
             )
-        if found.fall_after is None:
+        if found.peak == found.last:
+            said += "; no layer was read after it"
+        elif found.fall_after is None:
             said += f"; no fall is shown after it (p = {found.fall_p_value:.2g})"
         else:
             where = label[found.fall_after]
@@ -351,4 +353,6 @@ def _set_in_words(found: Evidence, candidates: Sequence[str], label: Mapping[str
         return "the 95 % set is this layer alone"
     if last - first + 1 == len(names):
         return f"95 % set: {label[names[0]]} to {label[names[-1]]}"
+    if len(names) <= 3:
+        return f"95 % set: {', '.join(label[name] for name in names)}"
     return f"95 % set: {len(names)} layers from {label[names[0]]} to {label[names[-1]]}"

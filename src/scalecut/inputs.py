@@ -13,6 +13,7 @@ from typing import cast
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from .annotations import read_images
 from .errors import DataError, LayerError, ModelError, ScalecutError
@@ -62,14 +63,33 @@ def chosen_points(
         if isinstance(error, ScalecutError):
             raise
         height, width = network.preprocessing.height, network.preprocessing.width
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ModelError(
-            f"{network.name} does not run on {height} x {width} px ({reason[:100]}). Give another "
-            "--input-size, or the network's own."
+            f"{network.name} does not run on {height} x {width} px ({first_line(error)}). Give "
+            "another --input-size, or the network's own."
         ) from error
     if layers:
         points = select_layers(points, layers)
     return answerable(network, points)
+
+
+def refusal(
+    points: Sequence[ProbePoint], pooled: Callable[[Tensor], list[np.ndarray]], batch: Tensor
+) -> str:
+    """Why a network cannot be used on inputs of this size; empty if it can."""
+    try:
+        answers = pooled(batch)
+    except (RuntimeError, AssertionError, ValueError) as error:
+        return first_line(error)
+    for point, answer in zip(points, answers, strict=True):
+        if answer.shape != (len(batch), point.channels):
+            n = answer.size // len(batch)
+            return f"{point.label} gives {n} values there, not {point.channels}"
+    return ""
+
+
+def first_line(error: Exception) -> str:
+    """The beginning of what a library said, short enough to stand inside a sentence."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:100].rstrip(".")
 
 
 def twin_of(

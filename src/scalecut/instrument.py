@@ -33,10 +33,10 @@ from jaxtyping import Float64, Int
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 
-from .errors import DataError, ModelError, ScalecutError
+from .errors import DataError, ModelError
 from .features import Features, Progress, forward, resolved_device, resolved_precision
 from .images import LeftOut
-from .inputs import check_finite, check_names
+from .inputs import check_finite, check_names, refusal
 from .layers import ProbePoint
 from .models import Network, Preprocessing
 from .regression import decompose, nested_ridge
@@ -359,21 +359,12 @@ def _runnable(
 
 def _obstacle(
     preprocessing: Preprocessing, points: Sequence[ProbePoint], pooled: Pooled, canvas: int
-) -> str | None:
-    """Why the network cannot be used on a canvas; None if it can."""
+) -> str:
+    """Why the network cannot be used on a canvas; empty if it can."""
     if canvas < SMALLEST_CANVAS:
         return f"objects can be seen on {SMALLEST_CANVAS} px or more"
     blank = np.full((1, canvas, canvas, 3), 128, dtype=np.uint8)
-    try:
-        answers = pooled(preprocessing.tensor(blank))
-    except (RuntimeError, AssertionError, ValueError) as error:
-        if isinstance(error, ScalecutError):
-            raise
-        return (str(error).strip().splitlines() or [type(error).__name__])[0][:100]
-    for point, answer in zip(points, answers, strict=True):
-        if answer.shape[1] != point.channels:
-            return f"{point.label} has {answer.shape[1]} features there, not {point.channels}"
-    return None
+    return refusal(points, pooled, preprocessing.tensor(blank))
 
 
 # --- from features to the table ------------------------------------------------------------------

@@ -22,7 +22,7 @@ from torch import Tensor
 from .errors import DataError, LayerError, ModelError
 from .features import Progress, forward, resolved_device, resolved_precision
 from .images import INTERPOLATIONS, ImageSet, LeftOut, fitted
-from .inputs import Stages, check_names
+from .inputs import Stages, check_names, refusal
 from .layers import SOFTMAX, ProbePoint
 from .measures import Box, Frame
 from .models import Network, Preprocessing
@@ -183,7 +183,9 @@ def _views(
         for octaves in grid:
             factor = 2.0**octaves if change == "image-size" else 1.0
             view = _View(change, octaves, round(own.height * factor), round(own.width * factor))
-            reason = _refusal(network, points, pooled, view) if factor != 1 else ""
+            blank = np.zeros((1, view.height, view.width, 3), np.uint8)
+            batch = network.preprocessing.tensor(blank)
+            reason = refusal(points, pooled, batch) if factor != 1 else ""
             if reason:
                 place = f"{change} {octaves:+g} octaves ({view.height} x {view.width} px)"
                 left_out.append(LeftOut(place, reason))
@@ -196,19 +198,6 @@ def _views(
             "size as it is, or take another network."
         )
     return views, left_out
-
-
-def _refusal(network: Network, points: Sequence[ProbePoint], pooled: _Pooled, view: _View) -> str:
-    """Why the network does not run at this size; empty if it does."""
-    blank = network.preprocessing.tensor(np.zeros((1, view.height, view.width, 3), np.uint8))
-    try:
-        answers = pooled(blank)
-    except (RuntimeError, AssertionError, ValueError) as error:
-        return (str(error).strip().splitlines() or [type(error).__name__])[0][:100].rstrip(".")
-    for point, answer in zip(points, answers, strict=True):
-        if answer.shape != (1, point.channels):
-            return f"layer {point.layer!r} then gives {answer.size} values, not {point.channels}"
-    return ""
 
 
 def _answers(

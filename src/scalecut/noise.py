@@ -17,7 +17,7 @@ from torch import Tensor
 from .errors import DataError, LayerError, ModelError, ScalecutError
 from .features import Progress, forward, resolved_device, resolved_precision
 from .images import Image, ImageSet
-from .inputs import Stages, check_names, check_size
+from .inputs import Stages, check_names, check_size, first_line
 from .layers import ProbePoint
 from .models import Network
 from .padding import PADDINGS, padded
@@ -225,8 +225,7 @@ def _answers(
         if isinstance(error, ScalecutError):
             raise
         side = batch.shape[-1]
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:100].rstrip(".")
         raise ModelError(
-            f"{network.name} does not run on {side} x {side} px ({reason}), but image size "
-            "can only be read if it varies. Give other sizes, or a network that takes any."
+            f"{network.name} does not run on {side} x {side} px ({first_line(error)}), but image "
+            "size can only be read if it varies. Give other sizes, or a network that takes any."
         ) from error

@@ -90,7 +90,7 @@ def pixels_of(text: str) -> list[int]:
         DataError: if a part is not a whole number above 0.
     """
     sides = listed(text)
-    wrong = [side for side in sides if not side.isdigit() or int(side) < 1]
+    wrong = [side for side in sides if not side.isdecimal() or int(side) < 1]
     if wrong:
         raise DataError(f"{wrong[0]!r} is not a side in pixels. Give whole numbers: 160,224,320.")
     return [int(side) for side in sides]
@@ -104,8 +104,9 @@ def octaves_of(text: str, side: int) -> list[float]:
     """
     octaves = []
     for part in listed(text):
+        in_pixels = part.endswith("px")
         try:
-            factor = float(part.removesuffix("px")) / (side if part.endswith("px") else 1)
+            factor = float(part.removesuffix("px")) / (side if in_pixels else 1)
         except ValueError:
             factor = math.nan
         if not 1 / 64 <= factor <= 64:
@@ -113,8 +114,11 @@ def octaves_of(text: str, side: int) -> list[float]:
                 f"{part!r} is no size. Give factors of the training resolution from 1/64 to 64, "
                 f"such as 0.5,1,2, or pixels, such as {side // 2}px,{side}px."
             )
-        # 0.71 and 1.41 mean the square roots of 1/2 and 2: half octaves
-        octaves.append(round(2 * math.log2(factor), 1) / 2)
+        exact = math.log2(factor)
+        half = round(2 * exact) / 2
+        # 0.71 and 1.41 mean the square roots of 1/2 and 2: half octaves, if the pixels are the same
+        is_half = round(side * 2**half) == round(side * factor) if in_pixels else abs(exact - half) < 0.025
+        octaves.append(half if is_half else exact)
     return octaves
 
 
@@ -125,7 +129,9 @@ def with_input(
     changed: dict[str, object] = {"interpolation": interpolation} if interpolation else {}
     if size:
         sides = size.lower().split("x")
-        if len(sides) > 2 or not all(side.strip().isdigit() and int(side) > 0 for side in sides):
+        if len(sides) > 2 or not all(
+            side.strip().isdecimal() and int(side) > 0 for side in sides
+        ):
             raise ModelError(
                 f"An input size of {size!r} is not understood. Give pixels, such as 224 or 224x320."
             )

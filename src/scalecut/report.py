@@ -10,13 +10,15 @@ from pandas import DataFrame
 
 from . import runs
 from .charts import (
+    ANSWERS,
+    MOVES,
     directions_figure,
     drift_figure,
     invariance_figure,
     noise_figure,
     scenes_figure,
 )
-from .errors import OutputError
+from .errors import DataError, OutputError
 from .figures import (
     STYLE,
     curve_figure,
@@ -59,7 +61,6 @@ def draw(run: Path) -> list[Path]:
 
 def _figures(run: Path) -> Iterator[tuple[str, Figure]]:
     """Names and figures of whatever tables the run has."""
-    facts = runs.read_facts(run)
     drawn = {
         "invariance": {"invariance": invariance_figure, "drift": drift_figure},
         "noise": {"noise": noise_figure},
@@ -67,13 +68,26 @@ def _figures(run: Path) -> Iterator[tuple[str, Figure]]:
         "rcv": {"directions": directions_figure},
         "learning": {"learning": learning_figure},
     }
+    # a network without logits has no answers, and sizes less than an octave apart no drift
+    needed = {"invariance": set(ANSWERS), "drift": set(MOVES)}
     present = [name for name in drawn if (run / f"{name}.csv").is_file()]
     if (run / "curve.csv").is_file() or not present:
-        yield from _curve_figures(runs.read_curve(run), facts)
+        yield from _curve_figures(runs.read_curve(run), runs.read_facts(run))
     for name in present:
-        table = runs.read_table(run, name)
+        table = _table(run, name)
         for figure, make in drawn[name].items():
-            yield figure, make(table)
+            if figure not in needed or needed[figure] & set(table.get("quantity", needed[figure])):
+                yield figure, make(table)
+
+
+def _table(run: Path, name: str) -> DataFrame:
+    runs.read_facts(run)
+    try:
+        return runs.read_table(run, name)
+    except (OSError, ValueError) as error:
+        raise DataError(
+            f"The run {str(run)!r} has no readable {name}.csv ({error}). Run the command again."
+        ) from error
 
 
 def _curve_figures(frame: DataFrame, facts: Mapping[str, Any]) -> Iterator[tuple[str, Figure]]:

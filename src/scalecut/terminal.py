@@ -25,6 +25,7 @@ from .layers import ProbePoint
 from .scores import MEAN
 
 ALPHA = 0.05
+OF_LAYERS = ("regression", "comparison", "directions")  # stages that count layers, not images
 
 # fmt: off
 LAYER_COLUMNS = (
@@ -206,7 +207,7 @@ def bars(console: Console, *, quiet: bool) -> Iterator[Callable[[str, int, int],
                 tasks[stage] = shown.add_task(stage, total=total, speed="")
                 began[stage] = (time.perf_counter(), done)
             seconds, first = time.perf_counter() - began[stage][0], began[stage][1]
-            unit = "layers" if stage.startswith("regression") else "images"
+            unit = "layers" if stage.startswith(OF_LAYERS) else "images"
             speed = (
                 f"{(done - first) / seconds:.0f} {unit}/s" if done > first and seconds > 0.5 else ""
             )
