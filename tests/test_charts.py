@@ -201,7 +201,12 @@ def test_directions_have_a_line_for_each_subset():
         for subset in ("dog", "cat", "horse"):
             values = found(table, quantity=quantity, subset=subset)
             np.testing.assert_array_equal(drawn(axes, subset).get_ydata(), values)
-    assert "unrelated" in texts(stability)
+    assert "shuffled measure" not in texts(stability)
+    by_chance = table[table["quantity"] == "stability_degrees"]
+    by_chance = by_chance.assign(quantity="stability_shuffled_degrees")
+    stability, *_ = panels(directions_figure(pd.concat([table, by_chance], ignore_index=True)))
+    means = by_chance.groupby("layer", sort=False)["value"].mean()
+    np.testing.assert_allclose(drawn(stability, "shuffled measure").get_ydata(), means)
 
 
 def test_transfer_is_the_mean_over_pairs_beside_that_of_the_same_subset():
@@ -305,7 +310,11 @@ def test_table_without_a_column_is_refused_with_the_remedy(draws):
         (invariance_figure, "agreement, probability_change, jensen_shannon"),
         (drift_figure, "drift, map_error"),
         (scenes_figure, ", ".join(SCENES)),
-        (directions_figure, "stability_degrees, channels_90, transfer_r2"),
+        (
+            directions_figure,
+            "stability_degrees, channels_90, stability_shuffled_degrees, channels_90_shuffled, "
+            "transfer_r2",
+        ),
     ],
 )
 def test_table_without_anything_to_draw_is_refused_with_the_remedy(draws, wanted):

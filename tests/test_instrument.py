@@ -117,7 +117,7 @@ class Planted(nn.Module):
 def planted(functions=KNOWN, side=SIDE):
     """A network of these functions, and its points."""
     network = Planted(functions)
-    example = torch.full((1, 3, side, side), 0.5)
+    example = torch.linspace(0, 0.7, 3 * side**2).reshape(1, 3, side, side)
     points = [
         ProbePoint(name, "", depth, name, "output", channels=function(example).shape[1])
         for depth, (name, function) in zip(

@@ -3,7 +3,7 @@
 A part that the table does not have is not drawn. Bands are the intervals of the table.
 """
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
 from typing import Any, TypeAlias
 
@@ -62,7 +62,7 @@ SCENES: tuple[tuple[str, Scale, dict[str, str]], ...] = (
     ),
     (
         "Variance of the features explained",
-        Scale("share"),
+        Scale("share", top=0.2),
         {
             "object_scale_effect": "object scale",
             "image_size_effect": "image size",
@@ -88,10 +88,16 @@ SCENES: tuple[tuple[str, Scale, dict[str, str]], ...] = (
 DIRECTIONS = {
     "stability_degrees": (
         "Angle between the directions of two fits",
-        Scale("degrees", top=90.0, named={90.0: "unrelated"}),
+        Scale("degrees", top=60.0),
+        "stability_shuffled_degrees",
     ),
-    "channels_90": ("Channels that carry 90 % of the direction", Scale("share")),
+    "channels_90": (
+        "Channels that carry 90 % of the direction",
+        Scale("share", top=0.6),
+        "channels_90_shuffled",
+    ),
 }
+BY_CHANCE = Look("shuffled measure", QUIET, ":", "", 1.8)
 
 
 def invariance_figure(table: pd.DataFrame) -> Figure:
@@ -181,6 +187,7 @@ def directions_figure(table: pd.DataFrame) -> Figure:
     """How stable the direction of scale is by layer, how many channels carry it, where it holds.
 
     Transfer is averaged: over the pairs of two subsets, and over the subsets and their own images.
+    So is what a shuffled measure gives.
 
     Args:
         table: as `rcv` gives it, of one model.
@@ -188,31 +195,36 @@ def directions_figure(table: pd.DataFrame) -> Figure:
     Raises:
         DataError: if a column or all of the quantities are not there, or there are several models.
     """
-    known = (*DIRECTIONS, "transfer_r2")
+    by_chance = [shuffled for *_, shuffled in DIRECTIONS.values()]
+    known = (*DIRECTIONS, *by_chance, "transfer_r2")
     rows = _rows(table, "directions", ("subset", "other", *VALUE), known)
     names, subsets = layer_names(rows), list(dict.fromkeys(row["subset"] for row in rows))
     looks: Looks = {
         replace(named_look(subset, number), band_opacity=0.1): {"subset": subset}
         for number, subset in enumerate(subsets)
     }
+    looks[BY_CHANCE] = {"is_chance": True}
     panels: list[Panel] = []
-    for quantity, (title, scale) in DIRECTIONS.items():
+    for quantity, (title, scale, shuffled) in DIRECTIONS.items():
         here = [row for row in rows if row["quantity"] == quantity]
-        panels += _panel(title, scale, here, names, looks)
-    means = _mean_transfer(row for row in rows if row["quantity"] == "transfer_r2")
+        shuffles = [row for row in rows if row["quantity"] == shuffled]
+        chance = _means(shuffles, "is_chance", lambda row: True)
+        panels += _panel(title, scale, here + chance, names, looks)
+    transfers = [row for row in rows if row["quantity"] == "transfer_r2"]
+    means = _means(transfers, "is_own", lambda row: row["subset"] == str(row["other"]))
     own = _looks("is_own", {True: "the same subset", False: "another subset"})
     panels += _panel("Fitted to one subset, tested on", R2, means, names, own)
     return page_figure(rows[0]["model"], _caption(rows), [*names.values()], panels)
 
 
-def _mean_transfer(rows: Iterable[dict[str, Any]]) -> Rows:
+def _means(rows: Rows, kind: str, kind_of: Callable[[dict[str, Any]], bool]) -> Rows:
+    """The mean value by layer and kind, without an interval."""
     values: dict[tuple[str, bool], list[float]] = {}
     for row in rows:
-        key = row["layer"], row["subset"] == str(row["other"])
-        values.setdefault(key, []).append(row["value"])
+        values.setdefault((row["layer"], kind_of(row)), []).append(row["value"])
     return [
-        {"layer": layer, "is_own": is_own, "value": sum(each) / len(each)}
-        for (layer, is_own), each in values.items()
+        {"layer": layer, kind: of_kind, "value": sum(each) / len(each)}
+        for (layer, of_kind), each in values.items()
     ]
 
 

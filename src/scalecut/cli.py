@@ -367,7 +367,7 @@ def _finish(curve: Curve, folder: Path, settings: dict[str, object], as_json: bo
         OUT.print(line, soft_wrap=True)
     print_left_out(curve.layers_left_out, "layers")
     print_left_out(curve.images_left_out, "images")
-    print_run(folder, ["curve.png"], curve.finding())
+    print_run(folder, "curve.png", curve.finding())
 
 
 def _weights_found(model: str) -> str:

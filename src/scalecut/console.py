@@ -35,8 +35,8 @@ class Commands(TyperGroup):
             raise typer.Exit(2) from error
         except KeyboardInterrupt as error:
             ERR.print(
-                "scalecut: stopped. What was computed is kept: the same command goes on from "
-                "there.",
+                "scalecut: stopped, no run was written. Features that are cached are not computed "
+                "again.",
                 soft_wrap=True,
             )
             raise typer.Exit(130) from error
@@ -66,10 +66,10 @@ def print_left_out(items: Sequence[LeftOut], what: str) -> None:
         OUT.print(f"  ... and {len(items) - MOST_LINES} more; run.json lists them all")
 
 
-def print_run(folder: Path, pictures: Sequence[str], finding: str) -> None:
-    """The closing lines: where the run and its first picture lie, and what was found."""
+def print_run(folder: Path, picture: str, finding: str) -> None:
+    """The closing lines: where the run and its picture lie, if there is one, and what was found."""
     OUT.print(f"Run:     {folder}", soft_wrap=True)
-    for picture in pictures[:1]:
+    if picture:
         OUT.print(f"Picture: {folder / 'figures' / picture}", soft_wrap=True)
     OUT.print(finding, style="bold", soft_wrap=True)
 

@@ -1,6 +1,6 @@
 """The commands that go beyond the curve: image size, noise, scenes as an instrument, directions."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,12 +15,13 @@ from .console import ERR, OUT, command, place, print_json, print_left_out, print
 from .directions import rcv as directions_of
 from .errors import DataError
 from .images import ImageSet, LeftOut
-from .inputs import Reading, chosen_points, images_of
+from .inputs import LEAST_IMAGES, Look, Reading, check_names, chosen_points, images_of
 from .instrument import PLACES, instrument
+from .invariance import CHANGES
 from .invariance import invariance as invariance_of
 from .layers import SOFTMAX, ProbePoint
 from .models import Network, load_network, tensors_sha256
-from .noise import noise_curve
+from .noise import KINDS, noise_curve
 from .options import (
     BatchOption,
     DataOption,
@@ -60,7 +61,6 @@ class _Found:
     tables: dict[str, DataFrame]  # by the name of their file
     shown: list[Table]
     finding: str
-    picture: str
     left_out: tuple[LeftOut, ...] = ()
     arrays: Mapping[str, np.ndarray] = field(default_factory=dict)
 
@@ -110,8 +110,23 @@ def invariance(
             "Neither images nor noise were asked for. Give --data voc:DIR (or scenes), or --noise "
             "white, or both."
         )
+    if noise and noise_images < LEAST_IMAGES:
+        raise DataError(
+            f"{noise_images} pictures of noise are too few to fit and to test. Give --noise-images "
+            f"{LEAST_IMAGES} or more, 126 as usual."
+        )
     folder = place(out, f"{model}-invariance")
+    asked = _named(changes, CHANGES, "change")
+    kinds = _named(noise, KINDS, "noise") if noise else ()
+    paddings = _named(padding, PADDINGS, "padding")
+    how = Look(precision=precision, device=device, batch_size=batch_size)
     network, points, lacking = _network(model, weights, allow_partial, seed, input_size, layers)
+    octaves = octaves_of(sizes, network.preprocessing.height)
+    if data and not any(octaves):
+        raise DataError(
+            f"--sizes {sizes!r} names no size but the training resolution. Give others, such as "
+            "0.5,1,2."
+        )
     tables: dict[str, DataFrame] = {}
     left_out = lacking
     with bars(ERR, quiet=as_json) as progress:
@@ -124,22 +139,21 @@ def invariance(
                 network,
                 _some(image_set, at_most),
                 points,
-                octaves=octaves_of(sizes, network.preprocessing.height),
-                changes=listed(changes),
-                batch_size=batch_size,
+                octaves=octaves,
+                changes=asked,
+                batch_size=how.batch_size,
                 **look,
             )
             tables["invariance"] = found.table
             left_out = (*left_out, *image_set.left_out, *found.left_out)
         if noise:
-            ask = {"kinds": listed(noise), "paddings": listed(padding), "n": noise_images}
+            ask = {"kinds": kinds, "paddings": paddings, "n": noise_images}
             tables["noise"] = noise_curve(network, points, **ask, **look)
     shown = [size_table(tables["invariance"])] if data else []
     shown += [_noise_table(tables["noise"])] if noise else []
     said = [_of_sizes(tables["invariance"])] if data else []
     said += [_of_noise(tables["noise"])] if noise else []
-    picture = "invariance.png" if data else "noise.png"
-    _finish(_Found(tables, shown, " ".join(said), picture, left_out), network, folder, settings)
+    _finish(_Found(tables, shown, " ".join(said), left_out), network, folder, settings)
 
 
 def scenes(
@@ -173,15 +187,16 @@ def scenes(
     """
     settings = dict(locals())
     folder = place(out, f"{model}-scenes")
+    paddings, sides = _named(padding, PADDINGS, "padding"), pixels_of(canvases) or None
     network, points, lacking = _network(model, weights, allow_partial, seed, input_size, layers)
     with bars(ERR, quiet=as_json) as progress:
         look = {"precision": precision, "device": device, "seed": seed, "progress": progress}
-        sides = pixels_of(canvases) or None
         found = instrument(network, points, canvases=sides, place=where, n=contents, **look)
-        leaks = noise_curve(
-            network, points, kinds=["pink"], paddings=listed(padding), sizes=found.canvases, **look
-        )
-    table = runs.concatenated([found.table, _as_leaks(leaks)])
+        tables = [found.table]
+        if len(found.canvases) > 1:  # else there is no image size that could leak
+            ask = {"kinds": ["pink"], "paddings": paddings, "sizes": found.canvases}
+            tables.append(_as_leaks(noise_curve(network, points, **ask, **look)))
+    table = runs.concatenated(tables)
     names = {
         "object_scale_partial_r2": "object scale",
         "image_size_partial_r2": "image size",
@@ -193,10 +208,8 @@ def scenes(
     title = f"Partial R² of object scale and image size, gain, and R² of leaks, {model}"
     shown = [quantity_table(title, table, names)]
     left_out = (*lacking, *found.left_out)
-    finding = _of_scenes(table)
-    _finish(
-        _Found({"scenes": table}, shown, finding, "scenes.png", left_out), network, folder, settings
-    )
+    outcome = _Found({"scenes": table}, shown, _of_scenes(table), left_out)
+    _finish(outcome, network, folder, settings)
 
 
 def rcv(
@@ -234,6 +247,7 @@ def rcv(
     """
     settings = dict(locals())
     folder = place(out, f"{model}-rcv")
+    look = Look(fit, precision, device, batch_size)
     network, points, lacking = _network(model, weights, allow_partial, seed, input_size, layers)
     reading = Reading(tuple(listed(subset)), measure, objects, images_folder=images)
     image_set = images_of(data, network.preprocessing.frame(fit), reading, seed=seed)
@@ -244,10 +258,7 @@ def rcv(
             points,
             repeats=repeats,
             target_class=target_class or None,
-            fit=fit,
-            precision=precision,
-            device=device,
-            batch_size=batch_size,
+            **asdict(look),
             seed=seed,
             progress=progress,
         )
@@ -258,7 +269,6 @@ def rcv(
         "channels_90": "channels for 90 %",
         "own": "R² own",
         "transfer": "R² other",
-        "sensitivity": "sensitivity",
         "br": "Br",
     }
     title = f"Directions of {image_set.measure_name}, {model}, mean over subsets"
@@ -272,7 +282,6 @@ def rcv(
         {"rcv": found.table},
         [quantity_table(title, told, names)],
         _of_directions(told),
-        "directions.png",
         left_out,
         vectors,
     )
@@ -290,6 +299,14 @@ def _network(
     network = with_input(loaded, input_size)
     points, left_out = chosen_points(network, listed(layers))
     return network, points, left_out
+
+
+def _named(text: str, known: Sequence[str], what: str) -> tuple[str, ...]:
+    """Names of a comma-separated text, one at least."""
+    names = check_names(listed(text), known, what)
+    if not names:
+        raise DataError(f"No {what} is named. Give one or more of {', '.join(known)}.")
+    return names
 
 
 def _some(image_set: ImageSet, n: int) -> ImageSet:
@@ -315,7 +332,7 @@ def _finish(found: _Found, network: Network, folder: Path, settings: dict[str, o
         runs.write_run(made, found.tables, facts, command=command(), settings=asked)
         if found.arrays:
             runs.write_arrays(found.arrays, made / "rcv.npz")
-        draw(made)
+        pictures = draw(made)
     if settings["as_json"]:
         tables = {name: records(table) for name, table in found.tables.items()}
         print_json(
@@ -325,7 +342,7 @@ def _finish(found: _Found, network: Network, folder: Path, settings: dict[str, o
     for table in found.shown:
         OUT.print(table)
     print_left_out(found.left_out, "things")
-    print_run(folder, found.picture, found.finding)
+    print_run(folder, pictures[0].name if pictures else "", found.finding)
 
 
 def _as_leaks(noise: DataFrame) -> DataFrame:
@@ -353,81 +370,109 @@ def _own_or_other(table: DataFrame) -> list[str]:
     ]
 
 
-# --- findings, in one sentence -------------------------------------------------------------------
+# --- findings, in sentences that can be read out --------------------------------------------------
+
+IN_WORDS = {"image-size": "image size", "object-scale": "object scale"}
 
 
 def _by_layer(table: DataFrame, quantity: str) -> dict[str, float]:
-    """The mean of a quantity by layer, in order of execution; the softmax apart."""
+    """The mean of a quantity by layer, in order of execution; of the softmax if it is alone."""
     values: dict[str, list[float]] = {}
     for row in table.to_dict("records"):
-        if row["quantity"] == quantity and row["layer"] != SOFTMAX and np.isfinite(row["value"]):
+        if row["quantity"] == quantity and np.isfinite(row["value"]):
             values.setdefault(row["layer"], []).append(row["value"])
+    if len(values) > 1:
+        values.pop(SOFTMAX, None)
     return {layer: float(np.mean(each)) for layer, each in values.items()}
 
 
 def _of_sizes(table: DataFrame) -> str:
     rows = table.to_dict("records")
-    side = next(row["side"] for row in rows if row["octaves"] == 0)
-    said = []
-    for change, what in (("image-size", "the picture"), ("object-scale", "the object alone")):
-        kept = {
-            row["octaves"]: row["value"]
-            for row in rows
-            if row["change"] == change and row["quantity"] == "agreement"
-        }
-        parts = [
-            f"{kept[at]:.0%} {word}"
-            for at, word in ((-1, "at half"), (1, "at double"))
-            if at in kept
-        ]
-        if parts:
-            said.append(f"with {what} resized {' and '.join(parts)}")
-    answers = f"Of the answers at {side} px there stay {', '.join(said)}. " if said else ""
-    drift = _by_layer(table.loc[table["change"] == rows[0]["change"]], "drift")
-    if not drift:
-        return answers.strip()
-    most, least = max(drift, key=drift.__getitem__), min(drift, key=drift.__getitem__)
+    side, first = next(row["side"] for row in rows if row["octaves"] == 0), rows[0]["change"]
+    said: list[str] = []
+    for change in dict.fromkeys(row["change"] for row in rows):
+        shares, sizes = _kept(rows, change)
+        for number, (share, size) in enumerate(zip(shares, sizes, strict=True)):
+            if not said:
+                said.append(
+                    f"{share} of the answers at {side} px are kept at {size} the {IN_WORDS[change]}"
+                )
+            elif number:
+                said.append(f" and {share} at {size}")
+            else:
+                said.append(f"; where only the object's scale changes, {share} at {size}")
+    sentences = ["".join(said) + "."] if said else []
+    drift = _by_layer(table.loc[table["change"] == first], "drift")
+    if drift:
+        most, least = max(drift, key=drift.__getitem__), min(drift, key=drift.__getitem__)
+        sentences.append(
+            f"Doubling the {IN_WORDS[first]} moves the features most at {most} (1 - cosine "
+            f"{drift[most]:.2f}) and least at {least} ({drift[least]:.2f})."
+        )
+    return " ".join(sentences) or (
+        "There are no answers, and no two sizes an octave apart: invariance.csv has the cosines."
+    )
+
+
+def _kept(rows: Sequence[Mapping[Any, Any]], change: str) -> tuple[list[str], list[str]]:
+    """Shares of answers kept, at a smaller and a larger size: an octave away, or the farthest."""
+    kept = {
+        row["octaves"]: row["value"]
+        for row in rows
+        if (row["change"], row["quantity"]) == (change, "agreement")
+    }
+    smaller = -1 if -1 in kept else min(kept, default=0)
+    larger = 1 if 1 in kept else max(kept, default=0)
+    chosen, named = [at for at in (smaller, larger) if at], {-1: "half", 1: "double"}
     return (
-        f"{answers}An octave of {rows[0]['change'].replace('-', ' ')} turns the features most at "
-        f"{most} (1 - cosine {drift[most]:.2f}) and least at {least} ({drift[least]:.2f})."
+        [f"{kept[at]:.0%}" for at in chosen],
+        [named.get(at, f"{2**at:.3g} times") for at in chosen],
     )
 
 
 def _of_noise(table: DataFrame) -> str:
-    best: dict[str, dict[str, Any]] = {}
+    best: dict[str, dict[Any, Any]] = {}
     for row in table.to_dict("records"):
-        name = f"{row['noise']}, {row['padding']}"
-        if name not in best or row["r2"] > best[name]["r2"]:
-            best[name] = row
-    said = "; ".join(f"{name}: {row['r2']:.2f} at {row['layer']}" for name, row in best.items())
-    return f"Image size can be read from pure noise with R² up to ({said})."
+        if row["padding"] not in best or row["r2"] > best[row["padding"]]["r2"]:
+            best[row["padding"]] = row
+    said = [
+        f"{row['r2']:.2f} with {name}{'' if number else ' as padding'} ({row['noise']}, "
+        f"{row['layer']})"
+        for number, (name, row) in enumerate(best.items())
+    ]
+    return f"The size of pure noise can be read with R² up to {', '.join(said)}."
 
 
 def _of_scenes(table: DataFrame) -> str:
     said = []
-    for quantity, what in (
-        ("object_scale_partial_r2", "Object scale is read best"),
-        ("image_size_partial_r2", "image size"),
-        ("gain", "the covariance gain is largest"),
-        ("blur_leak", "blur alone buys most"),
+    for quantity, what, kind in (
+        ("object_scale_partial_r2", "Object scale is read best at", "partial R² "),
+        ("image_size_partial_r2", "Image size is read best at", "partial R² "),
+        ("gain", "Where only the object is resized, the reading follows most at", "gain "),
+        ("blur_leak", "Blur alone tells most at", "R² "),
     ):
         values = _by_layer(table, quantity)
         if values:
             best, last = max(values, key=values.__getitem__), list(values)[-1]
-            said.append(f"{what} at {best} ({values[best]:.2f}; {values[last]:.2f} at {last})")
-    return "; ".join(said) + "."
+            end = f"; {values[last]:.2f} at {last}" if last != best else ""
+            said.append(f"{what} {best} ({kind}{values[best]:.2f}{end}).")
+    return " ".join(said)
 
 
 def _of_directions(table: DataFrame) -> str:
     own, other = _by_layer(table, "own"), _by_layer(table, "transfer")
     best = max(own, key=own.__getitem__)
-    said = f"At {best} a direction explains R² {own[best]:.2f} of its own subset"
+    said = f"The direction at {best} tells scale with R² {own[best]:.2f} in its own subset"
     if other:
-        said += f" and {other[best]:.2f} of the others"
-    angle, chance = (
-        _by_layer(table, f"stability{kind}_degrees").get(best, np.nan) for kind in ("", "_shuffled")
+        said += f" and {other[best]:.2f} in the others"
+    turned = _by_layer(table, "stability_degrees").get(best)
+    by_chance = _by_layer(table, "stability_shuffled_degrees").get(best)
+    if turned is None or by_chance is None:  # no direction where no feature varies
+        return f"{said}."
+    return (
+        f"{said}. Between repeats it turns by {turned:.0f}°; with a shuffled measure, by "
+        f"{by_chance:.0f}°."
     )
-    return f"{said}; between repeats it turns by {angle:.0f}°, by chance {chance:.0f}°."
 
 
 def beyond_the_curve(app: typer.Typer) -> None:

@@ -117,7 +117,11 @@ def octaves_of(text: str, side: int) -> list[float]:
         exact = math.log2(factor)
         half = round(2 * exact) / 2
         # 0.71 and 1.41 mean the square roots of 1/2 and 2: half octaves, if the pixels are the same
-        is_half = round(side * 2**half) == round(side * factor) if in_pixels else abs(exact - half) < 0.025
+        is_half = (
+            round(side * 2**half) == round(side * factor)
+            if in_pixels
+            else abs(exact - half) < 0.025
+        )
         octaves.append(half if is_half else exact)
     return octaves
 
@@ -129,9 +133,7 @@ def with_input(
     changed: dict[str, object] = {"interpolation": interpolation} if interpolation else {}
     if size:
         sides = size.lower().split("x")
-        if len(sides) > 2 or not all(
-            side.strip().isdecimal() and int(side) > 0 for side in sides
-        ):
+        if len(sides) > 2 or not all(side.strip().isdecimal() and int(side) > 0 for side in sides):
             raise ModelError(
                 f"An input size of {size!r} is not understood. Give pixels, such as 224 or 224x320."
             )

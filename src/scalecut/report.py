@@ -1,6 +1,6 @@
 """What a run folder shows: its figures. Draws what is in the tables, computes nothing."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -69,15 +69,20 @@ def _figures(run: Path) -> Iterator[tuple[str, Figure]]:
         "learning": {"learning": learning_figure},
     }
     # a network without logits has no answers, and sizes less than an octave apart no drift
-    needed = {"invariance": set(ANSWERS), "drift": set(MOVES)}
+    needed = {"invariance": ANSWERS, "drift": MOVES}
     present = [name for name in drawn if (run / f"{name}.csv").is_file()]
     if (run / "curve.csv").is_file() or not present:
         yield from _curve_figures(runs.read_curve(run), runs.read_facts(run))
     for name in present:
         table = _table(run, name)
         for figure, make in drawn[name].items():
-            if figure not in needed or needed[figure] & set(table.get("quantity", needed[figure])):
+            if figure not in needed or _has_any(table, needed[figure]):
                 yield figure, make(table)
+
+
+def _has_any(table: DataFrame, quantities: Collection[str]) -> bool:
+    """Whether there is anything to draw; a table without quantities is refused by its figure."""
+    return "quantity" not in table or bool(table["quantity"].isin(list(quantities)).any())
 
 
 def _table(run: Path, name: str) -> DataFrame:
