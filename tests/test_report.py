@@ -4,13 +4,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from test_charts import of_directions, of_invariance, of_noise, of_scenes
-from test_runs import curve, table, tree
 
 from scalecut.errors import DataError, OutputError
 from scalecut.invariance import CHANGES
 from scalecut.report import draw
 from scalecut.runs import write_curve, write_run
+from test_charts import of_directions, of_invariance, of_noise, of_scenes
+from test_runs import curve, table, tree
 
 ANSWERS = ["agreement", "probability_change", "jensen_shannon"]
 MOVES = ["drift", "map_error"]
@@ -152,7 +152,8 @@ def test_table_that_cannot_be_read_is_named(tmp_path, monkeypatch, name):
 def test_table_that_is_not_whole_is_refused_by_its_column(tmp_path):
     run = run_of(tmp_path, invariance=of_invariance().drop(columns="quantity"))
     assert refusal(run) == (
-        "The table of invariance lacks the column 'quantity'. Give the table as scalecut wrote it."
+        "The table of invariance lacks 1 of the columns that a figure needs, the first is "
+        "'quantity'. Give the table as scalecut wrote it."
     )
 
 
