@@ -1,6 +1,7 @@
 """Every command as it is typed, on photographs made here: bright rectangles on noise."""
 
 import errno
+import functools
 import hashlib
 import json
 import os
@@ -23,19 +24,26 @@ import torch
 from typer.testing import CliRunner
 
 from scalecut import cache, cli, load_network, probe, read_images
+from scalecut.curve import COLUMNS
+from scalecut.errors import ModelError
 from scalecut.inputs import chosen_points
 
-HEADER = (
-    "model,subset,measure,layer,alias,depth,n_features,n_images,weights,target,regressor,"
-    "r2,r2_low,r2_high,p_value,seed_count"
-)
 LAYERS = ["layer1.0", "layer2.0", "layer3.0", "layer4.0", "pooled", "logits", "softmax"]
-CURVE_HEADER = ["layer", "d", "ridge", "95", "%", "interval", "random", "shuffled", "ols"]
+CURVE_HEADER = ["layer", "d", "ridge", "[95", "%]", "learned", "[95", "%]", "random", "ols"]
 LAYER_COLUMNS = [
     *("layer", "alias", "depth", "channels", "stride", "receptive_field", "parameters", "macs")
 ]
-COMMANDS = ["demo", "layers", "probe", "report", "cache", "doctor"]
+COMMANDS = [
+    *("demo", "layers", "probe", "compare", "invariance", "scenes", "rcv", "report", "cache"),
+    "doctor",
+]
 SIDE = 48
+NUMBER, INTERVAL = r"-?\d\.\d\d", r"\[-?\d\.\d\d, -?\d\.\d\d\]"
+FINDING = re.compile(
+    r"(?P<model>\w+) carries the object's scale best at .+ \(.*95 % set.*\): "
+    rf"R² {NUMBER} {INTERVAL}(, of which {NUMBER} {INTERVAL} is learned)?; .*; "
+    r"(?P<n_fit>\d+) images to fit\."
+)
 
 
 @pytest.fixture(autouse=True)
@@ -153,28 +161,26 @@ def test_help_of_each_command_shows_an_example(command):
     assert re.search(rf"Examples?:\n +scalecut {command}", result.stdout)
 
 
-def test_demo_ends_with_the_table_the_picture_and_one_sentence():
+def test_demo_ends_with_the_table_the_picture_and_one_sentence(monkeypatch):
+    quick = functools.partial(probe, twins=1, permutations=20)
+    monkeypatch.setattr(cli, "probe_layers", quick)
     result = scalecut("demo", "--images", 100, "--out", "runs/demo")
     assert result.exit_code == 0
-    *lines, run, picture, finding = result.stdout.splitlines()
+    *lines, controls, run, picture, finding = result.stdout.splitlines()
     assert lines[0].startswith("EfficientNet-Lite0, trained on ImageNet, looks at made-up scenes")
     objects = "astronaut, cat, coffee, motorcycle"
     assert f"R² of area, tf_efficientnet_lite0, 100 images ({objects})" in words(result.stdout)
     header = [line.split() for line in lines].index(CURVE_HEADER)
-    assert [line.split()[0] for line in lines[header + 1 :]] == [
+    named = [line.split()[0] for line in lines[header + 1 :]]
+    assert [name for name in named if name != "(pre_softmax)"] == [
         *(f"blocks.{s}.{b}" for s, n in enumerate([1, 2, 2, 3, 3, 4, 1]) for b in range(n)),
         *("pooled", "logits", "softmax"),
     ]
+    assert controls.startswith("Controls: pixels alone ")
     assert run == "Run:     runs/demo"
     assert picture == "Picture: runs/demo/figures/curve.png"
     assert Path("runs/demo/figures/curve.png").is_file()
-    number = r"-?\d\.\d\d"
-    assert re.fullmatch(
-        rf"tf_efficientnet_lite0 carries the object's scale best at \S+: R² {number} \[{number}, "
-        rf"{number}\], {number} above its random twin; at logits \(pre_softmax\) R² {number} is "
-        r"left\.",
-        finding,
-    )
+    assert FINDING.fullmatch(finding)["model"] == "tf_efficientnet_lite0"
     assert facts(Path("runs/demo"))["settings"] == {"data": "scenes", "n": 100, "seed": 0}
     assert [path.name for path in Path("runs").iterdir()] == ["demo"]
 
@@ -218,51 +224,67 @@ def test_layers_at_another_input_size_need_fewer_operations():
 
 
 def test_probe_shows_the_table_the_run_the_picture_and_one_sentence(finished):
-    *table, run, picture, finding = finished.result.stdout.splitlines()
+    *table, controls, run, picture, finding = finished.result.stdout.splitlines()
     assert finished.result.stderr == ""
     assert table[0].strip() == "R² of area, test_resnet, 50 images ([cat], dog)"
     assert table[1].split() == CURVE_HEADER
     assert [line.split()[0] for line in table[2:]] == LAYERS
+    assert controls.startswith("Controls: ")
     assert run == "Run:     run"
     assert picture == "Picture: run/figures/curve.png"
-    assert re.fullmatch(
-        r"test_resnet carries .* R² [\d.]+ \[.*\], .* its random twin; .*\.", finding
-    )
+    assert FINDING.fullmatch(finding)["model"] == "test_resnet"
+    assert " is learned" in finding
 
 
 def test_table_holds_the_means_of_the_curve(finished, curve):
-    lines = {line.split()[0]: line for line in finished.result.stdout.splitlines()[2:-3]}
+    lines = {line.split()[0]: line for line in finished.result.stdout.splitlines()[2:-4]}
+    assert list(lines) == LAYERS
     means = curve[(curve.subset == "mean")]
     for layer, line in lines.items():
-        rows = means[means.layer == layer].set_index(["weights", "target", "regressor"]).r2
-        shown = [
-            rows["pretrained", "true", "ridge"],
-            rows["random", "true", "ridge"],
-            rows["pretrained", "shuffled", "ridge"],
-            rows["pretrained", "true", "ols"],
-        ]
-        numbers = re.sub(r"\(.*?\)|\[.*?\]", "", line).split()[2:]
-        assert [float(number) for number in numbers] == pytest.approx(shown, abs=0.0051)
+        rows = means[means.layer == layer].set_index(["weights", "target", "regressor"])
+        own = rows.loc[("pretrained", "true", "ridge")]
+        shown = [own[f"{name}{end}"] for name in ("r2", "learned") for end in ("", "_low", "_high")]
+        shown += [rows.r2["random", "true", "ridge"], rows.r2["pretrained", "true", "ols"]]
+        numbers = re.findall(NUMBER, line.removeprefix(layer))
+        assert [float(x) for x in numbers] == pytest.approx([float(x) for x in shown], abs=0.0051)
+
+
+def test_controls_that_are_no_column_are_told_below_the_table(finished, curve):
+    ridge = curve[(curve.subset == "mean") & (curve.regressor == "ridge")]
+    own = ridge[ridge.weights == "pretrained"]
+    shuffled = own[own.target == "shuffled"].r2
+    n = (own[own.target == "true"].p_value.astype(float) <= 0.05).sum()
+    pixels = ridge[(ridge.weights == "pixels") & (ridge.target == "true")].r2.item()
+    (told,) = [line for line in finished.result.stdout.splitlines() if line.startswith("Controls")]
+    pattern = (
+        rf"Controls: pixels alone ({NUMBER}); shuffled measure ({NUMBER}) to ({NUMBER}); "
+        r"p ≤ 0.05 \(corrected over layers\) at (\d) of 7 layers\."
+    )
+    found = [float(number) for number in re.fullmatch(pattern, told).groups()]
+    assert found == pytest.approx([pixels, shuffled.min(), shuffled.max(), n], abs=0.0051)
 
 
 def test_run_folder_holds_the_documented_files_and_nothing_else(finished):
     names = {path.relative_to(finished.folder).as_posix() for path in finished.folder.rglob("*.*")}
-    figures = ("curve", "curve_exponential", "subsets")
+    figures = ("curve", "curve_exponential", "subsets", "width")
     drawn = {f"figures/{name}.{kind}" for name in figures for kind in ("png", "svg")}
-    assert names == {"run.json", "curve.csv", *drawn}
+    assert names == {"run.json", "curve.csv", "differences.csv", "draws.npy", *drawn}
     assert {path.name for path in finished.work.iterdir()} == {"run", "cache", "blobs", "net.pth"}
 
 
 def test_curve_has_a_row_for_every_combination(finished, curve):
-    assert (finished.folder / "curve.csv").read_text().splitlines()[0] == HEADER
+    assert list(curve) == COLUMNS
     keys = ["subset", "layer", "weights", "target", "regressor"]
-    assert len(curve) == len(curve[keys].drop_duplicates()) == 3 * 7 * 2 * 2 * 2
+    assert len(curve) == len(curve[keys].drop_duplicates()) == 3 * (7 + 7 + 1) * 2 * 2
+    assert set(curve.layer[curve.weights == "pixels"]) == {"pixels"}
     assert set(curve.subset) == {"[cat]", "dog", "mean"}
     assert set(curve.model) == {"test_resnet"}
     assert set(curve.measure) == {"area"}
-    assert set(curve.weights) == {"pretrained", "random"}
+    assert set(curve.weights) == {"pretrained", "random", "pixels"}
     assert set(curve.seed_count) == {2}
-    assert set(curve.p_value) == {""}
+    assert set(curve.p_value[curve.target == "shuffled"]) == {""}
+    p_values = curve.p_value[curve.target == "true"].astype(float)
+    assert p_values.between(1 / 1001 - 1e-6, 1).all()
     assert set(zip(curve.subset, curve.n_images, strict=True)) == {
         ("[cat]", 25),
         ("dog", 25),
@@ -287,8 +309,8 @@ def test_run_json_says_what_was_done_with_what(finished):
     told = facts(finished.folder)
     assert list(told) == [
         *("format", "command", "settings", "written", "versions", "machine", "probe", "look"),
-        *("weights", "tensors_sha256", "preprocessing", "images", "stages", "points"),
-        *("layers_left_out", "images_left_out"),
+        *("weights", "tensors_sha256", "preprocessing", "images", "stages", "evidence"),
+        *("evidence_with_fewer_to_fit", "points", "layers_left_out", "images_left_out"),
     ]
     assert told["command"] == (
         "scalecut probe test_resnet --weights net.pth --data voc:blobs --subset 'dog, [cat]'"
@@ -303,6 +325,19 @@ def test_run_json_says_what_was_done_with_what(finished):
     assert told["stages"]["features"]["images_computed"] == 50
     assert told["stages"]["features"]["images_per_second"] > 0
     assert told["images_left_out"] == told["layers_left_out"] == []
+    assert list(told["evidence"]) == ["[cat]", "dog", "mean"]
+
+
+def test_evidence_is_that_of_the_curve(finished, curve):
+    ridge = curve[(curve.weights == "pretrained") & (curve.target == "true")]
+    ridge = ridge[(ridge.regressor == "ridge") & (ridge.layer != "softmax")]
+    for subset, told in facts(finished.folder)["evidence"].items():
+        rows = ridge[ridge.subset == subset].set_index("layer")
+        assert told["peak"] == rows.r2.idxmax()
+        assert told["peak"] in told["confidence_set"]
+        for name in ("r2", "r2_low", "r2_high", "p_value", "learned"):
+            assert told[name] == pytest.approx(float(rows.loc[told["peak"], name]), abs=1e-6)
+        assert told["last_r2"] == pytest.approx(rows.r2["logits"], abs=1e-6)
 
 
 def test_probe_as_json_prints_the_same_as_the_run_folder_and_nothing_else():
@@ -310,11 +345,14 @@ def test_probe_as_json_prints_the_same_as_the_run_folder_and_nothing_else():
     result = probed("--json", "--controls", "none", "--layers", "pooled,logits")
     told = json.loads(result.stdout)
     assert result.stderr == ""
-    assert list(told) == ["run", "finding", "curve", "layers_left_out", "images_left_out"]
+    assert list(told) == [
+        *("run", "finding", "evidence", "curve", "layers_left_out", "images_left_out")
+    ]
+    assert told["evidence"] == facts()["evidence"]["mean"]
     assert told["run"] == "run"
     assert told["finding"].startswith("test_resnet carries the object's scale best at ")
     printed, written = pd.DataFrame(told["curve"]), pd.read_csv("run/curve.csv")
-    assert ",".join(printed.columns) == HEADER
+    assert list(printed) == COLUMNS
     np.testing.assert_allclose(printed.r2, written.r2, atol=1e-6)
     assert list(printed.layer) == list(written.layer) == ["pooled", "logits"] * 4
 
@@ -449,7 +487,7 @@ def test_ctrl_c_leaves_no_run_and_the_same_command_computes_only_the_rest(monkey
         result = probed(*more)
     assert result.exit_code == 130
     assert result.stderr == (
-        "scalecut: stopped. What was computed is kept: the same command goes on from there.\n"
+        "scalecut: stopped, no run was written. Features that are cached are not computed again.\n"
     )
     assert result.stdout == ""
     assert tree() == before
@@ -736,7 +774,7 @@ def test_full_disk_is_answered_in_one_line_and_the_earlier_run_stays(monkeypatch
         path.write_text("model,subs")
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("scalecut.runs.curve_csv", full)
+    monkeypatch.setattr("scalecut.runs.write_table", full)
     text = (
         "The disk of 'run' is full. Free space or give --out another place; computed features "
         "are cached, so the same command goes on from there."
@@ -802,7 +840,7 @@ def test_our_own_fault_is_no_message_but_an_error(monkeypatch):
 
 def test_error_of_several_lines_is_told_in_one(monkeypatch):
     def broken(*given, **settings):
-        raise cli.ModelError("first\n  second\n")
+        raise ModelError("first\n  second\n")
 
     monkeypatch.setattr(cli, "load_network", broken)
     assert scalecut("layers", "test_resnet").stderr == "scalecut: first second\n"

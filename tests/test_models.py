@@ -24,7 +24,9 @@ from scalecut.layers import probe_points
 from scalecut.models import (
     Network,
     Preprocessing,
+    Weights,
     load_network,
+    permuted_twin,
     random_twin,
     tensors_sha256,
     weights_places,
@@ -678,6 +680,29 @@ def test_the_twin_of_incomplete_weights_is_complete(small, tmp_path):
     twin = random_twin(load_network(small, weights=path, allow_partial=True), seed=0)
     assert twin.weights.missing == ()
     assert all(parameter.isfinite().all() for parameter in twin.module.parameters())
+
+
+def test_permuted_weights_keep_their_histograms_and_lose_their_order(small):
+    before = {name: parameter.clone() for name, parameter in small.named_parameters()}
+    here, there, again = (permuted_twin(plain(small), seed=seed) for seed in (0, 1, 0))
+    assert here.weights == Weights("permuted", "seed 0")
+    for name, parameter in here.module.named_parameters():
+        assert torch.equal(parameter.flatten().sort().values, before[name].flatten().sort().values)
+        assert torch.equal(parameter, again.module.get_parameter(name))
+        assert torch.equal(small.get_parameter(name), before[name])
+    weights = [each.module[3].weight for each in (here, there)]
+    assert not any(torch.equal(weight, before["3.weight"]) for weight in weights)
+    assert not torch.equal(*weights)
+
+
+def test_permuted_weights_take_their_statistics_from_what_they_are_shown():
+    network = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))
+    network[1].running_mean.fill_(100.0)
+    batch = torch.randn(64, 3, 8, 8)
+    twin = permuted_twin(plain(network), 0, [batch]).module
+    answer = twin(batch)
+    assert answer.mean(dim=(0, 2, 3)).abs().max() < 0.1 + network[1].bias.abs().max()
+    assert network[1].running_mean.eq(100.0).all()
 
 
 # --- the hash of all tensors ---------------------------------------------------------------------

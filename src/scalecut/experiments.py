@@ -431,15 +431,14 @@ def _kept(rows: Sequence[Mapping[Any, Any]], change: str) -> tuple[list[str], li
 
 
 def _of_noise(table: DataFrame) -> str:
-    best: dict[str, dict[Any, Any]] = {}
-    for row in table.to_dict("records"):
-        if row["padding"] not in best or row["r2"] > best[row["padding"]]["r2"]:
-            best[row["padding"]] = row
+    rows = sorted(table.to_dict("records"), key=lambda row: row["r2"])
+    best = {row["padding"]: row for row in rows}  # the last one stays
     said = [
-        f"{row['r2']:.2f} with {name}{'' if number else ' as padding'} ({row['noise']}, "
-        f"{row['layer']})"
-        for number, (name, row) in enumerate(best.items())
+        f"{best[name]['r2']:.2f} with {name} ({best[name]['noise']}, {best[name]['layer']})"
+        for name in PADDINGS
+        if name in best
     ]
+    said[0] = said[0].replace(" (", " as padding (", 1)
     return f"The size of pure noise can be read with R² up to {', '.join(said)}."
 
 

@@ -12,6 +12,7 @@ ordinary least squares; we add a ridge penalty, because n < d in most layers (do
 from dataclasses import dataclass
 
 import numpy as np
+import scipy.linalg
 from jaxtyping import Float64, Int
 
 from .errors import DataError
@@ -23,6 +24,8 @@ PENALTIES = np.logspace(-2, 8, 31)
 # training part. One image that wakes a channel which slept there (softmax, random twins) would be
 # predicted thousands of deviations off; other layers hardly have such values (docs/choices.md).
 FARTHEST = 10.0
+
+NEAR_SINGULAR = 1e-10  # smallest over largest entry on the diagonal of a triangle
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,11 +191,22 @@ def least_squares(
 ) -> HeldOut:
     """Ordinary least squares with intercept on unscaled features, as in `graziani2021`.
 
-    The fit of least norm where there are fewer images than features.
+    The fit of least norm where there are fewer images than features. By a QR decomposition, which
+    serves thousands of targets; by singular values where a triangle would be near singular.
     """
-    mean, target_mean = train.mean(axis=0), targets.mean(axis=0)
-    inverse, *_ = np.linalg.lstsq(train - mean, np.eye(len(train)))  # serves any number of targets
-    predictions = target_mean + ((held_out - mean) @ inverse) @ (targets - target_mean)
+    contrasts = scipy.linalg.helmert(len(train))  # orthonormal, without the mean: (n - 1, n)
+    X, Z = contrasts @ train, held_out - train.mean(axis=0)
+    is_tall = len(X) >= X.shape[1]
+    q, r = np.linalg.qr(X if is_tall else X.T)
+    diagonal = np.abs(np.diag(r))
+    if diagonal.min(initial=np.inf) <= NEAR_SINGULAR * diagonal.max(initial=0.0):
+        inverse, *_ = np.linalg.lstsq(X, np.eye(len(X)))
+        hat = Z @ inverse
+    elif is_tall:
+        hat = scipy.linalg.solve_triangular(r, Z.T, trans="T").T @ q.T  # Z R⁻¹ Qᵀ
+    else:
+        hat = scipy.linalg.solve_triangular(r, (Z @ q).T).T  # Z Q R⁻ᵀ
+    predictions = targets.mean(axis=0) + (hat @ contrasts) @ targets
     return HeldOut(predictions, np.zeros(targets.shape[1]))
 
 

@@ -157,6 +157,7 @@ def size_table(rows: pd.DataFrame) -> Table:
         "jensen_shannon": "distance",
         "cosine": "cosine",
     }
+    names = {name: label for name, label in names.items() if name in set(rows["quantity"])}
     first = rows.iloc[0]
     title = f"Against the training resolution, {first['model']}, {first['n_images']} images"
     table = Table(title=title, title_justify="left", box=None, pad_edge=False)
