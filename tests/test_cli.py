@@ -463,7 +463,7 @@ def test_same_command_gives_the_same_curve_to_the_last_digit_also_without_cache(
     for again in range(3):
         if again == 2:
             scalecut("cache", "--clear")
-        assert probed(weights="net.pth").exit_code == 0
+        assert probed("--twins", 1, "--permutations", 100, weights="net.pth").exit_code == 0
         curves.append(Path("run/curve.csv").read_bytes())
         computed.append(facts()["stages"]["features"]["images_computed"])
     assert curves[0] == curves[1] == curves[2]
@@ -618,6 +618,19 @@ MADE_HERE = {
         ["--std", "0,1,1"],
         "--std '0,1,1' is not three numbers above 0. Give red, green and blue, such as "
         "0.5,0.5,0.5.",
+    ),
+    "no twins": (
+        ["--twins", "0"],
+        "There cannot be 0 random twins. Give --twins 1 to 32; with --controls pixels,shuffled "
+        "there are none.",
+    ),
+    "permutations below 0": (
+        ["--permutations", "-1"],
+        "--permutations -1 is below 0. Give 0 for none, or 1000 as is usual.",
+    ),
+    "width below 0": (
+        ["--match-width", "-8"],
+        "--match-width -8 is below 0. Give 0 for none, or 32 as is usual.",
     ),
     "out is a folder of others": (
         ["--out", "blobs"],
