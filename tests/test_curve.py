@@ -221,6 +221,22 @@ def test_curves_of_other_images_or_splits_are_not_compared(rng):
         compare(curve, splits)
 
 
+def test_curves_of_other_regressors_are_not_compared(rng):
+    r2 = [0.3, 0.8, 0.5, 0.5, 0.1]
+    one, other = curve_of(made_up(rng, r2)), curve_of(made_up(rng, r2, regressor="ols"))
+    with pytest.raises(DataError) as error:
+        compare(one, other)
+    assert str(error.value) == (
+        "One run has ridge, the other ols, which cannot be compared. Probe both networks with the "
+        "same --regressor."
+    )
+
+
+def test_nothing_learned_has_no_sign(rng):
+    said = curve_of(made_up(rng, [0.3, 0.8, 0.5, 0.5, 0.1], learned=0.801)).finding()
+    assert ", of which 0.00 [-0.10, 0.10] is learned" in said
+
+
 def test_unknown_layer_is_not_compared(rng):
     curve = curve_of(made_up(rng, [0.3, 0.8, 0.5, 0.5, 0.1]))
     with pytest.raises(DataError) as error:

@@ -374,7 +374,7 @@ def test_size_at_which_the_network_does_not_run_is_left_out_and_named():
     assert result.exit_code == 0
     (left_out,) = facts()["left_out"]
     assert left_out["name"] == "image-size -3 octaves (4 x 4 px)"
-    told = f"1 things left out:\n  {left_out['name']}: {left_out['reason']}\n"  # torch's reason
+    told = f"1 thing left out:\n  {left_out['name']}: {left_out['reason']}\n"  # torch's reason
     assert told in result.stdout
     assert set(pd.read_csv("run/invariance.csv").side) == {32, 64}
 

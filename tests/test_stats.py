@@ -171,7 +171,8 @@ def test_every_image_once_gives_the_score_itself(rng):
 def test_interval_mirrors_two_quantiles_at_the_score(rng, level):
     draws = rng.normal(size=(500, 3)) * 0.1
     r2 = np.array([0.1, 0.2, 0.3])
-    low, high = interval(r2, draws, level)
+    low, high = interval(r2, draws + r2, level)
+    draws = draws + r2
     np.testing.assert_allclose(r2 - low, np.quantile(draws, (1 + level) / 2, axis=0) - r2)
     np.testing.assert_allclose(high - r2, r2 - np.quantile(draws, (1 - level) / 2, axis=0))
 
@@ -186,6 +187,21 @@ def test_interval_of_one_score_is_two_numbers_at_95_percent(rng):
     low, high = interval(0.0, draws)
     assert isinstance(low, float) and isinstance(high, float)
     np.testing.assert_allclose((-high, -low), np.quantile(draws, (0.025, 0.975)))
+
+
+def test_interval_holds_the_score_where_all_draws_lie_on_one_side():
+    low, high = interval(0.8, np.linspace(0.2, 0.7, 100))
+    assert low == 0.8
+    assert high == 1.0
+
+
+def test_draws_without_a_score_at_some_layer_change_neither_peak_nor_fall(rng):
+    r2, draws = noisy(rng, np.append(RISE, np.full(4, 0.6)))
+    holes = draws.copy()
+    holes[::7, 3] = np.nan
+    whole = draws[np.isfinite(holes).all(axis=1)]
+    assert peak(r2, holes) == peak(r2, whole)
+    assert fall(r2, holes) == fall(r2, whole)
 
 
 def test_draws_without_a_score_are_passed_over(rng):

@@ -363,6 +363,8 @@ def _finish(curve: Curve, folder: Path, settings: dict[str, object], as_json: bo
         return
     OUT.print(curve_table(curve))
     OUT.print(f"Controls: {controls_in_words(curve) or 'none'}.", soft_wrap=True)
+    if settings.get("learning_curve") and not curve.fewer:
+        OUT.print("No learning curve: half of the images to fit would be too few.", soft_wrap=True)
     for line in curve.learning_lines():
         OUT.print(line, soft_wrap=True)
     print_left_out(curve.layers_left_out, "layers")

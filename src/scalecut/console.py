@@ -59,7 +59,7 @@ def print_left_out(items: Sequence[LeftOut], what: str) -> None:
     """Name the first few of what was left out, with the reason."""
     if not items:
         return
-    OUT.print(f"{len(items)} {what} left out:")
+    OUT.print(f"{len(items)} {what if len(items) > 1 else what.removesuffix('s')} left out:")
     for item in items[:MOST_LINES]:
         OUT.print(f"  {item.name}: {item.reason}", soft_wrap=True)
     if len(items) > MOST_LINES:

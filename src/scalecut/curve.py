@@ -234,13 +234,11 @@ class Curve:
         said = (
             f"{first.model} carries the object's scale best at {label[found.peak]} "
             f"({_set_in_words(found, candidates, label)}): "
-            f"R² {found.r2:.2f} [{found.r2_low:.2f}, {found.r2_high:.2f}]"
+            f"R² {_two(found.r2)} [{_two(found.r2_low)}, {_two(found.r2_high)}]"
         )
         if np.isfinite(found.learned):
-            said += (
-                f", of which {found.learned:.2f} [{found.learned_low:.2f}, "
-                f"{found.learned_high:.2f}] is learned"
-            )
+            low, high = _two(found.learned_low), _two(found.learned_high)
+            said += f", of which {_two(found.learned)} [{low}, {high}] is learned"
         if found.peak == found.last:
             said += "; no layer was read after it"
         elif found.fall_after is None:
@@ -249,7 +247,7 @@ class Curve:
             where = label[found.fall_after]
             if found.fall_first != found.fall_last:
                 where += f" (95 %: {label[str(found.fall_first)]} to {label[str(found.fall_last)]})"
-            said += f"; it falls after {where}, and {label[found.last]} has {found.last_r2:.2f}"
+            said += f"; it falls after {where}, and {label[found.last]} has {_two(found.last_r2)}"
         return f"{said}; {found.n_fit} images to fit."
 
     def _candidates(self, subset: str) -> np.ndarray:
@@ -286,6 +284,11 @@ def compare(one: Curve, other: Curve, layers: tuple[str, str] | None = None) -> 
         DataError: if the curves are not of the same images, splits and regressor.
     """
     _check_paired(one, other)
+    if one.regressor != other.regressor:
+        raise DataError(
+            f"One run has {one.regressor}, the other {other.regressor}, which cannot be compared. "
+            "Probe both networks with the same --regressor."
+        )
     rows: list[dict[str, Any]] = []
     for subset in dict.fromkeys(one.table.subset):
         sides = [
@@ -339,6 +342,11 @@ def _check_paired(one: Curve, other: Curve) -> None:
 def _entry(curve: Curve, key: str) -> dict[str, Any]:
     found = curve.provenance.get(key)
     return found if isinstance(found, dict) else {}
+
+
+def _two(value: float) -> str:
+    """Two decimals, zero without a sign."""
+    return f"{value:.2f}".replace("-0.00", "0.00")
 
 
 def _peak_and_fall(r2: np.ndarray, draws: np.ndarray) -> tuple[Peak, Fall]:

@@ -15,7 +15,16 @@ from .console import ERR, OUT, command, place, print_json, print_left_out, print
 from .directions import rcv as directions_of
 from .errors import DataError
 from .images import ImageSet, LeftOut
-from .inputs import LEAST_IMAGES, Look, Reading, check_names, chosen_points, images_of
+from .inputs import (
+    LEAST_IMAGES,
+    TWIN_IMAGES,
+    Look,
+    Reading,
+    check_names,
+    chosen_points,
+    images_of,
+    twin_of,
+)
 from .instrument import PLACES, instrument
 from .invariance import CHANGES
 from .invariance import invariance as invariance_of
@@ -47,6 +56,7 @@ from .options import (
 )
 from .padding import PADDINGS
 from .report import draw
+from .scenes import made_up_scenes
 from .terminal import bars, quantity_table, size_table
 
 PaddingOption = Annotated[
@@ -131,6 +141,9 @@ def invariance(
     left_out = lacking
     with bars(ERR, quiet=as_json) as progress:
         look = {"precision": precision, "device": device, "seed": seed, "progress": progress}
+        if noise:  # first, because a network that cannot do it says so soon
+            ask = {"kinds": kinds, "paddings": paddings, "n": noise_images}
+            tables["noise"] = noise_curve(network, points, **ask, **look)
         if data:
             reading = Reading(tuple(listed(subset)), objects=objects, images_folder=images)
             frame = network.preprocessing.frame()
@@ -146,9 +159,6 @@ def invariance(
             )
             tables["invariance"] = found.table
             left_out = (*left_out, *image_set.left_out, *found.left_out)
-        if noise:
-            ask = {"kinds": kinds, "paddings": paddings, "n": noise_images}
-            tables["noise"] = noise_curve(network, points, **ask, **look)
     shown = [size_table(tables["invariance"])] if data else []
     shown += [_noise_table(tables["noise"])] if noise else []
     said = [_of_sizes(tables["invariance"])] if data else []
@@ -297,6 +307,8 @@ def _network(
     """The network, the layers that it can answer for, and those that it cannot."""
     loaded = load_network(model, weights=weights, allow_partial=allow_partial, seed=seed)
     network = with_input(loaded, input_size)
+    if network.weights.kind == "random":  # the same kind of network as the twins of a probe
+        network = twin_of(network, made_up_scenes(TWIN_IMAGES, seed=seed), Look(), seed)
     points, left_out = chosen_points(network, listed(layers))
     return network, points, left_out
 

@@ -203,7 +203,7 @@ def least_squares(
         inverse, *_ = np.linalg.lstsq(X, np.eye(len(X)))
         hat = Z @ inverse
     elif is_tall:
-        hat = scipy.linalg.solve_triangular(r, Z.T, trans="T").T @ q.T  # Z R⁻¹ Qᵀ
+        hat = scipy.linalg.solve_triangular(r, Z.T, trans=1).T @ q.T  # Z R⁻¹ Qᵀ
     else:
         hat = scipy.linalg.solve_triangular(r, (Z @ q).T).T  # Z Q R⁻ᵀ
     predictions = targets.mean(axis=0) + (hat @ contrasts) @ targets

@@ -61,7 +61,9 @@ def interval(
     """
     tail = (1 - level) / 2
     low, high = np.nanquantile(draws, [tail, 1 - tail], axis=0)
-    return np.clip(2 * r2 - high, least, most), np.clip(2 * r2 - low, least, most)
+    # with few images draws may all lie on one side of the score; it is inside all the same
+    low, high = np.minimum(2 * r2 - high, r2), np.maximum(2 * r2 - low, r2)
+    return np.clip(low, least, most), np.clip(high, least, most)
 
 
 # --- is it more than chance ----------------------------------------------------------------------
@@ -144,6 +146,7 @@ def peak(
     than chance makes it where all are equal. So the truly best layer is in the set in `level` of
     all cases (`hsu1984`, multiple comparisons with the best).
     """
+    draws = draws[np.isfinite(draws).all(axis=1)]  # few images may leave a draw without a score
     noise = draws - draws.mean(axis=0)
     inside = []
     for layer, spread in enumerate(_spreads(noise)):
@@ -164,6 +167,7 @@ def fall(
     later is no fall: the change point splits, by least squares, the best that is still to come
     from each layer on into two levels. Its interval is that of the curves that the bootstrap gives.
     """
+    draws = draws[np.isfinite(draws).all(axis=1)]  # few images may leave a draw without a score
     noise = draws - draws.mean(axis=0)
     spreads = _spreads(noise)
     by_chance = np.array([_loss(curve, spreads) for curve in noise])
