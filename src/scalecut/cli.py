@@ -81,8 +81,6 @@ def _print_version(is_asked: bool) -> bool:
     return is_asked
 
 
-beyond_the_curve(app)
-
 VersionOption = Annotated[
     bool,
     typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version."),
@@ -268,6 +266,9 @@ def compare(
         return
     names = [curve.table.model.iloc[0] for curve in (one, two)]
     OUT.print(comparison_table(table, *names))
+
+
+beyond_the_curve(app)
 
 
 @app.command()
