@@ -153,6 +153,22 @@ def test_long_set_with_gaps_is_counted(rng):
     assert "(95 % set: 4 layers from a to f): " in curve.finding()
 
 
+def test_finding_claims_nothing_where_chance_explains_it(rng):
+    r2 = [-0.05, -0.02, -0.4, -0.4, 0.0]
+    said = curve_of(made_up(rng, r2, p_value=0.8, learned=0.0)).finding()
+    assert said == (
+        "No layer of net is shown to carry the object's scale; the best is b (add_2): "
+        "R² -0.02 [-0.12, 0.03], p = 0.8; 28 images to fit."
+    )
+    said = curve_of(made_up(rng, r2, p_value=np.nan)).finding()
+    assert said.endswith("b (add_2): R² -0.02 [-0.12, 0.03]; 28 images to fit.")
+
+
+def test_finding_does_not_call_learned_what_is_not_shown(rng):
+    said = curve_of(made_up(rng, [0.3, 0.8, 0.5, 0.5, 0.1], learned=0.78)).finding()
+    assert ", of which 0.02 [-0.08, 0.12] would be learned, which is not shown; it" in said
+
+
 def test_finding_of_a_single_layer(rng):
     curve = curve_of(made_up(rng, [0.5], layers={"a": ""}), layers={"a": ""})
     assert curve.finding().startswith(
@@ -234,7 +250,7 @@ def test_curves_of_other_regressors_are_not_compared(rng):
 
 def test_nothing_learned_has_no_sign(rng):
     said = curve_of(made_up(rng, [0.3, 0.8, 0.5, 0.5, 0.1], learned=0.801)).finding()
-    assert ", of which 0.00 [-0.10, 0.10] is learned" in said
+    assert ", of which 0.00 [-0.10, 0.10] would be learned, which is not shown" in said
 
 
 def test_unknown_layer_is_not_compared(rng):

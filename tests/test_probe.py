@@ -514,6 +514,11 @@ def test_measure_that_is_constant_in_some_splits_is_refused():
             "pixels,shuffled there are none.",
         ),
         (
+            {"permutations": 18},
+            "With 18 permutations no p-value can be below 0.053. Give 0 for none, or 1000 as is "
+            "usual.",
+        ),
+        (
             {"permutations": -1},
             "--permutations -1 is below 0. Give 0 for none, or 1000 as is usual.",
         ),

@@ -10,8 +10,8 @@ from sklearn.metrics import r2_score
 
 import scalecut.scores
 from scalecut import ProbePoint, image_set
-from scalecut.scores import MOST_TWINS, Answers, draw_parts, score
-from scalecut.stats import interval
+from scalecut.scores import MOST_TWINS, Answers, _over_twins, draw_parts, score
+from scalecut.stats import fall, interval, peak
 
 LAYERS = ["a", "b", "c"]
 
@@ -171,6 +171,18 @@ def test_random_row_is_the_mean_of_its_twins_with_their_spread(rng):
     np.testing.assert_allclose(rows.r2_spread, np.std(alone, axis=0, ddof=1))
 
 
+def test_interval_of_few_twins_covers_the_mean_of_all_twins():
+    """Twins that differ and images that do not: all that is uncertain is which twins were drawn."""
+    rng, places = np.random.default_rng(0), np.random.default_rng(1).random((1000, MOST_TWINS))
+    covered = []
+    for n in (2, 3, 5):
+        for _ in range(200):
+            draws = _over_twins(np.repeat(rng.normal(size=(n, 1)), 1001, axis=1), places)
+            low, high = interval(draws[0], draws[1:], most=np.inf)
+            covered.append(low <= 0 <= high)
+    assert 0.9 <= np.mean(covered) <= 0.99
+
+
 def test_interval_of_the_twins_knows_that_twins_differ():
     rng = np.random.default_rng(0)
     measure = rng.random(200)
@@ -274,3 +286,27 @@ def test_twins_are_drawn_alike_in_all_subsets():
     parts = draw_parts(images(rng.random(60), subset=subset), 2, 0, shuffled=False)
     assert np.array_equal(parts[0].twins, parts[1].twins)
     assert parts[0].twins.shape[1] == MOST_TWINS
+
+
+# --- from images on ------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_flat_curves_show_no_fall_and_keep_their_layers_when_everything_is_fitted_anew():
+    """Eight layers that know the measure alike, each with noise of its own: 150 whole probes."""
+    rng, n, shown, kept = np.random.default_rng(1), 100, [], []
+    layers = [f"layer{number}" for number in range(8)]
+    for seed in range(150):
+        measure = rng.random(n)
+        known = (measure - measure.mean())[:, None] / measure.std() / np.sqrt(20)
+        matrices = {
+            layer: (known + rng.normal(size=(n, 20))).astype(np.float32) for layer in layers
+        }
+        parts = draw_parts(images(measure), 10, seed, shuffled=False)
+        answers = {"pretrained": Answers(points(layers, 20), (matrices,))}
+        rows, draws = line(score(parts, answers, ("ridge",)), weights="pretrained")
+        r2, draws = rows.r2.to_numpy(), draws.T.astype(np.float64)
+        shown.append(fall(r2, draws).after is not None)
+        kept.append(len(peak(r2, draws).confidence_set) / len(layers))
+    assert np.mean(shown) <= 0.07
+    assert np.mean(kept) >= 0.93

@@ -16,6 +16,8 @@ from .layers import SOFTMAX, ProbePoint
 from .scores import MEAN, Scores
 from .stats import Fall, Peak, fall, interval, peak
 
+ALPHA = 0.05  # p-values up to this one show something
+
 COLUMNS = [
     "model",
     "subset",
@@ -230,6 +232,14 @@ class Curve:
         found = self.evidence()
         label = {point.layer: point.label for point in self.points}
         first = self.table.iloc[0]
+        is_shown = found.p_value <= ALPHA if np.isfinite(found.p_value) else found.r2_low > 0
+        if not is_shown:
+            by_chance = f", p = {found.p_value:.2g}" if np.isfinite(found.p_value) else ""
+            return (
+                f"No layer of {first.model} is shown to carry the object's scale; the best is "
+                f"{label[found.peak]}: R² {_two(found.r2)} [{_two(found.r2_low)}, "
+                f"{_two(found.r2_high)}]{by_chance}; {found.n_fit} images to fit."
+            )
         candidates = self.table.iloc[self._candidates(MEAN)].layer.tolist()
         said = (
             f"{first.model} carries the object's scale best at {label[found.peak]} "
@@ -239,13 +249,15 @@ class Curve:
         if np.isfinite(found.learned):
             low, high = _two(found.learned_low), _two(found.learned_high)
             said += f", of which {_two(found.learned)} [{low}, {high}] is learned"
+            if found.learned_low <= 0:
+                said = said.replace(" is learned", " would be learned, which is not shown")
         if found.peak == found.last:
             said += "; no layer was read after it"
         elif found.fall_after is None:
             said += f"; no fall is shown after it (p = {found.fall_p_value:.2g})"
         else:
             where = label[found.fall_after]
-            if found.fall_first != found.fall_last:
+            if not found.fall_first == found.fall_after == found.fall_last:
                 where += f" (95 %: {label[str(found.fall_first)]} to {label[str(found.fall_last)]})"
             said += f"; it falls after {where}, and {label[found.last]} has {_two(found.last_r2)}"
         return f"{said}; {found.n_fit} images to fit."

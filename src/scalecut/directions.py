@@ -67,7 +67,7 @@ class Directions:
     - `stability_degrees`: mean angle between the directions of two repeats (`_rows`);
     - `channels_90`: share of the channels that carry 90 % of the direction, mean over repeats;
     - `stability_shuffled_degrees`, `channels_90_shuffled`: both for a shuffled measure;
-    - `transfer_r2`: R² on the subset `other`; on the held-out part where that is the subset itself;
+    - `transfer_r2`: R² on the subset `other`, if it shares no group; held out on the subset itself;
     - `transfer_correlation2`: the same when offset and slope are fitted anew;
     - `sensitivity`: mean slope of the logit of the class `other` along the direction;
     - `br`: its bidirectional relevance (`relevance`).
@@ -132,7 +132,9 @@ def rcv(
         rows = [
             (part.subset, *row)
             for part in parts
-            for row in _rows(part, parts, matrix, slopes[part.subset].get(point.layer), name)
+            for row in _rows(
+                part, _apart(kept, part, parts), matrix, slopes[part.subset].get(point.layer), name
+            )
         ]
         return pd.DataFrame(rows, columns=["subset", *COLUMNS[7:]]).assign(
             layer=point.layer, alias=point.alias, depth=point.depth, n_features=point.channels
@@ -390,6 +392,13 @@ def _rows(
             yield len(slope), "br", name, *_with_interval(relevance(slope, r2, counts))
 
 
+def _apart(image_set: ImageSet, part: Part, parts: Sequence[Part]) -> list[Part]:
+    """The subset itself, and those that share no group (patient, slide) with it."""
+    group = np.array(image_set.group)
+    own = set(group[part.rows])
+    return [each for each in parts if each is part or own.isdisjoint(group[each.rows])]
+
+
 def _repeats(
     part: Part, features: Float64[np.ndarray, "all d"], measure: Float64[np.ndarray, " n"]
 ) -> tuple[Float64[np.ndarray, "r d"], Float64[np.ndarray, "r all"]]:
@@ -406,8 +415,7 @@ def _repeats(
 
 
 def _unit(weights: Float64[np.ndarray, " d"]) -> Float64[np.ndarray, " d"]:
-    length = np.linalg.norm(weights)
-    return weights / length if length > 0 else weights
+    return weights / (np.linalg.norm(weights) or 1.0)
 
 
 def _means(
@@ -421,9 +429,8 @@ def _with_interval(
     draws: Float64[np.ndarray, " b"], least: float = -np.inf, most: float = np.inf
 ) -> Float64[np.ndarray, " 3"]:
     """The first draw with the interval that the others give."""
-    if np.isnan(draws[0]):
-        return np.full(3, np.nan)
-    return np.array([draws[0], *interval(draws[0], draws[1:], least=least, most=most)])
+    low_high = interval(draws[0], draws[1:], least=least, most=most) if draws[0] == draws[0] else ()
+    return np.array([draws[0], *(low_high or (np.nan, np.nan))])
 
 
 def _evenly(n: int, most: int) -> Int[np.ndarray, " k"]:

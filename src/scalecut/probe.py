@@ -38,6 +38,7 @@ REGRESSORS = ("ridge", "ols")
 CONTROLS = ("random", "permuted", "pixels", "shuffled")
 USUAL_CONTROLS = ("random", "pixels", "shuffled")
 LEARNING_SHARES = (0.125, 0.25, 0.5)  # of the groups to fit; all of them is the curve itself
+LEAST_PERMUTATIONS = 19  # for a p-value of 0.05
 LEAST_TO_FIT, LEAST_GROUPS_TO_FIT = 10, 4
 
 
@@ -258,6 +259,11 @@ def _checked(ask: _Ask) -> _Ask:
             raise DataError(
                 f"{option} {given} is below 0. Give 0 for none, or {usual} as is usual."
             )
+    if 0 < ask.permutations < LEAST_PERMUTATIONS:
+        raise DataError(
+            f"With {ask.permutations} permutations no p-value can be below "
+            f"{1 / (1 + ask.permutations):.2g}. Give 0 for none, or 1000 as is usual."
+        )
     return ask
 
 

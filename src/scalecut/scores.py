@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float32, Float64, Int
+from scipy.stats import norm as normal
+from scipy.stats import t as student
 from sklearn.model_selection import GroupShuffleSplit
 from threadpoolctl import threadpool_limits
 
@@ -299,13 +301,19 @@ def _layer_lines(
 def _over_twins(
     seeds: Float64[np.ndarray, "q b"], places: Float64[np.ndarray, "b2 q2"]
 ) -> Float64[np.ndarray, " b"]:
-    """Mean over twins; in each draw the twins, too, are drawn with replacement."""
+    """Mean over twins; in each draw the twins, too, are drawn with replacement.
+
+    Of n twins that gives a spread too small by √((n - 1) / n), and quantiles of the normal
+    distribution where Student's with n - 1 degrees are due; what the twins add is scaled by both.
+    """
     n = len(seeds)
     if n == 1:
         return seeds[0]
     drawn = (places[:, :n] * n).astype(int)
-    resampled = np.take_along_axis(seeds[:, 1:].T, drawn, axis=1).mean(axis=1)
-    return np.concatenate([seeds[:, 0].mean(keepdims=True), resampled])
+    mean = seeds.mean(axis=0)
+    added = np.take_along_axis(seeds[:, 1:].T, drawn, axis=1).mean(axis=1) - mean[1:]
+    few = np.sqrt(n / (n - 1)) * student.ppf(0.975, n - 1) / normal.ppf(0.975)
+    return np.concatenate([mean[:1], mean[1:] + few * added])
 
 
 def _part_scores(

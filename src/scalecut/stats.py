@@ -11,6 +11,11 @@ from jaxtyping import Bool, Float64, Int
 
 DRAWS = 1000
 
+# Draws resample the images to test on, while the fits stay: the noise of differences between layers
+# is larger. With this factor flat curves show a fall, and confidence sets miss the best, in at most
+# about 5 of 100 simulations from images on, with refits (docs/log.md).
+REFITS = 1.3
+
 
 def group_draws(
     groups: Int[np.ndarray, " n"], rng: np.random.Generator, draws: int = DRAWS
@@ -152,7 +157,7 @@ def peak(
     for layer, spread in enumerate(_spreads(noise)):
         lead = np.max((r2 - r2[layer]) / spread)
         by_chance = np.max((noise - noise[:, [layer]]) / spread, axis=1)
-        if lead <= np.quantile(by_chance, level):
+        if lead <= REFITS * np.quantile(by_chance, level):
             inside.append(layer)
     return Peak(int(np.argmax(r2)), tuple(inside))
 
@@ -170,16 +175,16 @@ def fall(
     draws = draws[np.isfinite(draws).all(axis=1)]  # few images may leave a draw without a score
     noise = draws - draws.mean(axis=0)
     spreads = _spreads(noise)
-    by_chance = np.array([_loss(curve, spreads) for curve in noise])
+    by_chance = REFITS * np.array([_loss(curve, spreads) for curve in noise])
     p_value = float((1 + (by_chance >= _loss(r2, spreads)).sum()) / (1 + len(noise)))
     if p_value > 1 - level:
         return Fall(p_value)
     top, after = int(np.argmax(r2)), _change_point(r2)
-    places = [_change_point(curve) for curve in r2 + noise]
+    places = [_change_point(curve) for curve in r2 + REFITS * noise]
     tails = [(1 - level) / 2, (1 + level) / 2]
     first, last = np.quantile(places, tails, method="inverted_cdf")
     drop = _drop(r2, top, after)
-    drops = np.array([_drop(curve, top, after) for curve in draws])
+    drops = np.array([_drop(curve, top, after) for curve in r2 + REFITS * noise])
     low, high = interval(drop, drops, level, most=np.inf)
     return Fall(p_value, after, int(first), int(last), drop, float(low), float(high))
 

@@ -20,11 +20,10 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from .curve import Curve
+from .curve import ALPHA, Curve
 from .layers import ProbePoint
 from .scores import MEAN
 
-ALPHA = 0.05
 OF_LAYERS = ("regression", "comparison", "directions")  # stages that count layers, not images
 
 # fmt: off
@@ -76,8 +75,9 @@ def curve_table(curve: Curve) -> Table:
     table.add_column("layer", overflow="fold", min_width=12)
     for name in ("d", *columns):
         table.add_column(name, justify="right", no_wrap=True)
+    peak = curve.evidence().peak
     for point, *cells in zip(curve.points, *columns.values(), strict=True):
-        style = "bold" if point.layer == own.r2.idxmax() else None
+        style = "bold" if point.layer == peak else None
         table.add_row(point.label, str(point.channels), *cells, style=style)
     return table
 
