@@ -1,6 +1,7 @@
 """Directions are compared with planted ones, slopes with what a small step really does."""
 
 from collections import OrderedDict
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -606,6 +607,25 @@ def test_share_of_channels_is_of_all_channels_also_of_constant_ones(found):
     # of the squares of (0.8, -0.5, 0.2) the first two hold 96 %, the first alone 69 %
     row = value(found, "channels_90")
     assert (row.value, row.low, row.high) == (2 / 5, 2 / 5, 2 / 5)
+
+
+def test_subsets_that_share_a_group_are_not_tested_on_each_other(tmp_path, monkeypatch):
+    monkeypatch.setenv("SCALECUT_CACHE", str(tmp_path))
+    images = colours()
+    group = [f"patient {number}" for number in range(4 * N)]
+    group[N] = group[0]  # one patient is in `here` and in `alike`
+    network = colour_net()
+    found = rcv(
+        network,
+        replace(images, group=tuple(group)),
+        points_of(network),
+        repeats=2,
+        precision="float32",
+    )
+    rows = found.table[found.table.quantity == "transfer_r2"]
+    pairs = set(zip(rows.subset, rows.other, strict=True))
+    assert ("here", "alike") not in pairs and ("alike", "here") not in pairs
+    assert {("here", "here"), ("here", "offset"), ("alike", "reversed")} <= pairs
 
 
 @pytest.mark.parametrize(
