@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 help:
-	@echo "make demo       set everything up and probe a network on made-up scenes (3 minutes)"
+	@echo "make demo       set everything up and probe a network on made-up scenes (2 minutes)"
 	@echo "make test       set everything up and run the tests"
 	@echo "make test-slow  the tests that take minutes"
 	@echo "make lint       format, style and types"
@@ -18,7 +18,7 @@ $(VENV)/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet uv
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt \
-		--compile-bytecode --editable . --group test --group dev
+		--compile-bytecode --editable '.[onnx]' --group test --group dev
 	touch $@
 
 demo: $(VENV)/ready

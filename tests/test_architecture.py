@@ -11,14 +11,16 @@ ROWS = [
     ["errors"],
     ["regression", "stats", "measures", "cache", "page", "receptive", "twins", "padding"],
     ["images", "layers", "models", "figures"],
-    ["annotations", "scenes", "features", "pixels", "charts"],
+    ["annotations", "scenes", "features", "pixels", "charts", "surgery"],
     ["scores"],
     ["curve", "inputs"],
-    ["probe", "invariance", "noise", "instrument", "directions"],
-    ["runs"],
-    ["report", "terminal", "options", "console"],
-    ["experiments"],
+    ["probe", "invariance", "noise", "instrument", "directions", "choice", "cut"],
+    ["runs", "proof", "export", "card"],
+    ["report", "terminal", "options", "console", "bundle"],
+    ["experiments", "transformer"],
+    ["cutting"],
     ["cli"],
+    ["__main__"],
 ]
 ROW = {name: number for number, row in enumerate(ROWS) for name in row}
 FOLDER = Path(scalecut.__file__).parent

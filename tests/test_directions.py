@@ -716,5 +716,5 @@ def test_a_single_repeat_is_refused():
     with pytest.raises(DataError) as error:
         colour_directions(repeats=1)
     assert str(error.value) == (
-        "There are 1 repeats, but stability needs 2. Give --repeats 2 or more."
+        "--repeats 1 is too few for stability, which compares two. Give 2 or more."
     )

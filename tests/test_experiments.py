@@ -539,12 +539,12 @@ REFUSED = {
     ),
     "place": (
         ("scenes", "network", *SCENES, "--place", "left"),
-        "No place is named 'left'. Give one or more of random, fixed.",
+        "No place is named 'left'. Give one of random, fixed.",
     ),
     "few contents": (
         ("scenes", "network", *SCENES, "--contents", 9),
-        "9 contents were asked for, but at least 10 are needed to fit and to test. Ask for n=10 or "
-        "more; 44 show every object before every backdrop.",
+        "9 contents were asked for, but at least 10 are needed to fit and to test. Give --contents "
+        "10 or more; 44 show every object before every backdrop.",
     ),
     "canvas in words": (
         ("scenes", "network", *SCENES, "--canvases", "48,large"),
@@ -553,8 +553,19 @@ REFUSED = {
     "canvases too small": (
         ("scenes", "network", *SCENES, "--canvases", "16,48"),
         "tiny_networks:network runs on 1 of 2 canvases; on 16 px it does not (objects can be seen "
-        "on 32 px or more). Image size needs two: give other canvases, or canvases=[48] to set "
+        "on 32 px or more). Image size needs two: give other canvases, or --canvases 48 to set "
         "object scale alone.",
+    ),
+    "input too small for scenes": (
+        ("scenes", "network", *SCENES, "--input-size", 24),
+        "tiny_networks:network does not run on scenes of 24 x 24 px (objects can be seen on 32 px "
+        "or more). Give another --input-size.",
+    ),
+    "canvas larger than any memory": (
+        ("scenes", "network", *SCENES, "--canvases", 10**7),
+        "There is not enough memory (Unable to allocate 273. TiB for an array with shape (1, "
+        "10000000, 10000000, 3) and data type uint8). Give smaller sides in pixels, fewer images "
+        "or permutations, or a smaller --batch-size.",
     ),
     "no images": (
         ("invariance", "network", *INVARIANCE, "--at-most", 0),
@@ -575,7 +586,7 @@ REFUSED = {
     ),
     "one repeat": (
         ("rcv", "network", *RCV, "--repeats", 1),
-        "There are 1 repeats, but stability needs 2. Give --repeats 2 or more.",
+        "--repeats 1 is too few for stability, which compares two. Give 2 or more.",
     ),
     "unknown class": (
         ("rcv", "network", *RCV, "--class", "tabby"),
@@ -606,8 +617,10 @@ def test_network_that_runs_at_its_own_size_alone_is_answered_in_one_line():
     start = "tiny_networks:of_one_size runs at none of 2 sizes but its own, 32 x 32 px ("
     assert_refused(result, before, start, whole=False)  # then torch's reason
     assert result.stderr.endswith(
-        "). Ask for object-scale alone, which leaves the size as it is, or take another network.\n"
+        "). Give --changes object-scale, which leaves the size as it is, or take another network.\n"
     )
+    more = ("--changes", "object-scale")
+    assert asked("invariance", "of_one_size", *INVARIANCE, *more).exit_code == 0
 
 
 def test_class_is_not_asked_of_a_head_whose_weights_are_missing():
@@ -751,6 +764,9 @@ def test_larger_sizes_alone_are_told_alone():
 def test_features_alone_are_told_alone():
     same = [("image-size", 0.0, 224, "a", "cosine", 1.0)]
     assert of_sizes(*same, *drifts(a=0.3, b=0.5)).startswith("Doubling the image size moves")
+    assert of_sizes(*same, *drifts(a=0.3)) == (
+        "Doubling the image size moves the features most at a (1 - cosine 0.30)."
+    )
 
 
 def of_noise(*rows):

@@ -299,7 +299,7 @@ def only_64(x):
 def test_network_of_one_size_is_told_how_to_do_without_the_factor():
     assert message(lambda: measured({"only": only_64}), ModelError) == (
         "planted runs on 1 of 5 canvases; on 32 px it does not (Input height (32) doesn't match "
-        "model (64)). Image size needs two: give other canvases, or canvases=[64] to set object "
+        "model (64)). Image size needs two: give other canvases, or --canvases 64 to set object "
         "scale alone."
     )
 
@@ -307,7 +307,7 @@ def test_network_of_one_size_is_told_how_to_do_without_the_factor():
 def test_no_canvas_at_all_is_refused():
     assert message(lambda: measured({"only": only_64}, canvases=[48]), ModelError) == (
         "planted runs on 0 of 1 canvases; on 48 px it does not (Input height (48) doesn't match "
-        "model (64)). Image size needs two: give other canvases, or canvases=[64] to set object "
+        "model (64)). Image size needs two: give other canvases, or --canvases 64 to set object "
         "scale alone."
     )
 
@@ -326,8 +326,7 @@ def test_network_that_does_not_run_at_its_own_size_is_refused():
         return area(x)
 
     assert message(lambda: measured({"never": never}), ModelError) == (
-        "planted does not run on scenes of 64 x 64 px (ValueError). Give a preprocessing with "
-        "another input size."
+        "planted does not run on scenes of 64 x 64 px (ValueError). Give another --input-size."
     )
 
 
@@ -611,7 +610,7 @@ def test_unknown_object_is_told_the_names():
 
 def test_unknown_place_is_told_the_names():
     assert message(lambda: measured(place="left")) == (
-        "No place is named 'left'. Give one or more of random, fixed."
+        "No place is named 'left'. Give one of random, fixed."
     )
 
 
@@ -623,8 +622,8 @@ def test_no_object_is_refused():
 
 def test_too_few_contents_are_refused():
     assert message(lambda: measured(n=9)) == (
-        "9 contents were asked for, but at least 10 are needed to fit and to test. Ask for n=10 "
-        "or more; 44 show every object before every backdrop."
+        "9 contents were asked for, but at least 10 are needed to fit and to test. Give --contents "
+        "10 or more; 44 show every object before every backdrop."
     )
 
 

@@ -369,7 +369,7 @@ def test_network_of_one_size_is_refused_unless_the_size_is_left_alone():
         looked(network, textured(6))
     assert str(error.value) == (
         "Sequential runs at none of 8 sizes but its own, 32 x 32 px (it has places for 32 x 32). "
-        "Ask for object-scale alone, which leaves the size as it is, or take another network."
+        "Give --changes object-scale, which leaves the size as it is, or take another network."
     )
     found = looked(network, textured(6), changes=("object-scale",))
     assert found.left_out == ()

@@ -173,7 +173,7 @@ def test_network_of_one_size_is_refused():
         curve(network)
     assert str(error.value) == (
         "Sequential does not run on 16 x 16 px (it has places for 32 x 32), but image size can "
-        "only be read if it varies. Give other sizes, or a network that takes any."
+        "only be read if it varies. Leave --noise out, or take a network that runs at other sizes."
     )
 
 

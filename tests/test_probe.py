@@ -450,6 +450,8 @@ def test_too_few_images_are_refused_with_their_number():
         "There are 19 images of 'few', but at least 20 are needed to fit and to test. "
         "Add images, or choose other subsets."
     )
+    one = discs(np.random.default_rng(0), n=50, subset=["many"] * 49 + ["few"])
+    assert message(DataError, one, subsets=["few"]).startswith("There is 1 image of 'few', but ")
 
 
 def test_subsets_that_are_too_small_and_were_not_asked_for_are_left_out_and_named():

@@ -1,10 +1,13 @@
 """Find the layer at which a vision model forgets how big things are."""
 
 from .annotations import read_images
+from .bundle import load
+from .choice import choose
 from .curve import Curve, Evidence, compare
+from .cut import CutNetwork, cut_after
 from .directions import Directions, rcv
 from .errors import DataError, LayerError, ModelError, OutputError, ScalecutError
-from .features import Features, extract, pooled_outputs
+from .features import extract, pooled_outputs
 from .images import Image, ImageSet, image_set
 from .instrument import Instrument, instrument
 from .invariance import Invariance, invariance
@@ -15,9 +18,11 @@ from .noise import noise_curve
 from .probe import probe
 from .regression import RidgePath, r_squared, ridge_path
 from .scenes import made_up_scenes
+from .transformer import Features, transform
 
 __all__ = [
     "Curve",
+    "CutNetwork",
     "DataError",
     "Directions",
     "Evidence",
@@ -35,11 +40,14 @@ __all__ = [
     "ProbePoint",
     "RidgePath",
     "ScalecutError",
+    "choose",
     "compare",
+    "cut_after",
     "extract",
     "image_set",
     "instrument",
     "invariance",
+    "load",
     "load_network",
     "made_up_scenes",
     "noise_curve",
@@ -52,4 +60,5 @@ __all__ = [
     "read_images",
     "ridge_path",
     "select_layers",
+    "transform",
 ]

@@ -22,6 +22,7 @@ from .console import (
 )
 from .curve import Curve
 from .curve import compare as compare_curves
+from .cutting import about_cuts
 from .errors import DataError
 from .experiments import beyond_the_curve
 from .features import resolved_precision
@@ -268,6 +269,7 @@ def compare(
     OUT.print(comparison_table(table, *names))
 
 
+about_cuts(app)
 beyond_the_curve(app)
 
 

@@ -33,6 +33,14 @@ class Commands(TyperGroup):
             said = " ".join(str(error).split())  # in one line, whatever a library put into it
             ERR.print(f"scalecut: {said}", soft_wrap=True)
             raise typer.Exit(2) from error
+        except MemoryError as error:
+            what = f" ({error})" if str(error) else ""  # numpy says how much, Python nothing
+            ERR.print(
+                f"scalecut: There is not enough memory{what}. Give smaller sides in pixels, fewer "
+                "images or permutations, or a smaller --batch-size.",
+                soft_wrap=True,
+            )
+            raise typer.Exit(2) from error
         except KeyboardInterrupt as error:
             ERR.print(
                 "scalecut: stopped, no run was written. Features that are cached are not computed "

@@ -80,6 +80,11 @@ class Evidence:
     last_loss_high: float
     n_fit: int
 
+    @property
+    def is_shown(self) -> bool:
+        """Whether any layer is shown to carry scale: by its p-value, else by its interval."""
+        return self.p_value <= ALPHA if np.isfinite(self.p_value) else self.r2_low > 0
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Curve:
@@ -232,8 +237,7 @@ class Curve:
         found = self.evidence()
         label = {point.layer: point.label for point in self.points}
         first = self.table.iloc[0]
-        is_shown = found.p_value <= ALPHA if np.isfinite(found.p_value) else found.r2_low > 0
-        if not is_shown:
+        if not found.is_shown:
             by_chance = f", p = {found.p_value:.2g}" if np.isfinite(found.p_value) else ""
             return (
                 f"No layer of {first.model} is shown to carry the object's scale; the best is "

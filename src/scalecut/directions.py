@@ -110,7 +110,7 @@ def rcv(
     """
     if repeats < 2:
         raise DataError(
-            f"There are {repeats} repeats, but stability needs 2. Give --repeats 2 or more."
+            f"--repeats {repeats} is too few for stability, which compares two. Give 2 or more."
         )
     number, name = (-1, "") if target_class is None else class_of(network, target_class)
     look = {"fit": fit, "device": device, "batch_size": batch_size, "progress": progress}

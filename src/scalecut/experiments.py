@@ -417,9 +417,10 @@ def _of_sizes(table: DataFrame) -> str:
     drift = _by_layer(table.loc[table["change"] == first], "drift")
     if drift:
         most, least = max(drift, key=drift.__getitem__), min(drift, key=drift.__getitem__)
+        end = f" and least at {least} ({drift[least]:.2f})" if least != most else ""
         sentences.append(
             f"Doubling the {IN_WORDS[first]} moves the features most at {most} (1 - cosine "
-            f"{drift[most]:.2f}) and least at {least} ({drift[least]:.2f})."
+            f"{drift[most]:.2f}){end}."
         )
     return " ".join(sentences) or (
         "There are no answers, and no two sizes an octave apart: invariance.csv has the cosines."

@@ -23,7 +23,8 @@ from torch import Tensor, nn
 from . import cache
 from .errors import DataError, LayerError, ModelError
 from .images import Image, LeftOut, fitted
-from .layers import SOFTMAX, ProbePoint, channel_axis, tensors_in
+from .layers import SOFTMAX, ProbePoint, tensors_in
+from .layers import channel_axis as axis_of_channels
 from .measures import Frame
 from .models import Network, Preprocessing, tensors_sha256
 
@@ -33,7 +34,7 @@ RECIPE = 1  # part of every cache key: raise it when the same settings would giv
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Features:
+class Extracted:
     """Pooled outputs of the layers, one row an image that could be read."""
 
     matrices: dict[str, Float32[np.ndarray, "n d"]]  # by layer
@@ -90,19 +91,24 @@ def pooled_outputs(
         yield outputs
 
 
-def pool(output: Tensor, channel_axis: int = 1, prefix_tokens: int = 0) -> Tensor:
-    """Average a layer's output over its places, in float32: to (n, c).
+def pool(
+    output: Tensor | Sequence[Tensor], channel_axis: int = 1, prefix_tokens: int = 0
+) -> Tensor:
+    """Average a layer's output over its places, in float32: to (n, c); lists are joined.
 
     Args:
-        channel_axis: -1 where the channels come last.
+        channel_axis: -1 where the channels come last, 0 to tell it from the shape.
         prefix_tokens: so many tokens at the start are no patches and are left out.
     """
+    if not isinstance(output, Tensor):
+        return torch.cat([pool(each, channel_axis, prefix_tokens) for each in output], dim=1)
+    axis = channel_axis or axis_of_channels(output)
     if output.ndim == 2:
         return output.float()
-    if output.ndim == 3 and channel_axis == -1:
+    if output.ndim == 3 and axis == -1:
         return output[:, prefix_tokens:].mean(dim=1, dtype=torch.float32)
     if output.ndim == 4:
-        return output.mean(dim=(2, 3) if channel_axis == 1 else (1, 2), dtype=torch.float32)
+        return output.mean(dim=(2, 3) if axis == 1 else (1, 2), dtype=torch.float32)
     raise LayerError(
         f"A layer gave a tensor of shape {tuple(output.shape)}; only (n, c, h, w), (n, tokens, "
         "c) and (n, c) "
@@ -121,7 +127,7 @@ def extract(
     device: str = "auto",
     progress: Progress | None = None,
     stage: str = "features",
-) -> Features:
+) -> Extracted:
     """The features of all images at all points, from the cache where they are in it.
 
     Args:
@@ -170,7 +176,8 @@ def extract(
         LeftOut(images[i].name, unreadable.get(i) or twins[keys[i]])
         for i in map(int, np.flatnonzero(~is_read))
     )
-    return Features(matrices, is_read, left_out, precision, n_computed, time.perf_counter() - start)
+    seconds = time.perf_counter() - start
+    return Extracted(matrices, is_read, left_out, precision, n_computed, seconds)
 
 
 class _Table:
@@ -347,16 +354,14 @@ def _as_point(layer: str | ProbePoint) -> ProbePoint:
 
 def _pooled(value: object, point: ProbePoint) -> Tensor:
     if isinstance(value, list | tuple):
-        return torch.cat(
-            [_pooled(each, point) for each in value if isinstance(each, Tensor)], dim=1
-        )
-    if not isinstance(value, Tensor):
+        value = [each for each in value if isinstance(each, Tensor)]
+    elif not isinstance(value, Tensor):
         raise LayerError(
             f"Layer {point.layer!r} gave a {type(value).__name__}, but a tensor is needed. "
             "Probe a layer before or after it."
         )
-    value = value.detach()
-    pooled = pool(value, point.channel_axis or channel_axis(value), point.prefix_tokens)
+    with torch.no_grad():
+        pooled = pool(value, point.channel_axis, point.prefix_tokens)
     return pooled.softmax(dim=1) if point.layer == SOFTMAX else pooled
 
 

@@ -161,12 +161,17 @@ def image_set(
             f"{bad.size} of {n} measures are not finite, the first at row {bad[0]}. "
             "Drop these images, or measure them."
         )
-    entries = tuple(_image(place, given) for place, given in enumerate(images))
+    entries = tuple(image_of(place, given) for place, given in enumerate(images))
     groups = [image.name for image in entries] if group is None else group
     return ImageSet(entries, numbers, measure_name, tuple(subset), tuple(map(str, groups)))
 
 
-def _image(place: int, given: Any) -> Image:
+def image_of(place: int, given: Any) -> Image:
+    """A file, a PIL image or an array (h, w, 3) or (h, w) of uint8 as an Image.
+
+    Raises:
+        DataError: if it is none of these.
+    """
     name = str(given) if isinstance(given, str | Path) else f"image {place}"
     try:
         if isinstance(given, str | Path):

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from .annotations import read_images
 from .errors import DataError, LayerError, ModelError, ScalecutError
-from .features import Features, Progress, answerable, decoded, extract, resolved_precision
+from .features import Extracted, Progress, answerable, decoded, extract, resolved_precision
 from .images import Image, ImageSet, LeftOut
 from .layers import ProbePoint, probe_points, select_layers
 from .measures import Frame, measure_named, share_of
@@ -165,10 +165,12 @@ def of_subsets(image_set: ImageSet, subsets: Sequence[str]) -> ImageSet:
 
 
 def check_names(given: Sequence[str], known: Sequence[str], what: str) -> tuple[str, ...]:
-    names = (given,) if isinstance(given, str) else tuple(dict.fromkeys(given))
+    is_one = isinstance(given, str)
+    names = (given,) if is_one else tuple(dict.fromkeys(given))
     for name in names:
         if name not in known:
-            raise DataError(f"No {what} is named {name!r}. Give one or more of {', '.join(known)}.")
+            most = "one" if is_one else "one or more"
+            raise DataError(f"No {what} is named {name!r}. Give {most} of {', '.join(known)}.")
     return names
 
 
@@ -204,9 +206,10 @@ def check_size(image_set: ImageSet) -> None:
                 f"first is number {bad[0]}. Drop these images."
             )
         if n < LEAST_IMAGES:
+            given = "is 1 image" if n == 1 else f"are {n} images"
             raise DataError(
-                f"There are {n} images of {subset!r}, but at least {LEAST_IMAGES} are needed to "
-                f"fit and to test. Add images, or choose other subsets."
+                f"There {given} of {subset!r}, but at least {LEAST_IMAGES} are needed to fit and "
+                "to test. Add images, or choose other subsets."
             )
         if n_groups < LEAST_GROUPS:
             raise DataError(
@@ -221,7 +224,7 @@ def check_size(image_set: ImageSet) -> None:
             )
 
 
-def check_finite(network: Network, features: Features) -> None:
+def check_finite(network: Network, features: Extracted) -> None:
     for layer, matrix in features.matrices.items():
         bad = np.flatnonzero(~np.isfinite(matrix).all(axis=1))
         if bad.size:
@@ -267,7 +270,7 @@ class Stages:
         points: Sequence[ProbePoint],
         look: Look,
         stage: str = "features",
-    ) -> Features:
+    ) -> Extracted:
         """Features of all images, timed and with progress."""
         with self(stage):
             found = extract(

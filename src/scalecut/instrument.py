@@ -34,7 +34,7 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from .errors import DataError, ModelError
-from .features import Features, Progress, forward, resolved_device, resolved_precision
+from .features import Extracted, Progress, forward, resolved_device, resolved_precision
 from .images import LeftOut
 from .inputs import check_finite, check_names, refusal
 from .layers import ProbePoint
@@ -74,7 +74,7 @@ COLUMNS = [
 
 Pooled = Callable[[Tensor], list[np.ndarray]]
 Report = Callable[[int, int], None]  # done, all
-Seen = tuple[Features, np.ndarray]  # of scenes; shares of their objects, as drawn (at first)
+Seen = tuple[Extracted, np.ndarray]  # of scenes; shares of their objects, as drawn (at first)
 Draws = dict[str, tuple[np.ndarray, int]]  # by quantity; how many images it is of
 
 
@@ -313,7 +313,7 @@ def _seen(
     of_layers = map(np.concatenate, zip(*parts, strict=True))
     matrices = dict(zip([point.layer for point in points], of_layers, strict=True))
     n, seconds = len(scenes), time.perf_counter() - start
-    features = Features(matrices, np.ones(n, dtype=bool), (), precision, n, seconds)
+    features = Extracted(matrices, np.ones(n, dtype=bool), (), precision, n, seconds)
     check_finite(network, features)
     shares = [scene.drawn_as or share for scene, share in zip(scenes, drawn, strict=True)]
     return features, np.array(shares)
@@ -341,8 +341,8 @@ def _runnable(
     side = network.preprocessing.height
     if reason := _obstacle(network.preprocessing, points, pooled, side):
         raise ModelError(
-            f"{network.name} does not run on scenes of {side} x {side} px ({reason}). Give a "
-            "preprocessing with another input size."
+            f"{network.name} does not run on scenes of {side} x {side} px ({reason}). Give another "
+            "--input-size."
         )
     usual = [side if step == 0 else 8 * round(side * 2 ** (step / 2) / 8) for step in OCTAVES]
     found = {c: _obstacle(network.preprocessing, points, pooled, c) for c in sorted(asked or usual)}
@@ -352,7 +352,7 @@ def _runnable(
         raise ModelError(
             f"{network.name} runs on {len(kept)} of {len(found)} canvases; on "
             f"{left_out[0].name} it does not ({left_out[0].reason}). Image size needs two: give "
-            f"other canvases, or canvases=[{side}] to set object scale alone."
+            f"other canvases, or --canvases {side} to set object scale alone."
         )
     return kept, left_out
 
@@ -467,7 +467,7 @@ def _check(
     if n < LEAST:
         raise DataError(
             f"{n} contents were asked for, but at least {LEAST} are needed to fit and to test. "
-            f"Ask for n={LEAST} or more; {CONTENTS} show every object before every backdrop."
+            f"Give --contents {LEAST} or more; {CONTENTS} show every object before every backdrop."
         )
     if seed < 0:
         raise DataError(f"The seed is {seed}. Give a whole number of 0 or more.")

@@ -194,7 +194,7 @@ def _views(
     if left_out and sum(view.change == "image-size" for view in views) == 1:
         raise ModelError(
             f"{network.name} runs at none of {len(left_out)} sizes but its own, {own.height} x "
-            f"{own.width} px ({left_out[0].reason}). Ask for object-scale alone, which leaves the "
+            f"{own.width} px ({left_out[0].reason}). Give --changes object-scale, which leaves the "
             "size as it is, or take another network."
         )
     return views, left_out

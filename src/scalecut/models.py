@@ -215,6 +215,30 @@ def tensors_sha256(module: nn.Module) -> str:
     return digest.hexdigest()
 
 
+def licence_of(network: Network) -> str | None:
+    """The licence of pretrained weights as SPDX writes it, in lower case, where it is told.
+
+    By the package that holds them, or by timm for weights that came from its hub.
+    """
+    source = network.weights.source
+    if source.startswith("package ") and network.name in PACKAGES:
+        told = metadata.metadata(PACKAGES[network.name])
+        classes = told.get_all("Classifier") or []
+        is_apache = "License :: OSI Approved :: Apache Software License" in classes
+        return "apache-2.0" if is_apache else None
+    found = (
+        getattr(network.module, "pretrained_cfg", {}).get("license") if hub_name(network) else ""
+    )
+    return str(found).lower() if found else None
+
+
+def hub_name(network: Network) -> str | None:
+    """The name on the Hugging Face hub of weights that came from there."""
+    source = network.weights.source
+    is_of_hub = source.startswith(("timm hub ", "hub cache "))
+    return source.rpartition(" ")[2] if is_of_hub else None
+
+
 def weights_places(model: str) -> list[Path]:
     """Where a file of pretrained weights may be put to be found by name."""
     return [folder() / "weights" / f"{model}{ending}" for ending in (".safetensors", ".pth", ".pt")]

@@ -227,5 +227,6 @@ def _answers(
         side = batch.shape[-1]
         raise ModelError(
             f"{network.name} does not run on {side} x {side} px ({first_line(error)}), but image "
-            "size can only be read if it varies. Give other sizes, or a network that takes any."
+            "size can only be read if it varies. Leave --noise out, or take a network that runs "
+            "at other sizes."
         ) from error

@@ -15,7 +15,7 @@ from torch import nn
 
 from .curve import Curve
 from .errors import DataError
-from .features import Features, Progress
+from .features import Extracted, Progress
 from .images import ImageSet
 from .inputs import (
     Look,
@@ -152,7 +152,7 @@ def _readable(
     stages: Stages,
     *,
     strict: bool,
-) -> tuple[ImageSet, Features]:
+) -> tuple[ImageSet, Extracted]:
     """The images that could be read, and the network's features of them."""
     found = stages.extracted(network, image_set.images, points, look)
     if strict and found.left_out:
@@ -268,7 +268,7 @@ def _checked(ask: _Ask) -> _Ask:
 
 
 def _facts(
-    network: Network, image_set: ImageSet, features: Features, look: Look
+    network: Network, image_set: ImageSet, features: Extracted, look: Look
 ) -> dict[str, object]:
     """What the features were computed from, and how."""
     return {

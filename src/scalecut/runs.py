@@ -22,6 +22,7 @@ from .errors import DataError, OutputError
 from .layers import ProbePoint
 
 FORMAT = 2  # of run.json and the tables
+MARKS = {"run": "run.json", "cut": "scalecut.json"}  # the file that says what a folder is
 PACKAGES = ("scalecut", "torch", "timm", "numpy", "scipy", "scikit-learn", "pandas", "pillow")
 # fmt: off
 NAMES = (
@@ -36,15 +37,18 @@ DIGITS = 6  # of the decimals in curve.csv
 
 
 @contextmanager
-def new_run(folder: Path) -> Iterator[Path]:
+def new_run(folder: Path, kind: str = "run") -> Iterator[Path]:
     """A folder to write a run into; it appears as `folder` when the block ends without error.
 
     An earlier run of that name is replaced then, and not before.
 
+    Args:
+        kind: `run` or `cut`; only a folder of the same kind is replaced.
+
     Raises:
-        OutputError: if `folder` is there but no run of ours, or cannot be written.
+        OutputError: if `folder` is there but none of ours, or cannot be written.
     """
-    check_place(folder)
+    check_place(folder, kind)
     made = earlier = None
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -66,10 +70,10 @@ def new_run(folder: Path) -> Iterator[Path]:
                 shutil.rmtree(rest, ignore_errors=True)
 
 
-def check_place(folder: Path) -> None:
+def check_place(folder: Path, kind: str = "run") -> None:
     """Refuse, before any work is done, a place that a run could not be written to."""
     try:
-        _check_free(folder)
+        _check_free(folder, kind)
         there = next(place for place in folder.absolute().parents if place.exists())
         with tempfile.TemporaryFile(dir=there):
             pass
@@ -79,10 +83,10 @@ def check_place(folder: Path) -> None:
         raise OutputError(_unwritable(folder, error)) from error
 
 
-def _check_free(folder: Path) -> None:
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / "run.json").is_file():
+def _check_free(folder: Path, kind: str) -> None:
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / MARKS[kind]).is_file():
         raise OutputError(
-            f"{str(folder)!r} is there and holds no run of scalecut, so it is not replaced. "
+            f"{str(folder)!r} is there and holds no {kind} of scalecut, so it is not replaced. "
             "Give --out a new folder."
         )
     if folder.exists() and not folder.is_dir():
@@ -141,6 +145,26 @@ def write_curve(
 def write_table(table: pd.DataFrame, path: Path) -> None:
     """The long form that other programs read; one row per combination."""
     table.to_csv(path, index=False, float_format=f"%.{DIGITS}f", lineterminator="\n")
+
+
+def write_features(table: pd.DataFrame, path: Path) -> None:
+    """A table of features as .parquet or .csv; whole, or not there.
+
+    Raises:
+        OutputError: if it cannot be written.
+    """
+    part = path.with_name(f".{path.name}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.suffix == ".parquet":
+            table.to_parquet(part, index=False)
+        else:
+            table.to_csv(part, index=False, lineterminator="\n")
+        part.replace(path)
+    except OSError as error:
+        raise OutputError(_unwritable(path, error)) from error
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def write_arrays(arrays: Mapping[str, np.ndarray], path: Path) -> None:

@@ -1,0 +1,5 @@
+"""`python -m scalecut` is the `scalecut` command."""
+
+from .cli import main
+
+main()

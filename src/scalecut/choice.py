@@ -1,0 +1,96 @@
+"""The layer at which a network is cut: a pure function of its curve."""
+
+from dataclasses import dataclass
+
+from .curve import Curve
+from .errors import DataError, LayerError
+from .layers import LOGITS, ProbePoint
+from .scores import MEAN
+
+RULES = ("cheapest", "peak")
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """A layer, and why it was chosen.
+
+    Args:
+        layer: name of the probe point.
+        rule: `cheapest` or `peak`.
+        reason: in a sentence.
+        r2, r2_low, r2_high: of the layer, with its 95 % interval.
+        peak: the layer of the highest R²; peak_r2 is that R².
+        macs, peak_macs: multiply-accumulates for one image up to the layer and up to the peak.
+    """
+
+    layer: str
+    rule: str
+    reason: str
+    r2: float
+    r2_low: float
+    r2_high: float
+    peak: str
+    peak_r2: float
+    macs: int
+    peak_macs: int
+
+
+def choose(curve: Curve, rule: str = "cheapest", subset: str = MEAN) -> Choice:
+    """The layer to cut at.
+
+    Args:
+        rule: `peak`, the layer of the highest R² (`graziani2021`); `cheapest`, the earliest layer
+            that is not shown to be worse than the peak, by the peak's 95 % confidence set.
+
+    Raises:
+        DataError: if the curve shows no layer that carries scale, or there is no such rule or
+            subset.
+        LayerError: if the layer is the last one, so that there is nothing to cut off.
+    """
+    if rule not in RULES:
+        raise DataError(f"No rule is named {rule!r}. Give {' or '.join(RULES)}, or --at LAYER.")
+    found = curve.evidence(subset)
+    if not found.is_shown:
+        raise DataError(
+            "The curve shows no layer that carries the object's scale, so it chooses none. Probe "
+            "with more images, or give --at LAYER."
+        )
+    table = curve.scores(subset=subset, regressor=curve.regressor).set_index("layer")
+    points = {point.layer: point for point in curve.points}
+    layer = found.peak
+    if rule == "cheapest":
+        layer = min(found.confidence_set, key=lambda name: table.depth[name])
+    if layer == LOGITS:
+        raise LayerError(
+            f"The {rule} layer is {points[layer].label}, the end of the network, so nothing can be "
+            "cut off. Use the network whole, or give --at LAYER."
+        )
+    row, here, peak = table.loc[layer], points[layer], points[found.peak]
+    return Choice(
+        layer=layer,
+        rule=rule,
+        reason=_reason(here, peak, rule, found.confidence_set)
+        + f": R² {row.r2:.2f} [{row.r2_low:.2f}, {row.r2_high:.2f}]"
+        + (f", {found.r2:.2f} at the peak, for {100 * here.macs / peak.macs:.0f} % of its "
+           "multiply-accumulates." if here is not peak else "."),
+        r2=float(row.r2),
+        r2_low=float(row.r2_low),
+        r2_high=float(row.r2_high),
+        peak=found.peak,
+        peak_r2=found.r2,
+        macs=here.macs,
+        peak_macs=peak.macs,
+    )  # fmt: skip
+
+
+def _reason(here: ProbePoint, peak: ProbePoint, rule: str, set_of_peak: tuple[str, ...]) -> str:
+    if rule == "peak":
+        return f"{here.label} is the peak of the curve"
+    if here is peak:
+        return (
+            f"{here.label} is the peak of the curve, and every earlier layer is shown to be worse"
+        )
+    return (
+        f"{here.label} is the earliest of {len(set_of_peak)} layers that are not shown to be worse "
+        f"than the peak {peak.label}"
+    )

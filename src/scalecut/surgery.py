@@ -1,0 +1,233 @@
+"""What a network needs to come as far as a point, and the network without all the rest."""
+
+import copy
+from collections.abc import Callable, Sequence, Set
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map_only
+
+from .layers import ProbePoint, tensors_in
+
+Maps = Tensor | Sequence[Tensor]
+
+
+class Reached(Exception):  # noqa: N818 - not an error: it ends a forward pass at the point
+    """The point has been reached; carries its output."""
+
+    def __init__(self, output: Maps) -> None:
+        super().__init__()
+        self.output = output
+
+
+class Stop:
+    """Leaves the forward pass at a point, the last time that its module is called.
+
+    Args:
+        side: `input` or `output` of the module.
+        n_calls: how often the module runs in one pass up to the point.
+    """
+
+    def __init__(self, side: str, n_calls: int) -> None:
+        self.side = side
+        self.n_calls = n_calls
+        self.left = n_calls
+
+    def set_at(self, module: nn.Module) -> None:
+        if self.side == "input":
+            module.register_forward_pre_hook(self._before, with_kwargs=True)
+        else:
+            module.register_forward_hook(self._after)
+
+    def run(self, forward: Callable[[Tensor], Maps], images: Tensor) -> Maps:
+        """The output at the point."""
+        self.left = self.n_calls
+        try:
+            return forward(images)
+        except Reached as reached:
+            return reached.output
+
+    def _before(self, module: nn.Module, args: tuple, kwargs: dict) -> None:
+        self._count(next(tensors_in([args, kwargs])))
+
+    def _after(self, module: nn.Module, args: tuple, output: Maps) -> None:
+        self._count(output)
+
+    def _count(self, output: Maps) -> None:
+        self.left -= 1
+        if self.left == 0:
+            raise Reached(output)
+
+
+class PassOn(nn.Identity):
+    """Stands where a module was and hands its first input on, whatever else it is given."""
+
+    def forward(self, input: Tensor, *args: object, **kwargs: object) -> Tensor:
+        return input
+
+
+def stopped(network: nn.Module, point: ProbePoint) -> Stop:
+    """Make `network` stop at `point`, in place."""
+    stop = Stop(point.side, point.n_calls)
+    stop.set_at(network.get_submodule(point.module))
+    return stop
+
+
+def output_at(network: nn.Module, point: ProbePoint, images: Tensor) -> Maps:
+    """What the network gives at a point, before any later operation can write over it."""
+    trial = copy.deepcopy(network).eval()
+    with torch.no_grad():
+        return stopped(trial, point).run(trial, images)
+
+
+def passes_by(network: nn.Module, point: ProbePoint, image: Tensor) -> bool:
+    """Whether the image reaches the network's output on a way that avoids the point.
+
+    What the point gives is separated from what it was computed from; no gradient is left then.
+    """
+    trial = copy.deepcopy(network).eval().requires_grad_(True)
+    module = trial.get_submodule(point.module)
+    if point.side == "input":
+        module.register_forward_pre_hook(
+            lambda module, args, kwargs: (_apart(args), _apart(kwargs)), with_kwargs=True
+        )
+    else:
+        module.register_forward_hook(lambda module, args, output: _apart(output))
+    image = image.detach().clone().requires_grad_()
+    with torch.enable_grad():
+        ends = [end.sum() for end in tensors_in(trial(image.clone())) if end.requires_grad]
+    if not ends:
+        return False
+    (gradient,) = torch.autograd.grad(ends, image, allow_unused=True)
+    return gradient is not None
+
+
+def without_the_rest(network: nn.Module, point: ProbePoint, image: Tensor) -> nn.Module:
+    """A copy in which modules that are not needed to come to the point pass their input on."""
+    before, after = _run_around(network, point, image)
+    body = copy.deepcopy(network)
+    for name, module in network.named_modules():
+        holds_tensors = next(module.parameters(), None) is not None
+        if (
+            name not in before
+            and (name in after or holds_tensors)
+            and name.rpartition(".")[0] in before
+        ):
+            parent, _, child = name.rpartition(".")
+            body.get_submodule(parent).register_module(child, PassOn())
+    for module in body.modules():
+        while type(module) is nn.Sequential and len(module) > 1 and type(module[-1]) is PassOn:
+            delattr(module, next(reversed(module._modules)))  # `del` would number the others anew
+    return body
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Trial:
+    """What a network did with some images in both modes."""
+
+    maps: list[Tensor]  # in evaluation
+    shapes_in_training: list[torch.Size]
+    used: frozenset[str]  # names of parameters and buffers that either mode uses
+    unreached: tuple[str, ...]  # names of used parameters that no gradient reaches in training
+
+
+def tried(network: nn.Module, method: str, images: Tensor) -> Trial:
+    """Run a method of a network in both modes, once each; the network is left as it was."""
+    trial = copy.deepcopy(network).requires_grad_(True)
+    with torch.no_grad(), _Used(trial) as in_evaluation:
+        maps = list(tensors_in(getattr(trial.eval(), method)(images)))
+    with torch.random.fork_rng(), torch.enable_grad(), _Used(trial) as in_training:
+        ends = list(tensors_in(getattr(trial.train(), method)(images)))
+    named = dict(trial.named_parameters())
+    gradients = torch.autograd.grad(
+        [end.sum() for end in ends if end.requires_grad], list(named.values()), allow_unused=True
+    )
+    used = frozenset(in_evaluation.names | in_training.names)
+    none = (name for name, each in zip(named, gradients, strict=True) if each is None)
+    return Trial(maps, [end.shape for end in ends], used, tuple(n for n in none if n in used))
+
+
+def drop_all_but(network: nn.Module, used: Set[str]) -> None:
+    """Take off, in place, the parameters and buffers of other names."""
+    for name, module in network.named_modules():
+        for tensors in (module._parameters, module._buffers):
+            for key in tensors:
+                if f"{name}.{key}".removeprefix(".") not in used:
+                    tensors[key] = None
+
+
+def unsaved(network: nn.Module) -> set[str]:
+    """Names of buffers that a state dict does not hold: they follow from the architecture."""
+    return {name for name, _ in network.named_buffers()} - network.state_dict().keys()
+
+
+# --- inside --------------------------------------------------------------------------------------
+
+
+class _Used(TorchDispatchMode):
+    """Names of the parameters and buffers of a network that operations are given."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.names: set[str] = set()
+        self._owners: dict[int, list[str]] = {}
+        for name, tensor in _named_tensors(network):
+            self._owners.setdefault(tensor.untyped_storage().data_ptr(), []).append(name)
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        for leaf in tree_leaves((args, kwargs or {})):
+            if isinstance(leaf, Tensor):
+                self.names.update(self._owners.get(leaf.untyped_storage().data_ptr(), ()))
+        return func(*args, **(kwargs or {}))
+
+
+def _named_tensors(network: nn.Module) -> list[tuple[str, Tensor]]:
+    return [
+        *network.named_parameters(remove_duplicate=False),
+        *network.named_buffers(remove_duplicate=False),
+    ]
+
+
+def _run_around(network: nn.Module, point: ProbePoint, image: Tensor) -> tuple[set[str], set[str]]:
+    """Names of the modules that are needed up to a point, and of those that run only behind it.
+
+    A module that is not called is needed too if its tensors are used, as those inside attention.
+    """
+    trial = copy.deepcopy(network).eval()
+    record = _Used(trial)
+    before: set[str] = set()
+    started: set[str] = set()
+    n_left = point.n_calls
+
+    def reach(*_: object) -> None:
+        nonlocal n_left
+        n_left -= 1
+        if n_left == 0:
+            before.update(started, (name.rpartition(".")[0] for name in record.names))
+
+    watched = trial.get_submodule(point.module)
+    if point.side == "input":
+        watched.register_forward_pre_hook(reach)
+    else:
+        watched.register_forward_hook(reach)
+    for name, module in trial.named_modules():
+        module.register_forward_pre_hook(lambda *_, name=name: started.add(name))
+    with torch.no_grad(), record:
+        trial(image)
+    parents = {".".join(name.split(".")[:n]) for name in before for n in range(name.count(".") + 1)}
+    return before | parents, started - before - parents
+
+
+def _apart(found: Any) -> Any:
+    """The same tensors, as if they came from nowhere."""
+    return tree_map_only(Tensor, _leaf, found)
+
+
+def _leaf(tensor: Tensor) -> Tensor:
+    if not tensor.is_floating_point():
+        return tensor
+    # multiplied, so that operations in place are allowed on it
+    return tensor.detach().clone().requires_grad_() * 1.0
