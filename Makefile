@@ -1,6 +1,6 @@
 # Two commands on a fresh machine: `make demo` and `make test`. They need python3 (3.11 or newer) alone.
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow lint clean
+.PHONY: help demo test test-slow bench lint clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -10,6 +10,7 @@ help:
 	@echo "make demo       set everything up and probe a network on made-up scenes (2 minutes)"
 	@echo "make test       set everything up and run the tests"
 	@echo "make test-slow  the tests that take minutes"
+	@echo "make bench      measure what cuts save, in parameters, time and memory"
 	@echo "make lint       format, style and types"
 	@echo "make clean      delete the environment"
 
@@ -29,6 +30,9 @@ test: $(VENV)/ready
 
 test-slow: $(VENV)/ready
 	$(BIN)/python -m pytest -m slow
+
+bench: $(VENV)/ready
+	$(BIN)/python benchmarks/cuts.py
 
 lint: $(VENV)/ready
 	$(BIN)/ruff format --check .

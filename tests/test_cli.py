@@ -816,8 +816,8 @@ def test_run_that_cannot_be_read_is_refused_by_report():
     text = "There is no run folder 'none'. Give the folder that a probe wrote (--out)."
     assert_refused(scalecut("report", "none"), before, text)
     text = (
-        "The run 'blobs' has no readable run.json ([Errno 2] No such file or directory: "
-        "'blobs/run.json'). Run the probe again."
+        "'blobs' holds no curve: it is empty, or was made by another command. Give the folder that "
+        "a probe wrote (--out)."
     )
     assert_refused(scalecut("report", "blobs"), before, text)
 

@@ -471,8 +471,8 @@ def test_folder_that_is_no_curve_is_not_compared(done):
     text = "There is no run folder 'none'. Give the folder that a probe wrote (--out)."
     assert_refused(scalecut("compare", one, "none"), tree(), text)
     text = (
-        f"The run {str(rcv)!r} has no readable curve.csv ([Errno 2] No such file or directory: "
-        f"{str(rcv / 'curve.csv')!r}). Run the probe again."
+        f"{str(rcv)!r} holds no curve: it is empty, or was made by another command. Give the "
+        "folder that a probe wrote (--out)."
     )
     assert_refused(scalecut("compare", one, rcv), tree(), text)
 

@@ -129,14 +129,26 @@ def test_folder_that_is_not_there_is_refused_and_not_made(tmp_path, monkeypatch)
     )
 
 
-@pytest.mark.parametrize("tables", [{}, {"noise": of_noise()}], ids=["empty", "with a table"])
-def test_folder_without_run_json_is_refused(tmp_path, monkeypatch, tables):
+@pytest.mark.parametrize(
+    ("tables", "text"),
+    [
+        (
+            {},
+            "'run' holds no curve: it is empty, or was made by another command. Give the folder "
+            "that a probe wrote (--out).",
+        ),
+        (
+            {"noise": of_noise()},
+            "The run 'run' has no readable run.json ([Errno 2] No such file or directory: "
+            "'run/run.json'). Run the probe again.",
+        ),
+    ],
+    ids=["empty", "with a table"],
+)
+def test_folder_without_run_json_is_refused(tmp_path, monkeypatch, tables, text):
     monkeypatch.chdir(tmp_path)
     (run_of(Path("run"), **tables) / "run.json").unlink()
-    assert refusal(Path("run")) == (
-        "The run 'run' has no readable run.json ([Errno 2] No such file or directory: "
-        "'run/run.json'). Run the probe again."
-    )
+    assert refusal(Path("run")) == text
 
 
 @pytest.mark.parametrize("name", [*OF_TABLES, "learning"])

@@ -364,8 +364,8 @@ def test_run_without_its_curve_is_refused(tmp_path):
     with pytest.raises(DataError) as caught:
         read_curve(run)
     assert str(caught.value) == (
-        f"The run '{run}' has no readable curve.csv ([Errno 2] No such file or directory: "
-        f"'{path}'). Run the probe again."
+        f"'{run}' holds no curve: it is empty, or was made by another command. Give the folder "
+        "that a probe wrote (--out)."
     )
     path.touch()
     with pytest.raises(DataError) as caught:

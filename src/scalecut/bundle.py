@@ -5,6 +5,7 @@ them and where everything comes from, `example.safetensors` a picture with its f
 anybody can see that the network still gives them, `README.md` is a model card.
 """
 
+import copy
 import datetime
 import hashlib
 import json
@@ -35,6 +36,23 @@ from .runs import new_run, plain, versions
 FORMAT = 1  # of scalecut.json
 MODEL, FACTS, EXAMPLE = "model.safetensors", "scalecut.json", "example.safetensors"
 TOLERANCE = 1e-4  # of the largest feature, between a network and its exports
+# fmt: off
+NEEDED = (
+    "architecture", "point", "way", "entry", "pooling", "head", "preprocessing", "versions", "files"
+)
+# fmt: on
+BUILT_BY = ("scalecut", "torch", "timm")  # what decides how a network is built
+
+# What building, running and filling another network than the one that was cut may raise.
+_UNFIT = (
+    RuntimeError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    LookupError,
+    AssertionError,
+    safetensors.SafetensorError,
+)
 
 
 def keep(
@@ -85,7 +103,7 @@ def keep(
             "licence": licence_of(whole),
             "base_model": hub_name(whole),
             "choice": choice,
-            "curve": _curve_facts(curve),
+            "curve": _curve_facts(curve, choice),
             "proof": {**asdict(proof), "lines": proof.lines()},
             "exports_failed": failed,
             "command": command,
@@ -119,8 +137,8 @@ def load(folder: str | Path, network: nn.Module | None = None) -> CutNetwork:
             f"{str(folder)!r} was cut from a module that has no name to build it by. Give "
             "load(folder, network=...) a fresh one; its weights do not matter."
         )
+    whole = load_network(network if network is not None else name, weights="random")
     try:
-        whole = load_network(network if network is not None else name, weights="random")
         whole = replace(whole, preprocessing=preprocessing_of(facts))
         state = load_file(folder / MODEL)
         cut = rebuilt(
@@ -133,19 +151,11 @@ def load(folder: str | Path, network: nn.Module | None = None) -> CutNetwork:
             tensors=set(state),
         )
         cut.load_state_dict(state)
-    except (
-        KeyError,
-        TypeError,
-        AttributeError,
-        RuntimeError,
-        safetensors.SafetensorError,
-    ) as error:
-        theirs, ours = facts.get("versions", {}), versions()
-        changed = [f"{n} {theirs[n]}, now {ours[n]}" for n in ours if theirs.get(n) != ours[n]]
+    except _UNFIT as error:
+        said = " ".join(str(error).split())[:160] or type(error).__name__
         raise ModelError(
             f"{str(folder)!r} does not fit {name or 'the network given'} as it is built here "
-            f"({str(error).strip().splitlines()[0][:120]}). "
-            + (f"Written with {', '.join(changed)}: install that." if changed else "Cut it again.")
+            f"({said}). {_remedy(facts['versions'])}"
         ) from error
     return cut.eval()
 
@@ -164,11 +174,11 @@ def check(folder: str | Path, network: nn.Module | None = None) -> dict[str, flo
     facts = read_facts(folder)
     for name in facts["files"]:
         _check_unchanged(folder, facts, name)
-    example = load_file(folder / EXAMPLE)
-    images = _inputs(preprocessing_of(facts), example["image"].numpy())
+    cut, example = load(folder, network), load_file(folder / EXAMPLE)
+    images = _inputs(cut.preprocessing, example["image"].numpy())
     expected = example["output"].numpy()
     with torch.inference_mode():
-        found = {MODEL: load(folder, network)(images).numpy()}
+        found = {MODEL: cut(images).numpy()}
     for each in EXPORTS.values():
         if each.file in facts["files"]:
             found[each.file] = each.features(folder / each.file, images.numpy())
@@ -190,14 +200,13 @@ def read_facts(folder: Path) -> dict[str, Any]:
     """
     try:
         facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
-        if not isinstance(facts, dict) or "files" not in facts:
-            raise ValueError("it lists no files")
+        _check_ours(facts)
     except (OSError, ValueError) as error:
         raise DataError(
             f"{str(folder)!r} holds no cut network: {FACTS} cannot be read ({error}). Give a "
             "folder that `scalecut cut` wrote."
         ) from error
-    if facts.get("format", 0) > FORMAT:
+    if facts["format"] > FORMAT:
         raise DataError(
             f"{str(folder)!r} has format {facts['format']}, but this version reads up to {FORMAT}. "
             "Update scalecut."
@@ -213,6 +222,29 @@ def preprocessing_of(facts: Mapping[str, Any]) -> Preprocessing:
 
 
 # --- inside --------------------------------------------------------------------------------------
+
+
+def _check_ours(facts: Any) -> None:
+    """Refuse, by a ValueError, JSON that does not hold what is needed; newer formats may."""
+    if not isinstance(facts, dict) or not isinstance(facts.get("format"), int):
+        raise ValueError("it says no format")
+    if facts["format"] > FORMAT:
+        return
+    lacking = [name for name in NEEDED if name not in facts]
+    files = facts.get("files")
+    lacking += [n for n in (MODEL, EXAMPLE) if not isinstance(files, dict) or n not in files]
+    if lacking:
+        raise ValueError(f"it lacks {lacking[0]!r}")
+
+
+def _remedy(theirs: Mapping[str, str]) -> str:
+    """What to do where the network is built otherwise than it was."""
+    ours = versions()
+    changed = [n for n in BUILT_BY if theirs.get(n) != ours[n]]
+    if not changed:
+        return "Cut it again."
+    named = ", ".join(f"{n} {theirs.get(n)} (here {ours[n]})" for n in changed)
+    return f"It was written with {named}: install what it was written with, or cut it again."
 
 
 def _export(cut: CutNetwork, folder: Path, names: Sequence[str]) -> dict[str, str]:
@@ -231,7 +263,8 @@ def _export(cut: CutNetwork, folder: Path, names: Sequence[str]) -> dict[str, st
                 raise ModelError(f"its outputs differ by {difference:.2g} of the largest")
         except ScalecutError as error:
             failed[name] = str(error)
-            path.unlink(missing_ok=True)
+            for half in folder.glob(f"{path.name}*"):  # large weights lie in a second file
+                half.unlink()
     return failed
 
 
@@ -241,7 +274,8 @@ def _write_example(cut: CutNetwork, path: Path) -> None:
     image = np.random.default_rng(0).integers(0, 256, size=shape, dtype=np.uint8)
     some = next(cut.parameters(), torch.empty(0))
     with torch.inference_mode():
-        output = cut.eval()(_inputs(cut.preprocessing, image).to(some.device)).float().cpu()
+        still = copy.deepcopy(cut).eval()
+        output = still(_inputs(cut.preprocessing, image).to(some.device)).float().cpu()
     save_file({"image": torch.from_numpy(image), "output": output.contiguous()}, path)
 
 
@@ -272,13 +306,13 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _curve_facts(curve: Curve | None) -> dict[str, object] | None:
+def _curve_facts(curve: Curve | None, choice: Choice | None) -> dict[str, object] | None:
     """What a reader must know of the curve that led to the cut."""
     if curve is None:
         return None
     facts = curve.provenance
     return {
         "finding": curve.finding(),
-        "evidence": curve.evidence(),
+        "evidence": curve.evidence(choice.subset) if choice else curve.evidence(),
         **{name: facts.get(name) for name in ("command", "images", "probe", "written")},
     }

@@ -1,5 +1,6 @@
 """The model card of a cut network, in the form of the Hugging Face hub."""
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,11 +13,11 @@ def card(facts: Mapping[str, Any], cut: CutNetwork) -> str:
     """The text of `README.md`, from what `scalecut.json` says."""
     parts = [
         f"---\n{_metadata(facts).to_yaml()}\n---",
-        f"# {_name(facts)}, cut after {cut.point.label}",
+        f"# {_name(facts)}, cut after {_plain(cut.point.label)}",
         _what_it_is(facts, cut),
         _why_here(facts),
         _what_it_saves(facts["proof"]),
-        _how_to_use(cut),
+        _how_to_use(facts, cut),
         _where_from(facts),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -33,7 +34,7 @@ def _metadata(facts: Mapping[str, Any]) -> ModelCardData:
 
 
 def _name(facts: Mapping[str, Any]) -> str:
-    return facts["architecture"] or "A network"
+    return _plain(facts["architecture"] or "A network")
 
 
 def _what_it_is(facts: Mapping[str, Any], cut: CutNetwork) -> str:
@@ -46,8 +47,8 @@ def _what_it_is(facts: Mapping[str, Any], cut: CutNetwork) -> str:
     if cut.num_classes:
         ends += f" A linear layer of {cut.num_classes} outputs follows; it has to be trained."
     return (
-        f"The part of {_name(facts)} up to and with {cut.point.label}, its weights unchanged "
-        f"({facts['weights']['source']}). {ends}\n\n"
+        f"The part of {_name(facts)} up to and with {_plain(cut.point.label)}, its weights "
+        f"unchanged ({_source(facts)}). {ends}\n\n"
         "Late layers of networks that were trained to name objects discard how large the objects "
         "are. Where size is a finding, the features of an earlier layer serve better, at less cost."
     )
@@ -60,36 +61,57 @@ def _why_here(facts: Mapping[str, Any]) -> str:
     picture = (
         "\n\n![R² of object scale by layer](curve.png)" if "curve.png" in facts["files"] else ""
     )
-    return f"## Why here\n\n{choice['reason']}\n\n{curve['finding']}{picture}"
+    return f"## Why here\n\n{_plain(choice['reason'])}\n\n{_plain(curve['finding'])}{picture}"
 
 
 def _what_it_saves(proof: Mapping[str, Any]) -> str:
-    return "## What was checked\n\n" + "\n".join(f"- {line}" for line in proof["lines"])
+    return "## What was checked\n\n" + "\n".join(f"- {_plain(line)}" for line in proof["lines"])
 
 
-def _how_to_use(cut: CutNetwork) -> str:
+def _how_to_use(facts: Mapping[str, Any], cut: CutNetwork) -> str:
     side = f"{cut.preprocessing.height} x {cut.preprocessing.width}"
+    given, fresh = '"FOLDER"', ""
+    if facts["architecture"] is None:
+        given, fresh = '"FOLDER", network=whole', "  # whole: the uncut network, with any weights"
     return (
         "## Use\n\n```python\nimport scalecut\n\n"
-        'network = scalecut.load("FOLDER")            # an ordinary nn.Module\n'
-        'transform = scalecut.transform("FOLDER")     # PIL image to tensor\n'
-        'features = scalecut.Features("FOLDER").transform(["image.png"])  # for scikit-learn\n'
-        f"```\n\nImages are squashed to {side} pixels, so that an object keeps its share of the "
-        "picture."
+        f"network = scalecut.load({given}){fresh}\n"
+        "transform = scalecut.transform(network)  # PIL image to tensor\n"
+        'features = scalecut.Features(network).transform(["image.png"])  # for scikit-learn\n'
+        "```\n\nThe network is an ordinary `nn.Module`. Images are squashed to "
+        f"{side} pixels, so that an object keeps its share of the picture."
     )
 
 
 def _where_from(facts: Mapping[str, Any]) -> str:
     weights = facts["weights"]
     lines = [
-        f"- Weights: {weights['source']}"
+        f"- Weights: {_source(facts)}"
         + (f", sha256 {weights['sha256']}" if weights["sha256"] else ""),
         f"- Licence of the weights: {facts['licence'] or 'not known; ask whoever gave them'}",
         "- Method: Graziani, Lompech, Müller, Depeursinge, Andrearczyk: On the Scale Invariance in "
         "State of the Art CNNs Trained on ImageNet. Machine Learning and Knowledge Extraction 3 "
         "(2021).",
         f"- Written {facts['written'][:10]} by scalecut {facts['versions']['scalecut']}"
-        + (f": `{facts['command']}`" if facts["command"] else "")
+        + (f": {_code(facts['command'])}" if facts["command"] else "")
         + ". `scalecut.json` has the rest.",
     ]
     return "## Where it comes from\n\n" + "\n".join(lines)
+
+
+def _source(facts: Mapping[str, Any]) -> str:
+    weights = facts["weights"]
+    kind = "" if weights["kind"] == "pretrained" else f"{weights['kind']}, "
+    return _plain(kind + weights["source"])
+
+
+def _plain(text: str) -> str:
+    """In one line, without what opens code or HTML in Markdown."""
+    return re.sub(r"([\\`~<])", r"\\\1", " ".join(text.split()))
+
+
+def _code(text: str) -> str:
+    """A code span in one line, between more backticks than follow one another inside."""
+    text = " ".join(text.split())
+    ticks = "`" * (1 + max(map(len, re.findall("`+", text)), default=0))
+    return f"{ticks} {text} {ticks}" if "`" in text else f"{ticks}{text}{ticks}"

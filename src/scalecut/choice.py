@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from .curve import Curve
 from .errors import DataError, LayerError
-from .layers import LOGITS, ProbePoint
+from .layers import LOGITS, SOFTMAX, ProbePoint
 from .scores import MEAN
 
 RULES = ("cheapest", "peak")
@@ -17,6 +17,7 @@ class Choice:
     Args:
         layer: name of the probe point.
         rule: `cheapest` or `peak`.
+        subset: whose curve it was chosen by; `mean` for their mean.
         reason: in a sentence.
         r2, r2_low, r2_high: of the layer, with its 95 % interval.
         peak: the layer of the highest R²; peak_r2 is that R².
@@ -25,6 +26,7 @@ class Choice:
 
     layer: str
     rule: str
+    subset: str
     reason: str
     r2: float
     r2_low: float
@@ -60,19 +62,19 @@ def choose(curve: Curve, rule: str = "cheapest", subset: str = MEAN) -> Choice:
     layer = found.peak
     if rule == "cheapest":
         layer = min(found.confidence_set, key=lambda name: table.depth[name])
-    if layer == LOGITS:
+    if layer in (LOGITS, SOFTMAX):
         raise LayerError(
             f"The {rule} layer is {points[layer].label}, the end of the network, so nothing can be "
             "cut off. Use the network whole, or give --at LAYER."
         )
     row, here, peak = table.loc[layer], points[layer], points[found.peak]
+    reason = _reason(here, peak, rule, len(found.confidence_set))
     return Choice(
         layer=layer,
         rule=rule,
-        reason=_reason(here, peak, rule, found.confidence_set)
-        + f": R² {row.r2:.2f} [{row.r2_low:.2f}, {row.r2_high:.2f}]"
-        + (f", {found.r2:.2f} at the peak, for {100 * here.macs / peak.macs:.0f} % of its "
-           "multiply-accumulates." if here is not peak else "."),
+        subset=subset,
+        reason=f"{'' if subset == MEAN else f'For {subset}, '}{reason}: R² {row.r2:.2f} "
+        f"[{row.r2_low:.2f}, {row.r2_high:.2f}]{_costs(here, peak, found.r2)}.",
         r2=float(row.r2),
         r2_low=float(row.r2_low),
         r2_high=float(row.r2_high),
@@ -80,10 +82,10 @@ def choose(curve: Curve, rule: str = "cheapest", subset: str = MEAN) -> Choice:
         peak_r2=found.r2,
         macs=here.macs,
         peak_macs=peak.macs,
-    )  # fmt: skip
+    )
 
 
-def _reason(here: ProbePoint, peak: ProbePoint, rule: str, set_of_peak: tuple[str, ...]) -> str:
+def _reason(here: ProbePoint, peak: ProbePoint, rule: str, n_equal: int) -> str:
     if rule == "peak":
         return f"{here.label} is the peak of the curve"
     if here is peak:
@@ -91,6 +93,14 @@ def _reason(here: ProbePoint, peak: ProbePoint, rule: str, set_of_peak: tuple[st
             f"{here.label} is the peak of the curve, and every earlier layer is shown to be worse"
         )
     return (
-        f"{here.label} is the earliest of {len(set_of_peak)} layers that are not shown to be worse "
-        f"than the peak {peak.label}"
+        f"{here.label} is the earliest of {n_equal} layers that are not shown to be worse than the "
+        f"peak {peak.label}"
     )
+
+
+def _costs(here: ProbePoint, peak: ProbePoint, peak_r2: float) -> str:
+    """What is given away against the peak, and for what."""
+    if here is peak:
+        return ""
+    share = f"{100 * here.macs / peak.macs:.0f} % of its multiply-accumulates"
+    return f", {peak_r2:.2f} at the peak, for {share}"

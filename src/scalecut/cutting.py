@@ -11,7 +11,7 @@ import typer
 
 from . import bundle, runs
 from .choice import Choice, choose
-from .console import ERR, OUT, command, print_json, print_left_out
+from .console import ERR, OUT, command, print_json
 from .curve import Curve
 from .cut import CutNetwork, cut_after
 from .errors import DataError, ModelError, OutputError
@@ -83,8 +83,8 @@ def cut_at(
             "--from RUN, the folder of a probe."
         )
     curve = None if from_run is None else runs.read_run(from_run)
-    whole = _network(model, curve, from_run, weights, allow_partial, input_size, seed)
     chosen = None if curve is None or at else choose(curve, rule, subset or MEAN)
+    whole = _network(model, curve, from_run, weights, allow_partial, input_size, seed)
     layer = chosen.layer if chosen else at
     folder = out or Path("cuts") / f"{whole.name}-{layer}".replace("/", "_").replace(":", "_")
     runs.check_place(folder, "cut")
@@ -109,7 +109,7 @@ def cut_at(
         progress("writing and checking", 3, 3)
     if as_json:
         facts = bundle.read_facts(folder)
-        print_json({"folder": str(folder), "checked": checked, "exports_failed": failed, **facts})
+        print_json({"folder": str(folder), "checked": checked, **facts})
         return
     _print(cut, folder, chosen, proof.lines(), checked, failed)
 
@@ -154,7 +154,10 @@ def features(
     with bars(ERR, quiet=False) as progress:
         table, left_out = features_table(network, found, progress)
     runs.write_features(table, out)
-    print_left_out(left_out, "images")
+    if left_out:
+        OUT.print(f"{len(left_out)} of {len(found)} pictures left out:")
+    for item in left_out:  # all of them: no run.json has the rest
+        OUT.print(f"  {item.name}: {item.reason}", soft_wrap=True)
     OUT.print(f"{len(table)} x {table.shape[1] - 1} features: {out}", soft_wrap=True)
 
 
@@ -222,8 +225,6 @@ def _checked_afresh(folder: Path) -> dict[str, float]:
     Raises:
         ModelError: if it cannot load it, or gets other features.
     """
-    if bundle.read_facts(folder)["architecture"] is None:
-        return {}
     asked = [sys.executable, "-m", "scalecut", "check", str(folder), "--json"]
     done = subprocess.run(asked, capture_output=True, text=True, check=False)
     if done.returncode:

@@ -6,6 +6,7 @@ they were made on.
 """
 
 import logging
+import re
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
@@ -116,7 +117,6 @@ EXPORTS = {
 
 def _captured(cut: CutNetwork) -> ExportedProgram:
     cut = deepcopy(cut).cpu().float().eval()
-    cut.set_grad_checkpointing(False)
     if cut.way == STOPPED:
         _leave_untracked(cut.body)
     # Two images: a batch of one would be taken for a constant.
@@ -150,14 +150,14 @@ def _exporting(cut: CutNetwork, format_name: str) -> Iterator[None]:
     except _FAILURES as error:
         raise ModelError(
             f"{type(cut.body).__name__} cut after {cut.point.label} could not be written as "
-            f"{format_name} ({first_line(_root(error))}). The cut itself is kept: use it without "
+            f"{format_name} ({_reason(error)}). The cut itself is kept: use it without "
             "this file, or cut at another layer."
         ) from error
 
 
 @contextmanager
 def _silence() -> Iterator[None]:
-    """No warnings, prints or logs of third parties; Dynamo prints the graph that it fails on."""
+    """No warnings, prints or logs; torch.export prints the graph that it fails on."""
     disabled = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:
@@ -168,11 +168,11 @@ def _silence() -> Iterator[None]:
         logging.disable(disabled)
 
 
-def _root(error: Exception) -> Exception:
-    """The first of a chain: torch.onnx wraps a reason in general remarks."""
+def _reason(error: Exception) -> str:
+    """The first sentence of what it began with: torch.onnx wraps a reason in general remarks."""
     while isinstance(error.__cause__, Exception):
         error = error.__cause__
-    return error
+    return re.split(r"[.!] ", first_line(error))[0]
 
 
 def _check_installed(*packages: str) -> None:

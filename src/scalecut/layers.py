@@ -14,6 +14,7 @@ Then come the pooled features, the logits and the softmax. Modules that are shar
 their last call.
 """
 
+import copy
 import difflib
 import fnmatch
 import functools
@@ -101,6 +102,7 @@ def probe_points(network: nn.Module, image: Tensor, also: Sequence[str] = ()) ->
     Raises:
         LayerError: if no layer with weights is executed.
     """
+    network = copy.deepcopy(network)  # some keep what they computed, with its gradients
     with _watched(network) as record, torch.enable_grad():
         network(image.detach().clone().requires_grad_().clone())
     root = record[-1]

@@ -222,9 +222,9 @@ def licence_of(network: Network) -> str | None:
     """
     source = network.weights.source
     if source.startswith("package ") and network.name in PACKAGES:
-        told = metadata.metadata(PACKAGES[network.name])
-        classes = told.get_all("Classifier") or []
-        is_apache = "License :: OSI Approved :: Apache Software License" in classes
+        files = metadata.files(PACKAGES[network.name]) or []
+        texts = (" ".join(f.read_text().split()) for f in files if f.name.startswith("LICENSE"))
+        is_apache = any("Licensed under the Apache License, Version 2.0" in text for text in texts)
         return "apache-2.0" if is_apache else None
     found = (
         getattr(network.module, "pretrained_cfg", {}).get("license") if hub_name(network) else ""

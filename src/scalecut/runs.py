@@ -22,7 +22,11 @@ from .errors import DataError, OutputError
 from .layers import ProbePoint
 
 FORMAT = 2  # of run.json and the tables
-MARKS = {"run": "run.json", "cut": "scalecut.json"}  # the file that says what a folder is
+MARKS = {
+    "run": "run.json",
+    "cut": "scalecut.json",
+    "patches": "patches.json",
+}  # the file that says what a folder is
 PACKAGES = ("scalecut", "torch", "timm", "numpy", "scipy", "scikit-learn", "pandas", "pillow")
 # fmt: off
 NAMES = (
@@ -215,6 +219,11 @@ def read_curve(folder: Path) -> pd.DataFrame:
     if not folder.is_dir():
         raise DataError(
             f"There is no run folder {str(folder)!r}. Give the folder that a probe wrote (--out)."
+        )
+    if not (folder / "curve.csv").exists():
+        raise DataError(
+            f"{str(folder)!r} holds no curve: it is empty, or was made by another command. Give "
+            "the folder that a probe wrote (--out)."
         )
     facts = read_facts(folder)
     if facts.get("format", 0) > FORMAT:

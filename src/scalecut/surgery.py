@@ -117,7 +117,9 @@ def without_the_rest(network: nn.Module, point: ProbePoint, image: Tensor) -> nn
             and name.rpartition(".")[0] in before
         ):
             parent, _, child = name.rpartition(".")
-            body.get_submodule(parent).register_module(child, PassOn())
+            # an empty sequence also hands its input on, and can still be iterated over
+            stand_in = nn.Sequential() if type(module) is nn.Sequential else PassOn()
+            body.get_submodule(parent).register_module(child, stand_in)
     for module in body.modules():
         while type(module) is nn.Sequential and len(module) > 1 and type(module[-1]) is PassOn:
             delattr(module, next(reversed(module._modules)))  # `del` would number the others anew

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Iterable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from .cut import CutNetwork
 from .errors import DataError
 from .features import Progress, extract
 from .images import Image, LeftOut, fitted, image_of
+from .inputs import Look
 from .layers import ProbePoint
 from .models import Network, Preprocessing, Weights
 
@@ -77,19 +79,11 @@ class Features(TransformerMixin, BaseEstimator):
         self, images: list[Image], progress: Progress | None = None
     ) -> tuple[Float32[np.ndarray, "m c"], tuple[LeftOut, ...]]:
         """Features of the images that can be read, and those that cannot."""
+        look = Look(self.fit_to, self.precision, self.device, self.batch_size)
         cut = self._cut()
         network = Network("cut", cut, cut.preprocessing, Weights("pretrained", "a cut network"))
         point = ProbePoint("features", "", 1.0, "", "output", channels=cut.num_features)
-        found = extract(
-            network,
-            images,
-            [point],
-            fit=self.fit_to,
-            precision=self.precision,
-            device=self.device,
-            batch_size=self.batch_size,
-            progress=progress,
-        )
+        found = extract(network, images, [point], **asdict(look), progress=progress)
         return found.matrices["features"], found.left_out
 
     def get_feature_names_out(self, input_features: object = None) -> np.ndarray:
