@@ -284,7 +284,7 @@ def _inputs(preprocessing: Preprocessing, image: np.ndarray) -> torch.Tensor:
     return preprocessing.tensor(np.stack([image, image[:, ::-1], image[::-1]]))
 
 
-def _difference(found: Float32[np.ndarray, "n c"], expected: Float32[np.ndarray, "n c"]) -> float:
+def _difference(found: Float32[np.ndarray, "n c"], expected: Float32[np.ndarray, "m d"]) -> float:
     if found.shape != expected.shape:
         return float("inf")
     return float(np.abs(found - expected).max() / max(float(np.abs(expected).max()), 1e-30))

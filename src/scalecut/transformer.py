@@ -177,7 +177,7 @@ class _Tensor:
         self.preprocessing = preprocessing
 
     def __call__(self, picture: PIL.Image.Image) -> Tensor:
-        return self.preprocessing.tensor(np.asarray(picture)[None])[0]
+        return self.preprocessing.tensor(np.array(picture)[None])[0]
 
     def __repr__(self) -> str:
         return f"Tensor(mean={self.preprocessing.mean}, std={self.preprocessing.std})"
