@@ -9,6 +9,7 @@ import re
 import shutil
 import socket
 from dataclasses import replace
+from functools import cache
 
 import huggingface_hub
 import numpy as np
@@ -69,12 +70,21 @@ def whole_of(name, preprocessing=SMALL):
 
 def kept(folder, name=CHAIN, *, layer="blocks.1", pooling="mean", head=0, whole=None, **options):
     """Cut, prove and write; gives the cut as it was before it was written."""
-    whole = whole or whole_of(name)
-    cut = cut_after(whole, layer, pooling=pooling, head=head)
-    proof = prove(whole, cut, pairs=1, batch_size=1)
+    how = (layer, pooling, head)
+    whole, cut, proof = cut_from(whole, *how) if whole else cut_of(name, *how)
     before = copy.deepcopy(cut).eval()
     bundle.keep(cut, folder, whole, proof, **options)
     return before
+
+
+@cache
+def cut_of(name, *how):
+    return cut_from(whole_of(name), *how)
+
+
+def cut_from(whole, layer, pooling="mean", head=0):
+    cut = cut_after(whole, layer, pooling=pooling, head=head)
+    return whole, cut, prove(whole, cut, pairs=1, batch_size=1)
 
 
 def planted(whole, best="blocks.1", **provenance):
@@ -190,18 +200,14 @@ def test_file_of_tensors_says_what_hub_and_transformers_ask_for(written):
 
 
 def test_trained_head_is_kept_too(tmp_path):
-    whole = whole_of(CHAIN)
-    cut = cut_after(whole, "blocks.1", head=2)
-    proof = prove(whole, cut, pairs=1, batch_size=1)
+    whole, cut, proof = cut_from(whole_of(CHAIN), "blocks.1", head=2)
     nn.init.constant_(cut.head.weight, 0.5)
     bundle.keep(cut, tmp_path / "cut", whole, proof)
     assert (load(tmp_path / "cut").head.weight == 0.5).all()
 
 
 def test_network_that_is_written_is_left_as_it_is(tmp_path):
-    whole = whole_of(CHAIN)
-    cut = cut_after(whole, "blocks.1")
-    proof = prove(whole, cut, pairs=1, batch_size=1)
+    whole, cut, proof = cut_from(whole_of(CHAIN), "blocks.1")
     cut.train()
     cut.body.norm.eval()
     modes = [module.training for module in cut.modules()]
@@ -551,19 +557,15 @@ def state_as_file(cut, path):
     save_file(cut.state_dict(), path)
 
 
-def answering(cut, change=lambda output: output):
+def answering(change=lambda output: output):
     """What reads a file and answers what the cut does, but for a change."""
 
     def answer(path, x):
         load_file(path)
+        _, cut, _ = cut_of(CHAIN, "blocks.1")
         return change(outputs(cut, torch.from_numpy(x)).numpy())
 
     return answer
-
-
-@pytest.fixture
-def cut():
-    return cut_after(whole_of(CHAIN), "blocks.1")
 
 
 def test_exports_are_made_listed_and_checked_from_disk(tmp_path):
@@ -578,16 +580,15 @@ def test_exports_are_made_listed_and_checked_from_disk(tmp_path):
     assert max(found.values()) < 1e-5
 
 
-def test_export_that_fails_is_reported_and_the_cut_is_kept(tmp_path, monkeypatch, cut):
+def test_export_that_fails_is_reported_and_the_cut_is_kept(tmp_path, monkeypatch):
     def fail(cut, path):
         path.write_text("half of it")
         path.with_name("model.onnx.data").write_text("and its weights")
         raise ModelError("It could not be written as ONNX (no such operator).")
 
-    monkeypatch.setitem(EXPORTS, "onnx", Format("model.onnx", fail, answering(cut)))
-    monkeypatch.setitem(EXPORTS, "torch", Format("model.pt2", state_as_file, answering(cut)))
-    whole = whole_of(CHAIN)
-    proof = prove(whole, cut, pairs=1, batch_size=1)
+    monkeypatch.setitem(EXPORTS, "onnx", Format("model.onnx", fail, answering()))
+    monkeypatch.setitem(EXPORTS, "torch", Format("model.pt2", state_as_file, answering()))
+    whole, cut, proof = cut_of(CHAIN, "blocks.1")
     failed = bundle.keep(cut, tmp_path / "cut", whole, proof, exports=["onnx", "torch"])
     assert failed == {"onnx": "It could not be written as ONNX (no such operator)."}
     assert facts_of(tmp_path / "cut")["exports_failed"] == failed
@@ -603,25 +604,24 @@ def test_export_that_fails_is_reported_and_the_cut_is_kept(tmp_path, monkeypatch
         (lambda output: output[:, :3], "inf"),
     ],
 )
-def test_export_that_gives_something_else_is_not_kept(tmp_path, monkeypatch, cut, change, share):
-    reading, reason = answering(cut, change), f"its outputs differ by {share} of the largest"
+def test_export_that_gives_something_else_is_not_kept(tmp_path, monkeypatch, change, share):
+    reading, reason = answering(change), f"its outputs differ by {share} of the largest"
     monkeypatch.setitem(EXPORTS, "torch", Format("model.pt2", state_as_file, reading))
-    whole = whole_of(CHAIN)
-    proof = prove(whole, cut, pairs=1, batch_size=1)
+    whole, cut, proof = cut_of(CHAIN, "blocks.1")
     assert bundle.keep(cut, tmp_path / "cut", whole, proof, exports=["torch"]) == {"torch": reason}
     assert "model.pt2" not in tree(tmp_path / "cut")
     assert bundle.check(tmp_path / "cut") == {"model.safetensors": 0.0}
 
 
-def test_small_differences_of_an_export_are_told(tmp_path, monkeypatch, cut):
-    reading = answering(cut, lambda output: output * np.float32(1.00001))
+def test_small_differences_of_an_export_are_told(tmp_path, monkeypatch):
+    reading = answering(lambda output: output * np.float32(1.00001))
     monkeypatch.setitem(EXPORTS, "torch", Format("model.pt2", state_as_file, reading))
     kept(tmp_path / "cut", exports=["torch"])
     assert bundle.check(tmp_path / "cut")["model.pt2"] == pytest.approx(1e-5, rel=0.1)
 
 
-def test_changed_export_is_refused_and_not_even_read(tmp_path, monkeypatch, cut):
-    monkeypatch.setitem(EXPORTS, "torch", Format("model.pt2", state_as_file, answering(cut)))
+def test_changed_export_is_refused_and_not_even_read(tmp_path, monkeypatch):
+    monkeypatch.setitem(EXPORTS, "torch", Format("model.pt2", state_as_file, answering()))
     kept(tmp_path / "cut", exports=["torch"])
     path = tmp_path / "cut" / "model.pt2"
     path.write_bytes(path.read_bytes() + b" ")

@@ -161,10 +161,10 @@ def _check(
 ) -> None:
     given = (*magnifications, native, size)
     if not magnifications or not all(0 < each < np.inf for each in given) or size < SMALLEST:
+        asked = ", ".join(f"{each:g}X" for each in magnifications) or "no magnification"
         raise DataError(
-            f"Patches of {size:g} px at {', '.join(f'{each:g}X' for each in magnifications)} of "
-            f"tiles at {native:g}X cannot be cut. Give magnifications above 0 and patches of "
-            f"{SMALLEST} px or more."
+            f"Patches of {size:g} px at {asked} of tiles at {native:g}X cannot be cut. "
+            f"Give magnifications above 0 and patches of {SMALLEST} px or more."
         )
     if max(magnifications) > native:
         raise DataError(
@@ -299,11 +299,11 @@ def _resampled_labels(
         strip = nuclei[top : top + _STRIP]
         of_pixels = sparse.kron(rows[top : top + _STRIP], columns, "csr")
         share = sparse.coo_array(of_pixels @ one_hot)
-        order = np.lexsort((share.col, share.data, share.row))
+        order = np.lexsort((share.col, share.data.round(9), share.row))
         # of each pixel the last one stays: that of the largest share
         strip.ravel()[share.row[order]] = share.col[order]
-        covered = np.bincount(share.row, share.data, minlength=strip.size).reshape(strip.shape)
-        strip[~_is_marked(covered)] = 0
+        covered = np.bincount(share.row, share.data, minlength=strip.size).astype(np.float64)
+        strip[~_is_marked(covered.reshape(strip.shape))] = 0
     return nuclei
 
 
