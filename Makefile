@@ -1,6 +1,6 @@
 # Two commands on a fresh machine: `make demo` and `make test`. They need python3 (3.11 or newer) alone.
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow bench lint clean
+.PHONY: help demo test test-data test-slow bench lint clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -9,6 +9,7 @@ BIN := $(VENV)/bin
 help:
 	@echo "make demo       set everything up and probe a network on made-up scenes (2 minutes)"
 	@echo "make test       set everything up and run the tests"
+	@echo "make test-data  the tests on real photographs and weights, at SCALECUT_DATA"
 	@echo "make test-slow  the tests that take minutes"
 	@echo "make bench      measure what cuts save, in parameters, time and memory"
 	@echo "make lint       format, style and types"
@@ -27,6 +28,9 @@ demo: $(VENV)/ready
 
 test: $(VENV)/ready
 	$(BIN)/python -m pytest
+
+test-data: $(VENV)/ready
+	$(BIN)/python -m pytest -m data
 
 test-slow: $(VENV)/ready
 	$(BIN)/python -m pytest -m slow

@@ -402,8 +402,9 @@ def test_folder_that_a_fresh_process_cannot_use_is_told_in_one_line(monkeypatch,
         done = cut(CHAIN, "--at", "add_2", "--out", "short")
     assert (done.exit_code, done.stdout) == (2, "")
     assert done.stderr == (
-        f"scalecut: 'short' was written, but a fresh process cannot use it: {reason}\n"
+        f"scalecut: A fresh process cannot use what was written, so nothing is kept: {reason}\n"
     )
+    assert not Path("short").exists()
 
 
 # --- what is refused -----------------------------------------------------------------------------

@@ -416,3 +416,14 @@ def test_onnx_of_a_real_network_answers_as_its_cut_does(name, tmp_path):
         images = images.astype(np.float32)
         found = onnx_features(path, images)
         assert largest_difference(found, answers(cut, images)) < 1e-4
+
+
+@pytest.mark.parametrize("name", ["onnx", "torch"])
+def test_file_that_cannot_be_run_is_refused_in_one_line(name, tmp_path):
+    path = tmp_path / EXPORTS[name].file
+    path.write_bytes(b"something else")
+    with pytest.raises(ModelError) as caught:
+        EXPORTS[name].features(path, np.zeros((1, 3, 8, 8), np.float32))
+    said = str(caught.value)
+    assert said.startswith(f"{path.name} cannot be run (")
+    assert said.endswith("). Export the cut again.")

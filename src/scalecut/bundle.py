@@ -10,7 +10,7 @@ import datetime
 import hashlib
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -66,6 +66,7 @@ def keep(
     picture: Path | None = None,
     exports: Sequence[str] = (),
     command: str = "",
+    verify: Callable[[Path], None] | None = None,
 ) -> dict[str, str]:
     """Write a cut network to `folder`; it is there whole or not at all.
 
@@ -73,6 +74,7 @@ def keep(
         whole: what it was cut from; its name is how it is built again.
         choice, curve, picture: what led to the cut, for the record and the card.
         exports: of `export.EXPORTS`. One that fails is left out, the cut is kept.
+        verify: is given the folder as written, and can refuse it before it takes its place.
 
     Returns:
         The exports that failed, with the reason.
@@ -114,6 +116,8 @@ def keep(
         text = json.dumps(plain(facts), indent=2, ensure_ascii=False, allow_nan=False)
         (made / FACTS).write_text(text + "\n", encoding="utf-8")
         (made / "README.md").write_text(card(json.loads(text), cut), encoding="utf-8")
+        if verify is not None:
+            verify(made)
     return failed
 
 

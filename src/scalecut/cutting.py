@@ -88,12 +88,12 @@ def cut_at(
     layer = chosen.layer if chosen else at
     folder = out or Path("cuts") / f"{whole.name}-{layer}".replace("/", "_").replace(":", "_")
     runs.check_place(folder, "cut")
-    with bars(ERR, quiet=as_json) as progress:
-        progress("cutting", 0, 3)
+    checked: dict[str, float] = {}
+    with ERR.status("Cutting") as status:
         cut = cut_after(whole, layer, pooling=pooling, head=head)
-        progress("proving", 1, 3)
+        status.update("Comparing with the whole network")
         proof = prove(whole, cut)
-        progress("writing and checking", 2, 3)
+        status.update("Writing, and reading in a fresh process")
         failed = bundle.keep(
             cut,
             folder,
@@ -104,9 +104,8 @@ def cut_at(
             picture=_picture(from_run) if chosen else None,
             exports=exports,
             command=command(),
+            verify=lambda written: checked.update(_checked_afresh(written)),
         )
-        checked = _checked_afresh(folder)
-        progress("writing and checking", 3, 3)
     if as_json:
         facts = bundle.read_facts(folder)
         print_json({"folder": str(folder), "checked": checked, **facts})
@@ -230,10 +229,10 @@ def _checked_afresh(folder: Path) -> dict[str, float]:
     if done.returncode:
         said = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
         raise ModelError(
-            f"{str(folder)!r} was written, but a fresh process cannot use it: "
+            f"A fresh process cannot use what was written, so nothing is kept: "
             f"{said.removeprefix('scalecut: ')}"
         )
-    return json.loads(done.stdout)
+    return json.loads("{" + done.stdout.rpartition("{")[2])  # a network's own module may print
 
 
 def _print(

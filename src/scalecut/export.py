@@ -16,6 +16,7 @@ from importlib.util import find_spec
 from io import StringIO
 from pathlib import Path
 from typing import cast
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -76,25 +77,40 @@ def onnx_features(path: Path, images: Float32[np.ndarray, "n 3 h w"]) -> Float32
     """What an ONNX file answers in onnxruntime on the CPU, with as many threads as torch.
 
     Raises:
-        ModelError: if onnxruntime is not installed.
+        ModelError: if onnxruntime is not installed, or cannot run the file.
     """
     _check_installed("onnxruntime")
     with _silence():
         import onnxruntime
+        from onnxruntime.capi import (
+            onnxruntime_pybind11_state as states,  # pyright: ignore[reportAttributeAccessIssue]
+        )
 
+    refusals = (states.Fail, states.InvalidArgument, states.InvalidGraph, states.InvalidProtobuf,
+                states.NotImplemented, states.RuntimeException)  # fmt: skip
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     options.log_severity_level = 3  # errors
-    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    return cast(np.ndarray, session.run(None, {"images": images})[0])
+    try:
+        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        return cast(np.ndarray, session.run(None, {"images": images})[0])
+    except refusals as error:
+        raise ModelError(_not_run(path, error)) from error
 
 
 def torch_features(
     path: Path, images: Float32[np.ndarray, "n 3 h w"]
 ) -> Float32[np.ndarray, "n c"]:
-    """What a torch.export file answers on the CPU."""
-    with _silence(), torch.no_grad():
-        return torch.export.load(path).module()(torch.from_numpy(images)).numpy()
+    """What a torch.export file answers on the CPU.
+
+    Raises:
+        ModelError: if torch cannot run the file.
+    """
+    try:
+        with _silence(), torch.no_grad():
+            return torch.export.load(path).module()(torch.from_numpy(images)).numpy()
+    except (*_FAILURES, OSError, BadZipFile) as error:
+        raise ModelError(_not_run(path, error)) from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,6 +189,10 @@ def _reason(error: Exception) -> str:
     while isinstance(error.__cause__, Exception):
         error = error.__cause__
     return re.split(r"[.!] ", first_line(error))[0]
+
+
+def _not_run(path: Path, error: Exception) -> str:
+    return f"{path.name} cannot be run ({first_line(error)}). Export the cut again."
 
 
 def _check_installed(*packages: str) -> None:
