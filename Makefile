@@ -30,7 +30,7 @@ test: $(VENV)/ready
 	$(BIN)/python -m pytest
 
 test-data: $(VENV)/ready
-	$(BIN)/python -m pytest -m data
+	$(BIN)/python -m pytest -m 'data and slow'
 
 test-slow: $(VENV)/ready
 	$(BIN)/python -m pytest -m slow

@@ -18,7 +18,7 @@ ROWS = [
     ["runs", "proof", "export", "card", "transfer"],
     ["report", "terminal", "options", "console", "bundle"],
     ["experiments", "transformer"],
-    ["cutting"],
+    ["cutting", "trials"],
     ["cli"],
     ["__main__"],
 ]

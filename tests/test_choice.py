@@ -159,6 +159,18 @@ def test_reason_is_one_sentence(rng, r2, rule, reason):
     assert choose(noisy(rng, r2), rule).reason == reason
 
 
+def test_layer_far_below_the_peak_comes_with_a_caution(rng):
+    r2 = [0.55, 0.7, 0.75, 0.8, 0.6, 0.5]
+    curve = noisy(rng, r2, noise=rng.normal(0, 0.3, (6, 500)))
+    found = choose(curve)
+    assert found.layer == "a"
+    assert found.reason.endswith(
+        f" Caution: it is 0.25 below the peak, which {curve.evidence().n_fit} images to fit are "
+        "too few to tell from chance; probe with more images, or take --rule peak."
+    )
+    assert "Caution" not in choose(curve, "peak").reason
+
+
 def test_subset_asked_for_chooses_and_is_named(rng):
     curve = curve_of(
         still([0.3, 0.8, 0.5, 0.4, 0.1, 0.0]),

@@ -384,15 +384,24 @@ def test_architectures_are_cut_at_three_depths(name):
     aside = ("pooled", "logits", "softmax", "incre_modules")  # the last are HRNet's branches
     points = [p for p in chosen_points(whole)[0] if not p.layer.startswith(aside)]
     x = torch.cat([whole.example(), whole.example().flip(-1), whole.example().flip(-2)])
+    other = load_network(name, weights="random", seed=7, preprocessing=whole.preprocessing)
     sizes = []
     for share in (1 / 4, 1 / 2, 3 / 4):
         point = points[int(share * len(points))]
         cut = cut_after(whole, point)
         assert isinstance(cut, CutNetwork)
+        assert cut.way == ("stopped" if name.startswith("hrnet") else "passed on")
         with torch.no_grad():
             assert torch.equal(cut(x), features_of_whole(whole.module, point, x)), point.layer
         sizes.append(numbers(cut))
         assert sizes[-1] == point.parameters, point.layer
+        again = rebuilt(
+            other, cut.point, way=cut.way, entry=cut.entry, pooling="mean", head=0,
+            tensors=set(cut.state_dict()),
+        )  # fmt: skip
+        again.load_state_dict(cut.state_dict())
+        with torch.no_grad():
+            assert torch.equal(again(x), cut(x)), point.layer
     assert sizes == sorted(set(sizes))
     assert sizes[-1] < numbers(whole.module)
 

@@ -53,4 +53,5 @@ def test_examples_about_cutting_run_as_they_stand(tmp_path, monkeypatch, scenes)
         "README.md", "curve.png", "example.safetensors", "model.onnx", "model.pt2",
         "model.safetensors", "scalecut.json",
     }  # fmt: skip
-    assert PIL.Image.open("exported/curve.png").width > 500
+    with PIL.Image.open("exported/curve.png") as picture:
+        assert picture.width > 500

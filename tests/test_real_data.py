@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import scalecut
+from scalecut.proof import prove
 
 DATA = os.environ.get("SCALECUT_DATA")
 pytestmark = [
@@ -129,3 +130,17 @@ def test_running_twice_gives_the_same_numbers_to_the_last_digit():
     curve.cache_clear()
     again = curve("tf_efficientnet_lite0", controls=("shuffled",)).frame()
     assert once.equals(again)
+
+
+def test_curve_of_efficientnet_lite0_chooses_a_cut_that_saves_and_incomplete_weights_are_cut_off():
+    chosen = scalecut.choose(curve("tf_efficientnet_lite0"))
+    assert chosen.layer in ("blocks.5.0", "blocks.5.1", "blocks.5.2", "blocks.5.3")
+    assert chosen.macs <= chosen.peak_macs
+    file = Path(DATA) / "weights" / WEIGHTS["inception_v3"]
+    whole = scalecut.load_network("inception_v3", weights=file, allow_partial=True)
+    cut = scalecut.cut_after(whole, "mixed8")
+    assert all(p.isfinite().all() for p in cut.parameters())
+    assert not all(p.isfinite().all() for p in whole.module.parameters())
+    proof = prove(whole, cut, pairs=1, batch_size=1)
+    assert proof.largest_difference == 0
+    assert 0.87 < proof.cut.macs / proof.whole.macs < 0.88

@@ -8,6 +8,7 @@ from .layers import LOGITS, SOFTMAX, ProbePoint
 from .scores import MEAN
 
 RULES = ("cheapest", "peak")
+MUCH = 0.05  # R² that an earlier layer may be below the peak without a word of caution
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +75,8 @@ def choose(curve: Curve, rule: str = "cheapest", subset: str = MEAN) -> Choice:
         rule=rule,
         subset=subset,
         reason=f"{'' if subset == MEAN else f'For {subset}, '}{reason}: R² {row.r2:.2f} "
-        f"[{row.r2_low:.2f}, {row.r2_high:.2f}]{_costs(here, peak, found.r2)}.",
+        f"[{row.r2_low:.2f}, {row.r2_high:.2f}]{_costs(here, peak, found.r2)}."
+        + _caution(found.r2 - row.r2, found.n_fit),
         r2=float(row.r2),
         r2_low=float(row.r2_low),
         r2_high=float(row.r2_high),
@@ -104,3 +106,13 @@ def _costs(here: ProbePoint, peak: ProbePoint, peak_r2: float) -> str:
         return ""
     share = f"{100 * here.macs / peak.macs:.0f} % of its multiply-accumulates"
     return f", {peak_r2:.2f} at the peak, for {share}"
+
+
+def _caution(loss: float, n_fit: int) -> str:
+    """What to think of a layer that is far below the peak, but not shown to be."""
+    if loss <= MUCH:
+        return ""
+    return (
+        f" Caution: it is {loss:.2f} below the peak, which {n_fit} images to fit are too few to "
+        "tell from chance; probe with more images, or take --rule peak."
+    )

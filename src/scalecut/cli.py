@@ -63,6 +63,7 @@ from .terminal import (
     curve_table,
     layer_table,
 )
+from .trials import about_transfer
 
 app = typer.Typer(
     cls=Commands,
@@ -271,6 +272,7 @@ def compare(
 
 about_cuts(app)
 beyond_the_curve(app)
+about_transfer(app)
 
 
 @app.command()

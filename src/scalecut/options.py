@@ -83,6 +83,21 @@ def listed(text: str) -> list[str]:
     return [part.strip() for part in text.split(",") if part.strip()]
 
 
+def numbers_of(text: str, what: str) -> list[float]:
+    """Numbers above 0, `10,20,40`.
+
+    Raises:
+        DataError: if a part is none.
+    """
+    try:
+        numbers = [float(part) for part in listed(text)]
+    except ValueError:
+        numbers = []
+    if not numbers or not all(math.isfinite(number) and number > 0 for number in numbers):
+        raise DataError(f"{text!r} is no list of {what}s. Give numbers above 0, such as 10,20,40.")
+    return numbers
+
+
 def pixels_of(text: str) -> list[int]:
     """Sides in pixels, `160,224`.
 

@@ -12,7 +12,7 @@ side.
 Shapes: h x w pixels of the tile, H x W of the resampled tile; k nuclei.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,7 +37,7 @@ TOTAL = "total"
 BLUR_MARGIN = 2.0  # target variance of `match_blur` over the largest that is there already
 _EDGES = 0.01  # share of pixels, those of the steepest edges, that the blur of a tile is read off
 _THREADS = 4
-_STRIP = 64  # rows that are resampled at once, an even number; bounds memory
+_STRIP = 64  # rows resampled at once, to bound memory; even, so that ties alternate on
 _ROUNDING = 1e-9
 # fmt: off
 COLUMNS = (
@@ -138,9 +138,9 @@ def cut_patches(
     with ThreadPoolExecutor(_THREADS) as pool:
         blur = None
         if match_blur:
-            known = [native_blur] if native_blur is not None else None
             train = [tile for tile in tiles if split[tile.name] == "train"]
-            blur = _matched(known or list(pool.map(_blur_of_tile, train)), factors)
+            known = [native_blur] if native_blur else list(pool.map(_blur_of_tile, train))
+            blur = _matched(known, factors)
         plan = _Plan(folder, factors, size, um_per_pixel, blur)
         done = pool.map(lambda tile: _cut(tile, split[tile.name], plan), tiles)
         for number, each in enumerate(done, start=1):
@@ -148,7 +148,7 @@ def cut_patches(
             if progress:
                 progress("patches", number, len(tiles))
     table = pd.DataFrame([row for cut in cuts for row in cut.rows], columns=list(COLUMNS))
-    _check_parts(table, split, size)
+    _check_parts(table, {split[tile.name] for tile in tiles}, size)
     return PatchSet(table, tuple(_left_out(cuts)), tuple(_skipped(cuts, size)), blur)
 
 
@@ -176,9 +176,9 @@ def _check(
             raise DataError(f"{value:g} is no {name} of a tile. Give a number above 0.")
 
 
-def _check_parts(table: pd.DataFrame, split: Mapping[str, str], size: int) -> None:
+def _check_parts(table: pd.DataFrame, parts: Set[str], size: int) -> None:
     for part in PARTS:
-        if part in split.values() and part not in set(table["split"]):
+        if part in parts and part not in set(table["split"]):
             raise DataError(
                 f"No tile of {part} gives a patch of {size} px with a whole nucleus of {SMALLEST} "
                 "px. Give larger tiles, higher magnifications or smaller patches."

@@ -19,7 +19,10 @@ import pandas as pd
 
 from .curve import COLUMNS, Curve
 from .errors import DataError, OutputError
+from .images import LeftOut
 from .layers import ProbePoint
+from .patches import COLUMNS as PATCH_COLUMNS
+from .patches import PatchSet
 
 FORMAT = 2  # of run.json and the tables
 MARKS = {
@@ -169,6 +172,47 @@ def write_features(table: pd.DataFrame, path: Path) -> None:
         raise OutputError(_unwritable(path, error)) from error
     finally:
         part.unlink(missing_ok=True)
+
+
+def write_patches(
+    made: PatchSet, folder: Path, *, command: str, left_out: Sequence[LeftOut]
+) -> None:
+    """Write the table of patches, and what was left out, beside the patches in `folder`."""
+    made.table.to_parquet(folder / "patches.parquet", index=False)
+    whole = {
+        "format": FORMAT,
+        "command": command,
+        "written": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "versions": versions(),
+        "counts": json.loads(str(made.counts().to_json(orient="index"))),
+        "blur": made.blur,
+        "left_out": [*left_out, *made.left_out],
+        "skipped": made.skipped,
+    }
+    text = json.dumps(plain(whole), indent=2, ensure_ascii=False, allow_nan=False)
+    (folder / MARKS["patches"]).write_text(text + "\n", encoding="utf-8")
+
+
+def read_patches(folder: Path) -> pd.DataFrame:
+    """The table of patches, as `write_patches` wrote it.
+
+    Raises:
+        DataError: if the folder holds none.
+    """
+    try:
+        table = pd.read_parquet(folder / "patches.parquet")
+    except (OSError, ValueError) as error:
+        raise DataError(
+            f"{str(folder)!r} holds no patches: patches.parquet cannot be read ({error}). Give a "
+            "folder that `scalecut patches` wrote."
+        ) from error
+    lacking = [name for name in PATCH_COLUMNS if name not in table]
+    if lacking:
+        raise DataError(
+            f"patches.parquet of {str(folder)!r} lacks the column {lacking[0]!r}. Cut the patches "
+            "again."
+        )
+    return table
 
 
 def write_arrays(arrays: Mapping[str, np.ndarray], path: Path) -> None:

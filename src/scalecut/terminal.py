@@ -33,6 +33,17 @@ LAYER_COLUMNS = (
 # fmt: on
 
 
+def plain_table(rows: pd.DataFrame, title: str) -> Table:
+    """A table as it is: names to the left, numbers to the right."""
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    is_number = [pd.api.types.is_numeric_dtype(kind) for kind in rows.dtypes]
+    for name, right in zip(rows.columns, is_number, strict=True):
+        table.add_column(str(name), justify="right" if right else "left", overflow="fold")
+    for row in rows.itertuples(index=False, name=None):
+        table.add_row(*(f"{cell:.3f}" if isinstance(cell, float) else str(cell) for cell in row))
+    return table
+
+
 def layer_table(title: str, points: Sequence[ProbePoint]) -> Table:
     """The probe points of a network, a row each."""
     table = Table(title=title, title_justify="left", box=None, pad_edge=False)

@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float32, Float64, Int64
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from . import verdict
 from .cut import cut_after
@@ -55,8 +56,14 @@ class Transfer:
     def summary(self) -> pd.DataFrame:
         """Mean and standard deviation over seeds, of all test tiles, a row a contestant."""
         whole = self.table[self.table.tile == ALL]
-        found = whole.groupby(["contestant", "layer", "metric"], sort=False).value
-        return found.agg(["mean", "std"]).unstack("metric").reset_index()
+        by = whole.groupby(["contestant", "layer", "metric"], sort=False).value
+        mean, spread = by.mean().unstack("metric"), by.std().unstack("metric")
+        columns = {
+            f"{metric}{end}": part[metric]
+            for metric in verdict.METRICS
+            for end, part in (("", mean), ("_sd", spread))
+        }
+        return pd.DataFrame(columns).reset_index()
 
     def finding(self) -> str:
         """What was found of the cut, in one sentence."""
@@ -117,11 +124,13 @@ def transfer(
         log: whether the area is regressed as its log2; metrics are of the area all the same.
 
     Raises:
-        DataError: if there is no test part, or the names are not known.
-        LayerError: if a cut is asked for, but no layer given.
+        DataError: if there is no test part of two tiles, no training part of two groups, a group
+            in both, or the names are not known.
+        LayerError: if a cut is asked for, but no layer given, or one that is not known.
     """
     names = check_names(contestants, CONTESTANTS, "contestant")
-    check_names([task], TASKS, "task")
+    check_names(task, TASKS, "task")
+    _split_of(patches, task)  # what is wrong with it is told before features take minutes
     points = [p for p in chosen_points(network)[0] if p.layer not in (LOGITS, SOFTMAX)]
     cut = _point_of(points, layer, names)
     images = [Image(patch, folder / patch) for patch in patches.patch]
@@ -232,8 +241,10 @@ def reset_behind(
         for name, tensor in cut_after(network, cut).state_dict().items()
     }
     twin.module.load_state_dict(kept, strict=False)
+    for name, module in twin.module.named_modules():
+        if isinstance(module, _BatchNorm) and f"{name}.running_mean" in kept:
+            module.track_running_stats = False  # keeps those as trained, in use and untouched
     take_statistics(twin.module, batches(twin))
-    twin.module.load_state_dict(kept, strict=False)  # those before the cut are as trained
     return twin
 
 
@@ -269,6 +280,12 @@ def _split_of(table: pd.DataFrame, task: str) -> tuple[_Split, verdict.Held]:
     groups = np.unique(table.group, return_inverse=True)[1].astype(np.int64)
     if len(set(groups[~is_test])) < 2:
         raise DataError("The training part is of one group. Give tiles of two or more patients.")
+    both = table.group[is_test & table.group.isin(table.group[~is_test]).to_numpy()]
+    if len(both):
+        raise DataError(
+            f"{both.iloc[0]} is in the training part and in the test part. Cut patches anew, with "
+            "a split by patient."
+        )
     octaves = np.log2(table.magnification.to_numpy(dtype=np.float64))
     target = table.mean_area_px.to_numpy(dtype=np.float64) if task == "area" else octaves
     magnifications, classes = np.unique(table.magnification, return_inverse=True)

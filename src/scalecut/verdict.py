@@ -13,6 +13,8 @@ import numpy as np
 from jaxtyping import Float64, Int64
 from scipy import stats as distributions
 
+from .errors import DataError
+
 DRAWS = 2000
 ALPHA = 0.05
 METRICS = ("mae", "octaves", "kappa", "kappa_quadratic")
@@ -29,6 +31,9 @@ class Held:
         tiles: tile of each patch, by number.
         centres: target of each class, from the training tiles alone.
         is_area: whether the target is an area; its octaves are log2.
+
+    Raises:
+        DataError: if there is one tile alone.
     """
 
     truth: Float64[np.ndarray, " n"]
@@ -37,6 +42,13 @@ class Held:
     centres: Float64[np.ndarray, " K"]
     is_area: bool = True
 
+    def __post_init__(self) -> None:
+        if len(np.unique(self.tiles)) < 2:
+            raise DataError(
+                "The test part is of one tile, which tells nothing about others. Give two or more; "
+                "from about ten on, intervals are of use."
+            )
+
 
 @dataclass(frozen=True, slots=True)
 class Difference:
@@ -44,7 +56,7 @@ class Difference:
 
     Args:
         better: mean over seeds, in the metric's own unit; for errors, how much smaller.
-        low, high: 95 % interval over tiles and fits.
+        low, high: 95 % interval over tiles and fits; NaN, as `better`, for a kappa of one class.
         p_value: two-sided, Holm-corrected over the comparisons made together.
         effect: the difference over its spread from tile to tile (Cohen's d of pairs).
         n_seeds_better, n_seeds: fits in which it is better.
@@ -103,7 +115,8 @@ def compare(
     """Each first of a pair against its second, on the same tiles and fits.
 
     The variance of a difference is that over test tiles (bootstrap of whole tiles) plus that over
-    fits: as all fits draw on one training set, their mean is as uncertain as a single one.
+    fits: as all fits draw on one training set, their mean is as uncertain as a single one. What a
+    fit owes to these very tiles is in both, so it is taken off once (analysis of variance).
     Intervals are Student's t with as many degrees of freedom as there are tiles less one; p-values
     are corrected by Holm's method (`holm1979`).
     """
@@ -114,17 +127,15 @@ def compare(
     whole = {name: metrics(predictions[name], test)[metric] for name in names}
     draws = {name: _metric(metric, predictions[name], test, drawn) for name in names}
     n_patches = np.bincount(test.tiles)
-    by_tile = {n: -_errors(predictions[n], test).mean(axis=0) / n_patches for n in names}
+    in_octaves = metric == "octaves"
+    by_tile = {
+        n: -_errors(predictions[n], test, in_octaves).mean(axis=0) / n_patches for n in names
+    }
     found = []
     for one, other in pairs:
         by_seed = sign * (whole[one] - whole[other])
-        of_tiles = (
-            np.nanvar(sign * (draws[one] - draws[other]).mean(axis=0)) * n_tiles / (n_tiles - 1)
-        )
-        of_fits = by_seed.var(ddof=1) if len(by_seed) > 1 else 0.0
-        low, high, p_value = _interval_of_t(
-            float(by_seed.mean()), float(of_tiles + of_fits), n_tiles - 1
-        )
+        variance = _variance(by_seed, sign * (draws[one] - draws[other]), n_tiles)
+        low, high, p_value = _interval_of_t(float(by_seed.mean()), variance, n_tiles - 1)
         gaps = by_tile[one] - by_tile[other]
         found.append(
             Difference(
@@ -210,8 +221,28 @@ def _kappa(confusion: Float64[np.ndarray, "S b K K"], name: str) -> Float64[np.n
         return 1 - seen * n / by_chance
 
 
+def _variance(
+    by_seed: Float64[np.ndarray, " S"], draws: Float64[np.ndarray, "S b"], n_tiles: int
+) -> float:
+    """Of a mean over fits, for other tiles and another training set.
+
+    Draws in which kappa is undefined are left out.
+    """
+    if np.isnan(by_seed).any():
+        return float("nan")
+    draws = draws[:, np.isfinite(draws).all(axis=0)]
+    unbiased = n_tiles / (n_tiles - 1)
+    of_tiles = unbiased * draws.mean(axis=0).var()
+    if len(by_seed) == 1:
+        return float(of_tiles)
+    of_both = unbiased * (draws - draws.mean(axis=0)).var(axis=1).sum() / (len(by_seed) - 1)
+    return float(of_tiles + max(by_seed.var(ddof=1) - of_both, 0.0))
+
+
 def _interval_of_t(center: float, variance: float, freedom: int) -> tuple[float, float, float]:
     """95 % interval and two-sided p-value of Student's t."""
+    if np.isnan(center):
+        return center, center, 1.0
     error = float(np.sqrt(variance))
     if error == 0:
         return center, center, float(center == 0)

@@ -1,0 +1,196 @@
+"""The commands about transfer: patches of tiles, and ways to use a network on them, compared."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from pandas import DataFrame
+
+from . import runs
+from .choice import choose
+from .console import ERR, OUT, command, place, print_json, print_left_out, records
+from .errors import DataError
+from .inputs import Look
+from .models import load_network
+from .options import (
+    BatchOption,
+    DeviceOption,
+    JsonOption,
+    Model,
+    OutOption,
+    PartialOption,
+    PrecisionOption,
+    SeedOption,
+    WeightsOption,
+    listed,
+    numbers_of,
+)
+from .patches import MAGNIFICATIONS, cut_patches
+from .terminal import bars, plain_table
+from .tiles import find_tiles, read_split
+from .tiles import split as split_tiles
+from .transfer import CONTESTANTS, Transfer
+from .transfer import transfer as transfer_of
+from .verdict import METRICS
+
+
+def patches(
+    tiles: Annotated[Path, typer.Argument(help="A folder of tiles.")],
+    masks: Annotated[Path, typer.Option(help="The folder of their masks.")],
+    out: Annotated[Path, typer.Option(help="The folder to write.")],
+    magnifications: Annotated[str, typer.Option(help="Comma-separated.")] = ",".join(
+        f"{each:g}" for each in MAGNIFICATIONS
+    ),
+    native: Annotated[float, typer.Option(help="Magnification of the tiles.")] = 40.0,
+    size: Annotated[int, typer.Option(help="Of a patch, in pixels.")] = 224,
+    um_per_pixel: Annotated[
+        float | None, typer.Option(help="Of the tiles, where their files do not tell.")
+    ] = None,
+    split: Annotated[
+        Path | None, typer.Option(help="A table with columns image and split; else drawn.")
+    ] = None,
+    leave_out: Annotated[
+        str, typer.Option(help="Tiles to leave out, by parts of their names.")
+    ] = "",
+    match_blur: Annotated[
+        bool, typer.Option("--match-blur", help="Give all magnifications the same point spread.")
+    ] = False,
+    seed: SeedOption = 0,
+    as_json: JsonOption = False,
+) -> None:
+    """Cut patches at several magnifications from tiles with nuclei masks, and measure the nuclei.
+
+    \b
+    Examples:
+      scalecut patches tiles --masks masks --out patches
+      scalecut patches monuseg/images --masks monuseg/labels --split monuseg/images.csv \\
+          --magnifications 10,20,40 --leave-out HE-7128,HE-7129,HE-7130 --match-blur --out patches
+    """
+    runs.check_place(out, "patches")
+    asked = numbers_of(magnifications, "magnification")
+    found, left_out = find_tiles(tiles, masks)
+    kept = [tile for tile in found if not any(part in tile.name for part in listed(leave_out))]
+    if not kept:
+        raise DataError(f"--leave-out {leave_out!r} leaves no tile. Leave out fewer.")
+    parts = split_tiles(kept, seed=seed, given=read_split(split) if split else None)
+    with runs.new_run(out, "patches") as made, bars(ERR, quiet=as_json) as progress:
+        done = cut_patches(
+            kept,
+            parts,
+            made,
+            magnifications=asked,
+            native=native,
+            size=size,
+            um_per_pixel=um_per_pixel,
+            match_blur=match_blur,
+            progress=progress,
+        )
+        runs.write_patches(done, made, command=command(), left_out=left_out)
+    counts = done.counts()
+    if as_json:
+        print_json({"folder": str(out), "counts": records(counts.reset_index())})
+        return
+    OUT.print(plain_table(counts.reset_index(), "Patches"))
+    print_left_out([*left_out, *done.left_out, *done.skipped], "things")
+    OUT.print(f"Patches: {out}", style="bold", soft_wrap=True)
+
+
+def transfer(
+    model: Model,
+    data: Annotated[str, typer.Option("--data", help="patches:DIR, made by scalecut patches.")],
+    mode: Annotated[str, typer.Option(help="frozen: ridge on the features of a layer.")] = "frozen",
+    task: Annotated[str, typer.Option(help="area or magnification.")] = "area",
+    contestants: Annotated[
+        str, typer.Option(help=f"Of {','.join(CONTESTANTS)}.")
+    ] = "pretrained,scratch,cut,cut-random,all-layers",
+    at: Annotated[str, typer.Option("--at", help="Where the network is cut.")] = "",
+    from_run: Annotated[
+        Path | None, typer.Option("--from", help="The run folder of a probe, to choose by.")
+    ] = None,
+    rule: Annotated[str, typer.Option(help="cheapest or peak, with --from.")] = "cheapest",
+    log: Annotated[bool, typer.Option("--log", help="Regress the area's log2.")] = False,
+    seeds: Annotated[int, typer.Option(help="Fits, each on its own draw of tiles.")] = 10,
+    weights: WeightsOption = "pretrained",
+    allow_partial: PartialOption = False,
+    precision: PrecisionOption = "auto",
+    device: DeviceOption = "auto",
+    batch_size: BatchOption = 32,
+    seed: SeedOption = 0,
+    out: OutOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Compare the cut network with the whole one, and with controls, on nuclei of known size.
+
+    \b
+    Examples:
+      scalecut transfer tf_efficientnet_lite0 --data patches:patches --at blocks.5.1
+      scalecut transfer resnet50 --data patches:patches --from runs/r50 --task magnification \\
+          --contestants pretrained,cut,cut-random,reset,sweep,all-layers --out runs/transfer
+    """
+    settings = {name: value for name, value in locals().items() if name not in ("out", "as_json")}
+    if mode != "frozen":
+        raise DataError(f"No mode is named {mode!r}. Give frozen.")
+    folder = place(out, f"{model}-transfer")
+    kind, _, where = data.partition(":")
+    if kind != "patches" or not where:
+        raise DataError(
+            f"{data!r} are no patches. Give patches:DIR, a folder that scalecut patches wrote."
+        )
+    table = runs.read_patches(Path(where))
+    curve = runs.read_run(from_run) if from_run else None
+    layer = at or (choose(curve, rule).layer if curve else None)
+    network = load_network(model, weights=weights, allow_partial=allow_partial, seed=seed)
+    with bars(ERR, quiet=as_json) as progress:
+        found = transfer_of(
+            network,
+            table,
+            Path(where),
+            layer=layer,
+            task=task,
+            contestants=listed(contestants),
+            seeds=seeds,
+            seed=seed,
+            log=log,
+            look=Look(precision=precision, device=device, batch_size=batch_size),
+            progress=progress,
+        )
+    with runs.new_run(folder) as made:
+        runs.write_run(
+            made,
+            {"transfer": found.frame(), "differences": found.differences},
+            {**found.provenance, "layers": found.layers, "images_left_out": found.left_out},
+            command=command(),
+            settings=settings,
+        )
+    if as_json:
+        print_json(
+            {"run": str(folder), "finding": found.finding(), "scores": records(found.summary())}
+        )
+        return
+    OUT.print(plain_table(_shown(found), f"{model}, {task}, mean ± spread of {seeds} fits"))
+    print_left_out(found.left_out, "patches")
+    OUT.print(f"Run:     {folder}", soft_wrap=True)
+    OUT.print(found.finding(), style="bold", soft_wrap=True)
+
+
+def about_transfer(app: typer.Typer) -> None:
+    """Add the commands of this module."""
+    for each in (patches, transfer):
+        app.command()(each)
+
+
+# --- inside --------------------------------------------------------------------------------------
+
+
+def _shown(found: Transfer) -> DataFrame:
+    """The summary, each metric with its spread in one cell."""
+    table = found.summary()
+    digits = {"mae": 1 if found.held.is_area else 3}
+    shown = DataFrame({name: table[name] for name in ("contestant", "layer")})
+    for metric in METRICS:
+        d = digits.get(metric, 2)
+        pairs = zip(table[metric], table[f"{metric}_sd"], strict=True)
+        shown[metric.replace("_", " ")] = [
+            f"{mean:.{d}f} ± {spread:.{d}f}" for mean, spread in pairs
+        ]
+    return shown
