@@ -46,7 +46,7 @@ def row(proof: Proof) -> list[str]:
 
 def main() -> None:
     table = Table(*COLUMNS, title=f"Batches of {BATCH}, float32, median of {PAIRS} pairs")
-    console = Console(width=None if sys.stdout.isatty() else 140)
+    console = Console(width=None if sys.stdout.isatty() else 180)
     for model, layer in CUTS:
         whole = load_network(model, weights="random")
         table.add_row(*row(prove(whole, cut_after(whole, layer), pairs=PAIRS, batch_size=BATCH)))
