@@ -383,7 +383,9 @@ def test_what_the_fresh_process_finds_is_printed(monkeypatch):
     found = '{"model.safetensors": 0.0, "model.onnx": 2e-6}'
     with answering(monkeypatch, returncode=0, stdout=found) as asked:
         done = cut(CHAIN, "--at", "add_2", "--out", "short")
-    assert asked == [[sys.executable, "-m", "scalecut", "check", "short", "--json"]]
+    ((*start, folder, end),) = asked
+    assert [*start, end] == [sys.executable, "-m", "scalecut", "check", "--json"]
+    assert folder.startswith(".short-")  # before it takes its place
     assert (
         f"model.safetensors, read by a fresh process: {SAME}\n"
         "model.onnx, read by a fresh process: the same outputs, within 2e-06 of the largest\n"
