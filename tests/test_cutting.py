@@ -485,8 +485,8 @@ def test_what_cannot_be_cut_is_refused_in_one_line_and_nothing_is_left(name):
 WITH_RUN = {
     "another network": (
         ["short_networks:wide"],
-        "The run 'run' is of short_networks:chain, not of short_networks:wide. Leave the name out, "
-        "or give a run of this network.",
+        "The run 'run' is of short_networks:chain, not of short_networks:wide. Give a run of this "
+        "network, or name short_networks:chain.",
     ),
     "other weights": (
         ["--weights", "net.pth"],

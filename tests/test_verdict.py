@@ -305,7 +305,7 @@ SENTENCES = [
      "No evidence that cut at blocks.2 differs from pretrained: -0.02 kappa [-0.10, 0.06], "
      "p = 0.43."),
     ({"metric": "mae", "better": 12.3, "low": 8.0, "high": 16.6},
-     "cut at blocks.2 beats pretrained by 12.30 px [8.00, 16.60], 9 of 10 seeds."),
+     "cut at blocks.2 beats pretrained by 12.30 mean absolute error [8.00, 16.60], 9 of 10 seeds."),
     ({"metric": "octaves"},
      "cut at blocks.2 beats pretrained by 0.31 octaves [0.24, 0.38], 9 of 10 seeds."),
     ({"metric": "kappa_quadratic", "contestant": "all-layers", "other": "cut"},

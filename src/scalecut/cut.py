@@ -20,7 +20,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from .errors import LayerError
+from .errors import LayerError, ModelError
 from .features import pool
 from .inputs import chosen_points
 from .layers import LOGITS, SOFTMAX, ProbePoint, tensors_in
@@ -146,7 +146,16 @@ class CutNetwork(nn.Module):
 
     @property
     def pretrained_cfg(self) -> dict[str, object]:
-        """What `timm.data.resolve_model_data_config` asks for."""
+        """What `timm.data.resolve_model_data_config` asks for.
+
+        Raises:
+            ModelError: if the network takes blue-green-red, which timm's transforms cannot give.
+        """
+        if self.preprocessing.channels != "rgb":
+            raise ModelError(
+                f"This network takes {self.preprocessing.channels}, which timm's transforms do not "
+                "give. Use scalecut.transform(network)."
+            )
         height, width = self.preprocessing.height, self.preprocessing.width
         return {
             "input_size": (3, height, width),

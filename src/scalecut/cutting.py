@@ -191,11 +191,8 @@ def _network(
         whole = load_network(model, weights=weights, allow_partial=allow_partial, seed=seed)
         return with_input(whole, input_size)
     probed = str(curve.table.model.iloc[0])
-    if model and model != probed:
-        raise ModelError(
-            f"The run {str(run)!r} is of {probed}, not of {model}. Leave the name out, or give a "
-            "run of this network."
-        )
+    if model:
+        runs.check_model(curve, run, model)
     facts: dict[str, Any] = curve.provenance
     settings: dict[str, Any] = facts.get("settings", {})
     whole = load_network(

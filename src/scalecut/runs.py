@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 
 from .curve import COLUMNS, Curve
-from .errors import DataError, OutputError
+from .errors import DataError, ModelError, OutputError
 from .images import LeftOut
 from .layers import ProbePoint
 from .patches import COLUMNS as PATCH_COLUMNS
@@ -252,6 +252,16 @@ def read_run(folder: Path) -> Curve:
             "probe again."
         ) from error
     return Curve(table, draws, points, provenance=facts)
+
+
+def check_model(curve: Curve, folder: Path | None, model: str) -> None:
+    """Refuse a run of another network than the one that it is used for."""
+    probed = str(curve.table.model.iloc[0])
+    if model != probed:
+        raise ModelError(
+            f"The run {str(folder)!r} is of {probed}, not of {model}. Give a run of this network, "
+            f"or name {probed}."
+        )
 
 
 def read_curve(folder: Path) -> pd.DataFrame:

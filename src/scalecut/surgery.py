@@ -121,7 +121,7 @@ def without_the_rest(network: nn.Module, point: ProbePoint, image: Tensor) -> nn
             stand_in = nn.Sequential() if type(module) is nn.Sequential else PassOn()
             body.get_submodule(parent).register_module(child, stand_in)
     for module in body.modules():
-        while type(module) is nn.Sequential and len(module) > 1 and type(module[-1]) is PassOn:
+        while type(module) is nn.Sequential and len(module) > 1 and _is_stand_in(module[-1]):
             delattr(module, next(reversed(module._modules)))  # `del` would number the others anew
     return body
 
@@ -221,6 +221,10 @@ def _run_around(network: nn.Module, point: ProbePoint, image: Tensor) -> tuple[s
         trial(image)
     parents = {".".join(name.split(".")[:n]) for name in before for n in range(name.count(".") + 1)}
     return before | parents, started - before - parents
+
+
+def _is_stand_in(module: nn.Module) -> bool:
+    return type(module) is PassOn or (type(module) is nn.Sequential and not len(module))
 
 
 def _apart(found: Any) -> Any:

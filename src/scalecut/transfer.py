@@ -24,7 +24,7 @@ from .features import Progress, decoded, extract
 from .images import Image, LeftOut
 from .inputs import Look, check_names, chosen_points
 from .layers import LOGITS, SOFTMAX, ProbePoint
-from .models import Network, random_twin
+from .models import Network, random_twin, tensors_sha256
 from .regression import decompose, nested_ridge
 from .twins import take_statistics
 
@@ -151,7 +151,14 @@ def transfer(
         held,
         layers,
         tuple(source.left_out),
-        {"task": task, "mode": "frozen", "seeds": seeds, "seed": seed, "log": log},
+        {
+            "transfer": {"task": task, "mode": "frozen", "seeds": seeds, "seed": seed, "log": log},
+            "look": source.look,
+            "weights": network.weights,
+            "tensors_sha256": tensors_sha256(network.module),
+            "preprocessing": network.preprocessing,
+            "n_patches": len(table),
+        },
     )
 
 

@@ -138,6 +138,8 @@ def transfer(
         )
     table = runs.read_patches(Path(where))
     curve = runs.read_run(from_run) if from_run else None
+    if curve:
+        runs.check_model(curve, from_run, model)
     layer = at or (choose(curve, rule).layer if curve else None)
     network = load_network(model, weights=weights, allow_partial=allow_partial, seed=seed)
     with bars(ERR, quiet=as_json) as progress:

@@ -157,7 +157,7 @@ def compare(
 def sentence(found: Difference, layers: Mapping[str, str]) -> str:
     """A difference in words, such as "cut at blocks.4.2 beats pretrained by 0.31 kappa"."""
     name = f"{found.contestant} at {layers[found.contestant]}"
-    unit = {"mae": "px", "octaves": "octaves"}.get(found.metric, found.metric.replace("_", " "))
+    unit = {"mae": "mean absolute error"}.get(found.metric, found.metric.replace("_", " "))
     if not found.is_shown:
         return (
             f"No evidence that {name} differs from {found.other}: {found.better:+.2f} {unit} "
