@@ -20,7 +20,7 @@ $(VENV)/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet uv
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt \
-		--compile-bytecode --editable '.[onnx]' --group test --group dev
+		--compile-bytecode --editable '.[onnx,finetune]' --group test --group dev
 	touch $@
 
 demo: $(VENV)/ready

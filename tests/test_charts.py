@@ -8,14 +8,28 @@ import pandas as pd
 import pytest
 
 from scalecut.charts import (
-    directions_figure,
-    drift_figure,
-    invariance_figure,
-    noise_figure,
-    scenes_figure,
+    directions_drawing,
+    drift_drawing,
+    invariance_drawing,
+    noise_drawing,
+    scenes_drawing,
 )
 from scalecut.errors import DataError
-from test_figures import DENSENET, check_texts, drawn, panels, strips, texts, ticks, written
+from test_figures import (
+    DENSENET,
+    check_texts,
+    drawn,
+    figure_of,
+    panels,
+    strips,
+    texts,
+    ticks,
+    written,
+)
+
+invariance_figure, drift_figure = figure_of(invariance_drawing), figure_of(drift_drawing)
+noise_figure, scenes_figure = figure_of(noise_drawing), figure_of(scenes_drawing)
+directions_figure = figure_of(directions_drawing)
 
 LAYERS = ["stem", "blocks.0", "blocks.1", "pooled", "logits", "softmax"]
 OCTAVES = (-2.0, -1.5, 0.0, 1.0, 2.0)

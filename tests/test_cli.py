@@ -271,7 +271,8 @@ def test_run_folder_holds_the_documented_files_and_nothing_else(finished):
     names = {path.relative_to(finished.folder).as_posix() for path in finished.folder.rglob("*.*")}
     figures = ("curve", "curve_exponential", "subsets", "width")
     drawn = {f"figures/{name}.{kind}" for name in figures for kind in ("png", "svg")}
-    assert names == {"run.json", "curve.csv", "differences.csv", "draws.npy", *drawn}
+    tables = {"curve.csv", "differences.csv", "draws.npy", "images.parquet", "predictions.parquet"}
+    assert names == {"run.json", "report.html", *tables, *drawn}
     assert {path.name for path in finished.work.iterdir()} == {"run", "cache", "blobs", "net.pth"}
 
 
@@ -408,17 +409,38 @@ def test_layers_that_need_a_missing_tensor_are_named_as_left_out():
     assert shown.splitlines()[-3].strip() == "2 layers left out:"
 
 
-def test_report_draws_the_figures_of_a_run_again(finished):
+def test_report_draws_the_figures_and_the_page_of_a_run_again(finished):
     before = tree(finished.folder)
-    for path in (finished.folder / "figures").iterdir():
+    for path in (finished.folder / "report.html", *(finished.folder / "figures").iterdir()):
         path.unlink()
     result = scalecut("report", finished.folder)
     assert result.exit_code == 0
     after = tree(finished.folder)
     assert after.keys() == before.keys()
-    assert after["curve.csv"] == before["curve.csv"]
+    for name in ("curve.csv", "report.html"):
+        assert after[name] == before[name]
     printed = {Path(line).relative_to(finished.folder) for line in result.stdout.splitlines()}
-    assert {path.as_posix() for path in printed} == {name for name in after if "s/" in name}
+    drawn = {name for name in after if "s/" in name}
+    assert {path.as_posix() for path in printed} == drawn | {"report.html"}
+
+
+def test_report_leaves_photographs_out_if_asked_to(finished):
+    def page(*more):
+        assert scalecut("report", finished.folder, *more).exit_code == 0
+        return (finished.folder / "report.html").read_text(encoding="utf-8")
+
+    assert "data:image/jpeg" not in page("--no-thumbnails")
+    assert "data:image/jpeg" in page()
+
+
+def test_report_lays_two_runs_side_by_side(finished):
+    result = scalecut("report", "--compare", finished.folder, finished.folder)
+    file = finished.work / "run-run.html"
+    assert result.stdout == f"{file}\n"
+    told = file.read_text(encoding="utf-8")
+    assert told.count("<article") == 2
+    assert "test_resnet less test_resnet" in told
+    file.unlink()
 
 
 def test_cache_is_counted_and_cleared_but_weights_stay(tmp_path):
@@ -820,6 +842,14 @@ def test_run_that_cannot_be_read_is_refused_by_report():
         "a probe wrote (--out)."
     )
     assert_refused(scalecut("report", "blobs"), before, text)
+    assert_refused(scalecut("report", "--compare", "blobs", "none"), before, text)
+
+
+def test_other_than_two_runs_are_not_laid_side_by_side():
+    text = "--compare lays two runs side by side, but 1 is given. Give two run folders."
+    assert_refused(scalecut("report", "--compare", "run"), {}, text)
+    text = "--compare lays two runs side by side, but 3 are given. Give two run folders."
+    assert_refused(scalecut("report", "--compare", "run", "run", "run"), {}, text)
 
 
 @pytest.mark.parametrize(

@@ -4,10 +4,11 @@ from dataclasses import replace
 
 import numpy as np
 import pandas as pd
+import PIL.Image
 import pytest
 
-from scalecut import Curve, DataError, ProbePoint
-from scalecut.curve import COLUMNS, compare
+from scalecut import Curve, DataError, ProbePoint, image_set
+from scalecut.curve import COLUMNS, compare, image_table
 from scalecut.stats import interval
 
 LAYERS = {"a": "", "b": "add_2", "c": "", "logits": "pre_softmax", "softmax": "softmax"}
@@ -259,4 +260,59 @@ def test_unknown_layer_is_not_compared(rng):
         compare(curve, curve, ("b", "mixed8"))
     assert str(error.value) == (
         "The curve of net has no layer 'mixed8'. It has 4, from 'a' to 'logits'."
+    )
+
+
+# --- what is read from each image ----------------------------------------------------------------
+
+
+def with_images(rng, folder):
+    """A curve of three files and two pictures in memory, with boxes and predictions."""
+    files = [folder / f"{number}.png" for number in range(3)]
+    for file in files:
+        PIL.Image.new("RGB", (40, 30)).save(file)
+    pictures = [*files, np.zeros((10, 20, 3), np.uint8), np.zeros((20, 10, 3), np.uint8)]
+    images = image_set(pictures, rng.random(5), subset=[*"aabba"], group=[*"11223"])
+    images = replace(images, boxes=np.arange(20.0).reshape(5, 4))
+    curve = curve_of(made_up(rng, [0.3, 0.8, 0.795, 0.5, 0.1]))
+    return replace(curve, image_set=images, predicted=rng.random((5, 5)))
+
+
+def test_predictions_are_told_layer_by_layer_in_the_order_of_the_images(rng, tmp_path):
+    curve = with_images(rng, tmp_path)
+    found = curve.predictions()
+    assert [*found] == ["image", "subset", "group", "measure", "layer", "predicted"]
+    assert found.layer.tolist() == [layer for layer in LAYERS for _ in range(5)]
+    for number, (_, rows) in enumerate(found.groupby("layer", sort=False)):
+        assert rows.image.tolist() == [image.name for image in curve.image_set.images]
+        assert rows.subset.tolist() == [*"aabba"]
+        assert rows.group.tolist() == [*"11223"]
+        np.testing.assert_array_equal(rows.measure, curve.image_set.measure)
+        np.testing.assert_array_equal(rows.predicted, curve.predicted[number])
+
+
+def test_table_of_images_tells_where_each_lies_or_how_large_it_is(rng, tmp_path):
+    found = image_table(with_images(rng, tmp_path).image_set)
+    assert found.file.tolist() == [
+        *(str(tmp_path / f"{number}.png") for number in range(3)),
+        "",
+        "",
+    ]
+    np.testing.assert_array_equal(found.width, [np.nan] * 3 + [20, 10])
+    np.testing.assert_array_equal(found.height, [np.nan] * 3 + [10, 20])
+    boxes = found[["left", "top", "right", "bottom"]]
+    np.testing.assert_array_equal(boxes, np.arange(20.0).reshape(5, 4))
+
+
+def test_images_without_boxes_have_none_in_their_table():
+    found = image_table(image_set([np.zeros((2, 2, 3), np.uint8)], [0.5]))
+    assert found[["left", "top", "right", "bottom"]].isna().all(axis=None)
+
+
+def test_curve_that_was_read_from_a_run_says_where_its_predictions_are(rng):
+    with pytest.raises(DataError) as error:
+        curve_of(made_up(rng, [0.3, 0.8, 0.795, 0.5, 0.1])).predictions()
+    assert str(error.value) == (
+        "This curve has no predictions, because it was read from a run. Read them with "
+        "pandas.read_parquet(RUN / 'predictions.parquet')."
     )

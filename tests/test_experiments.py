@@ -159,7 +159,8 @@ RUNS = {
 def test_run_folder_holds_the_tables_the_facts_and_the_figures(done, name):
     tables, others = RUNS[name]
     folder = done[name].folder
-    assert files(folder) == {"run.json", *(f"{table}.csv" for table in tables), *others}
+    named = {"run.json", "report.html", *(f"{table}.csv" for table in tables)}
+    assert files(folder) == named | others
     for table, columns in tables.items():
         found = table_of(done[name], table)
         assert list(found) == columns
@@ -194,14 +195,15 @@ def test_command_ends_with_the_run_the_picture_and_what_was_found(done, name, pi
 
 
 @pytest.mark.parametrize("name", ["one", *RUNS])
-def test_report_draws_the_figures_of_any_run_again(done, name):
+def test_report_draws_the_figures_and_the_page_of_any_run_again(done, name):
     folder = done[name].folder
     before = tree(folder)
     result = scalecut("report", folder)
     assert result.exit_code == 0
     assert tree(folder) == before
     printed = {Path(line).relative_to(folder).as_posix() for line in result.stdout.splitlines()}
-    assert printed == {file for file in files(folder) if file.startswith("figures/")}
+    figures = {file for file in files(folder) if file.startswith("figures/")}
+    assert printed == figures | {"report.html"}
 
 
 def test_sizes_are_shown_with_what_the_table_says_of_them(done):

@@ -13,13 +13,23 @@ from matplotlib.text import Annotation
 
 from scalecut.errors import DataError
 from scalecut.figures import (
-    curve_figure,
-    exponential_figure,
-    learning_figure,
-    subset_figure,
-    width_figure,
+    curve_drawing,
+    exponential_drawing,
+    learning_drawing,
+    subset_drawing,
+    width_drawing,
 )
-from scalecut.page import STYLE
+from scalecut.page import STYLE, page_figure
+
+
+def figure_of(drawing):
+    """The function that gives a drawing, as one that draws it."""
+    return lambda *table, **chosen: page_figure(drawing(*table, **chosen))
+
+
+curve_figure, exponential_figure = figure_of(curve_drawing), figure_of(exponential_drawing)
+learning_figure, subset_figure = figure_of(learning_drawing), figure_of(subset_drawing)
+width_figure = figure_of(width_drawing)
 
 ALIASES = [*(f"mixed{number}" for number in range(11)), "pre_softmax", "softmax"]
 INCEPTION = [*(f"Mixed_5{c}" for c in "bcd"), *(f"Mixed_6{c}" for c in "abcde")]

@@ -9,6 +9,7 @@ import pytest
 from scalecut.page import (
     BLUE,
     R2,
+    Drawing,
     Line,
     Look,
     Mark,
@@ -36,6 +37,10 @@ def line(values, label="a line", **kind):
 
 def panel(*lines, scale=R2, **kind):
     return Panel("title", scale, list(lines), 120.0, **kind)
+
+
+def page_of(*shown, **more):
+    return page_figure(Drawing(*shown, **more))
 
 
 def heights(figure, name):
@@ -92,7 +97,7 @@ def test_step_of_an_axis_is_the_next_round_number(least, step):
 )
 def test_axis_reaches_as_far_as_the_values(values, ticks):
     scale = Scale("drift", top=0.1)
-    (axes,) = panels(page_figure("net", "caption", PLACES, [panel(line(values), scale=scale)]))
+    (axes,) = panels(page_of("net", "caption", PLACES, [panel(line(values), scale=scale)]))
     bottom, top = axes.get_ylim()
     assert bottom < values.min()
     assert top > values.max()
@@ -102,13 +107,13 @@ def test_axis_reaches_as_far_as_the_values(values, ticks):
 def test_band_widens_the_axis_upwards_where_it_is_drawn():
     for opacity, top in ((0.2, 1.02 * 1.4), (0.0, 1.02 * 1.2)):
         shown = panel(line(np.full(8, 1.2), band_opacity=opacity), scale=Scale("gain"))
-        (axes,) = panels(page_figure("net", "caption", PLACES, [shown]))
+        (axes,) = panels(page_of("net", "caption", PLACES, [shown]))
         assert axes.get_ylim()[1] == pytest.approx(top)
 
 
 def test_named_values_have_a_line_across_and_their_name():
     scale = Scale("gain", named={0.0: "nothing", 1.0: "everything"})
-    (axes,) = panels(page_figure("net", "caption", PLACES, [panel(line(8 * [0.5]), scale=scale)]))
+    (axes,) = panels(page_of("net", "caption", PLACES, [panel(line(8 * [0.5]), scale=scale)]))
     levels = {float(line.get_ydata()[0]) for line in axes.get_lines() if len(line.get_xdata()) == 2}
     assert levels == {0.0, 1.0}
     assert {"nothing", "everything", "a line"} == set(texts(axes))
@@ -116,7 +121,7 @@ def test_named_values_have_a_line_across_and_their_name():
 
 def test_marks_stand_in_one_row_with_the_title_where_there_is_room():
     marks = (Mark("here", BLUE, ((1.5, 3.5),)), Mark("there", BLUE, ((5.5, 7.5),)))
-    figure = page_figure("net", "caption", PLACES, [panel(line(8 * [0.5]), marks=marks)])
+    figure = page_of("net", "caption", PLACES, [panel(line(8 * [0.5]), marks=marks)])
     (here,), (there,) = heights(figure, "here"), heights(figure, "there")
     assert here == pytest.approx(there, abs=3)
     check_texts(figure)
@@ -125,7 +130,7 @@ def test_marks_stand_in_one_row_with_the_title_where_there_is_room():
 @pytest.mark.parametrize("second", [(2.5, 4.5), (3.5, 3.5), (-0.5, 7.5)])
 def test_marks_that_would_touch_stand_one_above_the_other(second):
     marks = (Mark("a long name here", BLUE, ((1.5, 3.5),)), Mark("there", BLUE, (second,)))
-    figure = page_figure("net", "caption", PLACES, [panel(line(8 * [0.5]), marks=marks)])
+    figure = page_of("net", "caption", PLACES, [panel(line(8 * [0.5]), marks=marks)])
     (here,), (there,) = heights(figure, "a long name here"), heights(figure, "there")
     assert abs(here - there) > 15
     check_texts(figure)
@@ -134,7 +139,7 @@ def test_marks_that_would_touch_stand_one_above_the_other(second):
 def test_numbers_on_top_are_thinned_and_stay_on_the_page():
     places = [str(number) for number in range(100)]
     numbers = ("n/d", [f"{100 - number}.5" for number in range(100)])
-    figure = page_figure("net", "caption", places, [panel(line(100 * [0.5]), numbers=numbers)])
+    figure = page_of("net", "caption", places, [panel(line(100 * [0.5]), numbers=numbers)])
     (axes,) = panels(figure)
     written = [text for text in texts(axes) if text.endswith(".5")]
     assert 5 < len(written) < 50
@@ -145,7 +150,7 @@ def test_numbers_on_top_are_thinned_and_stay_on_the_page():
 @pytest.mark.parametrize("count", [1, 2, 60])
 def test_values_off_the_scale_are_written_between_the_edges(count):
     places = [str(number) for number in range(count)]
-    figure = page_figure("net", "caption", places, [panel(line(count * [-12345.0]))])
+    figure = page_of("net", "caption", places, [panel(line(count * [-12345.0]))])
     (strip,) = strips(figure)
     edges = strip.get_window_extent()
     boxes = [box for text, box in placed(figure) if text.get_text() == "−12k"]
@@ -154,21 +159,21 @@ def test_values_off_the_scale_are_written_between_the_edges(count):
 
 
 def test_level_line_goes_from_edge_to_edge_even_with_one_place():
-    figure = page_figure("net", "caption", ["only"], [panel(line([0.4], is_level=True))])
+    figure = page_of("net", "caption", ["only"], [panel(line([0.4], is_level=True))])
     level = drawn(panels(figure)[0], "a line")
     assert level.get_xydata().tolist() == [[-0.5, 0.4], [0.5, 0.4]]
 
 
 def test_peak_is_where_it_is_put():
     shown = line(np.linspace(0, 1, 8))
-    figure = page_figure("net", "caption", PLACES, [panel(shown, peak=Peak(shown, 2, "summit"))])
+    figure = page_of("net", "caption", PLACES, [panel(shown, peak=Peak(shown, 2, "summit"))])
     (axes,) = panels(figure)
     assert drawn(axes, "peak").get_xydata().tolist() == [[2, pytest.approx(2 / 7)]]
     assert "summit" in texts(axes)
 
 
 def test_axis_is_named_below_its_places_and_on_the_page():
-    figure = page_figure("net", "caption", PLACES, [panel(line(8 * [0.5]))], axis_name="sizes")
+    figure = page_of("net", "caption", PLACES, [panel(line(8 * [0.5]))], axis_name="sizes")
     (axes,) = panels(figure)
     assert axes.get_xlabel() == "sizes"
     (label,) = heights(figure, "sizes")
@@ -192,5 +197,5 @@ def test_140_lines_look_different():
 def test_panel_is_high_enough_for_the_names_of_its_lines():
     lines = [line(np.full(8, 0.5), f"line {number}") for number in range(30)]
     high = Panel("title", R2, lines, height_for(lines, 100.0))
-    check_texts(page_figure("net", "caption", PLACES, [high]))
+    check_texts(page_of("net", "caption", PLACES, [high]))
     assert height_for(lines[:2], 100.0) == 100.0

@@ -130,6 +130,16 @@ def test_the_rise_and_the_fall_are_found_where_they_were_planted(seed):
     assert r2.idxmax() in ("area", "kept")
 
 
+def test_readings_of_each_image_follow_its_measure_where_the_area_is_known():
+    told = curve_of_discs(0, n=100).predictions().dropna()
+    assert list(dict.fromkeys(told.layer)) == LAYERS
+    known = {
+        name: np.corrcoef(rows.measure, rows.predicted)[0, 1]
+        for name, rows in told.groupby("layer")
+    }
+    assert min(known["area"], known["kept"]) > 0.95 > 0.5 > max(known[name] for name in BLIND)
+
+
 @pytest.mark.parametrize("seed", [0, 1])
 def test_controls_come_along_and_the_shuffled_measure_is_not_found(seed):
     table = curve_of_discs(seed, n=100).frame()

@@ -2,6 +2,7 @@
 
 import errno
 import hashlib
+import io
 import json
 import os
 import re
@@ -13,11 +14,12 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import PIL.Image
 import pytest
 from rich.console import Console
 
-from scalecut import Curve, DataError, OutputError, ProbePoint
-from scalecut.curve import compare
+from scalecut import Curve, DataError, OutputError, ProbePoint, image_set
+from scalecut.curve import compare, image_table
 from scalecut.images import LeftOut
 from scalecut.models import Preprocessing, Weights
 from scalecut.report import draw
@@ -27,6 +29,7 @@ from scalecut.runs import (
     new_run,
     read_curve,
     read_facts,
+    read_predictions,
     read_run,
     versions,
     write_curve,
@@ -513,3 +516,72 @@ def test_bars_count_images_on_a_terminal_and_are_silent_elsewhere():
             assert "40/40" in said
         else:
             assert said.strip() == ""
+
+
+# --- what is read from each image ----------------------------------------------------------------
+
+
+def with_images(folder):
+    """A run of a curve with one image in a file and two in memory."""
+    PIL.Image.new("RGB", (40, 30)).save(folder / "a.png")
+    grey = [np.full((10, 20, 3), value, np.uint8) for value in (50, 200)]
+    images = image_set([folder / "a.png", *grey], [0.1, 0.2, 0.3], subset=["dog", "dog", "猫"])
+    images = replace(images, boxes=np.arange(12.0).reshape(3, 4))
+    predicted = np.array([[np.nan, 0.5, 0.25]] * len(points()))
+    whole = replace(curve(), image_set=images, predicted=predicted)
+    (folder / "run").mkdir()
+    write_curve(whole, folder / "run", command="scalecut probe", settings={})
+    return whole, folder / "run"
+
+
+def test_predictions_and_images_are_read_back_as_they_were(tmp_path):
+    whole, run = with_images(tmp_path)
+    images, predictions = read_predictions(run)
+    pd.testing.assert_frame_equal(predictions, whole.predictions())
+    told = image_table(whole.image_set)
+    pd.testing.assert_frame_equal(images[[*told]], told)
+
+
+def test_pictures_in_memory_are_kept_small_and_files_are_not(tmp_path):
+    images, _ = read_predictions(with_images(tmp_path)[1])
+    assert images.thumbnail[0] is None
+    for jpeg, value in zip(images.thumbnail[1:], (50, 200), strict=True):
+        np.testing.assert_allclose(np.array(PIL.Image.open(io.BytesIO(jpeg))), value, atol=2)
+
+
+def test_run_of_an_earlier_version_has_no_predictions(tmp_path):
+    assert read_predictions(write(tmp_path / "run")) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "reason"),
+    [
+        ("images", lambda table: table.drop(columns="left"), "the column 'left' is not there"),
+        (
+            "predictions",
+            lambda table: table.drop(columns="layer"),
+            "the column 'layer' is not there",
+        ),
+        ("images", lambda table: table[::-1], "they are not of the same images"),
+        ("predictions", lambda table: table[:-1], "they are not of the same images"),
+    ],
+)
+def test_tables_of_images_that_do_not_fit_are_refused(tmp_path, name, change, reason):
+    _, run = with_images(tmp_path)
+    path = run / f"{name}.parquet"
+    change(pd.read_parquet(path)).to_parquet(path)
+    with pytest.raises(DataError) as caught:
+        read_predictions(run)
+    assert str(caught.value) == (
+        f"The run '{run}' has no readable images.parquet and predictions.parquet ({reason}). Run "
+        "the probe again."
+    )
+
+
+def test_one_table_of_images_without_the_other_is_refused(tmp_path):
+    _, run = with_images(tmp_path)
+    (run / "predictions.parquet").unlink()
+    with pytest.raises(
+        DataError, match=r"has no readable images\.parquet and predictions\.parquet"
+    ):
+        read_predictions(run)

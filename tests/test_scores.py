@@ -310,3 +310,59 @@ def test_flat_curves_show_no_fall_and_keep_their_layers_when_everything_is_fitte
         kept.append(len(peak(r2, draws).confidence_set) / len(layers))
     assert np.mean(shown) <= 0.07
     assert np.mean(kept) >= 0.93
+
+
+# --- what is read from each image ----------------------------------------------------------------
+
+
+def test_predictions_are_the_means_of_a_loop_over_scikit_learn(rng):
+    (part,), answers, scores = planted(rng, regressors=("ols",))
+    measure = part.targets["true"][0]
+    for layer, predicted in zip(LAYERS, scores.predicted, strict=True):
+        X = answers["pretrained"].matrices[0][layer].astype(float)
+        found = [[] for _ in measure]
+        for held_out in part.is_held_out:
+            fit = LinearRegression().fit(X[~held_out], measure[~held_out])
+            for row in np.flatnonzero(held_out):
+                found[row].append(fit.predict(X[row : row + 1])[0])
+        slow = [np.mean(each) if each else np.nan for each in found]
+        np.testing.assert_allclose(predicted, slow)
+        assert np.isnan(predicted).any()  # 4 splits leave some out
+
+
+def test_predictions_are_those_of_ridge_wherever_it_stands(rng):
+    _, _, alone = planted(np.random.default_rng(3), regressors=("ridge",))
+    for regressors in (("ridge", "ols"), ("ols", "ridge")):
+        _, _, both = planted(np.random.default_rng(3), regressors=regressors)
+        np.testing.assert_array_equal(both.predicted, alone.predicted)
+
+
+def test_predictions_of_one_split_give_its_r_squared(rng):
+    (part,), _, scores = planted(rng, repeats=1)
+    rows, _ = line(scores, weights="pretrained")
+    held_out = part.is_held_out[0]
+    measure = part.targets["true"][0]
+    for layer, predicted in zip(LAYERS, scores.predicted, strict=True):
+        assert np.isnan(predicted[~held_out]).all()
+        assert r2_score(measure[held_out], predicted[held_out]) == pytest.approx(rows.r2[layer])
+
+
+def test_images_of_each_subset_are_predicted_by_its_own_fits(rng):
+    n, measure = 80, rng.random(80)
+    subset = [("dog", "cat")[number % 2] for number in range(n)]
+    knows = features(rng, n, [share * (measure[:, None] - 0.5) for share in (0.0, 4.0, 0.0)])
+    whole = images(measure, subset)
+    scores = score(
+        draw_parts(whole, 4, 0, shuffled=False),
+        {"pretrained": Answers(points(), (knows,))},
+        ["ridge"],
+    )
+    for name in ("dog", "cat"):
+        rows = np.flatnonzero(np.array(subset) == name)
+        own = {layer: matrix[rows] for layer, matrix in knows.items()}
+        alone = score(
+            draw_parts(whole.rows(rows), 4, 0, shuffled=False),
+            {"pretrained": Answers(points(), (own,))},
+            ["ridge"],
+        )
+        np.testing.assert_array_equal(scores.predicted[:, rows], alone.predicted)

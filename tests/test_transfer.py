@@ -9,26 +9,23 @@ import pandas as pd
 import PIL.Image
 import pytest
 import torch
+from sklearn.metrics import cohen_kappa_score, recall_score
 from torch import nn
 
-from scalecut import DataError, LayerError, Preprocessing, load_network
+from scalecut import DataError, LayerError, Preprocessing, load_network, published
+from scalecut.contestants import NAMES, Source, planned, reset_behind
 from scalecut.features import extract
+from scalecut.fits import Trial, beside, task_of
 from scalecut.images import Image
 from scalecut.inputs import Look, chosen_points
 from scalecut.layers import LOGITS, SOFTMAX
 from scalecut.models import tensors_sha256
 from scalecut.patches import COLUMNS as PATCH_COLUMNS
+from scalecut.regression import decompose, nested_ridge
 from scalecut.surgery import output_at
-from scalecut.transfer import (
-    ALL,
-    COLUMNS,
-    CONTESTANTS,
-    _Source,
-    _split_of,
-    reset_behind,
-    transfer,
-)
+from scalecut.transfer import ALL, COLUMNS, beside_the_paper, transfer
 from scalecut.verdict import METRICS, Difference, metrics, sentence, tile_metrics
+from test_curve import curve_of, made_up
 
 SIDE = 32
 AREAS = {10.0: 30.0, 20.0: 90.0, 40.0: 250.0}  # px, by magnification
@@ -199,7 +196,7 @@ def test_without_a_cut_nothing_is_found(forgetful, drawn):
 
 @pytest.fixture(scope="module")
 def everyone(forgetful, drawn):
-    return ways(forgetful, drawn, *CONTESTANTS, seeds=2)
+    return ways(forgetful, drawn, *NAMES, seeds=2)
 
 
 def points_of(whole):
@@ -210,7 +207,10 @@ def test_contestants_read_the_layers_that_they_should(everyone, forgetful):
     layers = [point.layer for point in points_of(forgetful)]
     assert layers == ["blocks.0", "blocks.1", "blocks.2", "pooled"]
     own = {"pretrained": "pooled", "scratch": "pooled", "reset": "pooled"}
-    own |= {"cut": CUT, "cut-random": CUT, "all-layers": "all"}
+    own |= {"cut": CUT, "cut-random": CUT, "up-to-cut": CUT, "all-layers": "up to pooled"}
+    chosen = everyone.configurations.set_index("layers").kappa
+    own["tuned"] = chosen.idxmax()
+    assert set(chosen.index) == {*layers, *(f"up to {layer}" for layer in layers[1:])}
     assert everyone.layers == own | {f"sweep {layer}": layer for layer in layers}
 
 
@@ -232,14 +232,42 @@ def test_features_of_all_layers_stand_side_by_side(forgetful, drawn):
     table, folder = drawn
     images = [Image(name, folder / name) for name in table.patch]
     points = points_of(forgetful)
-    source = _Source(forgetful, points, images, LOOK, None)
-    found = dict(source.contestants(["all-layers", "cut"], points[0], 0))
+    source = Source(forgetful, images, LOOK, points[0])
+    every, cut = planned(["all-layers", "cut"], points, points[0])
+    found = source.features([every, cut], 0)
     by_layer = extract(forgetful, images, points, **asdict(LOOK)).matrices
-    layer, side_by_side = found["all-layers"]
-    assert layer == "all"
+    side_by_side = beside(found, every)
     assert side_by_side.shape == (len(table), sum(point.channels for point in points))
     assert np.array_equal(side_by_side, np.hstack(list(by_layer.values())))
-    assert np.array_equal(found["cut"][1], by_layer[CUT])
+    assert np.array_equal(beside(found, cut), by_layer[CUT])
+
+
+def test_tuned_layers_are_those_that_predict_groups_left_out_best(forgetful, drawn):
+    """By a loop over the groups, with the penalty that the whole training part chooses."""
+    table, folder = drawn
+    images = [Image(name, folder / name) for name in table.patch]
+    points = points_of(forgetful)
+    by_layer = extract(forgetful, images, points, **asdict(LOOK)).matrices
+    task, held = task_of(table, Trial())
+    found = ways(forgetful, drawn, "tuned", seeds=2).configurations.set_index("layers")
+    train, target = task.fitted, task.target[task.fitted]
+    for layer in (points[0].layer, points[-1].layer):
+        X = by_layer[layer][train].astype(float)
+        X = (X - X.mean(axis=0)) / np.where(X.std(axis=0) > 0, X.std(axis=0), np.inf)
+        groups = task.groups[train]
+        penalty = nested_ridge(decompose(X, X[:1]), target[:, None], groups).penalties[0]
+        left_out = np.empty(len(train))
+        for group in np.unique(groups):
+            out = groups == group
+            # standardised with all groups, as the closed form is; centred without
+            mean = X[~out].mean(axis=0)
+            A = X[~out] - mean
+            w = np.linalg.solve(A.T @ A + penalty * np.eye(A.shape[1]), A.T @ target[~out])
+            left_out[out] = target[~out].mean() + (X[out] - mean) @ w
+        np.testing.assert_allclose(found.mae[layer], np.abs(left_out - target).mean(), rtol=1e-5)
+        by_hand = np.abs(left_out[:, None] - held.centres).argmin(axis=1)
+        kappa = cohen_kappa_score(task.classes[train], by_hand)
+        assert found.kappa[layer] == pytest.approx(kappa)
 
 
 @pytest.fixture(scope="module")
@@ -284,10 +312,10 @@ def test_reset_norms_know_what_comes_through_the_trained_part(faithful, noise):
 @pytest.mark.parametrize("seed", range(5))
 def test_groups_of_fits_are_never_tested_on(drawn, seed):
     table, _ = drawn
-    split, _ = _split_of(table, "area")
+    split, _ = task_of(table, Trial())
     tested = set(table.group[table.split == "test"])
     assert set(table.group.iloc[split.test]) == tested
-    draws = list(split.draws(10, seed))
+    draws = list(split.draws(Trial(seed=seed)))
     for rows in draws:
         groups = table.group.iloc[rows]
         assert not tested & set(groups)
@@ -301,8 +329,8 @@ def test_groups_of_fits_are_never_tested_on(drawn, seed):
 def test_draws_of_two_groups_hold_both(drawn):
     table, _ = drawn
     two = table[(table.split == "test") | table.tile.isin(["train0", "train1"])]
-    split, _ = _split_of(two.reset_index(drop=True), "area")
-    assert all(len(set(split.groups[rows])) == 2 for rows in split.draws(50, 0))
+    split, _ = task_of(two.reset_index(drop=True), Trial())
+    assert all(len(set(split.groups[rows])) == 2 for rows in split.draws(Trial(seeds=50)))
 
 
 def test_test_targets_do_not_enter_fits_or_centres(forgetful, drawn):
@@ -423,7 +451,7 @@ REFUSED = {
     "unknown contestant": (
         lambda t: t, {"contestants": ("cut", "best")},
         "No contestant is named 'best'. Give one or more of pretrained, scratch, cut, cut-random, "
-        "reset, sweep, all-layers."),
+        "reset, sweep, up-to-cut, all-layers, tuned."),
     "unknown task": (
         lambda t: t, {"task": "weight"},
         "No task is named 'weight'. Give one of area, magnification."),
@@ -443,10 +471,100 @@ def test_what_cannot_be_compared_is_refused_in_one_line(
     forgetful, drawn, monkeypatch, change, given, text
 ):
     """And before features are computed, which take minutes."""
-    monkeypatch.setattr("scalecut.transfer.extract", lambda *_, **__: pytest.fail("computed"))
+    monkeypatch.setattr("scalecut.contestants.extract", lambda *_, **__: pytest.fail("computed"))
     table, folder = drawn
     given = {"layer": CUT, "contestants": ("pretrained", "cut")} | given
     kind = LayerError if "layer" in text.split(".")[0] else DataError
     with pytest.raises(kind) as error:
         transfer(forgetful, change(table), folder, look=LOOK, **given)
     assert str(error.value) == text
+
+
+# --- what is told beside the table ----------------------------------------------------------------
+
+
+def test_recall_is_that_of_scikit_learn(everyone):
+    found = everyone.recall()
+    own = found[found.contestant == "cut"].recall.to_numpy()
+    classes = np.abs(everyone.predictions["cut"][..., None] - everyone.held.centres).argmin(-1)
+    by_hand = [recall_score(everyone.held.classes, each, average=None) for each in classes]
+    np.testing.assert_allclose(own, np.mean(by_hand, axis=0))
+    assert list(found.magnification[:3]) == sorted(AREAS)
+
+
+def test_calibration_groups_are_tenths_of_the_true_areas_and_hold_every_patch(everyone):
+    found = everyone.calibration()
+    own = found[found.contestant == "pretrained"]
+    n = len(everyone.patches)
+    assert own.n_test.sum() == n
+    assert own.n_test.max() - own.n_test.min() <= 1
+    assert (own.truth.diff().dropna() > 0).all()
+    np.testing.assert_allclose(
+        np.average(own.truth, weights=own.n_test), everyone.held.truth.mean()
+    )
+    np.testing.assert_allclose(
+        np.average(own.predicted, weights=own.n_test), everyone.predictions["pretrained"].mean()
+    )
+    assert ((own.low <= own.predicted) & (own.predicted <= own.high)).mean() > 0.8
+
+
+def test_calibration_of_magnifications_has_a_row_for_each(forgetful, drawn):
+    found = ways(forgetful, drawn, "cut", task="magnification", seeds=2).calibration()
+    np.testing.assert_allclose(found.truth, np.log2(sorted(AREAS)))
+
+
+def test_sweep_has_the_scores_of_the_table_and_intervals_around_them(everyone):
+    swept, table = everyone.sweep(), everyone.frame()
+    of_sweep = table[(table.contestant == "sweep") & (table.tile == ALL)]
+    by_hand = of_sweep.groupby(["layer", "metric"]).value.mean()
+    for row in swept.itertuples():
+        assert row.value == pytest.approx(by_hand[row.layer, row.metric])
+        assert row.low <= row.value + 0.05 * abs(row.value)
+        assert row.high >= row.value - 0.05 * abs(row.value)
+    assert swept.r2.isna().all()
+
+
+def test_probe_that_knows_where_size_is_lost_foretells_the_sweep(everyone):
+    """R² planted as the errors themselves: the ranks agree, and choosing by them costs nothing."""
+    swept = everyone.sweep()
+    errors = swept[swept.metric == "mae"].set_index("layer").value
+    assert errors["blocks.0"] < errors["pooled"]  # this network forgets behind its first block
+    layers = list(dict.fromkeys(swept.layer))
+    curve = probed(layers, [1 - errors[layer] / 200 for layer in layers])
+    found = everyone.agreement(curve).set_index("metric")
+    assert found.rho["mae"] == pytest.approx(1)
+    assert found.regret["mae"] == 0
+    assert found.best["mae"] == found.foretold["mae"] == errors.idxmin()
+    assert found.regret_last["mae"] == pytest.approx(errors[layers[-1]] - errors.min())
+    assert everyone.sweep(curve).r2.notna().all()
+
+
+def test_without_a_sweep_there_is_nothing_to_foretell(forgetful, drawn):
+    found = ways(forgetful, drawn, "cut", seeds=2)
+    assert found.sweep().empty
+    assert found.agreement(probed([CUT], [0.5])).empty
+
+
+def test_papers_numbers_stand_beside_ours_and_are_not_mixed(everyone):
+    table = beside_the_paper(everyone, "planted")
+    printed, ours = published.transfer_scores(), everyone.summary()
+    theirs, own = table[: len(printed)], table[len(printed) :]
+    assert set(theirs.network) == {"InceptionV3, theirs", "ResNet50, theirs"}
+    assert set(own.network) == {"planted, ours"}
+    for row, known in zip(theirs.itertuples(), printed.itertuples(), strict=True):
+        assert row.contestant == known.contestant
+        assert row[4] == f"{known.mae:.1f} ± {known.mae_sd:.1f}"
+    assert list(own.contestant) == ["pretrained", "scratch", "cut"]
+    for row in own.to_dict("records"):
+        (known,) = ours[ours.contestant == row["contestant"]].to_dict("records")
+        assert row["kappa"] == f"{known['kappa']:.3f} ± {known['kappa_sd']:.3f}"
+        assert row["last layer"] == known["layer"]
+
+
+def probed(layers, r2):
+    """A curve of planted R² without noise."""
+    own = dict.fromkeys(layers, "")
+    line = made_up(None, r2, layers=own, noise=np.zeros((len(r2), 50)))
+    # another line comes first, so that rows of the table are not those of the layers
+    other = made_up(None, r2[::-1], layers=own, noise=np.zeros((len(r2), 50)), weights="random")
+    return curve_of(other, line, layers=own)

@@ -8,7 +8,6 @@ from dataclasses import replace
 from typing import Any, TypeAlias
 
 import pandas as pd
-from matplotlib.figure import Figure
 
 from .errors import DataError
 from .figures import Rows, layer_names, lines_of, range_of, rows_of
@@ -18,12 +17,12 @@ from .page import (
     QUIET,
     R2,
     VERMILION,
+    Drawing,
     Look,
     Panel,
     Scale,
     height_for,
     named_look,
-    page_figure,
     shade_looks,
 )
 
@@ -100,7 +99,7 @@ DIRECTIONS = {
 BY_CHANCE = Look("shuffled measure", QUIET, ":", "", 1.8)
 
 
-def invariance_figure(table: pd.DataFrame) -> Figure:
+def invariance_drawing(table: pd.DataFrame) -> Drawing:
     """How the answer changes with the size of the picture, and with the scale of the object.
 
     Args:
@@ -116,12 +115,12 @@ def invariance_figure(table: pd.DataFrame) -> Figure:
         here = [row for row in rows if row["change"] == change]
         panels += _panel(title, SHARE, here, octaves, _looks("quantity", ANSWERS), x="octaves")
     sides = "side, times the usual one"
-    return page_figure(
+    return Drawing(
         rows[0]["model"], _caption(rows), [*map(_factor, octaves)], panels, axis_name=sides
     )
 
 
-def drift_figure(table: pd.DataFrame) -> Figure:
+def drift_drawing(table: pd.DataFrame) -> Drawing:
     """How far the features of each layer move in an octave of size, and whether linearly.
 
     Steps that begin at whole octaves are drawn, so that none overlap; all where there are none.
@@ -130,7 +129,7 @@ def drift_figure(table: pd.DataFrame) -> Figure:
         table: as `invariance` gives it, of one model.
 
     Raises:
-        DataError: as `invariance_figure`.
+        DataError: as `invariance_drawing`.
     """
     rows = _rows(table, "invariance", ("change", "octaves", *VALUE), MOVES)
     names, octaves = layer_names(rows), sorted({row["octaves"] for row in rows})
@@ -143,10 +142,10 @@ def drift_figure(table: pd.DataFrame) -> Figure:
         for quantity, (title, scale) in MOVES.items():
             here = [row for row in rows if (row["change"], row["quantity"]) == (change, quantity)]
             panels += _panel(f"{what}: {title}", scale, here, names, looks)
-    return page_figure(rows[0]["model"], _caption(rows), [*names.values()], panels)
+    return Drawing(rows[0]["model"], _caption(rows), [*names.values()], panels)
 
 
-def noise_figure(table: pd.DataFrame) -> Figure:
+def noise_drawing(table: pd.DataFrame) -> Drawing:
     """R² of the image size by layer where the images are noise, a panel a kind of noise.
 
     Args:
@@ -162,10 +161,10 @@ def noise_figure(table: pd.DataFrame) -> Figure:
     for kind in dict.fromkeys(row["noise"] for row in rows):
         here = [row for row in rows if row["noise"] == kind]
         panels += _panel(f"Image size read from {kind} noise", R2, here, names, looks, y=y)
-    return page_figure(rows[0]["model"], _caption(rows), [*names.values()], panels)
+    return Drawing(rows[0]["model"], _caption(rows), [*names.values()], panels)
 
 
-def scenes_figure(table: pd.DataFrame) -> Figure:
+def scenes_drawing(table: pd.DataFrame) -> Drawing:
     """Object scale and image size apart, by layer, in made-up scenes; the gain; the leaks.
 
     Args:
@@ -180,10 +179,10 @@ def scenes_figure(table: pd.DataFrame) -> Figure:
     panels: list[Panel] = []
     for title, scale, labels in SCENES:
         panels += _panel(title, scale, rows, names, _looks("quantity", labels))
-    return page_figure(rows[0]["model"], _caption(rows), [*names.values()], panels)
+    return Drawing(rows[0]["model"], _caption(rows), [*names.values()], panels)
 
 
-def directions_figure(table: pd.DataFrame) -> Figure:
+def directions_drawing(table: pd.DataFrame) -> Drawing:
     """How stable the direction of scale is by layer, how many channels carry it, where it holds.
 
     Transfer is averaged: over the pairs of two subsets, and over the subsets and their own images.
@@ -214,7 +213,7 @@ def directions_figure(table: pd.DataFrame) -> Figure:
     means = _means(transfers, "is_own", lambda row: row["subset"] == str(row["other"]))
     own = _looks("is_own", {True: "the same subset", False: "another subset"})
     panels += _panel("Fitted to one subset, tested on", R2, means, names, own)
-    return page_figure(rows[0]["model"], _caption(rows), [*names.values()], panels)
+    return Drawing(rows[0]["model"], _caption(rows), [*names.values()], panels)
 
 
 def _means(rows: Rows, kind: str, kind_of: Callable[[dict[str, Any]], bool]) -> Rows:

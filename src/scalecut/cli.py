@@ -23,6 +23,7 @@ from .console import (
 from .curve import Curve
 from .curve import compare as compare_curves
 from .cutting import about_cuts
+from .drawing import about_drawing
 from .errors import DataError
 from .experiments import beyond_the_curve
 from .features import resolved_precision
@@ -53,7 +54,7 @@ from .options import (
     with_input,
 )
 from .probe import probe as probe_layers
-from .report import draw
+from .report import draw, write_comparison, write_page
 from .scenes import made_up_scenes
 from .terminal import (
     LAYER_COLUMNS,
@@ -273,18 +274,44 @@ def compare(
 about_cuts(app)
 beyond_the_curve(app)
 about_transfer(app)
+about_drawing(app)
 
 
 @app.command()
-def report(run: Annotated[Path, typer.Argument(help="A run folder.")]) -> None:
-    """Draw the figures of a run again.
+def report(
+    folders: Annotated[list[Path], typer.Argument(help="Run folders, or folders of cuts.")],
+    compare: Annotated[
+        bool, typer.Option("--compare", help="Lay two runs side by side, in a page of their own.")
+    ] = False,
+    subset: Annotated[str, typer.Option(help="The subset that the page shows first.")] = "",
+    no_thumbnails: Annotated[
+        bool, typer.Option("--no-thumbnails", help="Leave the photographs out of the page.")
+    ] = False,
+) -> None:
+    """Draw the figures of a run again, and write its page.
 
     \b
-    Example:
+    Examples:
       scalecut report runs/demo
+      scalecut report runs/demo --no-thumbnails
+      scalecut report --compare runs/resnet50 runs/inception
     """
-    for path in draw(run):
-        OUT.print(str(path), soft_wrap=True)
+    has_thumbnails = not no_thumbnails
+    if not compare:
+        for run in folders:
+            written = write_page(run, subset=subset, has_thumbnails=has_thumbnails)
+            for path in (*draw(run), written):
+                OUT.print(str(path), soft_wrap=True)
+        return
+    if len(folders) != 2:
+        raise DataError(
+            f"--compare lays two runs side by side, but {len(folders)} "
+            f"{'is' if len(folders) == 1 else 'are'} given. Give two run folders."
+        )
+    one, other = folders
+    file = one.parent / f"{one.name}-{other.name}.html"
+    write_comparison(one, other, file, subset=subset, has_thumbnails=has_thumbnails)
+    OUT.print(str(file), soft_wrap=True)
 
 
 @app.command()
@@ -354,6 +381,7 @@ def _finish(curve: Curve, folder: Path, settings: dict[str, object], as_json: bo
     with runs.new_run(folder) as made:
         runs.write_curve(curve, made, command=command(), settings=settings)
         draw(made)
+        write_page(made)
     if as_json:
         print_json(
             {

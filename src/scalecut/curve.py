@@ -2,17 +2,19 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float32
+from jaxtyping import Float32, Float64
 from matplotlib.figure import Figure
 
 from .errors import DataError
-from .figures import curve_figure
-from .images import LeftOut
+from .figures import curve_drawing
+from .images import ImageSet, LeftOut
 from .layers import SOFTMAX, ProbePoint
+from .page import page_figure
 from .scores import MEAN, Scores
 from .stats import Fall, Peak, fall, interval, peak
 
@@ -97,6 +99,8 @@ class Curve:
     images_left_out: tuple[LeftOut, ...] = ()
     provenance: dict[str, object] = field(default_factory=dict)
     fewer: tuple["Curve", ...] = ()  # with fewer images to fit, fewest first
+    image_set: ImageSet | None = None  # a curve that was read from a run has none
+    predicted: Float64[np.ndarray, "L n"] | None = None  # of each image, while it was held out
 
     @classmethod
     def of(
@@ -108,6 +112,7 @@ class Curve:
         layers_left_out: tuple[LeftOut, ...],
         images_left_out: tuple[LeftOut, ...],
         provenance: dict[str, object],
+        image_set: ImageSet,
     ) -> "Curve":
         """A curve from its scores; `names` are the model and the measure."""
         tables = [
@@ -121,15 +126,38 @@ class Curve:
             images_left_out,
             provenance,
             tuple(cls(t, s.draws, points) for t, s in zip(tables[1:], fewer, strict=True)),
+            image_set,
+            scores.predicted,
         )
 
     def frame(self) -> pd.DataFrame:
         """The curve as a table, in the form of `curve.csv`."""
         return self.table.copy()
 
+    def predictions(self) -> pd.DataFrame:
+        """The measure of each image as it is and as each layer tells it, while it was held out.
+
+        It is told by the network itself and the main regressor, the mean over the repeats; nan
+        where an image never was held out. Images stand in the same order for every layer.
+
+        Raises:
+            DataError: if the curve was read from a run, which has them in `predictions.parquet`.
+        """
+        if self.image_set is None or self.predicted is None:
+            raise DataError(
+                "This curve has no predictions, because it was read from a run. Read them with "
+                "pandas.read_parquet(RUN / 'predictions.parquet')."
+            )
+        images = image_table(self.image_set)[["image", "subset", "group", "measure"]]
+        tables = [
+            images.assign(layer=point.layer, predicted=row)
+            for point, row in zip(self.points, self.predicted, strict=True)
+        ]
+        return pd.concat(tables, ignore_index=True)
+
     def plot(self, subset: str = MEAN) -> Figure:
         """The curve with its band and controls."""
-        return curve_figure(self.table, subset=subset)
+        return page_figure(curve_drawing(self.table, subset=subset))
 
     def learning(self) -> pd.DataFrame:
         """The rows of the network itself by `n_fit`, with as few images as were tried up to all."""
@@ -158,6 +186,11 @@ class Curve:
         """The rows of one line of the curve, in order of the layers."""
         rows = self._rows(subset, weights or self.weights, target, regressor)
         return self.table.iloc[rows].reset_index(drop=True)
+
+    def draws_of_layers(self, subset: str = MEAN) -> dict[str, Float32[np.ndarray, " b"]]:
+        """Bootstrap draws of R² by layer, of the network's own weights and the main regressor."""
+        rows = self._rows(subset, self.weights, "true", self.regressor)
+        return dict(zip(self.table.layer.iloc[rows], self.draws[rows], strict=True))
 
     def evidence(self, subset: str = MEAN) -> Evidence:
         """The peak with its confidence set, what is learned there, and the fall behind it.
@@ -287,6 +320,30 @@ class Curve:
         )
         rows = np.flatnonzero(wanted)
         return rows[np.argsort(table.depth.to_numpy()[rows], kind="stable")]
+
+
+def image_table(image_set: ImageSet) -> pd.DataFrame:
+    """The images row by row: where they lie, what is regressed, and the box in pixels.
+
+    `file` is empty for a picture in memory, whose sides `width` and `height` tell.
+    """
+    in_memory = [None if isinstance(i.source, Path) else i.source.shape for i in image_set.images]
+    boxes = np.full((len(image_set), 4), np.nan) if image_set.boxes is None else image_set.boxes
+    return pd.DataFrame(
+        {
+            "image": [image.name for image in image_set.images],
+            "file": [
+                str(image.source.absolute()) if isinstance(image.source, Path) else ""
+                for image in image_set.images
+            ],
+            "subset": image_set.subset,
+            "group": image_set.group,
+            "measure": image_set.measure,
+            **dict(zip(("left", "top", "right", "bottom"), boxes.T, strict=True)),
+            "width": [shape[1] if shape else np.nan for shape in in_memory],
+            "height": [shape[0] if shape else np.nan for shape in in_memory],
+        }
+    )
 
 
 def compare(one: Curve, other: Curve, layers: tuple[str, str] | None = None) -> pd.DataFrame:

@@ -55,7 +55,7 @@ from .options import (
     with_input,
 )
 from .padding import PADDINGS
-from .report import draw
+from .report import draw, write_page
 from .scenes import made_up_scenes
 from .terminal import bars, quantity_table, size_table
 
@@ -345,6 +345,7 @@ def _finish(found: _Found, network: Network, folder: Path, settings: dict[str, o
         if found.arrays:
             runs.write_arrays(found.arrays, made / "rcv.npz")
         pictures = draw(made)
+        write_page(made)
     if settings["as_json"]:
         tables = {name: records(table) for name, table in found.tables.items()}
         print_json(

@@ -6,7 +6,6 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
 
 from .errors import DataError
 from .page import (
@@ -18,6 +17,7 @@ from .page import (
     R2,
     STYLE,
     VERMILION,
+    Drawing,
     Line,
     Look,
     Mark,
@@ -26,23 +26,22 @@ from .page import (
     Scale,
     height_for,
     named_look,
-    page_figure,
     shade_looks,
     shortened,
 )
 
 __all__ = [
     "STYLE",
-    "curve_figure",
-    "exponential_figure",
+    "curve_drawing",
+    "exponential_drawing",
     "layer_names",
-    "learning_figure",
+    "learning_drawing",
     "lines_of",
     "range_of",
     "rows_of",
-    "subset_figure",
+    "subset_drawing",
     "subsets_of",
-    "width_figure",
+    "width_drawing",
 ]
 
 Rows: TypeAlias = list[dict[str, Any]]
@@ -68,9 +67,9 @@ EXPONENTIAL = Scale(
 INTERPOLATING = (0.5, 2.0)
 
 
-def curve_figure(
+def curve_drawing(
     frame: pd.DataFrame, *, subset: str = "mean", evidence: Mapping[str, Any] | None = None
-) -> Figure:
+) -> Drawing:
     """R² by layer with its controls, one panel a regressor, the peak of the first one marked.
 
     The band is the interval from `r2_low` to `r2_high`; that of random weights reaches one standard
@@ -87,19 +86,19 @@ def curve_figure(
         DataError: if a column, the subset or a layer of the evidence is not there, no row has a
             known regressor, or there is more than one model or measure.
     """
-    return _curve_figure(frame, subset, R2, evidence)
+    return _curve_drawing(frame, subset, R2, evidence)
 
 
-def exponential_figure(frame: pd.DataFrame, *, subset: str = "mean") -> Figure:
-    """`curve_figure` on the paper's axis, e^(R²)/e (`graziani2021`).
+def exponential_drawing(frame: pd.DataFrame, *, subset: str = "mean") -> Drawing:
+    """`curve_drawing` on the paper's axis, e^(R²)/e (`graziani2021`).
 
     The paper averages over repeats after the transform. The frame holds means only, so here the
     mean is transformed, which gives less: the exponential is convex.
     """
-    return _curve_figure(frame, subset, EXPONENTIAL, None)
+    return _curve_drawing(frame, subset, EXPONENTIAL, None)
 
 
-def subset_figure(frame: pd.DataFrame) -> Figure:
+def subset_drawing(frame: pd.DataFrame) -> Drawing:
     """R² by layer of every subset and of their mean, for the pretrained network and ridge.
 
     Where ridge was not asked for, least squares is drawn.
@@ -116,17 +115,17 @@ def subset_figure(frame: pd.DataFrame) -> Figure:
     title = f"{REGRESSORS[regressor]}, {main.label}"
     panel = Panel(title, R2, lines, height_for(lines, 235.0), peak)
     apart = [row for row in rows if row["subset"] != "mean"] or rows
-    return page_figure(rows[0]["model"], _caption(apart, "by subset"), [*labels.values()], [panel])
+    return Drawing(rows[0]["model"], _caption(apart, "by subset"), [*labels.values()], [panel])
 
 
-def width_figure(frame: pd.DataFrame, subset: str = "mean") -> Figure:
+def width_drawing(frame: pd.DataFrame, subset: str = "mean") -> Drawing:
     """R² by layer of ridge, width-matched ridge and least squares, n/d on top.
 
     n images to fit and d features: where they are about as many, least squares passes through
     every training image and so follows the noise, whatever the layer knows.
 
     Raises:
-        DataError: as `curve_figure`, or if `n_fit` or `n_features` is not there.
+        DataError: as `curve_drawing`, or if `n_fit` or `n_features` is not there.
     """
     rows, caption = _chosen(_rows(frame, "n_fit", "n_features"), subset)
     labels, (kind, _) = _labels(rows), _main(rows)
@@ -154,17 +153,17 @@ def width_figure(frame: pd.DataFrame, subset: str = "mean") -> Figure:
         marks=(mark,) if is_marked else (),
         numbers=("n/d", [_ratio(ratio) for ratio in ratios]),
     )
-    return page_figure(rows[0]["model"], caption, [*labels.values()], [panel])
+    return Drawing(rows[0]["model"], caption, [*labels.values()], [panel])
 
 
-def learning_figure(frame: pd.DataFrame, subset: str = "mean") -> Figure:
+def learning_drawing(frame: pd.DataFrame, subset: str = "mean") -> Drawing:
     """R² by layer for every number of images to fit, one panel a regressor.
 
     Args:
         frame: as `Curve.learning` gives it.
 
     Raises:
-        DataError: as `curve_figure`, or if `n_fit` is not there.
+        DataError: as `curve_drawing`, or if `n_fit` is not there.
     """
     rows, caption = _chosen(_rows(frame, "n_fit"), subset)
     labels, (kind, main) = _labels(rows), _main(rows)
@@ -180,7 +179,7 @@ def learning_figure(frame: pd.DataFrame, subset: str = "mean") -> Figure:
         lines = lines_of(rows, labels, looks, y=R2_COLUMNS)
         title = f"{REGRESSORS[regressor]}, {main.label}, fitted to n images"
         panels.append(Panel(title, R2, lines, height_for(lines, 120.0 if panels else 180.0)))
-    return page_figure(rows[0]["model"], caption, [*labels.values()], panels)
+    return Drawing(rows[0]["model"], caption, [*labels.values()], panels)
 
 
 def subsets_of(frame: pd.DataFrame) -> list[str]:
@@ -218,7 +217,8 @@ def rows_of(
     for row in rows:
         row |= {name: str(row[name]) for name in ("model", "subset", "layer") if name in row}
         # an empty alias comes back from a csv as nan
-        row["alias"] = (isinstance(row["alias"], str) and row["alias"]) or row["layer"]
+        alias = row.get("alias")
+        row["alias"] = (isinstance(alias, str) and alias) or row.get("layer")
     return rows
 
 
@@ -253,9 +253,9 @@ def range_of(rows: Rows, column: str) -> str:
     return low if low == high else f"{low} to {high}"
 
 
-def _curve_figure(
+def _curve_drawing(
     frame: pd.DataFrame, subset: str, scale: Scale, evidence: Mapping[str, Any] | None
-) -> Figure:
+) -> Drawing:
     rows = _rows(frame)
     chosen, caption = _chosen(rows, subset)
     labels, regressors = _labels(chosen), _regressors(chosen)
@@ -276,7 +276,7 @@ def _curve_figure(
         peaks = (_peak(line, labels, best) for line in lines if line.look == main and not panels)
         height = max(height, 27.0 * len(lines))
         panels.append(Panel(REGRESSORS[regressor], scale, lines, height, next(peaks, None), marks))
-    return page_figure(rows[0]["model"], caption, [*labels.values()], panels)
+    return Drawing(rows[0]["model"], caption, [*labels.values()], panels)
 
 
 def _rows(frame: pd.DataFrame, *more: str) -> Rows:

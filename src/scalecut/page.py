@@ -141,22 +141,27 @@ class Page:
     axis_name: str
 
 
-def page_figure(
-    heading: str,
-    caption: str,
-    places: Sequence[str],
-    panels: Sequence[Panel],
-    *,
-    axis_name: str = "",
-) -> Figure:
-    """Stack the panels from the top; the page grows with the strips and the length of the names.
+@dataclass(frozen=True, slots=True)
+class Drawing:
+    """What a figure holds, before it has a size.
 
     Args:
         places: what the L places are called, from left to right.
         axis_name: what they are; nothing for layers, whose names tell.
     """
+
+    heading: str
+    caption: str
+    places: list[str]
+    panels: list[Panel]
+    axis_name: str = ""
+
+
+def page_figure(drawing: Drawing) -> Figure:
+    """Stack the panels from the top; the page grows with the strips and the length of the names."""
+    panels, axis_name = drawing.panels, drawing.axis_name
     with matplotlib.rc_context(STYLE):
-        page = _page(places, panels, axis_name)
+        page = _page(drawing.places, panels, axis_name)
         hidden = [[line for line in each.lines if _below(line, each.scale).size] for each in panels]
         strips = [STRIP_ROW * len(lines) + 4.0 * bool(lines) for lines in hidden]
         heads = [_head(panel, page) for panel in panels]
@@ -164,7 +169,7 @@ def page_figure(
         height += GAP * (len(panels) - 1) + 22.0 + max(TYPE, page.slant)
         height += AXIS_NAME * bool(axis_name)
         figure = Figure(figsize=(WIDTH / 72, height / 72))
-        _write_heading(figure, shortened(heading, 52), caption, page.left)
+        _write_heading(figure, shortened(drawing.heading, 52), drawing.caption, page.left)
         left, width, top = page.left / WIDTH, page.width / WIDTH, height - HEADING
         for panel, head, lines, strip in zip(panels, heads, hidden, strips, strict=True):
             top -= head + panel.height

@@ -7,7 +7,7 @@ belongs to nuclei if they cover half of it, and then to the one that covers most
 Areas are as in `graziani2021`: nuclei that touch the border of the patch are not counted, nor
 those of fewer than 3 px; of a mask with two levels, nuclei are the connected parts after a closing
 by 2 x 2 pixels. The paper says neither how it resampled nor where its patches lay; ours lie side by
-side.
+side, or in as many places of each tile at every magnification, which then overlap at the low ones.
 
 Shapes: h x w pixels of the tile, H x W of the resampled tile; k nuclei.
 """
@@ -15,6 +15,7 @@ Shapes: h x w pixels of the tile, H x W of the resampled tile; k nuclei.
 from collections.abc import Iterator, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import cast
 
@@ -85,6 +86,7 @@ class _Plan:
     folder: Path
     factors: Mapping[float, float]  # pixels of the tile along one of the patch, by magnification
     size: int
+    grid: int | None
     um_per_pixel: float | None
     blur: Blur | None
 
@@ -107,6 +109,7 @@ def cut_patches(
     magnifications: Sequence[float] = MAGNIFICATIONS,
     native: float = 40.0,
     size: int = 224,
+    grid: int | None = None,
     um_per_pixel: float | None = None,
     match_blur: bool = False,
     native_blur: float | None = None,
@@ -121,6 +124,9 @@ def cut_patches(
         folder: gets `patches/NAME.png`.
         native: the magnification of the tiles.
         size: of patches, in pixels.
+        grid: how many patches a tile has across and down at every magnification, evenly spread
+            from edge to edge; they overlap where they must. Without it, low magnifications have
+            few patches.
         um_per_pixel: of the tiles; without it, what the file of each says.
         match_blur: give all magnifications the same point spread, in pixels of the patch. Else the
             native one is the least sharp, which tells it without a look at the nuclei.
@@ -132,6 +138,8 @@ def cut_patches(
             the split is left without patches.
     """
     _check(magnifications, native, size, um_per_pixel, native_blur)
+    if grid is not None and grid < 1:
+        raise DataError(f"A grid of {grid} x {grid} patches is none. Give 1 or more.")
     factors = {float(each): native / each for each in sorted(magnifications)}
     (folder / FOLDER).mkdir(parents=True, exist_ok=True)
     cuts: list[_Cut] = []
@@ -141,7 +149,7 @@ def cut_patches(
             train = [tile for tile in tiles if split[tile.name] == "train"]
             known = [native_blur] if native_blur else list(pool.map(_blur_of_tile, train))
             blur = _matched(known, factors)
-        plan = _Plan(folder, factors, size, um_per_pixel, blur)
+        plan = _Plan(folder, factors, size, grid, um_per_pixel, blur)
         done = pool.map(lambda tile: _cut(tile, split[tile.name], plan), tiles)
         for number, each in enumerate(done, start=1):
             cuts += each
@@ -223,11 +231,8 @@ def _cut(tile: Tile, part: str, plan: _Plan) -> list[_Cut]:
             picture = _blurred(picture, factor, plan.blur)
         whole = np.rint(picture).clip(0, 255).astype(np.uint8)
         rows: list[tuple[object, ...]] = []
-        corners = [
-            (y, x)
-            for y in range(0, height - plan.size + 1, plan.size)
-            for x in range(0, width - plan.size + 1, plan.size)
-        ]
+        rest = height - plan.size, width - plan.size
+        corners = list(product(*(_starts(each, plan) for each in rest)))
         for y, x in corners:
             window = slice(y, y + plan.size), slice(x, x + plan.size)
             areas = areas_of_nuclei(nuclei[window])
@@ -239,6 +244,16 @@ def _cut(tile: Tile, part: str, plan: _Plan) -> list[_Cut]:
                 rows.append((*place, areas.size, mean, median, mean * (um_per_pixel * factor) ** 2))
         cuts.append(_Cut(magnification, tuple(rows), len(corners) - len(rows), ""))
     return cuts
+
+
+def _starts(rest: int, plan: _Plan) -> list[int]:
+    """Where patches begin, down or across, if the last begins at `rest` or before."""
+    if plan.grid is None:
+        return list(range(0, rest + 1, plan.size))
+    if plan.grid == 1:
+        return [rest // 2]
+    places = np.linspace(0, rest, plan.grid).round().astype(int)
+    return list(dict.fromkeys(places.tolist()))
 
 
 def areas_of_nuclei(labels: Integer[np.ndarray, "h w"]) -> Int64[np.ndarray, " k"]:

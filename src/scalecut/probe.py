@@ -127,6 +127,7 @@ def probe(
         layers_left_out,
         (*image_set.left_out, *found.left_out),
         {"probe": asdict(ask)} | _facts(model, kept, found, look) | {"stages": stages.facts},
+        kept,
     )
 
 

@@ -146,11 +146,31 @@ def nested_ridge(
     for number, penalty in enumerate(penalties):
         kept = s**2 / (s**2 + penalty)
         residuals = (targets - mean) - (u * kept) @ along
-        errors[number] = _left_out_squares(u, kept, residuals, blocks)
+        errors[number] = np.sum(_left_out(u, kept, residuals, blocks) ** 2, axis=0)
     best = penalties[errors.argmin(axis=0)]  # (t,)
     shrink = s[:, None] / (s[:, None] ** 2 + best)  # (r, t)
     predictions = mean + decomposition.held_out @ (shrink * along)
     return HeldOut(predictions, best)
+
+
+def left_group_out(
+    decomposition: Decomposition,
+    target: Float64[np.ndarray, " n"],
+    groups: Int[np.ndarray, " n"],
+    penalties: Float64[np.ndarray, " k"] = PENALTIES,
+) -> Float64[np.ndarray, " n"]:
+    """What each image of the training part is predicted to be by the other groups.
+
+    Of the penalty that `nested_ridge` chooses; in closed form, as there.
+    """
+    u, s = decomposition.u, decomposition.s
+    centred = (target - target.mean())[:, None]
+    along, blocks = u.T @ centred, _blocks(groups)
+    found = []
+    for penalty in penalties:
+        kept = s**2 / (s**2 + penalty)
+        found.append(_left_out(u, kept, centred - (u * kept) @ along, blocks)[:, 0])
+    return target - min(found, key=lambda residuals: float(np.sum(residuals**2)))
 
 
 def quick_ridge(
@@ -226,22 +246,21 @@ def _blocks(groups: Int[np.ndarray, " n"]) -> tuple[np.ndarray, list[np.ndarray]
     return alone, [block for block in rows if len(block) > 1]
 
 
-def _left_out_squares(
+def _left_out(
     u: np.ndarray,
     kept: np.ndarray,
     residuals: np.ndarray,
     blocks: tuple[np.ndarray, list[np.ndarray]],
 ) -> np.ndarray:
-    """Sum over images of the squared residuals that they have when their group is left out."""
+    """The residuals that images have when their group is left out: (n, t)."""
     n, (alone, together) = len(u), blocks
+    found = np.empty_like(residuals)
     leverage = 1.0 / n + (u[alone] ** 2) @ kept
-    left_out = residuals[alone] / np.maximum(1.0 - leverage, 1e-12)[:, None]
-    total = np.sum(left_out**2, axis=0)
+    found[alone] = residuals[alone] / np.maximum(1.0 - leverage, 1e-12)[:, None]
     for rows in together:
         hat = 1.0 / n + (u[rows] * kept) @ u[rows].T
-        left_out = np.linalg.solve(np.eye(len(rows)) * (1 + 1e-12) - hat, residuals[rows])
-        total += np.sum(left_out**2, axis=0)
-    return total
+        found[rows] = np.linalg.solve(np.eye(len(rows)) * (1 + 1e-12) - hat, residuals[rows])
+    return found
 
 
 def _check(features: np.ndarray, measure: np.ndarray, penalties: np.ndarray) -> None:

@@ -1,36 +1,17 @@
-"""What a run folder shows: its figures. Draws what is in the tables, computes nothing."""
+"""What a run folder shows, on disk: its figures and its page."""
 
-from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import matplotlib
-from matplotlib.figure import Figure
-from pandas import DataFrame
 
-from . import runs
-from .charts import (
-    ANSWERS,
-    MOVES,
-    directions_figure,
-    drift_figure,
-    invariance_figure,
-    noise_figure,
-    scenes_figure,
-)
-from .errors import DataError, OutputError
-from .figures import (
-    STYLE,
-    curve_figure,
-    exponential_figure,
-    learning_figure,
-    subset_figure,
-    subsets_of,
-    width_figure,
-)
-from .scores import MEAN
+from .errors import OutputError
+from .figures import STYLE
+from .page import page_figure
+from .story import compared, drawings, story_of
+from .webpage import page
 
 DOTS_PER_INCH = 200
+PAGE = "report.html"
 
 
 def draw(run: Path) -> list[Path]:
@@ -42,11 +23,12 @@ def draw(run: Path) -> list[Path]:
         DataError: if the folder is no whole run.
         OutputError: if the folder or a file in it cannot be written.
     """
-    figures = dict(_figures(run))
+    figures = {name: page_figure(drawing) for name, drawing in drawings(run)}
     folder = run / "figures"
     paths = [folder / f"{name}.{kind}" for name in figures for kind in ("png", "svg")]
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        if paths:
+            folder.mkdir(parents=True, exist_ok=True)
         with matplotlib.rc_context(STYLE):
             for path in paths:
                 undated = {"Date": None} if path.suffix == ".svg" else {}
@@ -59,46 +41,41 @@ def draw(run: Path) -> list[Path]:
     return paths
 
 
-def _figures(run: Path) -> Iterator[tuple[str, Figure]]:
-    """Names and figures of whatever tables the run has."""
-    drawn = {
-        "invariance": {"invariance": invariance_figure, "drift": drift_figure},
-        "noise": {"noise": noise_figure},
-        "scenes": {"scenes": scenes_figure},
-        "rcv": {"directions": directions_figure},
-        "learning": {"learning": learning_figure},
-    }
-    # a network without logits has no answers, and sizes less than an octave apart no drift
-    needed = {"invariance": ANSWERS, "drift": MOVES}
-    present = [name for name in drawn if (run / f"{name}.csv").is_file()]
-    if (run / "curve.csv").is_file() or not present:
-        yield from _curve_figures(runs.read_curve(run), runs.read_facts(run))
-    for name in present:
-        table = _table(run, name)
-        for figure, make in drawn[name].items():
-            if figure not in needed or _has_any(table, needed[figure]):
-                yield figure, make(table)
+def write_page(run: Path, *, subset: str = "", has_thumbnails: bool = True) -> Path:
+    """Write the page of a run, or of a cut, into its folder as `report.html`.
+
+    Args:
+        subset: shown first; the mean over subsets by default.
+        has_thumbnails: whether photographs stand in the page, made from the files where they lie.
+
+    Raises:
+        DataError: if the folder is no whole run, or has no such subset.
+        OutputError: if the page cannot be written.
+    """
+    story = story_of(run, subset=subset, has_thumbnails=has_thumbnails)
+    return _written(page([story], subset=subset), run / PAGE)
 
 
-def _has_any(table: DataFrame, quantities: Collection[str]) -> bool:
-    """Whether there is anything to draw; a table without quantities is refused by its figure."""
-    return "quantity" not in table or bool(table["quantity"].isin(list(quantities)).any())
+def write_comparison(
+    one: Path, other: Path, file: Path, *, subset: str = "", has_thumbnails: bool = True
+) -> Path:
+    """Write one page of two runs side by side, with their differences where these are paired.
+
+    Raises:
+        DataError: if a folder is no whole run of a probe, or has no such subset.
+        OutputError: if the page cannot be written.
+    """
+    common = [compared(one, other)]
+    stories = [story_of(run, subset=subset, has_thumbnails=has_thumbnails) for run in (one, other)]
+    return _written(page(stories, subset=subset, common=common), file)
 
 
-def _table(run: Path, name: str) -> DataFrame:
-    runs.read_facts(run)
+def _written(text: str, file: Path) -> Path:
     try:
-        return runs.read_table(run, name)
-    except (OSError, ValueError) as error:
-        raise DataError(
-            f"The run {str(run)!r} has no readable {name}.csv ({error}). Run the command again."
+        file.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise OutputError(
+            f"The page cannot be written to {str(file)!r} ({error.strerror or error}). It needs a "
+            "folder that can be written to and has space left."
         ) from error
-
-
-def _curve_figures(frame: DataFrame, facts: Mapping[str, Any]) -> Iterator[tuple[str, Figure]]:
-    yield "curve", curve_figure(frame, evidence=facts.get("evidence", {}).get(MEAN))
-    yield "curve_exponential", exponential_figure(frame)
-    if len(subsets_of(frame)) > 1:
-        yield "subsets", subset_figure(frame)
-    if frame.regressor.nunique() > 1:
-        yield "width", width_figure(frame)
+    return file

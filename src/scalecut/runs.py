@@ -17,12 +17,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from .curve import COLUMNS, Curve
+from .curve import COLUMNS, Curve, image_table
 from .errors import DataError, ModelError, OutputError
-from .images import LeftOut
+from .images import ImageSet, LeftOut
 from .layers import ProbePoint
 from .patches import COLUMNS as PATCH_COLUMNS
 from .patches import PatchSet
+from .thumbnails import thumbnail
 
 FORMAT = 2  # of run.json and the tables
 MARKS = {
@@ -37,8 +38,14 @@ NAMES = (
     "quantity", "noise", "padding", "other",
 )
 NUMBERS = (
-    "p_value", "r2_spread", "learned", "learned_low", "learned_high", "value", "low", "high"
+    "p_value", "r2_spread", "learned", "learned_low", "learned_high", "value", "low", "high", "r2",
+    "r2_low", "r2_high",
 )
+IMAGE_COLUMNS = (
+    "image", "file", "subset", "measure", "left", "top", "right", "bottom", "width", "height",
+    "thumbnail",
+)
+PREDICTION_COLUMNS = ("image", "subset", "measure", "layer", "predicted")
 # fmt: on
 DIGITS = 6  # of the decimals in curve.csv
 
@@ -147,6 +154,17 @@ def write_curve(
     }
     write_run(folder, tables, facts, command=command, settings=settings)
     np.save(folder / "draws.npy", curve.draws)
+    if curve.image_set is not None:
+        curve.predictions().to_parquet(folder / "predictions.parquet", index=False)
+        _images(curve.image_set).to_parquet(folder / "images.parquet", index=False)
+
+
+def _images(image_set: ImageSet) -> pd.DataFrame:
+    """The table of the images, with a small JPEG of those that are in no file."""
+    small = [
+        None if isinstance(image.source, Path) else thumbnail(image) for image in image_set.images
+    ]
+    return image_table(image_set).assign(thumbnail=pd.Series(small, dtype=object))
 
 
 def write_table(table: pd.DataFrame, path: Path) -> None:
@@ -279,13 +297,7 @@ def read_curve(folder: Path) -> pd.DataFrame:
             f"{str(folder)!r} holds no curve: it is empty, or was made by another command. Give "
             "the folder that a probe wrote (--out)."
         )
-    facts = read_facts(folder)
-    if facts.get("format", 0) > FORMAT:
-        raise DataError(
-            f"The run {str(folder)!r} has format {facts['format']}, but this version reads up "
-            f"to {FORMAT}. "
-            "Update scalecut."
-        )
+    read_facts(folder)
     try:
         table = read_table(folder, "curve")
     except (OSError, ValueError) as error:
@@ -300,17 +312,55 @@ def read_curve(folder: Path) -> pd.DataFrame:
     return table
 
 
+def read_predictions(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame] | None:
+    """The images of a run, and the predictions as `Curve.predictions` gives them, if it has them.
+
+    Runs of earlier versions have none.
+
+    Raises:
+        DataError: if the tables cannot be read or do not fit one another.
+    """
+    paths = folder / "images.parquet", folder / "predictions.parquet"
+    if not any(path.exists() for path in paths):
+        return None
+    try:
+        images, predictions = (pd.read_parquet(path) for path in paths)
+        lacking = [name for name in IMAGE_COLUMNS if name not in images]
+        lacking += [name for name in PREDICTION_COLUMNS if name not in predictions]
+        if lacking:
+            raise ValueError(f"the column {lacking[0]!r} is not there")
+        n_layers = predictions.layer.nunique()
+        if predictions.image.tolist() != n_layers * images.image.tolist():
+            raise ValueError("they are not of the same images")
+    except (OSError, ValueError) as error:
+        raise DataError(
+            f"The run {str(folder)!r} has no readable images.parquet and predictions.parquet "
+            f"({error}). Run the probe again."
+        ) from error
+    return images, predictions
+
+
 def read_facts(folder: Path) -> dict[str, Any]:
-    """What `run.json` says."""
+    """What `run.json` says.
+
+    Raises:
+        DataError: if it cannot be read, or is of a newer version.
+    """
     try:
         facts = json.loads((folder / "run.json").read_text(encoding="utf-8"))
         if not isinstance(facts, dict):
             raise ValueError(f"it holds a {type(facts).__name__}")
-        return facts
     except (OSError, ValueError) as error:
         raise DataError(
             f"The run {str(folder)!r} has no readable run.json ({error}). Run the probe again."
         ) from error
+    if facts.get("format", 0) > FORMAT:
+        raise DataError(
+            f"The run {str(folder)!r} has format {facts['format']}, but this version reads up "
+            f"to {FORMAT}. "
+            "Update scalecut."
+        )
+    return facts
 
 
 def versions() -> dict[str, str]:

@@ -70,10 +70,16 @@ class Answers:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Scores:
-    """A row a score, and its bootstrap draws."""
+    """A row a score, and its bootstrap draws; what the first kind of weights reads from each image.
+
+    Args:
+        predicted: the mean over the repeats in which an image was held out, nan if it never was, of
+            the first regressor or ridge; a row a layer, a column an image.
+    """
 
     table: pd.DataFrame
     draws: Float32[np.ndarray, "s b"]  # in the order of the rows
+    predicted: Float64[np.ndarray, "L n"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -87,6 +93,7 @@ class _Line:
     n_features: int
     n_repeats: int
     twins: np.ndarray  # R² of every seed
+    predicted: np.ndarray  # (n), of each image, the mean over the repeats that held it out
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,7 +204,12 @@ def score(
             rows.append(_row(key, point, line) | {"p_value": p_values.get(point.layer, np.nan)})
             draws.append(line.r2[1:])
     scores = np.array(draws, np.float32)
-    return Scores(pd.DataFrame(_with_learned(rows, scores)), scores)
+    own, main = next(iter(answers)), "ridge" if "ridge" in regressors else regressors[0]
+    predicted = np.full((len(answers[own].points), sum(len(part.rows) for part in parts)), np.nan)
+    for part in parts:
+        of_layers = lines[part.subset, own, "true", main].values()
+        predicted[:, part.rows] = [line.predicted for line in of_layers]
+    return Scores(pd.DataFrame(_with_learned(rows, scores)), scores, predicted)
 
 
 def _row(key: tuple[str, str, str, str], point: ProbePoint, line: _Line) -> dict[str, Any]:
@@ -273,15 +285,16 @@ def _layer_lines(
         ]
         for number, target in enumerate(part.targets):
             for column, regressor in enumerate(ask.regressors):
-                seeds = np.array([r2[number][:, column] for r2, _ in found])
+                seeds = np.array([r2[number][:, column] for r2, _, _ in found])
                 line = _Line(
                     _over_twins(seeds, part.twins),
-                    np.mean([null[:, column] for _, null in found], axis=0),
+                    np.mean([null[:, column] for _, null, _ in found], axis=0),
                     len(part.rows),
                     round(float(part.fitted(ask.share).sum(axis=1).mean())),
                     min(ask.width, n_features) if regressor == MATCHED else n_features,
                     len(part.is_held_out),
                     seeds[:, 0],
+                    np.mean([held[number][:, column] for *_, held in found], axis=0),
                 )
                 by_subset.setdefault((target, regressor), []).append(line)
                 yield part.subset, target, regressor, line
@@ -294,6 +307,7 @@ def _layer_lines(
             lines[0].n_features,
             lines[0].n_repeats,
             np.mean([line.twins for line in lines], axis=0),
+            np.concatenate([line.predicted for line in lines]),
         )
         yield MEAN, target, regressor, mean
 
@@ -318,10 +332,13 @@ def _over_twins(
 
 def _part_scores(
     part: Part, features: Float64[np.ndarray, "n d"], ask: _Ask
-) -> tuple[list[Float64[np.ndarray, "b c"]], Float64[np.ndarray, "p c"]]:
-    """Draws of R² by target, and R² of the true and the permuted measures, a column a regressor."""
+) -> tuple[
+    list[Float64[np.ndarray, "b c"]], Float64[np.ndarray, "p c"], Float64[np.ndarray, "k n c"]
+]:
+    """Of each regressor: R² and its draws by target, R² of permuted measures, what it predicts."""
     kinds = list(part.targets)
     errors = np.zeros((len(kinds), *part.is_held_out.shape, len(ask.regressors)))
+    summed = np.zeros((len(kinds), len(part.rows), len(ask.regressors)))
     dealt = np.zeros((len(part.rows), 0))
     if len(part.permutations):
         dealt = np.vstack([part.targets["true"][:1], part.permutations]).T
@@ -342,6 +359,7 @@ def _part_scores(
         spread = np.sum((y - y.mean(axis=0)) ** 2, axis=0)
         for column, (of_targets, of_dealt) in enumerate(found):
             errors[:, repeat, held_out, column] = ((targets[held_out] - of_targets) ** 2).T
+            summed[:, held_out, column] += of_targets.T
             lost = np.sum((y - of_dealt) ** 2, axis=0)
             # a permutation may leave no spread in a held-out part; then there is nothing to know
             null[:, column] += np.divide(
@@ -351,7 +369,9 @@ def _part_scores(
         bootstrap_r_squared(part.targets[kind], errors[number], part.is_held_out, part.counts)
         for number, kind in enumerate(kinds)
     ]
-    return draws, null / len(part.is_held_out)
+    times = part.is_held_out.sum(axis=0)[:, None]
+    predicted = np.divide(summed, times, np.full_like(summed, np.nan), where=times > 0)
+    return draws, null / len(part.is_held_out), predicted
 
 
 def predictions(

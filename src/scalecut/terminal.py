@@ -24,7 +24,12 @@ from .curve import ALPHA, Curve
 from .layers import ProbePoint
 from .scores import MEAN
 
-OF_LAYERS = ("regression", "comparison", "directions")  # stages that count layers, not images
+# what stages count that do not count images
+COUNTED = {
+    "layers": ("regression", "comparison", "directions"),
+    "ways": ("fits",),
+    "tiles": ("patches",),
+}
 
 # fmt: off
 LAYER_COLUMNS = (
@@ -202,7 +207,10 @@ def _score(value: float) -> str:
 
 @contextmanager
 def bars(console: Console, *, quiet: bool) -> Iterator[Callable[[str, int, int], None]]:
-    """Bars on a terminal: images done, images/s and time left, a bar a stage."""
+    """Bars on a terminal: images done, images/s and time left, a bar a stage.
+
+    What follows a colon in the name of a stage, such as a loss, is told as it changes.
+    """
     columns = (
         TextColumn("{task.description:16}"),
         BarColumn(),
@@ -215,14 +223,17 @@ def bars(console: Console, *, quiet: bool) -> Iterator[Callable[[str, int, int],
         tasks = {}
 
         def tell(stage: str, done: int, total: int) -> None:
-            if stage not in tasks:
-                tasks[stage] = shown.add_task(stage, total=total, speed="")
-                began[stage] = (time.perf_counter(), done)
-            seconds, first = time.perf_counter() - began[stage][0], began[stage][1]
-            unit = "layers" if stage.startswith(OF_LAYERS) else "images"
+            name = stage.partition(":")[0]
+            if name not in tasks:
+                tasks[name] = shown.add_task(stage, total=total, speed="")
+                began[name] = (time.perf_counter(), done)
+            seconds, first = time.perf_counter() - began[name][0], began[name][1]
+            unit = next(
+                (unit for unit, names in COUNTED.items() if name.startswith(names)), "images"
+            )
             speed = (
                 f"{(done - first) / seconds:.0f} {unit}/s" if done > first and seconds > 0.5 else ""
             )
-            shown.update(tasks[stage], completed=done, total=total, speed=speed)
+            shown.update(tasks[name], description=stage, completed=done, total=total, speed=speed)
 
         yield tell

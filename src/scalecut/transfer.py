@@ -1,40 +1,47 @@
 """Does the cut network do better where size matters? Ways to use a network, on the same patches.
 
 Frozen: the pooled features of a layer, ridge regression on them (minutes on a processor). Each seed
-draws the training tiles anew, with replacement, whole groups at a time; the test tiles stay. The
-penalty is chosen inside the training part, by leaving groups out.
+draws the training tiles anew, with replacement, whole groups at a time; the penalty is chosen
+inside the training part, by leaving groups out. Finetune: all weights are trained, as in
+`graziani2021`; seeds are of the initialisation and the order. The test tiles stay in both.
 
-Shapes: n patches, d features, S seeds.
+Shapes: n patches, m to fit, k to test, d features, S seeds, T tiles, L layers.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import torch
-from jaxtyping import Float32, Float64, Int64
-from torch.nn.modules.batchnorm import _BatchNorm
+from jaxtyping import Float64
 
-from . import verdict
-from .cut import cut_after
+from . import published, verdict
+from .agreement import FEWEST, agreement
+from .contestants import NAMES, SWEEP, TUNED, Source, planned
+from .curve import Curve
 from .errors import DataError, LayerError
-from .features import Progress, decoded, extract
+from .features import Progress
+from .finetune import Training
+from .fits import Trial, Ways, frozen, task_of, trained
 from .images import Image, LeftOut
 from .inputs import Look, check_names, chosen_points
 from .layers import LOGITS, SOFTMAX, ProbePoint
-from .models import Network, random_twin, tensors_sha256
-from .regression import decompose, nested_ridge
-from .twins import take_statistics
+from .models import Network, tensors_sha256
 
 TASKS = ("area", "magnification")
-CONTESTANTS = ("pretrained", "scratch", "cut", "cut-random", "reset", "sweep", "all-layers")
+MODES = ("frozen", "finetune")
+# unless others are named
+CONTESTANTS = ("pretrained", "scratch", "cut", "cut-random", "all-layers")
 COLUMNS = [
     "contestant", "layer", "task", "mode", "seed", "tile", "metric", "value", "n_train", "n_test",
 ]  # fmt: skip
 ALL = "all"  # of the test tiles together
-STATISTICS_IMAGES, STATISTICS_BATCH = 128, 32
+TENTHS = 10
+R2 = ("r2", "r2_low", "r2_high")
+PAPERS = {"inception_v3": "InceptionV3", "resnet50": "ResNet50"}
+COMPARED = ("pretrained", "scratch", "cut-random", "reset")  # what the cut is compared with
+RICHER = ("up-to-cut", "all-layers", "tuned")  # what is compared with the cut
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -43,9 +50,13 @@ class Transfer:
 
     table: pd.DataFrame  # the columns of COLUMNS
     differences: pd.DataFrame
-    predictions: dict[str, Float64[np.ndarray, "S n"]]  # of the test patches
+    predictions: dict[str, Float64[np.ndarray, "S k"]]  # of the test patches
     held: verdict.Held
     layers: dict[str, str]  # of each contestant
+    aliases: dict[str, str]  # of each layer, the paper's name or nothing
+    patches: pd.DataFrame  # those tested on
+    losses: pd.DataFrame  # of each epoch; empty if frozen
+    configurations: pd.DataFrame  # that `tuned` chose among, scored on the training part
     left_out: tuple[LeftOut, ...] = ()
     provenance: dict[str, object] = field(default_factory=dict)
 
@@ -63,10 +74,26 @@ class Transfer:
             for metric in verdict.METRICS
             for end, part in (("", mean), ("_sd", spread))
         }
-        return pd.DataFrame(columns).reset_index()
+        order = dict.fromkeys(zip(whole.contestant, whole.layer, strict=True))  # as named
+        return pd.DataFrame(columns).loc[list(order)].reset_index()
+
+    def recall(self) -> pd.DataFrame:
+        """Share of each magnification's patches that come out as this one: mean over seeds, sd."""
+        magnifications = np.unique(self.patches.magnification)
+        rows = []
+        for name, predicted in self.predictions.items():
+            by_class = verdict.recall(predicted, self.held)
+            spread = by_class.std(axis=0, ddof=1) if len(by_class) > 1 else np.nan * by_class[0]
+            own = (name.split()[0], self.layers[name])
+            rows += [
+                (*own, *each)
+                for each in zip(magnifications, by_class.mean(axis=0), spread, strict=True)
+            ]
+        columns = ["contestant", "layer", "magnification", "recall", "recall_sd"]
+        return pd.DataFrame(rows, columns=columns)
 
     def finding(self) -> str:
-        """What was found of the cut, in one sentence."""
+        """What was found of the cut, in one sentence for each that it was compared with."""
         rows = self.differences[
             (self.differences.contestant == "cut") & (self.differences.metric == "kappa")
         ]
@@ -77,27 +104,77 @@ class Transfer:
             for row in rows.itertuples(index=False, name=None)
         )
 
+    def calibration(self) -> pd.DataFrame:
+        """True and predicted value by groups of test patches, a row a contestant and group.
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Split:
-    """Which patches are fitted to, which are tested on."""
+        A group is a magnification, or a tenth of the patches by their true area. Predictions are
+        means over fits; `low` and `high` are their 10 % and 90 % quantiles in the group.
+        """
+        truth = self.held.truth
+        if self.held.is_area:
+            place = np.argsort(np.argsort(truth, kind="stable"), kind="stable")
+            group = place * TENTHS // len(truth)
+        else:
+            group = self.held.classes
+        rows = []
+        for name, predicted in self.predictions.items():
+            mean = predicted.mean(axis=0)
+            for number in np.unique(group):
+                own = mean[group == number]
+                low, high = np.quantile(own, [0.1, 0.9])
+                found = (truth[group == number].mean(), own.mean(), low, high, len(own))
+                rows.append((name.split()[0], self.layers[name], number, *found))
+        columns = ["contestant", "layer", "group", "truth", "predicted", "low", "high", "n_test"]
+        return pd.DataFrame(rows, columns=columns)
 
-    train: Int64[np.ndarray, " m"]
-    test: Int64[np.ndarray, " k"]
-    groups: Int64[np.ndarray, " n"]
-    target: Float64[np.ndarray, " n"]
+    def sweep(self, curve: Curve | None = None) -> pd.DataFrame:
+        """The score of every cut, a row a layer and metric, with the probe's R² if one is given.
 
-    def draws(self, n_seeds: int, seed: int) -> Iterator[Int64[np.ndarray, " r"]]:
-        """Rows to fit to, a training set a seed: as many groups, drawn with replacement."""
-        names = np.unique(self.groups[self.train])
-        rows = {name: self.train[self.groups[self.train] == name] for name in names}
-        for number in range(n_seeds):
-            rng = np.random.default_rng([seed, number])
-            while True:
-                drawn = rng.choice(names, size=len(names))
-                if len(set(drawn)) > 1:  # with one group alone no penalty can be chosen
-                    break
-            yield np.concatenate([rows[name] for name in drawn])
+        `low` and `high` are 95 % of bootstrap draws, of test tiles and fits. Empty without a sweep.
+        """
+        rows = []
+        own = _scores(curve) if curve else pd.DataFrame()
+        for metric, (layers, score, draws) in self._swept().items():
+            sign = 1.0 if verdict.HIGHER_IS_BETTER[metric] else -1.0
+            ends = np.sort(sign * np.nanquantile(draws, [0.025, 0.975], axis=1), axis=0).T
+            for layer, value, (low, high) in zip(layers, sign * score, ends, strict=True):
+                foretold = own.loc[layer, list(R2)] if layer in own.index else [np.nan] * 3
+                rows.append((layer, self.aliases[layer], metric, value, low, high, *foretold))
+        columns = ["layer", "alias", "metric", "value", "low", "high", *R2]
+        return pd.DataFrame(rows, columns=columns)
+
+    def agreement(self, curve: Curve) -> pd.DataFrame:
+        """How far a probe's curve foretells the sweep, a row a metric (`agreement.Agreement`).
+
+        R² is that of the curve's mean over subsets; layers are those that both have. Empty without
+        a sweep of enough layers.
+        """
+        own, foretold = _scores(curve), curve.draws_of_layers()
+        rows = []
+        for metric, (layers, score, draws) in self._swept().items():
+            both = [number for number, layer in enumerate(layers) if layer in foretold]
+            names = [layers[number] for number in both]
+            if len(names) < FEWEST:
+                return pd.DataFrame()
+            found = agreement(
+                own.r2[names].to_numpy(),
+                score[both],
+                np.array([foretold[name] for name in names], dtype=np.float64),
+                draws[both],
+            )
+            row = {"metric": metric, **asdict(found)}
+            rows.append(row | {"best": names[found.best], "foretold": names[found.foretold]})
+        return pd.DataFrame(rows)
+
+    def _swept(self) -> dict[str, tuple[list[str], np.ndarray, np.ndarray]]:
+        """Layers, scores (L,) and draws (L, b) by metric, turned so that higher is better."""
+        every = {n: p for n, p in self.predictions.items() if n.startswith(f"{SWEEP} ")}
+        found = {}
+        for metric in verdict.METRICS if every else ():
+            scores = verdict.bootstrap(every, self.held, np.random.default_rng(0), metric)
+            values, draws = zip(*scores.values(), strict=True)
+            found[metric] = ([self.layers[n] for n in every], np.array(values), np.array(draws))
+        return found
 
 
 def transfer(
@@ -107,11 +184,13 @@ def transfer(
     *,
     layer: str | None = None,
     task: str = "area",
-    contestants: Sequence[str] = ("pretrained", "scratch", "cut", "cut-random", "all-layers"),
+    mode: str = "frozen",
+    contestants: Sequence[str] = CONTESTANTS,
     seeds: int = 10,
     seed: int = 0,
     log: bool = False,
     look: Look | None = None,
+    training: Training | None = None,
     progress: Progress | None = None,
 ) -> Transfer:
     """Compare ways to use a network on patches of known magnification and nucleus area.
@@ -121,151 +200,91 @@ def transfer(
         folder: where the patches lie.
         layer: where the network is cut; not needed without a contestant that is cut.
         task: `area`, mean nucleus area in px, or `magnification`, in octaves.
+        mode: `frozen` fits to the parts train and validation, `finetune` to train alone.
+        contestants: ways to use the network (`contestants.NAMES`).
         log: whether the area is regressed as its log2; metrics are of the area all the same.
+        look: how patches are shown to the network.
+        training: for `finetune`; its fits are kept in the cache, so a killed command goes on.
 
     Raises:
         DataError: if there is no test part of two tiles, no training part of two groups, a group
             in both, or the names are not known.
         LayerError: if a cut is asked for, but no layer given, or one that is not known.
     """
-    names = check_names(contestants, CONTESTANTS, "contestant")
+    asked = check_names(contestants, NAMES, "contestant")
     check_names(task, TASKS, "task")
-    _split_of(patches, task)  # what is wrong with it is told before features take minutes
+    check_names(mode, MODES, "mode")
+    trial = Trial(task, mode, seeds, seed, log)
+    task_of(patches, trial)  # what is wrong with it is told before features take minutes
     points = [p for p in chosen_points(network)[0] if p.layer not in (LOGITS, SOFTMAX)]
-    cut = _point_of(points, layer, names)
+    cut = _point_of(points, layer)
+    plan = planned(asked, points, cut)
     images = [Image(patch, folder / patch) for patch in patches.patch]
-    source = _Source(network, points, images, look or Look(), progress)
-    matrices = dict(source.contestants(names, cut, seed))
-    readable = np.logical_and.reduce([np.isfinite(m).all(axis=1) for _, m in matrices.values()])
-    table = patches.loc[readable].reset_index(drop=True)
-    split, held = _split_of(table, task)
-    predictions = {
-        name: _predicted(matrix[readable], split, seeds, seed, log and task == "area")
-        for name, (_, matrix) in matrices.items()
-    }
-    layers = {name: where for name, (where, _) in matrices.items()}
+    source = Source(network, images, look or Look(), cut, progress)
+    training = training or Training()
+    if mode == "frozen":
+        ways = frozen(source, plan, patches, trial, points if TUNED in asked else ())
+    else:
+        if TUNED in asked:
+            raise DataError(
+                "tuned chooses among frozen features, which is for --mode frozen. Leave it out."
+            )
+        ways = trained(source, plan, patches, trial, training)
     return Transfer(
-        _table(predictions, layers, held, split, table, task),
-        _differences(predictions, held, seed),
-        predictions,
-        held,
-        layers,
+        _table(ways, mode),
+        _differences(ways.predictions, ways.held, seed),
+        ways.predictions,
+        ways.held,
+        ways.layers,
+        {point.layer: point.alias for point in points},
+        ways.patches.iloc[ways.task.test].reset_index(drop=True),
+        ways.losses,
+        ways.configurations,
         tuple(source.left_out),
         {
-            "transfer": {"task": task, "mode": "frozen", "seeds": seeds, "seed": seed, "log": log},
+            "transfer": trial,
+            "training": training if mode == "finetune" else None,
+            "layers": ways.layers,
             "look": source.look,
             "weights": network.weights,
             "tensors_sha256": tensors_sha256(network.module),
             "preprocessing": network.preprocessing,
-            "n_patches": len(table),
+            "n_patches": len(ways.patches),
         },
     )
 
 
-# --- features of the contestants -----------------------------------------------------------------
+def beside_the_paper(found: Transfer, model: str) -> pd.DataFrame:
+    """Table 2 of `graziani2021`, and below it our scores of the same contestants, as text.
 
-
-@dataclass(slots=True, eq=False)
-class _Source:
-    """Where contestants take their features from."""
-
-    network: Network
-    points: list[ProbePoint]
-    images: list[Image]
-    look: Look
-    progress: Progress | None
-    left_out: list[LeftOut] = field(default_factory=list)
-
-    def contestants(
-        self, names: Sequence[str], cut: ProbePoint | None, seed: int
-    ) -> Iterator[tuple[str, tuple[str, Float32[np.ndarray, "n d"]]]]:
-        """Layer and features of each contestant; patches that cannot be read are NaN."""
-        last = self.points[-1]
-        asked = (
-            self.points if {"sweep", "all-layers"} & set(names) else [last, *([cut] if cut else [])]
-        )
-        own = self.features(self.network, asked, "features")
-        for name, where in (("pretrained", last), ("cut", cut)):
-            if name in names and where is not None:
-                yield name, (where.layer, own[where.layer])
-        if {"scratch", "cut-random"} & set(names):
-            twin = random_twin(self.network, seed, self.batches(self.network))
-            wanted = {"scratch": last, "cut-random": cut}
-            wanted = {n: p for n, p in wanted.items() if n in names and p is not None}
-            found = self.features(twin, list(wanted.values()), "random twin")
-            for name, where in wanted.items():
-                yield name, (where.layer, found[where.layer])
-        if "reset" in names and cut is not None:
-            found = self.features(
-                reset_behind(self.network, cut, seed, self.batches), [last], "reset"
-            )
-            yield "reset", (last.layer, found[last.layer])
-        if "sweep" in names:
-            for point in self.points:
-                yield f"sweep {point.layer}", (point.layer, own[point.layer])
-        if "all-layers" in names:
-            yield "all-layers", ("all", np.hstack([own[point.layer] for point in self.points]))
-
-    def features(
-        self, network: Network, points: list[ProbePoint], stage: str
-    ) -> dict[str, Float32[np.ndarray, "n d"]]:
-        found = extract(
-            network, self.images, list(dict.fromkeys(points)), **asdict(self.look),
-            progress=self.progress, stage=stage,
-        )  # fmt: skip
-        self.left_out += [each for each in found.left_out if each not in self.left_out]
-        whole = {}
-        for name, matrix in found.matrices.items():
-            whole[name] = np.full((len(self.images), matrix.shape[1]), np.nan, np.float32)
-            whole[name][found.is_read] = matrix
-        return whole
-
-    def batches(self, network: Network) -> Iterator[torch.Tensor]:
-        """Some of the patches, for the statistics of batch norms."""
-        n = len(self.images)
-        numbers = np.linspace(0, n - 1, min(n, STATISTICS_IMAGES)).round().astype(int).tolist()
-        own = network.preprocessing
-        for _, batch, _ in decoded(
-            self.images, numbers, own, self.look.fit, batch_size=STATISTICS_BATCH
-        ):
-            if len(batch) > 1:
-                yield batch.to(network.device)
-
-
-def reset_behind(
-    network: Network,
-    cut: ProbePoint,
-    seed: int,
-    batches: Callable[[Network], Iterable[torch.Tensor]],
-) -> Network:
-    """The whole network, trained up to the cut and with fresh weights behind it.
-
-    Batch norms behind the cut take their statistics from `batches`.
+    Errors in px; theirs are of other patches, tissue and training: not to be compared in value.
     """
-    twin = random_twin(network, seed)
-    kept = {
-        name.removeprefix("body."): tensor
-        for name, tensor in cut_after(network, cut).state_dict().items()
-    }
-    twin.module.load_state_dict(kept, strict=False)
-    for name, module in twin.module.named_modules():
-        if isinstance(module, _BatchNorm) and f"{name}.running_mean" in kept:
-            module.track_running_stats = False  # keeps those as trained, in use and untouched
-    take_statistics(twin.module, batches(twin))
-    return twin
+    printed = published.transfer_scores().assign(whose=lambda t: t.model.map(PAPERS) + ", theirs")
+    ours = found.summary().assign(whose=f"{model}, ours")
+    rows = [
+        {
+            "network": row["whose"],
+            "contestant": row["contestant"],
+            "last layer": row["layer"],
+            "MAE px": f"{row['mae']:.1f} ± {row['mae_sd']:.1f}",
+            "kappa": f"{row['kappa']:.3f} ± {row['kappa_sd']:.3f}",
+        }
+        for row in (*printed.to_dict("records"), *ours.to_dict("records"))
+        if row["contestant"] in set(printed.contestant)
+    ]
+    return pd.DataFrame(rows)
+
+
+def _scores(curve: Curve) -> pd.DataFrame:
+    """R² by layer, of the mean over subsets."""
+    return curve.scores(regressor=curve.regressor).set_index("layer")
 
 
 # --- inside --------------------------------------------------------------------------------------
 
 
-def _point_of(
-    points: Sequence[ProbePoint], layer: str | None, names: Sequence[str]
-) -> ProbePoint | None:
+def _point_of(points: Sequence[ProbePoint], layer: str | None) -> ProbePoint | None:
     if layer is None:
-        if {"cut", "cut-random", "reset"} & set(names):
-            raise LayerError(
-                "A contestant is cut, but no layer is given. Give --at LAYER, or --from RUN."
-            )
         return None
     for point in points:
         if layer in (point.layer, point.alias):
@@ -276,76 +295,20 @@ def _point_of(
     )
 
 
-def _split_of(table: pd.DataFrame, task: str) -> tuple[_Split, verdict.Held]:
-    """Training and test rows, and what the test is compared by."""
-    is_test = (table.split == "test").to_numpy()
-    if not is_test.any() or is_test.all():
-        raise DataError(
-            f"The patches have {int(is_test.sum())} of {len(table)} in the test part. Cut patches "
-            "with a split that leaves tiles for both."
-        )
-    groups = np.unique(table.group, return_inverse=True)[1].astype(np.int64)
-    if len(set(groups[~is_test])) < 2:
-        raise DataError("The training part is of one group. Give tiles of two or more patients.")
-    both = table.group[is_test & table.group.isin(table.group[~is_test]).to_numpy()]
-    if len(both):
-        raise DataError(
-            f"{both.iloc[0]} is in the training part and in the test part. Cut patches anew, with "
-            "a split by patient."
-        )
-    octaves = np.log2(table.magnification.to_numpy(dtype=np.float64))
-    target = table.mean_area_px.to_numpy(dtype=np.float64) if task == "area" else octaves
-    magnifications, classes = np.unique(table.magnification, return_inverse=True)
-    absent = set(range(len(magnifications))) - set(classes[~is_test])
-    if absent:
-        raise DataError(
-            f"No training patch has the magnification {magnifications[min(absent)]:g}. Cut patches "
-            "with other --magnifications, or more tiles."
-        )
-    centres = [target[~is_test & (classes == k)].mean() for k in range(len(magnifications))]
-    tiles = np.unique(table.tile[is_test], return_inverse=True)[1].astype(np.int64)
-    held = verdict.Held(
-        target[is_test], classes[is_test].astype(np.int64), tiles, np.array(centres), task == "area"
-    )
-    split = _Split(np.flatnonzero(~is_test), np.flatnonzero(is_test), groups, target)
-    return split, held
-
-
-def _predicted(
-    matrix: Float32[np.ndarray, "n d"], split: _Split, n_seeds: int, seed: int, log: bool
-) -> Float64[np.ndarray, "S k"]:
-    """Predictions of the test patches, of a ridge fitted anew for each seed."""
-    features = matrix.astype(np.float64)
-    target = np.log2(split.target) if log else split.target
-    rows = []
-    for train in split.draws(n_seeds, seed):
-        parts = decompose(features[train], features[split.test])
-        fitted = nested_ridge(parts, target[train, None], split.groups[train])
-        rows.append(fitted.predictions[:, 0])
-    predicted = np.array(rows)
-    return np.exp2(predicted) if log else predicted
-
-
-def _table(
-    predictions: Mapping[str, Float64[np.ndarray, "S k"]],
-    layers: Mapping[str, str],
-    held: verdict.Held,
-    split: _Split,
-    patches: pd.DataFrame,
-    task: str,
-) -> pd.DataFrame:
-    tiles = np.unique(patches.tile.iloc[split.test])
+def _table(ways: Ways, mode: str) -> pd.DataFrame:
+    held, task = ways.held, ways.task
+    tiles = np.unique(ways.patches.tile.iloc[task.test])
     n_of_tile = np.bincount(held.tiles)
+    n_train = len(task.fitted) if mode == "frozen" else len(task.train)
     rows = []
-    for name, predicted in predictions.items():
+    for name, predicted in ways.predictions.items():
         whole, by_tile = verdict.metrics(predicted, held), verdict.tile_metrics(predicted, held)
         for metric in verdict.METRICS:
             for number in range(len(predicted)):
-                start = (name.split()[0], layers[name], task, "frozen", number)
-                end = (len(split.train),)
-                rows.append((*start, ALL, metric, whole[metric][number], *end, len(split.test)))
+                start = (name.split()[0], ways.layers[name], task.name, mode, number)
+                rows.append((*start, ALL, metric, whole[metric][number], n_train, len(task.test)))
                 rows += [
-                    (*start, tile, metric, value, *end, int(n))
+                    (*start, tile, metric, value, n_train, int(n))
                     for tile, value, n in zip(
                         tiles, by_tile[metric][number], n_of_tile, strict=True
                     )
@@ -356,13 +319,11 @@ def _table(
 def _differences(
     predictions: Mapping[str, Float64[np.ndarray, "S k"]], held: verdict.Held, seed: int
 ) -> pd.DataFrame:
-    """The cut against each of the others, and all layers against it."""
-    others = [
-        name for name in ("pretrained", "scratch", "cut-random", "reset") if name in predictions
-    ]
-    pairs = [("cut", other) for other in others] if "cut" in predictions else []
-    if "cut" in predictions and "all-layers" in predictions:
-        pairs.append(("all-layers", "cut"))
+    """The cut against each of the others, and richer features against it."""
+    pairs = [("cut", name) for name in COMPARED if name in predictions]
+    pairs += [(name, "cut") for name in RICHER if name in predictions]
+    if "cut" not in predictions:
+        pairs = []
     rows = []
     for metric in verdict.METRICS:
         rng = np.random.default_rng(seed)

@@ -9,7 +9,10 @@ from pandas import DataFrame
 from . import runs
 from .choice import choose
 from .console import ERR, OUT, command, place, print_json, print_left_out, records
+from .contestants import NAMES
+from .curve import Curve
 from .errors import DataError
+from .finetune import Training
 from .inputs import Look
 from .models import load_network
 from .options import (
@@ -26,10 +29,11 @@ from .options import (
     numbers_of,
 )
 from .patches import MAGNIFICATIONS, cut_patches
+from .report import draw, write_page
 from .terminal import bars, plain_table
 from .tiles import find_tiles, read_split
 from .tiles import split as split_tiles
-from .transfer import CONTESTANTS, Transfer
+from .transfer import CONTESTANTS, Transfer, beside_the_paper
 from .transfer import transfer as transfer_of
 from .verdict import METRICS
 
@@ -43,6 +47,10 @@ def patches(
     ),
     native: Annotated[float, typer.Option(help="Magnification of the tiles.")] = 40.0,
     size: Annotated[int, typer.Option(help="Of a patch, in pixels.")] = 224,
+    grid: Annotated[
+        int | None,
+        typer.Option(help="As many across and down at each magnification; else side by side."),
+    ] = None,
     um_per_pixel: Annotated[
         float | None, typer.Option(help="Of the tiles, where their files do not tell.")
     ] = None,
@@ -64,7 +72,8 @@ def patches(
     Examples:
       scalecut patches tiles --masks masks --out patches
       scalecut patches monuseg/images --masks monuseg/labels --split monuseg/images.csv \\
-          --magnifications 10,20,40 --leave-out HE-7128,HE-7129,HE-7130 --match-blur --out patches
+          --magnifications 10,20,40 --leave-out HE-7128,HE-7129,HE-7130 --grid 3 \\
+          --match-blur --out patches
     """
     runs.check_place(out, "patches")
     asked = numbers_of(magnifications, "magnification")
@@ -81,6 +90,7 @@ def patches(
             magnifications=asked,
             native=native,
             size=size,
+            grid=grid,
             um_per_pixel=um_per_pixel,
             match_blur=match_blur,
             progress=progress,
@@ -98,18 +108,32 @@ def patches(
 def transfer(
     model: Model,
     data: Annotated[str, typer.Option("--data", help="patches:DIR, made by scalecut patches.")],
-    mode: Annotated[str, typer.Option(help="frozen: ridge on the features of a layer.")] = "frozen",
+    mode: Annotated[
+        str, typer.Option(help="frozen: ridge on features. finetune: all weights trained.")
+    ] = "frozen",
     task: Annotated[str, typer.Option(help="area or magnification.")] = "area",
-    contestants: Annotated[
-        str, typer.Option(help=f"Of {','.join(CONTESTANTS)}.")
-    ] = "pretrained,scratch,cut,cut-random,all-layers",
+    contestants: Annotated[str, typer.Option(help=f"Of {','.join(NAMES)}.")] = "",
     at: Annotated[str, typer.Option("--at", help="Where the network is cut.")] = "",
     from_run: Annotated[
-        Path | None, typer.Option("--from", help="The run folder of a probe, to choose by.")
+        Path | None,
+        typer.Option("--from", help="The run of a probe, to choose by and to compare a sweep to."),
     ] = None,
     rule: Annotated[str, typer.Option(help="cheapest or peak, with --from.")] = "cheapest",
     log: Annotated[bool, typer.Option("--log", help="Regress the area's log2.")] = False,
-    seeds: Annotated[int, typer.Option(help="Fits, each on its own draw of tiles.")] = 10,
+    seeds: Annotated[
+        int, typer.Option(help="Fits: each draws tiles anew, or with finetune starts anew.", min=1)
+    ] = 10,
+    epochs: Annotated[int, typer.Option(help="With finetune.")] = 5,
+    learning_rate: Annotated[float, typer.Option(help="Of Adam, with finetune.")] = 1e-4,
+    patience: Annotated[
+        int, typer.Option(help="Stop after so many epochs without a gain in validation; 0: never.")
+    ] = 0,
+    keep_best: Annotated[
+        bool, typer.Option("--keep-best", help="The weights of the best epoch, not of the last.")
+    ] = False,
+    raw_target: Annotated[
+        bool, typer.Option("--raw-target", help="Train on the target unscaled, as in the paper.")
+    ] = False,
     weights: WeightsOption = "pretrained",
     allow_partial: PartialOption = False,
     precision: PrecisionOption = "auto",
@@ -126,10 +150,9 @@ def transfer(
       scalecut transfer tf_efficientnet_lite0 --data patches:patches --at blocks.5.1
       scalecut transfer resnet50 --data patches:patches --from runs/r50 --task magnification \\
           --contestants pretrained,cut,cut-random,reset,sweep,all-layers --out runs/transfer
+      scalecut transfer resnet50 --data patches:patches --at add_15 --mode finetune --out runs/tuned
     """
     settings = {name: value for name, value in locals().items() if name not in ("out", "as_json")}
-    if mode != "frozen":
-        raise DataError(f"No mode is named {mode!r}. Give frozen.")
     folder = place(out, f"{model}-transfer")
     kind, _, where = data.partition(":")
     if kind != "patches" or not where:
@@ -149,28 +172,28 @@ def transfer(
             Path(where),
             layer=layer,
             task=task,
-            contestants=listed(contestants),
+            mode=mode,
+            contestants=listed(contestants) or _usual(mode),
             seeds=seeds,
             seed=seed,
             log=log,
             look=Look(precision=precision, device=device, batch_size=batch_size),
+            training=Training(
+                epochs, learning_rate, batch_size, patience, keep_best, raw_target, precision,
+                device,
+            ),
             progress=progress,
-        )
+        )  # fmt: skip
     with runs.new_run(folder) as made:
-        runs.write_run(
-            made,
-            {"transfer": found.frame(), "differences": found.differences},
-            {**found.provenance, "layers": found.layers, "images_left_out": found.left_out},
-            command=command(),
-            settings=settings,
-        )
+        runs.write_run(made, *_written(found, curve), command=command(), settings=settings)
+        draw(made)
+        write_page(made)
     if as_json:
         print_json(
             {"run": str(folder), "finding": found.finding(), "scores": records(found.summary())}
         )
         return
-    OUT.print(plain_table(_shown(found), f"{model}, {task}, mean ± spread of {seeds} fits"))
-    print_left_out(found.left_out, "patches")
+    _print(found, curve, model)
     OUT.print(f"Run:     {folder}", soft_wrap=True)
     OUT.print(found.finding(), style="bold", soft_wrap=True)
 
@@ -182,6 +205,67 @@ def about_transfer(app: typer.Typer) -> None:
 
 
 # --- inside --------------------------------------------------------------------------------------
+
+
+def _usual(mode: str) -> list[str]:
+    """What is compared if nothing is named; many layers side by side cannot be trained as one."""
+    return [name for name in CONTESTANTS if mode == "frozen" or name != "all-layers"]
+
+
+def _written(
+    found: Transfer, curve: Curve | None
+) -> tuple[dict[str, DataFrame], dict[str, object]]:
+    """The tables of the run folder, and the facts."""
+    agreed = found.agreement(curve) if curve else DataFrame()
+    tables = {
+        "transfer": found.frame(),
+        "differences": found.differences,
+        "recall": found.recall(),
+        "calibration": found.calibration(),
+        "sweep": found.sweep(curve),
+        "agreement": agreed,
+        "configurations": found.configurations,
+        "losses": found.losses,
+    }
+    facts = {
+        **found.provenance,
+        "finding": found.finding(),
+        "agreement": records(agreed),
+        "n_test": len(found.patches),
+        "n_tiles": int(found.patches.tile.nunique()),
+        "images_left_out": found.left_out,
+    }
+    return {name: table for name, table in tables.items() if len(table)}, facts
+
+
+def _print(found: Transfer, curve: Curve | None, model: str) -> None:
+    trial = f"{found.table.task.iloc[0]}, {found.table['mode'].iloc[0]}"
+    fits = found.table.seed.nunique()
+    OUT.print(plain_table(_shown(found), f"{model}, {trial}, mean ± spread of {fits} fits"))
+    if found.held.is_area:
+        title = "Table 2 of Graziani et al. 2021 (other patches, all weights trained), and ours"
+        OUT.print(plain_table(beside_the_paper(found, model), title))
+    agreed = found.agreement(curve) if curve else DataFrame()
+    if len(agreed):
+        OUT.print(plain_table(_foretold(agreed), "Does the probe's curve foretell the sweep?"))
+    print_left_out(found.left_out, "patches")
+
+
+def _foretold(agreed: DataFrame) -> DataFrame:
+    """Rank correlation over the layers, of R² and of depth alone; what choosing costs."""
+    return DataFrame(
+        {
+            "metric": agreed.metric.str.replace("_", " "),
+            "rank correlation [95 %]": [
+                f"{row['rho']:.2f} [{row['low']:.2f}, {row['high']:.2f}]" for row in records(agreed)
+            ],
+            "of depth": agreed.rho_depth.map("{:.2f}".format),
+            "best": agreed.best,
+            "chosen": agreed.foretold,
+            "loses": agreed.regret.map("{:.2f}".format),
+            "last loses": agreed.regret_last.map("{:.2f}".format),
+        }
+    )
 
 
 def _shown(found: Transfer) -> DataFrame:

@@ -154,6 +154,29 @@ def compare(
     return _holm(found)
 
 
+def bootstrap(
+    predictions: Mapping[str, Float64[np.ndarray, "S n"]],
+    test: Held,
+    rng: np.random.Generator,
+    metric: str = "kappa",
+) -> dict[str, tuple[float, Float64[np.ndarray, " b"]]]:
+    """Mean over fits of each one's metric, turned so that higher is better, and draws of it.
+
+    A draw takes tiles and fits with replacement, the same for all, so draws are paired. Draws in
+    which kappa is undefined are NaN.
+    """
+    n_tiles = int(test.tiles.max()) + 1
+    tiles = rng.multinomial(n_tiles, np.full(n_tiles, 1 / n_tiles), size=DRAWS).astype(np.float64)
+    n_seeds = len(next(iter(predictions.values())))
+    fits = rng.multinomial(n_seeds, np.full(n_seeds, 1 / n_seeds), size=DRAWS) / n_seeds  # (b, S)
+    sign = 1.0 if HIGHER_IS_BETTER[metric] else -1.0
+    found = {}
+    for name, predicted in predictions.items():
+        by_draw = (fits.T * _metric(metric, predicted, test, tiles)).sum(axis=0)
+        found[name] = (sign * float(metrics(predicted, test)[metric].mean()), sign * by_draw)
+    return found
+
+
 def sentence(found: Difference, layers: Mapping[str, str]) -> str:
     """A difference in words, such as "cut at blocks.4.2 beats pretrained by 0.31 kappa"."""
     name = f"{found.contestant} at {layers[found.contestant]}"

@@ -1,0 +1,222 @@
+"""What a run says of itself, as tables of its page: scores, evidence, costs, settings, versions."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from .figures import REGRESSORS
+from .webpage import Cell, Section, Table
+
+LEFT_OUT = {
+    "Images left out": "images_left_out",
+    "Layers left out": "layers_left_out",
+    "Left out": "left_out",
+}  # the lists of run.json
+
+
+def layer_table(frame: pd.DataFrame, facts: Mapping[str, Any]) -> Table:
+    """A row a layer, subset and regressor; those of the subset and regressor chosen are shown."""
+    points = {point["layer"]: point for point in facts.get("points", [])}
+    kind = "pretrained" if (frame.weights == "pretrained").any() else "random"
+    true = frame.loc[(frame.target == "true") & frame.regressor.isin(list(REGRESSORS))]
+    names = ["subset", "regressor", "layer"]
+    twins = {
+        tuple(row[name] for name in names): row["r2"]
+        for row in true.to_dict("records")
+        if row["weights"] == "random"
+    }
+    label, rows, keys = labels_of(facts), list[tuple[Cell, ...]](), list[dict[str, str]]()
+    for row in true.to_dict("records"):
+        if row["weights"] != kind:
+            continue
+        point = points.get(row["layer"], {})
+        rows.append(
+            (
+                label.get(row["layer"], row["layer"]),
+                row["n_features"],
+                point.get("stride"),
+                point.get("receptive_field"),
+                row["r2"],
+                interval(row["r2_low"], row["r2_high"]),
+                row["p_value"],
+                row["learned"],
+                None if kind == "random" else twins.get(tuple(row[name] for name in names)),
+            )
+        )
+        keys.append({"subset": row["subset"], "regressor": REGRESSORS[row["regressor"]]})
+    columns = (
+        *("layer", "features", "stride, px", "receptive field, px"),
+        *("R²", "95 %", "p", "learned", "random weights"),
+    )
+    return Table("Layers", columns, rows, keys)
+
+
+def evidence_table(facts: Mapping[str, Any]) -> Table:
+    label = labels_of(facts)
+    rows: list[tuple[Cell, ...]] = []
+    for subset, found in facts["evidence"].items():
+        after = found["fall_after"]
+        rows.append(
+            (
+                subset,
+                label[found["peak"]],
+                found["r2"],
+                interval(found["r2_low"], found["r2_high"]),
+                _set_in_words([label[name] for name in found["confidence_set"]]),
+                found["learned"],
+                found["p_value"],
+                label[after] if after else "no fall shown",
+                found["last_r2"],
+                found["n_fit"],
+            )
+        )
+    columns = (
+        *("subset", "peak", "R²", "95 %", "95 % set of the peak", "learned", "p"),
+        *("falls after", "R² at the end", "to fit"),
+    )
+    return Table("Evidence", columns, rows)
+
+
+def _set_in_words(layers: Sequence[str]) -> Cell:
+    if len(layers) == 1:
+        return (layers[0], 1)
+    return (f"{len(layers)} layers, {layers[0]} to {layers[-1]}", len(layers))
+
+
+def labels_of(facts: Mapping[str, Any]) -> dict[str, str]:
+    """Each layer with the paper's name for it, where it has another one."""
+    return {
+        point["layer"]: point["layer"]
+        if point["alias"] in ("", point["layer"])
+        else f"{point['layer']} ({point['alias']})"
+        for point in facts.get("points", [])
+    }
+
+
+def transfer_section(
+    table: pd.DataFrame, differences: pd.DataFrame, facts: Mapping[str, Any]
+) -> Section:
+    """The scores of each way to use the network, and their differences."""
+    asked = facts.get("transfer", facts)
+    whole = table.loc[table.tile == "all"]
+    by = whole.groupby(["contestant", "layer", "metric"], sort=False).value
+    mean, spread = by.mean().unstack("metric"), by.std().unstack("metric")
+    scores: list[tuple[Cell, ...]] = [
+        (
+            *key,
+            *(
+                (f"{m:.2f} ± {s:.2f}", m)
+                for m, s in zip(mean.loc[key], spread.loc[key], strict=True)
+            ),
+        )
+        for key in mean.index
+    ]
+    against: list[tuple[Cell, ...]] = [
+        (
+            *(row[name] for name in ("contestant", "other", "metric", "better")),
+            interval(row["low"], row["high"]),
+            row["p_value"],
+            f"{row['n_seeds_better']} of {row['n_seeds']}",
+        )
+        for row in differences.to_dict("records")
+    ]
+    said = (
+        f"Task: {asked.get('task', '')}. Means over {asked.get('seeds', '')} fits, on all test "
+        "tiles; a difference above 0 is in favour of the first."
+    )
+    columns = ("contestant", "against", "metric", "better by", "95 %", "p", "fits in favour")
+    return Section(
+        "Transfer",
+        [said],
+        tables=[
+            Table("Differences", columns, against),
+            Table("Scores, mean ± spread of fits", ("contestant", "layer", *mean.columns), scores),
+        ],
+    )
+
+
+def cut_section(facts: Mapping[str, Any]) -> Section:
+    proof, choice = facts["proof"], facts.get("choice")
+    costs = {
+        "parameters": "parameters",
+        "multiply-accumulates an image": "macs",
+        f"seconds a batch of {proof['batch_size']}": "seconds",
+        "peak memory an image, bytes": "peak_bytes",
+    }
+    rows: list[tuple[Cell, ...]] = [
+        (name, whole, cut, (f"{100 * cut / whole:.0f} %", cut / whole))
+        for name, key in costs.items()
+        for whole, cut in [(proof["whole"][key], proof["cut"][key])]
+        if whole
+    ]
+    lines = [choice["reason"]] if choice else []
+    return Section(
+        f"The cut after {facts['point']['layer']}",
+        [*lines, *proof["lines"]],
+        tables=[Table("Savings", ("cost", "whole network", "cut", "of the whole"), rows)],
+    )
+
+
+def few_facts(facts: Mapping[str, Any]) -> list[str]:
+    """What, of what, how many."""
+    images, settings = facts.get("images") or {}, facts.get("settings") or {}
+    weights = facts.get("weights") or {}
+    counts = images.get("n_by_subset", {})
+    said = [f"{images['n_images']:,} images"] if "n_images" in images else []
+    said += [", ".join(f"{n:,} {name}" for name, n in counts.items())] if len(counts) < 6 else []
+    said += [f"measure: {images['measure']}"] if "measure" in images else []
+    said += [f"weights: {weights['source']}"] if weights.get("source") else []
+    said += [f"data: {settings['data']}"] if settings.get("data") else []
+    return [each for each in [*said, str(facts.get("written", ""))[:10]] if each]
+
+
+def trust(facts: Mapping[str, Any]) -> list[Section]:
+    lists = {
+        title: [(str(item["name"]), str(item["reason"])) for item in facts.get(key, [])]
+        for title, key in LEFT_OUT.items()
+    }
+    left_out = [Table(title, ("name", "reason"), [*rows]) for title, rows in lists.items() if rows]
+    stages: list[tuple[Cell, ...]] = [
+        (stage, *(each.get(key) for key in ("seconds", "images_computed", "images_per_second")))
+        for stage, each in facts.get("stages", {}).items()
+    ]
+    tables = [
+        _facts_table("Settings", facts, ("settings",)),
+        _facts_table("Computed with", facts, ("probe", "look")),
+        _facts_table("Network", facts, ("weights", "tensors_sha256", "preprocessing")),
+        _facts_table("Images", facts, ("images",)),
+        _facts_table("Versions", facts, ("versions", "machine", "format", "written")),
+        _facts_table("Files", facts, ("files",)),
+        Table("Time", ("stage", "seconds", "images computed", "images a second"), stages),
+    ]
+    said = [] if left_out else ["No image and no layer was left out."]
+    return [
+        Section("The command", code=str(facts.get("command", ""))),
+        Section("What was left out", said, tables=left_out),
+        Section("Settings, versions and time", tables=[table for table in tables if table.rows]),
+    ]
+
+
+def _facts_table(title: str, facts: Mapping[str, Any], keys: Sequence[str]) -> Table:
+    rows = [row for key in keys if key in facts for row in _flat(key, facts[key])]
+    bare = f"{title.lower()}."
+    return Table(title, ("name", "value"), [(name.removeprefix(bare), said) for name, said in rows])
+
+
+def _flat(name: str, value: Any) -> Iterator[tuple[str, str]]:
+    """Names and values of nested facts, the names with dots."""
+    if isinstance(value, Mapping):
+        for key, each in value.items():
+            yield from _flat(f"{name}.{key}", each)
+    elif isinstance(value, list):
+        yield name, ", ".join(map(str, value)) or "none"
+    else:
+        yield name, "none" if value is None or value == "" else str(value)
+
+
+def interval(low: float, high: float) -> Cell:
+    if not np.isfinite([low, high]).all():
+        return None
+    return (f"{low:.2f}\N{NO-BREAK SPACE}to\N{NO-BREAK SPACE}{high:.2f}".replace("-", "−"), low)

@@ -1,0 +1,139 @@
+// The page: which subset, regression and layer are shown; saving and sorting.
+
+const runs = JSON.parse(document.getElementById("data").textContent).runs;
+
+// --- saving, sorting -----------------------------------------------------------------------
+
+function save(name, kind, text) {
+  const link = html("a", { download: name, href: URL.createObjectURL(new Blob([text], { type: kind })) });
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 1000);
+}
+
+const cell = (value) => (value === null ? "" : /[",\n\r]/.test(value) ? `"${String(value).replaceAll('"', '""')}"` : String(value));
+const csv = (rows) => rows.map((row) => row.map(cell).join(",") + "\n").join("");
+
+const KEPT = [
+  "fill", "fill-opacity", "stroke", "stroke-width", "stroke-dasharray", "stroke-linejoin",
+  "font-size", "font-weight", "font-family", "paint-order",
+];
+
+// The drawing as a file of its own, in the colours of paper.
+function standalone(drawn) {
+  document.documentElement.classList.add("light");
+  const copy = drawn.cloneNode(true), from = [drawn, ...drawn.querySelectorAll("*")];
+  [copy, ...copy.querySelectorAll("*")].forEach((element, i) => {
+    const style = getComputedStyle(from[i]);
+    for (const name of KEPT) element.setAttribute(name, style.getPropertyValue(name));
+    element.removeAttribute("class");
+    element.removeAttribute("style");
+  });
+  copy.querySelectorAll("*").forEach((element, i) => from[i + 1].classList.contains("hit") && element.remove());
+  copy.prepend(svg("rect", { width: "100%", height: "100%", fill: "#ffffff" }));
+  document.documentElement.classList.remove("light");
+  return new XMLSerializer().serializeToString(copy);
+}
+
+function sortBy(table, column, head) {
+  const isUp = head.getAttribute("aria-sort") !== "ascending";
+  for (const each of table.tHead.rows[0].cells) each.setAttribute("aria-sort", "none");
+  head.setAttribute("aria-sort", isUp ? "ascending" : "descending");
+  const key = (row) => {
+    const { dataset, textContent } = row.cells[column];
+    if (!("key" in dataset)) return textContent;
+    return dataset.key === "" ? null : Number(dataset.key);
+  };
+  const order = (one, other) => {
+    const [a, b] = [key(one), key(other)];
+    if (a === null || b === null) return (a === null) - (b === null);
+    const sign = typeof a === "number" && typeof b === "number" ? a - b : String(a).localeCompare(String(b), "en", { numeric: true });
+    return isUp ? sign : -sign;
+  };
+  table.tBodies[0].append(...[...table.tBodies[0].rows].sort(order));
+}
+
+// --- the page ------------------------------------------------------------------------------
+
+const subsets = document.getElementById("subset"), regressors = document.getElementById("regressor");
+const articles = [...document.querySelectorAll("[data-run]")];
+const chosen = runs.map(() => null); // the layer that was asked for; until then that of the peak
+
+function layerOf(run, number) {
+  if (chosen[number] !== null) return chosen[number];
+  return Math.max(0, run.layers.indexOf(run.peaks[subsets.value] ?? run.peaks.mean));
+}
+
+function drawRun(article, number) {
+  const run = runs[number], layer = run.layers.length && layerOf(run, number);
+  const choose = (place) => {
+    chosen[number] = place;
+    hideTip();
+    drawRun(article, number);
+  };
+  const holder = (name) => article.querySelector(`[data-figure="${name}"] .drawn`);
+  if (holder("curve")) {
+    const only = regressors.value;
+    drawChart(holder("curve"), run.curves[subsets.value], { only, least: 290, ...(run.readings && { chosen: layer, choose }) });
+  }
+  for (const [name, drawing] of Object.entries(run.figures)) drawChart(holder(name), drawing);
+  if (run.readings) drawLayer(article, run, layer, choose);
+}
+
+function drawLayer(article, run, layer, choose) {
+  const { readings } = run, select = article.querySelector(".choose-layer");
+  select.value = layer;
+  select.onchange = () => choose(Number(select.value));
+  const images = readingsOf(readings, layer, subsets.value);
+  const note = article.querySelector(".said");
+  const all = readings.names.length < readings.of ? `${readings.names.length} of ${readings.of} images are in this page, the worst among them. ` : "";
+  note.textContent = `${run.curves[subsets.value].places[layer]}: ${images.length} images. ${all}`;
+  const figure = article.querySelector('[data-figure="readings"] .drawn');
+  const highlight = drawReadings(figure, readings, layer, images);
+  listWorst(article.querySelector(".cards"), article.querySelector(".more"), readings, layer, images, highlight, CARDS);
+}
+
+function drawAll() {
+  articles.forEach(drawRun);
+  if (!subsets) return;
+  for (const row of document.querySelectorAll("tr[data-subset]")) {
+    row.hidden = row.dataset.subset !== subsets.value || row.dataset.regressor !== regressors.value;
+  }
+}
+
+function rowsOf(run, number, name) {
+  if (name === "curve") return chartRows(run.curves[subsets.value], regressors.value);
+  if (name !== "readings") return chartRows(run.figures[name], null);
+  const layer = layerOf(run, number), { readings } = run;
+  return [
+    ["image", "subset", "layer", "measure", "read"],
+    ...readingsOf(readings, layer, subsets.value).map((i) => [
+      readings.names[i], readings.subsets[readings.subset[i]], run.layers[layer],
+      readings.measure[i], readings.predicted[layer][i],
+    ]),
+  ];
+}
+
+articles.forEach((article, number) => article.querySelectorAll("figure").forEach((figure) => {
+  const run = runs[number], { figure: name } = figure.dataset;
+  const file = `${run.title}-${name}`.replace(/[^\w.-]+/g, "_");
+  figure.querySelector('[data-save="svg"]').onclick = () => save(`${file}.svg`, "image/svg+xml", standalone(figure.querySelector("svg")));
+  figure.querySelector('[data-save="csv"]').onclick = () => save(`${file}.csv`, "text/csv", csv(rowsOf(run, number, name)));
+}));
+document.querySelectorAll("table").forEach((table) => {
+  if (table.tHead) [...table.tHead.rows[0].cells].forEach((head, column) => (head.querySelector("button").onclick = () => sortBy(table, column, head)));
+});
+if (subsets) for (const each of [subsets, regressors]) each.onchange = drawAll;
+let width = innerWidth;
+addEventListener("resize", () => {
+  if (innerWidth === width) return;
+  width = innerWidth;
+  drawAll();
+});
+addEventListener("scroll", hideTip, { passive: true });
+for (const [event, state] of [["beforeprint", true], ["afterprint", false]]) {
+  addEventListener(event, () => {
+    isPrinting = state;
+    drawAll();
+  });
+}
+drawAll();
