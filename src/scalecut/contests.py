@@ -14,7 +14,7 @@ from .figures import Rows, lines_of, rows_of
 from .page import BLUE, INK, QUIET, VERMILION, Drawing, Look, Mark, Panel, Scale, named_look
 from .page import R2 as SCALE_OF_R2
 
-SCORE = Look("frozen features", BLUE, "-", "o", 2.4, 0.18)
+SCORE = Look("each cut", BLUE, "-", "o", 2.4, 0.18)
 PROBED = Look("R² on photographs", VERMILION, "--", "s", 2.0, 0.14)
 TRUTH = Look("truth", INK, ":", "", 1.6)
 HEIGHT = 190.0
@@ -72,11 +72,10 @@ def calibration_drawing(table: pd.DataFrame, facts: Mapping[str, Any]) -> Drawin
         for g, t in truth.items()
     ]
     lines = lines_of(rows, groups, looks, x="group", y=("predicted", "low", "high"))
-    named = {} if is_area else {t: f"{2**t:g}X" for t in truth.values()}
     scale = Scale(
-        "predicted mean area, px" if is_area else "predicted, octaves",
+        "predicted mean area, px" if is_area else "predicted, log2 of X",
         bottom=0.0 if is_area else min(truth.values()) - 0.5,
-        named=named,
+        top=1.0 if is_area else max(truth.values()),
     )
     places = [f"{truth[g]:.0f} px" if is_area else f"{2 ** truth[g]:g}X" for g in groups]
     axis = "true mean area of nuclei, tenths of the patches" if is_area else "true magnification"
@@ -123,7 +122,8 @@ def _marks(names: Mapping[str, str], where: Mapping[str, str]) -> tuple[Mark, ..
 def _agreed(facts: Mapping[str, Any]) -> str:
     for row in facts.get("agreement") or []:
         if row["metric"] == "kappa":
-            return f"; rank correlation {row['rho']:.2f} [{row['low']:.2f}, {row['high']:.2f}]"
+            text = f"; rank correlation {row['rho']:.2f} [{row['low']:.2f}, {row['high']:.2f}]"
+            return text.replace("-", "−")
     return ""
 
 
