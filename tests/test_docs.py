@@ -10,7 +10,7 @@ import PIL.Image
 import pytest
 from typer.testing import CliRunner
 
-from scalecut import made_up_scenes
+from scalecut import made_up_scenes, runs
 from scalecut.cli import app
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -26,25 +26,77 @@ def scenes():
     return made_up_scenes(90, seed=1)
 
 
-def test_examples_about_cutting_run_as_they_stand(tmp_path, monkeypatch, scenes):
+@pytest.fixture(scope="module")
+def features(tmp_path_factory):
+    """Both pages begin with the demo; its features are computed once."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture
+def empty_folder(tmp_path, monkeypatch, features):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("SCALECUT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("SCALECUT_CACHE", str(features))
     monkeypatch.setattr("scalecut.cutting._checked_afresh", lambda folder: {})  # has its own test
+
+
+def run(page, **shorter):
+    """Run the examples of a page in order; gives the names that Python knows in the end.
+
+    Args:
+        shorter: by command, what to add to it so that it takes less time.
+    """
+    found = blocks(page)
+    assert {language for language, _ in found} == {"sh", "python"}
+    names = {}
+    for language, text in found:
+        if language == "python":
+            exec(compile(text, f"docs/{page}", "exec"), names)
+            continue
+        for line in text.splitlines():
+            words = shlex.split(line)[1:]
+            words += shorter.get(words[0], [])
+            done = CliRunner().invoke(app, words, catch_exceptions=False)
+            assert done.exit_code == 0, f"{line}\n{done.output}"
+    return names
+
+
+def test_the_tutorial_leads_from_nothing_to_a_cut_network(empty_folder, capsys):
+    names = run("tutorial.md", demo=["--images", "80"])
+    assert names["scores"].mean() > 0.8
+    assert names["network"].num_features == pd.read_parquet("features.parquet").shape[1] - 1
+    assert f"(1, {names['network'].num_features})" in capsys.readouterr().out
+    for folder in ("runs/demo", "runs/table"):
+        assert (Path(folder) / "report.html").stat().st_size > 50_000
+    evidence = runs.read_run(Path("runs/table")).evidence()
+    assert evidence.peak.startswith("blocks.5") and evidence.fall_after is not None
+
+
+@pytest.mark.parametrize("page", ["how-to/network.md", "how-to/table.md"])
+def test_examples_in_python_run_as_they_stand(empty_folder, capsys, page):
+    texts = [text for language, text in blocks(page) if language == "python"]
+    assert texts
+    for text in texts:
+        exec(compile(text, f"docs/{page}", "exec"), {})
+    assert capsys.readouterr().out
+
+
+def test_a_network_of_the_reader_is_found_where_the_page_says(empty_folder):
+    page = (DOCS / "how-to/network.md").read_text()
+    (module,) = re.findall(r'^```python title="mynets.py"\n(.*?)^```$', page, re.M | re.S)
+    Path("mynets.py").write_text(module)
+    done = CliRunner().invoke(app, ["layers", "mynets:small", "--json"], catch_exceptions=False)
+    assert done.exit_code == 0
+    assert "layer4.0" in done.output
+    assert "scalecut layers mynets:small\n" in page
+
+
+def test_examples_about_cutting_run_as_they_stand(empty_folder, scenes):
     Path("pictures").mkdir()
     paths = [f"pictures/{number:02}.png" for number in range(len(scenes))]
     for image, path in zip(scenes.images, paths, strict=True):
         image.picture().save(path)
     pd.DataFrame({"image": paths, "size": scenes.measure}).to_csv("sizes.csv", index=False)
-    found = blocks("cutting.md")
-    assert {language for language, _ in found} == {"sh", "python"}
-    names = {}
-    for language, text in found:
-        if language == "python":
-            exec(compile(text, "docs/cutting.md", "exec"), names)
-            continue
-        for line in text.splitlines():
-            done = CliRunner().invoke(app, shlex.split(line)[1:], catch_exceptions=False)
-            assert done.exit_code == 0, f"{line}\n{done.output}"
+    names = run("cutting.md")
     assert names["scores"].mean() > 0.5
     table = pd.read_parquet("features.parquet")
     assert table.image.tolist() == paths
