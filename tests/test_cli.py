@@ -169,7 +169,7 @@ def test_demo_ends_with_the_table_the_picture_and_one_sentence(monkeypatch):
     monkeypatch.setattr(cli, "probe_layers", quick)
     result = scalecut("demo", "--images", 100, "--out", "runs/demo")
     assert result.exit_code == 0
-    *lines, controls, run, picture, finding = result.stdout.splitlines()
+    *lines, controls, run, picture, page, finding = result.stdout.splitlines()
     assert lines[0].startswith("EfficientNet-Lite0, trained on ImageNet, looks at made-up scenes")
     objects = "astronaut, cat, coffee, motorcycle"
     assert f"R² of area, tf_efficientnet_lite0, 100 images ({objects})" in words(result.stdout)
@@ -181,6 +181,7 @@ def test_demo_ends_with_the_table_the_picture_and_one_sentence(monkeypatch):
     ]
     assert controls.startswith("Controls: pixels alone ")
     assert run == "Run:     runs/demo"
+    assert page == "Page:    runs/demo/report.html"
     assert picture == "Picture: runs/demo/figures/curve.png"
     assert Path("runs/demo/figures/curve.png").is_file()
     assert FINDING.fullmatch(finding)["model"] == "tf_efficientnet_lite0"
@@ -227,20 +228,21 @@ def test_layers_at_another_input_size_need_fewer_operations():
 
 
 def test_probe_shows_the_table_the_run_the_picture_and_one_sentence(finished):
-    *table, controls, run, picture, finding = finished.result.stdout.splitlines()
+    *table, controls, run, picture, page, finding = finished.result.stdout.splitlines()
     assert finished.result.stderr == ""
     assert table[0].strip() == "R² of area, test_resnet, 50 images ([cat], dog)"
     assert table[1].split() == CURVE_HEADER
     assert [line.split()[0] for line in table[2:]] == LAYERS
     assert controls.startswith("Controls: ")
     assert run == "Run:     run"
+    assert page == "Page:    run/report.html"
     assert picture == "Picture: run/figures/curve.png"
     said = FINDING.fullmatch(finding)
     assert "test_resnet" in (said["model"], said["none"])
 
 
 def test_table_holds_the_means_of_the_curve(finished, curve):
-    lines = {line.split()[0]: line for line in finished.result.stdout.splitlines()[2:-4]}
+    lines = {line.split()[0]: line for line in finished.result.stdout.splitlines()[2:-5]}
     assert list(lines) == LAYERS
     means = curve[(curve.subset == "mean")]
     for layer, line in lines.items():
@@ -400,7 +402,7 @@ def test_layers_that_need_a_missing_tensor_are_named_as_left_out():
     why = "depends on 'fc.weight', one of 1 tensors missing from the weights"
     closing = (
         f"2 layers left out:\n  logits (pre_softmax): {why}\n  softmax: {why}\n"
-        "Run:     run\nPicture: run/figures/curve.png\n"
+        "Run:     run\nPicture: run/figures/curve.png\nPage:    run/report.html\n"
     )
     assert closing in result.stdout
     assert [item["reason"] for item in facts()["layers_left_out"]] == [why, why]
@@ -928,8 +930,8 @@ def test_bad_images_among_good_ones_are_counted_and_listed():
     )
     lines = result.stdout.splitlines()
     assert words(result.stdout).startswith("R² of area, test_resnet, 37 images (blob) ")
-    assert lines[-7] == "3 images left out:"
-    assert sorted(lines[-6:-3]) == [f"  {name}: {reason}" for name, reason in listed]
+    assert lines[-8] == "3 images left out:"
+    assert sorted(lines[-7:-4]) == [f"  {name}: {reason}" for name, reason in listed]
 
 
 @pytest.mark.parametrize("spoil", BAD)
@@ -971,7 +973,7 @@ def test_folder_of_any_name_is_told_as_it_is():
     out = "[red]runs/" + "long" * 25 + "/:cat:"
     more = ("--controls", "none", "--layers", "pooled")
     lines = probed(*more, "--out", out).stdout.splitlines()
-    assert lines[-3:-1] == [f"Run:     {out}", f"Picture: {out}/figures/curve.png"]
+    assert lines[-4:-2] == [f"Run:     {out}", f"Picture: {out}/figures/curve.png"]
     assert f"{out}/figures/curve.png" in scalecut("report", out).stdout.splitlines()
 
 

@@ -13,7 +13,7 @@ import torch
 import typer
 from typer.testing import CliRunner
 
-from scalecut import drawing, load_network
+from scalecut import drawing, load_network, report
 from scalecut.console import OUT, Commands
 from scalecut.drawing import COLUMNS
 from scalecut.features import forward
@@ -51,7 +51,7 @@ def deaf():
         found.block.bias.fill_(-1e6)
     return found
 """
-MODEL = "tiny_networks:network"
+MODEL = "painted_networks:network"
 QUICK = ("--size", 32, "--steps", 10)
 SUBSETS = ("cat", "<b>a/b")  # a name of a class can be anything
 
@@ -106,7 +106,7 @@ def own_place(tmp_path, monkeypatch):
     monkeypatch.setattr(OUT, "width", 100)
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
-    Path("tiny_networks.py").write_text(NETWORKS)
+    Path("painted_networks.py").write_text(NETWORKS)
 
 
 @pytest.fixture(scope="module")
@@ -119,7 +119,7 @@ def done(tmp_path_factory):
         patch.setenv("SCALECUT_CACHE", str(tmp_path_factory.mktemp("cache")))
         patch.setattr("scalecut.report.DOTS_PER_INCH", 20)
         patch.setattr(OUT, "width", 100)
-        Path("tiny_networks.py").write_text(NETWORKS)
+        Path("painted_networks.py").write_text(NETWORKS)
         vectors = directions_run(Path("rcv"))
         for name, typed in {
             "units": ("--layer", "act,end", "--unit", "0,7,3", "--seed", 4),
@@ -159,7 +159,7 @@ def here_with_networks(done, monkeypatch):
 def test_run_holds_a_picture_a_unit_and_a_sheet_a_layer(done):
     sheets = {f"figures/{layer}.{kind}" for layer in ("act", "end") for kind in ("png", "svg")}
     each = {f"pictures/{layer}-{unit}.png" for layer in ("act", "end") for unit in (0, 3, 7)}
-    assert files(done["units"].folder) == {"run.json", "units.csv"} | sheets | each
+    assert files(done["units"].folder) == {"run.json", "units.csv", "report.html"} | sheets | each
     table = table_of(done["units"])
     assert list(table) == COLUMNS
     assert list(zip(table.layer, table.unit, strict=True)) == [
@@ -216,8 +216,9 @@ def test_run_json_says_what_was_done_with_what(done):
 
 
 def test_command_ends_with_the_run_the_picture_and_what_was_found(done):
-    *_, run, figure, finding = done["units"].stdout.splitlines()
+    *_, run, figure, page, finding = done["units"].stdout.splitlines()
     assert run == "Run:     units"
+    assert page == "Page:    units/report.html"
     assert figure == "Picture: units/figures/act.png"
     assert finding == (
         "6 pictures of 32 x 32 px: each takes its layer farther than the noise it began with."
@@ -253,7 +254,7 @@ def test_json_holds_the_table_and_nothing_else():
 
 
 def test_unit_that_never_answers_is_said_to_have_no_picture():
-    result = asked("--layer", "end", "--unit", "0,1", model="tiny_networks:deaf")
+    result = asked("--layer", "end", "--unit", "0,1", model="painted_networks:deaf")
     assert result.stdout.splitlines()[-1] == (
         "2 pictures of 32 x 32 px: 2 of them, the first pictures/end-0.png, could not be painted, "
         "as the layer did not answer."
@@ -313,12 +314,12 @@ REFUSED = {
     ),
     "of another network": (
         ("--layer", "act", "--rcv", "other"),
-        "The run 'other' is of resnet50, not of tiny_networks:network. Give --rcv a run of this "
+        "The run 'other' is of resnet50, not of painted_networks:network. Give --rcv a run of this "
         "network.",
     ),
     "of other weights": (
         ("--layer", "act", "--rcv", "changed"),
-        "The directions of 'changed' are of tiny_networks:network with other weights than the "
+        "The directions of 'changed' are of painted_networks:network with other weights than the "
         "weights the factory gave. Give the same --weights, and --seed where they are random.",
     ),
     "of other layers": (
@@ -370,3 +371,13 @@ def test_ctrl_c_leaves_nothing(monkeypatch):
     result = asked("--layer", "act")
     assert result.exit_code == 130
     assert tree() == before
+
+
+def test_page_of_the_pictures_shows_each_with_its_name_and_opens_again():
+    assert asked("--layer", "act", "--unit", "0,3", out="paged").exit_code == 0
+    page = Path("paged/report.html").read_text()
+    assert page.count('<img src="data:image/jpeg;base64,') == 2
+    assert "unit 0" in page
+    assert "unit 3" in page
+    report.write_page(Path("paged"))
+    assert report.draw(Path("paged")) == []  # its sheets are drawn with the pictures

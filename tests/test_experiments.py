@@ -188,8 +188,9 @@ def test_run_json_says_what_was_done_with_what(done, name):
     [("invariance", "invariance"), ("scenes", "scenes"), ("rcv", "directions")],
 )
 def test_command_ends_with_the_run_the_picture_and_what_was_found(done, name, picture):
-    *_, run, figure, finding = done[name].stdout.splitlines()
+    *_, run, figure, page, finding = done[name].stdout.splitlines()
     assert run == f"Run:     {name}"
+    assert page == f"Page:    {name}/report.html"
     assert figure == f"Picture: {name}/figures/{picture}.png"
     assert finding.endswith(".")
 
@@ -285,7 +286,8 @@ def test_probe_has_twins_width_and_learning_curve_in_its_folder():
     result = asked("probe", "network", *PROBE, *more)
     assert (result.exit_code, result.stderr) == (0, "")
     figures = drawn("curve", "curve_exponential", "width", "learning")
-    tables = {"curve.csv", "differences.csv", "learning.csv", "draws.npy"}
+    tables = {"curve.csv", "differences.csv", "learning.csv", "draws.npy", "report.html"}
+    tables |= {"predictions.parquet", "images.parquet"}
     assert files(Path("run")) == {"run.json", *tables, *figures}
     table = pd.read_csv("run/curve.csv").set_index(["subset", "weights", "regressor"])
     assert set(table.index.get_level_values("regressor")) == {"ridge", "ols", "matched"}
@@ -322,7 +324,7 @@ def test_noise_alone_needs_no_images():
         ("blocks", "zeros", "end"),
         ("blocks", "zeros", "logits"),
     ]
-    assert files(Path("run")) == {"run.json", "noise.csv", *drawn("noise")}
+    assert files(Path("run")) == {"run.json", "report.html", "noise.csv", *drawn("noise")}
 
 
 def test_one_canvas_sets_object_scale_alone():
@@ -355,7 +357,7 @@ def test_value_that_is_not_finite_is_null_in_json_and_empty_in_the_table():
 def test_network_without_logits_has_no_answers_and_their_figure_is_not_drawn():
     layers = ("--layers", "act,end")
     result = asked("invariance", "network", *INVARIANCE, *layers, "--changes", "image-size")
-    assert files(Path("run")) == {"run.json", "invariance.csv", *drawn("drift")}
+    assert files(Path("run")) == {"run.json", "report.html", "invariance.csv", *drawn("drift")}
     assert "Picture: run/figures/drift.png\n" in result.stdout
     assert result.stdout.splitlines()[-1].startswith("Doubling the image size moves the features")
 
@@ -363,9 +365,10 @@ def test_network_without_logits_has_no_answers_and_their_figure_is_not_drawn():
 def test_run_without_a_figure_names_none():
     more = ("--layers", "end", "--changes", "object-scale", "--sizes", "1,1.41")
     result = asked("invariance", "network", *INVARIANCE, *more)
-    assert files(Path("run")) == {"run.json", "invariance.csv"}
-    assert result.stdout.splitlines()[-2:] == [
+    assert files(Path("run")) == {"run.json", "report.html", "invariance.csv"}
+    assert result.stdout.splitlines()[-3:] == [
         "Run:     run",
+        "Page:    run/report.html",
         "There are no answers, and no two sizes an octave apart: invariance.csv has the cosines.",
     ]
 

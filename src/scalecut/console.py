@@ -75,10 +75,12 @@ def print_left_out(items: Sequence[LeftOut], what: str) -> None:
 
 
 def print_run(folder: Path, picture: str, finding: str) -> None:
-    """The closing lines: where the run and its picture lie, if there is one, and what was found."""
+    """The closing lines: where the run, its picture and its page lie, and what was found."""
     OUT.print(f"Run:     {folder}", soft_wrap=True)
     if picture:
         OUT.print(f"Picture: {folder / 'figures' / picture}", soft_wrap=True)
+    if (folder / "report.html").is_file():
+        OUT.print(f"Page:    {folder / 'report.html'}", soft_wrap=True)
     OUT.print(finding, style="bold", soft_wrap=True)
 
 

@@ -137,6 +137,7 @@ def visualise(
             _draw(run, each.point.label, made, of_layer)
             for each, made, of_layer in zip(wanted, found, by_layer, strict=True)
         ]
+        report.write_page(run)
     if as_json:
         told = {"finding": finding, "units": records(table), "left_out": left_out}
         print_json({"run": str(folder), **told})

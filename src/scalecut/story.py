@@ -46,7 +46,7 @@ from .record import (
 )
 from .scores import MEAN
 from .thumbnails import thumbnail, worth_showing
-from .webpage import Cell, Readings, Section, Shown, Story, Table
+from .webpage import Cell, Picture, Readings, Section, Shown, Story, Table
 
 DRAWN = {
     "invariance": {"invariance": invariance_drawing, "drift": drift_drawing},
@@ -117,7 +117,10 @@ def drawings(run: Path) -> Iterator[tuple[str, Drawing]]:
     if is_cut(run):
         return
     present = [name for name in DRAWN if (run / f"{name}.csv").is_file()]
-    if (run / "curve.csv").is_file() or not (present or (run / "transfer.csv").is_file()):
+    others = ("transfer.csv", "units.csv")
+    if (run / "curve.csv").is_file() or not (
+        present or any((run / name).is_file() for name in others)
+    ):
         yield from _curve_drawings(runs.read_curve(run), runs.read_facts(run))
     for name in present:
         table = _table(run, name)
@@ -154,6 +157,8 @@ def story_of(run: Path, *, subset: str = "", has_thumbnails: bool = True) -> Sto
     if (run / "transfer.csv").is_file():
         tables = _table(run, "transfer"), _table(run, "differences")
         sections.append(transfer_section(*tables, facts))
+    if (run / "units.csv").is_file():
+        sections += _painted(run)
     sections += [cut_section(bundle.read_facts(path.parent)) for path in _cuts_in(run)]
     story = Story(
         name=run.resolve().name,
@@ -287,6 +292,25 @@ def _thumbnail(image: Mapping[Any, Any]) -> tuple[bytes, float, float]:
 
 
 # --- transfer and cuts ---------------------------------------------------------------------------
+
+
+def _painted(run: Path) -> list[Section]:
+    """The pictures of units, or of directions, a section a layer."""
+    table = _table(run, "units")
+    sections = []
+    for layer, rows in table.groupby("layer", sort=False):
+        pictures = [
+            Picture(
+                thumbnail(Image(row["picture"], run / row["picture"])),
+                (row["direction"] and f"{row['subset']}: {row['direction']}")
+                or f"unit {row['unit']}",
+                f"{row['start']:.3g} → {row['end']:.3g}".replace("-", "−"),
+            )
+            for row in rows.to_dict("records")
+        ]
+        said = "Under each, what the layer answers to the noise that it began with, and to it."
+        sections.append(Section(str(layer), [said], pictures=pictures))
+    return sections
 
 
 def _cuts_in(run: Path) -> list[Path]:

@@ -8,7 +8,7 @@ from pandas import DataFrame
 
 from . import runs
 from .choice import choose
-from .console import ERR, OUT, command, place, print_json, print_left_out, records
+from .console import ERR, OUT, command, place, print_json, print_left_out, print_run, records
 from .contestants import NAMES
 from .curve import Curve
 from .errors import DataError
@@ -186,7 +186,7 @@ def transfer(
         )  # fmt: skip
     with runs.new_run(folder) as made:
         runs.write_run(made, *_written(found, curve), command=command(), settings=settings)
-        draw(made)
+        drawn = draw(made)
         write_page(made)
     if as_json:
         print_json(
@@ -194,8 +194,7 @@ def transfer(
         )
         return
     _print(found, curve, model)
-    OUT.print(f"Run:     {folder}", soft_wrap=True)
-    OUT.print(found.finding(), style="bold", soft_wrap=True)
+    print_run(folder, drawn[0].name, found.finding())
 
 
 def about_transfer(app: typer.Typer) -> None:

@@ -57,6 +57,19 @@ class Shown:
 
 
 @dataclass(frozen=True, slots=True)
+class Picture:
+    """A picture with what stands under it."""
+
+    jpeg: bytes
+    name: str
+    note: str = ""
+
+    @property
+    def source(self) -> str:
+        return "data:image/jpeg;base64," + base64.b64encode(self.jpeg).decode()
+
+
+@dataclass(frozen=True, slots=True)
 class Section:
     """A heading, and what stands under it in this order."""
 
@@ -64,6 +77,7 @@ class Section:
     lines: list[str] = field(default_factory=list)
     figures: list[Shown] = field(default_factory=list)
     tables: list[Table] = field(default_factory=list)
+    pictures: list["Picture"] = field(default_factory=list)
     code: str = ""
 
 
