@@ -12,7 +12,7 @@ from sklearn.metrics import cohen_kappa_score, mean_absolute_error, recall_score
 from threadpoolctl import threadpool_limits
 
 from scalecut import DataError
-from scalecut.transfer import _predicted, _Split
+from scalecut.fits import Task, Trial, repeated_ridge
 from scalecut.verdict import (
     METRICS,
     Difference,
@@ -337,14 +337,16 @@ def world(seed, noise, share_of_tiles, d=4):
     octaves = classes / 2 + 0.15 * rng.normal(size=2 * N_GROUPS)[tile]
     area = 50 * 2 ** (octaves + 0.1 * rng.normal(size=len(tile)))
     is_test = tile >= N_GROUPS
-    split = _Split(np.flatnonzero(~is_test), np.flatnonzero(is_test), tile, area)
+    rows = [np.flatnonzero(part) for part in (~is_test, np.zeros_like(is_test), is_test)]
+    task = Task("area", area, tile, classes, *rows, log=False)
+    draws = list(task.draws(Trial(seeds=N_SEEDS, seed=seed)))
     known = np.outer((area - area.mean()) / area.std(), np.arange(d) < d // 2)
     predictions = {}
     for name, size in zip(("cut", "pretrained"), noise, strict=True):
         shared = np.sqrt(share_of_tiles) * rng.normal(size=(2 * N_GROUPS, d))[tile]
         own = np.sqrt(1 - share_of_tiles) * rng.normal(size=(len(tile), d))
         features = (known + size * (shared + own)).astype(np.float32)
-        predictions[name] = _predicted(features, split, N_SEEDS, seed, log=False)
+        predictions[name] = repeated_ridge(features.astype(np.float64), task, draws)
     centres = [area[~is_test & (classes == k)].mean() for k in range(N_CLASSES)]
     test = Held(area[is_test], classes[is_test], tile[is_test] - N_GROUPS, np.array(centres))
     return predictions, test

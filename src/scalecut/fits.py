@@ -144,9 +144,9 @@ def frozen(
     if candidates:
         best, configurations = _tuned(matrices, candidates, what, held)
         every.append(best)
-    predictions = {}
-    for done, (each, found) in enumerate(_each_fitted(matrices, every, what, trial), start=1):
-        predictions[each.name] = found
+    predictions, draws = {}, list(what.draws(trial))
+    for done, each in enumerate(every, start=1):
+        predictions[each.name] = repeated_ridge(beside(matrices, each), what, draws)
         if source.progress:
             source.progress("fits", done, len(every))
     layers = {each.name: each.label for each in every}
@@ -161,19 +161,14 @@ def beside(
     return np.hstack(chosen).astype(np.float64)
 
 
-def _each_fitted(
-    matrices: Mapping[tuple[str, str], Float32[np.ndarray, "n _"]],
-    contestants: Sequence[Contestant],
-    task: Task,
-    trial: Trial,
-) -> Iterator[tuple[Contestant, Float64[np.ndarray, "S k"]]]:
-    """One thread a regression: the same numbers on any number of cores."""
-    draws = list(task.draws(trial))
+def repeated_ridge(
+    features: Float64[np.ndarray, "n d"], task: Task, draws: Sequence[Int64[np.ndarray, " _"]]
+) -> Float64[np.ndarray, "S k"]:
+    """What a ridge fitted to each of the draws predicts of the test patches."""
+    # one thread a regression: the same numbers on any number of cores
     with threadpool_limits(1), ThreadPoolExecutor(n_processors()) as workers:
-        for each in contestants:
-            features = beside(matrices, each)
-            rows = workers.map(lambda train, X=features: _ridge(X, train, task), draws)
-            yield each, task.undone(np.array(list(rows)))
+        rows = workers.map(lambda train: _ridge(features, train, task), draws)
+        return task.undone(np.array(list(rows)))
 
 
 def _ridge(
