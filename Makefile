@@ -1,6 +1,6 @@
 # Two commands on a fresh machine: `make demo` and `make test`. They need python3 (3.11 or newer) alone.
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-data test-slow bench lint clean
+.PHONY: help demo test test-data test-slow bench docs lint clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -12,6 +12,7 @@ help:
 	@echo "make test-data  the tests on real photographs and weights, at SCALECUT_DATA"
 	@echo "make test-slow  the tests that take minutes"
 	@echo "make bench      measure what cuts save, in parameters, time and memory"
+	@echo "make docs       build the documentation site into site/"
 	@echo "make lint       format, style and types"
 	@echo "make clean      delete the environment"
 
@@ -20,7 +21,7 @@ $(VENV)/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet uv
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt \
-		--compile-bytecode --editable '.[onnx,finetune]' --group test --group dev
+		--compile-bytecode --editable '.[onnx,finetune]' --group test --group dev --group docs
 	touch $@
 
 demo: $(VENV)/ready
@@ -37,6 +38,9 @@ test-slow: $(VENV)/ready
 
 bench: $(VENV)/ready
 	$(BIN)/python benchmarks/cuts.py
+
+docs: $(VENV)/ready
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 lint: $(VENV)/ready
 	$(BIN)/ruff format --check .

@@ -48,7 +48,9 @@ def test_sweep_shows_scores_with_their_intervals_above_the_probes_curve():
         np.testing.assert_array_equal(line.high, own.high)
     (probe,) = drawing.panels[2].lines
     assert set(probe.values) == {0.5}
-    assert "rank correlation 0.80 [−0.21, 0.94]" in drawing.panels[2].title
+    titles = [panel.title for panel in drawing.panels]
+    assert titles[0] == "Magnification told; rank correlation with R² 0.80 [−0.21, 0.94]"
+    assert titles[1:] == ["Error", "Scale of objects in photographs, by the probe"]
     (mark,) = drawing.panels[0].marks
     assert (mark.name, mark.spans) == ("cut at blocks.1", ((0.5, 1.5),))
     assert "24 test patches of 3 tiles, 10 fits" in drawing.caption

@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -27,22 +28,33 @@ def scenes():
 
 
 @pytest.fixture(scope="module")
-def features(tmp_path_factory):
-    """Both pages begin with the demo; its features are computed once."""
-    return tmp_path_factory.mktemp("cache")
+def demo(tmp_path_factory):
+    """The run that both pages begin with, made once, of the fewest scenes that can be probed."""
+    folder = tmp_path_factory.mktemp("demo")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SCALECUT_CACHE", str(folder / "cache"))
+        typed("demo", "--images", "80", "--out", str(folder / "run"))
+    return folder / "run"
 
 
 @pytest.fixture
-def empty_folder(tmp_path, monkeypatch, features):
+def empty_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("SCALECUT_CACHE", str(features))
+    monkeypatch.setenv("SCALECUT_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr("scalecut.cutting._checked_afresh", lambda folder: {})  # has its own test
 
 
-def run(page, **shorter):
+def typed(*words):
+    done = CliRunner().invoke(app, words, catch_exceptions=False)
+    assert done.exit_code == 0, f"{words}\n{done.output}"
+    return done.output
+
+
+def run(page, demo, **shorter):
     """Run the examples of a page in order; gives the names that Python knows in the end.
 
     Args:
+        demo: what stands for the run of the demo.
         shorter: by command, what to add to it so that it takes less time.
     """
     found = blocks(page)
@@ -53,15 +65,16 @@ def run(page, **shorter):
             exec(compile(text, f"docs/{page}", "exec"), names)
             continue
         for line in text.splitlines():
-            words = shlex.split(line)[1:]
-            words += shorter.get(words[0], [])
-            done = CliRunner().invoke(app, words, catch_exceptions=False)
-            assert done.exit_code == 0, f"{line}\n{done.output}"
+            _, command, *words = shlex.split(line)
+            if command == "demo":
+                shutil.copytree(demo, words[words.index("--out") + 1])
+            else:
+                typed(command, *words, *shorter.get(command, []))
     return names
 
 
-def test_the_tutorial_leads_from_nothing_to_a_cut_network(empty_folder, capsys):
-    names = run("tutorial.md", demo=["--images", "80"])
+def test_the_tutorial_leads_from_nothing_to_a_cut_network(empty_folder, demo, capsys):
+    names = run("tutorial.md", demo, probe=["--twins", "1", "--permutations", "100"])
     assert names["scores"].mean() > 0.8
     assert names["network"].num_features == pd.read_parquet("features.parquet").shape[1] - 1
     assert f"(1, {names['network'].num_features})" in capsys.readouterr().out
@@ -84,19 +97,17 @@ def test_a_network_of_the_reader_is_found_where_the_page_says(empty_folder):
     page = (DOCS / "how-to/network.md").read_text()
     (module,) = re.findall(r'^```python title="mynets.py"\n(.*?)^```$', page, re.M | re.S)
     Path("mynets.py").write_text(module)
-    done = CliRunner().invoke(app, ["layers", "mynets:small", "--json"], catch_exceptions=False)
-    assert done.exit_code == 0
-    assert "layer4.0" in done.output
+    assert "layer4.0" in typed("layers", "mynets:small", "--json")
     assert "scalecut layers mynets:small\n" in page
 
 
-def test_examples_about_cutting_run_as_they_stand(empty_folder, scenes):
+def test_examples_about_cutting_run_as_they_stand(empty_folder, demo, scenes):
     Path("pictures").mkdir()
     paths = [f"pictures/{number:02}.png" for number in range(len(scenes))]
     for image, path in zip(scenes.images, paths, strict=True):
         image.picture().save(path)
     pd.DataFrame({"image": paths, "size": scenes.measure}).to_csv("sizes.csv", index=False)
-    names = run("cutting.md")
+    names = run("cutting.md", demo)
     assert names["scores"].mean() > 0.5
     table = pd.read_parquet("features.parquet")
     assert table.image.tolist() == paths

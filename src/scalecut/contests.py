@@ -19,8 +19,8 @@ PROBED = Look("R² on photographs", VERMILION, "--", "s", 2.0, 0.14)
 TRUTH = Look("truth", INK, ":", "", 1.6)
 HEIGHT = 190.0
 SWEPT = {
-    "kappa": ("Magnification told: Cohen's kappa", "kappa"),
-    "mae": ("Error of the cut network", "mean absolute error"),
+    "kappa": ("Magnification told", "Cohen's kappa"),
+    "mae": ("Error", "mean absolute error"),
 }
 
 
@@ -43,12 +43,13 @@ def sweep_drawing(table: pd.DataFrame, facts: Mapping[str, Any]) -> Drawing:
         unit = f"{unit}, {'px' if task == 'area' else 'octaves'}" if metric == "mae" else unit
         scale = Scale(unit, top=1.0 if metric == "kappa" else 0.0)
         lines = lines_of(here, layers, {SCORE: {}}, y=("value", "low", "high"))
-        panels.append(Panel(title, scale, lines, HEIGHT, marks=marks))
+        panels.append(Panel(title + _agreed(facts, metric), scale, lines, HEIGHT, marks=marks))
     here = [row for row in rows if row["metric"] == "kappa"]
     if any(np.isfinite(row["r2"]) for row in here):
         lines = lines_of(here, layers, {PROBED: {}}, y=("r2", "r2_low", "r2_high"))
-        title = "Scale of objects in photographs, by the probe" + _agreed(facts)
-        panels.append(Panel(title, SCALE_OF_R2, lines, HEIGHT))
+        panels.append(
+            Panel("Scale of objects in photographs, by the probe", SCALE_OF_R2, lines, HEIGHT)
+        )
     return Drawing(_heading(facts), _caption(facts), [*names.values()], panels)
 
 
@@ -119,11 +120,12 @@ def _marks(names: Mapping[str, str], where: Mapping[str, str]) -> tuple[Mark, ..
     return (Mark(f"cut at {names[cut]}", QUIET, ((at - 0.5, at + 0.5),), is_shaded=True),)
 
 
-def _agreed(facts: Mapping[str, Any]) -> str:
+def _agreed(facts: Mapping[str, Any], metric: str) -> str:
+    """How far the order of layers is that of the probe; an error is turned round for it."""
     for row in facts.get("agreement") or []:
-        if row["metric"] == "kappa":
-            text = f"; rank correlation {row['rho']:.2f} [{row['low']:.2f}, {row['high']:.2f}]"
-            return text.replace("-", "−")
+        if row["metric"] == metric:
+            ends = f"{row['rho']:.2f} [{row['low']:.2f}, {row['high']:.2f}]"
+            return f"; rank correlation with R² {ends.replace('-', '−')}"
     return ""
 
 

@@ -58,6 +58,7 @@ class Transfer:
     losses: pd.DataFrame  # of each epoch; empty if frozen
     configurations: pd.DataFrame  # that `tuned` chose among, scored on the training part
     left_out: tuple[LeftOut, ...] = ()
+    layers_left_out: tuple[LeftOut, ...] = ()  # for missing weights; the whole ends before them
     provenance: dict[str, object] = field(default_factory=dict)
 
     def frame(self) -> pd.DataFrame:
@@ -216,7 +217,8 @@ def transfer(
     check_names(mode, MODES, "mode")
     trial = Trial(task, mode, seeds, seed, log)
     task_of(patches, trial)  # what is wrong with it is told before features take minutes
-    points = [p for p in chosen_points(network)[0] if p.layer not in (LOGITS, SOFTMAX)]
+    readable, unreadable = chosen_points(network)
+    points = [point for point in readable if point.layer not in (LOGITS, SOFTMAX)]
     cut = _point_of(points, layer)
     plan = planned(asked, points, cut)
     images = [Image(patch, folder / patch) for patch in patches.patch]
@@ -241,6 +243,7 @@ def transfer(
         ways.losses,
         ways.configurations,
         tuple(source.left_out),
+        tuple(unreadable),
         {
             "transfer": trial,
             "training": training if mode == "finetune" else None,

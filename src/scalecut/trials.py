@@ -233,6 +233,7 @@ def _written(
         "n_test": len(found.patches),
         "n_tiles": int(found.patches.tile.nunique()),
         "images_left_out": found.left_out,
+        "layers_left_out": found.layers_left_out,
     }
     return {name: table for name, table in tables.items() if len(table)}, facts
 
@@ -247,6 +248,7 @@ def _print(found: Transfer, curve: Curve | None, model: str) -> None:
     agreed = found.agreement(curve) if curve else DataFrame()
     if len(agreed):
         OUT.print(plain_table(_foretold(agreed), "Does the probe's curve foretell the sweep?"))
+    print_left_out(found.layers_left_out, "layers")
     print_left_out(found.left_out, "patches")
 
 
