@@ -179,6 +179,17 @@ def test_clearing_deletes_features_and_keeps_weights(rng, place):
     assert cache.summary() == (0, 0)
 
 
+def test_clearing_deletes_fits_and_keeps_what_lies_beside_them(place):
+    fit, beside = place / "fits" / "0123456789abcdef", place / "fits" / "mine" / "fit.npz"
+    for file in (fit / "fit.npz", fit / "logs" / "events", beside):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(b"12345")
+    assert cache.summary() == (2, 10)
+    cache.clear()
+    assert files(place) == [beside]
+    assert not fit.exists()
+
+
 def test_an_empty_cache_can_be_cleared(place):
     cache.clear()
     assert not place.exists()

@@ -300,10 +300,10 @@ SENTENCES = [
      "cut at blocks.2 loses to pretrained by 0.31 kappa [0.24, 0.38], 9 of 10 seeds."),
     ({"p_value": 0.0512},
      "No evidence that cut at blocks.2 differs from pretrained: +0.31 kappa [0.24, 0.38], "
-     "p = 0.051."),
+     "corrected p = 0.051."),
     ({"p_value": 0.43, "better": -0.02, "low": -0.1, "high": 0.06},
      "No evidence that cut at blocks.2 differs from pretrained: -0.02 kappa [-0.10, 0.06], "
-     "p = 0.43."),
+     "corrected p = 0.43."),
     ({"metric": "mae", "better": 12.3, "low": 8.0, "high": 16.6},
      "cut at blocks.2 beats pretrained by 12.30 mean absolute error [8.00, 16.60], 9 of 10 seeds."),
     ({"metric": "octaves"},

@@ -93,8 +93,13 @@ def summary() -> tuple[int, int]:
     return len(sizes), sum(sizes)
 
 
+def fits() -> Path:
+    """Where trained fits are kept, a folder each."""
+    return folder() / "fits"
+
+
 def clear() -> None:
-    """Delete all cached features, and nothing else; files of weights stay.
+    """Delete all cached features and fits, and nothing else; files of weights stay.
 
     Raises:
         OutputError: if a file cannot be deleted.
@@ -102,7 +107,8 @@ def clear() -> None:
     try:
         for path in _files():
             path.unlink(missing_ok=True)
-        for place in sorted(_features().glob("*/*"), reverse=True):
+        places = [*_features().glob("*/*"), *fits().glob("*/**/")]
+        for place in sorted(places, reverse=True):
             if place.is_dir() and not any(place.iterdir()):
                 place.rmdir()
     except OSError as error:
@@ -112,9 +118,13 @@ def clear() -> None:
 
 
 def _files() -> list[Path]:
-    """Shards, and what killed processes left of them."""
+    """Shards, fits, and what killed processes left of them."""
     places = _features().glob("[0-9a-f][0-9a-f]/" + "[0-9a-f]" * 64)
-    return [p for place in places for p in place.iterdir() if p.suffix in (".safetensors", ".part")]
+    found = [
+        p for place in places for p in place.iterdir() if p.suffix in (".safetensors", ".part")
+    ]
+    of_fits = fits().glob("[0-9a-f]" * 16 + "/**/*")
+    return found + [path for path in of_fits if path.is_file()]
 
 
 def _features() -> Path:

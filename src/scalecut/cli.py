@@ -316,9 +316,11 @@ def report(
 
 @app.command()
 def cache(
-    clear: Annotated[bool, typer.Option("--clear", help="Delete all cached features.")] = False,
+    clear: Annotated[
+        bool, typer.Option("--clear", help="Delete all cached features and fits.")
+    ] = False,
 ) -> None:
-    """Show the cache of computed features, or clear it.
+    """Show the cache of computed features and trained fits, or clear it.
 
     \b
     Examples:

@@ -224,7 +224,7 @@ def trained(
                 source.images,
                 what.regressed,
                 parts,
-                cache.folder() / "fits",
+                cache.fits(),
                 preprocessing=source.network.preprocessing,
                 fit=source.look.fit,
                 training=training,

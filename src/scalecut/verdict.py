@@ -184,7 +184,7 @@ def sentence(found: Difference, layers: Mapping[str, str]) -> str:
     if not found.is_shown:
         return (
             f"No evidence that {name} differs from {found.other}: {found.better:+.2f} {unit} "
-            f"[{found.low:.2f}, {found.high:.2f}], p = {found.p_value:.2g}."
+            f"[{found.low:.2f}, {found.high:.2f}], corrected p = {found.p_value:.2g}."
         )
     verb = "beats" if found.better > 0 else "loses to"
     low, high = sorted((abs(found.low), abs(found.high)))
