@@ -11,7 +11,7 @@ import scalecut
 ROWS = [
     ["errors"],
     ["regression", "stats", "measures", "cache", "page", "receptive", "twins", "padding",
-     "agreement", "published"],
+     "agreement", "published", "notebook"],
     ["images", "layers", "models", "figures"],
     ["annotations", "scenes", "features", "pixels", "charts", "contests", "surgery", "verdict",
      "thumbnails"],

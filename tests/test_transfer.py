@@ -568,3 +568,10 @@ def probed(layers, r2):
     # another line comes first, so that rows of the table are not those of the layers
     other = made_up(None, r2[::-1], layers=own, noise=np.zeros((len(r2), 50)), weights="random")
     return curve_of(other, line, layers=own)
+
+
+def test_result_shows_itself_in_a_notebook(everyone):
+    shown = everyone._repr_html_()
+    assert shown.count('<img src="data:image/png;base64,') == 1
+    assert shown.count("<tr") == len(everyone.summary()) + 1
+    assert everyone.finding().split(",")[0] in shown

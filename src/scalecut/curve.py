@@ -14,6 +14,7 @@ from .errors import DataError
 from .figures import curve_drawing
 from .images import ImageSet, LeftOut
 from .layers import SOFTMAX, ProbePoint
+from .notebook import html_of
 from .page import page_figure
 from .scores import MEAN, Scores
 from .stats import Fall, Peak, fall, interval, peak
@@ -158,6 +159,11 @@ class Curve:
     def plot(self, subset: str = MEAN) -> Figure:
         """The curve with its band and controls."""
         return page_figure(curve_drawing(self.table, subset=subset))
+
+    def _repr_html_(self) -> str:
+        shown = ["layer", "alias", "n_features", "r2", "r2_low", "r2_high", "learned", "p_value"]
+        table = self.scores(regressor=self.regressor).reindex(columns=shown)
+        return html_of(self.finding(), table.dropna(axis="columns", how="all"), self.plot())
 
     def learning(self) -> pd.DataFrame:
         """The rows of the network itself by `n_fit`, with as few images as were tried up to all."""

@@ -16,6 +16,7 @@ import copy
 from collections.abc import Set
 from contextlib import suppress
 
+import pandas as pd
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -25,6 +26,7 @@ from .features import pool
 from .inputs import chosen_points
 from .layers import LOGITS, SOFTMAX, ProbePoint, tensors_in
 from .models import Network, Preprocessing, load_network
+from .notebook import html_of
 from .surgery import (
     Maps,
     Trial,
@@ -80,6 +82,20 @@ class CutNetwork(nn.Module):
         self.grad_checkpointing = False
         self.reset_classifier(head, pooling)
         self.stop = stopped(body, point) if way == STOPPED else None
+
+    def _repr_html_(self) -> str:
+        table = pd.DataFrame(
+            {
+                "layer": [self.point.label],
+                "depth": [self.point.depth],
+                "features": [self.num_features],
+                "pooling": [self.pooling],
+                "head": [self.num_classes],
+                "parameters": [sum(each.numel() for each in self.parameters())],
+                "input": [f"{self.preprocessing.height} x {self.preprocessing.width} px"],
+            }
+        )
+        return html_of(f"{type(self.body).__name__}, cut after {self.point.label}", table)
 
     def forward(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n c"]:
         return self.forward_head(self.forward_features(images))

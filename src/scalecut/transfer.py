@@ -19,6 +19,7 @@ from jaxtyping import Float64
 from . import published, verdict
 from .agreement import FEWEST, agreement
 from .contestants import NAMES, SWEEP, TUNED, Source, planned
+from .contests import calibration_drawing
 from .curve import Curve
 from .errors import DataError, LayerError
 from .features import Progress
@@ -28,6 +29,8 @@ from .images import Image, LeftOut
 from .inputs import Look, check_names, chosen_points
 from .layers import LOGITS, SOFTMAX, ProbePoint
 from .models import Network, tensors_sha256
+from .notebook import html_of
+from .page import page_figure
 
 TASKS = ("area", "magnification")
 MODES = ("frozen", "finetune")
@@ -77,6 +80,18 @@ class Transfer:
         }
         order = dict.fromkeys(zip(whole.contestant, whole.layer, strict=True))  # as named
         return pd.DataFrame(columns).loc[list(order)].reset_index()
+
+    def _repr_html_(self) -> str:
+        facts = {"transfer": asdict(self.trial), "layers": self.layers, "n_test": len(self.patches)}
+        facts["n_tiles"] = self.patches.tile.nunique()
+        figure = page_figure(calibration_drawing(self.calibration(), facts))
+        return html_of(self.finding(), self.summary(), figure)
+
+    @property
+    def trial(self) -> Trial:
+        trial = self.provenance["transfer"]
+        assert isinstance(trial, Trial)
+        return trial
 
     def recall(self) -> pd.DataFrame:
         """Share of each magnification's patches that come out as this one: mean over seeds, sd."""

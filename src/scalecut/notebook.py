@@ -1,0 +1,25 @@
+"""How a result shows itself in a notebook: what was found, a table, a figure."""
+
+import base64
+import io
+from html import escape
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+DOTS_PER_INCH = 120
+
+
+def html_of(finding: str, table: pd.DataFrame, figure: Figure | None = None) -> str:
+    """What Jupyter's `_repr_html_` asks for; text from files is escaped, nothing is fetched."""
+    parts = [f"<p><b>{escape(finding)}</b></p>"]
+    if figure is not None:
+        stored = io.BytesIO()
+        figure.savefig(stored, format="png", dpi=DOTS_PER_INCH)
+        source = base64.b64encode(stored.getvalue()).decode()
+        parts.append(
+            f'<img src="data:image/png;base64,{source}" style="width: 100%; max-width: 720px" '
+            f'alt="{escape(finding)}">'
+        )
+    parts.append(table.to_html(index=False, border=0, float_format="{:.3g}".format, na_rep="–"))
+    return "\n".join(parts)
