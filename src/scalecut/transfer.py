@@ -259,16 +259,7 @@ def transfer(
         ways.configurations,
         tuple(source.left_out),
         tuple(unreadable),
-        {
-            "transfer": trial,
-            "training": training if mode == "finetune" else None,
-            "layers": ways.layers,
-            "look": source.look,
-            "weights": network.weights,
-            "tensors_sha256": tensors_sha256(network.module),
-            "preprocessing": network.preprocessing,
-            "n_patches": len(ways.patches),
-        },
+        _provenance(source, ways, trial, training),
     )
 
 
@@ -299,6 +290,20 @@ def _scores(curve: Curve) -> pd.DataFrame:
 
 
 # --- inside --------------------------------------------------------------------------------------
+
+
+def _provenance(source: Source, ways: Ways, trial: Trial, training: Training) -> dict[str, object]:
+    network = source.network
+    return {
+        "transfer": trial,
+        "training": training if trial.mode == "finetune" else None,
+        "layers": ways.layers,
+        "look": source.look,
+        "weights": network.weights,
+        "tensors_sha256": tensors_sha256(network.module),
+        "preprocessing": network.preprocessing,
+        "n_patches": len(ways.patches),
+    }
 
 
 def _point_of(points: Sequence[ProbePoint], layer: str | None) -> ProbePoint | None:
