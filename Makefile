@@ -28,7 +28,7 @@ demo: $(VENV)/ready
 	$(BIN)/scalecut demo
 
 test: $(VENV)/ready
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile
 
 test-data: $(VENV)/ready
 	$(BIN)/python -m pytest -m 'data and slow'
