@@ -21,7 +21,7 @@ $(VENV)/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet uv
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt \
-		--compile-bytecode --editable '.[onnx,finetune]' --group test --group dev --group docs
+		--compile-bytecode --editable '.[onnx,finetune,fast,cluster]' --group test --group dev --group docs
 	touch $@
 
 demo: $(VENV)/ready

@@ -45,16 +45,10 @@ from test_cli import tree
 from test_curve import made_up
 from test_cut import SMALL, images
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 CHAIN, FLATTENING, ATTENDING = "test_cut:Chain", "test_cut:Flattening", "test_cut:Attending"
 WAYS = {CHAIN: "passed on", FLATTENING: "stopped", ATTENDING: "passed on"}
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def whole_of(name, preprocessing=SMALL):
@@ -374,17 +368,26 @@ def test_json_that_is_not_ours_is_refused(folder, text, reason):
 
 @pytest.mark.parametrize(
     "key",
-    ["architecture", "point", "way", "entry", "pooling", "head", "preprocessing", "versions",
+    ["architecture", "point.layer", "way", "entry", "pooling", "head", "num_features",
+     "preprocessing", "proof.whole", "proof.cut", "proof.batch_size", "proof.lines", "versions",
      "files", "format"],
 )  # fmt: skip
 def test_record_that_lacks_something_is_refused_and_says_what(folder, key):
     said = facts_of(folder)
-    del said[key]
+    *outer, name = key.split(".")
+    del (said[outer[0]] if outer else said)[name]
     (folder / "scalecut.json").write_text(json.dumps(said))
     with pytest.raises(DataError) as error:
         load(folder)
     lacking = "it says no format" if key == "format" else f"it lacks {key!r}"
     assert f"scalecut.json cannot be read ({lacking})" in str(error.value)
+
+
+@pytest.mark.parametrize("proof", [None, [], "lines", 5])
+def test_record_with_another_thing_in_the_place_of_the_proof_is_refused(folder, proof):
+    rewrite(folder, proof=proof)
+    with pytest.raises(DataError, match=r"cannot be read \(it lacks 'proof.whole'\)"):
+        bundle.check(folder)
 
 
 @pytest.mark.parametrize("files", [{}, [], ["model.safetensors"], None, 5])
@@ -450,7 +453,7 @@ def test_network_that_changed_under_the_same_versions_is_cut_again(folder):
     "changes",
     [
         {"point": {"layer": "blocks.1"}},
-        {"point": []},
+        {"point": {"layer": "blocks.1", "nonsense": 1}},
         {"pooling": "cls"},
         {"pooling": "sideways"},
         {"head": 4},

@@ -12,6 +12,7 @@ from scalecut.charts import (
     drift_drawing,
     invariance_drawing,
     noise_drawing,
+    printed_drawing,
     scenes_drawing,
 )
 from scalecut.errors import DataError
@@ -347,3 +348,116 @@ def test_empty_table_of_noise_is_refused_with_the_remedy():
         "The table of noise has 0 rows, none of them of a layer. Give the whole table as scalecut "
         "wrote it."
     )
+
+
+# --- the paper's numbers -------------------------------------------------------------------------
+
+KINDS = ("ImageNet weights", "random weights", "random measures")
+MIXED = [f"mixed{number}" for number in range(4)]
+
+
+def of_paper(network="inception_v3", layers=MIXED):
+    """A row of random R² for each kind and layer; the paper's own far below 0 at one."""
+    rng = np.random.default_rng(8)
+    rows = [
+        {"section": "A.2", "network": network, "item": layer, "quantity": f"R², {kind}",
+         "paper": rng.uniform(-1, 1), "ours_as_paper": rng.uniform(-1, 1), "ours": ours,
+         "ours_low": ours - 0.1, "ours_high": ours + 0.05}
+        for kind in KINDS for layer in layers for ours in [rng.uniform(0, 0.9)]
+    ]  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+printed_figure = figure_of(printed_drawing)
+LINES = {
+    "ours": "ridge, ours",
+    "ours_as_paper": "least squares, ours",
+    "paper": "least squares, printed",
+}
+
+
+def test_printed_and_ours_are_lines_over_the_layers_on_the_axis_of_the_paper():
+    table = of_paper()
+    figure = printed_figure(table, "inception_v3")
+    assert titles(figure) == list(KINDS)
+    assert ticks(figure) == MIXED
+    for axes, kind in zip(panels(figure), KINDS, strict=True):
+        for column, label in LINES.items():
+            r2 = found(table, column, quantity=f"R², {kind}")
+            np.testing.assert_allclose(drawn(axes, label).get_ydata(), np.exp(r2) / math.e)
+
+
+def test_band_is_that_of_ours_with_ridge_alone():
+    table = of_paper()
+    axes = panels(printed_figure(table, "inception_v3"))[0]
+    (band,) = axes.collections
+    corners = band.get_paths()[0].vertices
+    for place, row in enumerate(table.head(len(MIXED)).itertuples()):
+        there = corners[corners[:, 0] == place, 1]
+        assert there.min() == pytest.approx(math.exp(row.ours_low - 1))
+        assert there.max() == pytest.approx(math.exp(row.ours_high - 1))
+
+
+def test_layer_that_was_not_read_is_a_gap_beside_what_is_printed():
+    table = of_paper()
+    table.loc[table["item"] == "mixed2", ["ours", "ours_low", "ours_high", "ours_as_paper"]] = (
+        math.nan
+    )
+    for axes in panels(printed_figure(table, "inception_v3")):
+        for column, label in LINES.items():
+            gaps = [0, 0, column != "paper", 0]
+            assert np.isnan(drawn(axes, label).get_ydata()).tolist() == gaps
+
+
+def test_r2_far_below_0_stays_on_the_axis():
+    table = of_paper()
+    table.loc[3, "paper"] = -3861.0
+    axes = panels(printed_figure(table, "inception_v3"))[0]
+    assert drawn(axes, "least squares, printed").get_ydata()[3] == 0
+    assert axes.get_ylim()[0] <= 0
+
+
+def test_only_what_was_printed_is_drawn_of_a_run_that_is_lacking():
+    table = of_paper().assign(**dict.fromkeys(("ours", "ours_as_paper"), math.nan))
+    for axes in panels(printed_figure(table, "inception_v3")):
+        labels = {line.get_label() for line in axes.get_lines()}
+        assert labels & set(LINES.values()) == {"least squares, printed"}
+
+
+def test_kind_that_has_no_number_has_no_panel():
+    table = of_paper()
+    gone = table["quantity"] == "R², random weights"
+    table.loc[gone, ["paper", "ours", "ours_as_paper"]] = math.nan
+    assert titles(printed_figure(table, "inception_v3")) == [KINDS[0], KINDS[2]]
+
+
+def test_layers_of_another_network_and_other_sections_are_not_drawn():
+    other = of_paper("resnet50_v1", ["add_1", "mixed0"])
+    table = pd.concat([of_paper(), other, of_paper(layers=["at mixed8"]).assign(section="3.4")])
+    figure = printed_figure(table, "inception_v3")
+    assert ticks(figure) == MIXED
+    assert figure.texts[0].get_text() == "inception_v3"
+    written(printed_figure(table, "resnet50_v1"))
+
+
+@pytest.mark.parametrize(
+    ("table", "error"),
+    [
+        (of_paper(), "The table has no layer of net. Give one of those that it has."),
+        (
+            of_paper("net").drop(columns="ours_low"),
+            "The table lacks 1 of the columns that a figure needs, the first is 'ours_low'. Give "
+            "paper.csv as scalecut wrote it.",
+        ),
+    ],
+    ids=["network", "column"],
+)
+def test_table_without_a_printed_layer_is_refused_with_the_remedy(table, error):
+    with pytest.raises(DataError) as caught:
+        printed_drawing(table, "net")
+    assert str(caught.value) == error
+
+
+@pytest.mark.parametrize("layers", [["mixed0"], [*MIXED, *LAYERS], DENSENET], ids=len)
+def test_every_text_of_the_papers_figure_is_on_the_page_and_none_touch(layers):
+    check_texts(printed_figure(of_paper(layers=layers), "inception_v3"))

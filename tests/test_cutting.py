@@ -25,6 +25,8 @@ from scalecut.runs import new_run, write_curve
 from test_cli import assert_refused, scalecut, tree
 from test_curve import made_up
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 NETWORKS = """
 import torch
 from torch import nn
@@ -79,7 +81,13 @@ def wide():
     return seeded(12)
 """
 CHAIN = "short_networks:chain"
-WRITTEN = ["README.md", "example.safetensors", "model.safetensors", "scalecut.json"]
+WRITTEN = [
+    "README.md",
+    "example.safetensors",
+    "model.safetensors",
+    "report.html",
+    "scalecut.json",
+]
 LAYERS = ["blocks.0", "blocks.1", "blocks.2", "blocks.3", "pooled", "logits", "softmax"]
 R2 = [0.3, 0.794, 0.8, 0.5, 0.4, 0.3, 0.1]  # the peak is blocks.2; blocks.1 is as good as it
 CHEAPEST = (
@@ -102,15 +110,6 @@ def prepare(folder, patch):
     (folder / "here").mkdir()
     patch.chdir(folder / "here")
     Path("short_networks.py").write_text(NETWORKS)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """With networks as small as these, threads wait for one another most of the time."""
-    usual = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(usual)
 
 
 @pytest.fixture(autouse=True)
@@ -207,7 +206,7 @@ def test_cut_at_a_layer_writes_a_folder_that_gives_the_features_of_the_whole(sho
 
 def test_cut_tells_the_way_the_proof_the_check_and_the_folder(short):
     folder, said = short
-    first, *proof, checked, last = said.splitlines()
+    first, *proof, checked, page, last = said.splitlines()
     assert first == (
         "Cut after blocks.1 (add_2); its forward pass stops at the layer, because code behind it "
         "needs more."
@@ -218,7 +217,17 @@ def test_cut_tells_the_way_the_proof_the_check_and_the_folder(short):
     kept, whole = 8 * 27 + 8 + 2 * one_block, 8 * 27 + 8 + 4 * one_block + 8 * 8 + 8 + 45
     assert f"({100 * kept / whole:.0f} %), multiply-accumulates" in said
     assert checked == f"model.safetensors, read by a fresh process: {SAME}"
-    assert last == "short: 8 features."
+    assert (page, last) == ("Page: short/report.html", "short: 8 features.")
+
+
+def test_page_of_a_cut_is_the_one_that_report_writes_again(short):
+    folder, _ = short
+    first = (folder / "report.html").read_bytes()
+    assert b"cut after blocks.1" in first
+    assert b"exactly equal" in first
+    done = scalecut("report", folder)
+    assert (done.exit_code, done.stdout) == (0, f"{folder / 'report.html'}\n")
+    assert (folder / "report.html").read_bytes() == first
 
 
 def test_cut_without_out_is_named_after_the_network_and_the_layer():
@@ -342,7 +351,7 @@ def test_exporter_that_fails_is_reported_and_the_cut_is_kept(monkeypatch):
     done = cut(CHAIN, "--at", "add_2", "--export", "onnx,torch", "--out", "short")
     assert (done.exit_code, done.stderr) == (0, "")
     said = "No onnx export: An operator is not known. Use it without."
-    assert done.stdout.splitlines()[-2:] == [said, "short: 8 features."]
+    assert done.stdout.splitlines()[-3::2] == [said, "short: 8 features."]
     assert listing("short") == sorted([*WRITTEN, "model.pt2"])
     assert facts()["exports_failed"] == {"onnx": "An operator is not known. Use it without."}
     assert torch.isfinite(load("short")(some_images())).all()

@@ -114,7 +114,7 @@ def test_examples_about_cutting_run_as_they_stand(empty_folder, demo, scenes):
     assert np.isfinite(table.drop(columns="image").to_numpy()).all()
     assert {path.name for path in Path("exported").iterdir()} == {
         "README.md", "curve.png", "example.safetensors", "model.onnx", "model.pt2",
-        "model.safetensors", "scalecut.json",
+        "model.safetensors", "report.html", "scalecut.json",
     }  # fmt: skip
     with PIL.Image.open("exported/curve.png") as picture:
         assert picture.width > 500

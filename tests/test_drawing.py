@@ -20,6 +20,9 @@ from scalecut.features import forward
 from scalecut.inputs import chosen_points
 from scalecut.models import tensors_sha256
 from test_cli import assert_refused, tree
+from test_experiments import files
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 NETWORKS = """
 from collections import OrderedDict
@@ -53,6 +56,7 @@ def deaf():
 """
 MODEL = "painted_networks:network"
 QUICK = ("--size", 32, "--steps", 10)
+TELL_THE_TIME = {"run.json", "report.html"}
 SUBSETS = ("cat", "<b>a/b")  # a name of a class can be anything
 
 
@@ -88,15 +92,6 @@ def directions_run(folder, model=MODEL, sha256=None, layers=("act", "end"), file
     if files:
         np.savez(folder / "rcv.npz", **vectors)
     return vectors
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """With networks as small as these, threads wait for one another most of the time."""
-    usual = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(usual)
 
 
 @pytest.fixture(autouse=True)
@@ -142,10 +137,6 @@ def features_of(run, row):
     points, _ = chosen_points(network, [row["layer"]])
     with forward(network, points, "float32", "cpu") as pooled:
         return pooled(network.preprocessing.tensor(picture[None].copy()))[0][0]
-
-
-def files(folder):
-    return {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()}
 
 
 @pytest.fixture
@@ -227,7 +218,7 @@ def test_command_ends_with_the_run_the_picture_and_what_was_found(done):
 
 def test_same_command_gives_the_same_bytes():
     def all_but_the_time(folder):
-        return {name: (folder / name).read_bytes() for name in files(folder) - {"run.json"}}
+        return {name: (folder / name).read_bytes() for name in files(folder) - TELL_THE_TIME}
 
     asked("--layer", "act", "--unit", "1", out="one")
     asked("--layer", "act", "--unit", "1", out="two")

@@ -21,16 +21,10 @@ from scalecut.export import EXPORTS, export_onnx, export_torch, onnx_features, t
 from scalecut.inputs import chosen_points
 from scalecut.models import Preprocessing, load_network
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 SIDE = 16
 FORMATS = list(EXPORTS)
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 class Plain(nn.Module):

@@ -559,7 +559,9 @@ def test_width_matched_rows_are_no_part_of_a_curve():
         assert written(draws(frame)) == written(without)
 
 
-@pytest.mark.parametrize(("spread", "reach"), [(0.01, 0.03), (0.5, 0.5), (math.nan, 0.03)])
+@pytest.mark.parametrize(
+    ("spread", "reach"), [(0.01, 0.03), (0.5, 0.5), (14.0, 1 - 0.3 / 4), (math.nan, 0.03)]
+)
 def test_band_of_random_weights_reaches_over_the_spread_of_the_twins(spread, reach):
     ridge = panels(curve_figure(with_controls().assign(r2_spread=spread)))[0]
     random, pretrained = (band.get_paths()[0].vertices for band in ridge.collections)

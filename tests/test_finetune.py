@@ -29,20 +29,13 @@ from scalecut.inputs import chosen_points
 from scalecut.models import tensors_sha256
 from scalecut.twins import seeded
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 SIDE = 32
 OWN = Preprocessing(SIDE, SIDE)
 TRAINED, VALIDATED, TESTED = np.arange(33), np.arange(33, 53), np.arange(53, 73)
 PARTS, THREE = Parts(TRAINED, TESTED), Parts(TRAINED, TESTED, VALIDATED)
 QUICK = Training(epochs=3, batch_size=8, learning_rate=1e-2)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """With networks as small as these, threads wait for one another most of the time."""
-    usual = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(usual)
 
 
 class Tiny(nn.Module):

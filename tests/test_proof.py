@@ -18,6 +18,8 @@ from scalecut.errors import DataError, LayerError
 from scalecut.models import Preprocessing, load_network
 from scalecut.proof import Costs, Proof, prove, table
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 SMALL = Preprocessing(height=16, width=16)
 FAST = {"pairs": 1, "batch_size": 2}
 
@@ -135,14 +137,6 @@ def proven(name):
     whole = build()
     cut = cut_after(whole, layer)
     return cut, prove(whole, cut, **FAST)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)  # for networks as small as these, more only wait for each other
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(autouse=True)

@@ -18,8 +18,10 @@ from scalecut.invariance import CHANGES
 from scalecut.record import interval
 from scalecut.report import draw, write_comparison, write_page
 from scalecut.runs import FORMAT, read_facts, write_curve, write_run
-from scalecut.story import MOST_THUMBNAILS, story_of
+from scalecut.story import COLUMNS, MOST_THUMBNAILS, story_of
 from test_charts import of_directions, of_invariance, of_noise, of_scenes
+from test_cli import assert_refused, scalecut
+from test_cli import tree as everything
 from test_contests import FACTS as TRANSFER_FACTS
 from test_contests import swept
 from test_runs import curve, table, tree
@@ -323,7 +325,7 @@ def test_page_of_a_curve_has_its_figures_and_what_to_trust_it_by(tmp_path):
     story = story_of(probe_run(tmp_path))
     assert titles(story) == [
         *("Layer by layer", "What it is evidence of", "Subset by subset"),
-        "Ridge, least squares and the width of a layer",
+        *("Ridge, least squares and the width of a layer", "On the axis of the paper"),
     ]
     assert [section.title for section in story.trust] == [
         *("The command", "What was left out", "Settings, versions and time"),
@@ -401,7 +403,7 @@ def test_transfer_is_told_by_scores_and_differences(tmp_path):
     sections = story_of(transfer_run(tmp_path)).sections
     scores = table_of(sections, "Scores, mean ± spread of fits")
     assert scores.columns == ("contestant", "layer", "kappa")
-    assert [row[2][0] for row in scores.rows] == ["0.60 ± 0.10", "0.30 ± 0.10"]
+    assert [row[2][0] for row in scores.rows] == ["0.60\xa0±\xa00.10", "0.30\xa0±\xa00.10"]
     told = table_of(sections, "Differences").rows
     assert told == [("cut", "scratch", "kappa", 0.3, interval(0.1, 0.5), 0.002, "3 of 3")]
     assert draw(tmp_path) == []
@@ -414,10 +416,100 @@ def test_figures_of_a_transfer_are_in_its_page_and_on_disk(coarse, tmp_path):
     assert titles(story_of(tmp_path)) == ["Cut at every layer", "Transfer"]
 
 
+AGREED = {
+    "metric": ["kappa", "kappa_quadratic"], "rho": [0.7, np.nan], "low": [-0.1, np.nan],
+    "high": [0.9, np.nan], "rho_depth": [0.2, 0.1], "regret": [0.05, 0.0],
+    "regret_last": [0.3, 0.2], "best": ["b", "b"], "foretold": ["c", "b"], "n_layers": [17, 17],
+}  # fmt: skip
+TRIED = {
+    "layers": ["a", "b", "up to b", "up to c"],
+    "mae": [9.0, 7.0, 6.0, 8.0],
+    "kappa": [0.2, 0.6, 0.6, np.nan],
+}
+
+
+def test_page_of_a_sweep_says_whether_the_probe_foretells_it(tmp_path):
+    run = transfer_run(tmp_path)
+    write_run(run, {"agreement": pd.DataFrame(AGREED)}, {}, command="", settings={})
+    story = story_of(run)
+    assert titles(story) == ["Transfer", "Whether the curve foretells it"]
+    found = table_of(story.sections, "Agreement")
+    first, second = (dict(zip(found.columns, row, strict=True)) for row in found.rows)
+    assert first == {
+        "metric": "kappa", "rank correlation": 0.7, "95 %": interval(-0.1, 0.9), "of depth": 0.2,
+        "best layer": "b", "highest in the probe": "c", "loses": 0.05, "last layer loses": 0.3,
+        "layers": 17,
+    }  # fmt: skip
+    assert (second["metric"], second["95 %"]) == ("kappa quadratic", None)
+    assert np.isnan(second["rank correlation"])
+
+
+def test_page_of_what_was_tuned_begins_with_what_was_taken(tmp_path):
+    run = transfer_run(tmp_path)
+    write_run(run, {"configurations": pd.DataFrame(TRIED)}, {}, command="", settings={})
+    found = table_of(story_of(run).sections, "Configurations")
+    assert found.columns == ("layers", "mae", "kappa")
+    assert [row[0] for row in found.rows] == ["b", "up to b", "a", "up to c"]
+    assert found.rows[0] == ("b", 7.0, 0.6)
+    assert np.isnan(found.rows[-1][-1])
+
+
+@pytest.mark.parametrize("has_validation", [False, True])
+def test_page_of_a_training_has_a_row_an_epoch(tmp_path, has_validation):
+    losses = pd.DataFrame(
+        [
+            ("cut", "b", seed, epoch, 4 / epoch + seed, 5 / epoch + seed, epoch == 1 + seed)
+            for seed in range(2)
+            for epoch in (1, 2)
+        ],
+        columns=[
+            *("contestant", "layer", "seed", "epoch", "loss", "validation_loss", "is_used"),
+        ],
+    )
+    if not has_validation:
+        losses["validation_loss"] = np.nan
+    run = transfer_run(tmp_path)
+    write_run(run, {"losses": losses}, {}, command="", settings={})
+    found = table_of(story_of(run).sections, "Losses by epoch")
+    told = [dict(zip(found.columns, row, strict=True)) for row in found.rows]
+    assert [(row["contestant"], row["epoch"], row["fits kept here"]) for row in told] == [
+        *(("cut", 1, 1), ("cut", 2, 1)),
+    ]
+    spread = np.std([0, 1], ddof=1)
+    assert told[0]["loss"] == (f"4.50\xa0±\xa0{spread:.2f}", 4.5)
+    assert [row.get("validation loss") for row in told] == (
+        [(f"{mean:.2f}\xa0±\xa0{spread:.2f}", mean) for mean in (5.5, 3.0)]
+        if has_validation
+        else [None, None]
+    )
+    assert ("validation loss" in found.columns) == has_validation
+    assert write_page(run).is_file()
+
+
+@pytest.mark.parametrize("name", COLUMNS)
+def test_table_of_a_transfer_that_lacks_a_column_is_named(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    transfer_run(Path())
+    last = COLUMNS[name][-1]
+    Path(f"{name}.csv").write_text(",".join(COLUMNS[name][:-1]) + "\n")
+    assert refusal(Path(), act=write_page) == (
+        f"The run '.' has no readable {name}.csv (it lacks the column {last!r}). Run the command "
+        "again."
+    )
+
+
+def test_score_of_a_single_fit_has_no_spread(tmp_path):
+    run = transfer_run(tmp_path)
+    whole = pd.read_csv(run / "transfer.csv")
+    whole[whole.seed == 0].to_csv(run / "transfer.csv", index=False)
+    scores = table_of(story_of(run).sections, "Scores, mean ± spread of fits")
+    assert [row[2] for row in scores.rows] == [("0.50", 0.5), ("0.20", 0.2)]
+
+
 def cut_folder(folder, **facts):
     costs = {"parameters": 4_000_000, "buffers": 0, "macs": 100, "seconds": 0.5, "peak_bytes": 10}
     small = costs | {"parameters": 1_000_000, "macs": 75}
-    whole = dict.fromkeys(NEEDED, "") | {
+    whole = {name: "" for name in NEEDED if "." not in name} | {
         "format": 1,
         "architecture": "net",
         "point": {"layer": "b"},
@@ -443,6 +535,19 @@ def test_cut_has_a_page_with_what_it_saves(tmp_path):
     assert table_of(story.trust, "Files").rows[0] == ("model.safetensors", "abc")
     assert draw(folder) == []
     assert write_page(folder).is_file()
+
+
+@pytest.mark.parametrize("lacking", [name for name in NEEDED if name.startswith("proof.")])
+def test_cut_that_lacks_its_proof_is_refused_in_one_line(tmp_path, monkeypatch, lacking):
+    monkeypatch.chdir(tmp_path)
+    folder = cut_folder(Path("cut"))
+    facts = json.loads((folder / "scalecut.json").read_text())
+    del facts["proof"][lacking.removeprefix("proof.")]
+    (folder / "scalecut.json").write_text(json.dumps(facts))
+    assert refusal(folder, act=write_page) == (
+        f"'cut' holds no cut network: scalecut.json cannot be read (it lacks {lacking!r}). Give a "
+        "folder that `scalecut cut` wrote."
+    )
 
 
 def test_run_tells_of_the_cuts_inside_it(tmp_path):
@@ -544,4 +649,53 @@ def test_folder_in_the_place_of_the_page_is_refused_with_the_remedy(tmp_path):
     assert refusal(run, OutputError, write_page) == (
         f"The page cannot be written to {str(run / 'report.html')!r} (Is a directory). It needs a "
         "folder that can be written to and has space left."
+    )
+
+
+# --- as it is typed ------------------------------------------------------------------------------
+
+
+def asked(*typed):
+    """What `scalecut report` says, which must leave everything as it was."""
+    before = everything()
+    return scalecut("report", *typed), before
+
+
+def test_empty_folder_is_refused_in_one_line(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("empty").mkdir()
+    assert_refused(
+        *asked("empty"),
+        "'empty' holds no curve: it is empty, or was made by another command. Give the folder that "
+        "a probe wrote (--out).",
+    )
+
+
+def test_subset_that_is_not_there_is_refused_in_one_line(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    probe_run(Path("run"))
+    assert_refused(
+        *asked("run", "--subset", "nosuch"),
+        "The run 'run' has no subset 'nosuch'. It has 3: dog, cat, mean. Give --subset one that it "
+        "has, or none.",
+    )
+
+
+@pytest.mark.parametrize("kind", ["run", "cut"])
+def test_newer_format_is_refused_in_one_line(tmp_path, monkeypatch, kind):
+    monkeypatch.chdir(tmp_path)
+    folder = probe_run(Path("run")) if kind == "run" else cut_folder(Path("cut"))
+    file = folder / ("run.json" if kind == "run" else "scalecut.json")
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"format": 9}))
+    what, until = ("The run 'run'", FORMAT) if kind == "run" else ("'cut'", 1)
+    text = f"{what} has format 9, but this version reads up to {until}. Update scalecut."
+    assert_refused(*asked(folder), text)
+
+
+def test_one_folder_is_not_laid_beside_itself(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    probe_run(Path("run"))
+    assert_refused(
+        *asked("--compare", "run"),
+        "--compare lays two runs side by side, but 1 is given. Give two run folders.",
     )

@@ -26,6 +26,7 @@ from scalecut.report import draw
 from scalecut.runs import (
     FORMAT,
     check_place,
+    gathered,
     new_run,
     read_curve,
     read_facts,
@@ -230,6 +231,109 @@ def test_place_is_checked_without_making_anything(tmp_path):
     check_place(tmp_path / "a" / "b" / "run")
     check_place(tmp_path / "run")
     assert tree(tmp_path) == {}
+
+
+# --- beside the runs that a folder holds ---------------------------------------------------------
+
+
+def gather(folder, text="a table"):
+    with gathered(folder) as place:
+        (place / "run.json").write_text(text)
+        (place / "paper.csv").write_text(text)
+        (place / "figures").mkdir()
+        (place / "figures" / "paper.png").write_text(text)
+        return place, tree(folder)
+
+
+@pytest.fixture
+def steps(tmp_path):
+    """A folder that holds a run, and what makes it one of many runs."""
+    make_run(tmp_path / "paper" / "step")
+    (tmp_path / "paper" / "paper.json").write_text("{}")
+    return tmp_path / "paper"
+
+
+def test_what_is_gathered_appears_beside_the_runs_when_it_is_whole(steps):
+    before = tree(steps)
+    place, meanwhile = gather(steps)
+    assert place.parent == steps  # the same disk, so that renaming is enough
+    assert {name for name in meanwhile if not name.startswith(".made-")} == set(before)
+    assert tree(steps) == before | {
+        "run.json": b"a table",
+        "paper.csv": b"a table",
+        "figures": None,
+        "figures/paper.png": b"a table",
+    }
+
+
+def test_run_json_comes_last_so_that_it_vouches_for_the_rest(steps, monkeypatch):
+    moved, replace_ = [], Path.replace
+
+    def noted(self, target):
+        moved.append(Path(target).relative_to(steps).as_posix())
+        return replace_(self, target)
+
+    monkeypatch.setattr(Path, "replace", noted)
+    gather(steps)
+    assert moved[-1] == "run.json"
+    assert sorted(moved) == ["figures/paper.png", "paper.csv", "run.json"]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError, DataError])
+def test_gathering_that_is_broken_off_changes_nothing(steps, error):
+    gather(steps, "earlier")
+    before = tree(steps)
+    with pytest.raises(error), gathered(steps) as place:
+        (place / "run.json").write_text("half")
+        raise error
+    assert tree(steps) == before
+
+
+def test_what_was_gathered_earlier_is_replaced_file_by_file(steps):
+    for text in ("earlier", "later"):
+        gather(steps, text)
+    found = tree(steps)
+    assert {found[name] for name in ("run.json", "paper.csv", "figures/paper.png")} == {b"later"}
+    assert found["step/run.json"] == b"a run"
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (
+            OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)),
+            "The disk of {run!r} is full. Free space or give --out another place; computed "
+            "features are cached, so the same command goes on from there.",
+        ),
+        (
+            OSError(errno.EROFS, "Read-only file system"),
+            "{run!r} cannot be written (Read-only file system). Give --out a folder that can.",
+        ),
+        (OutputError("said by the figures."), "said by the figures."),
+    ],
+    ids=["full", "read-only", "ours"],
+)
+def test_gathering_that_cannot_be_written_says_where_and_what_to_do(steps, error, told):
+    before = tree(steps)
+    with pytest.raises(OutputError) as caught, gathered(steps):
+        raise error
+    assert str(caught.value) == told.format(run=str(steps))
+    assert tree(steps) == before
+
+
+def test_nothing_is_gathered_where_there_is_no_folder(tmp_path):
+    with pytest.raises(OutputError) as caught, gathered(tmp_path / "none"):
+        pytest.fail("the block must not be entered")
+    assert str(caught.value) == (
+        f"'{tmp_path / 'none'}' cannot be written (No such file or directory). Give --out a folder "
+        "that can."
+    )
+
+
+def test_run_is_no_place_for_many_runs(tmp_path):
+    make_run(tmp_path / "run")
+    with pytest.raises(OutputError, match="holds no paper of scalecut, so it is not replaced"):
+        check_place(tmp_path / "run", "paper")
 
 
 # --- what is written -----------------------------------------------------------------------------

@@ -27,6 +27,8 @@ from scalecut.transfer import ALL, COLUMNS, beside_the_paper, transfer
 from scalecut.verdict import METRICS, Difference, metrics, sentence, tile_metrics
 from test_curve import curve_of, made_up
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 SIDE = 32
 AREAS = {10.0: 30.0, 20.0: 90.0, 40.0: 250.0}  # px, by magnification
 N_TILES = {"train": 6, "validation": 1, "test": 6}
@@ -61,15 +63,6 @@ class Planted(nn.Module):
 
     def forward(self, x):
         return self.fc(self.blocks(self.stem(x)).mean((2, 3)))
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """With networks as small as these, threads wait for one another most of the time."""
-    usual = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(usual)
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -25,19 +25,12 @@ from scalecut.bundle import keep
 from scalecut.proof import prove
 from scalecut.transformer import features_table, pictures_in, transform
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 HEIGHT, WIDTH = 32, 40
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
 RGB = Preprocessing(HEIGHT, WIDTH, MEAN, STD, "bicubic")
 BGR = Preprocessing(HEIGHT, WIDTH, MEAN, STD, "bilinear", channels="bgr")
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """With networks as small as these, threads wait for one another most of the time."""
-    usual = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(usual)
 
 
 @pytest.fixture(autouse=True)

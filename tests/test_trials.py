@@ -1,6 +1,8 @@
 """The commands about transfer as they are typed, on made-up tiles with a tiny network."""
 
 import json
+import re
+import shutil
 import sys
 from pathlib import Path
 
@@ -8,12 +10,13 @@ import numpy as np
 import pandas as pd
 import PIL.Image
 import pytest
-import torch
 
 from scalecut.console import OUT
 from scalecut.runs import read_facts, read_patches
 from test_cli import assert_refused, scalecut, tree
 from test_cutting import NETWORKS, run_of
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 CHAIN = "short_networks:chain"
 SIDE, N_TILES = 96, 10
@@ -49,14 +52,6 @@ CUT = ["patches", "tiles", "--masks", "masks", "--split", "split.csv", "--size",
 CUT += ["--magnifications", "20,40", "--grid", "2", "--out", "patches"]
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    usual = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(usual)
-
-
 @pytest.fixture(scope="module")
 def here(tmp_path_factory):
     """A folder with tiles, patches, a network and the run of a probe, all only read."""
@@ -79,6 +74,34 @@ def transfer(*words, out="out"):
 
 
 # --- patches -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("side", "levels", "reason"),
+    [
+        (
+            SIDE, 256, r"its mask t0.png: it has 256 levels in \d+ regions, as a photograph has; "
+            "give a mask of two levels, or of one level a nucleus",
+        ),
+        (9, 2, "it has 96 x 96 pixels, its mask 9 x 9; give a mask of the same size"),
+    ],
+    ids=["photographs", "of another size"],
+)  # fmt: skip
+def test_masks_none_of_which_can_be_used_are_refused(here, tmp_path, side, levels, reason):
+    write_tiles(tmp_path)
+    rng = np.random.default_rng(0)
+    for mask in (tmp_path / "masks").iterdir():
+        pixels = rng.integers(0, levels, (side, side)) * (255 // (levels - 1))
+        PIL.Image.fromarray(pixels.astype(np.uint8)).save(mask)
+    folders = tmp_path / "tiles", "--masks", tmp_path / "masks"
+    done = scalecut("patches", *folders, "--out", tmp_path / "out")
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert re.fullmatch(
+        rf"scalecut: None of the tiles of {tmp_path}/tiles can be used. {N_TILES} were left out, "
+        rf"the first t0.png: {reason}\.\n",
+        done.stderr,
+    )
+    assert not (tmp_path / "out").exists()
 
 
 def test_patches_are_as_many_at_each_magnification_with_a_grid(here):
@@ -284,3 +307,14 @@ def test_transfer_that_cannot_be_made_is_refused_in_one_line(here, words, text):
         run_of("other", model="short_networks:wide")
     before = tree()
     assert_refused(transfer(*words, out="refused"), before, text)
+
+
+def test_patch_that_is_truncated_is_left_out_and_named(here, tmp_path):
+    patches = shutil.copytree("patches", tmp_path / "patches")
+    torn = read_patches(patches).patch.iloc[0]
+    (patches / torn).write_bytes((patches / torn).read_bytes()[:-200])
+    words = ("--contestants", "pretrained,cut", "--at", "blocks.1", "--seeds", "2")
+    done = transfer("--data", f"patches:{patches}", *words, out=tmp_path / "out")
+    assert (done.exit_code, done.stderr) == (0, "")
+    assert f" left out:\n  {torn}: it is truncated or broken (" in done.stdout
+    assert [item["name"] for item in read_facts(tmp_path / "out")["images_left_out"]] == [torn]

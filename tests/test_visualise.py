@@ -15,18 +15,11 @@ from scalecut.features import forward
 from scalecut.layers import LOGITS, POOLED, SOFTMAX, probe_points
 from scalecut.visualise import COLOURS, axes, painted, pictures, seen, total_variation_slope
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 SIDE, K = 32, 9  # of the pictures, and of the planted filters
 AS_IT_IS = Preprocessing(height=SIDE, width=SIDE, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
 QUICK = {"size": SIDE, "steps": 12}
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """With networks as small as these, threads wait for one another most of the time."""
-    usual = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(usual)
 
 
 def planted_filters():

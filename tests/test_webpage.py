@@ -373,6 +373,21 @@ def test_curve_is_saved_as_csv(run, opened):
         np.testing.assert_allclose([float(row[column]) for row in rows], told, rtol=1e-3, atol=1e-6)
 
 
+def test_axis_of_the_paper_shows_the_same_curve_as_its_exponential(run, opened):
+    tab = opened(run / "report.html")
+    assert tab.locator("[data-figure=curve_exponential] svg").count() == 1
+    _, text = saved(tab, "curve_exponential", "csv")
+    told = pd.DataFrame(csv.DictReader(text.splitlines()))
+    told = told[(told.panel == "Ridge regression") & (told.line == "pretrained")]
+    curve = pd.read_csv(run / "curve.csv", dtype={"target": str})
+    wanted = {"subset": "mean", "regressor": "ridge", "weights": "pretrained", "target": "true"}
+    curve = curve[np.all([curve[name] == value for name, value in wanted.items()], axis=0)]
+    for column, r2 in (("value", curve.r2), ("low", curve.r2_low), ("high", curve.r2_high)):
+        np.testing.assert_allclose(told[column].astype(float), np.exp(r2) / np.e, rtol=1e-3)
+    names = tab.locator("[data-figure=curve_exponential] .name").all_text_contents()
+    assert "R² = 0" in names
+
+
 def test_readings_of_the_layer_are_saved_as_csv(run, opened):
     tab = opened(run / "report.html")
     choose_layer(tab, "kept")

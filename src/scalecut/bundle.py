@@ -38,8 +38,10 @@ MODEL, FACTS, EXAMPLE = "model.safetensors", "scalecut.json", "example.safetenso
 TOLERANCE = 1e-4  # of the largest feature, between a network and its exports
 # fmt: off
 NEEDED = (
-    "architecture", "point", "way", "entry", "pooling", "head", "preprocessing", "versions", "files"
-)
+    "architecture", "point.layer", "way", "entry", "pooling", "head", "num_features",
+    "preprocessing", "proof.whole", "proof.cut", "proof.batch_size", "proof.lines", "versions",
+    "files",
+)  # a name after a dot is one inside the other
 # fmt: on
 BUILT_BY = ("scalecut", "torch", "timm")  # what decides how a network is built
 
@@ -234,11 +236,17 @@ def _check_ours(facts: Any) -> None:
         raise ValueError("it says no format")
     if facts["format"] > FORMAT:
         return
-    lacking = [name for name in NEEDED if name not in facts]
+    lacking = [name for name in NEEDED if not _holds(facts, *name.split("."))]
     files = facts.get("files")
     lacking += [n for n in (MODEL, EXAMPLE) if not isinstance(files, dict) or n not in files]
     if lacking:
         raise ValueError(f"it lacks {lacking[0]!r}")
+
+
+def _holds(facts: Any, name: str, *inside: str) -> bool:
+    if not isinstance(facts, dict) or name not in facts:
+        return False
+    return not inside or _holds(facts[name], *inside)
 
 
 def _remedy(theirs: Mapping[str, str]) -> str:

@@ -3,6 +3,7 @@
 A part that the table does not have is not drawn. Bands are the intervals of the table.
 """
 
+import math
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
 from typing import Any, TypeAlias
@@ -10,10 +11,11 @@ from typing import Any, TypeAlias
 import pandas as pd
 
 from .errors import DataError
-from .figures import Rows, layer_names, lines_of, range_of, rows_of
+from .figures import EXPONENTIAL, Rows, layer_names, lines_of, range_of, rows_of
 from .page import (
     BLUE,
     GREEN,
+    INK,
     QUIET,
     R2,
     VERMILION,
@@ -37,6 +39,8 @@ LINES = (
     Look("", QUIET, ":", "D", 1.8, 0.08),
 )
 HEIGHT = 125.0  # of a panel
+GROUPS = 10  # of images of like scale
+SCALE = Scale("predicted scale", top=0.1)
 
 CHANGES = {"image-size": "Picture resized", "object-scale": "Object cropped in or padded out"}
 ANSWERS = {
@@ -95,6 +99,11 @@ DIRECTIONS = {
         Scale("share", top=0.6),
         "channels_90_shuffled",
     ),
+}
+PRINTED: Looks = {
+    Look("ridge, ours", BLUE, "-", "o", 2.4, 0.18): {"whose": "ours"},
+    Look("least squares, ours", VERMILION, "--", "s", 2.0): {"whose": "ours_as_paper"},
+    Look("least squares, printed", INK, ":", "D", 1.8): {"whose": "paper"},
 }
 BY_CHANCE = Look("shuffled measure", QUIET, ":", "", 1.8)
 
@@ -214,6 +223,73 @@ def directions_drawing(table: pd.DataFrame) -> Drawing:
     own = _looks("is_own", {True: "the same subset", False: "another subset"})
     panels += _panel("Fitted to one subset, tested on", R2, means, names, own)
     return Drawing(rows[0]["model"], _caption(rows), [*names.values()], panels)
+
+
+def predicted_drawing(predictions: pd.DataFrame, model: str, layer: str, label: str) -> Drawing:
+    """True against predicted scale of what one layer tells, class by class.
+
+    The places are groups of about as many images of like scale; a point is the mean of what is
+    predicted for those of a class while they were held out, the band from their 10th to their 90th
+    percentile, and the dotted line is the truth.
+
+    Args:
+        predictions: as `Curve.predictions` gives it.
+        label: what the layer is called.
+
+    Raises:
+        DataError: if a column is not there, or no image of this layer was held out.
+    """
+    columns = ("subset", "measure", "layer", "predicted")
+    rows_of(predictions, columns, (), ("table of predictions", "predictions.parquet"))
+    here = predictions.loc[predictions.layer == layer].dropna(subset=["predicted"])
+    if here.empty:
+        raise DataError(f"There is no prediction of {layer!r}. Give a layer of the run.")
+    tenths = pd.qcut(here.measure, GROUPS, labels=False, duplicates="drop")
+    centres = here.measure.groupby(tenths).mean()
+    looks: Looks = {Look("true", INK, ":", "", 1.8): {"subset": ""}}
+    looks |= {
+        replace(named_look(subset, number), band_opacity=0.1): {"subset": subset}
+        for number, subset in enumerate(dict.fromkeys(here.subset))
+    }
+    rows: Rows = [{"place": at, "subset": "", "value": each} for at, each in centres.items()]
+    for (subset, at), each in here.groupby(["subset", tenths], sort=False).predicted:
+        low, high = each.quantile([0.1, 0.9])
+        rows.append({"place": at, "subset": subset, "value": each.mean(), "low": low, "high": high})
+    lines = lines_of(rows, centres.index, looks, x="place")
+    panel = Panel(f"Told by {label}, of images that were held out", SCALE, lines, 210.0)
+    names = [f"{centre:.2g}" for centre in centres]
+    caption = f"n = {len(here):,} images, in {len(centres)} groups of like scale"
+    return Drawing(model, caption, names, [panel], axis_name="true scale, mean of the group")
+
+
+def printed_drawing(table: pd.DataFrame, network: str) -> Drawing:
+    """The paper's R² by layer and ours, by its method and by ridge, on its axis.
+
+    Args:
+        table: as `paper.beside` gives it.
+        network: whose layers.
+
+    Raises:
+        DataError: if a column is not there, or the table has no layer of this network.
+    """
+    columns = ("section", "network", "item", "quantity", "paper", "ours_as_paper", "ours")
+    rows = rows_of(table, (*columns, "ours_low", "ours_high"), (), ("table", "paper.csv"))
+    rows = [row for row in rows if (row["section"], row["network"]) == ("A.2", network)]
+    if not rows:
+        raise DataError(f"The table has no layer of {network}. Give one of those that it has.")
+    places = list(dict.fromkeys(row["item"] for row in rows))
+    panels: list[Panel] = []
+    for quantity in dict.fromkeys(row["quantity"] for row in rows):
+        here = [row for row in rows if row["quantity"] == quantity]
+        long = [
+            {"layer": row["item"], "whose": whose, "value": row[whose]}
+            | ({"low": row["ours_low"], "high": row["ours_high"]} if whose == "ours" else {})
+            for row in here
+            for whose in ("ours", "ours_as_paper", "paper")
+            if not math.isnan(row[whose])
+        ]
+        panels += _panel(quantity.removeprefix("R², "), EXPONENTIAL, long, places, PRINTED)
+    return Drawing(network, "R² by layer   ·   printed, and found here", places, panels)
 
 
 def _means(rows: Rows, kind: str, kind_of: Callable[[dict[str, Any]], bool]) -> Rows:

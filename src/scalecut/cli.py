@@ -54,8 +54,10 @@ from .options import (
     with_input,
 )
 from .probe import probe as probe_layers
+from .replication import about_paper
 from .report import draw, write_comparison, write_page
 from .scenes import made_up_scenes
+from .streams import probe_stream
 from .terminal import (
     LAYER_COLUMNS,
     bars,
@@ -187,6 +189,9 @@ def probe(
     learning_curve: Annotated[
         bool, typer.Option("--learning-curve", help="Also probe with 1/8, 1/4, 1/2 of the images.")
     ] = False,
+    stream: Annotated[
+        bool, typer.Option("--stream", help="Keep sums alone, no features: for 10,000s of images.")
+    ] = False,
     input_size: InputOption = "",
     mean: MeanOption = "",
     std: StdOption = "",
@@ -207,13 +212,18 @@ def probe(
       scalecut probe vit_small_patch16_224 --data csv:lesions.csv --out runs/lesions
       scalecut probe mypackage.nets:factory --weights best.pth --data masks:cells --objects mean
       scalecut probe resnet50 --data scenes --match-width 32 --learning-curve
+      scalecut probe resnet50 --data csv:tiles.csv --stream
     """
     settings = {name: value for name, value in locals().items() if name not in ("out", "as_json")}
     folder = place(out, model)
     network = load_network(model, weights=weights, allow_partial=allow_partial, seed=seed)
+    network = with_input(network, input_size, mean, std, interpolation)
+    if stream:
+        probe_stream(network, folder, settings, as_json=as_json)
+        return
     with bars(ERR, quiet=as_json) as progress:
         curve = probe_layers(
-            with_input(network, input_size, mean, std, interpolation),
+            network,
             data,
             layers=listed(layers),
             subsets=listed(subset),
@@ -275,6 +285,7 @@ about_cuts(app)
 beyond_the_curve(app)
 about_transfer(app)
 about_drawing(app)
+about_paper(app)
 
 
 @app.command()

@@ -3,7 +3,9 @@
 import json
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,7 @@ from .images import LeftOut
 OUT = Console(highlight=False, markup=False, emoji=False)
 ERR = Console(stderr=True, highlight=False, markup=False, emoji=False)
 MOST_LINES = 5  # of things left out, in the closing lines; run.json has them all
+_TYPED: ContextVar[tuple[str, ...] | None] = ContextVar("_TYPED", default=None)
 
 
 class Commands(TyperGroup):
@@ -59,15 +62,32 @@ def place(out: Path | None, name: str) -> Path:
 
 
 def command() -> str:
-    """The command as it was typed."""
-    return shlex.join(["scalecut", *sys.argv[1:]])
+    """The command as it was typed, or as a command that runs others would have it typed."""
+    typed = _TYPED.get()
+    return in_words(sys.argv[1:] if typed is None else typed)
+
+
+@contextmanager
+def typed(arguments: Sequence[str]) -> Iterator[None]:
+    """Inside, `command` is `scalecut` with these arguments."""
+    before = _TYPED.set(tuple(arguments))
+    try:
+        yield
+    finally:
+        _TYPED.reset(before)
+
+
+def in_words(arguments: Sequence[str]) -> str:
+    """A command as one would type it into a shell."""
+    return shlex.join(["scalecut", *arguments])
 
 
 def print_left_out(items: Sequence[LeftOut], what: str) -> None:
     """Name the first few of what was left out, with the reason."""
     if not items:
         return
-    OUT.print(f"{len(items)} {what if len(items) > 1 else what.removesuffix('s')} left out:")
+    one = "patch" if what == "patches" else what.removesuffix("s")
+    OUT.print(f"{len(items)} {what if len(items) > 1 else one} left out:")
     for item in items[:MOST_LINES]:
         OUT.print(f"  {item.name}: {item.reason}", soft_wrap=True)
     if len(items) > MOST_LINES:

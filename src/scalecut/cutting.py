@@ -31,6 +31,7 @@ from .options import (
     with_input,
 )
 from .proof import prove
+from .report import PAGE, write_page
 from .scores import MEAN
 from .terminal import bars
 from .transformer import Features, features_table, pictures_in
@@ -89,6 +90,11 @@ def cut_at(
     folder = out or Path("cuts") / f"{whole.name}-{layer}".replace("/", "_").replace(":", "_")
     runs.check_place(folder, "cut")
     checked: dict[str, float] = {}
+
+    def finish(written: Path) -> None:
+        checked.update(_checked_afresh(written))
+        write_page(written)
+
     with ERR.status("Cutting") as status:
         cut = cut_after(whole, layer, pooling=pooling, head=head)
         status.update("Comparing with the whole network")
@@ -104,7 +110,7 @@ def cut_at(
             picture=_picture(from_run) if chosen else None,
             exports=exports,
             command=command(),
-            verify=lambda written: checked.update(_checked_afresh(written)),
+            verify=finish,
         )
     if as_json:
         facts = bundle.read_facts(folder)
@@ -256,6 +262,7 @@ def _print(
     ends = f"{cut.num_features} features"
     if cut.num_classes:
         ends += f" and a new linear layer of {cut.num_classes} outputs, to be trained"
+    OUT.print(f"Page: {folder / PAGE}", soft_wrap=True)
     OUT.print(f"{folder}: {ends}.", style="bold", soft_wrap=True)
 
 

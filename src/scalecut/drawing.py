@@ -20,7 +20,7 @@ from . import report, runs
 from .console import ERR, OUT, command, place, print_json, print_left_out, print_run, records
 from .errors import DataError, LayerError, ModelError
 from .figures import STYLE
-from .inputs import TWIN_IMAGES, Look, chosen_points, twin_of
+from .inputs import chosen_points, comparable
 from .layers import ProbePoint
 from .models import Network, load_network, tensors_sha256
 from .options import (
@@ -34,7 +34,6 @@ from .options import (
     listed,
 )
 from .page import INK, QUIET, TYPE, TYPE_SMALL, shortened
-from .scenes import made_up_scenes
 from .terminal import bars, plain_table
 from .visualise import SIZE, STEPS, Pictures, axes, pictures
 
@@ -106,7 +105,8 @@ def visualise(
             "them all."
         )
     folder = place(out, f"{model}-pictures")
-    network = _network(model, weights, allow_partial, seed)
+    loaded = load_network(model, weights=weights, allow_partial=allow_partial, seed=seed)
+    network = comparable(loaded, seed)
     points, left_out = chosen_points(network, listed(layer))
     if not points:
         raise LayerError(
@@ -160,13 +160,6 @@ def _numbers(text: str) -> list[int]:
     if wrong:
         raise DataError(f"{wrong[0]!r} is no unit. Give whole numbers from 0, such as 0,1,2.")
     return list(dict.fromkeys(map(int, listed(text))))
-
-
-def _network(model: str, weights: str, allow_partial: bool, seed: int) -> Network:
-    network = load_network(model, weights=weights, allow_partial=allow_partial, seed=seed)
-    if network.weights.kind == "random":  # the same kind of network as that of `scalecut rcv`
-        return twin_of(network, made_up_scenes(TWIN_IMAGES, seed=seed), Look(), seed)
-    return network
 
 
 def _of_units(points: Sequence[ProbePoint], units: Sequence[int]) -> list[_Wanted]:

@@ -17,13 +17,12 @@ from .errors import DataError
 from .images import ImageSet, LeftOut
 from .inputs import (
     LEAST_IMAGES,
-    TWIN_IMAGES,
     Look,
     Reading,
     check_names,
     chosen_points,
+    comparable,
     images_of,
-    twin_of,
 )
 from .instrument import PLACES, instrument
 from .invariance import CHANGES
@@ -56,7 +55,6 @@ from .options import (
 )
 from .padding import PADDINGS
 from .report import draw, write_page
-from .scenes import made_up_scenes
 from .terminal import bars, quantity_table, size_table
 
 PaddingOption = Annotated[
@@ -268,7 +266,10 @@ def rcv(
             points,
             repeats=repeats,
             target_class=target_class or None,
-            **asdict(look),
+            fit=look.fit,
+            precision=look.precision,
+            device=look.device,
+            batch_size=look.batch_size,
             seed=seed,
             progress=progress,
         )
@@ -306,9 +307,7 @@ def _network(
 ) -> tuple[Network, list[ProbePoint], tuple[LeftOut, ...]]:
     """The network, the layers that it can answer for, and those that it cannot."""
     loaded = load_network(model, weights=weights, allow_partial=allow_partial, seed=seed)
-    network = with_input(loaded, input_size)
-    if network.weights.kind == "random":  # the same kind of network as the twins of a probe
-        network = twin_of(network, made_up_scenes(TWIN_IMAGES, seed=seed), Look(), seed)
+    network = comparable(with_input(loaded, input_size), seed)
     points, left_out = chosen_points(network, listed(layers))
     return network, points, left_out
 

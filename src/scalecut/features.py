@@ -11,7 +11,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 
 import numpy as np
@@ -21,7 +21,10 @@ from jaxtyping import Bool, Float32, UInt8
 from torch import Tensor, nn
 
 from . import cache
-from .errors import DataError, LayerError, ModelError
+from .engines import Calibration, Way, openvino_vectors, resolved_way, torch_vectors, versions
+from .engines import resolved_device as resolved_device  # offered from here as well
+from .engines import resolved_precision as resolved_precision
+from .errors import DataError, LayerError
 from .images import Image, LeftOut, fitted
 from .layers import SOFTMAX, ProbePoint, tensors_in
 from .layers import channel_axis as axis_of_channels
@@ -29,6 +32,8 @@ from .measures import Frame
 from .models import Network, Preprocessing, tensors_sha256
 
 Progress = Callable[[str, int, int], None]  # stage, images done, images in all
+
+CALIBRATION_IMAGES = 90
 
 RECIPE = 1  # part of every cache key: raise it when the same settings would give other vectors
 
@@ -43,6 +48,7 @@ class Extracted:
     precision: str
     n_computed: int  # the other rows came from the cache
     seconds: float
+    engine: str = "torch"
 
 
 class _AllRead(Exception):  # noqa: N818 - not an error: it ends a forward pass early
@@ -111,8 +117,7 @@ def pool(
         return output.mean(dim=(2, 3) if axis == 1 else (1, 2), dtype=torch.float32)
     raise LayerError(
         f"A layer gave a tensor of shape {tuple(output.shape)}; only (n, c, h, w), (n, tokens, "
-        "c) and (n, c) "
-        "can be pooled. Probe a layer before or after it."
+        "c) and (n, c) can be pooled. Probe a layer before or after it."
     )
 
 
@@ -125,23 +130,29 @@ def extract(
     precision: str = "auto",
     batch_size: int = 32,
     device: str = "auto",
+    engine: str = "torch",
     progress: Progress | None = None,
     stage: str = "features",
 ) -> Extracted:
     """The features of all images at all points, from the cache where they are in it.
 
     Args:
-        precision: `float32`, `bfloat16`, or `auto`: bfloat16 where the processor computes in it.
+        precision: `float32`, `bfloat16`, or `auto`: bfloat16 where the processor computes in it;
+            of OpenVINO also `int8`, in ranges that some of the images give.
         device: `auto`, `cpu` or as torch names it.
+        engine: `torch`, `openvino`, or `auto`: what is faster here.
         stage: what the progress is called.
 
     Raises:
         DataError: if no image could be read.
     """
     start = time.perf_counter()
-    precision, device = resolved_precision(precision, device), resolved_device(device)
-    setting = cache.setting_hash(_setting(network, fit, precision, device))
+    way = resolved_way(engine, precision, device)
     keys, unreadable = _content_keys(images)
+    calibration = None
+    if way.precision == "int8":
+        calibration = calibration_of([images[i] for i in keys], network.preprocessing, fit)
+    setting = cache.setting_hash(_setting(network, fit, way, calibration))
     table = _Table(points, sorted(set(keys.values())))
     for shard in cache.shards(setting):
         table.fill(shard.images, shard.matrices)
@@ -150,7 +161,7 @@ def extract(
     n_done, n_computed = len(keys) - len(pending), 0
     if progress:
         progress(stage, n_done, len(keys))
-    with forward(network, points, precision, device) as pooled:
+    with forward(network, points, way.precision, way.device, way.engine, calibration) as pooled:
         for numbers, batch, bad in decoded(
             images, pending, network.preprocessing, fit, batch_size=batch_size
         ):
@@ -177,7 +188,7 @@ def extract(
         for i in map(int, np.flatnonzero(~is_read))
     )
     seconds = time.perf_counter() - start
-    return Extracted(matrices, is_read, left_out, precision, n_computed, seconds)
+    return Extracted(matrices, is_read, left_out, way.precision, n_computed, seconds, way.engine)
 
 
 class _Table:
@@ -210,34 +221,36 @@ class _Table:
 
 @contextmanager
 def forward(
-    network: Network, points: Sequence[ProbePoint], precision: str, device: str
+    network: Network,
+    points: Sequence[ProbePoint],
+    precision: str,
+    device: str,
+    engine: str = "torch",
+    calibration: Calibration | None = None,
 ) -> Iterator[Callable[[Tensor], list[Float32[np.ndarray, "n d"]]]]:
-    """A function from a batch to its features at `points`, computed no further than the last."""
+    """A function from a batch to its features at `points`; `calibration` is for int8."""
     module = copy.deepcopy(network.module).eval().to(device)
-    module = module.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-    kind = torch.device(device).type
+    taps = _Taps(module, points, ends_early=engine == "torch")
+    if engine == "torch":
+        yield torch_vectors(taps, precision, device)
+        return
+    layers, setting = [_stored_name(point) for point in points], _network_setting(network)
+    example = network.example().to(device)
+    yield openvino_vectors(taps, layers, example, setting, precision, calibration)
 
-    with pooled_outputs(module, points) as outputs, _ending_early(module, points, outputs):
 
-        def pooled(batch: Tensor) -> list[np.ndarray]:
-            outputs.clear()
-            batch = batch.to(device, memory_format=torch.channels_last)
-            with (
-                torch.inference_mode(),
-                torch.autocast(kind, torch.bfloat16, enabled=precision == "bfloat16"),
-            ):
-                try:
-                    module(batch)
-                except _AllRead:
-                    pass
-                except torch.OutOfMemoryError as error:
-                    raise ModelError(
-                        f"A batch of {len(batch)} does not fit into the memory of {device}. "
-                        f"Give a smaller one, such as --batch-size {max(1, len(batch) // 2)}."
-                    ) from error
-            return [outputs[point.layer].float().cpu().numpy() for point in points]
+def calibration_of(images: Sequence[Image], preprocessing: Preprocessing, fit: str) -> Calibration:
+    """Some of the images, evenly chosen, as int8 takes its ranges from them."""
+    numbers = np.linspace(0, len(images) - 1, min(len(images), CALIBRATION_IMAGES))
+    chosen = [images[number] for number in numbers.round().astype(int)]
+    keys = [image.key() for image in chosen]
+    shown = {"preprocessing": asdict(preprocessing), "fit": fit}
 
-        yield pooled
+    def batches() -> Iterator[Tensor]:
+        for _, batch, _ in decoded(chosen, range(len(chosen)), preprocessing, fit, batch_size=8):
+            yield batch
+
+    return Calibration(cache.setting_hash({"images": keys, **shown}), batches)
 
 
 def decoded(
@@ -311,38 +324,6 @@ def answerable(
     return [point for point in points if point.layer in fine], left_out
 
 
-def resolved_precision(precision: str, device: str) -> str:
-    """`auto` as float32 or bfloat16: the second where the processor has instructions for it."""
-    if precision in ("float32", "bfloat16"):
-        return precision
-    if precision != "auto":
-        raise ModelError(f"No precision is named {precision!r}. Give auto, float32 or bfloat16.")
-    kind = torch.device(resolved_device(device)).type
-    if kind == "cuda":
-        return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
-    if kind != "cpu":
-        return "float32"
-    return "bfloat16" if torch.cpu._is_avx512_bf16_supported() else "float32"
-
-
-def resolved_device(device: str) -> str:
-    """`auto` as the GPU if there is one, else the processor."""
-    if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        asked = torch.device(device)
-    except RuntimeError as error:
-        raise ModelError(f"No device is named {device!r}. Give auto, cpu, or cuda:0.") from error
-    n_mps = int(torch.backends.mps.is_available())
-    there = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": n_mps}.get(asked.type, 0)
-    if (asked.index or 0) >= there:
-        raise ModelError(
-            f"The device {device!r} is not there: torch sees {there} of this kind. "
-            "Give --device cpu."
-        )
-    return device
-
-
 # --- inside --------------------------------------------------------------------------------------
 
 
@@ -363,6 +344,26 @@ def _pooled(value: object, point: ProbePoint) -> Tensor:
     with torch.no_grad():
         pooled = pool(value, point.channel_axis, point.prefix_tokens)
     return pooled.softmax(dim=1) if point.layer == SOFTMAX else pooled
+
+
+class _Taps(nn.Module):
+    """A network that answers with the pooled outputs of some points.
+
+    Args:
+        ends_early: leaves the network once they are read, which torch.export cannot follow.
+    """
+
+    def __init__(self, module: nn.Module, points: Sequence[ProbePoint], ends_early: bool) -> None:
+        super().__init__()
+        self.module, self.points, self.ends_early = module, points, ends_early
+
+    def forward(self, batch: Tensor) -> tuple[Tensor, ...]:
+        with pooled_outputs(self.module, self.points) as outputs, ExitStack() as until:
+            if self.ends_early:
+                until.enter_context(_ending_early(self.module, self.points, outputs))
+            with suppress(_AllRead):
+                self.module(batch)
+            return tuple(outputs[point.layer] for point in self.points)
 
 
 @contextmanager
@@ -427,22 +428,35 @@ def _causes(network: Network, ruined: Sequence[ProbePoint]) -> dict[str, str]:
     return causes
 
 
-def _setting(network: Network, fit: str, precision: str, device: str) -> dict[str, object]:
-    """Everything that shapes a vector, apart from the image and the layer.
+def _setting(
+    network: Network, fit: str, way: Way, calibration: Calibration | None
+) -> dict[str, object]:
+    """Everything that shapes a vector, apart from the image and the layer."""
+    setting = _network_setting(network) | {
+        "recipe": RECIPE,
+        "fit": fit,
+        "precision": way.precision,
+        "device": torch.device(way.device).type,
+    }
+    if way.engine == "openvino":
+        setting["engine"] = versions(way.precision)
+    if calibration is not None:
+        setting["calibration"] = calibration.name
+    return setting
+
+
+def _network_setting(network: Network) -> dict[str, object]:
+    """Everything about the network that shapes a vector.
 
     Code is no part of a state dict: what the network answers to a fixed input stands for it.
     """
     modules = [name for name, _ in network.module.named_modules()]
     text = re.sub(r"0x[0-9a-f]+", "", str(network.module))  # addresses differ from run to run
     return {
-        "recipe": RECIPE,
         "tensors": tensors_sha256(network.module),
         "modules": cache.setting_hash({"names": modules, "text": text}),
         "answer": _fingerprint(network),
         "preprocessing": asdict(network.preprocessing),
-        "fit": fit,
-        "precision": precision,
-        "device": torch.device(device).type,
         "versions": [torch.__version__, PIL.__version__],
     }
 

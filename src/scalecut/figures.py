@@ -61,7 +61,7 @@ PIXELS = Look("pixels alone", "#6b6a2f", (0, (9, 3)), "", 1.6)
 
 # e^(R²)/e, `graziani2021`: 1 at R² = 1, 1/e at 0, 0 at minus infinity
 EXPONENTIAL = Scale(
-    r"$e^{R^2}\!/\,e$ of mean", lambda r2: np.exp(r2 - 1.0), -math.inf, named={0.0: "R² = 0"}
+    "e^(R²)/e of mean", lambda r2: np.exp(r2 - 1.0), -math.inf, named={0.0: "R² = 0"}
 )
 # n/d between which least squares follows the noise
 INTERPOLATING = (0.5, 2.0)
@@ -344,11 +344,14 @@ def _level(row: dict[str, Any], count: int) -> Line:
 
 
 def _with_spread(rows: Rows) -> Rows:
-    """The same, the interval of random weights as wide as the spread of the twins, or wider."""
+    """The same, the interval of random weights as wide as the spread of the twins, or wider.
+
+    It ends at 1, as R² does.
+    """
     wide: Rows = []
     for row in rows:
         spread = row.get("r2_spread", math.nan) if row["weights"] == "random" else math.nan
-        low, high = row["r2"] - spread, row["r2"] + spread
+        low, high = row["r2"] - spread, np.minimum(1.0, row["r2"] + spread)
         low, high = np.fmin(row["r2_low"], low), np.fmax(row["r2_high"], high)
         wide.append(row | {"r2_low": low, "r2_high": high})
     return wide

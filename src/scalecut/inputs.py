@@ -16,18 +16,22 @@ import torch
 from torch import Tensor
 
 from .annotations import read_images
+from .engines import resolved_way
 from .errors import DataError, LayerError, ModelError, ScalecutError
-from .features import Extracted, Progress, answerable, decoded, extract, resolved_precision
+from .features import Extracted, Progress, answerable, decoded, extract
 from .images import Image, ImageSet, LeftOut
 from .layers import ProbePoint, probe_points, select_layers
 from .measures import Frame, measure_named, share_of
 from .models import Network, permuted_twin, random_twin
+from .regression import decompose, left_group_out, r_squared
 from .scenes import made_up_scenes
 from .scores import MEAN
 
 LEAST_IMAGES = 20  # of one subset: 14 to fit, 6 to test
 LEAST_GROUPS = 4
 TWIN_IMAGES, TWIN_BATCH = 128, 32  # from which a random twin takes its batch-norm statistics
+CHECKED_IMAGES = 128  # in int8 and in float32
+MOST_MOVED = 0.02  # by int8, in R²
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +42,7 @@ class Look:
     precision: str = "auto"
     device: str = "auto"
     batch_size: int = 32
+    engine: str = "torch"
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
@@ -103,10 +108,20 @@ def twin_of(
     )
     batches = (batch.to(network.device) for _, batch, _ in ready if len(batch) > 1)
     on = network.device.type
-    in_bfloat16 = resolved_precision(look.precision, on) == "bfloat16"
+    in_bfloat16 = resolved_way(look.engine, look.precision, on).precision == "bfloat16"
     twin = permuted_twin if kind == "permuted" else random_twin
     with torch.autocast(on, torch.bfloat16, enabled=in_bfloat16):
         return twin(network, seed, batches)
+
+
+def comparable(network: Network, seed: int) -> Network:
+    """The network, or, where its weights are random, a twin such as the probe compares with.
+
+    Its batch norms know made-up scenes, for questions that have other images than a probe, or none.
+    """
+    if network.weights.kind != "random":
+        return network
+    return twin_of(network, made_up_scenes(TWIN_IMAGES, seed=seed), Look(), seed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,6 +247,49 @@ def check_finite(network: Network, features: Extracted) -> None:
                 f"Layer {layer!r} of {network.name} gave values that are not finite for {bad.size} "
                 f"of {len(matrix)} images. Try --precision float32, or choose other --layers."
             )
+
+
+def check_int8(
+    network: Network,
+    image_set: ImageSet,
+    points: Sequence[ProbePoint],
+    look: Look,
+    found: Extracted,
+    stages: "Stages",
+) -> dict[str, object]:
+    """How far int8 moved R² from float32, at the layer where it did most; {} at other precisions.
+
+    Of ridge that predicts the measure of each of some images, evenly chosen, from the other groups:
+    the images, the groups and the engine are the same for both.
+
+    Args:
+        image_set: the images that `found` has rows of.
+
+    Raises:
+        ModelError: if it moved by more than `MOST_MOVED`.
+    """
+    if found.precision != "int8":
+        return {}
+    n = min(len(image_set), CHECKED_IMAGES)
+    numbers = np.linspace(0, len(image_set) - 1, n).round().astype(int)
+    sample = image_set.rows(numbers)
+    in_float32 = replace(look, engine=found.engine, precision="float32")
+    exact = stages.extracted(network, sample.images, points, in_float32, "check of int8").matrices
+    groups = np.unique(sample.group, return_inverse=True)[1]
+
+    def score(matrix: np.ndarray) -> float:
+        rows = matrix.astype(np.float64)
+        predicted = left_group_out(decompose(rows, rows[:0]), sample.measure, groups)
+        return float(r_squared(sample.measure, predicted))
+
+    moved = {layer: score(found.matrices[layer][numbers]) - score(exact[layer]) for layer in exact}
+    layer, most = max(moved.items(), key=lambda item: abs(item[1]))
+    if not abs(most) <= MOST_MOVED:
+        raise ModelError(
+            f"int8 moved R² at {layer!r} of {network.name} by {most:+.3f} from float32, on {n} "
+            f"images; {MOST_MOVED:g} is allowed. Give --precision bfloat16."
+        )
+    return {"int8_moved": round(most, 4), "int8_moved_at": layer, "int8_checked_on": n}
 
 
 def image_facts(image_set: ImageSet) -> dict[str, object]:

@@ -51,8 +51,13 @@ StdOption = Annotated[
 PrecisionOption = Annotated[
     str,
     typer.Option(
-        help="auto, float32 or bfloat16; auto is bfloat16 where the processor computes in it."
+        help="auto, float32, bfloat16, or int8 (of --engine openvino); auto is bfloat16 where the "
+        "processor computes in it."
     ),
+]
+EngineOption = Annotated[
+    str,
+    typer.Option(help="torch, openvino (of scalecut[fast]), or auto: what is faster here."),
 ]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda:0, ...")]
 OutOption = Annotated[Path | None, typer.Option(help="The run folder.")]

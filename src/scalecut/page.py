@@ -239,7 +239,7 @@ def _draw_panel(axes: Axes, panel: Panel, page: Page) -> None:
     axes.set(xlim=(-0.5, len(page.places) - 0.5), ylim=(bottom, top), xticks=[], axisbelow=True)
     pad = 6 + NUMBER_ROW * (panel.numbers is not None)
     axes.set_title(panel.title, loc="left", size=TYPE, weight="bold", color=INK, pad=pad)
-    axes.set_ylabel(scale.label, size=TYPE, color=INK, parse_math=True)
+    axes.set_ylabel(scale.label, size=TYPE, color=INK)
     middle = (ceiling + bottom) / 2
     axes.yaxis.set_label_coords(-52 / page.width, middle, axes.get_yaxis_transform())
     step = _step((ceiling - bottom) / 7.5)

@@ -1,14 +1,16 @@
 """What a run says of itself, as tables of its page: scores, evidence, costs, settings, versions."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Float64
 
 from .figures import REGRESSORS
 from .webpage import Cell, Section, Table
 
+BLANK = "\N{NO-BREAK SPACE}"
 LEFT_OUT = {
     "Images left out": "images_left_out",
     "Layers left out": "layers_left_out",
@@ -101,21 +103,15 @@ def transfer_section(
     """The scores of each way to use the network, and their differences."""
     asked = facts.get("transfer", facts)
     whole = table.loc[table.tile == "all"]
-    by = whole.groupby(["contestant", "layer", "metric"], sort=False).value
-    mean, spread = by.mean().unstack("metric"), by.std().unstack("metric")
+    by = ["contestant", "layer"]
+    metrics = list(dict.fromkeys(whole.metric))
     scores: list[tuple[Cell, ...]] = [
-        (
-            *key,
-            *(
-                (f"{m:.2f} ± {s:.2f}", m)
-                for m, s in zip(mean.loc[key], spread.loc[key], strict=True)
-            ),
-        )
-        for key in mean.index
+        (*key, *(_spread_of(own.value[own.metric == metric]) for metric in metrics))
+        for key, own in whole.groupby(by, sort=False)
     ]
     against: list[tuple[Cell, ...]] = [
         (
-            *(row[name] for name in ("contestant", "other", "metric", "better")),
+            *(row["contestant"], row["other"], _in_words(row["metric"]), row["better"]),
             interval(row["low"], row["high"]),
             row["p_value"],
             f"{row['n_seeds_better']} of {row['n_seeds']}",
@@ -132,9 +128,97 @@ def transfer_section(
         [said],
         tables=[
             Table("Differences", columns, against),
-            Table("Scores, mean ± spread of fits", ("contestant", "layer", *mean.columns), scores),
+            Table("Scores, mean ± spread of fits", (*by, *map(_in_words, metrics)), scores),
         ],
     )
+
+
+def foretold_section(agreed: pd.DataFrame) -> Section:
+    """Whether the probe's curve foretells the score of the network cut at each layer."""
+    told = agreed.assign(**{name: _numbers(agreed[name]) for name in ("rho", "rho_depth")})
+    rows: list[tuple[Cell, ...]] = [
+        (
+            _in_words(row["metric"]),
+            row["rho"],
+            interval(row["low"], row["high"]),
+            row["rho_depth"],
+            *(row[name] for name in ("best", "foretold", "regret", "regret_last", "n_layers")),
+        )
+        for row in told.to_dict("records")
+    ]
+    said = (
+        "The rank correlation, over the layers, of the probe's R² and of the score of the network "
+        "cut there; beside it that of depth, which needs no probe. What is lost is against the "
+        "best layer: by the layer that the probe has highest, and by the last one."
+    )
+    columns = (
+        *("metric", "rank correlation", "95 %", "of depth", "best layer", "highest in the probe"),
+        *("loses", "last layer loses", "layers"),
+    )
+    return Section(
+        "Whether the curve foretells it", [said], tables=[Table("Agreement", columns, rows)]
+    )
+
+
+def tuned_section(configurations: pd.DataFrame) -> Section:
+    """What `tuned` chose among, the one it took first."""
+    metrics = [name for name in configurations if name != "layers"]
+    told = configurations.assign(**{name: _numbers(configurations[name]) for name in metrics})
+    best_first = told.sort_values("kappa", ascending=False, kind="stable").to_dict("records")
+    rows: list[tuple[Cell, ...]] = [
+        (row["layers"], *(row[name] for name in metrics)) for row in best_first
+    ]
+    columns = ("layers", *map(_in_words, metrics))
+    said = (
+        "Each layer alone, and each with all before it, told by predictions of the training part "
+        "from its other groups. The first, of the highest kappa, is tuned; test tiles were not "
+        "looked at."
+    )
+    return Section(
+        "What tuned was chosen from", [said], tables=[Table("Configurations", columns, rows)]
+    )
+
+
+def training_section(losses: pd.DataFrame) -> Section:
+    """The losses of each epoch, over the fits."""
+    by = ["contestant", "layer", "epoch"]
+    kinds = [n for n in ("loss", "validation_loss") if np.isfinite(_numbers(losses[n])).any()]
+    rows: list[tuple[Cell, ...]] = [
+        (
+            *(epoch.to_dict("records")[0][name] for name in by),
+            *(_spread_of(epoch[name]) for name in kinds),
+            int(epoch.is_used.sum()),
+            len(epoch),
+        )
+        for _, epoch in losses.groupby(by, sort=False)
+    ]
+    said = (
+        "Mean squared errors of the target as it is trained on, mean ± spread of the fits. Those "
+        "of the training part are taken while the weights change, those of the validation part "
+        "after each epoch."
+    )
+    columns = (*by, *map(_in_words, kinds), "fits kept here", "fits")
+    return Section("Training", [said], tables=[Table("Losses by epoch", columns, rows)])
+
+
+def _spread_of(column: Iterable[Any]) -> Cell:
+    """Mean ± standard deviation, sorted by the mean; nothing where there is no value."""
+    values = _numbers(column)
+    values = values[np.isfinite(values)]
+    if not len(values):
+        return None
+    mean = float(values.mean())
+    around = f"{BLANK}±{BLANK}{values.std(ddof=1):.2f}" if len(values) > 1 else ""
+    return (f"{mean:.2f}{around}", mean)
+
+
+def _numbers(column: Iterable[Any]) -> Float64[np.ndarray, " n"]:
+    """Of a table as it is read: where a cell of a column is empty, all of its cells are text."""
+    return np.array([np.nan if cell == "" else float(cell) for cell in column])
+
+
+def _in_words(name: str) -> str:
+    return name.replace("_", " ")
 
 
 def cut_section(facts: Mapping[str, Any]) -> Section:
@@ -148,8 +232,8 @@ def cut_section(facts: Mapping[str, Any]) -> Section:
     rows: list[tuple[Cell, ...]] = [
         (name, whole, cut, (f"{100 * cut / whole:.0f} %", cut / whole))
         for name, key in costs.items()
-        for whole, cut in [(proof["whole"][key], proof["cut"][key])]
-        if whole
+        for whole, cut in [(proof["whole"].get(key), proof["cut"].get(key))]
+        if whole and cut is not None
     ]
     lines = [choice["reason"]] if choice else []
     return Section(
@@ -219,4 +303,4 @@ def _flat(name: str, value: Any) -> Iterator[tuple[str, str]]:
 def interval(low: float, high: float) -> Cell:
     if not np.isfinite([low, high]).all():
         return None
-    return (f"{low:.2f}\N{NO-BREAK SPACE}to\N{NO-BREAK SPACE}{high:.2f}".replace("-", "−"), low)
+    return (f"{low:.2f}{BLANK}to{BLANK}{high:.2f}".replace("-", "−"), low)

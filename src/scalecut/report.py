@@ -7,11 +7,10 @@ import matplotlib
 from .errors import OutputError
 from .figures import STYLE
 from .page import page_figure
-from .story import compared, drawings, story_of
+from .story import PAGE, compared, drawings, story_of
 from .webpage import page
 
 DOTS_PER_INCH = 200
-PAGE = "report.html"
 
 
 def draw(run: Path) -> list[Path]:

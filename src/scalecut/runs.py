@@ -30,6 +30,7 @@ MARKS = {
     "run": "run.json",
     "cut": "scalecut.json",
     "patches": "patches.json",
+    "paper": "paper.json",
 }  # the file that says what a folder is
 PACKAGES = ("scalecut", "torch", "timm", "numpy", "scipy", "scikit-learn", "pandas", "pillow")
 # fmt: off
@@ -39,7 +40,7 @@ NAMES = (
 )
 NUMBERS = (
     "p_value", "r2_spread", "learned", "learned_low", "learned_high", "value", "low", "high", "r2",
-    "r2_low", "r2_high",
+    "r2_low", "r2_high", "paper", "ours_as_paper", "ours", "ours_low", "ours_high",
 )
 IMAGE_COLUMNS = (
     "image", "file", "subset", "measure", "left", "top", "right", "bottom", "width", "height",
@@ -82,6 +83,33 @@ def new_run(folder: Path, kind: str = "run") -> Iterator[Path]:
         for rest in (made, earlier):
             if rest is not None:
                 shutil.rmtree(rest, ignore_errors=True)
+
+
+@contextmanager
+def gathered(folder: Path) -> Iterator[Path]:
+    """A place to write what comes beside the runs that `folder` holds.
+
+    Its files appear in `folder` when the block ends without error, `run.json` last.
+
+    Raises:
+        OutputError: if `folder` cannot be written.
+    """
+    made = None
+    try:
+        made = Path(tempfile.mkdtemp(prefix=".made-", dir=folder))
+        yield made
+        files = [path for path in made.rglob("*") if path.is_file()]
+        for path in sorted(files, key=lambda path: path.name == "run.json"):
+            place = folder / path.relative_to(made)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            path.replace(place)
+    except OSError as error:
+        if isinstance(error, OutputError):
+            raise
+        raise OutputError(_unwritable(folder, error)) from error
+    finally:
+        if made is not None:
+            shutil.rmtree(made, ignore_errors=True)
 
 
 def check_place(folder: Path, kind: str = "run") -> None:
@@ -350,6 +378,8 @@ def read_facts(folder: Path) -> dict[str, Any]:
         facts = json.loads((folder / "run.json").read_text(encoding="utf-8"))
         if not isinstance(facts, dict):
             raise ValueError(f"it holds a {type(facts).__name__}")
+        if not isinstance(facts.get("format", 0), int):
+            raise ValueError(f"its format is {facts['format']!r}")
     except (OSError, ValueError) as error:
         raise DataError(
             f"The run {str(folder)!r} has no readable run.json ({error}). Run the probe again."

@@ -19,6 +19,8 @@ from .charts import (
     drift_drawing,
     invariance_drawing,
     noise_drawing,
+    predicted_drawing,
+    printed_drawing,
     scenes_drawing,
 )
 from .contests import calibration_drawing, recall_drawing, sweep_drawing
@@ -34,15 +36,21 @@ from .figures import (
     width_drawing,
 )
 from .images import Image, header
+from .ledger import paper_sections
 from .page import Drawing
+from .paper import INCEPTION, RESNET
 from .record import (
     cut_section,
     evidence_table,
     few_facts,
+    foretold_section,
     interval,
+    labels_of,
     layer_table,
+    training_section,
     transfer_section,
     trust,
+    tuned_section,
 )
 from .scores import MEAN
 from .thumbnails import thumbnail, worth_showing
@@ -56,6 +64,31 @@ DRAWN = {
     "learning": {"learning": learning_drawing},
 }
 CONTESTS = {"sweep": sweep_drawing, "calibration": calibration_drawing, "recall": recall_drawing}
+# the tables behind the scores of a transfer
+BEHIND = {
+    "agreement": foretold_section,
+    "configurations": tuned_section,
+    "losses": training_section,
+}
+COLUMNS: dict[str, tuple[str, ...]] = {
+    "transfer": ("contestant", "layer", "tile", "metric", "value"),
+    "differences": (
+        *("contestant", "other", "metric", "better", "low", "high", "p_value"),
+        *("n_seeds_better", "n_seeds"),
+    ),
+    "agreement": (
+        *("metric", "rho", "low", "high", "rho_depth", "best", "foretold", "regret"),
+        *("regret_last", "n_layers"),
+    ),
+    "configurations": ("layers", "kappa"),
+    "losses": ("contestant", "layer", "epoch", "loss", "validation_loss", "is_used"),
+}  # what the sections of a transfer need; figures look for themselves
+# what stands under the figure of each network of the paper
+PRINTED = {
+    INCEPTION: "InceptionV3: Table A.2 of the paper, and ours as far as the weights at hand go.",
+    RESNET: "ResNet50: the paper's figure, read off to 0.02 on this axis, and ours.",
+}
+PAGE = "report.html"
 # a network without logits has no answers, and sizes less than an octave apart no drift
 NEEDED = {"invariance": ANSWERS, "drift": MOVES}
 NOTES = {
@@ -68,6 +101,17 @@ NOTES = {
         "n/d is the number of images to fit over the number of features. Where the two are about "
         "equal, least squares passes through every image it is fitted to and follows the noise, "
         "whatever the layer knows.",
+    ),
+    "curve_exponential": (
+        "On the axis of the paper",
+        "e^(R²)/e is 1 where R² is 1, 0.37 where R² is 0, and near 0 where a fit is far off, so "
+        "that no value leaves the figure. Here it is that of the mean R².",
+    ),
+    "predicted": (
+        "True against predicted scale",
+        "At the peak, class by class: the mean over images of like scale, and a band that four of "
+        "five of them lie in. Where the lines are flatter than the dotted one, extremes are drawn "
+        "to the mean, as any regression does that is not sure.",
     ),
     "learning": (
         "With fewer images to fit",
@@ -117,11 +161,15 @@ def drawings(run: Path) -> Iterator[tuple[str, Drawing]]:
     if is_cut(run):
         return
     present = [name for name in DRAWN if (run / f"{name}.csv").is_file()]
-    others = ("transfer.csv", "units.csv")
+    others = ("transfer.csv", "units.csv", "paper.csv")
     if (run / "curve.csv").is_file() or not (
         present or any((run / name).is_file() for name in others)
     ):
-        yield from _curve_drawings(runs.read_curve(run), runs.read_facts(run))
+        yield from _curve_drawings(run, runs.read_curve(run), runs.read_facts(run))
+    if (run / "paper.csv").is_file():
+        table = _table(run, "paper")
+        for network in PRINTED:
+            yield network, printed_drawing(table, network)
     for name in present:
         table = _table(run, name)
         for figure, make in DRAWN[name].items():
@@ -157,12 +205,18 @@ def story_of(run: Path, *, subset: str = "", has_thumbnails: bool = True) -> Sto
     if (run / "transfer.csv").is_file():
         tables = _table(run, "transfer"), _table(run, "differences")
         sections.append(transfer_section(*tables, facts))
+        there = [name for name in BEHIND if (run / f"{name}.csv").is_file()]
+        sections += [BEHIND[name](_table(run, name)) for name in there]
     if (run / "units.csv").is_file():
         sections += _painted(run)
+    if (run / "paper.csv").is_file():
+        figures = {name: Shown(name, name, PRINTED[name], drawn[name]) for name in PRINTED}
+        tables = _table(run, "paper"), _table(run, "claims")
+        sections += paper_sections(*tables, figures, facts.get("pages", []))
     sections += [cut_section(bundle.read_facts(path.parent)) for path in _cuts_in(run)]
     story = Story(
         name=run.resolve().name,
-        title=str(facts.get("model") or facts.get("settings", {}).get("model") or "A run"),
+        title=str(facts.get("model") or facts.get("settings", {}).get("model") or _untitled(run)),
         finding=str(facts.get("finding", "")),
         facts=few_facts(facts),
         sections=sections,
@@ -183,6 +237,10 @@ def story_of(run: Path, *, subset: str = "", has_thumbnails: bool = True) -> Sto
         without_readings="" if readings else WITHOUT_READINGS,
         sections=[*_scores_sections(frame, facts), *sections],
     )
+
+
+def _untitled(run: Path) -> str:
+    return "The paper beside ours" if (run / "paper.csv").is_file() else "A run"
 
 
 def compared(one: Path, other: Path) -> Section:
@@ -212,13 +270,20 @@ def compared(one: Path, other: Path) -> Section:
 # --- the curve -----------------------------------------------------------------------------------
 
 
-def _curve_drawings(frame: pd.DataFrame, facts: Mapping[str, Any]) -> Iterator[tuple[str, Drawing]]:
+def _curve_drawings(
+    run: Path, frame: pd.DataFrame, facts: Mapping[str, Any]
+) -> Iterator[tuple[str, Drawing]]:
     yield "curve", curve_drawing(frame, evidence=facts.get("evidence", {}).get(MEAN))
     yield "curve_exponential", exponential_drawing(frame)
     if len(subsets_of(frame)) > 1:
         yield "subsets", subset_drawing(frame)
     if frame.regressor.nunique() > 1:
         yield "width", width_drawing(frame)
+    found, evidence = runs.read_predictions(run), facts.get("evidence", {})
+    if found is not None and MEAN in evidence:
+        peak = str(evidence[MEAN]["peak"])
+        label = labels_of(facts).get(peak, peak)
+        yield "predicted", predicted_drawing(found[1], str(frame.model.iloc[0]), peak, label)
 
 
 def _curves(frame: pd.DataFrame, evidence: Mapping[str, Any]) -> dict[str, Drawing]:
@@ -349,8 +414,12 @@ def _has_any(table: pd.DataFrame, quantities: Collection[str]) -> bool:
 def _table(run: Path, name: str) -> pd.DataFrame:
     runs.read_facts(run)
     try:
-        return runs.read_table(run, name)
+        table = runs.read_table(run, name)
+        lacking = [column for column in COLUMNS.get(name, ()) if column not in table]
+        if lacking:
+            raise ValueError(f"it lacks the column {lacking[0]!r}")
     except (OSError, ValueError) as error:
         raise DataError(
             f"The run {str(run)!r} has no readable {name}.csv ({error}). Run the command again."
         ) from error
+    return table

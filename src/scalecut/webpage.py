@@ -22,7 +22,7 @@ import pandas as pd
 from jaxtyping import Float, Float64
 from markupsafe import Markup
 
-from .page import Drawing, Line, Panel
+from .page import Drawing, Line, Panel, Scale
 from .thumbnails import worth_showing
 
 # Text, a number, or a text with the number that it is sorted by.
@@ -79,6 +79,7 @@ class Section:
     tables: list[Table] = field(default_factory=list)
     pictures: list["Picture"] = field(default_factory=list)
     code: str = ""
+    links: dict[str, str] = field(default_factory=dict)  # to files beside the page, by their name
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -235,11 +236,11 @@ def _panel(panel: Panel) -> dict[str, Any]:
         "title": panel.title,
         "height": panel.height,
         "label": scale.label,
-        "floor": _finite(scale.floor),
+        "floor": _finite(scale.shown(np.array([scale.floor])).item()),
         "bottom": scale.bottom,
         "top": scale.top,
-        "named": [[value, name] for value, name in scale.named.items()],
-        "lines": [_line(line) for line in panel.lines],
+        "named": [[scale.shown(np.array([v])).item(), name] for v, name in scale.named.items()],
+        "lines": [_line(line, scale) for line in panel.lines],
         "marks": [asdict(mark) for mark in panel.marks],
         "numbers": panel.numbers and list(panel.numbers),
         "peak": peak
@@ -251,7 +252,7 @@ def _number_of(lines: list[Line], line: Line) -> int:
     return next(number for number, each in enumerate(lines) if each.look == line.look)
 
 
-def _line(line: Line) -> dict[str, Any]:
+def _line(line: Line, scale: Scale) -> dict[str, Any]:
     return {
         "label": line.look.label,
         "colour": line.look.colour,
@@ -260,7 +261,7 @@ def _line(line: Line) -> dict[str, Any]:
         "width": line.look.width,
         "band": line.look.band_opacity,
         "isLevel": line.is_level,
-        **{name: _rounded(getattr(line, name)) for name in ("values", "low", "high")},
+        **{name: _rounded(scale.shown(getattr(line, name))) for name in ("values", "low", "high")},
     }
 
 

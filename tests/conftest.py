@@ -1,0 +1,13 @@
+"""What test files of several modules share."""
+
+import pytest
+import torch
+
+
+@pytest.fixture(scope="module")
+def one_thread():
+    """With networks as small as these, threads wait for one another most of the time."""
+    usual = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(usual)

@@ -1,0 +1,79 @@
+"""The example notebook runs as it stands, shows what it says, and is stored without output."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+
+FILE = Path(__file__).parents[1] / "docs" / "notebooks" / "scales.ipynb"
+SHOWN = {  # how the last line of a cell begins, and what must stand in what it shows
+    "curve": ("<img src=", "carries the object", "<th>learned</th>"),
+    "short": ("EfficientNet, cut after blocks.", "<td>mean</td>"),
+}
+
+
+@pytest.fixture(scope="module")
+def stored():
+    return nbformat.read(FILE, as_version=4)
+
+
+@pytest.fixture(scope="module")
+def executed(tmp_path_factory):
+    """The notebook after all of its cells ran, in a process and an empty folder of their own."""
+    folder = tmp_path_factory.mktemp("notebook")
+    copy = folder / FILE.name
+    copy.write_bytes(FILE.read_bytes())
+    done = subprocess.run(
+        [Path(sys.executable).with_name("jupyter-execute"), "--inplace", copy],
+        env={**os.environ, "SCALECUT_CACHE": str(folder / "cache"), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return nbformat.read(copy, as_version=4)
+
+
+def code(book):
+    return [cell for cell in book.cells if cell.cell_type == "code"]
+
+
+def ending(book, line):
+    """The cell whose last line begins so."""
+    (cell,) = [cell for cell in code(book) if cell.source.splitlines()[-1].startswith(line)]
+    return cell
+
+
+def html(cell):
+    """What a cell shows as HTML; empty if nothing."""
+    return "".join(output.get("data", {}).get("text/html", "") for output in cell.outputs)
+
+
+def test_notebook_is_stored_without_what_it_shows(stored):
+    nbformat.validate(stored)
+    assert [cell.outputs for cell in code(stored)] == [[]] * len(code(stored))
+    assert {cell.execution_count for cell in code(stored)} == {None}
+
+
+def test_notebook_needs_no_private_name(stored):
+    assert [cell.source for cell in code(stored) if "._" in cell.source] == []
+
+
+@pytest.mark.parametrize("line", SHOWN)
+def test_results_show_themselves(executed, line):
+    shown = html(ending(executed, line))
+    assert [text for text in SHOWN[line] if text not in shown] == []
+
+
+def test_tables_show_themselves(executed):
+    tables = [cell for cell in code(executed) if "pd.DataFrame(" in cell.source]
+    assert len(tables) == 3
+    assert all("<table" in html(cell) for cell in tables)
+
+
+def test_what_is_left_reads_the_share_from_new_scenes(executed):
+    (said,) = ending(executed, "float(scalecut.r_squared").outputs
+    assert float(said.data["text/plain"]) > 0.7

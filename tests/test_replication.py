@@ -1,0 +1,616 @@
+"""The command of the paper: what it plans, and how it goes on, with commands that only pretend."""
+
+import json
+import shutil
+import sys
+from html import escape
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from scalecut import DataError, claims, cli, paper, replication, report, runs
+from scalecut.bundle import FORMAT as CUT_FORMAT
+from scalecut.console import Commands, command, in_words, typed
+from scalecut.ledger import finding, markdown
+from scalecut.paper import (
+    AREAS,
+    COLUMNS,
+    FINETUNED,
+    INCEPTION,
+    MAGNIFICATIONS,
+    MATCHED,
+    NETWORKS,
+    NOISE,
+    PATCHES,
+    RESNET,
+    SECTIONS,
+    SIZES,
+    STAND_IN,
+    cut_of,
+    pictures_of,
+)
+from scalecut.patches import COLUMNS as PATCH_COLUMNS
+from scalecut.replication import ODD_KIDNEYS, about_paper, planned
+from test_claims import differences
+from test_paper import curve, cut, lines_of, noise, planted, resized, transfer
+
+TRANSFERS = [PATCHES, AREAS, MAGNIFICATIONS]
+QUICK = [
+    *NETWORKS, SIZES, NOISE, *map(cut_of, NETWORKS), *TRANSFERS, pictures_of(INCEPTION),
+    pictures_of(RESNET),
+]  # fmt: skip
+WHOLE = [*QUICK[:-2], *(f"{step}{MATCHED}" for step in TRANSFERS), FINETUNED,
+         *map(pictures_of, NETWORKS)]  # fmt: skip
+OUT = Path("runs/paper")
+# enough of each network for every claim
+LAYERS = ["Mixed_5b", "Mixed_7a", "layer1.0", "layer4.1", "blocks.0", "blocks.4", "logits"]
+
+
+def folder(*names):
+    """--data with these folders and, with a suffix, these files of weights."""
+    for name in names:
+        place = Path("data") / name
+        (place.parent if place.suffix else place).mkdir(parents=True, exist_ok=True)
+        if place.suffix:
+            place.touch()
+    return Path("data")
+
+
+def plan(data=None, *, quick=True, seed=0):
+    return {step.name: step for step in planned(data, OUT, quick=quick, seed=seed)}
+
+
+def words(step):
+    return " ".join(step.arguments)
+
+
+@pytest.fixture(autouse=True)
+def own_place(tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.setattr(replication.OUT, "width", 200)
+
+
+# --- what is planned -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("quick", "names"), [(True, QUICK), (False, WHOLE)])
+@pytest.mark.parametrize("there", [(), ("voc-animals", "monuseg")])
+def test_steps_come_in_their_order_whatever_there_is(quick, names, there):
+    assert list(plan(folder(*there) if there else None, quick=quick)) == names
+
+
+def test_step_comes_after_what_it_needs_and_writes_to_a_folder_of_its_own():
+    before = set()
+    for name, step in plan(folder("voc-animals", "nuclei"), quick=False).items():
+        assert set(step.needs) <= before
+        assert step.arguments[-2:] == ("--out", str(OUT / name))
+        before.add(name)
+
+
+def test_nothing_at_hand_leaves_scenes_and_says_what_is_lacking():
+    steps = plan()
+    assert plan(quick=False)[PATCHES + MATCHED].why_not == steps[PATCHES].why_not
+    for network in (INCEPTION, RESNET):
+        assert steps[network].why_not == (
+            "no photographs at hand; give --data a folder with imagenet or voc-animals or VOC2012"
+        )
+    assert steps[PATCHES].why_not == (
+        "no tiles of tissue at hand; give --data a folder with monuseg or nuclei"
+    )
+    for network in (INCEPTION, RESNET):
+        assert steps[pictures_of(network)].why_not
+    assert "--data scenes" in words(steps[STAND_IN])
+    assert "--data scenes" in words(steps[SIZES])
+    assert [name for name, step in steps.items() if step.why_not] == [
+        INCEPTION, RESNET, PATCHES, pictures_of(INCEPTION), pictures_of(RESNET)
+    ]  # fmt: skip
+
+
+def test_folder_that_lacks_something_is_named():
+    steps = plan(folder("other"))
+    assert steps[INCEPTION].why_not.startswith("no photographs in 'data'; give --data")
+    assert steps[PATCHES].why_not.startswith("no tiles of tissue in 'data'; give --data")
+
+
+PHOTOGRAPHS = {
+    ("voc-animals",): ("voc-animals", "dog,cat,horse"),
+    ("VOC2012",): ("VOC2012", "dog,cat,horse"),
+    ("voc-animals", "imagenet"): ("imagenet", "n02058221,n01608432,n04037443"),
+}
+
+
+@pytest.mark.parametrize("there", PHOTOGRAPHS)
+def test_every_network_is_probed_on_the_photographs_of_the_paper_where_they_are(there):
+    steps, (name, classes) = plan(folder(*there)), PHOTOGRAPHS[there]
+    for step in (*NETWORKS, SIZES):
+        assert f"--data voc:{Path('data') / name} --subset {classes}" in words(steps[step])
+    assert not any("scenes" in words(step) for step in steps.values())
+
+
+def test_weights_of_the_folder_are_used_by_their_network_alone():
+    data = folder("voc-animals", "weights/inception_v3.part.safetensors")
+    steps, file = plan(data), str(Path("data") / "weights" / "inception_v3.part.safetensors")
+    for name, step in steps.items():
+        own = name in (INCEPTION, pictures_of(INCEPTION))
+        assert (f"--weights {file} --allow-partial" in words(step)) == own
+        assert "--weights" not in words(step) or own
+    assert steps[pictures_of(RESNET)].why_not
+    assert not steps[pictures_of(INCEPTION)].why_not
+
+
+def test_two_files_of_weights_are_refused_in_one_line():
+    data = folder(*(f"weights/{RESNET}.{part}.safetensors" for part in "ab"))
+    with pytest.raises(DataError) as caught:
+        plan(data)
+    assert str(caught.value) == (
+        "There are 2 files of weights of resnet50_v1 in 'data/weights', resnet50_v1.a.safetensors "
+        "and resnet50_v1.b.safetensors first. Leave one there."
+    )
+
+
+def test_tiles_of_monuseg_are_taken_with_their_split_and_without_the_odd_kidneys():
+    step = plan(folder("monuseg", "nuclei"))[PATCHES]
+    assert words(step).startswith(
+        "patches data/monuseg/images --masks data/monuseg/labels --split data/monuseg/images.csv "
+        f"--leave-out {ODD_KIDNEYS} --seed 0"
+    )
+
+
+def test_tiles_with_their_masks_beside_them_are_taken_as_they_are():
+    steps = plan(folder("nuclei"), quick=False)
+    assert words(steps[PATCHES]).startswith("patches data/nuclei --masks data/nuclei --seed 0")
+    assert "--match-blur" not in steps[PATCHES].arguments
+    assert "--match-blur" in steps[PATCHES + MATCHED].arguments
+
+
+def test_transfer_is_to_the_patches_of_its_own_blur():
+    steps = plan(folder("nuclei"), quick=False)
+    for suffix in ("", MATCHED):
+        for step, task in ((AREAS, "area"), (MAGNIFICATIONS, "magnification")):
+            assert f"--data patches:{OUT / (PATCHES + suffix)} " in words(steps[step + suffix])
+            assert f"--task {task} " in words(steps[step + suffix])
+            assert steps[step + suffix].needs == (PATCHES + suffix, STAND_IN)
+    assert "--mode finetune --raw-target" in words(steps[FINETUNED])
+
+
+def test_quick_asks_for_less_of_the_same():
+    data = folder("voc-animals")
+    quick, whole = plan(data), plan(data, quick=False)
+    assert "--twins 1 --permutations 199" in words(quick[INCEPTION])
+    assert "--twins" not in words(whole[INCEPTION])
+    assert set(quick) < set(whole)
+
+
+def test_seed_reaches_every_step_that_draws():
+    for name, step in plan(folder("voc-animals", "nuclei"), seed=7, quick=False).items():
+        draws = name not in map(cut_of, NETWORKS)  # what is cut was chosen by the probe
+        assert ("--seed 7" in words(step)) == draws
+
+
+@pytest.mark.parametrize("quick", [True, False])
+def test_every_step_can_be_typed(quick):
+    data = folder("voc-animals", "monuseg", "weights/inception_v3.safetensors")
+    whole = typer.main.get_command(cli.app)
+    for name, step in plan(data, quick=quick, seed=3).items():
+        if step.why_not:
+            assert not step.arguments
+            continue
+        verb, *rest = step.arguments
+        made = whole.commands[verb].make_context(verb, rest)  # an unknown option is refused here
+        assert made.params["out"] == OUT / name
+        assert made.params.get("seed", 3) == (0 if verb == "cut" else 3)
+        if verb in ("probe", "visualise", "transfer", "invariance"):
+            assert made.params["model"] in NETWORKS
+
+
+# --- the commands that pretend -------------------------------------------------------------------
+
+
+def prepare(place):
+    """What each command leaves, by the name of its step."""
+    for network in NETWORKS:
+        few = {key: r2 for key, r2 in planted(network).items() if key[-1] in LAYERS}
+        found = curve(network, few, subsets=("dog", "mean"))
+        (place / network).mkdir(parents=True)
+        runs.write_curve(found, place / network, command="", settings={})
+    made = {SIZES: {"invariance": resized()}, NOISE: {"noise": noise()}}
+    made |= {step: {"transfer": transfer(), "differences": differences(0.1)}
+             for step in (AREAS, MAGNIFICATIONS, FINETUNED)}  # fmt: skip
+    made |= {pictures_of(network): {} for network in NETWORKS}
+    for step, tables in made.items():
+        (place / step).mkdir()
+        runs.write_run(place / step, tables, {}, command="", settings={})
+    for network in NETWORKS:
+        facts = {
+            "format": CUT_FORMAT, "architecture": network, "way": "passed on", "entry": "forward",
+            "pooling": "mean", "head": 0, "num_features": 9, "preprocessing": {},
+            **cut(),
+            "files": {"model.safetensors": "", "example.safetensors": ""},
+        }  # fmt: skip
+        facts["proof"] |= {"batch_size": 1, "lines": ["", ""]}
+        (place / cut_of(network)).mkdir()
+        (place / cut_of(network) / "scalecut.json").write_text(json.dumps(facts))
+    rows = {name: np.zeros(3) for name in PATCH_COLUMNS}
+    rows |= {"split": ["train", "train", "test"], "magnification": [10.0, 40.0, 40.0]}
+    (place / PATCHES).mkdir()
+    pd.DataFrame(rows).to_parquet(place / PATCHES / "patches.parquet")
+    (place / PATCHES / "patches.json").write_text("{}")
+    (place / SIZES / "report.html").touch()
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    place = tmp_path_factory.mktemp("prepared")
+    prepare(place)
+    return place
+
+
+@pytest.fixture
+def world(prepared, monkeypatch):
+    """The command among commands that copy what is prepared; `does` has a step do otherwise."""
+    found = SimpleNamespace(calls=[], does={}, versions={"scalecut": "1"}, drawn=[])
+
+    def pretend(context: typer.Context):
+        arguments = [context.info_name.removeprefix("scalecut "), *context.args]
+        out = Path(arguments[arguments.index("--out") + 1])
+        assert command() == in_words(arguments)
+        found.calls.append(out.name)
+        sys.stdout.write(f"what {out.name} prints\n")
+        if out.name in found.does:
+            found.does[out.name]()
+        shutil.rmtree(out, ignore_errors=True)
+        shutil.copytree(prepared / out.name.removesuffix(MATCHED), out)
+        (mark,) = [out / name for name in runs.MARKS.values() if (out / name).is_file()]
+        facts = json.loads(mark.read_text())
+        n = len(found.calls)
+        facts |= {"command": command(), "versions": runs.versions()}
+        facts |= {"written": f"2026-01-01T00:{n // 60:02}:{n % 60:02}+00:00"}
+        mark.write_text(json.dumps(facts))
+
+    found.app = typer.Typer(cls=Commands)
+    about_paper(found.app)
+    as_typed = {"allow_extra_args": True, "ignore_unknown_options": True}
+    for verb in ("probe", "invariance", "cut", "patches", "transfer", "visualise"):
+        found.app.command(verb, context_settings=as_typed)(pretend)
+
+    def seen(place):
+        found.drawn.append({path.name for path in place.iterdir()})
+
+    monkeypatch.setattr(replication, "draw", seen)
+    monkeypatch.setattr(replication, "write_page", seen)
+    monkeypatch.setattr(runs, "versions", lambda: found.versions)
+    folder("voc-animals", "nuclei", "weights/inception_v3.safetensors",
+           "weights/resnet50_v1.safetensors")  # fmt: skip
+    return found
+
+
+@pytest.fixture
+def unread(monkeypatch):
+    """The steps alone: what they left is not told."""
+    monkeypatch.setattr(replication, "read", lambda *given, **settings: paper.Found())
+
+
+def asked(world, *more, data="data"):
+    """What the command gives; an error that is our fault is raised."""
+    world.calls.clear()
+    given = ["paper", "--quick", *(["--data", data] if data else []), *more]
+    result = CliRunner().invoke(world.app, given)
+    if result.exception and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result
+
+
+def facts():
+    return json.loads((OUT / "run.json").read_text(encoding="utf-8"))
+
+
+def unquoted(page):
+    """Quotation marks as they are, however a template writes them."""
+    for written in ("&#34;", "&#39;", "&quot;", "&#x27;"):
+        page = page.replace(written, "'" if "39" in written or "27" in written else '"')
+    return page
+
+
+def raises(error):
+    def do():
+        raise error
+
+    return do
+
+
+# --- running -------------------------------------------------------------------------------------
+
+
+def test_every_step_is_run_once_in_its_order_and_what_it_prints_is_not_shown(world):
+    result = asked(world)
+    assert result.exit_code == 0, result.output
+    assert world.calls == QUICK
+    assert "prints" not in result.stdout
+    done = [line.split(maxsplit=3) for line in result.stdout.splitlines()[: len(QUICK)]]
+    assert [line[:3] for line in done] == [
+        [str(number), "of", str(len(QUICK))] for number in range(1, len(QUICK) + 1)
+    ]
+    assert all(line[3].endswith(": 0 s") for line in done)
+
+
+def test_run_holds_the_tables_of_its_steps_and_how_they_were_made(world):
+    asked(world)
+    found = paper.read(OUT, {}, is_photographs=True)
+    table, judged = paper.beside(found), claims.claims(found)
+    for name, expected in (("paper", table), ("claims", judged)):
+        written = pd.read_csv(OUT / f"{name}.csv", keep_default_na=False, na_values={
+            each: [""] for each in ("paper", "ours_as_paper", "ours", "ours_low", "ours_high")})  # fmt: skip # noqa: E501
+        pd.testing.assert_frame_equal(written, expected, atol=1e-6, rtol=0, check_dtype=False)
+    assert (OUT / "paper.md").read_text(encoding="utf-8") == markdown(table, judged)
+    told = facts()
+    assert told["finding"] == finding(table, judged)
+    assert told["settings"] == {"quick": True, "data": "data", "seed": 0}
+    assert [step["step"] for step in told["steps"]] == QUICK == list(told["stages"])
+    assert told["left_out"] == []
+    by_name = {step["step"]: step["command"] for step in told["steps"]}
+    for name in QUICK:
+        mark = next(
+            OUT / name / each for each in runs.MARKS.values() if (OUT / name / each).exists()
+        )
+        assert json.loads(mark.read_text())["command"] == by_name[name]
+    assert by_name[cut_of(RESNET)] == (
+        f"scalecut cut --from {OUT / RESNET} --rule peak --out {OUT / cut_of(RESNET)}"
+    )
+
+
+def test_figures_and_page_are_made_when_all_tables_are_there(world):
+    asked(world)
+    assert world.drawn == [{"paper.csv", "claims.csv", "run.json", "paper.md"}] * 2
+    assert not list(OUT.glob(".made-*"))
+
+
+def test_page_has_the_claims_the_tables_the_figures_and_the_pages_of_the_steps(world, monkeypatch):
+    monkeypatch.setattr(replication, "draw", report.draw)
+    monkeypatch.setattr(replication, "write_page", report.write_page)
+    monkeypatch.setattr(report, "DOTS_PER_INCH", 20)
+    assert asked(world).exit_code == 0
+    assert facts()["pages"] == [SIZES]
+    figures = {path.name for path in (OUT / "figures").iterdir()}
+    assert figures == {f"{name}.{kind}" for name in (INCEPTION, RESNET) for kind in ("png", "svg")}
+    page = (OUT / "report.html").read_text(encoding="utf-8")
+    assert escape(facts()["finding"]) in page
+    assert f"{SIZES}/report.html" in page
+    judged = pd.read_csv(OUT / "claims.csv")
+    for text in (*judged.claim, *judged.found, *map("{0[0]}: {0[1]}".format, SECTIONS.items())):
+        assert escape(text, quote=False) in unquoted(page), text
+
+
+def test_closing_lines_have_the_claims_the_folder_and_the_finding(world):
+    lines = asked(world).stdout.splitlines()
+    assert lines[-1] == facts()["finding"]
+    assert f"Run:     {OUT}" in lines
+    assert any("Claims" in line for line in lines)
+
+
+def test_json_is_all_that_is_printed_then(world):
+    result = asked(world, "--json")
+    told = json.loads(result.stdout)
+    assert told["run"] == str(OUT)
+    assert told["finding"] == facts()["finding"]
+    assert len(told["paper"]) == len(pd.read_csv(OUT / "paper.csv"))
+    assert set(told["paper"][0]) == set(COLUMNS)
+    assert len(told["claims"]) == len(pd.read_csv(OUT / "claims.csv"))
+
+
+def test_without_data_the_stand_in_is_run_on_scenes_and_nothing_is_compared(world):
+    result = asked(world, data=None)
+    assert result.exit_code == 0, result.output
+    assert world.calls == [STAND_IN, SIZES, NOISE, cut_of(STAND_IN)]
+    assert facts()["finding"].startswith("None of the paper's numbers can be compared here")
+    left_out = {each["name"]: each["reason"] for each in facts()["left_out"]}
+    assert left_out[cut_of(INCEPTION)] == f"needs the step {INCEPTION!r}"
+    assert left_out[AREAS] == f"needs the step {PATCHES!r}"
+    assert set(left_out) == set(QUICK) - set(world.calls)
+    rows = pd.read_csv(OUT / "paper.csv")
+    assert set(lines_of(rows, network=INCEPTION, section="A.2").why) == {left_out[INCEPTION]}
+
+
+# --- going on ------------------------------------------------------------------------------------
+
+
+def test_second_time_nothing_is_run_again_and_the_tables_are_the_same(world):
+    asked(world)
+    before = (OUT / "paper.csv").read_bytes(), (OUT / "claims.csv").read_bytes()
+    result = asked(world)
+    assert world.calls == []
+    assert result.stdout.count(": done before\n") == len(QUICK)
+    assert ((OUT / "paper.csv").read_bytes(), (OUT / "claims.csv").read_bytes()) == before
+    assert facts()["left_out"] == []
+
+
+@pytest.mark.usefixtures("unread")
+def test_other_versions_run_everything_again(world):
+    asked(world)
+    world.versions = {"scalecut": "2"}
+    asked(world)
+    assert world.calls == QUICK
+
+
+@pytest.mark.usefixtures("unread")
+def test_step_whose_folder_is_gone_is_run_again(world):
+    asked(world)
+    shutil.rmtree(OUT / NOISE)
+    asked(world)
+    assert world.calls == [NOISE]
+
+
+@pytest.mark.usefixtures("unread")
+def test_run_of_another_command_in_its_place_is_not_taken_for_its_own(world):
+    asked(world)
+    told = json.loads((OUT / NOISE / "run.json").read_text())
+    (OUT / NOISE / "run.json").write_text(json.dumps({**told, "command": "scalecut demo"}))
+    asked(world)
+    assert world.calls == [NOISE]
+
+
+@pytest.mark.usefixtures("unread")
+def test_what_was_made_of_an_earlier_result_is_made_again(world):
+    asked(world)
+    (Path("data") / "imagenet").mkdir()  # other photographs, other curves, and other cuts of them
+    asked(world)
+    assert world.calls == [*NETWORKS, SIZES, *map(cut_of, NETWORKS), AREAS, MAGNIFICATIONS]
+
+
+@pytest.mark.usefixtures("unread")
+def test_what_was_made_of_an_earlier_result_is_made_again_after_a_stop_too(world):
+    asked(world)
+    (Path("data") / "imagenet").mkdir()
+    world.does[NOISE] = world.does[SIZES] = raises(KeyboardInterrupt)
+    asked(world)
+    assert world.calls == [*NETWORKS, SIZES]
+    world.does.clear()
+    asked(world)
+    assert world.calls == [SIZES, *map(cut_of, NETWORKS), AREAS, MAGNIFICATIONS]
+
+
+def test_step_that_is_not_asked_for_now_is_not_told_of_from_before(world):
+    given = ["paper", "--data", "data"]
+    assert CliRunner().invoke(world.app, given).exit_code == 0
+    assert world.calls == WHOLE
+    assert "with blur matched" in (OUT / "claims.csv").read_text()
+    asked(world)
+    assert "with blur matched" not in (OUT / "claims.csv").read_text()
+
+
+# --- what goes wrong -----------------------------------------------------------------------------
+
+
+def test_step_that_fails_is_left_out_with_its_reason_and_the_rest_goes_on(world):
+    world.does[INCEPTION] = raises(DataError("Of 3 images\n none is left. Give more."))
+    result = asked(world)
+    assert result.exit_code == 0, result.output
+    assert world.calls == [name for name in QUICK if name != cut_of(INCEPTION)]
+    assert facts()["left_out"] == [
+        {"name": INCEPTION, "reason": "Of 3 images none is left. Give more."},
+        {"name": cut_of(INCEPTION), "reason": f"needs the step {INCEPTION!r}"},
+    ]
+    assert f"{INCEPTION}: Of 3 images none is left. Give more.\n" in result.stdout
+    rows = pd.read_csv(OUT / "paper.csv")
+    rows = lines_of(rows, network=INCEPTION, section="A.2")
+    assert set(rows.why) == {"Of 3 images none is left. Give more."}
+    assert rows.ours_as_paper.isna().all()
+    assert (lines_of(pd.read_csv(OUT / "paper.csv"), network=RESNET)["mark"] == "reproduced").any()
+    world.does.clear()
+    asked(world)
+    assert world.calls == [INCEPTION, cut_of(INCEPTION)]
+    assert facts()["left_out"] == []
+
+
+def test_step_that_fails_now_leaves_nothing_of_its_earlier_result_in_the_tables(world):
+    asked(world)
+    world.versions = {"scalecut": "2"}
+    world.does[STAND_IN] = raises(DataError("Not now."))
+    asked(world)
+    rows = pd.read_csv(OUT / "paper.csv")
+    row = lines_of(rows, network=STAND_IN, section="A.2").iloc[0]
+    assert row.why == "Not now."
+    assert pd.isna(row.ours)
+    left_out = {each["name"]: each["reason"] for each in facts()["left_out"]}
+    assert left_out[cut_of(STAND_IN)] == f"needs the step {STAND_IN!r}"
+    assert AREAS not in world.calls
+
+
+def test_data_taken_away_takes_its_numbers_along(world):
+    asked(world)
+    asked(world, data=None)
+    rows = lines_of(pd.read_csv(OUT / "paper.csv"), network=INCEPTION, section="A.2")
+    assert rows.ours_as_paper.isna().all()
+    assert rows.why.str.startswith("no photographs at hand").all()
+    assert cut_of(INCEPTION) in {each["name"] for each in facts()["left_out"]}
+
+
+def test_stopped_run_says_where_and_leaves_no_table(world):
+    world.does[SIZES] = raises(KeyboardInterrupt)
+    result = asked(world)
+    assert result.exit_code == 130
+    said = f"scalecut: stopped at step 4 of {len(QUICK)}; the same command goes on from there.\n"
+    assert said in result.stderr
+    assert world.calls == QUICK[:4]
+    assert not (OUT / "run.json").exists()
+    assert not (OUT / "paper.csv").exists()
+    world.does.clear()
+    assert asked(world).exit_code == 0
+    assert world.calls == QUICK[3:]
+
+
+def test_fault_of_ours_is_not_swallowed(world):
+    world.does[SIZES] = raises(ZeroDivisionError("ours"))
+    with pytest.raises(ZeroDivisionError):
+        asked(world)
+    assert not (OUT / "run.json").exists()
+
+
+def test_folder_of_data_that_is_not_there_is_one_line_and_nothing_is_made(world):
+    result = asked(world, data="NOSUCH")
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    assert result.stderr == (
+        "scalecut: There is no folder 'NOSUCH'. Give --data a folder, or leave it out.\n"
+    )
+    assert not OUT.exists()
+    assert world.calls == []
+
+
+def test_two_files_of_weights_are_one_line_and_nothing_is_made(world):
+    folder("weights/inception_v3.more.safetensors")
+    result = asked(world)
+    assert result.exit_code == 2
+    assert result.stderr == (
+        "scalecut: There are 2 files of weights of inception_v3 in 'data/weights', "
+        "inception_v3.more.safetensors and inception_v3.safetensors first. Leave one there.\n"
+    )
+    assert not OUT.exists()
+
+
+@pytest.mark.parametrize("file", ["thesis.tex", "run.json", "scalecut.json"])
+def test_folder_that_holds_something_else_is_refused(world, file):
+    OUT.mkdir(parents=True)
+    (OUT / file).write_text("{}")
+    result = asked(world)
+    assert result.exit_code == 2
+    assert result.stderr == (
+        f"scalecut: '{OUT}' is there and holds no paper of scalecut, so it is not replaced. Give "
+        "--out a new folder.\n"
+    )
+    assert [path.name for path in OUT.iterdir()] == [file]
+    assert world.calls == []
+
+
+def test_command_is_among_those_of_the_command_line():
+    help_ = CliRunner().invoke(cli.app, ["paper", "--help"])
+    assert help_.exit_code == 0
+    assert "scalecut paper --quick" in help_.stdout
+
+
+# --- the command as it would be typed ------------------------------------------------------------
+
+
+def test_command_inside_is_the_one_that_would_be_typed(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["/bin/scalecut", "paper", "--data", "my folder"])
+    outer = "scalecut paper --data 'my folder'"
+    assert command() == outer
+    with typed(["probe", "net", "--subset", "a b"]):
+        assert command() == "scalecut probe net --subset 'a b'"
+        with typed([]):
+            assert command() == "scalecut"
+        assert command() == "scalecut probe net --subset 'a b'"
+    assert command() == outer
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, DataError])
+def test_command_is_the_outer_one_again_after_an_error(monkeypatch, error):
+    monkeypatch.setattr(sys, "argv", ["scalecut", "paper"])
+    with pytest.raises(error), typed(["probe"]):
+        raise error
+    assert command() == "scalecut paper"
