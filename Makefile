@@ -11,7 +11,7 @@ help:
 	@echo "make test       set everything up and run the tests"
 	@echo "make test-data  the tests on real photographs and weights, at SCALECUT_DATA"
 	@echo "make test-slow  the tests that take minutes"
-	@echo "make bench      measure what cuts save, in parameters, time and memory"
+	@echo "make bench      measure speed, and what cuts save (half an hour)"
 	@echo "make docs       build the documentation site into site/"
 	@echo "make lint       format, style and types"
 	@echo "make clean      delete the environment"
@@ -37,6 +37,7 @@ test-slow: $(VENV)/ready
 	$(BIN)/python -m pytest -m slow
 
 bench: $(VENV)/ready
+	$(BIN)/python benchmarks/speed.py
 	$(BIN)/python benchmarks/cuts.py
 
 docs: $(VENV)/ready

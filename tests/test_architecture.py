@@ -15,7 +15,7 @@ ROWS = [
     ["images", "layers", "models", "figures", "sums", "engines"],
     ["annotations", "scenes", "features", "pixels", "charts", "contests", "surgery", "verdict",
      "thumbnails"],
-    ["scores", "tiles", "finetune", "webpage", "cluster"],
+    ["scores", "tiles", "finetune", "webpage", "cluster", "missing"],
     ["curve", "inputs", "record"],
     ["probe", "invariance", "noise", "instrument", "directions", "choice", "cut", "patches",
      "visualise", "streamed"],

@@ -9,15 +9,16 @@ import pytest
 import torch
 from torch import nn
 
+from scalecut.engines import Way
 from scalecut.errors import ModelError
-from scalecut.features import decoded, forward, resolved_precision
+from scalecut.features import Task, computed_here
 from scalecut.images import Image
 from scalecut.inputs import chosen_points
 from scalecut.models import Preprocessing, load_network
 
 ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'scalecut[cluster]'")
 
-from scalecut.cluster import Task, computed, joined  # noqa: E402
+from scalecut.cluster import computed, computing, joined  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Ray's own
 SIDE = 16
@@ -60,17 +61,14 @@ def task_of(grave=""):
     network = load_network(module, preprocessing=preprocessing)
     points, _ = chosen_points(network, [])
     module.grave = network.module.grave = str(grave)
-    return Task(network, tuple(points), "squash", resolved_precision("float32", "cpu"), "cpu", 4)
+    return Task(network, tuple(points), "squash", Way("torch", "float32", "cpu"), 4)
 
 
 def alone(task, images):
     """One process, batch by batch."""
     found = {}
-    with forward(task.network, task.points, task.precision, task.device) as pooled:
-        for numbers, batch, _ in decoded(
-            images, range(len(images)), task.network.preprocessing, batch_size=task.batch_size
-        ):
-            found |= by_number(numbers, pooled(batch))
+    for numbers, matrices, _ in computed_here(task, images, range(len(images))):
+        found |= by_number(numbers, matrices)
     return found
 
 
@@ -80,7 +78,7 @@ def by_number(numbers, matrices):
 
 def together(task, images, workers):
     found, unreadable, times = {}, {}, []
-    for numbers, matrices, bad in computed(task, images, range(len(images)), workers):
+    for numbers, matrices, bad in computed(task, images, range(len(images)), workers=workers):
         found |= by_number(numbers, matrices)
         unreadable |= bad
         times += numbers
@@ -124,3 +122,8 @@ def test_address_that_is_not_understood_is_refused_in_one_line(address):
     with pytest.raises(ModelError) as raised, joined(address):
         pass
     assert str(raised.value) == said
+
+
+def test_without_an_address_this_process_computes():
+    with computing("") as compute:
+        assert compute is computed_here

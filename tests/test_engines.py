@@ -148,7 +148,7 @@ def conversions(monkeypatch):
 
 
 @needs_openvino
-@pytest.mark.parametrize("name", ["test_resnet", "test_efficientnet", "vit", "joined"])
+@pytest.mark.parametrize("name", ["test_efficientnet", "vit", "joined"])
 def test_openvino_computes_what_pytorch_does_layer_by_layer_in_order(name):
     network, images = network_of(name), discs(5).images
     points = points_of(network)
@@ -171,12 +171,10 @@ def test_bfloat16_is_near_float32_and_not_the_same(network):
 
 
 @needs_openvino
-@pytest.mark.parametrize("precision", ["float32", "bfloat16", "int8"])
+@pytest.mark.parametrize("precision", ["float32", "int8"])
 def test_features_of_an_image_depend_neither_on_the_others_nor_on_threads(
     network, precision, tmp_path, monkeypatch
 ):
-    if precision == "bfloat16" and not torch.cpu._is_avx512_bf16_supported():
-        pytest.skip("the processor does not compute in bfloat16")
     images = discs(7).images
     found = extracted(network, images, precision=precision, batch_size=7).matrices
     monkeypatch.setenv("SCALECUT_CACHE", str(tmp_path / "another"))
@@ -409,6 +407,7 @@ def test_ranges_of_int8_are_those_of_the_images(network):
     assert (first.n_computed, again.n_computed) == (12, 0)
     assert_same(first.matrices, again.matrices)
     assert extracted(network, others.images, precision="int8").n_computed == 12
+    assert len(stored_graphs()) == 3  # the exact one, and one for each set of images
 
 
 def test_calibration_takes_ninety_images_evenly(monkeypatch):

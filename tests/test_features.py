@@ -17,7 +17,6 @@ from torch import nn
 from scalecut import cache, features
 from scalecut.errors import DataError, LayerError, ModelError
 from scalecut.features import (
-    answerable,
     decoded,
     extract,
     forward,
@@ -28,6 +27,7 @@ from scalecut.features import (
 )
 from scalecut.images import Image, LeftOut, fitted
 from scalecut.layers import probe_points, select_layers
+from scalecut.missing import answerable
 from scalecut.models import Preprocessing, load_network
 
 SMALL = Preprocessing(height=16, width=16)

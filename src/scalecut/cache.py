@@ -13,6 +13,7 @@ import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -99,7 +100,7 @@ def fits() -> Path:
 
 
 def clear() -> None:
-    """Delete all cached features and fits, and nothing else; files of weights stay.
+    """Delete all that is cached: features, fits, sums of streams; files of weights stay.
 
     Raises:
         OutputError: if a file cannot be deleted.
@@ -124,7 +125,8 @@ def _files() -> list[Path]:
         p for place in places for p in place.iterdir() if p.suffix in (".safetensors", ".part")
     ]
     of_fits = fits().glob("[0-9a-f]" * 16 + "/**/*")
-    return found + [path for path in of_fits if path.is_file()]
+    of_streams = (folder() / "streams").glob("*")
+    return found + [path for path in chain(of_fits, of_streams) if path.is_file()]
 
 
 def _features() -> Path:

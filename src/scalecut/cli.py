@@ -31,8 +31,10 @@ from .inputs import chosen_points
 from .models import PACKAGES, load_network, weights_places
 from .options import (
     BatchOption,
+    ClusterOption,
     DataOption,
     DeviceOption,
+    EngineOption,
     FitOption,
     ImagesOption,
     InputOption,
@@ -197,6 +199,8 @@ def probe(
     std: StdOption = "",
     interpolation: InterpolationOption = "",
     precision: PrecisionOption = "auto",
+    engine: EngineOption = "torch",
+    cluster: ClusterOption = "",
     device: DeviceOption = "auto",
     batch_size: BatchOption = 32,
     seed: SeedOption = 0,
@@ -213,6 +217,8 @@ def probe(
       scalecut probe mypackage.nets:factory --weights best.pth --data masks:cells --objects mean
       scalecut probe resnet50 --data scenes --match-width 32 --learning-curve
       scalecut probe resnet50 --data csv:tiles.csv --stream
+      scalecut probe resnet50 --data csv:tiles.csv --engine openvino --precision int8
+      scalecut probe resnet50 --data csv:tiles.csv --cluster ray://HOST:10001
     """
     settings = {name: value for name, value in locals().items() if name not in ("out", "as_json")}
     folder = place(out, model)
@@ -244,6 +250,8 @@ def probe(
             precision=precision,
             device=device,
             batch_size=batch_size,
+            engine=engine,
+            cluster=cluster,
             seed=seed,
             progress=progress,
         )

@@ -5,43 +5,39 @@ numbers are those of one machine. A worker holds the network. The batch that a l
 computed again by another one, and no batch is counted twice.
 """
 
+import functools
 import logging
 import math
 import os
 import pickle
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float32
 
 from .errors import ModelError
-from .features import decoded, forward
+from .features import Batch, Compute, Task, computed_here, decoded, forward
 from .images import Image
-from .layers import ProbePoint
-from .models import Network
-
-# numbers of the images, a matrix a layer, and why other images could not be read, by their number
-Batch: TypeAlias = tuple[list[int], list[Float32[np.ndarray, "n d"]], dict[int, str]]
 
 LOCAL = "local"
 QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_BACKEND_LOG_LEVEL": "fatal"}  # tells nobody
 BATCHES_AT_ONCE = 4  # that a worker takes, and that are lost with it
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Task:
-    """What every worker is told once."""
+@contextmanager
+def computing(address: str) -> Iterator[Compute]:
+    """Inside, features are computed by a cluster, or by this process if there is no address.
 
-    network: Network
-    points: tuple[ProbePoint, ...]
-    fit: str
-    precision: str
-    device: str
-    batch_size: int
+    Raises:
+        ModelError: as `joined`.
+    """
+    if not address:
+        yield computed_here
+        return
+    with joined(address) as workers:
+        yield functools.partial(computed, workers=workers)
 
 
 @contextmanager
@@ -90,7 +86,7 @@ def joined(address: str) -> Iterator[int]:
 
 
 def computed(
-    task: Task, images: Sequence[Image], numbers: Sequence[int], workers: int
+    task: Task, images: Sequence[Image], numbers: Sequence[int], *, workers: int
 ) -> Iterator[Batch]:
     """The features of the images with these numbers, batch by batch, in any order.
 
@@ -112,7 +108,7 @@ def computed(
         {"job": at, "images": pickle.dumps([(number, images[number]) for number in span])}
         for at, span in enumerate(spans)
     ]
-    gpus = 1 if "GPU" in ray.cluster_resources() and task.device.startswith("cuda") else 0
+    gpus = 1 if "GPU" in ray.cluster_resources() and task.way.device.startswith("cuda") else 0
     workers = min(workers, len(jobs))
     blocks = max(workers, math.ceil(len(jobs) / BATCHES_AT_ONCE))
     results = ray.data.from_items(jobs, override_num_blocks=blocks).map_batches(
@@ -133,12 +129,13 @@ class _Worker:
     """Holds the network; one thread each, as there is a worker a processor."""
 
     def __init__(self, task: Task) -> None:
-        self.task = task
-        if task.device == "cpu":
+        if task.way.device == "cpu":
             torch.set_num_threads(1)
-        self.open = ExitStack()
-        self.pooled = self.open.enter_context(
-            forward(task.network, task.points, task.precision, task.device)
+        self.task, way = task, task.way
+        self.pooled = ExitStack().enter_context(
+            forward(
+                task.network, task.points, way.precision, way.device, way.engine, task.calibration
+            )
         )
 
     def __call__(self, rows: Mapping[str, np.ndarray]) -> dict[str, list[Any]]:
@@ -150,18 +147,11 @@ class _Worker:
         return found
 
     def _batch(self, pairs: Sequence[tuple[int, Image]]) -> Batch:
-        task, images = self.task, [image for _, image in pairs]
+        names, images = zip(*pairs, strict=True)
+        own, size = self.task.network.preprocessing, self.task.batch_size
         ((good, batch, bad),) = decoded(
-            images,
-            range(len(images)),
-            task.network.preprocessing,
-            task.fit,
-            batch_size=task.batch_size,
+            images, range(len(images)), own, self.task.fit, batch_size=size
         )
-        names = [number for number, _ in pairs]
         matrices = self.pooled(batch) if good else []
-        return (
-            [names[at] for at in good],
-            matrices,
-            {names[at]: reason for at, reason in bad.items()},
-        )
+        reasons = {names[at]: reason for at, reason in bad.items()}
+        return [names[at] for at in good], matrices, reasons

@@ -1,11 +1,11 @@
 """The direction in which a layer's features grow with the measure, and what the network does there.
 
-The regression concept vector (RCV, `graziani2018`) of a layer is the direction v of the weights
-with which the measure is regressed on the pooled features, of unit length. It is read both ways:
-from the features to the measure (does v hold for other images, for another class of objects?) and
-from the measure to the answer, by the slope of a class logit along v.
+The regression concept vector (RCV, `graziani2018`) of a layer is the unit direction v of weights
+with which the measure is regressed on the pooled features. It is read both ways: from the features
+to the measure (does v hold for other images?) and from the measure to the answer, by the slope of a
+class logit along v.
 
-Shapes: n images, m held out, d features, r repeats, p pairs of repeats, b bootstrap draws.
+Shapes: n images, m held out, d features, r repeats, p pairs of them, b bootstrap draws.
 """
 
 import copy
@@ -28,10 +28,11 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
 from .errors import DataError, LayerError
-from .features import Progress, answerable, decoded, extract, resolved_device
+from .features import Progress, decoded, extract, resolved_device
 from .images import Image, ImageSet, LeftOut
 from .inputs import check_finite, check_size
 from .layers import LOGITS, SOFTMAX, ProbePoint, probe_points, tensors_in
+from .missing import answerable
 from .models import Network
 from .regression import decompose, deviations, nested_ridge
 from .scores import Part, draw_parts, n_processors

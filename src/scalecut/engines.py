@@ -175,16 +175,16 @@ def openvino_vectors(
         ModelError: when first called, if the network cannot be converted, or the graph does not
             answer as PyTorch does.
     """
-    assert (precision == "int8") == (calibration is not None)
     name = {"graph": 1, "layers": list(layers), "network": setting}
 
     def graph() -> "Model":
-        images = calibration
         exact = _kept(
             name | {"versions": versions("float32")}, lambda: _converted(taps, layers, example)
         )
-        if images is None:
+        if precision != "int8":
             return exact
+        assert calibration is not None
+        images = calibration
         return _kept(
             name | {"versions": versions("int8"), "calibration": images.name},
             lambda: _quantised(exact, images.batches()),

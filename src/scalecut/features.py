@@ -12,7 +12,8 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
+from typing import TypeAlias
 
 import numpy as np
 import PIL
@@ -36,6 +37,24 @@ Progress = Callable[[str, int, int], None]  # stage, images done, images in all
 CALIBRATION_IMAGES = 90
 
 RECIPE = 1  # part of every cache key: raise it when the same settings would give other vectors
+
+# numbers of the images, a matrix a layer, and why other images could not be read, by their number
+Batch: TypeAlias = tuple[list[int], list[Float32[np.ndarray, "n d"]], dict[int, str]]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Task:
+    """What is computed of images: all that whoever computes it must be told."""
+
+    network: Network
+    points: tuple[ProbePoint, ...]
+    fit: str
+    way: Way
+    batch_size: int
+    calibration: Calibration | None = None  # for int8
+
+
+Compute: TypeAlias = Callable[[Task, Sequence[Image], Sequence[int]], Iterator[Batch]]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -131,6 +150,7 @@ def extract(
     batch_size: int = 32,
     device: str = "auto",
     engine: str = "torch",
+    compute: Compute | None = None,
     progress: Progress | None = None,
     stage: str = "features",
 ) -> Extracted:
@@ -141,6 +161,7 @@ def extract(
             of OpenVINO also `int8`, in ranges that some of the images give.
         device: `auto`, `cpu` or as torch names it.
         engine: `torch`, `openvino`, or `auto`: what is faster here.
+        compute: who computes what is not in the cache; this process by default.
         stage: what the progress is called.
 
     Raises:
@@ -161,19 +182,17 @@ def extract(
     n_done, n_computed = len(keys) - len(pending), 0
     if progress:
         progress(stage, n_done, len(keys))
-    with forward(network, points, way.precision, way.device, way.engine, calibration) as pooled:
-        for numbers, batch, bad in decoded(
-            images, pending, network.preprocessing, fit, batch_size=batch_size
-        ):
-            unreadable.update(bad)
-            if numbers:
-                matrices = dict(zip(table.names, pooled(batch), strict=True))
-                cache.add_shard(setting, [keys[i] for i in numbers], matrices)
-                table.fill([keys[i] for i in numbers], matrices)
-                n_computed += len(numbers)
-            n_done += len(numbers) + len(bad)
-            if progress:
-                progress(stage, n_done, len(keys))
+    task = Task(network, tuple(points), fit, way, batch_size, calibration)
+    for numbers, answers, bad in (compute or computed_here)(task, images, pending):
+        unreadable.update(bad)
+        if numbers:
+            matrices = dict(zip(table.names, answers, strict=True))
+            cache.add_shard(setting, [keys[i] for i in numbers], matrices)
+            table.fill([keys[i] for i in numbers], matrices)
+            n_computed += len(numbers)
+        n_done += len(numbers) + len(bad)
+        if progress:
+            progress(stage, n_done, len(keys))
 
     is_read = np.array([i in keys and table.has(keys[i]) for i in range(len(images))], dtype=bool)
     if not is_read.any():
@@ -239,6 +258,18 @@ def forward(
     yield openvino_vectors(taps, layers, example, setting, precision, calibration)
 
 
+def computed_here(task: Task, images: Sequence[Image], numbers: Sequence[int]) -> Iterator[Batch]:
+    """The features of the images with these numbers, batch by batch, by this process."""
+    way, network = task.way, task.network
+    with forward(
+        network, task.points, way.precision, way.device, way.engine, task.calibration
+    ) as pooled:
+        for good, batch, bad in decoded(
+            images, numbers, network.preprocessing, task.fit, batch_size=task.batch_size
+        ):
+            yield good, pooled(batch) if good else [], bad
+
+
 def calibration_of(images: Sequence[Image], preprocessing: Preprocessing, fit: str) -> Calibration:
     """Some of the images, evenly chosen, as int8 takes its ranges from them."""
     numbers = np.linspace(0, len(images) - 1, min(len(images), CALIBRATION_IMAGES))
@@ -293,35 +324,6 @@ def decoded(
             yield good, preprocessing.tensor(stacked), bad
     finally:
         workers.shutdown(wait=False, cancel_futures=True)
-
-
-def answerable(
-    network: Network, points: Sequence[ProbePoint]
-) -> tuple[list[ProbePoint], tuple[LeftOut, ...]]:
-    """Points whose features do not depend on a missing tensor, and why the others are left out.
-
-    Missing tensors are NaN, and NaN spreads: a point that a missing tensor reaches answers NaN.
-    """
-    if not network.weights.missing:
-        return list(points), ()
-    fine = {
-        p.layer
-        for p, row in zip(points, _answers(network, points), strict=True)
-        if np.isfinite(row).all()
-    }
-    ruined = [point for point in points if point.layer not in fine]
-    causes = _causes(network, ruined)
-    n = len(network.weights.missing)
-    left_out = tuple(
-        LeftOut(
-            point.label,
-            f"depends on {causes[point.layer]!r}, one of {n} tensors missing from the weights"
-            if point.layer in causes
-            else "depends on more than one missing tensor, or its output is not finite",
-        )
-        for point in ruined
-    )
-    return [point for point in points if point.layer in fine], left_out
 
 
 # --- inside --------------------------------------------------------------------------------------
@@ -395,37 +397,6 @@ def _ending_early(
 
 def _pixels(image: Image, frame: Frame, preprocessing: Preprocessing) -> UInt8[np.ndarray, "h w 3"]:
     return fitted(image.picture(), frame, preprocessing.interpolation, preprocessing.fill())
-
-
-def _answers(network: Network, points: Sequence[ProbePoint]) -> list[np.ndarray]:
-    """What the network answers to its example, in float32."""
-    outputs: dict[str, Tensor]
-    with pooled_outputs(network.module, points) as outputs, torch.inference_mode():
-        example = network.example()
-        network.module(example)
-    return [outputs[point.layer].cpu().numpy() for point in points]
-
-
-def _causes(network: Network, ruined: Sequence[ProbePoint]) -> dict[str, str]:
-    """For every ruined point the first missing tensor that ruins it all by itself."""
-    causes: dict[str, str] = {}
-    for name in network.weights.missing:
-        left = [point for point in ruined if point.layer not in causes]
-        if not left:
-            break
-        trial = copy.deepcopy(network.module)
-        for other, tensor in trial.state_dict().items():
-            if tensor.is_floating_point() and other != name:
-                tensor.nan_to_num_(nan=0.0)
-        answers = _answers(replace(network, module=trial), left)
-        causes.update(
-            {
-                p.layer: name
-                for p, row in zip(left, answers, strict=True)
-                if not np.isfinite(row).all()
-            }
-        )
-    return causes
 
 
 def _setting(

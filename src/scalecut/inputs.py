@@ -18,10 +18,11 @@ from torch import Tensor
 from .annotations import read_images
 from .engines import resolved_way
 from .errors import DataError, LayerError, ModelError, ScalecutError
-from .features import Extracted, Progress, answerable, decoded, extract
+from .features import Compute, Extracted, Progress, decoded, extract
 from .images import Image, ImageSet, LeftOut
 from .layers import ProbePoint, probe_points, select_layers
 from .measures import Frame, measure_named, share_of
+from .missing import answerable
 from .models import Network, permuted_twin, random_twin
 from .regression import decompose, left_group_out, r_squared
 from .scenes import made_up_scenes
@@ -310,8 +311,8 @@ def image_facts(image_set: ImageSet) -> dict[str, object]:
 class Stages:
     """Seconds by stage, and images/s of the stages in which images were computed."""
 
-    def __init__(self, progress: Progress | None) -> None:
-        self.progress = progress
+    def __init__(self, progress: Progress | None, compute: Compute | None = None) -> None:
+        self.progress, self.compute = progress, compute
         self.facts: dict[str, dict[str, float]] = {}
 
     @contextmanager
@@ -332,7 +333,13 @@ class Stages:
         """Features of all images, timed and with progress."""
         with self(stage):
             found = extract(
-                network, images, points, **asdict(look), progress=self.progress, stage=stage
+                network,
+                images,
+                points,
+                **asdict(look),
+                compute=self.compute,
+                progress=self.progress,
+                stage=stage,
             )
         self.facts[stage]["images_computed"] = found.n_computed
         if found.n_computed:

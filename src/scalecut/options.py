@@ -59,6 +59,10 @@ EngineOption = Annotated[
     str,
     typer.Option(help="torch, openvino (of scalecut[fast]), or auto: what is faster here."),
 ]
+ClusterOption = Annotated[
+    str,
+    typer.Option(help="local:2 for two workers, or a Ray cluster's address (scalecut[cluster])."),
+]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda:0, ...")]
 OutOption = Annotated[Path | None, typer.Option(help="The run folder.")]
 DataOption = Annotated[

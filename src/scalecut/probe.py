@@ -13,6 +13,7 @@ from pathlib import Path
 
 from torch import nn
 
+from .cluster import computing
 from .curve import Curve
 from .errors import DataError
 from .features import Extracted, Progress
@@ -22,6 +23,7 @@ from .inputs import (
     Reading,
     Stages,
     check_finite,
+    check_int8,
     check_names,
     check_size,
     chosen_points,
@@ -68,6 +70,8 @@ def probe(
     precision: str = "auto",
     device: str = "auto",
     batch_size: int = 32,
+    engine: str = "torch",
+    cluster: str = "",
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Curve:
@@ -85,6 +89,8 @@ def probe(
         permutations: of the measure, for p-values corrected over layers; 0 for none.
         match_width: principal components a layer for the regressor `matched`; 0 for none.
         learning_curve: also score with an eighth, a quarter and half of the images to fit.
+        engine: `torch`, `openvino`, or `auto`: OpenVINO where it is installed and faster.
+        cluster: `local:2` for two workers here, or the address of a Ray cluster; else this process.
         seed: of the splits, the shuffles, the permutations, the bootstrap and the first twin.
         progress: called with (stage, done, all).
 
@@ -95,14 +101,10 @@ def probe(
     Raises:
         ScalecutError: DataError, ModelError or LayerError, with one line that says what to do.
     """
-    ask = _checked(
-        _Ask(
-            check_names(regressors, REGRESSORS, "regressor"),
-            check_names(controls, CONTROLS, "control"),
-            *(twins, repeats, permutations, match_width, learning_curve, seed),
-        )
-    )
-    stages, look = Stages(progress), Look(fit, precision, device, batch_size)
+    regressors = check_names(regressors, REGRESSORS, "regressor")
+    controls, extent = check_names(controls, CONTROLS, "control"), (match_width, learning_curve)
+    ask = _checked(_Ask(regressors, controls, twins, repeats, permutations, *extent, seed))
+    stages, look = Stages(progress), Look(fit, precision, device, batch_size, engine)
     with stages("network"):
         if not isinstance(model, Network):
             keep = {"allow_partial": allow_partial, "preprocessing": preprocessing}
@@ -115,9 +117,11 @@ def probe(
         image_set = images_of(data, model.preprocessing.frame(fit), reading, seed=seed)
     if model.weights.kind == "random":
         model = twin_of(model, image_set, look, seed)
-    kept, found = _readable(model, image_set, points, look, stages, strict=strict)
-    own = Answers(tuple(points), (found.matrices,))
-    of_controls = _control_answers(model, kept, own.points, look, stages, ask)
+    with computing(cluster) as stages.compute:
+        kept, found = _readable(model, image_set, points, look, stages, strict=strict)
+        own = Answers(tuple(points), (found.matrices,))
+        moved = check_int8(model, kept, points, look, found, stages)
+        of_controls = _control_answers(model, kept, own.points, look, stages, ask)
     scores, fewer = _scored(kept, {model.weights.kind: own}, of_controls, stages, ask)
     return Curve.of(
         scores,
@@ -126,7 +130,7 @@ def probe(
         own.points,
         layers_left_out,
         (*image_set.left_out, *found.left_out),
-        {"probe": asdict(ask)} | _facts(model, kept, found, look) | {"stages": stages.facts},
+        {"probe": asdict(ask)} | _facts(model, kept, found, look, moved) | {"stages": stages.facts},
         kept,
     )
 
@@ -190,7 +194,7 @@ def _control_answers(
         answers[kind] = Answers(points, tuple(matrices))
     if "pixels" in ask.controls:
         statistics, point = pixel_network(network.preprocessing)
-        exact = replace(look, precision="float32")
+        exact = replace(look, precision="float32", engine="torch")
         found = stages.extracted(statistics, image_set.images, [point], exact, "pixels")
         answers["pixels"] = Answers((point,), (found.matrices,))
     return answers
@@ -269,11 +273,15 @@ def _checked(ask: _Ask) -> _Ask:
 
 
 def _facts(
-    network: Network, image_set: ImageSet, features: Extracted, look: Look
+    network: Network,
+    image_set: ImageSet,
+    features: Extracted,
+    look: Look,
+    moved: dict[str, object],
 ) -> dict[str, object]:
     """What the features were computed from, and how."""
     return {
-        "look": asdict(look) | {"precision": features.precision},
+        "look": asdict(look) | {"precision": features.precision, "engine": features.engine} | moved,
         "weights": network.weights,
         "tensors_sha256": tensors_sha256(network.module),
         "preprocessing": network.preprocessing,

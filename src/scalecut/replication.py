@@ -117,8 +117,14 @@ def about_paper(app: typer.Typer) -> None:
             found = {"paper": records(table), "claims": records(claims)}
             print_json({"run": str(out), **facts, **found})
             return
-        OUT.print(plain_table(claims.drop(columns="where"), "Claims"))
+        OUT.print(plain_table(_in_two_columns(claims), "What the paper claims, and what is found"))
         print_run(out, "", facts["finding"])
+
+
+def _in_two_columns(claims: DataFrame) -> DataFrame:
+    """Claims as a terminal has room for."""
+    of = claims.network.map(lambda network: f" ({network})" if network else "")
+    return DataFrame({"mark": claims["mark"], "claim": claims.claim + of + ": " + claims.found})
 
 
 def planned(data: Path | None, out: Path, *, quick: bool, seed: int) -> Iterator[Step]:
@@ -126,7 +132,7 @@ def planned(data: Path | None, out: Path, *, quick: bool, seed: int) -> Iterator
     photographs = _photographs(data) if data else None
     images = photographs or ("--data", "scenes")
     common = ("--seed", str(seed))
-    depth = ("--twins", "1", "--permutations", "199") if quick else ()
+    depth = ("--twins", "1", "--permutations", "99") if quick else ()
     for network in NETWORKS:
         what = f"R² by layer of {network}"
         if network != STAND_IN and photographs is None:
@@ -134,11 +140,11 @@ def planned(data: Path | None, out: Path, *, quick: bool, seed: int) -> Iterator
             continue
         own = _weights(data, network)
         yield _step("probe", out, network, what, network, *own, *images, *depth, *common)
-    few = ("--at-most", "150", "--sizes", "0.5,1,2") if quick else ("--at-most", "400")
+    few = ("--at-most", "96", "--sizes", "0.5,1,2") if quick else ("--at-most", "400")
     what = "Predictions at other image sizes"
     yield _step("invariance", out, SIZES, what, STAND_IN, *images, *few, *common)
     kinds = ("--noise", "white,pink" if quick else "white,pink,blocks")
-    paddings = ("--padding", "zeros,circular") if quick else ()
+    paddings = ("--padding", "zeros,circular", "--noise-images", "63") if quick else ()
     what = "Image size read from noise"
     yield _step("invariance", out, NOISE, what, STAND_IN, *kinds, *paddings, *common)
     for network in NETWORKS:

@@ -106,9 +106,10 @@ def stream(
 ) -> StreamedCurve:
     """Regress the measure of `data` on every layer of `network`, keeping sums alone.
 
-    The network sees every image once, and so does each control. Memory and disk hold, at a time,
-    the sums of one of them: 40 d² bytes a layer of d channels and subset, whatever n is; while
-    shards are added two to three times that in memory.
+    The network sees the images once, after those of the pilot, and so does each control. Whatever n
+    is, memory holds the sums of one of them, 40 d² bytes a layer of d channels and subset, up to
+    three times while shards are added, and the features of 2,048 images. The cache holds the sums
+    of all until the run ends.
 
     Args:
         controls: `random` (one twin), `permuted`, `pixels`, `shuffled`.
