@@ -96,8 +96,7 @@ def ways(
         way = Way(engine, precision, "cpu")
         task = Task(network, tuple(points), "squash", way, BATCH, calibration)
         name = f"JPEG files to features, {engine} {precision}"
-        numbers = range(len(images))
-        yield name, len(images), lambda t=task: list(computed_here(t, images, numbers))
+        yield name, len(images), lambda t=task: list(computed_here(t, images, range(FILES)))
 
 
 def one_pass_a_layer(network: Network, points: list[ProbePoint], images: list[Image]) -> float:

@@ -66,6 +66,7 @@ from .terminal import (
     comparison_table,
     controls_in_words,
     curve_table,
+    engine_in_words,
     layer_table,
 )
 from .trials import about_transfer
@@ -417,6 +418,8 @@ def _finish(curve: Curve, folder: Path, settings: dict[str, object], as_json: bo
         return
     OUT.print(curve_table(curve))
     OUT.print(f"Controls: {controls_in_words(curve) or 'none'}.", soft_wrap=True)
+    if said := engine_in_words(curve):
+        OUT.print(said, soft_wrap=True)
     if settings.get("learning_curve") and not curve.fewer:
         OUT.print("No learning curve: half of the images to fit would be too few.", soft_wrap=True)
     for line in curve.learning_lines():

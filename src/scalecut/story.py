@@ -146,8 +146,8 @@ NOTES = {
     "recall": ("How often the magnification is told rightly", "Of the patches of each of them."),
 }
 WITHOUT_READINGS = (
-    "This run does not say what was read from each image, because it was made by an earlier "
-    "version. Run the command below again; what is cached is not computed again."
+    "This run does not say what was read from each image: it kept sums alone (--stream), or was "
+    "made by an earlier version. Run the command below again without --stream to see it."
 )
 MOST_THUMBNAILS, MOST_THUMBNAIL_BYTES = 320, 2_200_000  # 3 MB as text
 
@@ -229,7 +229,7 @@ def story_of(run: Path, *, subset: str = "", has_thumbnails: bool = True) -> Sto
     return replace(
         story,
         title=str(frame.model.iloc[0]),
-        finding=runs.read_run(run).finding(),
+        finding=str(facts.get("finding") or runs.read_run(run).finding()),
         curves=_curves(frame, evidence),
         layers=_layers_of(frame),
         peaks={name: found["peak"] for name, found in evidence.items()},

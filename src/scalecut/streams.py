@@ -12,7 +12,7 @@ from .errors import DataError
 from .inputs import Look, Reading
 from .models import Network
 from .options import listed
-from .report import draw
+from .report import draw, write_page
 from .streamed import StreamedCurve
 from .streaming import stream
 from .terminal import bars, plain_table
@@ -46,6 +46,11 @@ def probe_stream(
             "which fits ridge and least squares once, in 10 cells of groups, and one twin. Leave "
             "one of the two out."
         )
+    for name in ("engine", "cluster"):
+        if settings[name] not in ("torch", ""):
+            raise DataError(
+                f"--{name} {settings[name]} cannot go with --stream yet. Leave one of the two out."
+            )
     names = ("measure", "objects", "skip_truncated", "skip_difficult", "strict")
     reading = Reading(
         tuple(listed(settings["subset"])),
@@ -75,6 +80,7 @@ def probe_stream(
         tables = {"curve": curve.frame()}
         runs.write_run(made, tables, facts, command=command(), settings=settings)
         draw(made)
+        write_page(made)
     if as_json:
         print_json(
             {

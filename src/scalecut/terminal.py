@@ -122,6 +122,20 @@ def controls_in_words(curve: Curve) -> str:
     return "; ".join(said)
 
 
+def engine_in_words(curve: Curve) -> str:
+    """By what features were computed, where it is not as usual, and what int8 changed."""
+    look = curve.provenance.get("look")
+    if not isinstance(look, dict) or look.get("engine") != "openvino":
+        return ""
+    said = f"Computed by OpenVINO in {look['precision']}"
+    if "int8_moved" in look:
+        said += (
+            f"; against float32 it moved R² by at most {abs(look['int8_moved']):.3f} "
+            f"({look['int8_moved_at']}, {look['int8_checked_on']} images)"
+        )
+    return f"{said}."
+
+
 def comparison_table(rows: pd.DataFrame, model: str, other: str) -> Table:
     """The difference of two curves, a row a subset."""
     table = Table(
