@@ -271,7 +271,7 @@ def test_controls_that_are_no_column_are_told_below_the_table(finished, curve):
 
 def test_run_folder_holds_the_documented_files_and_nothing_else(finished):
     names = {path.relative_to(finished.folder).as_posix() for path in finished.folder.rglob("*.*")}
-    figures = ("curve", "curve_exponential", "subsets", "width")
+    figures = ("curve", "curve_exponential", "subsets", "width", "predicted")
     drawn = {f"figures/{name}.{kind}" for name in figures for kind in ("png", "svg")}
     tables = {"curve.csv", "differences.csv", "draws.npy", "images.parquet", "predictions.parquet"}
     assert names == {"run.json", "report.html", *tables, *drawn}
@@ -704,7 +704,7 @@ MADE_ELSEWHERE = {
     "images elsewhere": (["--images", "nowhere"], "There is no folder nowhere. Give the one "),
     "subset": (["--subset", "blob,bolb"], "blobs has no subset 'bolb'. It has 1, "),
     "layer": (["--layers", "layer9.0"], "No layer is named 'layer9.0'. Near it: layer4.0"),
-    "precision": (["--precision", "int8"], "No precision is named 'int8'. Give auto, float32 or"),
+    "precision": (["--precision", "int4"], "No precision is named 'int4'. Give auto, float32"),
     "device": (["--device", "abacus"], "No device is named 'abacus'. Give auto, cpu, or cuda:0."),
     "repeats": (["--repeats", 0], "There cannot be 0 repeats. Give --repeats 1 or more;"),
     "batch size": (["--batch-size", 0], "A batch cannot be of 0 images. Give --batch-size 1 or"),

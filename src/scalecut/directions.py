@@ -1,9 +1,8 @@
 """The direction in which a layer's features grow with the measure, and what the network does there.
 
 The regression concept vector (RCV, `graziani2018`) of a layer is the unit direction v of weights
-with which the measure is regressed on the pooled features. It is read both ways: from the features
-to the measure (does v hold for other images?) and from the measure to the answer, by the slope of a
-class logit along v.
+with which the measure is regressed on the pooled features. It is read from the features to the
+measure (does v hold for other images?) and from the measure to the slope of a class logit along v.
 
 Shapes: n images, m held out, d features, r repeats, p pairs of them, b bootstrap draws.
 """

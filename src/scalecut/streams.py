@@ -39,18 +39,7 @@ def probe_stream(
     Raises:
         DataError: if an option was given that sums have no use for.
     """
-    given = [name for name, usual in UNUSED.items() if settings[name] != usual]
-    if given:
-        raise DataError(
-            f"--{given[0].replace('_', '-')} {settings[given[0]]} has no meaning with --stream, "
-            "which fits ridge and least squares once, in 10 cells of groups, and one twin. Leave "
-            "one of the two out."
-        )
-    for name in ("engine", "cluster"):
-        if settings[name] not in ("torch", ""):
-            raise DataError(
-                f"--{name} {settings[name]} cannot go with --stream yet. Leave one of the two out."
-            )
+    _check(settings)
     names = ("measure", "objects", "skip_truncated", "skip_difficult", "strict")
     reading = Reading(
         tuple(listed(settings["subset"])),
@@ -94,6 +83,22 @@ def probe_stream(
         return
     _print(curve)
     print_run(folder, "curve.png", curve.finding())
+
+
+def _check(settings: Mapping[str, Any]) -> None:
+    """Refuse options that sums have no use for, or that they cannot be had with yet."""
+    given = [name for name, usual in UNUSED.items() if settings[name] != usual]
+    if given:
+        raise DataError(
+            f"--{given[0].replace('_', '-')} {settings[given[0]]} has no meaning with --stream, "
+            "which fits ridge and least squares once, in 10 cells of groups, and one twin. Leave "
+            "one of the two out."
+        )
+    for name in ("engine", "cluster"):
+        if settings[name] not in ("torch", ""):
+            raise DataError(
+                f"--{name} {settings[name]} cannot go with --stream yet. Leave one of the two out."
+            )
 
 
 def _print(curve: StreamedCurve) -> None:
