@@ -119,7 +119,7 @@ def test_efficientnet_peaks_before_its_end_and_forgets_towards_the_logits(paper_
     evidence = found.evidence()
     assert evidence.learned >= 0.5
     assert evidence.learned_low > 0.4
-    assert evidence.p_value < 0.01
+    assert evidence.p_value <= 0.01  # the least that 99 permutations can show
     assert all(layer.startswith(("blocks.4.", "blocks.5.")) for layer in evidence.confidence_set)
     assert evidence.fall_after is not None
     assert evidence.fall_p_value < 0.01
