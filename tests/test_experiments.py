@@ -285,7 +285,7 @@ def test_probe_has_twins_width_and_learning_curve_in_its_folder():
     blobs(Path("cats"), kinds=("cat",) * 48)
     result = asked("probe", "network", *PROBE, *more)
     assert (result.exit_code, result.stderr) == (0, "")
-    figures = drawn("curve", "curve_exponential", "width", "learning")
+    figures = drawn("curve", "curve_exponential", "width", "predicted", "learning")
     tables = {"curve.csv", "differences.csv", "learning.csv", "draws.npy", "report.html"}
     tables |= {"predictions.parquet", "images.parquet"}
     assert files(Path("run")) == {"run.json", *tables, *figures}

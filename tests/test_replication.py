@@ -182,7 +182,7 @@ def test_transfer_is_to_the_patches_of_its_own_blur():
 def test_quick_asks_for_less_of_the_same():
     data = folder("voc-animals")
     quick, whole = plan(data), plan(data, quick=False)
-    assert "--twins 1 --permutations 199" in words(quick[INCEPTION])
+    assert "--twins 1 --permutations 99" in words(quick[INCEPTION])
     assert "--twins" not in words(whole[INCEPTION])
     assert set(quick) < set(whole)
 
@@ -390,7 +390,7 @@ def test_closing_lines_have_the_claims_the_folder_and_the_finding(world):
     lines = asked(world).stdout.splitlines()
     assert lines[-1] == facts()["finding"]
     assert f"Run:     {OUT}" in lines
-    assert any("Claims" in line for line in lines)
+    assert any("What the paper claims" in line for line in lines)
 
 
 def test_json_is_all_that_is_printed_then(world):

@@ -40,7 +40,7 @@ ENGINES = ("torch", "openvino", "auto")
 MOST_OFF, ROUNDING = 1e-3, 1e-6
 HINTS = {"float32": "f32", "bfloat16": "bf16", "int8": "bf16"}  # int8: what is not quantised
 
-Vectors = Callable[[Tensor], list[Float32[np.ndarray, "n d"]]]  # one matrix a layer
+Vectors = Callable[[Tensor], list[Float32[np.ndarray, "_ _"]]]  # one matrix a layer
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +132,7 @@ def torch_vectors(taps: nn.Module, precision: str, device: str) -> Vectors:
     taps = taps.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     kind = torch.device(device).type
 
-    def vectors(batch: Float32[Tensor, "n 3 h w"]) -> list[Float32[np.ndarray, "n d"]]:
+    def vectors(batch: Float32[Tensor, "n 3 h w"]) -> list[Float32[np.ndarray, "_ _"]]:
         batch = batch.to(device, memory_format=torch.channels_last)
         in_bfloat16 = torch.autocast(kind, torch.bfloat16, enabled=precision == "bfloat16")
         try:
