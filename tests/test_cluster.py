@@ -1,24 +1,30 @@
 """Two workers of Ray must give what one process gives, to the bit, whatever becomes of them."""
 
+import functools
+import importlib
 import os
 import sys
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
+import PIL.Image
 import pytest
 import torch
 from torch import nn
 
+from scalecut import image_set
 from scalecut.engines import Way
 from scalecut.errors import ModelError
 from scalecut.features import Task, computed_here
 from scalecut.images import Image
-from scalecut.inputs import chosen_points
+from scalecut.inputs import Look, chosen_points
 from scalecut.models import Preprocessing, load_network
+from scalecut.streaming import stream
 
 ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'scalecut[cluster]'")
 
-from scalecut.cluster import computed, computing, joined  # noqa: E402
+from scalecut.cluster import computed, computing, joined  # noqa: E402 - once it is sure that Ray is there
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Ray's own
 SIDE = 16
@@ -127,3 +133,65 @@ def test_address_that_is_not_understood_is_refused_in_one_line(address):
 def test_without_an_address_this_process_computes():
     with computing("") as compute:
         assert compute is computed_here
+
+
+# --- a cluster of two nodes ----------------------------------------------------------------------
+
+
+@pytest.fixture
+def two_nodes():
+    """The address of a cluster of two machines, as far as Ray can tell, and how to lose one."""
+    Cluster = importlib.import_module("ray.cluster_utils").Cluster
+    ray.shutdown()
+    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    other = cluster.add_node(num_cpus=1)
+    yield cluster.address, functools.partial(cluster.remove_node, other)
+    ray.shutdown()
+    cluster.shutdown()
+
+
+@pytest.fixture
+def discs(tmp_path):
+    """Images whose measure a network can read, as files; the eleventh is damaged."""
+    rng = np.random.default_rng(0)
+    measure, files = rng.random(48), []
+    for number, share in enumerate(measure):
+        files.append(tmp_path / f"{number}.png")
+        pixels = rng.integers(0, 40, size=(SIDE, SIDE, 3), dtype=np.uint8)
+        pixels[: round(share * SIDE)] += 200
+        PIL.Image.fromarray(pixels).save(files[-1])
+    images = image_set(files, measure, subset="disc")
+    files[10].write_bytes(files[10].read_bytes()[:60])
+    return images
+
+
+def streamed(images, cluster="", told=None):
+    return stream(
+        task_of().network,
+        images,
+        look=Look(precision="float32", batch_size=4),
+        controls=["shuffled"],
+        shard_size=8,
+        cluster=cluster,
+        progress=told,
+    )
+
+
+@pytest.mark.parametrize("is_lost", [False, True], ids=["two nodes", "one of them lost"])
+def test_cluster_streams_the_curve_of_one_process(two_nodes, discs, one_thread, is_lost):
+    address, lose = two_nodes
+    nodes = []
+
+    def told(stage, done, total):
+        if stage == "features" and is_lost and done == 8:
+            lose()
+            nodes.append(done)
+
+    curve, alone = streamed(discs, address, told), streamed(discs)
+    assert len(nodes) == is_lost
+    pd.testing.assert_frame_equal(curve.table, alone.table, check_exact=True)
+    assert curve.images_left_out == alone.images_left_out
+    assert [each.name.rpartition("/")[2] for each in curve.images_left_out] == ["10.png"]
+    assert (curve.table.n_images == 47).all()
+    assert alone.scores(target="true").r2.max() > 0.9

@@ -3,7 +3,6 @@
 import importlib.util
 import sys
 from collections import OrderedDict
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,10 +16,11 @@ from scalecut import cache, engines
 from scalecut.engines import Way, resolved_way
 from scalecut.errors import ModelError
 from scalecut.features import Extracted, calibration_of, extract
-from scalecut.images import Image, image_set
+from scalecut.images import Image, evenly, image_set
 from scalecut.inputs import Look, Stages, check_int8
 from scalecut.layers import probe_points, select_layers
 from scalecut.models import Preprocessing, load_network
+from scalecut.probe import probe
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 SMALL = Preprocessing(height=24, width=24)
@@ -337,7 +337,9 @@ def in_int8(network, images, stages=None):
     look = Look(precision="int8", engine="openvino")
     stages, points = stages or Stages(None), points_of(network)
     found = stages.extracted(network, images.images, points, look)
-    return found, check_int8(network, images, points, look, found, stages)
+    rows = evenly(len(images), 128)
+    some = {layer: matrix[rows] for layer, matrix in found.matrices.items()}
+    return found, check_int8(network, images.rows(rows), points, look, some, stages)
 
 
 @needs_openvino
@@ -362,7 +364,7 @@ def test_int8_that_loses_the_measure_is_refused(network):
     noise = np.random.default_rng(0).normal(size=found.matrices["three"].shape)
     spoilt = found.matrices | {"three": noise.astype(np.float32)}
     with pytest.raises(ModelError) as error:
-        check_int8(network, images, points, look, replace(found, matrices=spoilt), Stages(None))
+        check_int8(network, images, points, look, spoilt, Stages(None))
     moved = str(error.value).split()[8]
     assert -2 < float(moved) < -0.5
     assert str(error.value) == (
@@ -381,22 +383,27 @@ def test_the_check_of_int8_leaves_groups_out_whole(network):
 
     class Exact(Stages):
         def extracted(self, *asked):
-            return of(names, "float32")
+            return Extracted({"names": names}, np.ones(100, dtype=bool), (), "float32", 0, 0.0)
 
-    def of(matrix, precision):
-        return Extracted({"names": matrix}, np.ones(100, dtype=bool), (), precision, 0, 0.0)
-
-    lost = of(np.zeros_like(names), "int8")
+    lost = {"names": np.zeros_like(names)}
     checked = check_int8(network, images, [], Look(), lost, Exact(None))
     assert abs(checked["int8_moved"]) < 0.01  # there was nothing to lose
 
 
-def test_nothing_is_checked_at_other_precisions(network):
-    images, stages = discs(20), Stages(None)
-    look = Look(precision="float32")
-    found = stages.extracted(network, images.images, points_of(network), look)
-    assert check_int8(network, images, points_of(network), look, found, stages) == {}
-    assert list(stages.facts) == ["features"]
+@pytest.mark.parametrize("precision", ["float32", pytest.param("int8", marks=needs_openvino)])
+def test_int8_alone_is_checked_its_twins_too(network, monkeypatch, precision):
+    """Else a twin that int8 spoilt would make the network's lead larger than it is."""
+    checked = []
+    monkeypatch.setattr(
+        sys.modules["scalecut.probe"],
+        "check_int8",
+        lambda network, *rest: checked.append(network.weights.kind) or {},
+    )
+    is_int8 = precision == "int8"
+    engine = "openvino" if is_int8 else "torch"
+    few = {"twins": 1, "repeats": 1, "permutations": 0, "layers": ["relu", "act"]}
+    probe(network, discs(24), engine=engine, precision=precision, **few)
+    assert checked == (["pretrained", "random"] if is_int8 else [])
 
 
 @needs_openvino

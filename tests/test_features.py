@@ -15,6 +15,7 @@ import torchvision
 from torch import nn
 
 from scalecut import cache, features
+from scalecut.engines import torch_vectors
 from scalecut.errors import DataError, LayerError, ModelError
 from scalecut.features import (
     decoded,
@@ -753,16 +754,42 @@ def test_an_unknown_device_is_refused():
     assert str(error.value) == "No device is named 'gpu'. Give auto, cpu, or cuda:0."
 
 
-def test_a_batch_too_large_for_the_memory_is_refused_with_a_smaller_one(network, monkeypatch):
+def with_room_for(n, monkeypatch):
+    """Every batch of more than n images is refused, as if the memory were full."""
+    whole = nn.SiLU.forward
+
     def full(self, x):
-        if len(x) == 1:
-            return x
-        raise torch.OutOfMemoryError("CUDA out of memory")
+        if len(x) > n:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return whole(self, x)
 
     monkeypatch.setattr(nn.SiLU, "forward", full)
-    with pytest.raises(ModelError) as error:
+
+
+def test_batch_too_large_for_the_memory_by_halves_is_refused(network, monkeypatch):
+    with_room_for(1, monkeypatch)
+    said = "A batch of 2 does not fit into the memory of cpu. Give a smaller one, such as "
+    with pytest.raises(ModelError) as error, pytest.warns(UserWarning, match="goes on in halves"):
         extracted(network, images(4))
-    assert str(error.value) == (
-        "A batch of 4 does not fit into the memory of cpu. "
-        "Give a smaller one, such as --batch-size 2."
-    )
+    assert str(error.value) == f"{said}--batch-size 1."
+
+
+def test_image_too_large_for_the_memory_is_refused(network, monkeypatch):
+    with_room_for(0, monkeypatch)
+    vectors = torch_vectors(network.module, "float32", "cpu")
+    with pytest.raises(ModelError) as error:
+        vectors(network.example())
+    said = "A batch of 1 does not fit into the memory of cpu. Try --device cpu."
+    assert str(error.value) == said
+
+
+def test_batch_too_large_for_the_memory_is_computed_in_halves_and_said(network, monkeypatch):
+    expected = extracted(network, images(4)).matrices
+    cache.clear()
+    with_room_for(3, monkeypatch)
+    said = "A batch of 4 does not fit into the memory of cpu. Give a smaller one, such as "
+    with pytest.warns(UserWarning, match=f"{said}--batch-size 2. It goes on in halves.") as found:
+        matrices = extracted(network, images(4)).matrices
+    assert len(found) == 1
+    for layer, matrix in expected.items():
+        np.testing.assert_allclose(matrices[layer], matrix, rtol=1e-5, atol=1e-6)

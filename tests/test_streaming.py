@@ -18,12 +18,13 @@ from typer.testing import CliRunner
 
 from scalecut import DataError, LayerError, Preprocessing, cli, extract, image_set, streaming
 from scalecut.curve import COLUMNS
-from scalecut.features import forward
+from scalecut.engines import Way
+from scalecut.features import Task, computed_here
 from scalecut.images import Image
 from scalecut.inputs import Look, Reading, chosen_points
 from scalecut.models import load_network
 from scalecut.regression import PENALTIES
-from scalecut.streaming import Plan, joined, pilot_scales, shard_sums, stream
+from scalecut.streaming import Plan, joined, pilot_scales, stream, stream_measures, summed
 from scalecut.sums import CELLS, cell_of, jackknife
 
 SIDE = 24
@@ -90,17 +91,18 @@ def curve_of_discs():
     return streamed(discs())
 
 
-def plan_of(images, network, **changes):
-    points, _ = chosen_points(network, LAYERS)
+def plan_of(images):
     cells = np.array([cell_of(group, 0) for group in images.group])
-    plan = Plan(
-        images, images.measure[:, None], cells, tuple(points), AS_IT_IS, "squash", 8, shard_size=16
-    )
-    return replace(plan, **changes)
+    return Plan(images, images.measure[:, None], cells, shard_size=16)
 
 
-def pooled_by(network, plan):
-    return forward(network, plan.points, "float32", "cpu")
+def task_of(network):
+    points, _ = chosen_points(network, LAYERS)
+    return Task(network, tuple(points), "squash", Way("torch", "float32", "cpu"), 8)
+
+
+def sums_of(*asked):
+    return functools.reduce(joined, summed(*asked))
 
 
 def nested(features, y, cells):
@@ -216,14 +218,11 @@ def test_groups_stay_in_one_cell():
 
 
 def test_shards_in_any_order_and_company_are_the_same_bits():
-    images, network = discs(), planted()
-    plan = plan_of(images, network)
-    with pooled_by(network, plan) as pooled:
-        scales = pilot_scales(pooled, plan)
-        at_once = shard_sums(pooled, plan, scales, range(plan.n_shards))
+    plan, task = plan_of(discs()), task_of(planted())
+    scales = pilot_scales(task, plan)
+    at_once = sums_of(task, plan, scales, range(plan.n_shards))
     assert at_once.shards == frozenset(range(6))
-    with pooled_by(network, plan) as pooled:
-        alone = [shard_sums(pooled, plan, scales, [shard]) for shard in (3, 0, 5, 1, 4, 2)]
+    alone = [sums_of(task, plan, scales, [shard]) for shard in (3, 0, 5, 1, 4, 2)]
     for parts in (alone, alone[::-1]):
         whole = functools.reduce(joined, parts)
         assert whole.shards == at_once.shards
@@ -231,11 +230,28 @@ def test_shards_in_any_order_and_company_are_the_same_bits():
             assert np.array_equal(whole.sums[key].packed, sums.packed)
 
 
+def test_batches_in_any_order_are_the_same_bits():
+    """As those of many workers come."""
+    plan, task = plan_of(discs()), task_of(planted())
+
+    def shuffled(task, images, numbers):
+        batches = [*computed_here(task, images, numbers)]
+        yield from (batches[place] for place in np.random.default_rng(0).permutation(len(batches)))
+
+    scales, of_shuffled = pilot_scales(task, plan), pilot_scales(task, plan, shuffled)
+    for layer, scale in scales.items():
+        assert np.array_equal(scale.centre, of_shuffled[layer].centre)
+        assert np.array_equal(scale.deviation, of_shuffled[layer].deviation)
+    expected = sums_of(task, plan, scales, range(6))
+    whole = sums_of(task, plan, scales, range(6), shuffled)
+    assert whole.shards == expected.shards
+    for key, sums in expected.sums.items():
+        assert np.array_equal(whole.sums[key].packed, sums.packed)
+
+
 def test_shard_that_comes_twice_is_not_counted_twice():
-    images, network = discs(20), planted()
-    plan = plan_of(images, network)
-    with pooled_by(network, plan) as pooled:
-        part = shard_sums(pooled, plan, pilot_scales(pooled, plan), [1])
+    plan, task = plan_of(discs(20)), task_of(planted())
+    part = sums_of(task, plan, pilot_scales(task, plan), [1])
     with pytest.raises(AssertionError, match="a shard would be counted twice"):
         joined(part, part)
 
@@ -283,7 +299,7 @@ def test_kept_sums_of_other_images_or_settings_are_not_used(cached, monkeypatch)
         streamed(discs(), controls=[], progress=kill)
     for settings in (
         {"seed": 1},
-        {"shard_size": 17},
+        {"shard_size": 24},
         {"layers": ["area"]},
         {"look": replace(EXACTLY, fit="crop")},
     ):
@@ -296,6 +312,63 @@ def test_kept_sums_of_other_images_or_settings_are_not_used(cached, monkeypatch)
 def test_features_are_not_kept(cached):
     streamed(discs())
     assert [path for path in cached.rglob("*") if path.is_file()] == []
+
+
+# --- several measures at once --------------------------------------------------------------------
+
+
+def boxes(folder, n=40):
+    """Bright boxes on grey, with their annotations."""
+    rng = np.random.default_rng(0)
+    folder.mkdir()
+    for number in range(n):
+        width, height = rng.integers(4, SIDE - 4, size=2)
+        left, top = rng.integers(0, SIDE - width), rng.integers(0, SIDE - height)
+        pixels = np.full((SIDE, SIDE, 3), 90, np.uint8)
+        pixels[top : top + height, left : left + width] = 200
+        PIL.Image.fromarray(pixels).save(folder / f"{number}.png")
+        box = {"xmin": left + 1, "ymin": top + 1, "xmax": left + width, "ymax": top + height}
+        cells = "".join(f"<{side}>{at}</{side}>" for side, at in box.items())
+        (folder / f"{number}.xml").write_text(
+            f"<annotation><filename>{number}.png</filename><size><width>{SIDE}</width><height>"
+            f"{SIDE}</height></size><object><name>box</name><bndbox>{cells}</bndbox></object>"
+            "</annotation>"
+        )
+    return f"voc:{folder}"
+
+
+def test_several_measures_in_one_pass_are_those_of_a_pass_each(tmp_path):
+    data, settings = boxes(tmp_path / "boxes"), {"layers": LAYERS, "look": EXACTLY}
+    passes = []
+    together = stream_measures(
+        planted(), data, ["area", "height"], **settings,
+        progress=lambda stage, done, total: passes.append(stage),
+    )  # fmt: skip
+    assert list(together) == ["area", "height"]
+    assert passes.count("features") == 1 + 40 // EXACTLY.batch_size
+    for measure, curve in together.items():
+        alone = stream(planted(), data, reading=Reading(measure=measure), **settings)
+        pd.testing.assert_frame_equal(curve.table, alone.table, rtol=1e-9)
+        assert (curve.table.measure == measure).all()
+    area, height = (curve.scores().r2.to_numpy() for curve in together.values())
+    assert not np.allclose(area, height)
+
+
+def test_several_measures_of_data_that_bring_their_own_are_refused():
+    with pytest.raises(DataError) as error:
+        stream_measures(planted(), discs(24), ["area", "height"], layers=LAYERS)
+    assert str(error.value) == "The data bring their own measure, area. Give one measure."
+
+
+def test_command_writes_a_run_for_each_measure(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("scalecut.report.DOTS_PER_INCH", 20)
+    result = probed(boxes(tmp_path / "boxes"), "--measure", "area,height", "--controls", "none")
+    assert result.exit_code == 0, result.output
+    for measure in ("area", "height"):
+        facts = json.loads(Path("run", measure, "run.json").read_text(encoding="utf-8"))
+        assert facts["settings"]["measure"] == facts["images"]["measure"] == measure
+        assert set(pd.read_csv(f"run/{measure}/curve.csv").measure) == {measure}
 
 
 # --- bad input -----------------------------------------------------------------------------------

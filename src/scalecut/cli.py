@@ -1,5 +1,6 @@
 """The commands about one curve: arguments in; calls, messages and exit status out."""
 
+import warnings
 from importlib import metadata
 from pathlib import Path
 from typing import Annotated
@@ -392,10 +393,16 @@ def doctor(as_json: JsonOption = False) -> None:
 
 def main() -> None:
     """Entry point of the `scalecut` command."""
+    warnings.showwarning = _said
     app()
 
 
 # --- inside --------------------------------------------------------------------------------------
+
+
+def _said(message: Warning | str, *_: object) -> None:
+    """A warning in a line, without the place in the code."""
+    ERR.print(f"scalecut: {' '.join(str(message).split())}", soft_wrap=True)
 
 
 def _finish(curve: Curve, folder: Path, settings: dict[str, object], as_json: bool) -> None:
@@ -418,7 +425,7 @@ def _finish(curve: Curve, folder: Path, settings: dict[str, object], as_json: bo
         return
     OUT.print(curve_table(curve))
     OUT.print(f"Controls: {controls_in_words(curve) or 'none'}.", soft_wrap=True)
-    if said := engine_in_words(curve):
+    if said := engine_in_words(curve.provenance):
         OUT.print(said, soft_wrap=True)
     if settings.get("learning_curve") and not curve.fewer:
         OUT.print("No learning curve: half of the images to fit would be too few.", soft_wrap=True)

@@ -19,7 +19,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from .cut import cut_after
 from .errors import DataError, LayerError
 from .features import Progress, decoded, extract
-from .images import Image, LeftOut
+from .images import Image, LeftOut, evenly
 from .inputs import Look
 from .layers import ProbePoint
 from .models import Network, random_twin
@@ -168,8 +168,7 @@ class Source:
 
     def _batches(self, network: Network) -> Iterator[torch.Tensor]:
         """Some of the patches, for the statistics of batch norms."""
-        n = len(self.images)
-        numbers = np.linspace(0, n - 1, min(n, STATISTICS_IMAGES)).round().astype(int).tolist()
+        numbers = evenly(len(self.images), STATISTICS_IMAGES)
         own = network.preprocessing
         for _, batch, _ in decoded(
             self.images, numbers, own, self.look.fit, batch_size=STATISTICS_BATCH

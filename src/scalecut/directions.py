@@ -28,7 +28,7 @@ from torch.utils._pytree import tree_map_only
 
 from .errors import DataError, LayerError
 from .features import Progress, decoded, extract, resolved_device
-from .images import Image, ImageSet, LeftOut
+from .images import Image, ImageSet, LeftOut, evenly
 from .inputs import check_finite, check_size
 from .layers import LOGITS, SOFTMAX, ProbePoint, probe_points, tensors_in
 from .missing import answerable
@@ -123,7 +123,7 @@ def rcv(
         vectors = {part.subset: _vectors(part, found.matrices) for part in parts}
     slopes: dict[str, dict[str, np.ndarray]] = {part.subset: {} for part in parts}
     for part in parts if name else ():
-        few = part.rows[_evenly(len(part.rows), most_images)]
+        few = part.rows[evenly(len(part.rows), most_images)]
         images, by_layer = [kept.images[row] for row in few], vectors[part.subset]
         slopes[part.subset] = sensitivity(network, images, points, by_layer, number, **look)
 
@@ -387,7 +387,7 @@ def _rows(
         yield m, "transfer_r2", other.subset, *_with_interval(r2, most=1.0)
         yield m, "transfer_correlation2", other.subset, *_with_interval(fair, 0.0, 1.0)
         if slope is not None and other is part:
-            counts = part.counts[:, _evenly(n, len(slope))]
+            counts = part.counts[:, evenly(n, len(slope))]
             yield len(slope), "sensitivity", name, *_with_interval(_means(slope, counts))
             yield len(slope), "br", name, *_with_interval(relevance(slope, r2, counts))
 
@@ -431,10 +431,6 @@ def _with_interval(
     """The first draw with the interval that the others give."""
     low_high = interval(draws[0], draws[1:], least=least, most=most) if draws[0] == draws[0] else ()
     return np.array([draws[0], *(low_high or (np.nan, np.nan))])
-
-
-def _evenly(n: int, most: int) -> Int[np.ndarray, " k"]:
-    return np.linspace(0, n - 1, min(n, most)).round().astype(int)
 
 
 # --- inside: the network -------------------------------------------------------------------------

@@ -133,16 +133,24 @@ def torch_vectors(taps: nn.Module, precision: str, device: str) -> Vectors:
     kind = torch.device(device).type
 
     def vectors(batch: Float32[Tensor, "n 3 h w"]) -> list[Float32[np.ndarray, "_ _"]]:
+        try:
+            return computed(batch)
+        except torch.OutOfMemoryError as error:
+            if len(batch) == 1:
+                raise ModelError(_too_large(1, device)) from error
+        warnings.warn(f"{_too_large(len(batch), device)} It goes on in halves.", stacklevel=2)
+        halves = batch.split(-(-len(batch) // 2))
+        try:
+            found = [computed(half) for half in halves]
+        except torch.OutOfMemoryError as error:
+            raise ModelError(_too_large(len(halves[0]), device)) from error
+        return [np.concatenate(parts) for parts in zip(*found, strict=True)]
+
+    def computed(batch: Float32[Tensor, "n 3 h w"]) -> list[Float32[np.ndarray, "_ _"]]:
         batch = batch.to(device, memory_format=torch.channels_last)
         in_bfloat16 = torch.autocast(kind, torch.bfloat16, enabled=precision == "bfloat16")
-        try:
-            with torch.inference_mode(), in_bfloat16:
-                return [matrix.float().cpu().numpy() for matrix in taps(batch)]
-        except torch.OutOfMemoryError as error:
-            raise ModelError(
-                f"A batch of {len(batch)} does not fit into the memory of {device}. "
-                f"Give a smaller one, such as --batch-size {max(1, len(batch) // 2)}."
-            ) from error
+        with torch.inference_mode(), in_bfloat16:
+            return [matrix.float().cpu().numpy() for matrix in taps(batch)]
 
     return vectors
 
@@ -212,6 +220,13 @@ def silence() -> Iterator[None]:
 
 
 # --- inside --------------------------------------------------------------------------------------
+
+
+def _too_large(n: int, device: str) -> str:
+    smaller = (
+        f"Give a smaller one, such as --batch-size {n // 2}." if n > 1 else "Try --device cpu."
+    )
+    return f"A batch of {n} does not fit into the memory of {device}. {smaller}"
 
 
 def _suits(precision: str, device: str) -> bool:

@@ -14,7 +14,7 @@ from . import runs
 from .console import ERR, OUT, command, place, print_json, print_left_out, print_run, records
 from .directions import rcv as directions_of
 from .errors import DataError
-from .images import ImageSet, LeftOut
+from .images import ImageSet, LeftOut, evenly
 from .inputs import (
     LEAST_IMAGES,
     Look,
@@ -324,8 +324,7 @@ def _some(image_set: ImageSet, n: int) -> ImageSet:
     """At most n images, evenly chosen."""
     if n < 1:
         raise DataError(f"{n} images cannot be looked at. Give --at-most 1 or more, 48 as usual.")
-    chosen = np.linspace(0, len(image_set) - 1, min(n, len(image_set))).round().astype(int)
-    return image_set.rows(chosen)
+    return image_set.rows(evenly(len(image_set), n))
 
 
 def _finish(found: _Found, network: Network, folder: Path, settings: dict[str, object]) -> None:

@@ -26,7 +26,7 @@ from .engines import Calibration, Way, openvino_vectors, resolved_way, torch_vec
 from .engines import resolved_device as resolved_device  # offered from here as well
 from .engines import resolved_precision as resolved_precision
 from .errors import DataError, LayerError
-from .images import Image, LeftOut, fitted
+from .images import Image, LeftOut, evenly, fitted
 from .layers import SOFTMAX, ProbePoint, tensors_in
 from .layers import channel_axis as axis_of_channels
 from .measures import Frame
@@ -39,7 +39,7 @@ CALIBRATION_IMAGES = 90
 RECIPE = 1  # part of every cache key: raise it when the same settings would give other vectors
 
 # numbers of the images, a matrix a layer, and why other images could not be read, by their number
-Batch: TypeAlias = tuple[list[int], list[Float32[np.ndarray, "n d"]], dict[int, str]]
+Batch: TypeAlias = tuple[list[int], list[Float32[np.ndarray, "_ _"]], dict[int, str]]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -173,7 +173,8 @@ def extract(
     calibration = None
     if way.precision == "int8":
         calibration = calibration_of([images[i] for i in keys], network.preprocessing, fit)
-    setting = cache.setting_hash(_setting(network, fit, way, calibration))
+    task = Task(network, tuple(points), fit, way, batch_size, calibration)
+    setting = cache.setting_hash(setting_of(task))
     table = _Table(points, sorted(set(keys.values())))
     for shard in cache.shards(setting):
         table.fill(shard.images, shard.matrices)
@@ -182,7 +183,6 @@ def extract(
     n_done, n_computed = len(keys) - len(pending), 0
     if progress:
         progress(stage, n_done, len(keys))
-    task = Task(network, tuple(points), fit, way, batch_size, calibration)
     for numbers, answers, bad in (compute or computed_here)(task, images, pending):
         unreadable.update(bad)
         if numbers:
@@ -258,6 +258,22 @@ def forward(
     yield openvino_vectors(taps, layers, example, setting, precision, calibration)
 
 
+def setting_of(task: Task) -> dict[str, object]:
+    """Everything that shapes a vector, apart from the image and the layer."""
+    way = task.way
+    setting = _network_setting(task.network) | {
+        "recipe": RECIPE,
+        "fit": task.fit,
+        "precision": way.precision,
+        "device": torch.device(way.device).type,
+    }
+    if way.engine == "openvino":
+        setting["engine"] = versions(way.precision)
+    if task.calibration is not None:
+        setting["calibration"] = task.calibration.name
+    return setting
+
+
 def computed_here(task: Task, images: Sequence[Image], numbers: Sequence[int]) -> Iterator[Batch]:
     """The features of the images with these numbers, batch by batch, by this process."""
     way, network = task.way, task.network
@@ -272,8 +288,7 @@ def computed_here(task: Task, images: Sequence[Image], numbers: Sequence[int]) -
 
 def calibration_of(images: Sequence[Image], preprocessing: Preprocessing, fit: str) -> Calibration:
     """Some of the images, evenly chosen, as int8 takes its ranges from them."""
-    numbers = np.linspace(0, len(images) - 1, min(len(images), CALIBRATION_IMAGES))
-    chosen = [images[number] for number in numbers.round().astype(int)]
+    chosen = [images[number] for number in evenly(len(images), CALIBRATION_IMAGES)]
     keys = [image.key() for image in chosen]
     shown = {"preprocessing": asdict(preprocessing), "fit": fit}
 
@@ -397,23 +412,6 @@ def _ending_early(
 
 def _pixels(image: Image, frame: Frame, preprocessing: Preprocessing) -> UInt8[np.ndarray, "h w 3"]:
     return fitted(image.picture(), frame, preprocessing.interpolation, preprocessing.fill())
-
-
-def _setting(
-    network: Network, fit: str, way: Way, calibration: Calibration | None
-) -> dict[str, object]:
-    """Everything that shapes a vector, apart from the image and the layer."""
-    setting = _network_setting(network) | {
-        "recipe": RECIPE,
-        "fit": fit,
-        "precision": way.precision,
-        "device": torch.device(way.device).type,
-    }
-    if way.engine == "openvino":
-        setting["engine"] = versions(way.precision)
-    if calibration is not None:
-        setting["calibration"] = calibration.name
-    return setting
 
 
 def _network_setting(network: Network) -> dict[str, object]:

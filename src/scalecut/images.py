@@ -289,6 +289,11 @@ def told(left_out: Sequence[LeftOut]) -> str:
     return f"{len(left_out)} were left out, the first {first.name}: {first.reason}."
 
 
+def evenly(n: int, most: int) -> list[int]:
+    """At most so many of n numbers, spread over all of them."""
+    return np.linspace(0, n - 1, min(n, most)).round().astype(int).tolist()
+
+
 def fitted(
     picture: PIL.Image.Image,
     frame: Frame,

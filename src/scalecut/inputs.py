@@ -5,7 +5,7 @@ Shared by all that look at a network: the probe, its controls and what goes beyo
 
 import hashlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -13,13 +13,14 @@ from typing import cast
 
 import numpy as np
 import torch
+from jaxtyping import Float32
 from torch import Tensor
 
 from .annotations import read_images
 from .engines import resolved_way
 from .errors import DataError, LayerError, ModelError, ScalecutError
 from .features import Compute, Extracted, Progress, decoded, extract
-from .images import Image, ImageSet, LeftOut
+from .images import Image, ImageSet, LeftOut, evenly
 from .layers import ProbePoint, probe_points, select_layers
 from .measures import Frame, measure_named, share_of
 from .missing import answerable
@@ -102,8 +103,7 @@ def twin_of(
     network: Network, image_set: ImageSet, look: Look, seed: int, kind: str = "random"
 ) -> Network:
     """A `random` or `permuted` twin whose batch norms know the images it will be probed on."""
-    n = len(image_set)
-    numbers = np.linspace(0, n - 1, min(n, TWIN_IMAGES)).round().astype(int).tolist()
+    numbers = evenly(len(image_set), TWIN_IMAGES)
     ready = decoded(
         image_set.images, numbers, network.preprocessing, look.fit, batch_size=TWIN_BATCH
     )
@@ -252,29 +252,25 @@ def check_finite(network: Network, features: Extracted) -> None:
 
 def check_int8(
     network: Network,
-    image_set: ImageSet,
+    sample: ImageSet,
     points: Sequence[ProbePoint],
     look: Look,
-    found: Extracted,
+    in_int8: Mapping[str, Float32[np.ndarray, "_ _"]],
     stages: "Stages",
 ) -> dict[str, object]:
-    """How far int8 moved R² from float32, at the layer where it did most; {} at other precisions.
+    """How far int8 moved R² from float32, at the layer where it did most.
 
     Of ridge that predicts the measure of each of some images, evenly chosen, from the other groups:
     the images, the groups and the engine are the same for both.
 
     Args:
-        image_set: the images that `found` has rows of.
+        sample: images, about `CHECKED_IMAGES`.
+        in_int8: their features, by layer.
 
     Raises:
         ModelError: if it moved by more than `MOST_MOVED`.
     """
-    if found.precision != "int8":
-        return {}
-    n = min(len(image_set), CHECKED_IMAGES)
-    numbers = np.linspace(0, len(image_set) - 1, n).round().astype(int)
-    sample = image_set.rows(numbers)
-    in_float32 = replace(look, engine=found.engine, precision="float32")
+    in_float32 = replace(look, engine="openvino", precision="float32")
     exact = stages.extracted(network, sample.images, points, in_float32, "check of int8").matrices
     groups = np.unique(sample.group, return_inverse=True)[1]
 
@@ -283,14 +279,14 @@ def check_int8(
         predicted = left_group_out(decompose(rows, rows[:0]), sample.measure, groups)
         return float(r_squared(sample.measure, predicted))
 
-    moved = {layer: score(found.matrices[layer][numbers]) - score(exact[layer]) for layer in exact}
+    moved = {layer: score(in_int8[layer]) - score(exact[layer]) for layer in exact}
     layer, most = max(moved.items(), key=lambda item: abs(item[1]))
     if not abs(most) <= MOST_MOVED:
         raise ModelError(
-            f"int8 moved R² at {layer!r} of {network.name} by {most:+.3f} from float32, on {n} "
-            f"images; {MOST_MOVED:g} is allowed. Give --precision bfloat16."
+            f"int8 moved R² at {layer!r} of {network.name} by {most:+.3f} from float32, on "
+            f"{len(sample)} images; {MOST_MOVED:g} is allowed. Give --precision bfloat16."
         )
-    return {"int8_moved": round(most, 4), "int8_moved_at": layer, "int8_checked_on": n}
+    return {"int8_moved": round(most, 4), "int8_moved_at": layer, "int8_checked_on": len(sample)}
 
 
 def image_facts(image_set: ImageSet) -> dict[str, object]:

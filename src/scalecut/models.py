@@ -78,10 +78,13 @@ class Preprocessing:
 
     def tensor(self, pictures: UInt8[np.ndarray, "n h w 3"]) -> Float[Tensor, "n 3 h w"]:
         """Normalised input of the network: (x / 255 - mean) / std."""
-        x = torch.from_numpy(pictures).permute(0, 3, 1, 2).float().div_(255)
-        mean, std = (torch.tensor(three).view(1, 3, 1, 1) for three in (self.mean, self.std))
-        x = x.sub_(mean).div_(std)
-        return (x.flip(1) if self.channels == "bgr" else x).contiguous()
+        mean, std = (torch.tensor(three)[:, None] for three in (self.mean, self.std))
+        table = (torch.arange(256).float().div(255) - mean).div(std).numpy()  # of all pixel values
+        x = np.empty((len(pictures), 3, *pictures.shape[1:3]), np.float32)
+        for channel in range(3):
+            place = channel if self.channels == "rgb" else 2 - channel
+            x[:, place] = table[channel][pictures[..., channel]]
+        return torch.from_numpy(x)
 
     def fill(self) -> tuple[int, int, int]:
         """The colour that the network sees as zero, for padding."""

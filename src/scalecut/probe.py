@@ -17,8 +17,9 @@ from .cluster import computing
 from .curve import Curve
 from .errors import DataError
 from .features import Extracted, Progress
-from .images import ImageSet
+from .images import ImageSet, evenly
 from .inputs import (
+    CHECKED_IMAGES,
     Look,
     Reading,
     Stages,
@@ -120,7 +121,7 @@ def probe(
     with computing(cluster) as stages.compute:
         kept, found = _readable(model, image_set, points, look, stages, strict=strict)
         own = Answers(tuple(points), (found.matrices,))
-        moved = check_int8(model, kept, points, look, found, stages)
+        moved = _checked_in_int8(model, kept, points, look, found, stages)
         of_controls = _control_answers(model, kept, own.points, look, stages, ask)
     scores, fewer = _scored(kept, {model.weights.kind: own}, of_controls, stages, ask)
     return Curve.of(
@@ -170,6 +171,22 @@ def _readable(
     return kept, found
 
 
+def _checked_in_int8(
+    network: Network,
+    image_set: ImageSet,
+    points: Sequence[ProbePoint],
+    look: Look,
+    found: Extracted,
+    stages: Stages,
+) -> dict[str, object]:
+    """How far int8 moved R², on some of the images that `found` has rows of; {} otherwise."""
+    if found.precision != "int8":
+        return {}
+    rows = evenly(len(image_set), CHECKED_IMAGES)
+    in_int8 = {layer: matrix[rows] for layer, matrix in found.matrices.items()}
+    return check_int8(network, image_set.rows(rows), points, look, in_int8, stages)
+
+
 def _control_answers(
     network: Network,
     image_set: ImageSet,
@@ -190,6 +207,7 @@ def _control_answers(
                 twin = twin_of(network, image_set, look, ask.seed + number, kind)
             found = stages.extracted(twin, image_set.images, points, look, stage)
             check_finite(twin, found)
+            _checked_in_int8(twin, image_set, points, look, found, stages)
             matrices.append(found.matrices)
         answers[kind] = Answers(points, tuple(matrices))
     if "pixels" in ask.controls:

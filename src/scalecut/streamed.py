@@ -20,7 +20,7 @@ from .pixels import PIXELS
 from .scores import CONTROLLED, MEAN, n_processors
 from .sums import Sums, cross_validated, jackknife
 
-TARGETS = ("true", "shuffled")  # in the order of the columns of targets
+TARGETS = ("true", "shuffled")  # in the order of the columns of targets of a measure
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -117,28 +117,33 @@ def lines_of(
     points: Sequence[ProbePoint],
     subsets: Sequence[str],
     sums: Mapping[tuple[str, ...], Sums],
+    n_measures: int = 1,
     report: Callable[[int, int], None] = lambda done, total: None,
-) -> dict[Key, Line]:
-    """All scores of one kind of weights, from its sums by subset and layer.
+) -> list[dict[Key, Line]]:
+    """All scores of one kind of weights, from its sums by subset and layer; measure by measure.
 
     Args:
         report: called with (layers done, all).
     """
-    lines: dict[Key, Line] = {}
+    lines: list[dict[Key, Line]] = [{} for _ in range(n_measures)]
     # One thread a decomposition: the same numbers on any number of cores.
     with threadpool_limits(1), ThreadPoolExecutor(n_processors()) as workers:
         for done, point in enumerate(points, start=1):
             for subset in subsets:
                 found = cross_validated(sums[subset, point.layer], each=workers.map)
                 for regressor, folds in (("ridge", found.ridge), ("ols", found.ols)):
+                    n_targets = len(folds.r2) // n_measures
                     for column, r2 in enumerate(folds.r2):
-                        lines[subset, kind, TARGETS[column], regressor, point.layer] = Line(
-                            point,
-                            float(r2),
-                            folds.replicates[:, column],
-                            found.is_used,
-                            found.n_images,
-                            found.n_fit,
+                        measure, target = divmod(column, n_targets)
+                        lines[measure][subset, kind, TARGETS[target], regressor, point.layer] = (
+                            Line(
+                                point,
+                                float(r2),
+                                folds.replicates[:, column],
+                                found.is_used,
+                                found.n_images,
+                                found.n_fit,
+                            )
                         )
             report(done, len(points))
     return lines

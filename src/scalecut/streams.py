@@ -14,8 +14,8 @@ from .models import Network
 from .options import listed
 from .report import draw, write_page
 from .streamed import StreamedCurve
-from .streaming import stream
-from .terminal import bars, plain_table
+from .streaming import stream_measures
+from .terminal import bars, engine_in_words, plain_table
 
 # Options of the probe that sums have no use for, with what they say if they are not given.
 UNUSED = {
@@ -31,7 +31,7 @@ UNUSED = {
 def probe_stream(
     network: Network, folder: Path, settings: Mapping[str, Any], *, as_json: bool
 ) -> None:
-    """Probe by sums of products, write the run and say what it holds.
+    """Probe by sums of products, write the run and say what it holds: a run for each measure.
 
     Args:
         settings: the options of `scalecut probe`, by name.
@@ -40,53 +40,67 @@ def probe_stream(
         DataError: if an option was given that sums have no use for.
     """
     _check(settings)
-    names = ("measure", "objects", "skip_truncated", "skip_difficult", "strict")
+    names = ("objects", "skip_truncated", "skip_difficult", "strict")
     reading = Reading(
         tuple(listed(settings["subset"])),
         **{name: settings[name] for name in names},
         images_folder=settings["images"],
     )
-    look = Look(*(settings[name] for name in ("fit", "precision", "device", "batch_size")))
+    look = Look(
+        *(settings[name] for name in ("fit", "precision", "device", "batch_size", "engine"))
+    )
     with bars(ERR, quiet=as_json) as progress:
-        curve = stream(
+        curves = stream_measures(
             network,
             settings["data"],
+            listed(settings["measure"]),
             layers=listed(settings["layers"]),
             reading=reading,
             look=look,
             controls=[name for name in listed(settings["controls"]) if name != "none"],
+            cluster=settings["cluster"],
             seed=settings["seed"],
             progress=progress,
         )
+    found = []
+    for measure, curve in curves.items():
+        place = folder / measure if len(curves) > 1 else folder
+        _write(curve, place, {**settings, "measure": measure})
+        found.append(_as_json(curve, place))
+        if not as_json:
+            _print(curve)
+            print_run(place, "curve.png", curve.finding())
+    if as_json:
+        print_json(found[0] if len(found) == 1 else {"run": str(folder), "measures": found})
+
+
+def _write(curve: StreamedCurve, folder: Path, settings: Mapping[str, Any]) -> None:
+    facts = {
+        **curve.provenance,
+        "finding": curve.finding(),
+        "points": curve.points,
+        "layers_left_out": curve.layers_left_out,
+        "images_left_out": curve.images_left_out,
+    }
     with runs.new_run(folder) as made:
-        facts = {
-            **curve.provenance,
-            "finding": curve.finding(),
-            "points": curve.points,
-            "layers_left_out": curve.layers_left_out,
-            "images_left_out": curve.images_left_out,
-        }
         tables = {"curve": curve.frame()}
         runs.write_run(made, tables, facts, command=command(), settings=settings)
         draw(made)
         write_page(made)
-    if as_json:
-        print_json(
-            {
-                "run": str(folder),
-                "finding": curve.finding(),
-                "curve": records(curve.frame()),
-                "layers_left_out": curve.layers_left_out,
-                "images_left_out": curve.images_left_out,
-            }
-        )
-        return
-    _print(curve)
-    print_run(folder, "curve.png", curve.finding())
+
+
+def _as_json(curve: StreamedCurve, folder: Path) -> dict[str, Any]:
+    return {
+        "run": str(folder),
+        "finding": curve.finding(),
+        "curve": records(curve.frame()),
+        "layers_left_out": curve.layers_left_out,
+        "images_left_out": curve.images_left_out,
+    }
 
 
 def _check(settings: Mapping[str, Any]) -> None:
-    """Refuse options that sums have no use for, or that they cannot be had with yet."""
+    """Refuse options that sums have no use for."""
     given = [name for name, usual in UNUSED.items() if settings[name] != usual]
     if given:
         raise DataError(
@@ -94,11 +108,6 @@ def _check(settings: Mapping[str, Any]) -> None:
             "which fits ridge and least squares once, in 10 cells of groups, and one twin. Leave "
             "one of the two out."
         )
-    for name in ("engine", "cluster"):
-        if settings[name] not in ("torch", ""):
-            raise DataError(
-                f"--{name} {settings[name]} cannot go with --stream yet. Leave one of the two out."
-            )
 
 
 def _print(curve: StreamedCurve) -> None:
@@ -125,6 +134,8 @@ def _print(curve: StreamedCurve) -> None:
             "than channels.",
             soft_wrap=True,
         )
+    if said := engine_in_words(curve.provenance):
+        OUT.print(said, soft_wrap=True)
     OUT.print("No p-values: sums of products do not tell them.", soft_wrap=True)
     print_left_out(curve.layers_left_out, "layers")
     print_left_out(curve.images_left_out, "images")

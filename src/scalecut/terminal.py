@@ -4,7 +4,7 @@ Names stand in the tables as they are: print them on a console without markup.
 """
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -122,9 +122,9 @@ def controls_in_words(curve: Curve) -> str:
     return "; ".join(said)
 
 
-def engine_in_words(curve: Curve) -> str:
+def engine_in_words(provenance: Mapping[str, Any]) -> str:
     """By what features were computed, where it is not as usual, and what int8 changed."""
-    look = curve.provenance.get("look")
+    look = provenance.get("look")
     if not isinstance(look, dict) or look.get("engine") != "openvino":
         return ""
     said = f"Computed by OpenVINO in {look['precision']}"
