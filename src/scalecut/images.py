@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence, Set
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -365,7 +365,7 @@ def _quiet() -> Iterator[None]:
 
 
 @contextmanager
-def opened(file: Path | BinaryIO) -> Iterator[PIL.Image.Image]:
+def opened(file: Path | io.BytesIO) -> Iterator[PIL.Image.Image]:
     """The file with its header read and found sound; nothing is decoded yet."""
     try:
         with _quiet():

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import cast
 from urllib.parse import quote
 
 import fsspec
@@ -104,7 +104,7 @@ def matching(pattern: str) -> list[str]:
 
 
 @contextmanager
-def opened(url: str) -> Iterator[BinaryIO]:
+def opened(url: str) -> Iterator[io.BufferedIOBase]:
     """The file to be read from any place in it; a remote one comes in blocks.
 
     Raises:
@@ -140,7 +140,7 @@ class _Blocks(io.RawIOBase):
         self.place = start + offset
         return self.place
 
-    def readinto(self, buffer: memoryview) -> int:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def readinto(self, buffer: bytearray | memoryview) -> int:  # pyright: ignore[reportIncompatibleMethodOverride]
         n = max(0, min(len(buffer), self.size - self.place))
         buffer[:n] = Stored(self.url, self.place, n).read() if n else b""
         self.place += n
@@ -172,7 +172,9 @@ def _told(url: str) -> Iterator[None]:
 
 def _reason(url: str, error: Exception) -> str:
     system = url.partition("://")[0].rpartition(":")[2]
-    asked = error.__cause__ if isinstance(error.__cause__, Exception) else error  # of HTTP's info
+    asked, cause = error, error.__cause__
+    if isinstance(error, FileNotFoundError) and type(cause).__module__.startswith("aiohttp"):
+        asked = cast(Exception, cause)  # what HTTP says of every error when it is asked for a size
     if isinstance(error, ImportError):
         package = known_implementations.get(system, {"class": system})["class"].partition(".")[0]
         if package == "fsspec":

@@ -13,8 +13,9 @@ import sys
 import tarfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from io import BufferedIOBase
 from pathlib import Path, PurePath
-from typing import BinaryIO, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 from braceexpand import braceexpand
@@ -93,7 +94,7 @@ def shards_of(pattern: str) -> list[str]:
     return list(dict.fromkeys(url for part in parts for url in _matching(part)))
 
 
-def listed(file: BinaryIO) -> Index:
+def listed(file: BufferedIOBase) -> Index:
     """What a shard holds, by its headers and `.json` members, read in one pass.
 
     Raises:
@@ -174,7 +175,7 @@ def _loaded(kept: Path) -> Index | None:
     return [tuple(sample) for sample in samples], [tuple(each) for each in bad]
 
 
-def _members(file: BinaryIO) -> Iterator[tuple[tarfile.TarInfo, bytes]]:
+def _members(file: BufferedIOBase) -> Iterator[tuple[tarfile.TarInfo, bytes]]:
     """Pictures and `.json` files with their headers; of `.json` also the bytes."""
     try:
         tar = tarfile.open(fileobj=file, mode="r:")  # noqa: SIM115 - the file is the caller's
@@ -189,8 +190,11 @@ def _members(file: BinaryIO) -> Iterator[tuple[tarfile.TarInfo, bytes]]:
             key, ending = _key_and_ending(member.name)
             if not key or member.isdir() or ending not in SUFFIXES | {".json"}:
                 continue
-            found = tar.extractfile(member) if ending == ".json" and member.isreg() else None
-            yield member, found.read() if found else b""
+            content = b""
+            if ending == ".json" and member.isreg():
+                file.seek(member.offset_data)
+                content = file.read(member.size)
+            yield member, content
     except (tarfile.TarError, UnicodeError) as error:
         raise DataError(f"it is truncated ({error}); copy the shard again") from error
     end = tar.offset
