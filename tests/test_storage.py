@@ -172,8 +172,17 @@ def test_stamp_of_a_server_is_the_surest_that_it_tells(memory, monkeypatch):
 def test_wildcards_find_addresses(memory):
     for name in ("b.tar", "a.tar", "c.txt"):
         memory.pipe_file(f"/here/{name}", b"")
-    assert [Path(url).name for url in matching("memory://here/*.tar")] == ["a.tar", "b.tar"]
-    assert all(Stored(url).read() == b"" for url in matching("memory://here/*.tar"))
+    assert matching("memory://here/*.tar") == ["memory://here/a.tar", "memory://here/b.tar"]
+    assert matching("memory:///here/a*") == ["memory:///here/a.tar"]
+    assert matching("memory://here/*.png") == []
+
+
+def test_wildcards_find_files_by_the_address_that_they_were_asked_by(tmp_path, served):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.tar").write_bytes(BYTES)
+    for folder in (f"{served}/in", f"file://{tmp_path}/in", f"simplecache::file://{tmp_path}/in"):
+        assert matching(f"{folder}/*.tar") == [f"{folder}/a.tar"]
+        assert Stored(f"{folder}/a.tar", 9, 20).read() == BYTES[9:29]
 
 
 @pytest.mark.parametrize(

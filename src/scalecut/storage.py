@@ -100,7 +100,9 @@ def matching(pattern: str) -> list[str]:
     """
     with _told(pattern):
         system, path = fsspec.url_to_fs(pattern)
-        return sorted(system.unstrip_protocol(str(found)) for found in system.glob(path))
+        found = [str(each).rpartition("://")[2] for each in system.glob(path)]
+    prefix, _, own = pattern.rpartition("://")
+    return sorted(f"{prefix}://{each if own[0] == '/' else each.lstrip('/')}" for each in found)
 
 
 @contextmanager
