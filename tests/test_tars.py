@@ -3,6 +3,7 @@
 import gzip
 import io
 import json
+import re
 import tarfile
 from pathlib import Path
 
@@ -427,3 +428,24 @@ def test_clearing_the_cache_deletes_indexes(tmp_path, cached):
     assert cache.summary()[0] == 1
     cache.clear()
     assert list((cached / "indexes").iterdir()) == []
+
+
+# --- the page ------------------------------------------------------------------------------------
+
+
+def test_shards_are_packed_as_the_page_says(tmp_path, monkeypatch):
+    page = Path(__file__).parents[1] / "docs" / "how-to" / "many.md"
+    (code,) = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.S)
+    assert "10_000" in code
+    tiles(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    table = pd.read_csv("tiles.csv")
+    table.rename(columns={"group": "slide"}).to_csv("tiles.csv", index=False)
+    exec(code.replace("10_000", "15"), {})
+    images = read_images("tar:tiles-{000..002}.tar", SQUARE)
+    assert left_out(images) == {}
+    assert images.measure.tolist() == table.measure.tolist()
+    assert list(images.group) == table.group.tolist()
+    assert [image.content() for image in images.images] == [
+        Path(name).read_bytes() for name in table.image
+    ]
