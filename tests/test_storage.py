@@ -17,7 +17,7 @@ import pytest
 from scalecut import DataError, Preprocessing, read_images, storage
 from scalecut.curve import image_table
 from scalecut.features import decoded
-from scalecut.images import Image, ImageSet
+from scalecut.images import Image, ImageSet, keys_of
 from scalecut.measures import Frame
 from scalecut.storage import Stored, beside, matching, opened, version_of
 from scalecut.streaming import _fingerprint
@@ -335,6 +335,24 @@ def test_broken_picture_is_left_out_when_it_is_read(memory):
     assert bad[0] == "there is no such file; check its address"
     assert bad[1].startswith("this is not an image that can be read; give one of JPEG, ")
     assert said(images[0].key) == "a.png: there is no such file; check its address"
+
+
+def test_keys_of_stored_images_are_asked_for_together(tmp_path, memory, monkeypatch):
+    table(tmp_path / "here")
+    memory.put(f"{tmp_path}/here/", "/here/", recursive=True)
+    memory.rm("/here/3 x.png")
+    images = read_images("csv:memory://here/sizes.csv", SQUARE).images
+    near = read_images(f"csv:{tmp_path}/here/sizes.csv", SQUARE).images
+    together, cat_file = threading.Barrier(6, timeout=20), memory.cat_file
+
+    def once_all_have_asked(*given, **more):
+        together.wait()
+        return cat_file(*given, **more)
+
+    monkeypatch.setattr(memory, "cat_file", once_all_have_asked)
+    found = list(keys_of(images))
+    assert str(found.pop(3)) == "3 x.png: there is no such file; check its address"
+    assert found == [image.key() for image in near if image.name != "3 x.png"]
 
 
 def test_address_without_a_table_is_told(memory):

@@ -14,6 +14,7 @@ import threading
 import warnings
 import zlib
 from collections.abc import Iterator, Sequence, Set
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
@@ -37,6 +38,7 @@ INTERPOLATIONS = {
     "lanczos": Resampling.LANCZOS,
 }
 MOST_COLOURS = 4096  # a coloured mask has fewer, a photograph more
+ASKED_AT_ONCE = 16  # images, of a server that takes its time for each
 LOSSLESS = {".png", ".tif", ".tiff", ".bmp", ".gif"}  # the losses of JPEG change labels
 SUFFIXES = LOSSLESS | {".jpg", ".jpeg", ".webp", ".ppm", ".pgm", ".jp2"}
 # Formats that Pillow decodes itself: EPS, for one, it hands to another program.
@@ -102,6 +104,22 @@ class Image:
         if isinstance(self.source, Stored):
             return self.source.address()
         return str(self.source.absolute()) if isinstance(self.source, Path) else ""
+
+
+def keys_of(images: Sequence[Image]) -> Iterator[str | DataError]:
+    """The key of each image in turn, or why there is none; stored ones are asked for together."""
+    if not any(isinstance(image.source, Stored) for image in images):
+        yield from map(_key_or_error, images)
+        return
+    with ThreadPoolExecutor(ASKED_AT_ONCE) as workers:
+        yield from workers.map(_key_or_error, images)
+
+
+def _key_or_error(image: Image) -> str | DataError:
+    try:
+        return image.key()
+    except DataError as error:
+        return error
 
 
 @dataclass(frozen=True, slots=True)
