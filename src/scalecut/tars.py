@@ -21,7 +21,7 @@ import numpy as np
 from braceexpand import braceexpand
 
 from . import cache, storage
-from .errors import DataError, OutputError
+from .errors import DataError
 from .images import SUFFIXES, Image, ImageSet, LeftOut, leave, told, wanted_subsets
 from .storage import Stored, is_address
 
@@ -156,8 +156,6 @@ def _kept_index(url: str) -> tuple[str, Index]:
                 index = listed(file)
             content = json.dumps(index).encode()
             cache.write_whole(kept, hashlib.sha256(content).hexdigest().encode() + content)
-    except OutputError:
-        raise
     except DataError as error:
         raise DataError(f"{url}: {error}.") from error
     return stamp, index
