@@ -572,7 +572,8 @@ def test_table_is_read_by_its_specification(tmp_path):
 
 KINDS = (
     "The kinds are voc: a folder with Annotations and JPEGImages; coco: an instances file, JSON; "
-    "csv: a table with the columns image and measure; masks: a folder with images and masks."
+    "csv: a table with the columns image and measure; tar: shards with a picture and a .json with "
+    "its measure a sample; masks: a folder with images and masks."
 )
 
 

@@ -10,12 +10,12 @@ import scalecut
 # fmt: off
 ROWS = [
     ["errors"],
-    ["regression", "stats", "measures", "cache", "page", "receptive", "twins", "padding",
-     "agreement", "published", "notebook"],
+    ["storage", "regression", "stats", "measures", "cache", "page", "receptive", "twins",
+     "padding", "agreement", "published", "notebook"],
     ["images", "layers", "models", "figures", "sums", "engines"],
-    ["annotations", "scenes", "features", "pixels", "charts", "contests", "surgery", "verdict",
+    ["tars", "scenes", "features", "pixels", "charts", "contests", "surgery", "verdict",
      "thumbnails"],
-    ["scores", "tiles", "finetune", "webpage", "cluster", "missing"],
+    ["annotations", "scores", "tiles", "finetune", "webpage", "cluster", "missing"],
     ["curve", "inputs", "record"],
     ["probe", "invariance", "noise", "instrument", "directions", "choice", "cut", "patches",
      "visualise", "streamed"],

@@ -4,7 +4,8 @@ A reader gives what the files say, picture by picture; `read_images` turns it in
 class of object, the images and one measure each. Only the headers of pictures are opened. What
 cannot be used is left out with its reason, never in silence.
 
-Layouts: PASCAL VOC and the boxes of ImageNet (the same XML), COCO instances, folders of masks, CSV.
+Layouts: PASCAL VOC and the boxes of ImageNet (the same XML), COCO instances, folders of masks, CSV,
+tar shards.
 """
 
 import json
@@ -18,17 +19,17 @@ from xml.etree.ElementTree import Element, ParseError
 import defusedxml.ElementTree
 import numpy as np
 from defusedxml import DefusedXmlException
-from jaxtyping import Integer
 
 from .errors import DataError
 from .images import (
+    LOSSLESS,
+    SUFFIXES,
     Image,
     ImageSet,
     LeftOut,
-    decoded,
     header,
+    labels_of,
     leave,
-    opened,
     read_table,
     told,
     wanted_subsets,
@@ -43,17 +44,18 @@ from .measures import (
     shares_of_labels,
     upright,
 )
+from .storage import Stored, is_address
+from .tars import read_shards
 
 SCHEMES = {
     "voc": "a folder with Annotations and JPEGImages",
     "coco": "an instances file, JSON",
     "csv": "a table with the columns image and measure",
+    "tar": "shards with a picture and a .json with its measure a sample",
     "masks": "a folder with images and masks",
 }
 OBJECTS = ("single", "largest", "mean")
-_LOSSLESS = {".png", ".tif", ".tiff", ".bmp", ".gif"}  # the losses of JPEG change labels
-_SUFFIXES = _LOSSLESS | {".jpg", ".jpeg", ".webp", ".ppm", ".pgm", ".jp2"}
-_MOST_COLOURS = 4096  # a coloured mask has fewer, a photograph more
+_WITH_MEASURE = {"csv": ("A table brings", "the column"), "tar": ("A shard brings", "its .json")}
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,9 +117,10 @@ def read_images(
     """The images that `spec` names, one row for each subset that they belong to.
 
     Args:
-        spec: `voc:DIR`, `coco:FILE`, `csv:FILE` or `masks:DIR`.
+        spec: `voc:DIR`, `coco:FILE`, `csv:FILE`, `masks:DIR` or `tar:PATTERN`; after `csv:` and
+            `tar:` also an address, `s3://...`.
         subsets: classes to read; all by default.
-        measure: a name of `measures.MEASURES`; a table (csv) brings its own.
+        measure: a name of `measures.MEASURES`; a table (csv) and shards (tar) bring their own.
         objects: `single` takes the images with exactly one object of the class; `largest` its
             largest, as seen in the frame; `mean` the mean share of those seen in it.
         skip_truncated, skip_difficult: leave out images whose object carries that flag.
@@ -125,12 +128,15 @@ def read_images(
         images_folder: where the pictures are, if not where the layout says.
     """
     scheme, place = _place(spec, images_folder)
-    if scheme == "csv":
-        if measure != "area":
-            raise DataError(
-                f"A table brings its own measure, so {measure!r} cannot be had of it. "
-                "Give no measure, or put that one into the column."
-            )
+    if scheme in _WITH_MEASURE and measure != "area":
+        what, where = _WITH_MEASURE[scheme]
+        raise DataError(
+            f"{what} its own measure, so {measure!r} cannot be had of it. "
+            f"Give no measure, or put that one into {where}."
+        )
+    if isinstance(place, str):
+        return read_shards(place, subsets=subsets, strict=strict)
+    if isinstance(place, Stored) or scheme == "csv":
         return read_table(place, subsets=subsets, strict=strict, images_folder=images_folder)
     measure_named(measure)
     if objects not in OBJECTS:
@@ -162,18 +168,28 @@ def read_images(
     return _assembled(rows, measure, left_out)
 
 
-def _place(spec: str, images_folder: Path | None) -> tuple[str, Path]:
+def _place(spec: str, images_folder: Path | None) -> tuple[str, Path | Stored | str]:
+    """The kind of data, and where: a local path, a table at an address, or a pattern of shards."""
     scheme, colon, rest = spec.partition(":")
     if not colon or scheme not in SCHEMES or not rest:
         kinds = "; ".join(f"{name}: {what}" for name, what in SCHEMES.items())
         raise DataError(f"Data {spec!r} is not of the form KIND:PATH. The kinds are {kinds}.")
+    if images_folder is not None and not images_folder.is_dir():
+        raise DataError(f"There is no folder {images_folder}. Give the one that holds the images.")
+    if scheme == "tar":
+        return scheme, rest
+    if is_address(rest):
+        if scheme != "csv":
+            raise DataError(
+                f"{spec!r} is an address, which only csv: and tar: can be read from. Give one of "
+                "these, or a local copy."
+            )
+        return scheme, Stored(rest)
     place = Path(rest).expanduser()
     needs_folder = scheme in ("voc", "masks")
     if not (place.is_dir() if needs_folder else place.is_file()):
         sort = "folder" if needs_folder else "file"
         raise DataError(f"There is no {sort} {place}. Give {scheme}: {SCHEMES[scheme]}.")
-    if images_folder is not None and not images_folder.is_dir():
-        raise DataError(f"There is no folder {images_folder}. Give the one that holds the images.")
     return scheme, place
 
 
@@ -297,7 +313,7 @@ def _voc(folder: Path, images_folder: Path | None) -> Iterator[_Marked | LeftOut
             yield _Marked(image, path, frozenset(mark.kind for mark in marks), marks, size)
 
 
-def _pictures(folder: Path, suffixes: set[str] = _SUFFIXES) -> list[Path]:
+def _pictures(folder: Path, suffixes: set[str] = SUFFIXES) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.suffix.lower() in suffixes)
 
 
@@ -446,7 +462,7 @@ def _masks(folder: Path, images_folder: Path | None) -> Iterator[_Marked | LeftO
         raise DataError(f"{folder} has no folder {lack}. Give one with images and masks in it.")
     masks = {
         path.relative_to(places[0]).with_suffix("").as_posix(): path
-        for path in _pictures(places[0], _LOSSLESS)
+        for path in _pictures(places[0], LOSSLESS)
     }
     paths = _pictures(pictures)
     if not paths:
@@ -464,7 +480,7 @@ def _masks(folder: Path, images_folder: Path | None) -> Iterator[_Marked | LeftO
 
 def _seen_in_mask(file: Path, width: int, height: int, rule: _Rule) -> list[_Seen]:
     """Each object of a mask, or none if a single one is asked for and there are more."""
-    labels = _labels(file)
+    labels = labels_of(file)
     if labels.shape != (height, width):
         raise DataError(
             f"its mask has {labels.shape[1]} x {labels.shape[0]} pixels, the picture {width} x "
@@ -476,22 +492,3 @@ def _seen_in_mask(file: Path, width: int, height: int, rule: _Rule) -> list[_See
     if rule.objects == "single" and len(objects) > 1:
         return []
     return [_Seen(*each) for each in objects]
-
-
-def _labels(file: Path) -> Integer[np.ndarray, "h w"]:
-    """0 for the background, and 1, 2, ... for the values or colours of a mask."""
-    try:
-        with opened(file) as stored:
-            values = np.asarray(decoded(stored))
-    except DataError as error:
-        raise DataError(f"its mask {file.name} cannot be used: {error}") from error
-    if values.ndim == 3:
-        values = values[..., :3] if values.shape[2] >= 3 else values[..., :1]  # without alpha
-        values = values.astype(np.int64) @ (256 ** np.arange(values.shape[2]))
-    found, labels = np.unique(values, return_inverse=True)
-    if stored.mode != "I;16" and len(found) > _MOST_COLOURS:
-        raise DataError(
-            f"its mask {file.name} has {len(found)} colours, as a photograph has; "
-            "give one value or colour an object"
-        )
-    return labels.reshape(values.shape) + (found[0] != 0)

@@ -73,19 +73,32 @@ def add_shard(
             **{name: np.ascontiguousarray(matrix) for name, matrix in matrices.items()},
         }
     )
-    place = _place(setting)
-    temporary = None
+    write_whole(_place(setting) / f"{hashlib.sha256(content).hexdigest()}.safetensors", content)
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file of the cache, all at once or not at all.
+
+    Raises:
+        OutputError: if the cache cannot be written, or the disk is full.
+    """
+    place, temporary = path.parent, None
     try:
         place.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=place, suffix=".part", delete=False) as file:
             temporary = Path(file.name)
             file.write(content)
-        temporary.replace(place / f"{hashlib.sha256(content).hexdigest()}.safetensors")
+        temporary.replace(path)
     except OSError as error:
         raise OutputError(_unwritable(place, error)) from error
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+
+
+def index_of(what: Mapping[str, object]) -> Path:
+    """Where the list of what an archive holds is kept, by all that shapes it."""
+    return folder() / "indexes" / f"{setting_hash(what)}.json"
 
 
 def summary() -> tuple[int, int]:
@@ -100,7 +113,7 @@ def fits() -> Path:
 
 
 def clear() -> None:
-    """Delete all that is cached: features, fits, sums of streams; files of weights stay.
+    """Delete all that is cached: features, fits, sums of streams, indexes; weights stay.
 
     Raises:
         OutputError: if a file cannot be deleted.
@@ -119,14 +132,14 @@ def clear() -> None:
 
 
 def _files() -> list[Path]:
-    """Shards, fits, and what killed processes left of them."""
+    """Shards, fits, sums, indexes, and what killed processes left of them."""
     places = _features().glob("[0-9a-f][0-9a-f]/" + "[0-9a-f]" * 64)
     found = [
         p for place in places for p in place.iterdir() if p.suffix in (".safetensors", ".part")
     ]
     of_fits = fits().glob("[0-9a-f]" * 16 + "/**/*")
-    of_streams = (folder() / "streams").glob("*")
-    return found + [path for path in chain(of_fits, of_streams) if path.is_file()]
+    of_streams, indexes = (folder() / "streams").glob("*"), (folder() / "indexes").glob("*")
+    return found + [path for path in chain(of_fits, of_streams, indexes) if path.is_file()]
 
 
 def _features() -> Path:

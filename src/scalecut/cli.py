@@ -219,6 +219,7 @@ def probe(
       scalecut probe mypackage.nets:factory --weights best.pth --data masks:cells --objects mean
       scalecut probe resnet50 --data scenes --match-width 32 --learning-curve
       scalecut probe resnet50 --data csv:tiles.csv --stream
+      scalecut probe resnet50 --data "tar:s3://bucket/tiles-{000..099}.tar" --stream
       scalecut probe resnet50 --data csv:tiles.csv --engine openvino --precision int8
       scalecut probe resnet50 --data csv:tiles.csv --cluster ray://HOST:10001
     """

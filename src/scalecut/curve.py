@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -333,15 +332,15 @@ def image_table(image_set: ImageSet) -> pd.DataFrame:
 
     `file` is empty for a picture in memory, whose sides `width` and `height` tell.
     """
-    in_memory = [None if isinstance(i.source, Path) else i.source.shape for i in image_set.images]
+    in_memory = [
+        image.source.shape if isinstance(image.source, np.ndarray) else None
+        for image in image_set.images
+    ]
     boxes = np.full((len(image_set), 4), np.nan) if image_set.boxes is None else image_set.boxes
     return pd.DataFrame(
         {
             "image": [image.name for image in image_set.images],
-            "file": [
-                str(image.source.absolute()) if isinstance(image.source, Path) else ""
-                for image in image_set.images
-            ],
+            "file": [image.place() for image in image_set.images],
             "subset": image_set.subset,
             "group": image_set.group,
             "measure": image_set.measure,

@@ -76,7 +76,7 @@ class _Found:
 def invariance(
     model: Model,
     data: Annotated[
-        str, typer.Option(help="voc:DIR, coco:FILE, csv:FILE, masks:DIR, or scenes.")
+        str, typer.Option(help="voc:DIR, coco:FILE, csv:FILE, tar:PATTERN, masks:DIR, or scenes.")
     ] = "",
     weights: WeightsOption = "pretrained",
     allow_partial: PartialOption = False,

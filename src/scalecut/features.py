@@ -26,7 +26,7 @@ from .engines import Calibration, Way, openvino_vectors, resolved_way, torch_vec
 from .engines import resolved_device as resolved_device  # offered from here as well
 from .engines import resolved_precision as resolved_precision
 from .errors import DataError, LayerError
-from .images import Image, LeftOut, evenly, fitted
+from .images import Image, LeftOut, evenly, fitted, keys_of
 from .layers import SOFTMAX, ProbePoint, tensors_in
 from .layers import channel_axis as axis_of_channels
 from .measures import Frame
@@ -454,11 +454,11 @@ def _content_keys(images: Sequence[Image]) -> tuple[dict[int, str], dict[int, st
     """Hashes of the images' content, and the reasons of those that cannot be read."""
     keys: dict[int, str] = {}
     unreadable: dict[int, str] = {}
-    for index, image in enumerate(images):
-        try:
-            keys[index] = image.key()
-        except DataError as error:
-            unreadable[index] = _reason(error, image)
+    for index, key in enumerate(keys_of(images)):
+        if isinstance(key, DataError):
+            unreadable[index] = _reason(key, images[index])
+        else:
+            keys[index] = key
     return keys, unreadable
 
 

@@ -7,15 +7,17 @@ Shapes: n images, h x w pixels.
 """
 
 import hashlib
+import io
 import math
 import struct
 import threading
 import warnings
 import zlib
 from collections.abc import Iterator, Sequence, Set
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
@@ -26,6 +28,7 @@ from PIL.Image import Resampling, Transpose
 
 from .errors import DataError
 from .measures import Frame, nearest
+from .storage import Stored, beside, is_address
 
 MOST_PIXELS = 200_000_000  # the largest cameras of telephones; above lie slides (tiles!) and bombs
 INTERPOLATIONS = {
@@ -34,6 +37,10 @@ INTERPOLATIONS = {
     "bicubic": Resampling.BICUBIC,
     "lanczos": Resampling.LANCZOS,
 }
+MOST_COLOURS = 4096  # a coloured mask has fewer, a photograph more
+ASKED_AT_ONCE = 16  # images, of a server that takes its time for each
+LOSSLESS = {".png", ".tif", ".tiff", ".bmp", ".gif"}  # the losses of JPEG change labels
+SUFFIXES = LOSSLESS | {".jpg", ".jpeg", ".webp", ".ppm", ".pgm", ".jp2"}
 # Formats that Pillow decodes itself: EPS, for one, it hands to another program.
 _FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "GIF", "WEBP", "PPM", "JPEG2000")
 _TURNS = {
@@ -54,19 +61,23 @@ _HEADERS = threading.Lock()
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """One picture: a file, or pixels in memory."""
+    """One picture: a local file, one stored elsewhere or in an archive, or pixels in memory."""
 
     name: str
-    source: Path | UInt8[np.ndarray, "h w 3"]
+    source: Path | Stored | UInt8[np.ndarray, "h w 3"]
 
     def content(self) -> bytes:
         """What the picture depends on: the bytes of the file, or shape and pixels."""
-        if not isinstance(self.source, Path):
-            return str(self.source.shape).encode() + self.source.tobytes()
         try:
-            return self.source.read_bytes()
+            if isinstance(self.source, Stored):
+                return self.source.read()
+            if isinstance(self.source, Path):
+                return self.source.read_bytes()
+        except DataError as error:
+            raise DataError(f"{self.name}: {error}") from error
         except OSError as error:
             raise DataError(f"{self.name}: {_unreadable(error)}") from error
+        return str(self.source.shape).encode() + self.source.tobytes()
 
     def key(self) -> str:
         """SHA-256 of the content, in hexadecimal."""
@@ -78,13 +89,37 @@ class Image:
         Transparent parts lie on white; of 16 bits the upper 8 are kept; colour profiles are not
         applied.
         """
-        if not isinstance(self.source, Path):
-            return PIL.Image.fromarray(self.source)
+        source = self.source
+        if not isinstance(source, Path | Stored):
+            return PIL.Image.fromarray(source)
         try:
-            with opened(self.source) as stored:
+            file = io.BytesIO(source.read()) if isinstance(source, Stored) else source
+            with opened(file) as stored:
                 return _upright_rgb(stored)
         except DataError as error:
             raise DataError(f"{self.name}: {error}") from error
+
+    def place(self) -> str:
+        """Where it lies: its absolute path or its address; nothing for pixels in memory."""
+        if isinstance(self.source, Stored):
+            return self.source.address()
+        return str(self.source.absolute()) if isinstance(self.source, Path) else ""
+
+
+def keys_of(images: Sequence[Image]) -> Iterator[str | DataError]:
+    """The key of each image in turn, or why there is none; stored ones are asked for together."""
+    if not any(isinstance(image.source, Stored) for image in images):
+        yield from map(_key_or_error, images)
+        return
+    with ThreadPoolExecutor(ASKED_AT_ONCE) as workers:
+        yield from workers.map(_key_or_error, images)
+
+
+def _key_or_error(image: Image) -> str | DataError:
+    try:
+        return image.key()
+    except DataError as error:
+        return error
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,7 +226,7 @@ def image_of(place: int, given: Any) -> Image:
 
 
 def read_table(
-    file: Path,
+    file: Path | Stored,
     *,
     subsets: Sequence[str] = (),
     strict: bool = False,
@@ -200,58 +235,76 @@ def read_table(
     """A set from a CSV file with the columns image, measure and, if wanted, group and subset.
 
     Args:
-        file: the measure is used as it stands; paths start at the file's folder.
+        file: the measure is used as it stands; paths start at the file's folder, and may be
+            addresses (`s3://...`), which are not opened before they are needed.
         subsets: which to read; all by default. Without the column, all rows are of one subset,
             the file's name.
         strict: raise at the first image that would be left out.
         images_folder: where the paths start, if not at the file.
     """
     columns = _columns(file)
+    place = file.url if isinstance(file, Stored) else str(file)
     names, measure = columns["image"], np.array([float(cell) for cell in columns["measure"]])
-    subset = columns.get("subset", [file.stem] * len(names))
+    subset = columns.get("subset", [PurePath(place).stem] * len(names))
     group = columns.get("group", names)
-    wanted = wanted_subsets(str(file), subsets, set(subset))
+    wanted = wanted_subsets(place, subsets, set(subset))
     kept: list[int] = []
     left_out: list[LeftOut] = []
-    images = [Image(name, (images_folder or file.parent) / name) for name in names]
+    images = [Image(name, _source(name, place, images_folder)) for name in names]
     for row in sorted(range(len(names)), key=lambda row: (subset[row], names[row])):
         if subset[row] in wanted:
             try:
-                header((images_folder or file.parent) / names[row])
+                source = images[row].source
+                if isinstance(source, Path):
+                    header(source)
                 kept.append(row)
             except DataError as error:
                 leave(LeftOut(names[row], str(error)), left_out, strict)
     if not kept:
-        raise DataError(f"None of the images of {file} can be used. {told(left_out)}")
+        raise DataError(f"None of the images of {place} can be used. {told(left_out)}")
     everything = ImageSet(tuple(images), measure, "measure", tuple(subset), tuple(group))
     return replace(everything.rows(kept), left_out=tuple(left_out))
 
 
-def _columns(file: Path) -> dict[str, list[str]]:
+def _source(name: str, table: str, images_folder: Path | None) -> Path | Stored:
+    """Where a table's image is: by its name, or beside the table."""
+    if is_address(name):
+        return Stored(name)
+    if is_address(table) and images_folder is None and not PurePath(name).is_absolute():
+        return Stored(beside(table, name))
+    return (images_folder or Path(table).parent) / name
+
+
+def _columns(file: Path | Stored) -> dict[str, list[str]]:
     """The columns of a table as text, found to be complete."""
+    place = file.url if isinstance(file, Stored) else str(file)
     try:
-        table = pd.read_csv(file, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+        content = io.BytesIO(file.read()) if isinstance(file, Stored) else file
+    except DataError as error:
+        raise DataError(f"{place}: {error}.") from error
+    try:
+        table = pd.read_csv(content, dtype=str, keep_default_na=False, encoding="utf-8-sig")
     except (ValueError, OSError) as error:
         raise DataError(
-            f"{file} is no table ({' '.join(str(error).split())}). "
+            f"{place} is no table ({' '.join(str(error).split())}). "
             "Give a CSV file with the columns image and measure."
         ) from error
     columns = {str(name): [str(cell) for cell in table[name]] for name in table.columns}
     missing = [name for name in ("image", "measure") if name not in columns]
     if missing or table.empty:
         raise DataError(
-            f"{file} has {f'no column {missing[0]!r}' if missing else 'no rows'}; "
+            f"{place} has {f'no column {missing[0]!r}' if missing else 'no rows'}; "
             f"its columns are {', '.join(map(repr, list(columns)[:8]))}. "
             "Give image and measure, and if you like group and subset."
         )
     if not isinstance(table.index, pd.RangeIndex):  # pandas takes the surplus for an index
-        raise DataError(f"{file} has rows of more than {len(columns)} cells. Name every column.")
+        raise DataError(f"{place} has rows of more than {len(columns)} cells. Name every column.")
     for name in [name for name in ("image", "measure", "group", "subset") if name in columns]:
         rule = _is_number if name == "measure" else bool
         bad = [row for row, cell in enumerate(columns[name]) if not rule(cell)]
         if bad:
             raise DataError(
-                f"{file}: {len(bad)} of {len(table)} rows have no usable {name}, the first at row "
+                f"{place}: {len(bad)} of {len(table)} rows have no usable {name}, the first at row "
                 f"{bad[0] + 2} ({columns[name][bad[0]]!r}; the header is row 1). "
                 "Mend or remove these rows."
             )
@@ -335,11 +388,11 @@ def _quiet() -> Iterator[None]:
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[PIL.Image.Image]:
+def opened(file: Path | io.BytesIO) -> Iterator[PIL.Image.Image]:
     """The file with its header read and found sound; nothing is decoded yet."""
     try:
         with _quiet():
-            stored = PIL.Image.open(path, formats=_FORMATS)
+            stored = PIL.Image.open(file, formats=_FORMATS)
     except PIL.UnidentifiedImageError as error:
         raise DataError(
             f"this is not an image that can be read; give one of {', '.join(_FORMATS)}"
@@ -393,6 +446,25 @@ def decoded(stored: PIL.Image.Image) -> PIL.Image.Image:
     except _BROKEN as error:
         raise DataError(f"it is truncated or broken ({error}); copy the file again") from error
     return stored
+
+
+def labels_of(file: Path) -> Integer[np.ndarray, "h w"]:
+    """0 for the background, and 1, 2, ... for the values or colours of a mask."""
+    try:
+        with opened(file) as stored:
+            values = np.asarray(decoded(stored))
+    except DataError as error:
+        raise DataError(f"its mask {file.name} cannot be used: {error}") from error
+    if values.ndim == 3:
+        values = values[..., :3] if values.shape[2] >= 3 else values[..., :1]  # without alpha
+        values = values.astype(np.int64) @ (256 ** np.arange(values.shape[2]))
+    found, labels = np.unique(values, return_inverse=True)
+    if stored.mode != "I;16" and len(found) > MOST_COLOURS:
+        raise DataError(
+            f"its mask {file.name} has {len(found)} colours, as a photograph has; "
+            "give one value or colour an object"
+        )
+    return labels.reshape(values.shape) + (found[0] != 0)
 
 
 def _upright_rgb(stored: PIL.Image.Image) -> PIL.Image.Image:

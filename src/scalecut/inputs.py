@@ -20,7 +20,7 @@ from .annotations import read_images
 from .engines import resolved_way
 from .errors import DataError, LayerError, ModelError, ScalecutError
 from .features import Compute, Extracted, Progress, decoded, extract
-from .images import Image, ImageSet, LeftOut, evenly
+from .images import Image, ImageSet, LeftOut, evenly, keys_of
 from .layers import ProbePoint, probe_points, select_layers
 from .measures import Frame, measure_named, share_of
 from .missing import answerable
@@ -292,9 +292,12 @@ def check_int8(
 def image_facts(image_set: ImageSet) -> dict[str, object]:
     """Numbers and a fingerprint: the hash of every image's content with its measure and subset."""
     digest = hashlib.sha256()
-    rows = zip(image_set.images, image_set.measure, image_set.subset, image_set.group, strict=True)
-    for image, measure, subset, group in rows:
-        digest.update(f"{image.key()} {measure!r} {subset} {group}\n".encode())
+    keys = keys_of(image_set.images)
+    rows = zip(keys, image_set.measure, image_set.subset, image_set.group, strict=True)
+    for key, measure, subset, group in rows:
+        if isinstance(key, DataError):
+            raise key
+        digest.update(f"{key} {measure!r} {subset} {group}\n".encode())
     names = np.array(image_set.subset)
     return {
         "n_images": len(image_set),

@@ -66,7 +66,12 @@ ClusterOption = Annotated[
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda:0, ...")]
 OutOption = Annotated[Path | None, typer.Option(help="The run folder.")]
 DataOption = Annotated[
-    str, typer.Option("--data", help="voc:DIR, coco:FILE, csv:FILE, masks:DIR, or scenes.")
+    str,
+    typer.Option(
+        "--data",
+        help="voc:DIR, coco:FILE, csv:FILE, tar:PATTERN, masks:DIR, or scenes; csv and tar also at "
+        "an address, s3://...",
+    ),
 ]
 SubsetOption = Annotated[
     str, typer.Option(help="Classes of objects, comma-separated, each probed by itself.")

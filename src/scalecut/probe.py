@@ -80,7 +80,8 @@ def probe(
 
     Args:
         model: timm name, `resnet50_v1`, `module.path:factory`, a module, or a loaded network.
-        data: `voc:DIR`, `coco:FILE`, `csv:FILE`, `masks:DIR`, `scenes`, or an ImageSet.
+        data: `voc:DIR`, `coco:FILE`, `csv:FILE`, `tar:PATTERN`, `masks:DIR`, `scenes`, or an
+            ImageSet.
         layers: names, aliases or globs; all probe points if empty.
         subsets: classes of objects, each probed by itself; all if empty.
         controls: `random` (twins with random weights), `permuted` (each tensor's values permuted),

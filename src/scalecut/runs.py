@@ -19,10 +19,11 @@ import pandas as pd
 
 from .curve import COLUMNS, Curve, image_table
 from .errors import DataError, ModelError, OutputError
-from .images import ImageSet, LeftOut
+from .images import Image, ImageSet, LeftOut
 from .layers import ProbePoint
 from .patches import COLUMNS as PATCH_COLUMNS
 from .patches import PatchSet
+from .storage import Stored
 from .thumbnails import thumbnail
 
 FORMAT = 2  # of run.json and the tables
@@ -49,6 +50,7 @@ IMAGE_COLUMNS = (
 PREDICTION_COLUMNS = ("image", "subset", "measure", "layer", "predicted")
 # fmt: on
 DIGITS = 6  # of the decimals in curve.csv
+MOST_FETCHED = 2000  # pictures that are read once more, for the page
 
 
 @contextmanager
@@ -188,11 +190,24 @@ def write_curve(
 
 
 def _images(image_set: ImageSet) -> pd.DataFrame:
-    """The table of the images, with a small JPEG of those that are in no file."""
+    """The table of the images, with a small JPEG of those that are in no local file.
+
+    Of pictures in shards or at addresses only if they are few, since each is read once more.
+    """
+    n_stored = sum(isinstance(image.source, Stored) for image in image_set.images)
+    kinds = (np.ndarray, Stored) if n_stored <= MOST_FETCHED else (np.ndarray,)
     small = [
-        None if isinstance(image.source, Path) else thumbnail(image) for image in image_set.images
+        _small(image) if isinstance(image.source, kinds) else None for image in image_set.images
     ]
     return image_table(image_set).assign(thumbnail=pd.Series(small, dtype=object))
+
+
+def _small(image: Image) -> bytes | None:
+    """A thumbnail; none where the picture can no longer be read."""
+    try:
+        return thumbnail(image)
+    except DataError:
+        return None
 
 
 def write_table(table: pd.DataFrame, path: Path) -> None:

@@ -49,6 +49,7 @@ from .layers import ProbePoint
 from .models import Network, tensors_sha256
 from .pixels import PIXELS, pixel_network
 from .probe import CONTROLS, USUAL_CONTROLS
+from .storage import Stored
 from .streamed import StreamedCurve, lines_of, table_of
 from .sums import (
     CELLS,
@@ -479,7 +480,7 @@ def _kept(state: Path) -> Summed:
 
 
 def _fingerprint(image_set: ImageSet) -> str:
-    """A hash of what is listed: names, measures, subsets, groups; sizes and times of the files."""
+    """A hash of what is listed: names, measures, subsets, groups; the files' stamps."""
     digest = hashlib.sha256()
     rows = zip(image_set.images, image_set.measure, image_set.subset, image_set.group, strict=True)
     for image, measure, subset, group in rows:
@@ -489,10 +490,13 @@ def _fingerprint(image_set: ImageSet) -> str:
 
 
 def _stamp(image: Image) -> list[object]:
-    if not isinstance(image.source, Path):
+    source = image.source
+    if isinstance(source, Stored):
+        return [source.url, source.stamp, source.offset, source.size]
+    if not isinstance(source, Path):
         return [image.key()]
     try:
-        found = image.source.stat()
+        found = source.stat()
     except OSError:  # it will be left out, with the reason
         return []
     return [found.st_size, found.st_mtime_ns]
