@@ -26,12 +26,11 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
 from scalecut import image_set, load_network, probe
-from scalecut.engines import Way
-from scalecut.features import Task, calibration_of, computed_here, decoded, forward
+from scalecut.features import calibration_of, decoded, forward
 from scalecut.images import Image
 from scalecut.inputs import chosen_points
 from scalecut.layers import ProbePoint
-from scalecut.models import Network
+from scalecut.models import Network, Preprocessing
 from scalecut.regression import PENALTIES
 from scalecut.scenes import made_up_scenes
 from scalecut.scores import Answers, draw_parts, score
@@ -88,15 +87,20 @@ def ways(
     yield AS_WRITTEN, BATCH, alone(network, batch, is_fast=False)
     yield "forward pass alone, bfloat16, channels last", BATCH, alone(network, batch, is_fast=True)
     calibration = calibration_of(images, own, "squash")
+    yield "decoding alone", len(images), lambda: list(decoded(images, range(len(images)), own))
     for engine, precision in ENGINES:
         with forward(network, points, precision, "cpu", engine, calibration) as pooled:
             yield f"all layers, {engine} {precision}", BATCH, lambda p=pooled: p(batch)
-    yield "decoding alone", len(images), lambda: list(decoded(images, range(len(images)), own))
-    for engine, precision in ENGINES:
-        way = Way(engine, precision, "cpu")
-        task = Task(network, tuple(points), "squash", way, BATCH, calibration)
-        name = f"JPEG files to features, {engine} {precision}"
-        yield name, len(images), lambda t=task: list(computed_here(t, images, range(FILES)))
+            name = f"JPEG files to features, {engine} {precision}"
+            yield name, len(images), lambda p=pooled: from_files(p, images, own)
+
+
+def from_files(
+    pooled: Callable[[Tensor], object], images: list[Image], preprocessing: Preprocessing
+) -> None:
+    """As `features.computed_here` does it, with the network ready."""
+    for _, batch, _ in decoded(images, range(len(images)), preprocessing, batch_size=BATCH):
+        pooled(batch)
 
 
 def one_pass_a_layer(network: Network, points: list[ProbePoint], images: list[Image]) -> float:

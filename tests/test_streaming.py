@@ -16,7 +16,7 @@ from scipy.stats import t as student
 from torch import nn
 from typer.testing import CliRunner
 
-from scalecut import DataError, LayerError, Preprocessing, cli, extract, image_set, streaming
+from scalecut import DataError, LayerError, Preprocessing, cli, extract, image_set, shards
 from scalecut.curve import COLUMNS
 from scalecut.engines import Way
 from scalecut.features import Task, computed_here
@@ -24,7 +24,8 @@ from scalecut.images import Image
 from scalecut.inputs import Look, Reading, chosen_points
 from scalecut.models import load_network
 from scalecut.regression import PENALTIES
-from scalecut.streaming import Plan, joined, pilot_scales, stream, stream_measures, summed
+from scalecut.shards import Plan, joined, pilot_scales, summed
+from scalecut.streaming import stream, stream_measures
 from scalecut.sums import CELLS, cell_of, jackknife
 
 SIDE = 24
@@ -267,7 +268,7 @@ class KilledError(Exception):
 
 @pytest.mark.parametrize("stage", ["features", "random twin"])
 def test_run_that_was_killed_goes_on_and_ends_at_the_same_bits(cached, monkeypatch, stage):
-    monkeypatch.setattr(streaming, "KEPT_EVERY", 2)
+    monkeypatch.setattr(shards, "KEPT_EVERY", 2)
     images, controls = discs(), ["random", "shuffled"]
     expected = streamed(images, controls=controls)
     assert list(cached.glob("streams/*")) == []
@@ -289,7 +290,7 @@ def test_run_that_was_killed_goes_on_and_ends_at_the_same_bits(cached, monkeypat
 
 
 def test_kept_sums_of_other_images_or_settings_are_not_used(cached, monkeypatch):
-    monkeypatch.setattr(streaming, "KEPT_EVERY", 1)
+    monkeypatch.setattr(shards, "KEPT_EVERY", 1)
 
     def kill(at, done, total):
         if done > 50:

@@ -1,31 +1,28 @@
 """The curve of more images than features can be kept of: only sums of products stay (`sums`).
 
-Images are taken in shards. What a shard adds to the sums depends on nothing but the shard, so
-shards can be summed in any order; a run that was killed goes on from the sums that it kept, and
-ends at the same bits. Features come from whoever computes them: this process, or a cluster.
+A run that was killed goes on from the sums that it kept, and ends at the same bits. Features come
+from whoever computes them: this process, or a cluster.
 
-Shapes: n images, d features, t targets.
+Shapes: n images, t targets.
 """
 
 import hashlib
 import json
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float32, Float64, Int
+from jaxtyping import Float64
 
 from . import cache
 from .cluster import computing
 from .engines import resolved_way
-from .errors import DataError, LayerError
+from .errors import DataError
 from .features import (
-    Batch,
-    Compute,
     Progress,
     Task,
     calibration_of,
@@ -49,57 +46,17 @@ from .layers import ProbePoint
 from .models import Network, tensors_sha256
 from .pixels import PIXELS, pixel_network
 from .probe import CONTROLS, USUAL_CONTROLS
+from .shards import PILOT, Plan, Summed, in_order, joined, pilot_scales, summed
 from .storage import Stored
-from .streamed import StreamedCurve, lines_of, table_of
+from .streamed import Key, Line, StreamedCurve, lines_of, table_of
 from .sums import (
     CELLS,
-    Scale,
-    Sums,
-    add,
     cell_of,
-    empty,
-    merge,
-    scale_of,
 )
 from .sums import load as load_sums
 from .sums import save as save_sums
 
-PILOT = 1024  # images that fix the grid, evenly spread over all
 SHARD_SIZE = 256
-KEPT_EVERY = 8  # shards
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Plan:
-    """What is summed, shard by shard, of the features of any network.
-
-    Args:
-        shard_size: a multiple of the batch's, so that the batches are the same ones always.
-    """
-
-    image_set: ImageSet
-    targets: Float64[np.ndarray, "n t"]
-    cells: Int[np.ndarray, " n"]
-    shard_size: int
-
-    @property
-    def n_shards(self) -> int:
-        """How many shards there are; the last may be smaller."""
-        return -(-len(self.image_set) // self.shard_size)
-
-    def numbers(self, shard: int) -> range:
-        """The images of a shard."""
-        start = shard * self.shard_size
-        return range(start, min(start + self.shard_size, len(self.image_set)))
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Summed:
-    """The sums of some shards, and which of their images could not be read, by number."""
-
-    shards: frozenset[int]
-    sums: Mapping[tuple[str, ...], Sums]  # by subset and layer
-    left_out: Mapping[int, str]
 
 
 def stream(
@@ -184,95 +141,19 @@ def stream_measures(
         np.array([cell_of(group, seed) for group in image_set.group]),
         -(-shard_size // look.batch_size) * look.batch_size,
     )
-    names = {each.measure_name: {} for each in sets}
-    states, left_out, kept, moved = [], (), image_set, {}
+    passes = _passes(network, tuple(points), image_set, look, controls, seed)
     with computing(cluster) as stages.compute:
-        for stage, task in _passes(network, tuple(points), image_set, look, controls, seed):
-            if task.way.precision == "int8":
-                in_int8 = _checked_in_int8(task, image_set, look, stages)
-                moved = in_int8 if task.network is network else moved
-            whole, state = _whole(task, plan, fingerprint, stages, stage)
-            states.append(state)
-            if task.network is network:
-                left_out = _left_out(image_set, whole, is_strict=reading.strict)
-                kept = image_set.rows([n for n in range(len(image_set)) if n not in whole.left_out])
-                check_size(kept)
-            kind, told = task.network.weights.kind, stages.report(f"regression, {stage}")
-            with stages("regression"):
-                for name, lines in zip(
-                    names, lines_of(kind, task.points, kept.subsets, whole.sums, len(names), told),
-                    strict=True,
-                ):  # fmt: skip
-                    names[name] |= lines
-    for state in states:
-        state.unlink(missing_ok=True)
-    facts = _facts(network, kept, plan, look, moved, seed, fingerprint)
+        found = _found(passes, plan, look, stages, fingerprint, len(sets), strict=reading.strict)
+    facts = _facts(network, found, plan, look, seed, fingerprint)
     return {
-        name: StreamedCurve(
-            *table_of(lines, {"model": network.name, "measure": name}),
+        measure: StreamedCurve(
+            *table_of(lines, {"model": network.name, "measure": measure}),
             tuple(points),
             layers_left_out,
-            (*image_set.left_out, *left_out),
-            {**facts, "images": {**facts["images"], "measure": name}, "stages": stages.facts},
+            (*image_set.left_out, *found.left_out),
+            {**facts, "images": {**facts["images"], "measure": measure}, "stages": stages.facts},
         )
-        for name, lines in names.items()
-    }
-
-
-def summed(
-    task: Task,
-    plan: Plan,
-    scales: Mapping[str, Scale],
-    shards: Sequence[int],
-    compute: Compute = computed_here,
-    told: Callable[[int], None] = lambda n: None,
-) -> Iterator[Summed]:
-    """The sums of shards, some of them at a time: the same bits wherever and whenever computed.
-
-    Args:
-        scales: the grid of each layer.
-        shards: their numbers, from 0 to `plan.n_shards` - 1.
-        told: called with the number of images of each batch.
-
-    Raises:
-        LayerError: if a layer gives a value that is not finite.
-    """
-    ready: list[_Shard] = []
-    for shard in _as_they_come(task, plan, sorted(shards), compute, told):
-        ready.append(shard)
-        if len(ready) == KEPT_EVERY:
-            yield _added(task, plan, scales, ready)
-            ready = []
-    if ready:
-        yield _added(task, plan, scales, ready)
-
-
-def joined(one: Summed, other: Summed) -> Summed:
-    """The sums of the shards of both, in whatever order they come."""
-    assert not one.shards & other.shards, "a shard would be counted twice"
-    sums = {**one.sums, **other.sums}
-    for key in one.sums.keys() & other.sums.keys():
-        sums[key] = merge(one.sums[key], other.sums[key])
-    return Summed(one.shards | other.shards, sums, {**one.left_out, **other.left_out})
-
-
-def pilot_scales(task: Task, plan: Plan, compute: Compute = computed_here) -> dict[str, Scale]:
-    """The grid of every layer, by images evenly spread over all.
-
-    Raises:
-        DataError: if none of them can be read.
-    """
-    n = len(plan.image_set)
-    numbers, matrices, reasons = _in_order(task, plan.image_set, evenly(n, PILOT), compute)
-    if not numbers:
-        raise DataError(
-            f"None of {min(n, PILOT)} images could be read ({next(iter(reasons.values()))}). "
-            "Check the folder of images."
-        )
-    targets = plan.targets[numbers]
-    return {
-        point.layer: scale_of(matrix, targets, n)
-        for point, matrix in zip(task.points, matrices, strict=True)
+        for measure, lines in zip((each.measure_name for each in sets), found.lines, strict=True)
     }
 
 
@@ -280,12 +161,46 @@ def pilot_scales(task: Task, plan: Plan, compute: Compute = computed_here) -> di
 
 
 @dataclass(slots=True, eq=False)
-class _Shard:
-    """A shard whose batches come in."""
+class _Found:
+    """What the passes gave."""
 
-    number: int
-    batches: list[Batch]
-    n_done: int = 0
+    lines: list[dict[Key, Line]]  # by measure
+    kept: ImageSet  # images that could be read
+    left_out: tuple[LeftOut, ...] = ()
+    moved: Mapping[str, object] = field(default_factory=dict)  # by int8
+
+
+def _found(
+    passes: Iterator[tuple[str, Task]],
+    plan: Plan,
+    look: Look,
+    stages: Stages,
+    fingerprint: str,
+    n_measures: int,
+    *,
+    strict: bool,
+) -> _Found:
+    """The scores of the network, which comes first, and of its controls."""
+    found, states = _Found([{} for _ in range(n_measures)], plan.image_set), []
+    for stage, task in passes:
+        moved = {}
+        if task.way.precision == "int8":
+            moved = _checked_in_int8(task, plan.image_set, look, stages)
+        whole, state = _whole(task, plan, fingerprint, stages, stage)
+        if not states:
+            found.moved, found.left_out = moved, _left_out(plan.image_set, whole, is_strict=strict)
+            is_kept = [n not in whole.left_out for n in range(len(plan.image_set))]
+            found.kept = plan.image_set.rows(np.array(is_kept))
+            check_size(found.kept)
+        states.append(state)
+        kind, told = task.network.weights.kind, stages.report(f"regression, {stage}")
+        with stages("regression"):
+            of_it = lines_of(kind, task.points, found.kept.subsets, whole.sums, n_measures, told)
+        for lines, more in zip(found.lines, of_it, strict=True):
+            lines |= more
+    for state in states:
+        state.unlink(missing_ok=True)
+    return found
 
 
 def _passes(
@@ -340,84 +255,12 @@ def _targets(image_set: ImageSet, seed: int, *, is_shuffled: bool) -> Float64[np
     return np.stack([measure, shuffled], axis=1)
 
 
-def _as_they_come(
-    task: Task,
-    plan: Plan,
-    shards: Sequence[int],
-    compute: Compute,
-    told: Callable[[int], None],
-) -> Iterator[_Shard]:
-    """Each shard once all of its batches are there, in whatever order they come."""
-    waiting = {shard: _Shard(shard, []) for shard in shards}
-    numbers = [number for shard in shards for number in plan.numbers(shard)]
-    for batch in compute(task, plan.image_set.images, numbers):
-        good, _, bad = batch
-        _check_finite(task, plan.image_set.images, batch)
-        shard = waiting[next(iter([*good, *bad])) // plan.shard_size]
-        shard.batches.append(batch)
-        shard.n_done += len(good) + len(bad)
-        told(len(good) + len(bad))
-        if shard.n_done == len(plan.numbers(shard.number)):
-            yield waiting.pop(shard.number)
-
-
-def _added(task: Task, plan: Plan, scales: Mapping[str, Scale], shards: Sequence[_Shard]) -> Summed:
-    """The sums of shards that are all there."""
-    batches = [batch for shard in shards for batch in shard.batches]
-    rows = np.array([number for good, _, _ in batches for number in good], dtype=np.int64)
-    bad = {number: reason for _, _, reasons in batches for number, reason in reasons.items()}
-    subset = np.array([plan.image_set.subset[row] for row in rows])
-    sums: dict[tuple[str, ...], Sums] = {}
-    for column, point in enumerate(task.points):
-        matrix = _stacked(task, batches, column)
-        for name in np.unique(subset).tolist():
-            is_in = subset == name
-            chosen = rows[is_in]
-            sums[name, point.layer] = add(
-                empty(scales[point.layer]),
-                matrix[is_in],
-                plan.targets[chosen],
-                plan.cells[chosen],
-            )
-    return Summed(frozenset(shard.number for shard in shards), sums, bad)
-
-
-def _in_order(
-    task: Task, image_set: ImageSet, numbers: Sequence[int], compute: Compute
-) -> tuple[list[int], list[Float32[np.ndarray, "_ _"]], dict[int, str]]:
-    """Some images that can be read, their features by layer, and why others cannot."""
-    batches = [*compute(task, image_set.images, numbers)]
-    for batch in batches:
-        _check_finite(task, image_set.images, batch)
-    found = [number for good, _, _ in batches for number in good]
-    order = np.argsort(found)
-    reasons = {number: reason for _, _, bad in batches for number, reason in bad.items()}
-    matrices = [_stacked(task, batches, column)[order] for column in range(len(task.points))]
-    return sorted(found), matrices, reasons
-
-
-def _stacked(task: Task, batches: Sequence[Batch], column: int) -> Float32[np.ndarray, "n d"]:
-    none = np.zeros((0, task.points[column].channels), np.float32)
-    return np.concatenate([none, *(answers[column] for _, answers, _ in batches if answers)])
-
-
-def _check_finite(task: Task, images: Sequence[Image], batch: Batch) -> None:
-    good, answers, _ = batch
-    for point, answer in zip(task.points if answers else (), answers, strict=True):
-        rows = np.flatnonzero(~np.isfinite(answer).all(axis=1))
-        if rows.size:
-            raise LayerError(
-                f"Layer {point.layer!r} gave values that are not finite, the first for "
-                f"{images[good[rows[0]]].name}. Try --precision float32, or choose other --layers."
-            )
-
-
 def _checked_in_int8(
     task: Task, image_set: ImageSet, look: Look, stages: Stages
 ) -> dict[str, object]:
     """How far int8 moved R², on some images."""
     numbers = evenly(len(image_set), CHECKED_IMAGES)
-    found, matrices, _ = _in_order(task, image_set, numbers, stages.compute or computed_here)
+    found, matrices, _ = in_order(task, image_set, numbers, stages.compute or computed_here)
     by_layer = {point.layer: each for point, each in zip(task.points, matrices, strict=True)}
     return check_int8(task.network, image_set.rows(found), task.points, look, by_layer, stages)
 
@@ -515,15 +358,15 @@ def _left_out(image_set: ImageSet, whole: Summed, *, is_strict: bool) -> tuple[L
 
 def _facts(
     network: Network,
-    kept: ImageSet,
+    found: _Found,
     plan: Plan,
     look: Look,
-    moved: Mapping[str, object],
     seed: int,
     fingerprint: str,
 ) -> dict[str, Any]:
     """What the sums were computed from, and how."""
-    names, way = np.array(kept.subset), resolved_way(look.engine, look.precision, look.device)
+    kept, names = found.kept, np.array(found.kept.subset)
+    way = resolved_way(look.engine, look.precision, look.device)
     return {
         "stream": {
             "cells": CELLS,
@@ -532,7 +375,7 @@ def _facts(
             "shard_size": plan.shard_size,
             "shards": plan.n_shards,
         },
-        "look": {**asdict(look), **asdict(way), **moved},
+        "look": {**asdict(look), **asdict(way), **found.moved},
         "weights": network.weights,
         "tensors_sha256": tensors_sha256(network.module),
         "preprocessing": network.preprocessing,
