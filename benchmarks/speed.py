@@ -36,7 +36,7 @@ from scalecut.scenes import made_up_scenes
 from scalecut.scores import Answers, draw_parts, score
 
 NETWORKS = ("inception_v3", "resnet50", "tf_efficientnet_lite0", "vit_small_patch16_224")
-ROUNDS, BATCH, FILES = 5, 16, 96
+ROUNDS, BATCH, FILES = 3, 16, 96
 CHANNELS = (256, 288, 288, 768, 768, 768, 768, 768, 1280, 2048, 2048, 1000, 1000)  # InceptionV3
 IMAGES, REPEATS, PERMUTATIONS = 1174, 10, 1000
 AS_WRITTEN = "forward pass alone, float32, as one writes it"

@@ -1,6 +1,9 @@
 """Features are compared with plain forward passes; interrupted work with work that was not."""
 
 import copy
+import errno
+import gc
+import os
 import re
 import types
 from collections import OrderedDict
@@ -16,7 +19,7 @@ from torch import nn
 
 from scalecut import cache, features
 from scalecut.engines import torch_vectors
-from scalecut.errors import DataError, LayerError, ModelError
+from scalecut.errors import DataError, LayerError, ModelError, OutputError
 from scalecut.features import (
     decoded,
     extract,
@@ -27,6 +30,7 @@ from scalecut.features import (
     resolved_precision,
 )
 from scalecut.images import Image, LeftOut, fitted
+from scalecut.inputs import check_finite
 from scalecut.layers import probe_points, select_layers
 from scalecut.missing import answerable
 from scalecut.models import Preprocessing, load_network
@@ -793,3 +797,67 @@ def test_batch_too_large_for_the_memory_is_computed_in_halves_and_said(network, 
     assert len(found) == 1
     for layer, matrix in expected.items():
         np.testing.assert_allclose(matrices[layer], matrix, rtol=1e-5, atol=1e-6)
+
+
+# --- where features are kept ---------------------------------------------------------------------
+
+
+def odd_images(tmp_path):
+    """Twelve images, of which the third cannot be decoded and the last is the first again."""
+    found = images(12)
+    broken = tmp_path / "broken.jpg"
+    broken.write_bytes(b"no picture")
+    return [*found[:2], Image("broken.jpg", broken), *found[3:11], Image("again", found[0].source)]
+
+
+def test_large_matrices_lie_on_disk_and_hold_the_same(network, monkeypatch, tmp_path):
+    some = odd_images(tmp_path)
+    expected = extracted(network, some)
+    cache.clear()
+    monkeypatch.setattr(features, "IN_MEMORY", 0)
+    monkeypatch.setattr(features, "ROWS_MOVED", 4)
+    for _ in range(2):  # computed, then from the cache
+        found = extracted(network, some)
+        assert np.array_equal(found.is_read, expected.is_read)
+        assert [each.name for each in found.left_out] == ["broken.jpg"]
+        for layer, matrix in expected.matrices.items():
+            assert isinstance(found.matrices[layer], np.memmap)
+            assert np.array_equal(found.matrices[layer], matrix)
+            assert np.array_equal(matrix[0], matrix[-1])  # the same picture
+    found, expected = None, None
+    gc.collect()
+    assert [path for path in cache.folder().iterdir() if path.is_file()] == []
+
+
+def test_half_precision_takes_half_the_disk_and_keeps_three_digits(network, tmp_path):
+    some = odd_images(tmp_path)
+    whole = extracted(network, some)
+    _, bytes_of_whole = cache.summary()
+    cache.clear()
+    half = extracted(network, some, half=True)
+    saved = bytes_of_whole - cache.summary()[1]
+    n_values = sum(matrix[0].size for matrix in whole.matrices.values()) * whole.n_computed
+    assert saved == pytest.approx(2 * n_values, rel=0.1)  # offsets are shorter words, too
+    for layer, matrix in whole.matrices.items():
+        assert half.matrices[layer].dtype == np.float16
+        np.testing.assert_allclose(half.matrices[layer], matrix, rtol=1e-3, atol=1e-6)
+    assert extracted(network, some, half=True).n_computed == 0
+    assert extracted(network, some).n_computed > 0  # digits that are lost do not come back
+
+
+def test_value_beyond_half_precision_is_not_taken_for_a_feature(network):
+    with torch.no_grad():
+        network.module.three.bias[0] = 1e5
+    found = extracted(network, images(4), half=True)
+    with pytest.raises(LayerError, match=r"Try --precision float32 and no --half, or choose"):
+        check_finite(network, found)
+
+
+def test_disk_without_room_for_the_features_is_said(network, monkeypatch):
+    def full(*asked):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(features, "IN_MEMORY", 0)
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(OutputError, match=r"^The disk of the cache .* is full\. Free space, "):
+        extracted(network, images(4))

@@ -9,6 +9,7 @@ a temporary name and renamed, checked when read, and never changed.
 import errno
 import hashlib
 import json
+import math
 import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,7 +20,7 @@ from pathlib import Path
 import numpy as np
 import platformdirs
 import safetensors.numpy
-from jaxtyping import Float32
+from jaxtyping import Float
 
 from .errors import OutputError
 
@@ -29,7 +30,7 @@ class Shard:
     """Some images' vectors at some layers."""
 
     images: tuple[str, ...]  # hashes of content, a row each
-    matrices: Mapping[str, Float32[np.ndarray, "m d"]]
+    matrices: Mapping[str, Float[np.ndarray, "m d"]]
 
 
 def folder() -> Path:
@@ -59,7 +60,7 @@ def shards(setting: str) -> Iterator[Shard]:
 
 
 def add_shard(
-    setting: str, images: Sequence[str], matrices: Mapping[str, Float32[np.ndarray, "m d"]]
+    setting: str, images: Sequence[str], matrices: Mapping[str, Float[np.ndarray, "m d"]]
 ) -> None:
     """Keep the vectors of some images, all at once or not at all.
 
@@ -94,6 +95,22 @@ def write_whole(path: Path, content: bytes) -> None:
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+
+
+def scratch(shape: tuple[int, ...], kind: np.dtype) -> np.memmap:
+    """Zeros on the disk of the cache, memory-mapped; they go when nobody looks at them.
+
+    Raises:
+        OutputError: if there is no room for them.
+    """
+    try:
+        folder().mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder()) as file:
+            if hasattr(os, "posix_fallocate"):  # else a full disk kills the process later
+                os.posix_fallocate(file.fileno(), 0, math.prod(shape) * kind.itemsize)
+            return np.memmap(file, kind, "w+", shape=shape)
+    except OSError as error:
+        raise OutputError(_unwritable(folder(), error)) from error
 
 
 def index_of(what: Mapping[str, object]) -> Path:

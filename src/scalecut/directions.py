@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Bool, Float, Float32, Float64, Int
+from jaxtyping import Bool, Float, Float64, Int
 from threadpoolctl import threadpool_limits
 from timm.data.imagenet_info import ImageNetInfo
 from torch import Tensor, nn
@@ -346,7 +346,7 @@ def class_of(network: Network, target_class: int | str) -> tuple[int, str]:
 
 
 def _vectors(
-    part: Part, matrices: Mapping[str, Float32[np.ndarray, "all _"]]
+    part: Part, matrices: Mapping[str, Float[np.ndarray, "all _"]]
 ) -> dict[str, Float64[np.ndarray, " _"]]:
     """The directions of all images of a subset, by layer."""
     own = {layer: matrix[part.rows].astype(np.float64) for layer, matrix in matrices.items()}

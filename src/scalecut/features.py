@@ -18,7 +18,7 @@ from typing import TypeAlias
 import numpy as np
 import PIL
 import torch
-from jaxtyping import Bool, Float32, UInt8
+from jaxtyping import Bool, Float, Float32, UInt8
 from torch import Tensor, nn
 
 from . import cache
@@ -35,6 +35,8 @@ from .models import Network, Preprocessing, tensors_sha256
 Progress = Callable[[str, int, int], None]  # stage, images done, images in all
 
 CALIBRATION_IMAGES = 90
+IN_MEMORY = 2**28  # bytes of features; more are memory-mapped
+ROWS_MOVED = 4096
 
 RECIPE = 1  # part of every cache key: raise it when the same settings would give other vectors
 
@@ -61,7 +63,7 @@ Compute: TypeAlias = Callable[[Task, Sequence[Image], Sequence[int]], Iterator[B
 class Extracted:
     """Pooled outputs of the layers, one row an image that could be read."""
 
-    matrices: dict[str, Float32[np.ndarray, "n d"]]  # by layer
+    matrices: dict[str, Float[np.ndarray, "n d"]]  # by layer; float16 if asked, on disk if large
     is_read: Bool[np.ndarray, " all"]  # which of the images have a row
     left_out: tuple[LeftOut, ...]
     precision: str
@@ -150,6 +152,7 @@ def extract(
     batch_size: int = 32,
     device: str = "auto",
     engine: str = "torch",
+    half: bool = False,
     compute: Compute | None = None,
     progress: Progress | None = None,
     stage: str = "features",
@@ -161,6 +164,7 @@ def extract(
             of OpenVINO also `int8`, in ranges that some of the images give.
         device: `auto`, `cpu` or as torch names it.
         engine: `torch`, `openvino`, or `auto`: what is faster here.
+        half: keep features in float16, 2 bytes a channel and image instead of 4.
         compute: who computes what is not in the cache; this process by default.
         stage: what the progress is called.
 
@@ -174,8 +178,9 @@ def extract(
     if way.precision == "int8":
         calibration = calibration_of([images[i] for i in keys], network.preprocessing, fit)
     task = Task(network, tuple(points), fit, way, batch_size, calibration)
-    setting = cache.setting_hash(setting_of(task))
-    table = _Table(points, sorted(set(keys.values())))
+    kept_as = {"kept": "float16"} if half else {}
+    setting = cache.setting_hash(setting_of(task) | kept_as)
+    table = _Table(points, [*keys.values()], half=half)
     for shard in cache.shards(setting):
         table.fill(shard.images, shard.matrices)
     first_with = {key: index for index, key in reversed(keys.items())}
@@ -186,6 +191,9 @@ def extract(
     for numbers, answers, bad in (compute or computed_here)(task, images, pending):
         unreadable.update(bad)
         if numbers:
+            kind = np.float16 if half else np.float32
+            with np.errstate(over="ignore"):  # what is then infinite is refused as such
+                answers = [answer.astype(kind, copy=False) for answer in answers]
             matrices = dict(zip(table.names, answers, strict=True))
             cache.add_shard(setting, [keys[i] for i in numbers], matrices)
             table.fill([keys[i] for i in numbers], matrices)
@@ -200,7 +208,7 @@ def extract(
         raise DataError(
             f"None of {len(images)} images could be read ({why}). Check the folder of images."
         )
-    matrices = table.matrices([keys[int(i)] for i in np.flatnonzero(is_read)])
+    matrices = table.matrices()
     twins = {key: reason for i, reason in unreadable.items() if (key := keys.get(i))}
     left_out = tuple(
         LeftOut(images[i].name, unreadable.get(i) or twins[keys[i]])
@@ -211,30 +219,46 @@ def extract(
 
 
 class _Table:
-    """A matrix a layer, filled as rows come in."""
+    """A matrix a layer, with a row an image, filled as rows come in; on disk if it is large.
 
-    def __init__(self, points: Sequence[ProbePoint], keys: Sequence[str]) -> None:
+    Args:
+        keys: of the images, in order; images with the same content share one.
+    """
+
+    def __init__(self, points: Sequence[ProbePoint], keys: Sequence[str], *, half: bool) -> None:
         self.layers = [point.layer for point in points]
         self.names = [_stored_name(point) for point in points]
-        self._row = {key: row for row, key in enumerate(keys)}
-        self._values = [np.zeros((len(keys), point.channels), np.float32) for point in points]
+        self._rows: dict[str, list[int]] = {}
+        for row, key in enumerate(keys):
+            self._rows.setdefault(key, []).append(row)
+        kind = np.dtype(np.float16 if half else np.float32)
+        n_bytes = len(keys) * sum(point.channels for point in points) * kind.itemsize
+        new = cache.scratch if n_bytes > IN_MEMORY else np.zeros
+        self._values = [new((len(keys), point.channels), kind) for point in points]
         self._filled = np.zeros((len(keys), len(points)), dtype=bool)
 
-    def fill(self, keys: Sequence[str], matrices: Mapping[str, Float32[np.ndarray, "m d"]]) -> None:
-        rows = np.array([self._row.get(key, -1) for key in keys])
-        known = rows >= 0
+    def fill(self, keys: Sequence[str], matrices: Mapping[str, Float[np.ndarray, "m d"]]) -> None:
+        pairs = [(at, row) for at, key in enumerate(keys) for row in self._rows.get(key, ())]
+        of, rows = np.array(pairs, dtype=np.int64).reshape(-1, 2).T
         for column, name in enumerate(self.names):
             if name in matrices:
-                self._values[column][rows[known]] = matrices[name][known]
-                self._filled[rows[known], column] = True
+                self._values[column][rows] = matrices[name][of]
+                self._filled[rows, column] = True
 
     def has(self, key: str) -> bool:
-        return bool(self._filled[self._row[key]].all())
+        return bool(self._filled[self._rows[key][0]].all())
 
-    def matrices(self, keys: Sequence[str]) -> dict[str, Float32[np.ndarray, "n d"]]:
-        rows = [self._row[key] for key in keys]
+    def matrices(self) -> dict[str, Float[np.ndarray, "n d"]]:
+        """The rows that are filled, moved together in place."""
+        kept = np.flatnonzero(self._filled.all(axis=1))
+        if len(kept) < len(self._filled):
+            for values in self._values:
+                for start in range(0, len(kept), ROWS_MOVED):
+                    moved = kept[start : start + ROWS_MOVED]
+                    values[start : start + len(moved)] = values[moved]
         return {
-            layer: values[rows] for layer, values in zip(self.layers, self._values, strict=True)
+            layer: values[: len(kept)]
+            for layer, values in zip(self.layers, self._values, strict=True)
         }
 
 

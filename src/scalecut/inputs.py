@@ -13,7 +13,7 @@ from typing import cast
 
 import numpy as np
 import torch
-from jaxtyping import Float32
+from jaxtyping import Float
 from torch import Tensor
 
 from .annotations import read_images
@@ -45,6 +45,7 @@ class Look:
     device: str = "auto"
     batch_size: int = 32
     engine: str = "torch"
+    half: bool = False  # features kept in float16
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
@@ -244,9 +245,11 @@ def check_finite(network: Network, features: Extracted) -> None:
     for layer, matrix in features.matrices.items():
         bad = np.flatnonzero(~np.isfinite(matrix).all(axis=1))
         if bad.size:
+            without_half = " and no --half" if matrix.dtype == np.float16 else ""
             raise LayerError(
                 f"Layer {layer!r} of {network.name} gave values that are not finite for {bad.size} "
-                f"of {len(matrix)} images. Try --precision float32, or choose other --layers."
+                f"of {len(matrix)} images. Try --precision float32{without_half}, or choose other "
+                "--layers."
             )
 
 
@@ -255,7 +258,7 @@ def check_int8(
     sample: ImageSet,
     points: Sequence[ProbePoint],
     look: Look,
-    in_int8: Mapping[str, Float32[np.ndarray, "_ _"]],
+    in_int8: Mapping[str, Float[np.ndarray, "_ _"]],
     stages: "Stages",
 ) -> dict[str, object]:
     """How far int8 moved R² from float32, at the layer where it did most.

@@ -90,6 +90,9 @@ InterpolationOption = Annotated[
     str, typer.Option(help="nearest, bilinear, bicubic or lanczos, not the network's own.")
 ]
 BatchOption = Annotated[int, typer.Option(help="Images a forward pass.")]
+HalfOption = Annotated[
+    bool, typer.Option("--half", help="Keep features in float16: half of the cache's disk.")
+]
 
 
 def listed(text: str) -> list[str]:

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Bool, Float32, Float64, Int
+from jaxtyping import Bool, Float, Float32, Float64, Int
 from scipy.stats import norm as normal
 from scipy.stats import t as student
 from sklearn.model_selection import GroupShuffleSplit
@@ -65,7 +65,7 @@ class Answers:
     """What one kind of weights answers to all images, once a seed."""
 
     points: tuple[ProbePoint, ...]
-    matrices: tuple[Mapping[str, Float32[np.ndarray, "n d"]], ...]  # by layer
+    matrices: tuple[Mapping[str, Float[np.ndarray, "n d"]], ...]  # by layer
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -271,7 +271,7 @@ def _p_values(by_layer: Mapping[str, _Line]) -> dict[str, float]:
 
 def _layer_lines(
     parts: Sequence[Part],
-    matrices: Sequence[Mapping[str, Float32[np.ndarray, "n d"]]],
+    matrices: Sequence[Mapping[str, Float[np.ndarray, "n d"]]],
     layer: str,
     ask: _Ask,
 ) -> Iterator[tuple[str, str, str, _Line]]:

@@ -25,6 +25,7 @@ UNUSED = {
     "permutations": 1000,
     "match_width": 0,
     "learning_curve": False,
+    "half": False,
 }
 
 

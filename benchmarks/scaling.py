@@ -1,0 +1,123 @@
+"""How time and memory of a streamed probe grow: the measured points of docs/scaling.md.
+
+Made-up pictures of 64 px in tar shards, EfficientNet-Lite0 at 64 px, all layers, no controls; every
+point is a process of its own. Writes docs/scaling.csv and docs/images/scaling.png.
+"""
+
+import io
+import json
+import os
+import resource
+import subprocess
+import sys
+import tarfile
+import tempfile
+import time
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+import PIL.Image
+
+SIZES, SIDE, A_SHARD = (1_000, 3_000, 10_000, 30_000, 100_000), 64, 10_000
+CLUSTERS, IMAGES_OF_CLUSTERS = ("local:1", "local:2"), 10_000
+NETWORK, BATCH = "tf_efficientnet_lite0", 32
+DOCS = Path(__file__).parent.parent / "docs"
+
+
+def packed(folder: Path, n: int) -> None:
+    """Shards of n bright discs on noise, with the share that each covers."""
+    rng = np.random.default_rng(0)
+    down, across = np.mgrid[:SIDE, :SIDE] + 0.5
+    for start in range(0, n, A_SHARD):
+        with tarfile.open(folder / f"discs-{start // A_SHARD:03d}.tar", "w") as tar:
+            for number in range(start, min(n, start + A_SHARD)):
+                radius = rng.uniform(4, 28)
+                inside = (down - SIDE / 2) ** 2 + (across - SIDE / 2) ** 2 < radius**2
+                pixels = rng.integers(0, 120, (SIDE, SIDE, 3), np.uint8) + 100 * inside[..., None]
+                picture = io.BytesIO()
+                PIL.Image.fromarray(pixels.astype(np.uint8)).save(picture, "JPEG", quality=80)
+                about = json.dumps({"measure": inside.mean(), "subset": "disc"}).encode()
+                for name, content in ((".jpg", picture.getvalue()), (".json", about)):
+                    entry = tarfile.TarInfo(f"{number:06d}{name}")
+                    entry.size = len(content)
+                    tar.addfile(entry, io.BytesIO(content))
+
+
+def peak() -> float:
+    """The most memory that this process has held, in MB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+
+
+def point(shards: Path, n: int, cluster: str) -> None:
+    """Stream n images and print what it took."""
+    import torch
+
+    from scalecut import Preprocessing, load_network
+    from scalecut.inputs import Look
+    from scalecut.streaming import stream
+    from scalecut.tars import read_shards
+
+    network = load_network(NETWORK, preprocessing=Preprocessing(SIDE, SIDE))
+    with torch.inference_mode():
+        network.module.eval()(network.example().repeat(BATCH, 1, 1, 1))
+    own = peak()
+    start = time.perf_counter()
+    images = read_shards(str(shards / "*.tar")).rows(np.arange(n))
+    listed = time.perf_counter() - start
+    curve = stream(network, images, look=Look(batch_size=BATCH), controls=[], cluster=cluster)
+    stages = curve.provenance["stages"]
+    found = {name: stages[name]["seconds"] for name in ("pilot", "features", "regression")}
+    total = time.perf_counter() - start
+    best = curve.scores().r2.max()
+    found |= {"listing": listed, "total": total, "above_network_mb": peak() - own, "r2": best}
+    sys.stdout.write(json.dumps({"n": n, "cluster": cluster, "network_mb": own} | found) + "\n")
+
+
+def slope(x: pd.Series, y: pd.Series) -> float:
+    return float(np.polyfit(np.log10(x), np.log10(y), 1)[0])
+
+
+def drawn(table: pd.DataFrame) -> None:
+    mpl.use("svg")
+    from matplotlib import pyplot as plt
+
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
+    for name, label in (("features", "forward passes and sums"), ("total", "all of it")):
+        tail = f", slope {slope(table.n, table[name]):.2f}"
+        left.loglog(table.n, table[name], "o-", label=label + tail)
+    left.set(xlabel="images", ylabel="seconds", title="Time")
+    left.legend(frameon=False)
+    tail = f"slope {slope(table.n, table.above_network_mb):.2f}"
+    right.loglog(table.n, table.above_network_mb, "o-", label=tail)
+    right.axhline(1500, color="0.6", linestyle="--", label="1.5 GB")
+    right.set(xlabel="images", ylabel="MB above the network's own", title="Peak memory")
+    right.set_ylim(100, 3000)
+    right.legend(frameon=False)
+    figure.savefig(DOCS / "images" / "scaling.png", dpi=150)
+
+
+def main() -> None:
+    if len(sys.argv) > 2:
+        point(Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3] if len(sys.argv) > 3 else "")
+        return
+    most = int(sys.argv[1]) if len(sys.argv) > 1 else max(SIZES)
+    sizes = [n for n in SIZES if n <= most]
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["SCALECUT_CACHE"] = str(Path(folder) / "cache")
+        packed(Path(folder), most)
+        asked = [(n, "") for n in sizes] + [(min(most, IMAGES_OF_CLUSTERS), c) for c in CLUSTERS]
+        rows = []
+        for n, cluster in asked:
+            command = [sys.executable, __file__, folder, str(n), *([cluster] if cluster else [])]
+            said = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+            sys.stdout.write(f"{said.splitlines()[-1]}\n")
+            rows.append(json.loads(said.splitlines()[-1]))
+    table = pd.DataFrame(rows).round(3)
+    table.to_csv(DOCS / "scaling.csv", index=False)
+    drawn(table.loc[table.cluster == ""])
+
+
+if __name__ == "__main__":
+    main()
