@@ -1,7 +1,8 @@
 """How time and memory of a streamed probe grow: the measured points of docs/scaling.md.
 
 Made-up pictures of 64 px in tar shards, EfficientNet-Lite0 at 64 px, all layers, no controls; every
-point is a process of its own. Writes docs/scaling.csv and docs/images/scaling.png.
+point is a process of its own. Then what sums cost by width, and by network. Writes docs/scaling.csv
+and docs/images/scaling.png, and prints the tables.
 """
 
 import io
@@ -75,6 +76,44 @@ def point(shards: Path, n: int, cluster: str) -> None:
     sys.stdout.write(json.dumps({"n": n, "cluster": cluster, "network_mb": own} | found) + "\n")
 
 
+def costs() -> tuple[pd.DataFrame, pd.DataFrame]:
+    """What a network's sums take, and what a layer's regression takes, by width."""
+    from scalecut import load_network
+    from scalecut.inputs import chosen_points
+    from scalecut.sums import add, cross_validated, empty, scale_of
+
+    rng, n = np.random.default_rng(0), 2048
+    cells, target = rng.integers(0, 10, n), rng.normal(size=(n, 2))
+
+    def sums_of(width: int) -> tuple[object, float]:
+        features = rng.normal(size=(n, width)).astype(np.float32)
+        before = empty(scale_of(features, target, 10**6))
+        start = time.perf_counter()
+        return add(before, features, target, cells), time.perf_counter() - start
+
+    networks, widths = [], []
+    for name in ("inception_v3", "resnet50", "tf_efficientnet_lite0", "vit_small_patch16_224"):
+        points, _ = chosen_points(load_network(name, weights="random"), [])
+        channels = [point.channels for point in points]
+        seconds = sum(sums_of(width)[1] for width in channels)
+        networks.append(
+            {
+                "network": name,
+                "layers": len(points),
+                "channels": sum(channels),
+                "kB an image": 4 * sum(channels) / 1e3,
+                "MB of sums": sum(40 * width**2 for width in channels) / 1e6,
+                "images/s summed": n / seconds,
+            }
+        )
+    for width in (256, 512, 1024, 2048):
+        sums, _ = sums_of(width)
+        start = time.perf_counter()
+        cross_validated(sums)
+        widths.append({"channels": width, "seconds": time.perf_counter() - start})
+    return pd.DataFrame(networks), pd.DataFrame(widths)
+
+
 def slope(x: pd.Series, y: pd.Series) -> float:
     return float(np.polyfit(np.log10(x), np.log10(y), 1)[0])
 
@@ -117,6 +156,8 @@ def main() -> None:
     table = pd.DataFrame(rows).round(3)
     table.to_csv(DOCS / "scaling.csv", index=False)
     drawn(table.loc[table.cluster == ""])
+    for each in (table, *costs()):
+        sys.stdout.write(f"\n{each.round(2).to_string(index=False)}\n")
 
 
 if __name__ == "__main__":

@@ -170,7 +170,7 @@ def test_peak_elsewhere_is_not_the_papers():
     found = curve(INCEPTION, with_ridge(**RIDGE | {"mixed10": 0.99}))
     mark, said = judged(found, GROWS)
     assert mark == NOT_REPRODUCED
-    assert said.endswith("up to mixed10, the best of 13 layers; mixed8 is not in the 95 % set of the peak")  # fmt: skip # noqa: E501
+    assert said.endswith("up to mixed10, the best of 13 layers; mixed8 is not in the 95 % set of the peak")  # fmt: skip # noqa: E501 - one row
 
 
 def test_peak_among_the_first_layers_leaves_nothing_to_grow():
@@ -283,7 +283,7 @@ def test_early_layers_that_ridge_cannot_read_either_tell_nothing():
 
 @pytest.mark.parametrize("r2", [math.nan, -0.01])
 def test_early_layers_tell_something_if_two_of_three_do(like_theirs, r2):
-    where = lambda t: (t.regressor == "ridge") & (t.alias == "mixed1")  # noqa: E731
+    where = lambda t: (t.regressor == "ridge") & (t.alias == "mixed1")  # noqa: E731 - of one line
     assert judged(changed(like_theirs, where, r2_low=r2), EARLY)[0] != REPRODUCED
 
 

@@ -453,7 +453,7 @@ def processor(monkeypatch):
         monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
         monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: bfloat16)
         find = importlib.util.find_spec
-        there = lambda name: find("json" if openvino else "no_such") if name == "openvino" else None  # noqa: E731
+        there = lambda name: find("json" if openvino else "no_such") if name == "openvino" else None  # noqa: E731 - of one line
         monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: there(name) or find(name))
         if not openvino:
             monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None)

@@ -260,7 +260,7 @@ def test_in_place_operations_do_not_write_over_what_was_read():
     layers = [n for n, m in resnet.named_modules() if isinstance(m, nn.BatchNorm2d | nn.Conv2d)]
     kept = {}
     for name in layers:
-        keep = lambda module, args, output, name=name: kept.update({name: output})  # noqa: E731
+        keep = lambda module, args, output, name=name: kept.update({name: output})  # noqa: E731 - of one line
         careful.get_submodule(name).register_forward_hook(keep)
     with pooled_outputs(resnet, layers) as outputs, torch.no_grad():
         assert torch.equal(resnet(x), careful(x))
@@ -302,10 +302,10 @@ def plainly(network, points, pictures):
     for point in points:
         module = network.module.get_submodule(point.module)
         if point.side == "input":
-            hook = lambda m, args, point=point: keep(point, args[0])  # noqa: E731
+            hook = lambda m, args, point=point: keep(point, args[0])  # noqa: E731 - of one line
             handles.append(module.register_forward_pre_hook(hook))
         else:
-            hook = lambda m, args, out, point=point: keep(point, out)  # noqa: E731
+            hook = lambda m, args, out, point=point: keep(point, out)  # noqa: E731 - of one line
             handles.append(module.register_forward_hook(hook))
     with torch.no_grad():
         logits = network.module(input_of(network, pictures))

@@ -345,7 +345,7 @@ def test_run_holds_the_tables_of_its_steps_and_how_they_were_made(world):
     table, judged = paper.beside(found), claims.claims(found)
     for name, expected in (("paper", table), ("claims", judged)):
         written = pd.read_csv(OUT / f"{name}.csv", keep_default_na=False, na_values={
-            each: [""] for each in ("paper", "ours_as_paper", "ours", "ours_low", "ours_high")})  # fmt: skip # noqa: E501
+            each: [""] for each in ("paper", "ours_as_paper", "ours", "ours_low", "ours_high")})  # fmt: skip # noqa: E501 - one row
         pd.testing.assert_frame_equal(written, expected, atol=1e-6, rtol=0, check_dtype=False)
     assert (OUT / "paper.md").read_text(encoding="utf-8") == markdown(table, judged)
     told = facts()
