@@ -114,6 +114,13 @@ def one_pass_a_layer(network: Network, points: list[ProbePoint], images: list[Im
     return BATCH / seconds
 
 
+def products(kind: torch.dtype) -> float:
+    """Operations a second, in 10^9, of the product of two large matrices: what can be had here."""
+    one = torch.randn(1536, 1536).to(kind)
+    one @ one
+    return statistics.median(2 * 1536**3 / timed(lambda: one @ one) / 1e9 for _ in range(15))
+
+
 def timed(run: Callable[[], object]) -> float:
     start = time.perf_counter()
     run()
@@ -141,8 +148,14 @@ def extraction(console: Console, name: str, images: list[Image]) -> None:
         row = f"{statistics.median(speeds[what]):.1f} | {statistics.median(ratios):.2f}"
         console.print(f"| {what} | {row} |")
     slow = one_pass_a_layer(network, points, images)
-    ratio = slow / statistics.median(speeds[AS_WRITTEN])
-    console.print(f"| all layers, one pass each, float32 | {slow:.1f} | {ratio:.2f} |")
+    plain = statistics.median(speeds[AS_WRITTEN])
+    console.print(f"| all layers, one pass each, float32 | {slow:.1f} | {slow / plain:.2f} |")
+    reached = 2 * (points[-1].macs or 0) * plain / 1e9
+    limits = [products(kind) for kind in (torch.float32, torch.bfloat16)]
+    console.print(
+        f"\nThe first row makes {reached:.0f} GFLOP/s; products of two large matrices "
+        f"{limits[0]:.0f} in float32 and {limits[1]:.0f} in bfloat16, at the same time."
+    )
 
 
 def regression(console: Console) -> None:

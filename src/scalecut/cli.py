@@ -195,7 +195,11 @@ def probe(
         bool, typer.Option("--learning-curve", help="Also probe with 1/8, 1/4, 1/2 of the images.")
     ] = False,
     stream: Annotated[
-        bool, typer.Option("--stream", help="Keep sums alone, no features: for 10,000s of images.")
+        bool,
+        typer.Option(
+            "--stream",
+            help="Keep sums alone, no features: for 10,000s of images, several --measure at once.",
+        ),
     ] = False,
     input_size: InputOption = "",
     mean: MeanOption = "",
@@ -221,6 +225,7 @@ def probe(
       scalecut probe mypackage.nets:factory --weights best.pth --data masks:cells --objects mean
       scalecut probe resnet50 --data scenes --match-width 32 --learning-curve
       scalecut probe resnet50 --data csv:tiles.csv --stream
+      scalecut probe resnet50 --data coco:instances.json --stream --measure area,height
       scalecut probe resnet50 --data "tar:s3://bucket/tiles-{000..099}.tar" --stream
       scalecut probe resnet50 --data csv:tiles.csv --engine openvino --precision int8
       scalecut probe resnet50 --data csv:tiles.csv --cluster ray://HOST:10001
