@@ -147,7 +147,8 @@ def torch_vectors(taps: nn.Module, precision: str, device: str) -> Vectors:
         return [np.concatenate(parts) for parts in zip(*found, strict=True)]
 
     def computed(batch: Float32[Tensor, "n 3 h w"]) -> list[Float32[np.ndarray, "_ _"]]:
-        batch = batch.to(device, memory_format=torch.channels_last)
+        batch = batch.pin_memory() if kind == "cuda" else batch  # is copied while others compute
+        batch = batch.to(device, non_blocking=True, memory_format=torch.channels_last)
         in_bfloat16 = torch.autocast(kind, torch.bfloat16, enabled=precision == "bfloat16")
         with torch.inference_mode(), in_bfloat16:
             return [matrix.float().cpu().numpy() for matrix in taps(batch)]
