@@ -21,7 +21,7 @@ import numpy as np
 import pandas as pd
 import PIL.Image
 
-SIZES, SIDE, A_SHARD = (1_000, 3_000, 10_000, 30_000, 100_000), 64, 10_000
+SIZES, SIDE, A_SHARD = (1_000, 10_000, 100_000), 64, 1_000
 CLUSTERS, IMAGES_OF_CLUSTERS = ("local:1", "local:2"), 10_000
 NETWORK, BATCH = "tf_efficientnet_lite0", 32
 DOCS = Path(__file__).parent.parent / "docs"
@@ -65,7 +65,8 @@ def point(shards: Path, n: int, cluster: str) -> None:
         network.module.eval()(network.example().repeat(BATCH, 1, 1, 1))
     own = peak()
     start = time.perf_counter()
-    images = read_shards(str(shards / "*.tar")).rows(np.arange(n))
+    last = (n - 1) // A_SHARD
+    images = read_shards(f"{shards}/discs-{{000..{last:03d}}}.tar")
     listed = time.perf_counter() - start
     curve = stream(network, images, look=Look(batch_size=BATCH), controls=[], cluster=cluster)
     stages = curve.provenance["stages"]
