@@ -355,6 +355,25 @@ def test_several_measures_in_one_pass_are_those_of_a_pass_each(tmp_path):
     assert not np.allclose(area, height)
 
 
+def test_measures_of_images_in_memory_go_together():
+    few = {"layers": ["area"], "look": EXACTLY, "controls": []}
+    together = stream_measures(planted(), "scenes", ["area", "height"], **few)
+    alone = stream(planted(), "scenes", reading=Reading(measure="height"), **few)
+    pd.testing.assert_frame_equal(together["height"].table, alone.table, rtol=1e-9)
+
+
+def test_measures_of_other_images_are_refused(monkeypatch):
+    def read(data, frame, reading, seed):
+        return discs(24 if reading.measure == "area" else 25)
+
+    monkeypatch.setattr("scalecut.streaming.images_of", read)
+    with pytest.raises(DataError) as error:
+        stream_measures(planted(), "voc:somewhere", ["area", "height"], layers=LAYERS)
+    assert str(error.value) == (
+        "area is measured on 24 images, area on 25 or others. Stream them one at a time."
+    )
+
+
 def test_several_measures_of_data_that_bring_their_own_are_refused():
     with pytest.raises(DataError) as error:
         stream_measures(planted(), discs(24), ["area", "height"], layers=LAYERS)

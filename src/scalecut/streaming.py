@@ -229,9 +229,10 @@ def _passes(
 
 def _same_images(sets: Sequence[ImageSet]) -> ImageSet:
     """The first of some sets that differ in their measure alone."""
-    first = sets[0]
-    for other in sets[1:]:
-        if other.images != first.images or other.subset != first.subset:
+    first, *others = sets
+    rows = [[(i.name, s) for i, s in zip(e.images, e.subset, strict=True)] for e in sets]
+    for other, of_other in zip(others, rows[1:], strict=True):
+        if of_other != rows[0]:
             raise DataError(
                 f"{first.measure_name} is measured on {len(first)} images, {other.measure_name} on "
                 f"{len(other)} or others. Stream them one at a time."

@@ -54,7 +54,7 @@ def probe_stream(
         curves = stream_measures(
             network,
             settings["data"],
-            listed(settings["measure"]),
+            listed(settings["measure"]) or [settings["measure"]],
             layers=listed(settings["layers"]),
             reading=reading,
             look=look,
