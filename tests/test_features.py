@@ -18,6 +18,7 @@ import torchvision
 from torch import nn
 
 from scalecut import cache, features
+from scalecut.decoding import fitted
 from scalecut.engines import torch_vectors
 from scalecut.errors import DataError, LayerError, ModelError, OutputError
 from scalecut.features import (
@@ -29,7 +30,7 @@ from scalecut.features import (
     resolved_device,
     resolved_precision,
 )
-from scalecut.images import Image, LeftOut, fitted
+from scalecut.images import Image, LeftOut
 from scalecut.inputs import check_finite
 from scalecut.layers import probe_points, select_layers
 from scalecut.missing import answerable
@@ -814,7 +815,7 @@ def test_large_matrices_lie_on_disk_and_hold_the_same(network, monkeypatch, tmp_
     some = odd_images(tmp_path)
     expected = extracted(network, some)
     cache.clear()
-    monkeypatch.setattr(features, "IN_MEMORY", 0)
+    monkeypatch.setattr(cache, "IN_MEMORY", 0)
     monkeypatch.setattr(features, "ROWS_MOVED", 4)
     for _ in range(2):  # computed, then from the cache
         found = extracted(network, some)
@@ -857,7 +858,7 @@ def test_disk_without_room_for_the_features_is_said(network, monkeypatch):
     def full(*asked):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(features, "IN_MEMORY", 0)
+    monkeypatch.setattr(cache, "IN_MEMORY", 0)
     monkeypatch.setattr(os, "posix_fallocate", full)
     with pytest.raises(OutputError, match=r"^The disk of the cache .* is full\. Free space, "):
         extracted(network, images(4))

@@ -11,8 +11,9 @@ import PIL.Image
 import PIL.ImageOps
 import pytest
 
+from scalecut.decoding import fitted, header
 from scalecut.errors import DataError
-from scalecut.images import Image, ImageSet, LeftOut, fitted, header, image_set, read_table
+from scalecut.images import Image, ImageSet, LeftOut, image_set, read_table
 from scalecut.measures import Frame, share_of
 
 ORIENTATION = 0x0112
@@ -276,6 +277,67 @@ def some(pixels):
     left = (LeftOut("x", "it is torn"),)
     names = ("b", "a", "b", "c")
     return ImageSet(images, np.arange(4.0), "area", names, ("p", "q", "p", "r"), boxes, left)
+
+
+@pytest.fixture
+def photograph(tmp_path):
+    """A large JPEG with structure at all sizes, and where it lies."""
+    rng, (h, w) = np.random.default_rng(0), (1200, 1600)
+    grown = [
+        np.array(PIL.Image.fromarray(rng.integers(0, 256, (s, s, 3), np.uint8)).resize((w, h)))
+        for s in (3, 12, 50, 200)
+    ]
+    path = tmp_path / "large.jpg"
+    PIL.Image.fromarray(np.mean(grown, axis=0).astype(np.uint8)).save(path, quality=90)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("frame", "size"),
+    [
+        (Frame(600, 600), (1600, 1200)),
+        (Frame(300, 400), (800, 600)),  # just twice as large
+        (Frame(301, 400), (1600, 1200)),
+        (Frame(150, 150), (400, 300)),
+        (Frame(151, 150), (800, 600)),
+        (Frame(96, 96), (400, 300)),
+        (Frame(32, 32), (200, 150)),
+        (Frame(300, 300, "crop"), (800, 600)),
+        (Frame(300, 300, "crop", 0.9), (1600, 1200)),  # 300 of 1,080, so 2 x 333 of 1,200
+        (Frame(400, 400, "pad"), (800, 600)),
+        (Frame(401, 401, "pad"), (1600, 1200)),
+    ],
+    ids=str,
+)
+def test_large_jpeg_is_decoded_at_least_twice_as_large_as_it_is_shown(photograph, frame, size):
+    image = Image("large", photograph)
+    assert image.picture(frame).size == size
+    assert image.picture().size == (1600, 1200)
+    slow, fast = (fitted(p, frame).astype(int) for p in (image.picture(), image.picture(frame)))
+    assert np.abs(slow - fast).mean() < 1
+
+
+def test_turned_jpeg_is_decoded_as_large_as_its_upright_picture_needs(photograph, tmp_path):
+    turned = tmp_path / "turned.jpg"
+    with PIL.Image.open(photograph) as stored:
+        stored.save(turned, quality=90, exif=exif(6))  # upright it is 1200 wide and 1600 high
+    image = Image("turned", turned)
+    assert image.picture(Frame(400, 300)).size == (600, 800)
+    assert image.picture(Frame(300, 400)).size == (1200, 1600)
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif", "webp"])
+def test_only_jpeg_is_decoded_smaller(photograph, tmp_path, suffix):
+    path = tmp_path / f"large.{suffix}"
+    with PIL.Image.open(photograph) as stored:
+        stored.save(path)
+    assert Image("large", path).picture(Frame(32, 32)).size == (1600, 1200)
+
+
+def test_broken_jpeg_is_found_at_any_size(photograph):
+    photograph.write_bytes(photograph.read_bytes()[:-20_000])
+    with pytest.raises(DataError, match="truncated"):
+        Image("large", photograph).picture(Frame(32, 32))
 
 
 def test_subsets_are_named_once_in_order(some):

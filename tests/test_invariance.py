@@ -11,8 +11,9 @@ import torch
 from scipy.spatial.distance import jensenshannon
 from torch import nn
 
+from scalecut.decoding import fitted
 from scalecut.errors import DataError, LayerError, ModelError
-from scalecut.images import Image, LeftOut, fitted, image_set
+from scalecut.images import Image, LeftOut, image_set
 from scalecut.inputs import chosen_points
 from scalecut.invariance import CHANGES, COLUMNS, OCTAVES, invariance, shown
 from scalecut.measures import Frame

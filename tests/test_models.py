@@ -17,9 +17,9 @@ import timm
 import torch
 from torch import nn
 
+from scalecut.decoding import fitted
 from scalecut.errors import ModelError
 from scalecut.features import pooled_outputs
-from scalecut.images import fitted
 from scalecut.layers import probe_points
 from scalecut.models import (
     Network,

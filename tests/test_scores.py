@@ -3,13 +3,15 @@
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 import scipy.stats
 from sklearn.linear_model import LinearRegression
 from sklearn.metrics import r2_score
 
 import scalecut.scores
-from scalecut import ProbePoint, image_set
+import scalecut.tall
+from scalecut import ProbePoint, cache, image_set
 from scalecut.scores import MOST_TWINS, Answers, _over_twins, draw_parts, score
 from scalecut.stats import fall, interval, peak
 
@@ -78,7 +80,7 @@ def test_p_values_of_least_squares_are_those_of_a_loop_over_scikit_learn(rng):
             found.append(r2_score(y[held_out], fit.predict(X[held_out])))
         return np.mean(found)
 
-    highest = [max(slow(layer, y) for layer in LAYERS) for y in part.permutations]
+    highest = [max(slow(layer, y) for layer in LAYERS) for y in part.dealt.T[1:]]
     rows, _ = line(scores, weights="pretrained", regressor="ols")
     for layer in LAYERS:
         at_least = sum(each >= slow(layer, part.targets["true"][0]) for each in highest)
@@ -272,7 +274,7 @@ def test_number_of_threads_changes_nothing(monkeypatch, n_threads):
 
 def test_permutations_and_controls_do_not_change_the_scores(rng):
     parts, answers, scores = planted(rng, permutations=10)
-    bare = [replace(part, permutations=part.permutations[:0]) for part in parts]
+    bare = [replace(part, dealt=part.dealt[:, :0]) for part in parts]
     alone = score(bare, {"pretrained": answers["pretrained"]}, ("ridge",))
     rows, draws = line(scores, weights="pretrained")
     other, other_draws = line(alone, weights="pretrained")
@@ -366,3 +368,24 @@ def test_images_of_each_subset_are_predicted_by_its_own_fits(rng):
             ["ridge"],
         )
         np.testing.assert_array_equal(scores.predicted[:, rows], alone.predicted)
+
+
+@pytest.mark.parametrize("group", [None, [str(number // 4) for number in range(60)]])
+def test_parts_too_large_for_memory_have_the_same_scores(rng, group, tmp_path, monkeypatch):
+    measure = rng.random(60)
+    answers = {"pretrained": Answers(points(), (features(rng, 60, [measure[:, None]] * 3),))}
+    own = draw_parts(images(measure, group=group), 4, 0, shuffled=True, permutations=30)
+    whole = score(own, answers, ("ridge", "ols", "matched"), width=2)
+    monkeypatch.setenv("SCALECUT_CACHE", str(tmp_path))
+    monkeypatch.setattr(cache, "IN_MEMORY", 0)
+    monkeypatch.setattr(scalecut.tall, "MANY", 0)
+    monkeypatch.setattr(scalecut.tall, "ROWS", 9)
+    monkeypatch.setattr(scalecut.scores, "AT_ONCE", 600)  # ten permutations
+    parts = draw_parts(images(measure, group=group), 4, 0, shuffled=True, permutations=30)
+    assert isinstance(parts[0].dealt, np.memmap) and isinstance(parts[0].counts, np.memmap)
+    np.testing.assert_array_equal(parts[0].dealt, own[0].dealt)
+    np.testing.assert_array_equal(parts[0].counts, own[0].counts)
+    found = score(parts, answers, ("ridge", "ols", "matched"), width=2)
+    pd.testing.assert_frame_equal(found.table, whole.table, rtol=1e-9)
+    np.testing.assert_allclose(found.draws, whole.draws, rtol=1e-5)
+    np.testing.assert_allclose(found.predicted, whole.predicted, rtol=1e-9)

@@ -20,6 +20,7 @@ import defusedxml.ElementTree
 import numpy as np
 from defusedxml import DefusedXmlException
 
+from .decoding import header, labels_of
 from .errors import DataError
 from .images import (
     LOSSLESS,
@@ -27,8 +28,6 @@ from .images import (
     Image,
     ImageSet,
     LeftOut,
-    header,
-    labels_of,
     leave,
     read_table,
     told,

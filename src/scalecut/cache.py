@@ -10,6 +10,7 @@ import errno
 import hashlib
 import json
 import math
+import mmap
 import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,6 +24,8 @@ import safetensors.numpy
 from jaxtyping import Float
 
 from .errors import OutputError
+
+IN_MEMORY = 2**26  # bytes of an array; larger ones are memory-mapped
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +98,19 @@ def write_whole(path: Path, content: bytes) -> None:
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+
+
+def zeros(shape: tuple[int, ...], kind: np.dtype) -> np.ndarray:
+    """Zeros in memory, or on disk if they are many."""
+    n_bytes = math.prod(shape) * kind.itemsize
+    return scratch(shape, kind) if n_bytes > IN_MEMORY else np.zeros(shape, kind)
+
+
+def released(array: np.ndarray) -> None:
+    """Give back the memory that mirrors an array on disk; it is read anew when it is looked at."""
+    mapped = getattr(array, "_mmap", None)
+    if mapped is not None and hasattr(mmap, "MADV_DONTNEED"):
+        mapped.madvise(mmap.MADV_DONTNEED)
 
 
 def scratch(shape: tuple[int, ...], kind: np.dtype) -> np.memmap:

@@ -370,7 +370,7 @@ def _rows(
     """
     n = len(part.rows)
     weights, predicted = _repeats(part, features, part.targets["true"][0])
-    by_chance, _ = _repeats(part, features, part.permutations[0])
+    by_chance, _ = _repeats(part, features, part.dealt[:, 1])
     for kind, found in (("", weights), ("_shuffled", by_chance)):
         standardised = found * deviations(features[part.rows])
         angles = pair_angles(standardised)
@@ -380,14 +380,15 @@ def _rows(
     for other in parts:
         seen = part.is_held_out if other is part else np.ones((len(weights), len(other.rows)), bool)
         measure, guesses = other.targets["true"], predicted[:, other.rows]
+        counts = other.counts.astype(np.float64)
         errors = (measure - guesses)[..., None] ** 2
-        r2 = bootstrap_r_squared(measure, errors, seen, other.counts)[:, 0]
-        fair = correlation_squared(measure, guesses, seen, other.counts)
+        r2 = bootstrap_r_squared(measure, errors, seen, counts)[:, 0]
+        fair = correlation_squared(measure, guesses, seen, counts)
         m = len(other.rows)
         yield m, "transfer_r2", other.subset, *_with_interval(r2, most=1.0)
         yield m, "transfer_correlation2", other.subset, *_with_interval(fair, 0.0, 1.0)
         if slope is not None and other is part:
-            counts = part.counts[:, evenly(n, len(slope))]
+            counts = counts[:, evenly(n, len(slope))]
             yield len(slope), "sensitivity", name, *_with_interval(_means(slope, counts))
             yield len(slope), "br", name, *_with_interval(relevance(slope, r2, counts))
 

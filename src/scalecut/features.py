@@ -22,11 +22,12 @@ from jaxtyping import Bool, Float, Float32, UInt8
 from torch import Tensor, nn
 
 from . import cache
+from .decoding import fitted
 from .engines import Calibration, Way, openvino_vectors, resolved_way, torch_vectors, versions
 from .engines import resolved_device as resolved_device  # offered from here as well
 from .engines import resolved_precision as resolved_precision
 from .errors import DataError, LayerError
-from .images import Image, LeftOut, evenly, fitted, keys_of
+from .images import Image, LeftOut, evenly, keys_of
 from .layers import SOFTMAX, ProbePoint, tensors_in
 from .layers import channel_axis as axis_of_channels
 from .measures import Frame
@@ -35,10 +36,9 @@ from .models import Network, Preprocessing, tensors_sha256
 Progress = Callable[[str, int, int], None]  # stage, images done, images in all
 
 CALIBRATION_IMAGES = 90
-IN_MEMORY = 2**28  # bytes of features; more are memory-mapped
 ROWS_MOVED = 4096
 
-RECIPE = 1  # part of every cache key: raise it when the same settings would give other vectors
+RECIPE = 2  # part of every cache key: raise it when the same settings would give other vectors
 
 # numbers of the images, a matrix a layer, and why other images could not be read, by their number
 Batch: TypeAlias = tuple[list[int], list[Float32[np.ndarray, "_ _"]], dict[int, str]]
@@ -232,9 +232,7 @@ class _Table:
         for row, key in enumerate(keys):
             self._rows.setdefault(key, []).append(row)
         kind = np.dtype(np.float16 if half else np.float32)
-        n_bytes = len(keys) * sum(point.channels for point in points) * kind.itemsize
-        new = cache.scratch if n_bytes > IN_MEMORY else np.zeros
-        self._values = [new((len(keys), point.channels), kind) for point in points]
+        self._values = [cache.zeros((len(keys), point.channels), kind) for point in points]
         self._filled = np.zeros((len(keys), len(points)), dtype=bool)
 
     def fill(self, keys: Sequence[str], matrices: Mapping[str, Float[np.ndarray, "m d"]]) -> None:
@@ -243,6 +241,7 @@ class _Table:
         for column, name in enumerate(self.names):
             if name in matrices:
                 self._values[column][rows] = matrices[name][of]
+                cache.released(self._values[column])
                 self._filled[rows, column] = True
 
     def has(self, key: str) -> bool:
@@ -256,6 +255,7 @@ class _Table:
                 for start in range(0, len(kept), ROWS_MOVED):
                     moved = kept[start : start + ROWS_MOVED]
                     values[start : start + len(moved)] = values[moved]
+                    cache.released(values)
         return {
             layer: values[: len(kept)]
             for layer, values in zip(self.layers, self._values, strict=True)
@@ -435,7 +435,7 @@ def _ending_early(
 
 
 def _pixels(image: Image, frame: Frame, preprocessing: Preprocessing) -> UInt8[np.ndarray, "h w 3"]:
-    return fitted(image.picture(), frame, preprocessing.interpolation, preprocessing.fill())
+    return fitted(image.picture(frame), frame, preprocessing.interpolation, preprocessing.fill())
 
 
 def _network_setting(network: Network) -> dict[str, object]:

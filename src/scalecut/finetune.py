@@ -29,9 +29,10 @@ from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
 from .cache import setting_hash
+from .decoding import fitted
 from .errors import DataError, ModelError, OutputError
 from .features import Progress, decoded, resolved_device, resolved_precision
-from .images import Image, fitted
+from .images import Image
 from .models import Preprocessing, tensors_sha256
 
 if TYPE_CHECKING:  # an extra, and seconds to import

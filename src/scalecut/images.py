@@ -1,7 +1,7 @@
-"""Images, sets of them with a measure each, and how a network is shown them.
+"""Images, and sets of them with a measure each.
 
-A picture is decoded when it is asked for, in one way only: upright, RGB, then resized by Pillow.
-Whatever is wrong with a file is said by DataError in one line.
+A picture is decoded when it is asked for. Whatever is wrong with a file is said by DataError in one
+line.
 
 Shapes: n images, h x w pixels.
 """
@@ -9,13 +9,8 @@ Shapes: n images, h x w pixels.
 import hashlib
 import io
 import math
-import struct
-import threading
-import warnings
-import zlib
 from collections.abc import Iterator, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 from typing import Any
@@ -24,39 +19,15 @@ import numpy as np
 import pandas as pd
 import PIL.Image
 from jaxtyping import Bool, Float64, Integer, UInt8
-from PIL.Image import Resampling, Transpose
 
+from .decoding import header, opened, unreadable, upright_rgb
 from .errors import DataError
 from .measures import Frame, nearest
 from .storage import Stored, beside, is_address
 
-MOST_PIXELS = 200_000_000  # the largest cameras of telephones; above lie slides (tiles!) and bombs
-INTERPOLATIONS = {
-    "nearest": Resampling.NEAREST,
-    "bilinear": Resampling.BILINEAR,
-    "bicubic": Resampling.BICUBIC,
-    "lanczos": Resampling.LANCZOS,
-}
-MOST_COLOURS = 4096  # a coloured mask has fewer, a photograph more
 ASKED_AT_ONCE = 16  # images, of a server that takes its time for each
 LOSSLESS = {".png", ".tif", ".tiff", ".bmp", ".gif"}  # the losses of JPEG change labels
 SUFFIXES = LOSSLESS | {".jpg", ".jpeg", ".webp", ".ppm", ".pgm", ".jp2"}
-# Formats that Pillow decodes itself: EPS, for one, it hands to another program.
-_FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "GIF", "WEBP", "PPM", "JPEG2000")
-_TURNS = {
-    2: Transpose.FLIP_LEFT_RIGHT,
-    3: Transpose.ROTATE_180,
-    4: Transpose.FLIP_TOP_BOTTOM,
-    5: Transpose.TRANSPOSE,
-    6: Transpose.ROTATE_270,
-    7: Transpose.TRANSVERSE,
-    8: Transpose.ROTATE_90,
-}  # EXIF orientation to the turn that undoes it
-_BROKEN = (
-    *(OSError, SyntaxError, ValueError, TypeError, EOFError, LookupError, OverflowError),
-    *(struct.error, zlib.error, PIL.Image.DecompressionBombError),
-)  # what Pillow raises on broken files
-_HEADERS = threading.Lock()
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,26 +47,22 @@ class Image:
         except DataError as error:
             raise DataError(f"{self.name}: {error}") from error
         except OSError as error:
-            raise DataError(f"{self.name}: {_unreadable(error)}") from error
+            raise DataError(f"{self.name}: {unreadable(error)}") from error
         return str(self.source.shape).encode() + self.source.tobytes()
 
     def key(self) -> str:
         """SHA-256 of the content, in hexadecimal."""
         return hashlib.sha256(self.content()).hexdigest()
 
-    def picture(self) -> PIL.Image.Image:
-        """The picture decoded: RGB, upright, its first frame.
-
-        Transparent parts lie on white; of 16 bits the upper 8 are kept; colour profiles are not
-        applied.
-        """
+    def picture(self, frame: Frame | None = None) -> PIL.Image.Image:
+        """The picture decoded: RGB, upright, its first frame; see `decoding.upright_rgb`."""
         source = self.source
         if not isinstance(source, Path | Stored):
             return PIL.Image.fromarray(source)
         try:
             file = io.BytesIO(source.read()) if isinstance(source, Stored) else source
             with opened(file) as stored:
-                return _upright_rgb(stored)
+                return upright_rgb(stored, frame)
         except DataError as error:
             raise DataError(f"{self.name}: {error}") from error
 
@@ -213,7 +180,7 @@ def image_of(place: int, given: Any) -> Image:
             header(Path(given))
             return Image(name, Path(given))
         if isinstance(given, PIL.Image.Image):
-            return Image(name, np.array(_upright_rgb(given)))
+            return Image(name, np.array(upright_rgb(given)))
     except DataError as error:
         raise DataError(f"{name}: {error}") from error
     pixels = np.stack([given] * 3, axis=-1) if given.ndim == 2 else given
@@ -345,149 +312,3 @@ def told(left_out: Sequence[LeftOut]) -> str:
 def evenly(n: int, most: int) -> list[int]:
     """At most so many of n numbers, spread over all of them."""
     return np.linspace(0, n - 1, min(n, most)).round().astype(int).tolist()
-
-
-def fitted(
-    picture: PIL.Image.Image,
-    frame: Frame,
-    interpolation: str = "bicubic",
-    fill: tuple[int, int, int] = (124, 116, 104),
-) -> UInt8[np.ndarray, "height width 3"]:
-    """The picture as the network is shown it: the frame's window, resized by Pillow, antialiased.
-
-    Args:
-        fill: for `pad`, the colour (RGB) beyond the image; by default the mean of ImageNet.
-    """
-    if interpolation not in INTERPOLATIONS:
-        offered = nearest(interpolation, INTERPOLATIONS)
-        raise DataError(f"There is no interpolation {interpolation!r}. Choose one of {offered}.")
-    resample, size = INTERPOLATIONS[interpolation], (frame.width, frame.height)
-    if frame.fit != "pad":
-        return np.array(picture.resize(size, resample, box=frame.window(*picture.size)))
-    scale = min(frame.width / picture.width, frame.height / picture.height)
-    inner = max(1, round(picture.width * scale)), max(1, round(picture.height * scale))
-    canvas = PIL.Image.new("RGB", size, fill)
-    corner = (frame.width - inner[0]) // 2, (frame.height - inner[1]) // 2
-    canvas.paste(picture.resize(inner, resample), corner)
-    return np.array(canvas)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Pillow without its warnings and its own limit of size.
-
-    Both are settings of the whole process, so threads that decode take turns here.
-    """
-    with _HEADERS, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        most, PIL.Image.MAX_IMAGE_PIXELS = PIL.Image.MAX_IMAGE_PIXELS, None
-        try:
-            yield
-        finally:
-            PIL.Image.MAX_IMAGE_PIXELS = most
-
-
-@contextmanager
-def opened(file: Path | io.BytesIO) -> Iterator[PIL.Image.Image]:
-    """The file with its header read and found sound; nothing is decoded yet."""
-    try:
-        with _quiet():
-            stored = PIL.Image.open(file, formats=_FORMATS)
-    except PIL.UnidentifiedImageError as error:
-        raise DataError(
-            f"this is not an image that can be read; give one of {', '.join(_FORMATS)}"
-        ) from error
-    except OSError as error:
-        raise DataError(_unreadable(error)) from error
-    except _BROKEN as error:
-        raise DataError(f"its header is broken ({error}); copy the file again") from error
-    with stored:
-        if stored.width * stored.height > MOST_PIXELS:
-            raise DataError(
-                f"its header says {stored.width} x {stored.height} pixels, more than the "
-                f"{MOST_PIXELS // 10**6} million that are decoded; scale it down or tile it"
-            )
-        yield stored
-
-
-def _unreadable(error: OSError) -> str:
-    if isinstance(error, FileNotFoundError):
-        return "there is no such file; check its name and folder"
-    if error.errno is None:  # Pillow's, of the content
-        return f"it is truncated or broken ({error}); copy the file again"
-    return f"the file cannot be read ({error.strerror or error}); check it and its permissions"
-
-
-def _orientation(stored: PIL.Image.Image) -> int:
-    """EXIF orientation still to be applied; an EXIF block that cannot be read counts as upright."""
-    if stored.format == "TIFF":  # Pillow turns these itself
-        return 1
-    try:
-        with _quiet():  # of the base class: that of PNG decodes the picture
-            found = PIL.Image.Image.getexif(stored).get(0x0112, 1)
-    except _BROKEN:
-        return 1
-    return found if isinstance(found, int) and found in _TURNS else 1
-
-
-def header(path: Path) -> tuple[int, int, int]:
-    """Width and height of the upright picture, and the orientation that made it upright."""
-    with opened(path) as stored:
-        orientation = _orientation(stored)
-        width, height = stored.size
-    return (height, width, orientation) if orientation >= 5 else (width, height, orientation)
-
-
-def decoded(stored: PIL.Image.Image) -> PIL.Image.Image:
-    """The same with its pixels in memory, as they are stored."""
-    try:
-        with _quiet() if stored.format in ("TIFF", "GIF") else nullcontext():  # these warn late
-            stored.load()
-    except _BROKEN as error:
-        raise DataError(f"it is truncated or broken ({error}); copy the file again") from error
-    return stored
-
-
-def labels_of(file: Path) -> Integer[np.ndarray, "h w"]:
-    """0 for the background, and 1, 2, ... for the values or colours of a mask."""
-    try:
-        with opened(file) as stored:
-            values = np.asarray(decoded(stored))
-    except DataError as error:
-        raise DataError(f"its mask {file.name} cannot be used: {error}") from error
-    if values.ndim == 3:
-        values = values[..., :3] if values.shape[2] >= 3 else values[..., :1]  # without alpha
-        values = values.astype(np.int64) @ (256 ** np.arange(values.shape[2]))
-    found, labels = np.unique(values, return_inverse=True)
-    if stored.mode != "I;16" and len(found) > MOST_COLOURS:
-        raise DataError(
-            f"its mask {file.name} has {len(found)} colours, as a photograph has; "
-            "give one value or colour an object"
-        )
-    return labels.reshape(values.shape) + (found[0] != 0)
-
-
-def _upright_rgb(stored: PIL.Image.Image) -> PIL.Image.Image:
-    orientation = _orientation(stored)  # before decoding, as the header is read
-    picture = _rgb(decoded(stored))
-    return picture.transpose(_TURNS[orientation]) if orientation in _TURNS else picture
-
-
-def _rgb(picture: PIL.Image.Image) -> PIL.Image.Image:
-    if picture.mode in ("F", "LAB"):
-        raise DataError(
-            f"its pixels are of Pillow's mode {picture.mode}, whose range is not known; "
-            "save it with 8 or 16 bits a channel"
-        )
-    if picture.mode.startswith("I"):  # I;16 and its like, or 32 bits that hold 16
-        values = np.asarray(picture)
-        if values.min() < 0 or values.max() > 65535:
-            raise DataError(
-                f"its pixels reach from {values.min()} to {values.max()}; "
-                "save it with 8 or 16 bits a channel"
-            )
-        picture = PIL.Image.fromarray((values >> 8).astype(np.uint8))
-    if picture.has_transparency_data:
-        white = PIL.Image.new("RGBA", picture.size, "white")
-        picture = PIL.Image.alpha_composite(white, picture.convert("RGBA"))
-    return picture.convert("RGB")

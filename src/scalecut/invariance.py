@@ -19,9 +19,10 @@ from scipy.special import rel_entr
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 
+from .decoding import INTERPOLATIONS, fitted
 from .errors import DataError, LayerError, ModelError
 from .features import Progress, forward, resolved_device, resolved_precision
-from .images import INTERPOLATIONS, ImageSet, LeftOut, fitted
+from .images import ImageSet, LeftOut
 from .inputs import Stages, check_names, refusal
 from .layers import SOFTMAX, ProbePoint
 from .measures import Box, Frame

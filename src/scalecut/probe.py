@@ -243,7 +243,7 @@ def _scored(
     if not ask.learning_curve:
         return scores, ()
     bare = [
-        replace(part, targets={"true": part.targets["true"]}, permutations=part.permutations[:0])
+        replace(part, targets={"true": part.targets["true"]}, dealt=part.dealt[:, :0])
         for part in parts
     ]
     with stages("learning curve"):

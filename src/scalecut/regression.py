@@ -10,6 +10,7 @@ ordinary least squares; we add a ridge penalty, because n < d in most layers (do
 """
 
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 import scipy.linalg
@@ -141,12 +142,9 @@ def nested_ridge(
     u, s = decomposition.u, decomposition.s
     mean = targets.mean(axis=0)
     along = u.T @ (targets - mean)  # (r, t)
-    blocks = _blocks(groups)
-    errors = np.empty((len(penalties), targets.shape[1]))
-    for number, penalty in enumerate(penalties):
-        kept = s**2 / (s**2 + penalty)
-        residuals = (targets - mean) - (u * kept) @ along
-        errors[number] = np.sum(_left_out(u, kept, residuals, blocks) ** 2, axis=0)
+    kept = s**2 / (s**2 + penalties[:, None])  # (k, r)
+    residuals = left_out(u, kept, along, targets - mean, blocks_of(groups), len(u))
+    errors = np.sum(residuals**2, axis=1)  # (k, t)
     best = penalties[errors.argmin(axis=0)]  # (t,)
     shrink = s[:, None] / (s[:, None] ** 2 + best)  # (r, t)
     predictions = mean + decomposition.held_out @ (shrink * along)
@@ -165,12 +163,9 @@ def left_group_out(
     """
     u, s = decomposition.u, decomposition.s
     centred = (target - target.mean())[:, None]
-    along, blocks = u.T @ centred, _blocks(groups)
-    found = []
-    for penalty in penalties:
-        kept = s**2 / (s**2 + penalty)
-        found.append(_left_out(u, kept, centred - (u * kept) @ along, blocks)[:, 0])
-    return target - min(found, key=lambda residuals: float(np.sum(residuals**2)))
+    kept = s**2 / (s**2 + penalties[:, None])
+    found = left_out(u, kept, u.T @ centred, centred, blocks_of(groups), len(u))[:, :, 0]
+    return target - found[np.sum(found**2, axis=1).argmin()]
 
 
 def quick_ridge(
@@ -186,14 +181,24 @@ def quick_ridge(
     u, s = decomposition.u, decomposition.s
     mean = targets.mean(axis=0)
     centred = targets - mean
-    along = u.T @ centred  # (r, t)
-    outside = np.maximum(np.sum(centred**2, axis=0) - np.sum(along**2, axis=0), 0.0)
+    along = along_by_gcv(u.T @ centred, s, np.sum(centred**2, axis=0), len(u), penalties)
+    return mean + decomposition.held_out @ along
+
+
+def along_by_gcv(
+    along: Float64[np.ndarray, "r t"],
+    s: Float64[np.ndarray, " r"],
+    squares: Float64[np.ndarray, " t"],
+    n: int,
+    penalties: Float64[np.ndarray, " k"],
+) -> Float64[np.ndarray, "r t"]:
+    """Weights along V, their penalty by generalised cross-validation, from U'Y and Σ Y²."""
+    outside = np.maximum(squares - np.sum(along**2, axis=0), 0.0)
     lost = penalties[:, None] / (s**2 + penalties[:, None])  # (k, r)
-    left = len(u) - 1 - len(s) + lost.sum(axis=1)  # degrees of freedom of the residuals
+    left = n - 1 - len(s) + lost.sum(axis=1)  # degrees of freedom of the residuals
     errors = (outside + lost**2 @ along**2) / np.maximum(left, 1e-9)[:, None] ** 2  # (k, t)
     best = penalties[errors.argmin(axis=0)]
-    along *= s[:, None] / (s[:, None] ** 2 + best)
-    return mean + decomposition.held_out @ along
+    return along * (s[:, None] / (s[:, None] ** 2 + best))
 
 
 def leading(decomposition: Decomposition, width: int) -> Decomposition:
@@ -238,7 +243,10 @@ def r_squared(
     return 1.0 - np.sum((measure - predicted) ** 2, axis=-1) / spread
 
 
-def _blocks(groups: Int[np.ndarray, " n"]) -> tuple[np.ndarray, list[np.ndarray]]:
+Blocks: TypeAlias = tuple[np.ndarray, list[np.ndarray]]
+
+
+def blocks_of(groups: Int[np.ndarray, " n"]) -> Blocks:
     """Rows of the images that are groups of their own, and the rows of each larger group."""
     _, counts = np.unique(groups, return_counts=True)
     rows = np.split(np.argsort(groups, kind="stable"), np.cumsum(counts)[:-1])
@@ -246,21 +254,45 @@ def _blocks(groups: Int[np.ndarray, " n"]) -> tuple[np.ndarray, list[np.ndarray]
     return alone, [block for block in rows if len(block) > 1]
 
 
-def _left_out(
-    u: np.ndarray,
-    kept: np.ndarray,
-    residuals: np.ndarray,
-    blocks: tuple[np.ndarray, list[np.ndarray]],
-) -> np.ndarray:
-    """The residuals that images have when their group is left out: (n, t)."""
-    n, (alone, together) = len(u), blocks
+def left_out(
+    u: Float64[np.ndarray, "b r"],
+    kept: Float64[np.ndarray, "k r"],
+    along: Float64[np.ndarray, "r t"],
+    targets: Float64[np.ndarray, "b t"],
+    blocks: Blocks,
+    n: int,
+) -> Float64[np.ndarray, "k b t"]:
+    """The residuals that images have when their group is left out, by penalty.
+
+    Args:
+        u, targets: rows of whole groups, of the n to fit; the targets are centred.
+        kept: s² / (s² + α), what each penalty leaves of each component.
+        along: U'Y of all n.
+    """
+    alone, together = blocks
+    residuals = targets - u @ (kept[:, :, None] * along)  # (k, b, t)
     found = np.empty_like(residuals)
-    leverage = 1.0 / n + (u[alone] ** 2) @ kept
-    found[alone] = residuals[alone] / np.maximum(1.0 - leverage, 1e-12)[:, None]
+    leverage = 1.0 / n + (u[alone] ** 2) @ kept.T  # (alone, k)
+    found[:, alone] = residuals[:, alone] / np.maximum(1.0 - leverage.T, 1e-12)[:, :, None]
     for rows in together:
-        hat = 1.0 / n + (u[rows] * kept) @ u[rows].T
-        found[rows] = np.linalg.solve(np.eye(len(rows)) * (1 + 1e-12) - hat, residuals[rows])
+        for number, share in enumerate(kept):
+            found[number, rows] = _without(u[rows], share, residuals[number, rows], n)
     return found
+
+
+def _without(
+    u: Float64[np.ndarray, "g r"],
+    kept: Float64[np.ndarray, " r"],
+    residuals: Float64[np.ndarray, "g t"],
+    n: int,
+) -> Float64[np.ndarray, "g t"]:
+    """(I - H)⁻¹ e of a group, H = A A'; through A'A where the group is larger than the rank."""
+    g, r = u.shape
+    A = np.hstack([np.full((g, 1), n**-0.5), u * np.sqrt(kept)])
+    if g <= r + 1:
+        return np.linalg.solve(np.eye(g) * (1 + 1e-12) - A @ A.T, residuals)
+    inner = np.linalg.solve(np.eye(r + 1) * (1 + 1e-12) - A.T @ A, A.T @ residuals)
+    return residuals + A @ inner
 
 
 def _check(features: np.ndarray, measure: np.ndarray, penalties: np.ndarray) -> None:

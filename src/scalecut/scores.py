@@ -15,12 +15,13 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Bool, Float, Float32, Float64, Int
+from jaxtyping import Bool, Float, Float32, Float64, Int, UInt16
 from scipy.stats import norm as normal
 from scipy.stats import t as student
 from sklearn.model_selection import GroupShuffleSplit
 from threadpoolctl import threadpool_limits
 
+from . import cache, tall
 from .errors import DataError
 from .images import ImageSet
 from .layers import ProbePoint
@@ -33,11 +34,13 @@ from .stats import (
     group_permutations,
     interval,
 )
+from .tall import Rows, Split, Tested, null_scores
 
 TEST_SHARE = 0.3  # graziani2021
 MEAN = "mean"  # the subset that stands for the mean over all
 MATCHED = "matched"  # ridge on as many principal components in every layer
 MOST_TWINS = 32
+AT_ONCE = 2**22  # numbers of permutations or bootstrap draws that memory holds at a time
 CONTROLLED = ("random", "permuted", "pixels")  # kinds of weights that are controls themselves
 
 
@@ -49,11 +52,11 @@ class Part:
     rows: Int[np.ndarray, " n"]  # of the image set
     groups: Int[np.ndarray, " n"]
     targets: dict[str, Float64[np.ndarray, "r n"]]  # `true`, `shuffled`: a row a repeat
-    permutations: Float64[np.ndarray, "p n"]  # of the measure, the same in all repeats
+    dealt: Float64[np.ndarray, "n q"]  # the measure and its permutations; no column without them
     is_held_out: Bool[np.ndarray, "r n"]
-    counts: Float64[np.ndarray, "c n"]  # 1 + b rows: every image once, then bootstrap draws
+    counts: UInt16[np.ndarray, "c n"]  # 1 + b rows: every image once, then bootstrap draws
     rank: Float64[np.ndarray, "r n"]  # of its group among those to fit, in (0, 1], at random
-    twins: Float64[np.ndarray, "b q"]  # in [0, 1): which twins are drawn along, in all subsets
+    twins: Float64[np.ndarray, "b most"]  # in [0, 1): which twins are drawn along, in all subsets
 
     def fitted(self, share: float) -> Bool[np.ndarray, "r n"]:
         """The images to fit, of a share of the groups."""
@@ -134,22 +137,56 @@ def draw_parts(
         targets = {"true": np.tile(measure, (repeats, 1))}
         if shuffled:
             targets["shuffled"] = np.stack([shuffles.permutation(measure) for _ in range(repeats)])
-        counts = np.vstack([np.ones(len(rows)), group_draws(groups, bootstrap)])
         parts.append(
             Part(
                 subset,
                 rows,
                 groups,
                 targets,
-                group_permutations(measure, groups, permuting, permutations),
+                _dealt(measure, groups, permuting, permutations),
                 is_held_out,
-                counts,
+                _counts(groups, bootstrap),
                 _ranks(groups, is_held_out, ranking),
                 twins,
             )
         )
         _check_spread(parts[-1])
     return tuple(parts)
+
+
+def _dealt(
+    measure: Float64[np.ndarray, " n"],
+    groups: Int[np.ndarray, " n"],
+    rng: np.random.Generator,
+    permutations: int,
+) -> Float64[np.ndarray, "n q"]:
+    """The measure and its permutations, a column each; on disk if they are many."""
+    n = len(measure)
+    dealt = cache.zeros((n, 1 + permutations if permutations else 0), np.dtype(np.float64))
+    dealt[:, :1] = measure[:, None]
+    for places in _some(permutations, n):
+        some = group_permutations(measure, groups, rng, places.stop - places.start)
+        dealt[:, 1 + places.start : 1 + places.stop] = some.T
+        cache.released(dealt)
+    return dealt
+
+
+def _counts(groups: Int[np.ndarray, " n"], rng: np.random.Generator) -> UInt16[np.ndarray, "c n"]:
+    """Every image once, then bootstrap draws of the groups."""
+    counts = cache.zeros((1 + DRAWS, len(groups)), np.dtype(np.uint16))
+    counts[0] = 1
+    for places in _some(DRAWS, len(groups)):
+        some = group_draws(groups, rng, places.stop - places.start)
+        counts[1 + places.start : 1 + places.stop] = some
+        cache.released(counts)
+    return counts
+
+
+def _some(count: int, n: int) -> Iterator[slice]:
+    """`count` rows of n numbers, as many at a time as memory should hold."""
+    at_once = max(1, AT_ONCE // n)
+    for start in range(0, count, at_once):
+        yield slice(start, min(count, start + at_once))
 
 
 def _ranks(
@@ -279,10 +316,7 @@ def _layer_lines(
     n_features = matrices[0][layer].shape[1]
     by_subset: dict[tuple[str, str], list[_Line]] = {}
     for part in parts:
-        found = [
-            _part_scores(part, matrix[layer][part.rows].astype(np.float64), ask)
-            for matrix in matrices
-        ]
+        found = [_part_scores(part, matrix[layer], ask) for matrix in matrices]
         for number, target in enumerate(part.targets):
             for column, regressor in enumerate(ask.regressors):
                 seeds = np.array([r2[number][:, column] for r2, _, _ in found])
@@ -331,7 +365,7 @@ def _over_twins(
 
 
 def _part_scores(
-    part: Part, features: Float64[np.ndarray, "n d"], ask: _Ask
+    part: Part, matrix: Float[np.ndarray, "all d"], ask: _Ask
 ) -> tuple[
     list[Float64[np.ndarray, "b c"]], Float64[np.ndarray, "p c"], Float64[np.ndarray, "k n c"]
 ]:
@@ -339,65 +373,61 @@ def _part_scores(
     kinds = list(part.targets)
     errors = np.zeros((len(kinds), *part.is_held_out.shape, len(ask.regressors)))
     summed = np.zeros((len(kinds), len(part.rows), len(ask.regressors)))
-    dealt = np.zeros((len(part.rows), 0))
-    if len(part.permutations):
-        dealt = np.vstack([part.targets["true"][:1], part.permutations]).T
-    null = np.zeros((dealt.shape[1], len(ask.regressors)))
+    null = np.zeros((part.dealt.shape[1], len(ask.regressors)))
     held_out_and_fitted = zip(part.is_held_out, part.fitted(ask.share), strict=True)
     for repeat, (held_out, fitted) in enumerate(held_out_and_fitted):
         targets = np.stack([part.targets[kind][repeat] for kind in kinds], axis=1)
-        found = predictions(
-            features[fitted],
-            features[held_out],
+        split = Split(
+            Rows(matrix, part.rows[fitted]),
+            Rows(matrix, part.rows[held_out]),
             targets[fitted],
             part.groups[fitted],
-            ask.regressors,
-            width=ask.width,
-            dealt=dealt[fitted],
+            (Rows(part.dealt, np.flatnonzero(fitted)), Rows(part.dealt, np.flatnonzero(held_out))),
         )
-        y = dealt[held_out]
-        spread = np.sum((y - y.mean(axis=0)) ** 2, axis=0)
-        for column, (of_targets, of_dealt) in enumerate(found):
-            errors[:, repeat, held_out, column] = ((targets[held_out] - of_targets) ** 2).T
-            summed[:, held_out, column] += of_targets.T
-            lost = np.sum((y - of_dealt) ** 2, axis=0)
-            # a permutation may leave no spread in a held-out part; then there is nothing to know
-            null[:, column] += np.divide(
-                spread - lost, spread, np.zeros_like(lost), where=spread > 0
-            )
-    draws = [
-        bootstrap_r_squared(part.targets[kind], errors[number], part.is_held_out, part.counts)
-        for number, kind in enumerate(kinds)
-    ]
+        widths = [ask.width if name == MATCHED else 0 for name in ask.regressors]
+        regressed = tall.predicted if split.is_tall else predicted_in_memory
+        found = regressed(split, ask.regressors, widths)
+        for column, of_regressor in enumerate(found):
+            predicted = of_regressor.predictions
+            errors[:, repeat, held_out, column] = ((targets[held_out] - predicted) ** 2).T
+            summed[:, held_out, column] += predicted.T
+            null[:, column] += of_regressor.null
+    draws = [_draws(part, part.targets[kind], errors[at]) for at, kind in enumerate(kinds)]
     times = part.is_held_out.sum(axis=0)[:, None]
     predicted = np.divide(summed, times, np.full_like(summed, np.nan), where=times > 0)
     return draws, null / len(part.is_held_out), predicted
 
 
-def predictions(
-    train: Float64[np.ndarray, "n d"],
-    held_out: Float64[np.ndarray, "m d"],
-    targets: Float64[np.ndarray, "n t"],
-    groups: Int[np.ndarray, " n"],
-    regressors: Sequence[str],
-    *,
-    width: int,
-    dealt: Float64[np.ndarray, "n p"],
-) -> list[tuple[Float64[np.ndarray, "m t"], Float64[np.ndarray, "m p"]]]:
-    """Held-out predictions of the targets and of the permuted measures, for every regressor.
-
-    One decomposition serves all but least squares.
-    """
-    whole = decompose(train, held_out) if set(regressors) != {"ols"} else None
+def _draws(
+    part: Part, measure: Float64[np.ndarray, "r n"], errors: Float64[np.ndarray, "r n c"]
+) -> Float64[np.ndarray, "b c"]:
+    """R² of all images, then of the bootstrap draws."""
     found = []
-    for name in regressors:
+    for places in _some(len(part.counts), len(part.rows)):
+        found.append(bootstrap_r_squared(measure, errors, part.is_held_out, part.counts[places]))
+        cache.released(part.counts)
+    return np.concatenate(found)
+
+
+def predicted_in_memory(
+    split: Split, regressors: Sequence[str], widths: Sequence[int]
+) -> list[Tested]:
+    """As `tall.predicted`. One decomposition serves all but least squares."""
+    train, held_out = split.train.whole(), split.held_out.whole()
+    dealt, y = (rows.whole() for rows in split.dealt)
+    targets, t = split.targets, split.targets.shape[1]
+    whole = decompose(train, held_out) if set(regressors) != {"ols"} else None
+    spread, squares, found = np.sum((y - y.mean(axis=0)) ** 2, axis=0), np.sum(y**2, axis=0), []
+    for name, width in zip(regressors, widths, strict=True):
         if whole is None or name == "ols":
             both = least_squares(train, np.hstack([targets, dealt]), held_out).predictions
-            found.append((both[:, : targets.shape[1]], both[:, targets.shape[1] :]))
-            continue
-        decomposition = leading(whole, width) if name == MATCHED else whole
-        exact = nested_ridge(decomposition, targets, groups).predictions
-        found.append((exact, quick_ridge(decomposition, dealt)))
+            exact, of_dealt = both[:, :t], both[:, t:]
+        else:
+            decomposition = leading(whole, width) if width else whole
+            exact = nested_ridge(decomposition, targets, split.groups).predictions
+            of_dealt = quick_ridge(decomposition, dealt)
+        lost = np.sum((y - of_dealt) ** 2, axis=0)
+        found.append(Tested(exact, null_scores(spread, squares, lost)))
     return found
 
 

@@ -7,7 +7,7 @@ a score a layer, in order of execution; its draws are paired: the same images ar
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Float64, Int
+from jaxtyping import Bool, Float64, Int, Num
 
 DRAWS = 1000
 
@@ -30,7 +30,7 @@ def bootstrap_r_squared(
     measure: Float64[np.ndarray, "r n"],
     squared_errors: Float64[np.ndarray, "r n c"],
     is_held_out: Bool[np.ndarray, "r n"],
-    counts: Float64[np.ndarray, "b n"],
+    counts: Num[np.ndarray, "b n"],
 ) -> Float64[np.ndarray, "b c"]:
     """R² of the held-out predictions, mean over repeats, in resampled sets of images.
 
@@ -41,7 +41,7 @@ def bootstrap_r_squared(
     total = np.zeros((len(counts), squared_errors.shape[2]))
     used = np.zeros(len(counts))
     for y, errors, held_out in zip(measure, squared_errors, is_held_out, strict=True):
-        w = counts[:, held_out]
+        w = counts[:, held_out].astype(np.float64)
         y = y[held_out] - y[held_out].mean()
         n = w.sum(axis=1)
         spread = w @ y**2 - (w @ y) ** 2 / np.maximum(n, 1)

@@ -25,6 +25,7 @@ from .charts import (
 )
 from .contests import calibration_drawing, recall_drawing, sweep_drawing
 from .curve import compare
+from .decoding import header
 from .errors import DataError
 from .figures import (
     curve_drawing,
@@ -35,7 +36,7 @@ from .figures import (
     subsets_of,
     width_drawing,
 )
-from .images import Image, header
+from .images import Image
 from .ledger import paper_sections
 from .page import Drawing
 from .paper import INCEPTION, RESNET

@@ -23,8 +23,9 @@ from jaxtyping import Bool, Integer, UInt8
 from skimage.filters import threshold_otsu
 from skimage.measure import label
 
+from .decoding import decoded, opened
 from .errors import DataError
-from .images import Image, LeftOut, decoded, opened, told
+from .images import Image, LeftOut, told
 
 PARTS = ("train", "validation", "test")
 _SUFFIXES = {".png", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp"}

@@ -16,9 +16,10 @@ from torchvision import transforms
 
 from .bundle import load
 from .cut import CutNetwork
+from .decoding import fitted
 from .errors import DataError
 from .features import Progress, extract
-from .images import Image, LeftOut, fitted, image_of
+from .images import Image, LeftOut, image_of
 from .inputs import Look
 from .layers import ProbePoint
 from .models import Network, Preprocessing, Weights
