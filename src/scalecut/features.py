@@ -232,7 +232,9 @@ class _Table:
         for row, key in enumerate(keys):
             self._rows.setdefault(key, []).append(row)
         kind = np.dtype(np.float16 if half else np.float32)
-        self._values = [cache.zeros((len(keys), point.channels), kind) for point in points]
+        n_bytes = len(keys) * sum(point.channels for point in points) * kind.itemsize
+        new = cache.scratch if n_bytes > cache.IN_MEMORY else np.zeros
+        self._values = [new((len(keys), point.channels), kind) for point in points]
         self._filled = np.zeros((len(keys), len(points)), dtype=bool)
 
     def fill(self, keys: Sequence[str], matrices: Mapping[str, Float[np.ndarray, "m d"]]) -> None:

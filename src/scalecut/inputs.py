@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from . import cache
 from .annotations import read_images
 from .engines import resolved_way
 from .errors import DataError, LayerError, ModelError, ScalecutError
@@ -33,6 +34,7 @@ LEAST_IMAGES = 20  # of one subset: 14 to fit, 6 to test
 LEAST_GROUPS = 4
 TWIN_IMAGES, TWIN_BATCH = 128, 32  # from which a random twin takes its batch-norm statistics
 CHECKED_IMAGES = 128  # in int8 and in float32
+CHECKED_ROWS = 4096  # of features, at a time
 MOST_MOVED = 0.02  # by int8, in R²
 
 
@@ -243,11 +245,15 @@ def check_size(image_set: ImageSet) -> None:
 
 def check_finite(network: Network, features: Extracted) -> None:
     for layer, matrix in features.matrices.items():
-        bad = np.flatnonzero(~np.isfinite(matrix).all(axis=1))
-        if bad.size:
+        n_bad = 0
+        for start in range(0, len(matrix), CHECKED_ROWS):
+            is_fine = np.isfinite(matrix[start : start + CHECKED_ROWS]).all(axis=1)
+            n_bad += int((~is_fine).sum())
+            cache.released(matrix)
+        if n_bad:
             without_half = " and no --half" if matrix.dtype == np.float16 else ""
             raise LayerError(
-                f"Layer {layer!r} of {network.name} gave values that are not finite for {bad.size} "
+                f"Layer {layer!r} of {network.name} gave values that are not finite for {n_bad} "
                 f"of {len(matrix)} images. Try --precision float32{without_half}, or choose other "
                 "--layers."
             )
