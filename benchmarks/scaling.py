@@ -1,7 +1,8 @@
-"""How time and memory of a streamed probe grow: the measured points of docs/scaling.md.
+"""How time and memory of a probe grow, streamed or not: the measured points of docs/scaling.md.
 
 Made-up pictures of 64 px in tar shards, EfficientNet-Lite0 at 64 px, all layers, no controls; every
-point is a process of its own. Then what sums cost by width, and by network. Writes docs/scaling.csv
+point is a process of its own. `stored` is the usual probe, with features on disk, 10 splits, both
+regressors and 1,000 permutations. Then what sums cost by width, and by network. Writes docs/scaling.csv
 and docs/images/scaling.png, and prints the tables.
 """
 
@@ -23,6 +24,7 @@ import PIL.Image
 
 SIZES, SIDE, A_SHARD = (1_000, 10_000, 100_000), 64, 1_000
 CLUSTERS, IMAGES_OF_CLUSTERS = ("local:1", "local:2"), 10_000
+STREAMED, STORED = "streamed", "stored"
 NETWORK, BATCH = "tf_efficientnet_lite0", 32
 DOCS = Path(__file__).parent.parent / "docs"
 
@@ -51,11 +53,11 @@ def peak() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
 
 
-def point(shards: Path, n: int, cluster: str) -> None:
-    """Stream n images and print what it took."""
+def point(shards: Path, n: int, how: str) -> None:
+    """Probe n images and print what it took."""
     import torch
 
-    from scalecut import Preprocessing, load_network
+    from scalecut import Preprocessing, load_network, probe
     from scalecut.inputs import Look
     from scalecut.streaming import stream
     from scalecut.tars import read_shards
@@ -68,13 +70,17 @@ def point(shards: Path, n: int, cluster: str) -> None:
     last = (n - 1) // A_SHARD
     images = read_shards(f"{shards}/discs-{{000..{last:03d}}}.tar")
     listed = time.perf_counter() - start
-    curve = stream(network, images, look=Look(batch_size=BATCH), controls=[], cluster=cluster)
-    stages = curve.provenance["stages"]
+    if how == STORED:
+        curve = probe(network, images, batch_size=BATCH, controls=[])
+    else:
+        cluster = "" if how == STREAMED else how
+        curve = stream(network, images, look=Look(batch_size=BATCH), controls=[], cluster=cluster)
+    stages = {"pilot": {"seconds": 0.0}, **curve.provenance["stages"]}
     found = {name: stages[name]["seconds"] for name in ("pilot", "features", "regression")}
     total = time.perf_counter() - start
     best = curve.scores().r2.max()
     found |= {"listing": listed, "total": total, "above_network_mb": peak() - own, "r2": best}
-    sys.stdout.write(json.dumps({"n": n, "cluster": cluster, "network_mb": own} | found) + "\n")
+    sys.stdout.write(json.dumps({"n": n, "how": how, "network_mb": own} | found) + "\n")
 
 
 def costs() -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -124,39 +130,49 @@ def drawn(table: pd.DataFrame) -> None:
     from matplotlib import pyplot as plt
 
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
-    for name, label in (("features", "forward passes and sums"), ("total", "all of it")):
-        tail = f", slope {slope(table.n, table[name]):.2f}"
-        left.loglog(table.n, table[name], "o-", label=label + tail)
+    streamed, stored = (table.loc[table.how == how] for how in (STREAMED, STORED))
+    for rows, name, label in (
+        (streamed, "features", "streamed: forward passes and sums"),
+        (streamed, "total", "streamed: all of it"),
+        (stored, "features", "stored: forward passes"),
+        (stored, "total", "stored: all of it"),
+    ):
+        tail = f", slope {slope(rows.n, rows[name]):.2f}"
+        left.loglog(rows.n, rows[name], "o-", label=label + tail)
     left.set(xlabel="images", ylabel="seconds", title="Time")
-    left.legend(frameon=False)
-    tail = f"slope {slope(table.n, table.above_network_mb):.2f}"
-    right.loglog(table.n, table.above_network_mb, "o-", label=tail)
+    left.legend(frameon=False, fontsize="small")
+    for rows, label in ((streamed, STREAMED), (stored, STORED)):
+        tail = f"{label}, slope {slope(rows.n, rows.above_network_mb):.2f}"
+        right.loglog(rows.n, rows.above_network_mb, "o-", label=tail)
     right.axhline(1500, color="0.6", linestyle="--", label="1.5 GB")
     right.set(xlabel="images", ylabel="MB above the network's own", title="Peak memory")
     right.set_ylim(100, 3000)
-    right.legend(frameon=False)
+    right.legend(frameon=False, loc="lower right")
     figure.savefig(DOCS / "images" / "scaling.png", dpi=150)
 
 
 def main() -> None:
     if len(sys.argv) > 2:
-        point(Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3] if len(sys.argv) > 3 else "")
+        point(Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3])
         return
     most = int(sys.argv[1]) if len(sys.argv) > 1 else max(SIZES)
     sizes = [n for n in SIZES if n <= most]
     with tempfile.TemporaryDirectory() as folder:
-        os.environ["SCALECUT_CACHE"] = str(Path(folder) / "cache")
         packed(Path(folder), most)
-        asked = [(n, "") for n in sizes] + [(min(most, IMAGES_OF_CLUSTERS), c) for c in CLUSTERS]
+        asked = [(n, how) for how in (STREAMED, STORED) for n in sizes]
+        asked += [(min(most, IMAGES_OF_CLUSTERS), cluster) for cluster in CLUSTERS]
         rows = []
-        for n, cluster in asked:
-            command = [sys.executable, __file__, folder, str(n), *([cluster] if cluster else [])]
+        for n, how in asked:
+            # what is stored for fewer images would be found by more
+            os.environ["SCALECUT_CACHE"] = f"{folder}/cache{n if how == STORED else ''}"
+            command = [sys.executable, __file__, folder, str(n), how]
             said = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
             sys.stdout.write(f"{said.splitlines()[-1]}\n")
+            sys.stdout.flush()
             rows.append(json.loads(said.splitlines()[-1]))
     table = pd.DataFrame(rows).round(3)
     table.to_csv(DOCS / "scaling.csv", index=False)
-    drawn(table.loc[table.cluster == ""])
+    drawn(table)
     for each in (table, *costs()):
         sys.stdout.write(f"\n{each.round(2).to_string(index=False)}\n")
 

@@ -8,6 +8,7 @@ Shapes: n images, t targets.
 
 import hashlib
 import json
+import operator
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -230,9 +231,9 @@ def _passes(
 def _same_images(sets: Sequence[ImageSet]) -> ImageSet:
     """The first of some sets that differ in their measure alone."""
     first, *others = sets
-    rows = [[(i.name, s) for i, s in zip(e.images, e.subset, strict=True)] for e in sets]
-    for other, of_other in zip(others, rows[1:], strict=True):
-        if of_other != rows[0]:
+    for other in others:
+        names = ([image.name for image in each.images] for each in (first, other))
+        if first.subset != other.subset or operator.ne(*names):
             raise DataError(
                 f"{first.measure_name} is measured on {len(first)} images, {other.measure_name} on "
                 f"{len(other)} or others. Stream them one at a time."

@@ -11,6 +11,7 @@ import json
 import math
 import sys
 import tarfile
+from array import array
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from io import BufferedIOBase
@@ -50,29 +51,32 @@ def read_shards(pattern: str, *, subsets: Sequence[str] = (), strict: bool = Fal
         strict: raise at the first sample that would be left out.
     """
     urls = shards_of(pattern)
-    with ThreadPoolExecutor(AT_ONCE) as workers:
-        indexes = list(workers.map(_kept_index, urls))
-    rows: list[tuple[str, Image, float, str]] = []  # subset first, as they are sorted by it
+    images: list[Image] = []
+    measure, subset, group = array("d"), list[str](), list[str]()
     left_out: list[LeftOut] = []
-    for url, shard, (stamp, (samples, bad)) in zip(urls, _names(urls), indexes, strict=True):
-        for name, reason in bad:
-            leave(LeftOut(f"{shard}/{name}", reason), left_out, strict)
-        for member, offset, size, measure, group, subset in samples:
-            name = f"{shard}/{member}"
-            image = Image(name, Stored(url, offset, size, stamp, member))
-            rows.append((sys.intern(subset or "images"), image, measure, group or name))
-    if not rows:
+    with ThreadPoolExecutor(AT_ONCE) as workers:
+        indexes = workers.map(_kept_index, urls)
+        for url, shard, (stamp, (samples, bad)) in zip(urls, _names(urls), indexes, strict=True):
+            for name, reason in bad:
+                leave(LeftOut(f"{shard}/{name}", reason), left_out, strict)
+            for member, offset, size, measured, of_group, of_subset in samples:
+                name = f"{shard}/{member}"
+                images.append(Image(name, Stored(url, offset, size, stamp, member)))
+                measure.append(measured)
+                subset.append(sys.intern(of_subset or "images"))
+                group.append(of_group or name)
+    if not images:
         said = told(left_out) if left_out else "There is no sample: a picture and a .json."
         raise DataError(f"Nothing in {pattern} can be used. {said}")
-    wanted = wanted_subsets(pattern, subsets, {subset for subset, *_ in rows})
-    rows = [row for row in rows if row[0] in wanted]
-    rows.sort(key=lambda row: (row[0], row[1].name))
+    wanted = wanted_subsets(pattern, subsets, set(subset))
+    rows = [row for row, name in enumerate(subset) if name in wanted]
+    rows.sort(key=lambda row: (subset[row], images[row].name))
     return ImageSet(
-        images=tuple(image for _, image, _, _ in rows),
-        measure=np.array([measure for _, _, measure, _ in rows], dtype=np.float64),
+        images=tuple(images[row] for row in rows),
+        measure=np.array(measure, dtype=np.float64)[rows],
         measure_name="measure",
-        subset=tuple(subset for subset, *_ in rows),
-        group=tuple(group for *_, group in rows),
+        subset=tuple(subset[row] for row in rows),
+        group=tuple(group[row] for row in rows),
         left_out=tuple(left_out),
     )
 
