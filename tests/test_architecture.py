@@ -36,7 +36,7 @@ ROW = {name: number for number, row in enumerate(ROWS) for name in row}
 FOLDER = Path(scalecut.__file__).parent
 FILES = sorted(FOLDER.glob("*.py"))
 LONGEST_MODULE, LONGEST_FUNCTION = 500, 60  # lines
-MOST_PUBLIC_NAMES = 40
+MOST_PUBLIC_NAMES = 43
 
 
 def imported(path):

@@ -355,6 +355,15 @@ def test_keys_of_stored_images_are_asked_for_together(tmp_path, memory, monkeypa
     assert found == [image.key() for image in near if image.name != "3 x.png"]
 
 
+def test_keys_of_many_come_in_their_order(tmp_path, memory, monkeypatch):
+    table(tmp_path / "here")
+    memory.put(f"{tmp_path}/here/", "/here/", recursive=True)
+    images = read_images("csv:memory://here/sizes.csv", SQUARE).images
+    monkeypatch.setattr("scalecut.images.QUEUED", 4)
+    assert list(keys_of(images)) == [image.key() for image in images]
+    assert len(images) == 6
+
+
 def test_address_without_a_table_is_told(memory):
     memory.pipe_file("/t.csv", b"picture,measure\na,1\n")
     assert said(read_images, "csv:memory://none.csv", SQUARE) == (

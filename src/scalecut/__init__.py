@@ -17,7 +17,9 @@ from .models import Network, Preprocessing, load_network, random_twin
 from .noise import noise_curve
 from .probe import probe
 from .regression import RidgePath, r_squared, ridge_path
+from .runs import read_patches
 from .scenes import made_up_scenes
+from .transfer import Transfer, transfer
 from .transformer import Features, transform
 
 __all__ = [
@@ -40,6 +42,7 @@ __all__ = [
     "ProbePoint",
     "RidgePath",
     "ScalecutError",
+    "Transfer",
     "choose",
     "compare",
     "cut_after",
@@ -58,7 +61,9 @@ __all__ = [
     "random_twin",
     "rcv",
     "read_images",
+    "read_patches",
     "ridge_path",
     "select_layers",
+    "transfer",
     "transform",
 ]

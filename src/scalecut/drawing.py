@@ -131,6 +131,7 @@ def visualise(
     rows = list(chain(*by_layer))
     table, finding = DataFrame(rows, columns=COLUMNS), _finding(rows, found[0])
     facts = {**_facts(network), "finding": finding, "left_out": left_out}
+    facts |= {"stages": progress.stages}
     with runs.new_run(folder) as run:
         runs.write_run(run, {"units": table}, facts, command=command(), settings=settings)
         sheets = [

@@ -69,6 +69,7 @@ class _Found:
     tables: dict[str, DataFrame]  # by the name of their file
     shown: list[Table]
     finding: str
+    stages: Mapping[str, object]  # seconds of each
     left_out: tuple[LeftOut, ...] = ()
     arrays: Mapping[str, np.ndarray] = field(default_factory=dict)
 
@@ -161,7 +162,8 @@ def invariance(
     shown += [_noise_table(tables["noise"])] if noise else []
     said = [_of_sizes(tables["invariance"])] if data else []
     said += [_of_noise(tables["noise"])] if noise else []
-    _finish(_Found(tables, shown, " ".join(said), left_out), network, folder, settings)
+    outcome = _Found(tables, shown, " ".join(said), progress.stages, left_out)
+    _finish(outcome, network, folder, settings)
 
 
 def scenes(
@@ -216,7 +218,7 @@ def scenes(
     title = f"Partial R² of object scale and image size, gain, and R² of leaks, {model}"
     shown = [quantity_table(title, table, names)]
     left_out = (*lacking, *found.left_out)
-    outcome = _Found({"scenes": table}, shown, _of_scenes(table), left_out)
+    outcome = _Found({"scenes": table}, shown, _of_scenes(table), progress.stages, left_out)
     _finish(outcome, network, folder, settings)
 
 
@@ -293,6 +295,7 @@ def rcv(
         {"rcv": found.table},
         [quantity_table(title, told, names)],
         _of_directions(told),
+        progress.stages,
         left_out,
         vectors,
     )
@@ -336,6 +339,7 @@ def _finish(found: _Found, network: Network, folder: Path, settings: dict[str, o
         "preprocessing": asdict(network.preprocessing),
         "finding": found.finding,
         "left_out": found.left_out,
+        "stages": found.stages,
     }
     asked = {key: value for key, value in settings.items() if key not in ("out", "as_json")}
     with runs.new_run(folder) as made:

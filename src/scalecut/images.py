@@ -26,6 +26,7 @@ from .measures import Frame, nearest
 from .storage import Stored, beside, is_address
 
 ASKED_AT_ONCE = 16  # images, of a server that takes its time for each
+QUEUED = 1024
 LOSSLESS = {".png", ".tif", ".tiff", ".bmp", ".gif"}  # the losses of JPEG change labels
 SUFFIXES = LOSSLESS | {".jpg", ".jpeg", ".webp", ".ppm", ".pgm", ".jp2"}
 
@@ -79,7 +80,8 @@ def keys_of(images: Sequence[Image]) -> Iterator[str | DataError]:
         yield from map(_key_or_error, images)
         return
     with ThreadPoolExecutor(ASKED_AT_ONCE) as workers:
-        yield from workers.map(_key_or_error, images)
+        for start in range(0, len(images), QUEUED):  # what waits takes a kilobyte an image
+            yield from workers.map(_key_or_error, images[start : start + QUEUED])
 
 
 def _key_or_error(image: Image) -> str | DataError:

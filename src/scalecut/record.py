@@ -275,12 +275,24 @@ def trust(facts: Mapping[str, Any]) -> list[Section]:
         _facts_table("Files", facts, ("files",)),
         Table("Time", ("stage", "seconds", "images computed", "images a second"), stages),
     ]
-    said = [] if left_out else ["No image and no layer was left out."]
+    said = [] if left_out else _nothing_left_out(facts)
     return [
         Section("The command", code=str(facts.get("command", ""))),
-        Section("What was left out", said, tables=left_out),
+        *([Section("What was left out", said, tables=left_out)] if said or left_out else []),
         Section("Settings, versions and time", tables=[table for table in tables if table.rows]),
     ]
+
+
+def _nothing_left_out(facts: Mapping[str, Any]) -> list[str]:
+    """What a page says that lists nothing: only what its facts tell."""
+    missing = dict(facts.get("weights") or {}).get("missing") or 0
+    n_missing = missing if isinstance(missing, int) else len(missing)
+    if n_missing:
+        return [f"The weights lack {n_missing} tensors of the network."]
+    if "steps" in facts:
+        return ["No step was left out; the page of each step says what it left out."]
+    is_told = any(key in facts for key in LEFT_OUT.values())
+    return ["No image and no layer was left out."] if is_told else []
 
 
 def _facts_table(title: str, facts: Mapping[str, Any], keys: Sequence[str]) -> Table:

@@ -95,7 +95,7 @@ NEEDED = {"invariance": ANSWERS, "drift": MOVES}
 NOTES = {
     "subsets": (
         "Subset by subset",
-        "Each class of objects is read by itself; the black line is their mean.",
+        "Each class of objects is read by itself; the line without a colour is their mean.",
     ),
     "width": (
         "Ridge, least squares and the width of a layer",
@@ -342,7 +342,8 @@ def _readings(run: Path, frame: pd.DataFrame, has_thumbnails: bool) -> Readings 
             if jpeg:
                 thumbnails[row] = jpeg
                 images.loc[row, ["width", "height"]] = width, height
-    return Readings(images, str(frame.measure.iloc[0]), layers, predicted, thumbnails)
+    by = "ridge regression" if (frame.regressor == "ridge").any() else "least squares"
+    return Readings(images, str(frame.measure.iloc[0]), layers, predicted, thumbnails, by)
 
 
 def _thumbnail(image: Mapping[Any, Any]) -> tuple[bytes, float, float]:

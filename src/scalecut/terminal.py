@@ -4,7 +4,7 @@ Names stand in the tables as they are: print them on a console without markup.
 """
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,6 +15,7 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    TaskID,
     TextColumn,
     TimeRemainingColumn,
 )
@@ -219,8 +220,40 @@ def _score(value: float) -> str:
     return "0.00" if shown == "-0.00" else shown
 
 
+class Bars:
+    """Progress by stage, and the seconds that each stage took from its first word to its last."""
+
+    def __init__(self, shown: Progress) -> None:
+        self._shown = shown
+        self._tasks: dict[str, TaskID] = {}
+        self._began: dict[str, tuple[float, int]] = {}
+        self._last: dict[str, float] = {}
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        name, now = stage.partition(":")[0], time.perf_counter()
+        if name not in self._tasks:
+            self._tasks[name] = self._shown.add_task(stage, total=total, speed="")
+            self._began[name] = now, done
+        start, first = self._began[name]
+        self._last[name] = now
+        unit = next((unit for unit, names in COUNTED.items() if name.startswith(names)), "images")
+        is_told = done > first and now - start > 0.5
+        speed = f"{(done - first) / (now - start):.0f} {unit}/s" if is_told else ""
+        self._shown.update(
+            self._tasks[name], description=stage, completed=done, total=total, speed=speed
+        )
+
+    @property
+    def stages(self) -> dict[str, dict[str, float]]:
+        """Seconds by stage, as `run.json` has them."""
+        return {
+            name: {"seconds": round(self._last[name] - start, 3)}
+            for name, (start, _) in self._began.items()
+        }
+
+
 @contextmanager
-def bars(console: Console, *, quiet: bool) -> Iterator[Callable[[str, int, int], None]]:
+def bars(console: Console, *, quiet: bool) -> Iterator[Bars]:
     """Bars on a terminal: images done, images/s and time left, a bar a stage.
 
     What follows a colon in the name of a stage, such as a loss, is told as it changes.
@@ -232,22 +265,5 @@ def bars(console: Console, *, quiet: bool) -> Iterator[Callable[[str, int, int],
         TextColumn("{task.fields[speed]:>12}"),
         TimeRemainingColumn(),
     )
-    began: dict[str, tuple[float, int]] = {}
     with Progress(*columns, console=console, disable=quiet or not console.is_terminal) as shown:
-        tasks = {}
-
-        def tell(stage: str, done: int, total: int) -> None:
-            name = stage.partition(":")[0]
-            if name not in tasks:
-                tasks[name] = shown.add_task(stage, total=total, speed="")
-                began[name] = (time.perf_counter(), done)
-            seconds, first = time.perf_counter() - began[name][0], began[name][1]
-            unit = next(
-                (unit for unit, names in COUNTED.items() if name.startswith(names)), "images"
-            )
-            speed = (
-                f"{(done - first) / seconds:.0f} {unit}/s" if done > first and seconds > 0.5 else ""
-            )
-            shown.update(tasks[name], description=stage, completed=done, total=total, speed=speed)
-
-        yield tell
+        yield Bars(shown)

@@ -185,7 +185,9 @@ def transfer(
             progress=progress,
         )  # fmt: skip
     with runs.new_run(folder) as made:
-        runs.write_run(made, *_written(found, curve), command=command(), settings=settings)
+        tables, facts = _written(found, curve)
+        facts |= {"stages": progress.stages}
+        runs.write_run(made, tables, facts, command=command(), settings=settings)
         drawn = draw(made)
         write_page(made)
     if as_json:

@@ -90,6 +90,7 @@ class Readings:
         measure: its name.
         images: the columns `image, subset, measure, left, top, right, bottom, width, height`.
         thumbnails: JPEG files by the number of the image.
+        by: the regressor that predicts.
     """
 
     images: pd.DataFrame
@@ -97,6 +98,7 @@ class Readings:
     layers: list[str]
     predicted: Float64[np.ndarray, "L n"]
     thumbnails: Mapping[int, bytes]
+    by: str = "ridge regression"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -276,6 +278,7 @@ def _readings(readings: Readings) -> dict[str, Any]:
     subsets = list(dict.fromkeys(subset))
     return {
         "measureName": readings.measure,
+        "by": readings.by,
         "of": len(images),
         "subsets": subsets,
         "names": images["image"].astype(str).iloc[kept].tolist(),
