@@ -173,8 +173,9 @@ def test_run_json_says_what_was_done_with_what(done, name):
     told = strict((done[name].folder / "run.json").read_text())
     assert list(told) == [
         *("format", "command", "settings", "written", "versions", "machine", "model", "weights"),
-        *("tensors_sha256", "preprocessing", "finding", "left_out"),
+        *("tensors_sha256", "preprocessing", "finding", "left_out", "stages"),
     ]
+    assert told["stages"] and all(each["seconds"] >= 0 for each in told["stages"].values())
     assert told["model"] == told["settings"]["model"] == "tiny_networks:network"
     assert not {"out", "as_json"} & set(told["settings"])
     assert told["settings"]["seed"] == 0

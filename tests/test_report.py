@@ -15,7 +15,7 @@ from scalecut import image_set
 from scalecut.bundle import NEEDED
 from scalecut.errors import DataError, OutputError
 from scalecut.invariance import CHANGES
-from scalecut.record import interval
+from scalecut.record import interval, trust
 from scalecut.report import draw, write_comparison, write_page
 from scalecut.runs import FORMAT, read_facts, write_curve, write_run
 from scalecut.story import COLUMNS, MOST_THUMBNAILS, story_of
@@ -337,9 +337,23 @@ def test_page_of_a_curve_has_its_figures_and_what_to_trust_it_by(tmp_path):
     assert versions["torch"] == read_facts(tmp_path)["versions"]["torch"]
 
 
-def test_nothing_left_out_is_said_too(tmp_path):
-    story = story_of(run_of(tmp_path, noise=of_noise()))
-    assert story.trust[1].lines == ["No image and no layer was left out."]
+@pytest.mark.parametrize(
+    ("facts", "said"),
+    [
+        ({"left_out": []}, ["No image and no layer was left out."]),
+        ({"images_left_out": [], "weights": None}, ["No image and no layer was left out."]),
+        ({"left_out": [], "weights": {"missing": ["a", "b"]}}, ["The weights lack 2 tensors"]),
+        ({"weights": {"missing": 4}}, ["The weights lack 4 tensors"]),
+        ({"steps": [], "left_out": []}, ["No step was left out; the page of each step says"]),
+    ],
+)
+def test_nothing_left_out_is_said_too_where_it_is_known(facts, said):
+    section = next(each for each in trust(facts) if each.title == "What was left out")
+    assert [line.startswith(each) for line, each in zip(section.lines, said, strict=True)] == [True]
+
+
+def test_page_that_does_not_know_what_was_left_out_says_nothing_of_it():
+    assert [each.title for each in trust({})] == ["The command", "Settings, versions and time"]
 
 
 @pytest.mark.parametrize("name", OF_TABLES)

@@ -222,6 +222,7 @@ def story_of(run: Path, *, subset: str = "", has_thumbnails: bool = True) -> Sto
         facts=few_facts(facts),
         sections=sections,
         trust=trust(facts),
+        kind="".join(str(facts.get("command", "")).split()[1:2]),
     )
     if frame.empty:
         return story

@@ -113,6 +113,7 @@ class Story:
         layers: the names behind the places of the curves; empty without curves.
         peaks: by subset, the layer that is chosen first.
         without_readings: why there are no readings.
+        kind: the command that wrote the run.
     """
 
     name: str
@@ -124,6 +125,7 @@ class Story:
     peaks: Mapping[str, str] = field(default_factory=dict)
     readings: Readings | None = None
     without_readings: str = ""
+    kind: str = ""
     sections: list[Section] = field(default_factory=list)
     trust: list[Section] = field(default_factory=list)
 
