@@ -2,8 +2,8 @@
 
 Made-up pictures of 64 px in tar shards, EfficientNet-Lite0 at 64 px, all layers, no controls; every
 point is a process of its own. `stored` is the usual probe, with features on disk, 10 splits, both
-regressors and 1,000 permutations. Then what sums cost by width, and by network. Writes docs/scaling.csv
-and docs/images/scaling.png, and prints the tables.
+regressors and 1,000 permutations. Then what sums cost by width, and by network. Writes
+docs/scaling.csv and docs/images/scaling.png, and prints the tables.
 """
 
 import io
