@@ -75,6 +75,13 @@ def test_voc_gives_a_row_for_each_class_of_an_image(voc):
     assert images.images[0].picture().size == (WIDE, HIGH)
 
 
+def test_listing_tells_how_many_pictures_are_done(voc):
+    voc("1", DOG)
+    folder, told = voc("2", CAT), []
+    read_images(f"voc:{folder}", SQUARE, progress=lambda *args: told.append(args))
+    assert told == [("listing", 1, 2), ("listing", 2, 2)]
+
+
 def test_subsets_that_are_asked_for_are_read(voc):
     folder = voc("1", DOG, CAT, ("cow", 1, 1, 9, 9))
     assert read_images(f"voc:{folder}", SQUARE, subsets=("dog", "cat")).subset == ("cat", "dog")

@@ -426,6 +426,16 @@ REFUSED = {
         "Nothing says where to cut. Give --at LAYER (`scalecut layers MODEL` prints them), or "
         "--from RUN, the folder of a probe.",
     ),
+    "layer and rule": (
+        [CHAIN, "--at", "add_2", "--rule", "peak"],
+        "--at says where to cut, so that --rule and --subset have nothing to choose. Give --at "
+        "alone, or drop it.",
+    ),
+    "layer and subset": (
+        [CHAIN, "--at", "add_2", "--subset", "dog"],
+        "--at says where to cut, so that --rule and --subset have nothing to choose. Give --at "
+        "alone, or drop it.",
+    ),
     "no network": (
         ["--at", "add_2"],
         "No network is named. Give MODEL, such as resnet50, or --from RUN.",

@@ -141,15 +141,19 @@ def test_outputs_carry_no_gradient(model):
 @pytest.mark.parametrize(
     ("shape", "axis", "prefix", "by_hand"),
     [
-        ((2, 3, 4, 5), 1, 0, lambda x: x.sum((2, 3)) / 20),
-        ((2, 4, 5, 3), -1, 0, lambda x: x.sum((1, 2)) / 20),
-        ((2, 7, 3), -1, 0, lambda x: x.sum(1) / 7),
-        ((2, 7, 3), -1, 2, lambda x: sum(x[:, i] for i in range(2, 7)) / 5),
-        ((2, 3), 1, 0, lambda x: x),
+        ((5, 3, 4, 5), 1, 0, lambda x: x.sum((2, 3)) / 20),
+        ((5, 4, 5, 3), -1, 0, lambda x: x.sum((1, 2)) / 20),
+        ((5, 7, 3), -1, 0, lambda x: x.sum(1) / 7),
+        ((5, 7, 3), -1, 2, lambda x: sum(x[:, i] for i in range(2, 7)) / 5),
+        ((5, 3), 1, 0, lambda x: x),
     ],
 )
 @pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16])
-def test_pooling_is_the_mean_over_places_in_float32(shape, axis, prefix, by_hand, kind):
+@pytest.mark.parametrize("at_once", [1, 130, 10**6])  # one image, two or six, all
+def test_pooling_is_the_mean_over_places_in_float32(
+    shape, axis, prefix, by_hand, kind, at_once, monkeypatch
+):
+    monkeypatch.setattr(features, "COPIED_AT_ONCE", at_once)
     x = torch.rand(shape).to(kind)
     found = pool(x, axis, prefix)
     assert found.dtype == torch.float32

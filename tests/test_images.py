@@ -411,6 +411,11 @@ def test_set_with_unusable_images_is_refused(tmp_path, pixels):
     with pytest.raises(DataError) as error:
         image_set([tmp_path / "a.png"], [0.1])
     assert str(error.value) == f"{tmp_path}/a.png: there is no such file; check its name and folder"
+    with pytest.raises(DataError) as error:
+        image_set([pixels, None], [0.1, 0.2])
+    assert str(error.value) == (
+        "image 1 is of the type NoneType. Give a file, a PIL image or an array."
+    )
 
 
 @pytest.fixture

@@ -88,7 +88,8 @@ def test_sentence_counts_what_can_be_compared_by_network_and_claims_that_can_be_
     judged = claims_of(REPRODUCED, REPRODUCED, NOT_REPRODUCED, INCOMPARABLE, MISPRINT, "holds")
     assert finding(table, judged) == (
         "Of 6 numbers of the paper that can be compared, 4 are reproduced by its own method (3 of "
-        "4 of inception_v3, 1 of 2 of resnet50_v1). Of 3 claims that can be judged here, 2 hold."
+        "4 of inception_v3, 1 of 2 of resnet50_v1). Its claims, judged network by network, hold in "
+        "2 of 3 cases."
     )
 
 
@@ -96,14 +97,14 @@ def test_sentence_says_what_to_give_where_nothing_can_be_compared():
     table = table_of((INCEPTION, INCOMPARABLE), ("", MISPRINT))
     assert finding(table, claims_of(REPRODUCED, NOT_REPRODUCED)) == (
         "None of the paper's numbers can be compared here: give --data a folder with photographs "
-        "and weights. Of 2 claims that can be judged here, 1 hold."
+        "and weights. Its claims, judged network by network, hold in 1 of 2 cases."
     )
 
 
 def test_sentence_agrees_with_the_marks_of_the_whole_table(whole):
     table, judged = whole
-    n, n_reproduced, n_judged, n_hold = map(int, re.findall(
-        r"Of (\d+) numbers .* compared, (\d+) are .*\. Of (\d+) claims .* here, (\d+) hold",
+    n, n_reproduced, n_hold, n_judged = map(int, re.findall(
+        r"Of (\d+) numbers .* compared, (\d+) are .* hold in (\d+) of (\d+) cases",
         finding(table, judged))[0])  # fmt: skip
     marks = table["mark"][table.section == "A.2"].tolist()  # the peak stands twice in the paper
     held = judged["mark"].tolist()

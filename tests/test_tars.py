@@ -166,6 +166,13 @@ def test_too_many_pictures_for_the_page_are_not_read_again(tmp_path, monkeypatch
     assert runs._images(images).thumbnail.isna().all()
 
 
+def test_listing_tells_how_many_shards_are_done(tmp_path):
+    tiles(tmp_path, n_shards=3)
+    told = []
+    read_images(f"tar:{tmp_path}/*.tar", SQUARE, progress=lambda *args: told.append(args))
+    assert told == [("listing shards", done, 3) for done in (1, 2, 3)]
+
+
 def test_what_a_json_says_is_taken_and_the_rest_is_usual(tmp_path):
     members = [*sample("b/0", 1), *sample("a.b", 2.5, group="slide", subset="lung", other=[1])]
     members += sample("c", 3, subset="lung")

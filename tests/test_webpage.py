@@ -21,7 +21,7 @@ from scalecut import Preprocessing, image_set, probe
 from scalecut.images import Image
 from scalecut.report import write_comparison, write_page
 from scalecut.runs import write_curve
-from scalecut.webpage import MOST_VALUES, Readings, Story, Table, number, page
+from scalecut.webpage import MOST_VALUES, Readings, Story, Table, minus, number, page
 from test_probe import discs, planted_network
 
 CHROMIUM = os.environ.get("SCALECUT_CHROMIUM") or shutil.which("chromium")
@@ -420,6 +420,29 @@ def test_two_runs_lie_side_by_side_and_change_subset_together(run, opened, tmp_p
     )
     tab.set_viewport_size({"width": 390, "height": 800})
     assert tab.evaluate("document.scrollingElement.scrollWidth") == 390
+
+
+def test_two_runs_have_one_axis_so_that_heights_can_be_compared(run, opened, tmp_path):
+    worse = tmp_path / "worse"
+    shutil.copytree(run, worse)
+    table = pd.read_csv(worse / "curve.csv", dtype={"target": str})
+    table.loc[table.regressor == "ridge", ["r2", "r2_low", "r2_high"]] -= 0.7
+    table.to_csv(worse / "curve.csv", index=False)
+    tab = opened(write_comparison(run, worse, tmp_path / "both.html"))
+    for side in range(2):
+        figure = tab.locator("article").nth(side).locator("[data-figure=curve]")
+        assert {"1.0", "\N{MINUS SIGN}1.0"} <= set(figure.locator(".small").all_text_contents())
+
+
+@pytest.mark.parametrize(
+    ("said", "shown"),
+    [
+        ("R² -0.3 [-1.2, -.1]", "R² −0.3 [−1.2, −.1]"),
+        ("(-5) on 2026-11-23, blocks.1-2, --at -x", "(−5) on 2026-11-23, blocks.1-2, --at -x"),
+    ],
+)
+def test_finding_has_true_minus_signs(said, shown):
+    assert minus(said) == shown
 
 
 def test_run_without_readings_or_pictures_has_a_page_too(run, opened, tmp_path):

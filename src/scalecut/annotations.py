@@ -28,6 +28,7 @@ from .images import (
     Image,
     ImageSet,
     LeftOut,
+    Progress,
     leave,
     read_table,
     told,
@@ -112,6 +113,7 @@ def read_images(
     skip_difficult: bool = False,
     strict: bool = False,
     images_folder: Path | None = None,
+    progress: Progress | None = None,
 ) -> ImageSet:
     """The images that `spec` names, one row for each subset that they belong to.
 
@@ -125,6 +127,7 @@ def read_images(
         skip_truncated, skip_difficult: leave out images whose object carries that flag.
         strict: raise at the first image that would be left out, those two reasons excepted.
         images_folder: where the pictures are, if not where the layout says.
+        progress: called with (stage, done, all) where pictures or shards are opened one by one.
     """
     scheme, place = _place(spec, images_folder)
     if scheme in _WITH_MEASURE and measure != "area":
@@ -134,7 +137,7 @@ def read_images(
             f"Give no measure, or put that one into {where}."
         )
     if isinstance(place, str):
-        return read_shards(place, subsets=subsets, strict=strict)
+        return read_shards(place, subsets=subsets, strict=strict, progress=progress)
     if isinstance(place, Stored) or scheme == "csv":
         return read_table(place, subsets=subsets, strict=strict, images_folder=images_folder)
     measure_named(measure)
@@ -155,7 +158,7 @@ def read_images(
     there = frozenset(kind for item in marked for kind in item.kinds)
     wanted = wanted_subsets(str(place), subsets, there)
     rows: list[_Row] = []
-    for item in marked:
+    for number, item in enumerate(marked, start=1):
         try:
             found = list(_measured(item, wanted & item.kinds, rule))
         except DataError as error:
@@ -163,6 +166,8 @@ def read_images(
         else:
             rows += [each for each in found if isinstance(each, _Row)]
             left_out += [each for each in found if isinstance(each, LeftOut)]
+        if progress:
+            progress("listing", number, len(marked))
     _check_found(place, rows, wanted if subsets else frozenset(), objects, left_out)
     return _assembled(rows, measure, left_out)
 

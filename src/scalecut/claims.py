@@ -275,13 +275,16 @@ def _of_transfer(found: Found) -> Iterator[Claim]:
                 continue
             rows = table.loc[(table.contestant == "cut") & (table.metric == metric)]
             by = rows.set_index("other")
-            said = [
-                f"better than {name} by {_interval(row.better, row.low, row.high)}"
-                for name, row in by.iterrows()
-            ]
+            said = [_how_much_better(str(name), row) for name, row in by.iterrows()]
             low = float(by.low.get("pretrained", math.nan))
             mark = INCOMPARABLE if math.isnan(low) else _mark(low > 0)
             yield Claim(text + how, "4.4", STAND_IN, f"frozen features: {'; '.join(said)}", mark)
+
+
+def _how_much_better(than: str, row: pd.Series) -> str:
+    if row.better < 0:
+        return f"worse than {than} by {_interval(-row.better, -row.high, -row.low)}"
+    return f"better than {than} by {_interval(row.better, row.low, row.high)}"
 
 
 def _of_the_printed_scores() -> Iterator[Claim]:

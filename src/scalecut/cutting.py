@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from . import bundle, runs
-from .choice import Choice, choose
+from .choice import RULES, Choice, choose
 from .console import ERR, OUT, command, print_json
 from .curve import Curve
 from .cut import CutNetwork, cut_after
@@ -50,9 +50,10 @@ def cut_at(
     rule: Annotated[
         str,
         typer.Option(
-            help="cheapest: the earliest layer not shown to be worse than the peak; peak."
+            help="cheapest, as usual: the earliest layer not shown to be worse than the peak; or "
+            "peak."
         ),
-    ] = "cheapest",
+    ] = "",
     subset: Annotated[str, typer.Option(help="Whose curve chooses; their mean if empty.")] = "",
     pooling: Annotated[str, typer.Option(help="Of tokens: mean, cls, or both.")] = "mean",
     head: Annotated[int, typer.Option(help="Outputs of a new linear layer; 0 for none.")] = 0,
@@ -83,8 +84,13 @@ def cut_at(
             "Nothing says where to cut. Give --at LAYER (`scalecut layers MODEL` prints them), or "
             "--from RUN, the folder of a probe."
         )
+    if at and (rule or subset):
+        raise DataError(
+            "--at says where to cut, so that --rule and --subset have nothing to choose. Give "
+            "--at alone, or drop it."
+        )
     curve = None if from_run is None else runs.read_run(from_run)
-    chosen = None if curve is None or at else choose(curve, rule, subset or MEAN)
+    chosen = None if curve is None or at else choose(curve, rule or RULES[0], subset or MEAN)
     whole = _network(model, curve, from_run, weights, allow_partial, input_size, seed)
     layer = chosen.layer if chosen else at
     folder = out or Path("cuts") / f"{whole.name}-{layer}".replace("/", "_").replace(":", "_")

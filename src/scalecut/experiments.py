@@ -146,7 +146,7 @@ def invariance(
         if data:
             reading = Reading(tuple(listed(subset)), objects=objects, images_folder=images)
             frame = network.preprocessing.frame()
-            image_set = images_of(data, frame, reading, seed=seed, enough=False)
+            image_set = images_of(data, frame, reading, seed=seed, enough=False, progress=progress)
             found = invariance_of(
                 network,
                 _some(image_set, at_most),
@@ -260,8 +260,9 @@ def rcv(
     look = Look(fit, precision, device, batch_size)
     network, points, lacking = _network(model, weights, allow_partial, seed, input_size, layers)
     reading = Reading(tuple(listed(subset)), measure, objects, images_folder=images)
-    image_set = images_of(data, network.preprocessing.frame(fit), reading, seed=seed)
+    frame = network.preprocessing.frame(fit)
     with bars(ERR, quiet=as_json) as progress:
+        image_set = images_of(data, frame, reading, seed=seed, progress=progress)
         found = directions_of(
             network,
             image_set,

@@ -28,15 +28,15 @@ from .engines import resolved_device as resolved_device  # offered from here as 
 from .engines import resolved_precision as resolved_precision
 from .errors import DataError, LayerError
 from .images import Image, LeftOut, evenly, keys_of
+from .images import Progress as Progress
 from .layers import SOFTMAX, ProbePoint, tensors_in
 from .layers import channel_axis as axis_of_channels
 from .measures import Frame
 from .models import Network, Preprocessing, tensors_sha256
 
-Progress = Callable[[str, int, int], None]  # stage, images done, images in all
-
 CALIBRATION_IMAGES = 90
 ROWS_MOVED = 4096
+COPIED_AT_ONCE = 2**20  # values of a map: 4 MB
 
 RECIPE = 2  # part of every cache key: raise it when the same settings would give other vectors
 
@@ -133,9 +133,9 @@ def pool(
     if output.ndim == 2:
         return output.float()
     if output.ndim == 3 and axis == -1:
-        return output[:, prefix_tokens:].mean(dim=1, dtype=torch.float32)
+        return _mean(output[:, prefix_tokens:], (1,))
     if output.ndim == 4:
-        return output.mean(dim=(2, 3) if axis == 1 else (1, 2), dtype=torch.float32)
+        return _mean(output, (2, 3) if axis == 1 else (1, 2))
     raise LayerError(
         f"A layer gave a tensor of shape {tuple(output.shape)}; only (n, c, h, w), (n, tokens, "
         "c) and (n, c) can be pooled. Probe a layer before or after it."
@@ -374,6 +374,15 @@ def _as_point(layer: str | ProbePoint) -> ProbePoint:
     if isinstance(layer, ProbePoint):
         return layer
     return ProbePoint(layer, "", 0.0, layer, "output", channels=0, channel_axis=0)
+
+
+def _mean(output: Tensor, places: tuple[int, ...]) -> Tensor:
+    """In float32, some images at a time where PyTorch would make a copy of a large map for it."""
+    is_copied = output.dtype != torch.float32 and output.device.type == "cpu"
+    if not is_copied or output.numel() <= COPIED_AT_ONCE:
+        return output.mean(dim=places, dtype=torch.float32)
+    some = output.split(max(1, COPIED_AT_ONCE // output[0].numel()))
+    return torch.cat([part.mean(dim=places, dtype=torch.float32) for part in some])
 
 
 def _pooled(value: object, point: ProbePoint) -> Tensor:

@@ -9,7 +9,7 @@ Shapes: n images, h x w pixels.
 import hashlib
 import io
 import math
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Callable, Iterator, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
@@ -25,6 +25,7 @@ from .errors import DataError
 from .measures import Frame, nearest
 from .storage import Stored, beside, is_address
 
+Progress = Callable[[str, int, int], None]  # stage, how many are done, how many in all
 ASKED_AT_ONCE = 16  # images, of a server that takes its time for each
 QUEUED = 1024
 LOSSLESS = {".png", ".tif", ".tiff", ".bmp", ".gif"}  # the losses of JPEG change labels
@@ -185,6 +186,10 @@ def image_of(place: int, given: Any) -> Image:
             return Image(name, np.array(upright_rgb(given)))
     except DataError as error:
         raise DataError(f"{name}: {error}") from error
+    if not isinstance(given, np.ndarray):
+        raise DataError(
+            f"{name} is of the type {type(given).__name__}. Give a file, a PIL image or an array."
+        )
     pixels = np.stack([given] * 3, axis=-1) if given.ndim == 2 else given
     if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8 or not pixels.size:
         raise DataError(

@@ -142,7 +142,13 @@ class Reading:
 
 
 def images_of(
-    data: str | ImageSet, frame: Frame, reading: Reading, *, seed: int = 0, enough: bool = True
+    data: str | ImageSet,
+    frame: Frame,
+    reading: Reading,
+    *,
+    seed: int = 0,
+    enough: bool = True,
+    progress: Progress | None = None,
 ) -> ImageSet:
     """The rows that are asked for, of files, of made-up scenes, or as they are given.
 
@@ -158,7 +164,7 @@ def images_of(
         image_set = _scenes(frame, reading, seed)
     else:
         asked = {each.name: getattr(reading, each.name) for each in fields(reading)}
-        image_set = read_images(data, frame, **asked)
+        image_set = read_images(data, frame, **asked, progress=progress)
     return _large_enough(image_set, only_named=bool(reading.subsets)) if enough else image_set
 
 

@@ -9,6 +9,7 @@ import pandas as pd
 from .paper import NOT_REPRODUCED, REPRODUCED, SECTIONS
 from .webpage import Cell, Section, Shown, Table
 
+OF_CLAIMS = "Judged by ridge, but for what is said to be of least squares; network by network."
 HEADINGS = ("network", "item", "quantity", "paper", "ours, their method", "ours", "mark", "why")
 NOTES = {
     "A.2": "Their method is least squares, ours ridge with a nested penalty; the same features.",
@@ -32,8 +33,7 @@ def finding(table: pd.DataFrame, claims: pd.DataFrame) -> str:
     if compared.empty:
         return (
             "None of the paper's numbers can be compared here: give --data a folder with "
-            f"photographs and weights. Of {len(judged)} claims that can be judged here, {held} "
-            "hold."
+            f"photographs and weights. {_judged(len(judged), held)}"
         )
     parts = [
         f"{int((rows.mark == REPRODUCED).sum())} of {len(rows)} of {network}"
@@ -41,9 +41,12 @@ def finding(table: pd.DataFrame, claims: pd.DataFrame) -> str:
     ]
     return (
         f"Of {len(compared)} numbers of the paper that can be compared, {n} are reproduced by its "
-        f"own method ({', '.join(parts)}). Of {len(judged)} claims that can be judged here, {held} "
-        "hold."
+        f"own method ({', '.join(parts)}). {_judged(len(judged), held)}"
     )
+
+
+def _judged(n: int, held: int) -> str:
+    return f"Its claims, judged network by network, hold in {held} of {n} cases."
 
 
 def rows_of(table: pd.DataFrame) -> list[tuple[Any, ...]]:
@@ -65,7 +68,8 @@ def rows_of(table: pd.DataFrame) -> list[tuple[Any, ...]]:
 
 def markdown(table: pd.DataFrame, claims: pd.DataFrame) -> str:
     """All tables, the claims first."""
-    lines = ["# The paper beside ours", "", finding(table, claims), "", "## Claims", ""]
+    lines = ["# The paper beside ours", "", finding(table, claims)]
+    lines += ["", "## Claims", "", OF_CLAIMS, ""]
     lines += _table(list(claims.columns), claims.to_numpy().tolist())
     for section, title in SECTIONS.items():
         rows = table.loc[table.section == section]
@@ -94,7 +98,7 @@ def paper_sections(
     rows: list[tuple[Cell, ...]] = [*named.itertuples(index=False, name=None)]
     pages = {step: f"{step}/report.html" for step in steps}
     sections = [
-        Section("Claims", tables=[Table("Claims and what was found", columns, rows)]),
+        Section("Claims", [OF_CLAIMS], tables=[Table("Claims and what was found", columns, rows)]),
         Section("Each experiment has a page of its own", links=pages),
     ]
     for section, title in SECTIONS.items():

@@ -118,7 +118,8 @@ def probe(
     skip = skip_truncated, skip_difficult
     reading = Reading(tuple(subsets), measure, objects, *skip, strict, folder)
     with stages("images"):
-        image_set = images_of(data, model.preprocessing.frame(fit), reading, seed=seed)
+        frame = model.preprocessing.frame(fit)
+        image_set = images_of(data, frame, reading, seed=seed, progress=progress)
     if model.weights.kind == "random":
         model = twin_of(model, image_set, look, seed)
     with computing(cluster) as stages.compute:

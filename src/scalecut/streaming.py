@@ -129,7 +129,7 @@ def stream_measures(
     with stages("images"):
         frame = network.preprocessing.frame(look.fit)
         sets = [
-            images_of(data, frame, replace(reading, measure=name), seed=seed)
+            images_of(data, frame, replace(reading, measure=name), seed=seed, progress=progress)
             for name in dict.fromkeys(measures)
         ]
         image_set = _same_images(sets)

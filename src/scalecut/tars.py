@@ -23,7 +23,7 @@ from braceexpand import braceexpand
 
 from . import cache, storage
 from .errors import DataError
-from .images import SUFFIXES, Image, ImageSet, LeftOut, leave, told, wanted_subsets
+from .images import SUFFIXES, Image, ImageSet, LeftOut, Progress, leave, told, wanted_subsets
 from .storage import Stored, is_address
 
 AT_ONCE = 4  # shards that are listed
@@ -42,13 +42,20 @@ Sample: TypeAlias = tuple[str, int, int, float, str, str]
 Index: TypeAlias = tuple[list[Sample], list[tuple[str, str]]]
 
 
-def read_shards(pattern: str, *, subsets: Sequence[str] = (), strict: bool = False) -> ImageSet:
+def read_shards(
+    pattern: str,
+    *,
+    subsets: Sequence[str] = (),
+    strict: bool = False,
+    progress: Progress | None = None,
+) -> ImageSet:
     """A set from the samples of tar shards.
 
     Args:
         pattern: a file, a wildcard or a range in braces, `s3://bucket/tiles-{000..099}.tar`.
         subsets: which to read; all by default. Samples without one are of the subset "images".
         strict: raise at the first sample that would be left out.
+        progress: called with (stage, shards listed, all).
     """
     urls = shards_of(pattern)
     images: list[Image] = []
@@ -56,7 +63,8 @@ def read_shards(pattern: str, *, subsets: Sequence[str] = (), strict: bool = Fal
     left_out: list[LeftOut] = []
     with ThreadPoolExecutor(AT_ONCE) as workers:
         indexes = workers.map(_kept_index, urls)
-        for url, shard, (stamp, (samples, bad)) in zip(urls, _names(urls), indexes, strict=True):
+        listings = zip(urls, _names(urls), indexes, strict=True)
+        for number, (url, shard, (stamp, (samples, bad))) in enumerate(listings, start=1):
             for name, reason in bad:
                 leave(LeftOut(f"{shard}/{name}", reason), left_out, strict)
             for member, offset, size, measured, of_group, of_subset in samples:
@@ -65,6 +73,8 @@ def read_shards(pattern: str, *, subsets: Sequence[str] = (), strict: bool = Fal
                 measure.append(measured)
                 subset.append(sys.intern(of_subset or "images"))
                 group.append(of_group or name)
+            if progress:
+                progress("listing shards", number, len(urls))
     if not images:
         said = told(left_out) if left_out else "There is no sample: a picture and a .json."
         raise DataError(f"Nothing in {pattern} can be used. {said}")

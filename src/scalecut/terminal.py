@@ -30,6 +30,7 @@ COUNTED = {
     "layers": ("regression", "comparison", "directions"),
     "ways": ("fits",),
     "tiles": ("patches",),
+    "shards": ("listing shards",),
 }
 
 # fmt: off

@@ -10,6 +10,7 @@ telephone, follow dark mode and can be pointed at. Shapes: n images, L layers.
 import base64
 import hashlib
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cache
@@ -159,7 +160,7 @@ def page(stories: Sequence[Story], *, subset: str = "", common: Sequence[Section
             style=Markup(_file("page.css")),
             script=Markup(script),
             script_hash=digest,
-            data={"runs": [_data(story) for story in stories]},
+            data={"runs": _on_common_axes([_data(story) for story in stories])},
         )
     )
 
@@ -184,8 +185,13 @@ def _environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"number": number, "sort_key": _sort_key}
+    environment.filters |= {"number": number, "sort_key": _sort_key, "minus": minus}
     return environment
+
+
+def minus(text: str) -> str:
+    """A text with a true minus sign before negative numbers."""
+    return re.sub(r"(?<![\w.,)-])-(?=[.\d])", "−", text)
 
 
 def number(cell: Cell) -> str:
@@ -223,6 +229,25 @@ def _data(story: Story) -> dict[str, Any]:
         "figures": {figure.name: _drawing(figure.drawing) for figure in shown},
         "readings": story.readings and _readings(story.readings),
     }
+
+
+def _on_common_axes(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Curves of the same subset and regression reach as far up and down in every run."""
+    alike: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for run in runs:
+        for subset, drawing in run["curves"].items():
+            for panel in drawing["panels"]:
+                alike.setdefault((subset, panel["title"]), []).append(panel)
+    for panels in alike.values():
+        lines = [line for panel in panels for line in panel["lines"]]
+        drawn = [value for line in lines for value in line["values"]]
+        drawn += [value for line in lines if line["band"] for value in line["high"]]
+        there = [value for value in drawn if value is not None]
+        bottom = min(there + [panel["bottom"] for panel in panels])
+        top = max(there + [panel["top"] for panel in panels])
+        for panel in panels:
+            panel |= {"bottom": bottom, "top": top}
+    return runs
 
 
 def _drawing(drawing: Drawing) -> dict[str, Any]:
