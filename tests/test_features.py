@@ -17,7 +17,7 @@ import torch
 import torchvision
 from torch import nn
 
-from scalecut import cache, features
+from scalecut import cache, features, taps
 from scalecut.decoding import fitted
 from scalecut.engines import torch_vectors
 from scalecut.errors import DataError, LayerError, ModelError, OutputError
@@ -25,8 +25,6 @@ from scalecut.features import (
     decoded,
     extract,
     forward,
-    pool,
-    pooled_outputs,
     resolved_device,
     resolved_precision,
 )
@@ -35,6 +33,7 @@ from scalecut.inputs import check_finite
 from scalecut.layers import probe_points, select_layers
 from scalecut.missing import answerable
 from scalecut.models import Preprocessing, load_network
+from scalecut.taps import pool, pooled_outputs
 
 SMALL = Preprocessing(height=16, width=16)
 
@@ -153,7 +152,7 @@ def test_outputs_carry_no_gradient(model):
 def test_pooling_is_the_mean_over_places_in_float32(
     shape, axis, prefix, by_hand, kind, at_once, monkeypatch
 ):
-    monkeypatch.setattr(features, "COPIED_AT_ONCE", at_once)
+    monkeypatch.setattr(taps, "COPIED_AT_ONCE", at_once)
     x = torch.rand(shape).to(kind)
     found = pool(x, axis, prefix)
     assert found.dtype == torch.float32

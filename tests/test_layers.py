@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 from scalecut.errors import LayerError
-from scalecut.features import pooled_outputs
 from scalecut.layers import channel_axis, probe_points, select_layers
 from scalecut.models import load_network
+from scalecut.taps import pooled_outputs
 
 TAIL = ["pooled", "logits", "softmax"]
 VGG16 = [64, 64, "M", 128, 128, "M", 256, 256, 256, "M", 512, 512, 512, "M", 512, 512, 512, "M"]

@@ -19,7 +19,6 @@ from torch import nn
 
 from scalecut.decoding import fitted
 from scalecut.errors import ModelError
-from scalecut.features import pooled_outputs
 from scalecut.layers import probe_points
 from scalecut.models import (
     Network,
@@ -31,6 +30,7 @@ from scalecut.models import (
     tensors_sha256,
     weights_places,
 )
+from scalecut.taps import pooled_outputs
 
 CATS = range(281, 286)  # tabby, tiger cat, Persian, Siamese, Egyptian cat
 ESPRESSO = 967

@@ -19,6 +19,7 @@ from scalecut.record import interval, trust
 from scalecut.report import draw, write_comparison, write_page
 from scalecut.runs import FORMAT, read_facts, write_curve, write_run
 from scalecut.story import COLUMNS, MOST_THUMBNAILS, story_of
+from scalecut.webpage import minus
 from test_charts import of_directions, of_invariance, of_noise, of_scenes
 from test_cli import assert_refused, scalecut
 from test_cli import tree as everything
@@ -246,7 +247,7 @@ def test_page_begins_with_the_finding_of_the_curve(tmp_path):
     told = write_page(run).read_text(encoding="utf-8")
     assert story_of(run).finding == whole.finding()
     after = told.split("<h1>net</h1>")[1].strip()
-    assert after.startswith(f'<p class="lead">{escape(whole.finding())}<')
+    assert after.startswith(f'<p class="lead">{escape(minus(whole.finding()))}<')
 
 
 def test_page_is_the_same_when_written_again_and_wherever_it_lies(tmp_path):

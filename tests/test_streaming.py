@@ -363,7 +363,7 @@ def test_measures_of_images_in_memory_go_together():
 
 
 def test_measures_of_other_images_are_refused(monkeypatch):
-    def read(data, frame, reading, seed):
+    def read(data, frame, reading, **_):
         return discs(24 if reading.measure == "area" else 25)
 
     monkeypatch.setattr("scalecut.streaming.images_of", read)

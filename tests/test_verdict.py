@@ -368,8 +368,8 @@ def verdicts(n, noise, share_of_tiles, **more):
 
 
 def test_contestants_that_know_as_much_are_no_evidence_and_one_that_knows_more_is_found():
-    _, differs = verdicts(100, (0.6, 0.6), 0.5)
-    assert max(differs.values()) <= 0.07
+    _, differs = verdicts(25, (0.6, 0.6), 0.5)  # of 200 in the slow tests
+    assert max(differs.values()) <= 0.12
     better, _ = verdicts(10, (0.3, 1.0), 0.5)
     assert min(better.values()) >= 0.8
 

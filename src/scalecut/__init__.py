@@ -7,7 +7,7 @@ from .curve import Curve, Evidence, compare
 from .cut import CutNetwork, cut_after
 from .directions import Directions, rcv
 from .errors import DataError, LayerError, ModelError, OutputError, ScalecutError
-from .features import extract, pooled_outputs
+from .features import extract
 from .images import Image, ImageSet, image_set
 from .instrument import Instrument, instrument
 from .invariance import Invariance, invariance
@@ -19,6 +19,7 @@ from .probe import probe
 from .regression import RidgePath, r_squared, ridge_path
 from .runs import read_patches
 from .scenes import made_up_scenes
+from .taps import pooled_outputs
 from .transfer import Transfer, transfer
 from .transformer import Features, transform
 

@@ -22,7 +22,6 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from .errors import LayerError, ModelError
-from .features import pool
 from .inputs import chosen_points
 from .layers import LOGITS, SOFTMAX, ProbePoint, tensors_in
 from .models import Network, Preprocessing, load_network
@@ -38,6 +37,7 @@ from .surgery import (
     unsaved,
     without_the_rest,
 )
+from .taps import pool
 
 PASSED_ON, STOPPED = "passed on", "stopped"
 POOLINGS = ("mean", "cls", "both")

@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .features import pooled_outputs
 from .images import LeftOut
 from .layers import ProbePoint
 from .models import Network
+from .taps import pooled_outputs
 
 
 def answerable(

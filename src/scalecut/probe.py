@@ -114,9 +114,8 @@ def probe(
             keep = {"allow_partial": allow_partial, "preprocessing": preprocessing}
             model = load_network(model, weights=weights, seed=seed, **keep)
         points, layers_left_out = chosen_points(model, layers)
-    folder = Path(images_folder) if images_folder else None
-    skip = skip_truncated, skip_difficult
-    reading = Reading(tuple(subsets), measure, objects, *skip, strict, folder)
+    folder, skip = images_folder and Path(images_folder), (skip_truncated, skip_difficult)
+    reading = Reading(tuple(subsets), measure, objects, *skip, strict, folder or None)
     with stages("images"):
         frame = model.preprocessing.frame(fit)
         image_set = images_of(data, frame, reading, seed=seed, progress=progress)

@@ -21,9 +21,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from .cut import CutNetwork
 from .errors import DataError, LayerError
-from .features import pooled_outputs
 from .models import Network
 from .surgery import output_at, tried
+from .taps import pooled_outputs
 
 N_IMAGES = 4
 TOLERANCE = 1e-4  # of the largest feature; float32 in another order of sums stays below 1e-5

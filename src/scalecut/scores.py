@@ -96,7 +96,7 @@ class _Line:
     n_features: int
     n_repeats: int
     twins: np.ndarray  # R² of every seed
-    predicted: np.ndarray  # (n), of each image, the mean over the repeats that held it out
+    predicted: np.ndarray  # (n), the mean over the repeats that held an image out; empty if unasked
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +134,7 @@ def draw_parts(
         is_held_out = np.zeros((repeats, len(rows)), dtype=bool)
         for number, (_, test) in enumerate(splitter.split(rows, groups=groups)):
             is_held_out[number, test] = True
-        targets = {"true": np.tile(measure, (repeats, 1))}
+        targets = {"true": np.broadcast_to(measure, (repeats, len(measure)))}
         if shuffled:
             targets["shuffled"] = np.stack([shuffles.permutation(measure) for _ in range(repeats)])
         parts.append(
@@ -220,11 +220,21 @@ def score(
     """
     jobs = [(kind, point) for kind, each in answers.items() for point in each.points]
     ask = _Ask(tuple(regressors), width, share)
+    own, main = next(iter(answers)), "ridge" if "ridge" in regressors else regressors[0]
     lines: dict[tuple[str, str, str, str], dict[str, _Line]] = {}
     # One thread a regression: the same numbers on any number of cores.
     with threadpool_limits(1), ThreadPoolExecutor(n_processors()) as workers:
         found = workers.map(
-            lambda job: list(_layer_lines(parts, answers[job[0]].matrices, job[1].layer, ask)), jobs
+            lambda job: list(
+                _layer_lines(
+                    parts,
+                    answers[job[0]].matrices,
+                    job[1].layer,
+                    ask,
+                    read_by=main if job[0] == own else "",
+                )
+            ),
+            jobs,
         )
         for done, ((kind, point), of_layer) in enumerate(zip(jobs, found, strict=True), start=1):
             for subset, target, regressor, line in of_layer:
@@ -241,7 +251,6 @@ def score(
             rows.append(_row(key, point, line) | {"p_value": p_values.get(point.layer, np.nan)})
             draws.append(line.r2[1:])
     scores = np.array(draws, np.float32)
-    own, main = next(iter(answers)), "ridge" if "ridge" in regressors else regressors[0]
     predicted = np.full((len(answers[own].points), sum(len(part.rows) for part in parts)), np.nan)
     for part in parts:
         of_layers = lines[part.subset, own, "true", main].values()
@@ -311,8 +320,14 @@ def _layer_lines(
     matrices: Sequence[Mapping[str, Float[np.ndarray, "n d"]]],
     layer: str,
     ask: _Ask,
+    *,
+    read_by: str,
 ) -> Iterator[tuple[str, str, str, _Line]]:
-    """Subset, target, regressor and scores of one layer of one kind of weights."""
+    """Subset, target, regressor and scores of one layer of one kind of weights.
+
+    Args:
+        read_by: the regressor whose predictions are kept.
+    """
     n_features = matrices[0][layer].shape[1]
     by_subset: dict[tuple[str, str], list[_Line]] = {}
     for part in parts:
@@ -320,6 +335,8 @@ def _layer_lines(
         for number, target in enumerate(part.targets):
             for column, regressor in enumerate(ask.regressors):
                 seeds = np.array([r2[number][:, column] for r2, _, _ in found])
+                is_kept = (target, regressor) == ("true", read_by)
+                read = [held[number][:, column] for *_, held in found if is_kept]
                 line = _Line(
                     _over_twins(seeds, part.twins),
                     np.mean([null[:, column] for _, null, _ in found], axis=0),
@@ -328,7 +345,7 @@ def _layer_lines(
                     min(ask.width, n_features) if regressor == MATCHED else n_features,
                     len(part.is_held_out),
                     seeds[:, 0],
-                    np.mean([held[number][:, column] for *_, held in found], axis=0),
+                    np.mean(read, axis=0) if is_kept else np.zeros(0),
                 )
                 by_subset.setdefault((target, regressor), []).append(line)
                 yield part.subset, target, regressor, line
@@ -341,7 +358,7 @@ def _layer_lines(
             lines[0].n_features,
             lines[0].n_repeats,
             np.mean([line.twins for line in lines], axis=0),
-            np.concatenate([line.predicted for line in lines]),
+            np.zeros(0),
         )
         yield MEAN, target, regressor, mean
 

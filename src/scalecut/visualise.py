@@ -22,11 +22,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from .errors import DataError, LayerError, ModelError
-from .features import Progress, forward, pool, resolved_device
+from .features import Progress, forward, resolved_device
 from .inputs import refusal
 from .layers import SOFTMAX, ProbePoint
 from .models import Network
 from .surgery import stopped
+from .taps import pool
 
 STEPS = 128
 SIZE, LEAST_SIZE = 128, 32  # pixels
