@@ -158,6 +158,20 @@ class Backwards(nn.Module):
 # --- names and order -----------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("end", [nn.Softmax(dim=1), nn.LogSoftmax(dim=1)])
+def test_softmax_that_a_network_ends_in_itself_is_not_taken_for_logits(end):
+    body = [nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 8, 3), nn.AdaptiveAvgPool2d(1)]
+    network = nn.Sequential(*body, nn.Flatten(), nn.Linear(8, 5), end)
+    image = torch.rand(1, 3, 16, 16)
+    points = probe_points(network, image)
+    assert [point.layer for point in points] == ["1", "2", "pooled", "logits", "softmax"]
+    with pooled_outputs(network, points) as outputs, torch.no_grad():
+        network(image)
+        before = network[:-1](image)
+    torch.testing.assert_close(outputs["logits"], before)
+    torch.testing.assert_close(outputs["softmax"], before.softmax(dim=1))
+
+
 @pytest.mark.parametrize("name", BODIES)
 def test_points_are_the_blocks_in_order_then_pooled_logits_and_softmax(name):
     assert names(points_of(name)) == BODIES[name][1] + TAIL

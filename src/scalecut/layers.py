@@ -106,14 +106,14 @@ def probe_points(network: nn.Module, image: Tensor, also: Sequence[str] = ()) ->
     with _watched(network) as record, torch.enable_grad():
         network(image.detach().clone().requires_grad_().clone())
     root = record[-1]
-    classifier = _classifier(network, root)
-    taps = [tap for tap in _body(root) if tap[1] is not classifier]
+    classifier, softmax = _classifier(network, root), _own_softmax(root)
+    taps = [tap for tap in _body(root) if tap[1] not in (classifier, softmax)]
     known = {name for name, _, _ in taps}
     taps += [
         (c.name, c, "output") for c in _all_calls(root) if c.name in also and c.name not in known
     ]
     taps.sort(key=lambda tap: tap[1].started if tap[2] == "input" else tap[1].ended)
-    taps += _tail(network, root, classifier)
+    taps += _tail(network, root, classifier, softmax)
     if not taps:
         raise LayerError(
             f"{type(network).__name__} executes no layer with weights, so nothing can be probed. "
@@ -319,17 +319,28 @@ def _ends_of_weight_layers(leaves: list[_Call]) -> list[_Call]:
     return ends
 
 
-def _tail(network: nn.Module, root: _Call, classifier: _Call | None) -> list[_Tap]:
+def _tail(
+    network: nn.Module, root: _Call, classifier: _Call | None, softmax: _Call | None
+) -> list[_Tap]:
     """Pooled features, logits and softmax, as far as the network ends in them."""
     output = root.made
     if not isinstance(output, Tensor) or output.ndim != 2:
         return []
     if classifier is None:
         return [(POOLED, root, "output")] if _has_no_head(network) else []
-    taps: list[_Tap] = [(LOGITS, root, "output"), (SOFTMAX, root, "output")]
+    call, side = (softmax, "input") if softmax else (root, "output")
+    taps: list[_Tap] = [(LOGITS, call, side), (SOFTMAX, call, side)]
     if classifier.given is not None and classifier.given[0].numel() == classifier.given.shape[1]:
         taps.insert(0, (POOLED, classifier, "input"))
     return taps
+
+
+def _own_softmax(root: _Call) -> _Call | None:
+    """The softmax that the network itself ends in, if it is a module."""
+    for call in _all_calls(root):
+        if isinstance(call.module, nn.Softmax | nn.LogSoftmax) and call.made_key == root.made_key:
+            return call
+    return None
 
 
 def _classifier(network: nn.Module, root: _Call) -> _Call | None:
