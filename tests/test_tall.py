@@ -74,6 +74,14 @@ def test_channels_that_are_constant_or_sleep_in_the_part_to_fit(rng):
     same(made_up(rng, change=change), **CLOSE)
 
 
+def test_channel_whose_mean_is_rounded_is_constant_all_the_same(rng):
+    def change(X):
+        X[:, 3] = 0.1
+        return X
+
+    same(made_up(rng, change=change, kind=np.float64), **CLOSE)
+
+
 def test_features_that_are_all_constant_predict_the_mean(rng):
     split = made_up(rng, change=np.ones_like)
     ridge, ols, _ = same(split, **CLOSE)
