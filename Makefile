@@ -11,7 +11,7 @@ help:
 	@echo "make test       set everything up and run the tests"
 	@echo "make test-data  the tests on real photographs and weights, at SCALECUT_DATA"
 	@echo "make test-slow  the tests that take minutes"
-	@echo "make bench      measure speed, and what cuts save (half an hour)"
+	@echo "make bench      measure speed, what cuts save, and growth with n (an hour and a half)"
 	@echo "make docs       build the documentation site into site/"
 	@echo "make lint       format, style and types"
 	@echo "make clean      delete the environment"
@@ -39,6 +39,7 @@ test-slow: $(VENV)/ready
 bench: $(VENV)/ready
 	$(BIN)/python benchmarks/speed.py
 	$(BIN)/python benchmarks/cuts.py
+	$(BIN)/python benchmarks/scaling.py
 
 docs: $(VENV)/ready
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
