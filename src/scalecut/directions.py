@@ -381,7 +381,8 @@ def _rows(
         seen = part.is_held_out if other is part else np.ones((len(weights), len(other.rows)), bool)
         measure, guesses = other.targets["true"], predicted[:, other.rows]
         counts = other.counts.astype(np.float64)
-        errors = (measure - guesses)[..., None] ** 2
+        lost = (measure - guesses) ** 2
+        errors = [each[held_out, None] for each, held_out in zip(lost, seen, strict=True)]
         r2 = bootstrap_r_squared(measure, errors, seen, counts)[:, 0]
         fair = correlation_squared(measure, guesses, seen, counts)
         m = len(other.rows)

@@ -388,7 +388,7 @@ def _part_scores(
 ]:
     """Of each regressor: R² and its draws by target, R² of permuted measures, what it predicts."""
     kinds = list(part.targets)
-    errors = np.zeros((len(kinds), *part.is_held_out.shape, len(ask.regressors)))
+    errors: list[list[np.ndarray]] = [[] for _ in kinds]  # of held-out images, by repeat
     summed = np.zeros((len(kinds), len(part.rows), len(ask.regressors)))
     null = np.zeros((part.dealt.shape[1], len(ask.regressors)))
     held_out_and_fitted = zip(part.is_held_out, part.fitted(ask.share), strict=True)
@@ -404,11 +404,11 @@ def _part_scores(
         widths = [ask.width if name == MATCHED else 0 for name in ask.regressors]
         regressed = tall.predicted if split.is_tall else predicted_in_memory
         found = regressed(split, ask.regressors, widths)
-        for column, of_regressor in enumerate(found):
-            predicted = of_regressor.predictions
-            errors[:, repeat, held_out, column] = ((targets[held_out] - predicted) ** 2).T
-            summed[:, held_out, column] += predicted.T
-            null[:, column] += of_regressor.null
+        predicted = np.stack([each.predictions for each in found], axis=2)  # (m, k, c)
+        summed[:, held_out] += predicted.swapaxes(0, 1)
+        null += np.stack([each.null for each in found], axis=1)
+        for at, truth in enumerate(targets[held_out].T):
+            errors[at].append((truth[:, None] - predicted[:, at]) ** 2)
     draws = [_draws(part, part.targets[kind], errors[at]) for at, kind in enumerate(kinds)]
     times = part.is_held_out.sum(axis=0)[:, None]
     predicted = np.divide(summed, times, np.full_like(summed, np.nan), where=times > 0)
@@ -416,7 +416,9 @@ def _part_scores(
 
 
 def _draws(
-    part: Part, measure: Float64[np.ndarray, "r n"], errors: Float64[np.ndarray, "r n c"]
+    part: Part,
+    measure: Float64[np.ndarray, "r n"],
+    errors: Sequence[Float64[np.ndarray, "_ c"]],
 ) -> Float64[np.ndarray, "b c"]:
     """R² of all images, then of the bootstrap draws."""
     found = []

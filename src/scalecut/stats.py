@@ -4,6 +4,7 @@ Shapes: n images, r repeats, c columns (one a score), b draws, p permutations, L
 a score a layer, in order of execution; its draws are paired: the same images are drawn for all.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,7 +29,7 @@ def group_draws(
 
 def bootstrap_r_squared(
     measure: Float64[np.ndarray, "r n"],
-    squared_errors: Float64[np.ndarray, "r n c"],
+    squared_errors: Sequence[Float64[np.ndarray, "_ c"]],
     is_held_out: Bool[np.ndarray, "r n"],
     counts: Num[np.ndarray, "b n"],
 ) -> Float64[np.ndarray, "b c"]:
@@ -37,8 +38,11 @@ def bootstrap_r_squared(
     In each draw the images of every repeat's held-out part are weighted by how often they were
     drawn, the same in all repeats; the fits stay as they are. A repeat counts in a draw only if two
     different measures are left in it.
+
+    Args:
+        squared_errors: of the images that each repeat holds out, in their order.
     """
-    total = np.zeros((len(counts), squared_errors.shape[2]))
+    total = np.zeros((len(counts), squared_errors[0].shape[1]))
     used = np.zeros(len(counts))
     for y, errors, held_out in zip(measure, squared_errors, is_held_out, strict=True):
         w = counts[:, held_out].astype(np.float64)
@@ -47,7 +51,7 @@ def bootstrap_r_squared(
         spread = w @ y**2 - (w @ y) ** 2 / np.maximum(n, 1)
         fine = spread > 1e-12 * (y @ y)
         used += fine
-        total[fine] += 1 - (w[fine] @ errors[held_out]) / spread[fine, None]
+        total[fine] += 1 - (w[fine] @ errors) / spread[fine, None]
     return np.where(used[:, None] > 0, total / np.maximum(used, 1)[:, None], np.nan)
 
 
