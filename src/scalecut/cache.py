@@ -6,12 +6,14 @@ matrix a layer whose rows are images (named by the hash of their content). Shard
 a temporary name and renamed, checked when read, and never changed.
 """
 
+import ctypes
 import errno
 import hashlib
 import json
 import math
 import mmap
 import os
+import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -111,6 +113,14 @@ def released(array: np.ndarray) -> None:
     mapped = getattr(array, "_mmap", None)
     if mapped is not None and hasattr(mmap, "MADV_DONTNEED"):
         mapped.madvise(mmap.MADV_DONTNEED)
+
+
+def freed() -> None:
+    """Return freed memory to the system; the C library of Linux keeps it for itself otherwise."""
+    if sys.platform == "linux":
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # musl has none
+        if trim:
+            trim(0)
 
 
 def scratch(shape: tuple[int, ...], kind: np.dtype) -> np.memmap:

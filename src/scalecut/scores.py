@@ -163,12 +163,21 @@ def _dealt(
     """The measure and its permutations, a column each; on disk if they are many."""
     n = len(measure)
     dealt = cache.zeros((n, 1 + permutations if permutations else 0), np.dtype(np.float64))
-    dealt[:, :1] = measure[:, None]
+    if permutations:
+        _written(dealt, slice(0, 1), measure[None])
     for places in _some(permutations, n):
         some = group_permutations(measure, groups, rng, places.stop - places.start)
-        dealt[:, 1 + places.start : 1 + places.stop] = some.T
-        cache.released(dealt)
+        _written(dealt, slice(1 + places.start, 1 + places.stop), some)
     return dealt
+
+
+def _written(
+    dealt: Float64[np.ndarray, "n q"], columns: slice, values: Float64[np.ndarray, "k n"]
+) -> None:
+    """Fill some columns, never with more of the disk in memory than some of the rows."""
+    for rows in _some(*dealt.shape):
+        dealt[rows, columns] = values[:, rows].T
+        cache.released(dealt)
 
 
 def _counts(groups: Int[np.ndarray, " n"], rng: np.random.Generator) -> UInt16[np.ndarray, "c n"]:
@@ -218,6 +227,7 @@ def score(
         share: of the groups to fit that are used; smaller shares lie in larger ones.
         report: called with (layers done, all).
     """
+    cache.freed()
     jobs = [(kind, point) for kind, each in answers.items() for point in each.points]
     ask = _Ask(tuple(regressors), width, share)
     own, main = next(iter(answers)), "ridge" if "ridge" in regressors else regressors[0]
@@ -239,6 +249,7 @@ def score(
         for done, ((kind, point), of_layer) in enumerate(zip(jobs, found, strict=True), start=1):
             for subset, target, regressor, line in of_layer:
                 lines.setdefault((subset, kind, target, regressor), {})[point.layer] = line
+            cache.freed()
             report(done, len(jobs))
     order = {name: rank for rank, name in enumerate([*(part.subset for part in parts), MEAN])}
     rows: list[dict[str, Any]] = []
