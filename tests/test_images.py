@@ -13,7 +13,7 @@ import pytest
 
 from scalecut.decoding import fitted, header
 from scalecut.errors import DataError
-from scalecut.images import Image, ImageSet, LeftOut, image_set, read_table
+from scalecut.images import Image, ImageSet, LeftOut, image_of, image_set, read_table
 from scalecut.measures import Frame, share_of
 
 ORIENTATION = 0x0112
@@ -412,7 +412,7 @@ def test_set_with_unusable_images_is_refused(tmp_path, pixels):
         image_set([tmp_path / "a.png"], [0.1])
     assert str(error.value) == f"{tmp_path}/a.png: there is no such file; check its name and folder"
     with pytest.raises(DataError) as error:
-        image_set([pixels, None], [0.1, 0.2])
+        image_of(1, None)
     assert str(error.value) == (
         "image 1 is of the type NoneType. Give a file, a PIL image or an array."
     )
