@@ -432,7 +432,9 @@ def table(tmp_path, pixels):
 
 
 def test_table_gives_its_measure_as_it_stands(table):
-    images = read_table(table("\ufeffmeasure,image\n3.5,c.png\n-1e3,a.png\n"))  # with Excel's mark
+    text, told = "\ufeffmeasure,image\n3.5,c.png\n-1e3,a.png\n", []  # with Excel's mark
+    images = read_table(table(text), progress=lambda *args: told.append(args))
+    assert told == [("listing", 1, 2), ("listing", 2, 2)]
     assert [image.name for image in images.images] == ["a.png", "c.png"]
     np.testing.assert_array_equal(images.measure, [-1000, 3.5])
     assert (images.subset, images.group) == (("sizes", "sizes"), ("a.png", "c.png"))

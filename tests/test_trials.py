@@ -294,6 +294,14 @@ REFUSED = {
         ["--data", "patches:tiles", "--at", "blocks.1"],
         "'tiles' holds no patches: patches.parquet cannot be read (tiles/patches.parquet). "
         "Give a folder that `scalecut patches` wrote."),
+    "rule beside a layer": (
+        ["--from", "other", "--at", "blocks.1", "--rule", "peak"],
+        "--rule chooses where to cut by the curve of --from; --at leaves nothing to choose. "
+        "Give --from RUN without --at, or drop --rule."),
+    "rule without a run": (
+        ["--rule", "peak"],
+        "--rule chooses where to cut by the curve of --from; --at leaves nothing to choose. "
+        "Give --from RUN without --at, or drop --rule."),
     "another network's run": (
         ["--from", "other"],
         "The run 'other' is of short_networks:wide, not of short_networks:chain. Give a run of "

@@ -139,7 +139,8 @@ def read_images(
     if isinstance(place, str):
         return read_shards(place, subsets=subsets, strict=strict, progress=progress)
     if isinstance(place, Stored) or scheme == "csv":
-        return read_table(place, subsets=subsets, strict=strict, images_folder=images_folder)
+        found_by = {"images_folder": images_folder, "progress": progress}
+        return read_table(place, subsets=subsets, strict=strict, **found_by)
     measure_named(measure)
     if objects not in OBJECTS:
         offered = nearest(objects, OBJECTS)

@@ -282,7 +282,7 @@ def _of_transfer(found: Found) -> Iterator[Claim]:
 
 
 def _how_much_better(than: str, row: pd.Series) -> str:
-    if row.better < 0:
+    if round(row.better, 2) < 0:
         return f"worse than {than} by {_interval(-row.better, -row.high, -row.low)}"
     return f"better than {than} by {_interval(row.better, row.low, row.high)}"
 

@@ -205,6 +205,7 @@ def read_table(
     subsets: Sequence[str] = (),
     strict: bool = False,
     images_folder: Path | None = None,
+    progress: Progress | None = None,
 ) -> ImageSet:
     """A set from a CSV file with the columns image, measure and, if wanted, group and subset.
 
@@ -215,6 +216,7 @@ def read_table(
             the file's name.
         strict: raise at the first image that would be left out.
         images_folder: where the paths start, if not at the file.
+        progress: called with (stage, pictures opened, all).
     """
     columns = _columns(file)
     place = file.url if isinstance(file, Stored) else str(file)
@@ -225,7 +227,8 @@ def read_table(
     kept: list[int] = []
     left_out: list[LeftOut] = []
     images = [Image(name, _source(name, place, images_folder)) for name in names]
-    for row in sorted(range(len(names)), key=lambda row: (subset[row], names[row])):
+    order = sorted(range(len(names)), key=lambda row: (subset[row], names[row]))
+    for done, row in enumerate(order, start=1):
         if subset[row] in wanted:
             try:
                 source = images[row].source
@@ -234,6 +237,8 @@ def read_table(
                 kept.append(row)
             except DataError as error:
                 leave(LeftOut(names[row], str(error)), left_out, strict)
+        if progress:
+            progress("listing", done, len(names))
     if not kept:
         raise DataError(f"None of the images of {place} can be used. {told(left_out)}")
     everything = ImageSet(tuple(images), measure, "measure", tuple(subset), tuple(group))

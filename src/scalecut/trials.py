@@ -7,7 +7,7 @@ import typer
 from pandas import DataFrame
 
 from . import runs
-from .choice import choose
+from .choice import RULES, choose
 from .console import ERR, OUT, command, place, print_json, print_left_out, print_run, records
 from .contestants import NAMES
 from .curve import Curve
@@ -118,7 +118,7 @@ def transfer(
         Path | None,
         typer.Option("--from", help="The run of a probe, to choose by and to compare a sweep to."),
     ] = None,
-    rule: Annotated[str, typer.Option(help="cheapest or peak, with --from.")] = "cheapest",
+    rule: Annotated[str, typer.Option(help="cheapest, as usual, or peak; with --from.")] = "",
     log: Annotated[bool, typer.Option("--log", help="Regress the area's log2.")] = False,
     seeds: Annotated[
         int, typer.Option(help="Fits: each draws tiles anew, or with finetune starts anew.", min=1)
@@ -159,11 +159,16 @@ def transfer(
         raise DataError(
             f"{data!r} are no patches. Give patches:DIR, a folder that scalecut patches wrote."
         )
+    if rule and (at or not from_run):
+        raise DataError(
+            "--rule chooses where to cut by the curve of --from; --at leaves nothing to choose. "
+            "Give --from RUN without --at, or drop --rule."
+        )
     table = runs.read_patches(Path(where))
     curve = runs.read_run(from_run) if from_run else None
     if curve:
         runs.check_model(curve, from_run, model)
-    layer = at or (choose(curve, rule).layer if curve else None)
+    layer = at or (choose(curve, rule or RULES[0]).layer if curve else None)
     network = load_network(model, weights=weights, allow_partial=allow_partial, seed=seed)
     with bars(ERR, quiet=as_json) as progress:
         found = transfer_of(

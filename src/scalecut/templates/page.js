@@ -86,7 +86,7 @@ function drawLayer(article, run, layer, choose) {
   const images = readingsOf(readings, layer, subsets.value);
   const note = article.querySelector(".said");
   const all = readings.names.length < readings.of ? `${readings.names.length} of ${readings.of} images are in this page, the worst among them. ` : "";
-  note.textContent = `${run.curves[subsets.value].places[layer]}: ${images.length} images, each while it was held out, predicted by ${readings.by}. ${all}`;
+  note.textContent = `${run.curves[subsets.value].places[layer]}: ${images.length} images, predicted by ${readings.by}. ${all}`;
   const figure = article.querySelector('[data-figure="readings"] .drawn');
   const highlight = drawReadings(figure, readings, layer, images);
   listWorst(article.querySelector(".cards"), article.querySelector(".more"), readings, layer, images, highlight, CARDS);
