@@ -10,6 +10,7 @@ from scalecut import Curve, runs
 from scalecut.claims import AS_PRINTED, COLUMNS, NOT_AS_PRINTED, claims
 from scalecut.paper import (
     AREAS,
+    CUT,
     INCEPTION,
     INCOMPARABLE,
     MAGNIFICATIONS,
@@ -23,11 +24,26 @@ from scalecut.paper import (
     SIZES,
     STAND_IN,
     Found,
-    cut_of,
     read,
+    step_of,
 )
-from test_paper import PAPERS, PRINTED, WIDTH, curve, cut, noise, one, only, planted, resized
+from test_paper import (
+    PAPERS,
+    PRINTED,
+    WIDTH,
+    curve,
+    cut,
+    lines_of,
+    noise,
+    one,
+    only,
+    planted,
+    resized,
+)
 
+SIZES_STEP, NOISE_STEP, AREAS_STEP, MAGNIFICATIONS_STEP = (
+    step_of(kind, STAND_IN) for kind in (SIZES, NOISE, AREAS, MAGNIFICATIONS)
+)
 TOLD = "Features of a network trained on ImageNet tell the scale of an object"
 LEARNED = "They tell it because they were trained: random weights do not"
 CHANCE = "Random measures cannot be regressed"
@@ -37,7 +53,7 @@ EARLY = "Early layers tell nothing of scale: R² is far below 0"
 SOFTMAX = "The softmax tells less than nothing (R² −3861)"
 RESIZED = "Predictions change when the picture is resized; image size is not object scale"
 FROM_NOISE = "Image size can be read from noise, without any content"
-CUT = "A network can be cut where scale is told best, and is smaller then"
+CAN_BE_CUT = "A network can be cut where scale is told best, and is smaller then"
 SMALLER = "Cut, the network measures nuclei with a smaller error"
 KAPPA = "Cut, it tells the magnification better (kappa, from areas)"
 KAPPA_ITSELF = "Cut, it tells the magnification better (kappa, read itself)"
@@ -316,7 +332,7 @@ def test_softmax_that_ridge_cannot_read_either_is_as_printed():
 
 
 def test_answers_and_noise_are_told_and_judged_by_nobody():
-    rows = claims(Found(tables={SIZES: resized(), NOISE: noise()}))
+    rows = claims(Found(tables={SIZES_STEP: resized(), NOISE_STEP: noise()}))
     row = one(rows, claim=RESIZED)
     assert (row["mark"], row.network) == (INCOMPARABLE, STAND_IN)
     assert row.found == (
@@ -333,14 +349,18 @@ def test_answers_and_noise_are_told_and_judged_by_nobody():
 
 def test_sizes_that_were_not_asked_for_are_not_told():
     table = resized()
-    row = one(claims(Found(tables={SIZES: table[table.octaves <= 0]})), claim=RESIZED)
+    row = one(claims(Found(tables={SIZES_STEP: table[table.octaves <= 0]})), claim=RESIZED)
     assert "half as large" in row.found
     assert "twice" not in row.found
 
 
 @pytest.mark.parametrize(("left", "mark"), [((50, 800), REPRODUCED), ((200, 1000), NOT_REPRODUCED)])
 def test_cut_is_judged_by_what_is_left(left, mark):
-    row = one(claims(Found(cuts={cut_of(INCEPTION): cut(left=left)})), claim=CUT, network=INCEPTION)
+    row = one(
+        claims(Found(cuts={step_of(CUT, INCEPTION): cut(left=left)})),
+        claim=CAN_BE_CUT,
+        network=INCEPTION,
+    )
     assert row["mark"] == mark
     assert row.found == (
         f"after mixed8 {left[0] / 2:.0f}% of the parameters and {left[1] / 10:.0f}% of the "
@@ -367,7 +387,7 @@ def differences(low, better=5.0):
     ],
 )
 def test_cut_does_better_only_if_its_interval_against_the_whole_network_says_so(low, mae, kappa):
-    found = Found(differences={AREAS: differences(low), MAGNIFICATIONS: differences(low)})
+    found = Found(differences={AREAS_STEP: differences(low), MAGNIFICATIONS_STEP: differences(low)})
     rows = claims(found)
     assert one(rows, claim=SMALLER)["mark"] == mae
     assert one(rows, claim=KAPPA)["mark"] == kappa
@@ -380,11 +400,37 @@ def test_cut_does_better_only_if_its_interval_against_the_whole_network_says_so(
 
 def test_difference_that_is_no_number_judges_nothing():
     table = differences(0.1).assign(better=math.nan, low=math.nan, high=math.nan)
-    assert one(claims(Found(differences={AREAS: table})), claim=KAPPA)["mark"] == INCOMPARABLE
+    assert one(claims(Found(differences={AREAS_STEP: table})), claim=KAPPA)["mark"] == INCOMPARABLE
+
+
+@pytest.mark.parametrize(("layer", "mark"), [("mixed8", INCOMPARABLE), ("pooled", REPRODUCED)])
+def test_cut_where_the_weights_end_anyway_is_no_better_than_itself(layer, mark):
+    ends = {"pretrained": layer, "cut": "mixed8"}
+    scores = pd.DataFrame(ends.items(), columns=["contestant", "layer"])
+    step = step_of(AREAS, INCEPTION)
+    found = Found(tables={step: scores}, differences={step: differences(0.1)})
+    row = one(claims(found), claim=SMALLER, network=INCEPTION)
+    assert row["mark"] == mark
+    if mark == INCOMPARABLE:
+        assert row.found == "the weights at hand end at mixed8, where it is cut"
+
+
+def test_every_network_has_claims_of_its_own_about_noise_and_answers():
+    tables = {step_of(SIZES, RESNET): resized(), SIZES_STEP: resized()[:0],
+              step_of(NOISE, INCEPTION): noise()}  # fmt: skip
+    rows = claims(Found(tables=tables))
+    assert set(lines_of(rows, claim=RESIZED).network) == {RESNET, STAND_IN}
+    assert one(rows, claim=RESIZED, network=STAND_IN).found.startswith("the logits could not be")
+    assert one(rows, claim=FROM_NOISE).network == INCEPTION
 
 
 def test_matched_blur_has_a_claim_of_its_own():
-    found = Found(differences={AREAS: differences(0.1), AREAS + MATCHED: differences(-9.0)})
+    found = Found(
+        differences={
+            AREAS_STEP: differences(0.1),
+            step_of(AREAS + MATCHED, STAND_IN): differences(-9.0),
+        }
+    )
     rows = claims(found)
     assert one(rows, claim=SMALLER)["mark"] == REPRODUCED
     assert one(rows, claim=f"{SMALLER} with blur matched")["mark"] == NOT_REPRODUCED
@@ -411,7 +457,7 @@ def test_p_values_of_the_printed_scores_are_those_of_welchs_formula():
     assert len(rows) == 8
     by = {(row["model"], row["contestant"]): row for row in PRINTED["transfer"]["rows"]}
     n = len(PRINTED["transfer"]["seeds"])
-    for model in ("inception_v3", "resnet50"):
+    for model in ("inception_v3", "resnet50_v1"):
         for metric, what, sign in (("mae", "lower error", -1), ("kappa", "higher kappa", 1)):
             for other in ("pretrained", "scratch"):
                 mine, theirs = (
@@ -432,7 +478,7 @@ def test_two_of_the_eight_comparisons_are_not_shown_by_the_printed_numbers():
     rows = rows[rows["mark"] == NOT_AS_PRINTED]
     assert set(zip(rows.claim, rows.network, strict=True)) == {
         ("Cut, it has a higher kappa than scratch", "inception_v3"),
-        ("Cut, it has a higher kappa than pretrained", "resnet50"),
+        ("Cut, it has a higher kappa than pretrained", "resnet50_v1"),
     }
 
 
@@ -451,17 +497,20 @@ def test_misprints_are_claims_that_the_totals_refute():
 
 
 def everything():
-    steps = (AREAS, MAGNIFICATIONS)
+    steps = (AREAS_STEP, MAGNIFICATIONS_STEP)
     return Found(
         curves={network: curve(network) for network in NETWORKS},
-        tables={SIZES: resized(), NOISE: noise()},
+        tables={SIZES_STEP: resized(), NOISE_STEP: noise()},
         differences={step: differences(0.1) for step in steps},
-        cuts={cut_of(network): cut() for network in NETWORKS},
+        cuts={step_of(CUT, network): cut() for network in NETWORKS},
     )
 
 
 def test_no_claim_disappears_where_nothing_could_be_run():
-    steps = (SIZES, NOISE, AREAS, MAGNIFICATIONS, *NETWORKS, *map(cut_of, NETWORKS))
+    steps = (
+        *(SIZES_STEP, NOISE_STEP, AREAS_STEP, MAGNIFICATIONS_STEP, *NETWORKS),
+        *(step_of(CUT, network) for network in NETWORKS),
+    )
     nothing = claims(Found(lacking=dict.fromkeys(steps, "not here")))
     assert list(nothing.columns) == list(COLUMNS)
     assert set(nothing.claim) == set(claims(everything()).claim)

@@ -13,6 +13,7 @@ from scalecut import Curve, DataError, ProbePoint, paper, runs
 from scalecut.curve import COLUMNS
 from scalecut.paper import (
     AREAS,
+    CUT,
     FINETUNED,
     INCEPTION,
     INCOMPARABLE,
@@ -22,23 +23,25 @@ from scalecut.paper import (
     NOISE,
     NOT_REPRODUCED,
     PATCHES,
+    PICTURES,
     REPRODUCED,
     RESNET,
     SIZES,
     STAND_IN,
     Found,
     beside,
-    cut_of,
     marked,
+    marked_score,
     misprints,
-    pictures_of,
     read,
     section_of,
+    step_of,
 )
 
 PRINTED = tomllib.loads(
     resources.files("scalecut").joinpath("graziani2021.toml").read_text(encoding="utf-8")
 )
+SIZES_STEP, NOISE_STEP, AREAS_STEP = (step_of(kind, STAND_IN) for kind in (SIZES, NOISE, AREAS))
 TABLE_OF = {INCEPTION: "inception_v3", RESNET: "resnet50"}
 LAST = {"pooled": "", "logits": "pre_softmax", "softmax": "softmax"}
 POINTS = {
@@ -378,7 +381,7 @@ def noise(best=0.9):
 
 
 def test_answers_kept_are_those_an_octave_up_and_down():
-    rows = section_of(beside(Found(tables={SIZES: resized()})), "4.1")
+    rows = section_of(beside(Found(tables={SIZES_STEP: resized()})), "4.1")
     assert dict(zip(rows["item"], rows.ours, strict=True)) == pytest.approx({
         "the picture at half the size": 0.25, "the object at half the size": 0.2,
         "the picture at double the size": 0.45, "the object at double the size": 0.4,
@@ -388,7 +391,7 @@ def test_answers_kept_are_those_an_octave_up_and_down():
 
 
 def test_noise_has_its_best_layer_for_each_kind_and_padding():
-    rows = section_of(beside(Found(tables={NOISE: noise()})), "4.2")
+    rows = section_of(beside(Found(tables={NOISE_STEP: noise()})), "4.2")
     assert dict(zip(rows["item"], rows.ours, strict=True)) == pytest.approx({
         f"{kind} noise, padded with {padding}, pre_softmax":
             0.9 - 0.1 * (kind == "pink") - 0.3 * (padding == "circular")
@@ -397,18 +400,41 @@ def test_noise_has_its_best_layer_for_each_kind_and_padding():
     assert set(rows["mark"]) == {INCOMPARABLE}
 
 
+def test_every_network_that_was_resized_has_rows_of_its_own():
+    tables = {step_of(SIZES, INCEPTION): resized().assign(model=INCEPTION), SIZES_STEP: resized()}
+    tables |= {step_of(NOISE, RESNET): noise().assign(model=RESNET)}
+    rows = beside(Found(tables=tables))
+    assert rows[rows.section == "4.1"].network.value_counts().to_dict() == {
+        INCEPTION: 4, STAND_IN: 4
+    }  # fmt: skip
+    assert rows[rows.section == "4.2"].network.value_counts().to_dict() == {RESNET: 4}
+
+
+def test_network_without_logits_keeps_no_answers_and_says_why():
+    short = curve(INCEPTION, only(planted(INCEPTION), without=["logits", "softmax"]),
+                  left_out=[("logits (pre_softmax)", "lacks a tensor")])  # fmt: skip
+    drift = resized().assign(quantity="drift")
+    found = Found(curves={INCEPTION: short}, tables={step_of(SIZES, INCEPTION): drift})
+    row = one(section_of(beside(found), "4.1"), network=INCEPTION)
+    assert (row["mark"], row.why) == (INCOMPARABLE, "no answers: lacks a tensor")
+
+
 def test_pictures_are_named_where_they_are_and_lacked_where_not():
-    found = Found(painted=(pictures_of(INCEPTION),), lacking={pictures_of(RESNET): "no weights"})
+    found = Found(
+        painted=(step_of(PICTURES, INCEPTION),), lacking={step_of(PICTURES, RESNET): "no weights"}
+    )
     rows = section_of(beside(found), "A.3")
     assert dict(zip(rows.network, rows.why, strict=True)) == {
-        INCEPTION: f"pictures: {pictures_of(INCEPTION)}/figures and "
-                   f"{pictures_of(INCEPTION)}/report.html",
+        INCEPTION: f"pictures: {step_of(PICTURES, INCEPTION)}/figures and "
+                   f"{step_of(PICTURES, INCEPTION)}/report.html",
         RESNET: "no weights",
     }  # fmt: skip
 
 
-@pytest.mark.parametrize(("section", "step"), [("4.1", SIZES), ("4.2", NOISE), ("Table 2", AREAS),
-                                               ("3.4", cut_of(STAND_IN))])  # fmt: skip
+@pytest.mark.parametrize(("section", "step"), [
+    ("4.1", SIZES_STEP), ("4.2", NOISE_STEP), ("Table 2", AREAS_STEP),
+    ("3.4", step_of(CUT, STAND_IN)),
+])  # fmt: skip
 def test_step_that_is_lacking_says_why_in_its_section(section, step):
     rows = section_of(beside(Found(lacking={step: "it failed so"})), section)
     row = one(rows, network=STAND_IN)
@@ -427,7 +453,9 @@ def cut(layer="Mixed_7a", alias="mixed8", whole=(200, 1000), left=(50, 800)):
 
 
 def test_cut_tells_the_shares_that_are_kept():
-    found = Found(cuts={cut_of(INCEPTION): cut(), cut_of(STAND_IN): cut("blocks.4", "")})
+    found = Found(
+        cuts={step_of(CUT, INCEPTION): cut(), step_of(CUT, STAND_IN): cut("blocks.4", "")}
+    )
     rows = section_of(beside(found), "3.4")
     for network, item in ((INCEPTION, "cut after mixed8"), (STAND_IN, "cut after blocks.4")):
         assert one(rows, network=network, quantity="share of parameters kept").ours == 0.25
@@ -513,6 +541,14 @@ def test_misprints_are_what_the_totals_of_the_rows_need():
     ]
 
 
+def test_on_the_papers_own_tiles_the_counts_still_depend_on_an_overlap_that_is_not_told():
+    found = Found(tables={PATCHES: patches()}, is_their_tissue=True)
+    rows = section_of(beside(found), "Table 1")
+    others = rows[rows["mark"] != MISPRINT]
+    assert set(others["mark"]) == {INCOMPARABLE}
+    assert set(others.why) == {"how its patches overlap is not told"}
+
+
 def test_misprints_stand_there_without_any_patches():
     rows = section_of(beside(Found(lacking={PATCHES: "no tiles"})), "Table 1")
     assert (rows["mark"] == MISPRINT).sum() == 2
@@ -534,7 +570,7 @@ def transfer(shift=0.0):
 
 
 def test_table_of_transfer_is_the_printed_one_row_by_row():
-    rows = section_of(beside(Found(lacking={AREAS: "no tiles"})), "Table 2")
+    rows = section_of(beside(Found(lacking={AREAS_STEP: "no tiles"})), "Table 2")
     for printed in PRINTED["transfer"]["rows"]:
         item = f"{printed['contestant']}, to {printed['layer']}"
         for metric, quantity in (("mae", "MAE, px"), ("kappa", "kappa")):
@@ -547,7 +583,9 @@ def test_table_of_transfer_is_the_printed_one_row_by_row():
 
 @pytest.mark.parametrize("is_finetuned", [False, True])
 def test_ours_are_the_means_over_fits_of_all_tiles_together(is_finetuned):
-    tables = {AREAS: transfer()} | ({FINETUNED: transfer(7.0)} if is_finetuned else {})
+    tables = {AREAS_STEP: transfer()} | (
+        {step_of(FINETUNED, STAND_IN): transfer(7.0)} if is_finetuned else {}
+    )
     rows = lines_of(section_of(beside(Found(tables=tables)), "Table 2"), network=STAND_IN)
     assert len(rows) == 4  # of r2 the paper prints nothing
     for item, base in (("pretrained, to pooled", 100.0), ("cut, to blocks.4", 60.0)):
@@ -557,6 +595,80 @@ def test_ours_are_the_means_over_fits_of_all_tiles_together(is_finetuned):
             theirs = row.ours + 7 if is_finetuned else math.nan
             assert row.ours_as_paper == pytest.approx(theirs, nan_ok=True)
             assert row["mark"] == INCOMPARABLE
+
+
+def scored(network, layers, shift=0.0):
+    """The paper's scores of a network, so much higher, of contestants that end at these layers."""
+    printed = {row["contestant"]: row for row in PRINTED["transfer"]["rows"]
+               if row["model"] == network}  # fmt: skip
+    return pd.DataFrame([
+        {"contestant": contestant, "layer": layer, "tile": tile, "metric": metric, "seed": 0,
+         "value": printed[contestant][metric] + shift * printed[contestant][f"{metric}_sd"]
+                  + (0 if tile == "all" else 1000.0)}
+        for contestant, layer in layers.items() for metric in ("mae", "kappa")
+        for tile in ("all", "a")
+    ])  # fmt: skip
+
+
+WHOLE = {"pretrained": "pooled", "scratch": "pooled"}
+CUTS = {INCEPTION: {**WHOLE, "cut": "Mixed_7a"}, RESNET: {**WHOLE, "cut": "layer4.1"}}
+
+
+@pytest.mark.parametrize("network", CUTS)
+def test_ours_stand_beside_the_printed_score_of_the_same_layer_by_whatever_name(curves, network):
+    tables = {
+        step_of(AREAS, network): scored(network, CUTS[network], 1.0),
+        step_of(FINETUNED, network): scored(network, CUTS[network], 0.5),
+    }
+    rows = section_of(beside(Found(curves=curves, tables=tables)), "Table 2")
+    rows = lines_of(rows, network=network)
+    assert len(rows) == 6  # pooled features are those of the last block, so none is left over
+    for printed in (row for row in PRINTED["transfer"]["rows"] if row["model"] == network):
+        item = f"{printed['contestant']}, to {printed['layer']}"
+        for metric, quantity in (("mae", "MAE, px"), ("kappa", "kappa")):
+            row, spread = one(rows, item=item, quantity=quantity), printed[f"{metric}_sd"]
+            assert row.ours == pytest.approx(printed[metric] + spread)
+            assert row.ours_as_paper == pytest.approx(printed[metric] + spread / 2)
+            assert (row["mark"], row.why) == (
+                INCOMPARABLE, f"± {spread:g} over ten seeds; other tiles"
+            )  # fmt: skip
+
+
+def test_weights_that_end_early_leave_a_row_for_the_cut_that_can_be_made(curves):
+    ends = dict.fromkeys(("pretrained", "scratch", "cut"), "layer3.5")  # add_13
+    found = Found(curves=curves, tables={step_of(AREAS, RESNET): scored(RESNET, ends)})
+    rows = lines_of(section_of(beside(found), "Table 2"), network=RESNET)
+    printed = rows[rows.paper.notna()]
+    assert len(printed) == 6
+    assert printed.ours.isna().all()
+    assert printed.why.str.endswith("; the weights at hand do not reach that layer").all()
+    others = rows[rows.paper.isna()]
+    assert set(others["item"]) == {f"{name}, to add_13" for name in ends}
+    assert set(others.why) == {"the paper has no such cut"}
+    assert others.ours.notna().all()
+
+
+@pytest.mark.parametrize(("shift", "mark"), [
+    (0.0, REPRODUCED), (2.0, REPRODUCED), (-2.0, REPRODUCED), (2.01, NOT_REPRODUCED),
+    (-2.01, NOT_REPRODUCED),
+])  # fmt: skip
+def test_on_the_papers_own_tiles_a_trained_score_within_two_spreads_is_reproduced(
+    curves, shift, mark
+):
+    step = step_of(FINETUNED, INCEPTION)
+    tables = {step: scored(INCEPTION, CUTS[INCEPTION], shift)}
+    found = Found(curves=curves, tables=tables, is_their_tissue=True)
+    rows = lines_of(section_of(beside(found), "Table 2"), network=INCEPTION)
+    assert set(rows["mark"]) == {mark}
+
+
+def test_frozen_features_reproduce_no_score_of_trained_weights(curves):
+    tables = {step_of(AREAS, INCEPTION): scored(INCEPTION, CUTS[INCEPTION])}
+    found = Found(curves=curves, tables=tables, is_their_tissue=True)
+    rows = lines_of(section_of(beside(found), "Table 2"), network=INCEPTION)
+    assert set(rows["mark"]) == {INCOMPARABLE}
+    assert rows.why.str.endswith("; with all weights trained, which was not done here").all()
+    assert marked_score(1.0, 0.1, math.nan)[0] == INCOMPARABLE
 
 
 # --- the whole table -----------------------------------------------------------------------------
@@ -602,17 +714,17 @@ def test_what_is_read_from_the_folders_is_what_stands_in_the_table(tmp_path, cur
     for network in NETWORKS:
         (tmp_path / network).mkdir()
         runs.write_curve(curves[network], tmp_path / network, command="", settings={})
-    write_table_run(tmp_path / SIZES, invariance=resized())
-    write_table_run(tmp_path / NOISE, noise=noise())
-    write_table_run(tmp_path / pictures_of(RESNET))
+    write_table_run(tmp_path / SIZES_STEP, invariance=resized())
+    write_table_run(tmp_path / NOISE_STEP, noise=noise())
+    write_table_run(tmp_path / step_of(PICTURES, RESNET))
     found = read(tmp_path, {"x": "why"}, is_photographs=True)
     assert set(found.curves) == set(NETWORKS)
-    assert found.painted == (pictures_of(RESNET),)
+    assert found.painted == (step_of(PICTURES, RESNET),)
     assert found.lacking == {"x": "why"}
     read_back, straight = (
         beside(each) for each in (found, Found(
-            curves=curves, tables={SIZES: resized(), NOISE: noise()},
-            painted=(pictures_of(RESNET),)))
+            curves=curves, tables={SIZES_STEP: resized(), NOISE_STEP: noise()},
+            painted=(step_of(PICTURES, RESNET),)))
     )  # fmt: skip
     pd.testing.assert_frame_equal(read_back, straight, atol=1e-6, rtol=0)
 
@@ -625,15 +737,17 @@ def test_empty_folder_is_a_table_of_printed_numbers(tmp_path):
 def test_step_that_could_not_be_done_now_is_not_read_from_an_earlier_time(tmp_path, curves):
     (tmp_path / INCEPTION).mkdir()
     runs.write_curve(curves[INCEPTION], tmp_path / INCEPTION, command="", settings={})
-    write_table_run(tmp_path / SIZES, invariance=resized())
-    lacking = {INCEPTION: "no photographs at hand", SIZES: "it failed"}
+    write_table_run(tmp_path / SIZES_STEP, invariance=resized())
+    lacking = {INCEPTION: "no photographs at hand", SIZES_STEP: "it failed"}
     rows = beside(read(tmp_path, lacking, is_photographs=False))
     rows = rows[(rows.network == INCEPTION) & (rows.section == "A.2") | (rows.section == "4.1")]
     assert rows[["ours_as_paper", "ours"]].isna().all(axis=None)
     assert set(rows.why) == set(lacking.values())
 
 
-@pytest.mark.parametrize("step", [INCEPTION, SIZES, AREAS, PATCHES, cut_of(INCEPTION)])
+@pytest.mark.parametrize(
+    "step", [INCEPTION, SIZES_STEP, AREAS_STEP, PATCHES, step_of(CUT, INCEPTION)]
+)
 def test_folder_without_its_table_is_refused(tmp_path, step):
     (tmp_path / step).mkdir()
     with pytest.raises(DataError) as caught:

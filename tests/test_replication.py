@@ -20,6 +20,7 @@ from scalecut.ledger import finding, markdown
 from scalecut.paper import (
     AREAS,
     COLUMNS,
+    CUT,
     FINETUNED,
     INCEPTION,
     MAGNIFICATIONS,
@@ -27,25 +28,35 @@ from scalecut.paper import (
     NETWORKS,
     NOISE,
     PATCHES,
+    PICTURES,
     RESNET,
     SECTIONS,
     SIZES,
     STAND_IN,
-    cut_of,
-    pictures_of,
+    step_of,
 )
 from scalecut.patches import COLUMNS as PATCH_COLUMNS
 from scalecut.replication import ODD_KIDNEYS, about_paper, planned
 from test_claims import differences
 from test_paper import curve, cut, lines_of, noise, planted, resized, transfer
 
-TRANSFERS = [PATCHES, AREAS, MAGNIFICATIONS]
-QUICK = [
-    *NETWORKS, SIZES, NOISE, *map(cut_of, NETWORKS), *TRANSFERS, pictures_of(INCEPTION),
-    pictures_of(RESNET),
-]  # fmt: skip
-WHOLE = [*QUICK[:-2], *(f"{step}{MATCHED}" for step in TRANSFERS), FINETUNED,
-         *map(pictures_of, NETWORKS)]  # fmt: skip
+EACH = (STAND_IN, INCEPTION, RESNET)  # of an experiment for which a quick run has the first alone
+CUTS = [step_of(CUT, network) for network in NETWORKS]
+
+
+def of(networks, *kinds):
+    return [step_of(kind, network) for kind in kinds for network in networks]
+
+
+def transfers(networks, suffix=""):
+    return [PATCHES + suffix, *of(networks, AREAS + suffix, MAGNIFICATIONS + suffix)]
+
+
+QUICK = [*NETWORKS, *of([STAND_IN], SIZES, NOISE), *CUTS, *transfers([STAND_IN]),
+         *of([INCEPTION, RESNET], PICTURES)]  # fmt: skip
+WHOLE = [*NETWORKS, *of(EACH, SIZES, NOISE), *CUTS, *transfers(EACH), *transfers(EACH, MATCHED),
+         *of(NETWORKS, PICTURES), *of(EACH, FINETUNED)]  # fmt: skip
+AT_SIZES, IN_NOISE, AREA, MAGNIFICATION = of([STAND_IN], SIZES, NOISE, AREAS, MAGNIFICATIONS)
 OUT = Path("runs/paper")
 # enough of each network for every claim
 LAYERS = ["Mixed_5b", "Mixed_7a", "layer1.0", "layer4.1", "blocks.0", "blocks.4", "logits"]
@@ -104,11 +115,11 @@ def test_nothing_at_hand_leaves_scenes_and_says_what_is_lacking():
         "no tiles of tissue at hand; give --data a folder with monuseg or nuclei"
     )
     for network in (INCEPTION, RESNET):
-        assert steps[pictures_of(network)].why_not
+        assert steps[step_of(PICTURES, network)].why_not
     assert "--data scenes" in words(steps[STAND_IN])
-    assert "--data scenes" in words(steps[SIZES])
+    assert "--data scenes" in words(steps[AT_SIZES])
     assert [name for name, step in steps.items() if step.why_not] == [
-        INCEPTION, RESNET, PATCHES, pictures_of(INCEPTION), pictures_of(RESNET)
+        INCEPTION, RESNET, PATCHES, step_of(PICTURES, INCEPTION), step_of(PICTURES, RESNET)
     ]  # fmt: skip
 
 
@@ -128,20 +139,21 @@ PHOTOGRAPHS = {
 @pytest.mark.parametrize("there", PHOTOGRAPHS)
 def test_every_network_is_probed_on_the_photographs_of_the_paper_where_they_are(there):
     steps, (name, classes) = plan(folder(*there)), PHOTOGRAPHS[there]
-    for step in (*NETWORKS, SIZES):
+    for step in (*NETWORKS, AT_SIZES):
         assert f"--data voc:{Path('data') / name} --subset {classes}" in words(steps[step])
     assert not any("scenes" in words(step) for step in steps.values())
 
 
 def test_weights_of_the_folder_are_used_by_their_network_alone():
     data = folder("voc-animals", "weights/inception_v3.part.safetensors")
-    steps, file = plan(data), str(Path("data") / "weights" / "inception_v3.part.safetensors")
+    file = str(Path("data") / "weights" / "inception_v3.part.safetensors")
+    steps = {**plan(data, quick=False), **plan(data)}
     for name, step in steps.items():
-        own = name in (INCEPTION, pictures_of(INCEPTION))
+        own = INCEPTION in name and not name.startswith(CUT)  # a cut is of a run, which knows
         assert (f"--weights {file} --allow-partial" in words(step)) == own
         assert "--weights" not in words(step) or own
-    assert steps[pictures_of(RESNET)].why_not
-    assert not steps[pictures_of(INCEPTION)].why_not
+    assert steps[step_of(PICTURES, RESNET)].why_not
+    assert not steps[step_of(PICTURES, INCEPTION)].why_not
 
 
 def test_two_files_of_weights_are_refused_in_one_line():
@@ -172,11 +184,21 @@ def test_tiles_with_their_masks_beside_them_are_taken_as_they_are():
 def test_transfer_is_to_the_patches_of_its_own_blur():
     steps = plan(folder("nuclei"), quick=False)
     for suffix in ("", MATCHED):
-        for step, task in ((AREAS, "area"), (MAGNIFICATIONS, "magnification")):
-            assert f"--data patches:{OUT / (PATCHES + suffix)} " in words(steps[step + suffix])
-            assert f"--task {task} " in words(steps[step + suffix])
-            assert steps[step + suffix].needs == (PATCHES + suffix, STAND_IN)
-    assert "--mode finetune --raw-target" in words(steps[FINETUNED])
+        for kind, task in ((AREAS, "area"), (MAGNIFICATIONS, "magnification")):
+            for network in NETWORKS:
+                step = steps[step_of(kind + suffix, network)]
+                assert f"--data patches:{OUT / (PATCHES + suffix)} " in words(step)
+                assert f"--task {task} " in words(step)
+                assert step.needs == (PATCHES + suffix, network)
+
+
+def test_every_network_is_trained_as_in_the_paper_and_that_comes_last():
+    steps = plan(folder("nuclei"), quick=False)
+    last = list(steps)[-len(NETWORKS) :]
+    assert last == of(EACH, FINETUNED)
+    for name in last:
+        assert "--mode finetune --raw-target" in words(steps[name])
+        assert f"--data patches:{OUT / PATCHES} " in words(steps[name])
 
 
 def test_quick_asks_for_less_of_the_same():
@@ -189,7 +211,7 @@ def test_quick_asks_for_less_of_the_same():
 
 def test_seed_reaches_every_step_that_draws():
     for name, step in plan(folder("voc-animals", "nuclei"), seed=7, quick=False).items():
-        draws = name not in map(cut_of, NETWORKS)  # what is cut was chosen by the probe
+        draws = name not in CUTS  # what is cut was chosen by the probe
         assert ("--seed 7" in words(step)) == draws
 
 
@@ -219,10 +241,11 @@ def prepare(place):
         found = curve(network, few, subsets=("dog", "mean"))
         (place / network).mkdir(parents=True)
         runs.write_curve(found, place / network, command="", settings={})
-    made = {SIZES: {"invariance": resized()}, NOISE: {"noise": noise()}}
+    made = {step: {"invariance": resized()} for step in of(NETWORKS, SIZES)}
+    made |= {step: {"noise": noise()} for step in of(NETWORKS, NOISE)}
     made |= {step: {"transfer": transfer(), "differences": differences(0.1)}
-             for step in (AREAS, MAGNIFICATIONS, FINETUNED)}  # fmt: skip
-    made |= {pictures_of(network): {} for network in NETWORKS}
+             for step in of(NETWORKS, AREAS, MAGNIFICATIONS, FINETUNED)}  # fmt: skip
+    made |= {step: {} for step in of(NETWORKS, PICTURES)}
     for step, tables in made.items():
         (place / step).mkdir()
         runs.write_run(place / step, tables, {}, command="", settings={})
@@ -234,14 +257,14 @@ def prepare(place):
             "files": {"model.safetensors": "", "example.safetensors": ""},
         }  # fmt: skip
         facts["proof"] |= {"batch_size": 1, "lines": ["", ""]}
-        (place / cut_of(network)).mkdir()
-        (place / cut_of(network) / "scalecut.json").write_text(json.dumps(facts))
+        (place / step_of(CUT, network)).mkdir()
+        (place / step_of(CUT, network) / "scalecut.json").write_text(json.dumps(facts))
     rows = {name: np.zeros(3) for name in PATCH_COLUMNS}
     rows |= {"split": ["train", "train", "test"], "magnification": [10.0, 40.0, 40.0]}
     (place / PATCHES).mkdir()
     pd.DataFrame(rows).to_parquet(place / PATCHES / "patches.parquet")
     (place / PATCHES / "patches.json").write_text("{}")
-    (place / SIZES / "report.html").touch()
+    (place / AT_SIZES / "report.html").touch()
 
 
 @pytest.fixture(scope="module")
@@ -265,7 +288,7 @@ def world(prepared, monkeypatch):
         if out.name in found.does:
             found.does[out.name]()
         shutil.rmtree(out, ignore_errors=True)
-        shutil.copytree(prepared / out.name.removesuffix(MATCHED), out)
+        shutil.copytree(prepared / out.name.replace(MATCHED, ""), out)
         (mark,) = [out / name for name in runs.MARKS.values() if (out / name).is_file()]
         facts = json.loads(mark.read_text())
         n = len(found.calls)
@@ -341,7 +364,7 @@ def test_every_step_is_run_once_in_its_order_and_what_it_prints_is_not_shown(wor
 
 def test_run_holds_the_tables_of_its_steps_and_how_they_were_made(world):
     asked(world)
-    found = paper.read(OUT, {}, is_photographs=True)
+    found = paper.read(OUT, {}, is_their_tissue=True)
     table, judged = paper.beside(found), claims.claims(found)
     for name, expected in (("paper", table), ("claims", judged)):
         written = pd.read_csv(OUT / f"{name}.csv", keep_default_na=False, na_values={
@@ -350,7 +373,7 @@ def test_run_holds_the_tables_of_its_steps_and_how_they_were_made(world):
     assert (OUT / "paper.md").read_text(encoding="utf-8") == markdown(table, judged)
     told = facts()
     assert told["finding"] == finding(table, judged)
-    assert told["settings"] == {"quick": True, "data": "data", "seed": 0}
+    assert told["settings"] == {"quick": True, "data": "data", "skip": "", "seed": 0}
     assert [step["step"] for step in told["steps"]] == QUICK == list(told["stages"])
     assert told["left_out"] == []
     by_name = {step["step"]: step["command"] for step in told["steps"]}
@@ -359,8 +382,8 @@ def test_run_holds_the_tables_of_its_steps_and_how_they_were_made(world):
             OUT / name / each for each in runs.MARKS.values() if (OUT / name / each).exists()
         )
         assert json.loads(mark.read_text())["command"] == by_name[name]
-    assert by_name[cut_of(RESNET)] == (
-        f"scalecut cut --from {OUT / RESNET} --rule peak --out {OUT / cut_of(RESNET)}"
+    assert by_name[step_of(CUT, RESNET)] == (
+        f"scalecut cut --from {OUT / RESNET} --rule peak --out {OUT / step_of(CUT, RESNET)}"
     )
 
 
@@ -375,12 +398,12 @@ def test_page_has_the_claims_the_tables_the_figures_and_the_pages_of_the_steps(w
     monkeypatch.setattr(replication, "write_page", report.write_page)
     monkeypatch.setattr(report, "DOTS_PER_INCH", 20)
     assert asked(world).exit_code == 0
-    assert facts()["pages"] == [SIZES]
+    assert facts()["pages"] == [AT_SIZES]
     figures = {path.name for path in (OUT / "figures").iterdir()}
     assert figures == {f"{name}.{kind}" for name in (INCEPTION, RESNET) for kind in ("png", "svg")}
     page = (OUT / "report.html").read_text(encoding="utf-8")
     assert escape(facts()["finding"]) in page
-    assert f"{SIZES}/report.html" in page
+    assert f"{AT_SIZES}/report.html" in page
     judged = pd.read_csv(OUT / "claims.csv")
     for text in (*judged.claim, *judged.found, *map("{0[0]}: {0[1]}".format, SECTIONS.items())):
         assert escape(text, quote=False) in unquoted(page), text
@@ -406,11 +429,11 @@ def test_json_is_all_that_is_printed_then(world):
 def test_without_data_the_stand_in_is_run_on_scenes_and_nothing_is_compared(world):
     result = asked(world, data=None)
     assert result.exit_code == 0, result.output
-    assert world.calls == [STAND_IN, SIZES, NOISE, cut_of(STAND_IN)]
+    assert world.calls == [STAND_IN, AT_SIZES, IN_NOISE, step_of(CUT, STAND_IN)]
     assert facts()["finding"].startswith("None of the paper's numbers can be compared here")
     left_out = {each["name"]: each["reason"] for each in facts()["left_out"]}
-    assert left_out[cut_of(INCEPTION)] == f"needs the step {INCEPTION!r}"
-    assert left_out[AREAS] == f"needs the step {PATCHES!r}"
+    assert left_out[step_of(CUT, INCEPTION)] == f"needs the step {INCEPTION!r}"
+    assert left_out[AREA] == f"needs the step {PATCHES!r}"
     assert set(left_out) == set(QUICK) - set(world.calls)
     rows = pd.read_csv(OUT / "paper.csv")
     assert set(lines_of(rows, network=INCEPTION, section="A.2").why) == {left_out[INCEPTION]}
@@ -440,18 +463,18 @@ def test_other_versions_run_everything_again(world):
 @pytest.mark.usefixtures("unread")
 def test_step_whose_folder_is_gone_is_run_again(world):
     asked(world)
-    shutil.rmtree(OUT / NOISE)
+    shutil.rmtree(OUT / IN_NOISE)
     asked(world)
-    assert world.calls == [NOISE]
+    assert world.calls == [IN_NOISE]
 
 
 @pytest.mark.usefixtures("unread")
 def test_run_of_another_command_in_its_place_is_not_taken_for_its_own(world):
     asked(world)
-    told = json.loads((OUT / NOISE / "run.json").read_text())
-    (OUT / NOISE / "run.json").write_text(json.dumps({**told, "command": "scalecut demo"}))
+    told = json.loads((OUT / IN_NOISE / "run.json").read_text())
+    (OUT / IN_NOISE / "run.json").write_text(json.dumps({**told, "command": "scalecut demo"}))
     asked(world)
-    assert world.calls == [NOISE]
+    assert world.calls == [IN_NOISE]
 
 
 @pytest.mark.usefixtures("unread")
@@ -459,19 +482,19 @@ def test_what_was_made_of_an_earlier_result_is_made_again(world):
     asked(world)
     (Path("data") / "imagenet").mkdir()  # other photographs, other curves, and other cuts of them
     asked(world)
-    assert world.calls == [*NETWORKS, SIZES, *map(cut_of, NETWORKS), AREAS, MAGNIFICATIONS]
+    assert world.calls == [*NETWORKS, AT_SIZES, *CUTS, AREA, MAGNIFICATION]
 
 
 @pytest.mark.usefixtures("unread")
 def test_what_was_made_of_an_earlier_result_is_made_again_after_a_stop_too(world):
     asked(world)
     (Path("data") / "imagenet").mkdir()
-    world.does[NOISE] = world.does[SIZES] = raises(KeyboardInterrupt)
+    world.does[IN_NOISE] = world.does[AT_SIZES] = raises(KeyboardInterrupt)
     asked(world)
-    assert world.calls == [*NETWORKS, SIZES]
+    assert world.calls == [*NETWORKS, AT_SIZES]
     world.does.clear()
     asked(world)
-    assert world.calls == [SIZES, *map(cut_of, NETWORKS), AREAS, MAGNIFICATIONS]
+    assert world.calls == [AT_SIZES, *CUTS, AREA, MAGNIFICATION]
 
 
 def test_step_that_is_not_asked_for_now_is_not_told_of_from_before(world):
@@ -483,6 +506,36 @@ def test_step_that_is_not_asked_for_now_is_not_told_of_from_before(world):
     assert "with blur matched" not in (OUT / "claims.csv").read_text()
 
 
+def test_step_that_is_skipped_is_left_out_with_that_as_the_reason_and_what_needs_it_too(world):
+    result = asked(world, "--skip", f"{INCEPTION},noise")
+    assert result.exit_code == 0, result.output
+    lacking = {INCEPTION: "left out by --skip", IN_NOISE: "left out by --skip",
+               step_of(CUT, INCEPTION): f"needs the step {INCEPTION!r}"}  # fmt: skip
+    assert world.calls == [name for name in QUICK if name not in lacking]
+    assert {each["name"]: each["reason"] for each in facts()["left_out"]} == lacking
+    assert facts()["settings"]["skip"] == f"{INCEPTION},noise"
+    asked(world)
+    assert world.calls == [name for name in QUICK if name in lacking]
+
+
+@pytest.mark.usefixtures("unread")
+def test_everything_but_training_can_be_asked_for(world):
+    given = ["paper", "--data", "data", "--skip", "finetuned"]
+    assert CliRunner().invoke(world.app, given).exit_code == 0
+    assert world.calls == WHOLE[: -len(EACH)]
+
+
+def test_step_that_there_is_not_is_refused_with_the_names_there_are(world):
+    result = asked(world, "--skip", "finetuned")
+    assert result.exit_code == 2
+    assert result.stderr == (
+        "scalecut: No step begins with 'finetuned'. There are 13, which begin with inception_v3, "
+        "resnet50_v1, tf_efficientnet_lite0, image-size, noise, cut, patches, areas, "
+        "magnifications, pictures. Give --skip some of these.\n"
+    )
+    assert not OUT.exists()
+
+
 # --- what goes wrong -----------------------------------------------------------------------------
 
 
@@ -490,10 +543,10 @@ def test_step_that_fails_is_left_out_with_its_reason_and_the_rest_goes_on(world)
     world.does[INCEPTION] = raises(DataError("Of 3 images\n none is left. Give more."))
     result = asked(world)
     assert result.exit_code == 0, result.output
-    assert world.calls == [name for name in QUICK if name != cut_of(INCEPTION)]
+    assert world.calls == [name for name in QUICK if name != step_of(CUT, INCEPTION)]
     assert facts()["left_out"] == [
         {"name": INCEPTION, "reason": "Of 3 images none is left. Give more."},
-        {"name": cut_of(INCEPTION), "reason": f"needs the step {INCEPTION!r}"},
+        {"name": step_of(CUT, INCEPTION), "reason": f"needs the step {INCEPTION!r}"},
     ]
     assert f"{INCEPTION}: Of 3 images none is left. Give more.\n" in result.stdout
     rows = pd.read_csv(OUT / "paper.csv")
@@ -503,7 +556,7 @@ def test_step_that_fails_is_left_out_with_its_reason_and_the_rest_goes_on(world)
     assert (lines_of(pd.read_csv(OUT / "paper.csv"), network=RESNET)["mark"] == "reproduced").any()
     world.does.clear()
     asked(world)
-    assert world.calls == [INCEPTION, cut_of(INCEPTION)]
+    assert world.calls == [INCEPTION, step_of(CUT, INCEPTION)]
     assert facts()["left_out"] == []
 
 
@@ -517,8 +570,8 @@ def test_step_that_fails_now_leaves_nothing_of_its_earlier_result_in_the_tables(
     assert row.why == "Not now."
     assert pd.isna(row.ours)
     left_out = {each["name"]: each["reason"] for each in facts()["left_out"]}
-    assert left_out[cut_of(STAND_IN)] == f"needs the step {STAND_IN!r}"
-    assert AREAS not in world.calls
+    assert left_out[step_of(CUT, STAND_IN)] == f"needs the step {STAND_IN!r}"
+    assert AREA not in world.calls
 
 
 def test_data_taken_away_takes_its_numbers_along(world):
@@ -527,11 +580,11 @@ def test_data_taken_away_takes_its_numbers_along(world):
     rows = lines_of(pd.read_csv(OUT / "paper.csv"), network=INCEPTION, section="A.2")
     assert rows.ours_as_paper.isna().all()
     assert rows.why.str.startswith("no photographs at hand").all()
-    assert cut_of(INCEPTION) in {each["name"] for each in facts()["left_out"]}
+    assert step_of(CUT, INCEPTION) in {each["name"] for each in facts()["left_out"]}
 
 
 def test_stopped_run_says_where_and_leaves_no_table(world):
-    world.does[SIZES] = raises(KeyboardInterrupt)
+    world.does[AT_SIZES] = raises(KeyboardInterrupt)
     result = asked(world)
     assert result.exit_code == 130
     said = f"scalecut: stopped at step 4 of {len(QUICK)}; the same command goes on from there.\n"
@@ -545,7 +598,7 @@ def test_stopped_run_says_where_and_leaves_no_table(world):
 
 
 def test_fault_of_ours_is_not_swallowed(world):
-    world.does[SIZES] = raises(ZeroDivisionError("ours"))
+    world.does[AT_SIZES] = raises(ZeroDivisionError("ours"))
     with pytest.raises(ZeroDivisionError):
         asked(world)
     assert not (OUT / "run.json").exists()

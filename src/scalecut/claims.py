@@ -13,6 +13,7 @@ from .curve import ALPHA, Curve
 from .layers import LOGITS, SOFTMAX
 from .paper import (
     AREAS,
+    CUT,
     INCEPTION,
     INCOMPARABLE,
     MAGNIFICATIONS,
@@ -24,11 +25,10 @@ from .paper import (
     REPRODUCED,
     RESNET,
     SIZES,
-    STAND_IN,
     Found,
-    cut_of,
     misprints,
     name_of,
+    step_of,
 )
 
 COLUMNS = ("claim", "where", "network", "found", "mark")
@@ -210,33 +210,44 @@ def _judged_softmax(ols: pd.Series, ridge: pd.Series) -> tuple[str, str]:
 
 
 def _of_image_size(found: Found) -> Iterator[Claim]:
-    text = "Predictions change when the picture is resized; image size is not object scale"
-    table = found.tables.get(SIZES)
-    if table is None:
-        yield Claim(text, "4.1", STAND_IN, found.lacking.get(SIZES, ""), INCOMPARABLE)
-    else:
-        kept = table.loc[table.quantity == "agreement"].set_index(["change", "octaves"]).value
-        said = [
-            f"{kept[change, at]:.0%} of the answers stay where {what} is {size}"
-            for change, what in (("image-size", "the picture"), ("object-scale", "the object"))
-            for at, size in ((-1.0, "half as large"), (1.0, "twice as large"))
-            if (change, at) in kept
-        ]
-        ours = "; our protocol, as theirs is not recoverable"
-        yield Claim(text, "4.1", str(table.model.iloc[0]), "; ".join(said) + ours, INCOMPARABLE)
-    text = "Image size can be read from noise, without any content"
-    table = found.tables.get(NOISE)
-    if table is None:
-        yield Claim(text, "4.2", STAND_IN, found.lacking.get(NOISE, ""), INCOMPARABLE)
-        return
-    best = table.sort_values("r2").groupby("padding").tail(1).set_index("padding")
+    """By a protocol of ours each, as the paper's are not recoverable; so nothing is judged."""
+    for text, where, kind, told in (
+        (
+            "Predictions change when the picture is resized; image size is not object scale",
+            "4.1",
+            SIZES,
+            _answers_kept,
+        ),
+        ("Image size can be read from noise, without any content", "4.2", NOISE, _read_from_noise),
+    ):
+        for network in NETWORKS:
+            step = step_of(kind, network)
+            if step in found.tables:
+                said = told(found.tables[step])
+                ours = f"{said}; our protocol, as theirs is not recoverable"
+                yield Claim(text, where, network, ours, INCOMPARABLE)
+            elif step in found.lacking:
+                yield Claim(text, where, network, found.lacking[step], INCOMPARABLE)
+
+
+def _answers_kept(table: pd.DataFrame) -> str:
+    kept = table.loc[table.quantity == "agreement"].set_index(["change", "octaves"]).value
     said = [
+        f"{kept[change, at]:.0%} of the answers stay where {what} is {size}"
+        for change, what in (("image-size", "the picture"), ("object-scale", "the object"))
+        for at, size in ((-1.0, "half as large"), (1.0, "twice as large"))
+        if (change, at) in kept
+    ]
+    return "; ".join(said) or "the logits could not be read"
+
+
+def _read_from_noise(table: pd.DataFrame) -> str:
+    best = table.sort_values("r2").groupby("padding").tail(1).set_index("padding")
+    return "; ".join(
         f"R² {_interval(row.r2, row.r2_low, row.r2_high)} with {padding} as padding, at "
         f"{row.alias or row.layer}"
         for padding, row in best.iterrows()
-    ]
-    ours = "; our protocol, as theirs is not recoverable"
-    yield Claim(text, "4.2", str(table.model.iloc[0]), "; ".join(said) + ours, INCOMPARABLE)
+    )
 
 
 # --- cut and transfer ----------------------------------------------------------------------------
@@ -245,9 +256,9 @@ def _of_image_size(found: Found) -> Iterator[Claim]:
 def _of_cuts(found: Found) -> Iterator[Claim]:
     text = "A network can be cut where scale is told best, and is smaller then"
     for network in NETWORKS:
-        facts = found.cuts.get(cut_of(network))
+        facts = found.cuts.get(step_of(CUT, network))
         if facts is None:
-            why = found.lacking.get(cut_of(network), "not cut")
+            why = found.lacking.get(step_of(CUT, network), "not cut")
             yield Claim(text, "3.4", network, why, INCOMPARABLE)
             continue
         cut, whole = facts["proof"]["cut"], facts["proof"]["whole"]
@@ -261,24 +272,34 @@ def _of_cuts(found: Found) -> Iterator[Claim]:
 
 
 def _of_transfer(found: Found) -> Iterator[Claim]:
-    for text, step, metric in (
+    for text, kind, metric in (
         ("Cut, the network measures nuclei with a smaller error", AREAS, "mae"),
         ("Cut, it tells the magnification better (kappa, from areas)", AREAS, "kappa"),
         ("Cut, it tells the magnification better (kappa, read itself)", MAGNIFICATIONS, "kappa"),
     ):
         for suffix, how in (("", ""), (MATCHED, " with blur matched")):
-            table = found.differences.get(step + suffix)
-            if table is None:
-                if not suffix:
-                    said = found.lacking.get(step, "no patches")
-                    yield Claim(text, "4.4", STAND_IN, said, INCOMPARABLE)
-                continue
-            rows = table.loc[(table.contestant == "cut") & (table.metric == metric)]
-            by = rows.set_index("other")
-            said = [_how_much_better(str(name), row) for name, row in by.iterrows()]
-            low = float(by.low.get("pretrained", math.nan))
-            mark = INCOMPARABLE if math.isnan(low) else _mark(low > 0)
-            yield Claim(text + how, "4.4", STAND_IN, f"frozen features: {'; '.join(said)}", mark)
+            for network in NETWORKS:
+                step = step_of(kind + suffix, network)
+                if step in found.differences:
+                    judged = _judged_cut(found.tables.get(step), found.differences[step], metric)
+                    yield Claim(text + how, "4.4", network, *judged)
+                elif step in found.lacking and not suffix:
+                    yield Claim(text, "4.4", network, found.lacking[step], INCOMPARABLE)
+
+
+def _judged_cut(
+    scores: pd.DataFrame | None, differences: pd.DataFrame, metric: str
+) -> tuple[str, str]:
+    """By the interval of its difference to the whole network, if there is more than the cut."""
+    rows = differences.loc[(differences.contestant == "cut") & (differences.metric == metric)]
+    by = rows.set_index("other")
+    ends = {} if scores is None else dict(zip(scores.contestant, scores.layer, strict=True))
+    if ends and ends.get("pretrained") == ends.get("cut"):
+        return f"the weights at hand end at {ends['cut']}, where it is cut", INCOMPARABLE
+    said = [_how_much_better(str(name), row) for name, row in by.iterrows()]
+    low = float(by.low.get("pretrained", math.nan))
+    mark = INCOMPARABLE if math.isnan(low) else _mark(low > 0)
+    return f"frozen features: {'; '.join(said)}", mark
 
 
 def _how_much_better(than: str, row: pd.Series) -> str:

@@ -17,13 +17,14 @@ import pandas as pd
 from . import bundle, published, runs
 from .curve import Curve
 from .errors import DataError
-from .layers import LOGITS, SOFTMAX, ProbePoint
+from .layers import LOGITS, POOLED, SOFTMAX, ProbePoint
 from .patches import Misprint, check_counts, counts
 from .scores import MEAN
 
 REPRODUCED, NOT_REPRODUCED = "reproduced", "not reproduced"
 INCOMPARABLE, MISPRINT = "cannot be compared", "misprint"
 CLOSE = 0.2  # of R², between the paper's photographs and others
+WITHIN = 2  # standard deviations of the printed seeds, between scores on the paper's own tissue
 
 INCEPTION, RESNET, STAND_IN = "inception_v3", "resnet50_v1", "tf_efficientnet_lite0"
 NETWORKS = (INCEPTION, RESNET, STAND_IN)
@@ -48,17 +49,17 @@ COLUMNS = (
     "ours_high", "mark", "why",
 )
 # fmt: on
-SIZES, NOISE, PATCHES = "image-size", "noise", "patches"
+# steps; that of a curve has the name of its network, the others of a network `step_of` names
+PATCHES, SIZES, NOISE, CUT, PICTURES = "patches", "image-size", "noise", "cut", "pictures"
 AREAS, MAGNIFICATIONS, FINETUNED = "areas", "magnifications", "finetuned"
 MATCHED = "-matched-blur"
+TRIALS = (AREAS, AREAS + MATCHED, MAGNIFICATIONS, MAGNIFICATIONS + MATCHED, FINETUNED)
+SCORES = {"mae": "MAE, px", "kappa": "kappa"}  # of transfers, that the paper prints
 
 
-def cut_of(network: str) -> str:
-    return f"cut-{network}"
-
-
-def pictures_of(network: str) -> str:
-    return f"pictures-{network}"
+def step_of(kind: str, network: str) -> str:
+    """The name of a step that every network has one of."""
+    return f"{kind}-{network}"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -72,6 +73,7 @@ class Found:
     painted: tuple[str, ...] = ()
     lacking: Mapping[str, str] = field(default_factory=dict)
     is_photographs: bool = True  # else the curves are of made-up scenes
+    is_their_tissue: bool = False  # whether patches are of the tiles that the paper has
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +93,13 @@ class Row:
     why: str = ""
 
 
-def read(folder: Path, lacking: Mapping[str, str], *, is_photographs: bool) -> Found:
+def read(
+    folder: Path,
+    lacking: Mapping[str, str],
+    *,
+    is_photographs: bool = True,
+    is_their_tissue: bool = False,
+) -> Found:
     """What the steps left in `folder`, a run folder each.
 
     Raises:
@@ -101,27 +109,26 @@ def read(folder: Path, lacking: Mapping[str, str], *, is_photographs: bool) -> F
     def there(*steps: str) -> list[str]:
         return [step for step in steps if step not in lacking and (folder / step).is_dir()]
 
-    def tables(name: str, steps: tuple[str, ...]) -> dict[str, pd.DataFrame]:
-        return {step: _table(folder / step, name) for step in there(*steps)}
+    def of_networks(*kinds: str) -> list[str]:
+        return there(*(step_of(kind, network) for kind in kinds for network in NETWORKS))
 
-    trials = tuple(
-        f"{step}{blur}" for step in (AREAS, MAGNIFICATIONS, FINETUNED) for blur in ("", MATCHED)
-    )
-    patches = {step: runs.read_patches(folder / step) for step in there(PATCHES)}
-    cuts, painted = map(cut_of, NETWORKS), map(pictures_of, NETWORKS)
+    def tables(name: str, *kinds: str) -> dict[str, pd.DataFrame]:
+        return {step: _table(folder / step, name) for step in of_networks(*kinds)}
+
     return Found(
         {name: runs.read_run(folder / name) for name in there(*NETWORKS)},
         {
-            **tables("invariance", (SIZES,)),
-            **tables("noise", (NOISE,)),
-            **tables("transfer", trials),
-            **patches,
+            **tables("invariance", SIZES),
+            **tables("noise", NOISE),
+            **tables("transfer", *TRIALS),
+            **{step: runs.read_patches(folder / step) for step in there(PATCHES)},
         },
-        tables("differences", trials),
-        {step: bundle.read_facts(folder / step) for step in there(*cuts)},
-        tuple(there(*painted)),
+        tables("differences", *TRIALS),
+        {step: bundle.read_facts(folder / step) for step in of_networks(CUT)},
+        tuple(of_networks(PICTURES)),
         lacking,
         is_photographs,
+        is_their_tissue,
     )
 
 
@@ -262,29 +269,38 @@ def _of_classes(found: Found) -> Iterator[Row]:
 
 def _of_sizes(found: Found) -> Iterator[Row]:
     why = "the paper's protocol is not recoverable; this one is ours"
-    if SIZES not in found.tables:
-        yield Row("4.1", STAND_IN, "", "answers kept", why=found.lacking.get(SIZES, ""))
-        return
-    table = found.tables[SIZES]
-    kept = table.loc[(table.quantity == "agreement") & (table.octaves.abs() == 1)]
-    for row in kept.to_dict("records"):
-        what = {"image-size": "the picture", "object-scale": "the object"}[row["change"]]
-        item = f"{what} at {'half' if row['octaves'] < 0 else 'double'} the size"
-        numbers = (row["value"], row["low"], row["high"])
-        yield Row("4.1", row["model"], item, "answers kept", math.nan, math.nan, *numbers, why=why)
+    for network in NETWORKS:
+        table, head = found.tables.get(step_of(SIZES, network)), ("4.1", network)
+        if table is None:
+            if step_of(SIZES, network) in found.lacking:
+                reason = found.lacking[step_of(SIZES, network)]
+                yield Row(*head, "", "answers kept", why=reason)
+            continue
+        kept = table.loc[(table.quantity == "agreement") & (table.octaves.abs() == 1)]
+        if kept.empty:
+            reason = f"no answers: {_why_not_read(found, network, LOGITS)}"
+            yield Row(*head, "", "answers kept", why=reason)
+        for row in kept.to_dict("records"):
+            what = {"image-size": "the picture", "object-scale": "the object"}[row["change"]]
+            item = f"{what} at {'half' if row['octaves'] < 0 else 'double'} the size"
+            numbers = (math.nan, math.nan, row["value"], row["low"], row["high"])
+            yield Row(*head, item, "answers kept", *numbers, why=why)
 
 
 def _of_noise(found: Found) -> Iterator[Row]:
     why = "the paper's protocol is not recoverable; this one is ours"
-    if NOISE not in found.tables:
-        yield Row("4.2", STAND_IN, "", "R² of image size", why=found.lacking.get(NOISE, ""))
-        return
-    for _, rows in found.tables[NOISE].groupby(["noise", "padding"], sort=False):
-        best = rows.loc[rows.r2.idxmax()]
-        item = f"{best.noise} noise, padded with {best.padding}, {best.alias or best.layer}"
-        numbers = (best.r2, best.r2_low, best.r2_high)
-        head = ("4.2", best.model, item, "R² of image size, best layer")
-        yield Row(*head, math.nan, math.nan, *numbers, why=why)
+    for network in NETWORKS:
+        table, head = found.tables.get(step_of(NOISE, network)), ("4.2", network)
+        if table is None:
+            if step_of(NOISE, network) in found.lacking:
+                reason = found.lacking[step_of(NOISE, network)]
+                yield Row(*head, "", "R² of image size", why=reason)
+            continue
+        for _, rows in table.groupby(["noise", "padding"], sort=False):
+            best = rows.loc[rows.r2.idxmax()]
+            item = f"{best.noise} noise, padded with {best.padding}, {best.alias or best.layer}"
+            numbers = (math.nan, math.nan, best.r2, best.r2_low, best.r2_high)
+            yield Row(*head, item, "R² of image size, best layer", *numbers, why=why)
 
 
 # --- the cut and what it is good for --------------------------------------------------------------
@@ -293,12 +309,12 @@ def _of_noise(found: Found) -> Iterator[Row]:
 def _of_cuts(found: Found) -> Iterator[Row]:
     """The layer of the highest R², and what is left of the network when it is cut there."""
     for network in NETWORKS:
-        facts = found.cuts.get(cut_of(network))
+        facts = found.cuts.get(step_of(CUT, network))
         if network in published.NETWORKS:
             layer, r2 = published.peak(network)
             yield _at_the_peak(found, network, layer, r2)
         if facts is None:
-            why = found.lacking.get(cut_of(network), "")
+            why = found.lacking.get(step_of(CUT, network), "")
             yield Row("3.4", network, "cut", "share of parameters", why=why)
             continue
         item = f"cut after {facts['point']['alias'] or facts['point']['layer']}"
@@ -331,7 +347,8 @@ def _of_patches(found: Found) -> Iterator[Row]:
     cells, totals = published.patch_counts()
     ours = counts(found.tables[PATCHES]) if PATCHES in found.tables else pd.DataFrame()
     wrong = {(each.row, each.column): each for each in misprints()}
-    why = found.lacking.get(PATCHES, "") if ours.empty else "other tiles"
+    own = "how its patches overlap is not told" if found.is_their_tissue else "other tiles"
+    why = found.lacking.get(PATCHES, "") if ours.empty else own
     for part in cells.index:
         for column in cells.columns:
             paper = float(cells.loc[part, column])
@@ -349,36 +366,81 @@ def _of_patches(found: Found) -> Iterator[Row]:
 
 
 def _of_transfer(found: Found) -> Iterator[Row]:
-    """Table 2, and below it the same contestants here, the mean over fits."""
+    """Table 2, row by row, and what the paper does not have: other networks, other cuts."""
+    trained, frozen = (
+        {n: _scored(found, kind, n) for n in NETWORKS} for kind in (FINETUNED, AREAS)
+    )
     for printed in published.transfer_scores().to_dict("records"):
-        for metric, name in (("mae", "MAE, px"), ("kappa", "kappa")):
-            spread = printed[f"{metric}_sd"]
-            why = f"± {spread:g} over ten seeds; of other tiles and all weights trained"
-            item = f"{printed['contestant']}, to {printed['layer']}"
-            yield Row("Table 2", printed["model"], item, name, printed[metric], why=why)
-    if AREAS not in found.tables:
-        yield Row("Table 2", STAND_IN, "", "MAE, px", why=found.lacking.get(AREAS, ""))
-        return
-    frozen = _scores(found.tables[AREAS])
-    trained = _scores(found.tables[FINETUNED]) if FINETUNED in found.tables else {}
-    for (contestant, layer, metric), score in frozen.items():
-        quantity = {"mae": "MAE, px", "kappa": "kappa"}.get(metric)
-        if quantity:
-            theirs = trained.get((contestant, layer, metric), math.nan)
-            why = "another network and other tiles"
-            head = ("Table 2", STAND_IN, f"{contestant}, to {layer}", quantity)
-            yield Row(*head, math.nan, theirs, score, why=why)
+        network, named = printed["model"], (printed["contestant"], printed["layer"])
+        for metric, quantity in SCORES.items():
+            by_theirs, by_ours = (
+                scores[network].pop((*named, metric), math.nan) for scores in (trained, frozen)
+            )
+            paper, spread = printed[metric], printed[f"{metric}_sd"]
+            mark, why = marked_score(paper, spread, by_theirs)
+            if math.isnan(by_theirs) and math.isnan(by_ours):
+                mark, why = INCOMPARABLE, _why_no_score(found, network)
+            elif not found.is_their_tissue:
+                mark, why = INCOMPARABLE, "other tiles"
+            said = "; ".join(filter(None, (f"± {spread:g} over ten seeds", why)))
+            yield Row(
+                "Table 2", network, f"{named[0]}, to {named[1]}", quantity, paper, by_theirs,
+                by_ours, mark=mark, why=said,
+            )  # fmt: skip
+    for network in NETWORKS:
+        for contestant, layer, metric in {**trained[network], **frozen[network]}:
+            key = contestant, layer, metric
+            ours = trained[network].get(key, math.nan), frozen[network].get(key, math.nan)
+            head = ("Table 2", network, f"{contestant}, to {layer}", SCORES[metric], math.nan)
+            is_theirs = network in published.NETWORKS
+            why = "the paper has no such cut" if is_theirs else "not a network of the paper"
+            yield Row(*head, *ours, why=why)
+        if network not in published.NETWORKS and step_of(AREAS, network) in found.lacking:
+            why = found.lacking[step_of(AREAS, network)]
+            yield Row("Table 2", network, "", SCORES["mae"], why=why)
 
 
-def _scores(table: pd.DataFrame) -> dict[tuple[str, str, str], float]:
-    whole = table.loc[table.tile == "all"]
-    means = whole.groupby(["contestant", "layer", "metric"], sort=False).value.mean()
-    return {key: float(value) for key, value in means.items()}  # pyright: ignore[reportReturnType]
+def _scored(found: Found, kind: str, network: str) -> dict[tuple[str, str, str], float]:
+    """By contestant, the paper's name of the layer it ends with, and metric: the mean over fits.
+
+    Pooled features are those of the last block, which the paper names.
+    """
+    table = found.tables.get(step_of(kind, network))
+    if table is None:
+        return {}
+    curve = found.curves.get(network)
+    names: dict[str, str] = {p.layer: name_of(p) for p in curve.points} if curve else {}
+    for printed in published.transfer_scores().to_dict("records"):
+        if (printed["model"], printed["contestant"]) == (network, "pretrained"):
+            names[POOLED] = str(printed["layer"])
+    rows = table.loc[(table.tile == "all") & table.metric.isin(SCORES)]
+    means = rows.groupby(["contestant", "layer", "metric"], sort=False).value.mean()
+    return {
+        (row["contestant"], str(names.get(row["layer"], row["layer"])), row["metric"]): row["value"]
+        for row in means.reset_index().to_dict("records")
+    }
+
+
+def marked_score(paper: float, spread: float, ours: float) -> tuple[str, str]:
+    """Whether a score with all weights trained is reproduced, on the same tiles, and why not."""
+    if math.isnan(ours):
+        return INCOMPARABLE, "with all weights trained, which was not done here"
+    if round(abs(ours - paper), 6) > round(WITHIN * spread, 6):
+        return NOT_REPRODUCED, f"more than {WITHIN} times that apart"
+    return REPRODUCED, ""
+
+
+def _why_no_score(found: Found, network: str) -> str:
+    steps = [step_of(kind, network) for kind in (AREAS, FINETUNED)]
+    reasons = [found.lacking[step] for step in steps if step in found.lacking]
+    if any(step in found.tables for step in steps):
+        return "the weights at hand do not reach that layer"
+    return reasons[0] if reasons else "no transfer of this network in this run"
 
 
 def _of_pictures(found: Found) -> Iterator[Row]:
     for network in NETWORKS:
-        step = pictures_of(network)
+        step = step_of(PICTURES, network)
         if step in found.painted:
             why = f"pictures: {step}/figures and {step}/report.html"
             yield Row("A.3", network, "an early layer", "pictures", why=why)

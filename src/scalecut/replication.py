@@ -8,7 +8,7 @@ import json
 import time
 from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import redirect_stdout
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import StringIO
 from pathlib import Path
 from typing import Annotated, Any
@@ -21,9 +21,10 @@ from .claims import claims as claims_of
 from .console import ERR, OUT, command, in_words, print_json, print_run, records, typed
 from .errors import DataError, ScalecutError
 from .ledger import finding, markdown
-from .options import JsonOption, SeedOption
+from .options import JsonOption, SeedOption, listed
 from .paper import (
     AREAS,
+    CUT,
     FINETUNED,
     INCEPTION,
     MAGNIFICATIONS,
@@ -31,13 +32,13 @@ from .paper import (
     NETWORKS,
     NOISE,
     PATCHES,
+    PICTURES,
     RESNET,
     SIZES,
     STAND_IN,
     beside,
-    cut_of,
-    pictures_of,
     read,
+    step_of,
 )
 from .report import draw, write_page
 from .story import PAGE
@@ -49,6 +50,7 @@ PHOTOGRAPHS = {
     "voc-animals": "dog,cat,horse",
     "VOC2012": "dog,cat,horse",
 }
+SCENES = ("--data", "scenes")
 ODD_KIDNEYS = "HE-7128,HE-7129,HE-7130"  # of MoNuSeg, with nuclei a third as large as others have
 DONE, BEFORE = "done", "done before"
 EARLY = {INCEPTION: "mixed0", RESNET: "add_1", STAND_IN: "blocks.1.1"}
@@ -90,6 +92,13 @@ def about_paper(app: typer.Typer) -> None:
         out: Annotated[
             Path, typer.Option(help="The run folder; with the same one a stopped run goes on.")
         ] = Path("runs/paper"),
+        skip: Annotated[
+            str,
+            typer.Option(
+                help="Steps to leave out, by name or its beginning: finetuned takes hours without "
+                "a GPU."
+            ),
+        ] = "",
         seed: SeedOption = 0,
         as_json: JsonOption = False,
     ) -> None:
@@ -100,18 +109,19 @@ def about_paper(app: typer.Typer) -> None:
           scalecut paper --quick
           scalecut paper --quick --data MY/FOLDER --out runs/paper
           scalecut paper --data MY/FOLDER
+          scalecut paper --data MY/FOLDER --skip finetuned,noise-inception_v3
         """
         if data is not None and not data.is_dir():
             raise DataError(
                 f"There is no folder {str(data)!r}. Give --data a folder, or leave it out."
             )
         runs.check_place(out, "paper")
-        steps = [*planned(data, out, quick=quick, seed=seed)]
+        steps = _without(listed(skip), [*planned(data, out, quick=quick, seed=seed)])
         out.mkdir(parents=True, exist_ok=True)
         (out / runs.MARKS["paper"]).write_text(json.dumps({"steps": [step.name for step in steps]}))
         commands = typer.main.get_command(app).commands  # pyright: ignore[reportAttributeAccessIssue]
         told = _all_done(commands, steps, out, is_quiet=as_json)
-        settings = {"quick": quick, "data": str(data or ""), "seed": seed}
+        settings = {"quick": quick, "data": str(data or ""), "skip": skip, "seed": seed}
         facts, table, claims = _written(told, steps, out, settings)
         if as_json:
             found = {"paper": records(table), "claims": records(claims)}
@@ -128,87 +138,145 @@ def _in_two_columns(claims: DataFrame) -> DataFrame:
 
 
 def planned(data: Path | None, out: Path, *, quick: bool, seed: int) -> Iterator[Step]:
-    """What is to be run, in this order; steps that cannot be are there with the reason."""
-    photographs = _photographs(data) if data else None
-    images = photographs or ("--data", "scenes")
-    common = ("--seed", str(seed))
-    depth = ("--twins", "1", "--permutations", "99") if quick else ()
+    """What is to be run, in this order; steps that cannot be are there with the reason.
+
+    What takes hours comes last. A quick run has the experiments of the stand-in, which is complete.
+    """
+    plan = _Plan(data, out, quick, ("--seed", str(seed)))
+    yield from _curves(plan)
+    yield from _image_sizes(plan)
+    for network in NETWORKS:
+        what = f"The cut of {network}"
+        run = ("--from", str(out / network), "--rule", "peak")
+        yield plan.step(CUT, network, what, "cut", *run, needs=(network,))
+    yield from _frozen_transfers(plan)
+    for network in (INCEPTION, RESNET) if quick else NETWORKS:
+        what = f"What {EARLY[network]} of {network} sees"
+        if quick and not _weights(data, network):
+            why = "no weights in --data, and --quick downloads none"
+            yield Step(step_of(PICTURES, network), what, why_not=why)
+            continue
+        units = ("--layer", EARLY[network], "--unit", "0,1,2,3,4,5", *plan.seed)
+        yield plan.step(PICTURES, network, what, "visualise", *plan.own(network), *units)
+    for network in () if quick else (STAND_IN, INCEPTION, RESNET):
+        yield _transfer(
+            plan, FINETUNED, network, "all weights trained", "", "--mode", "finetune",
+            "--raw-target",
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    data: Path | None
+    out: Path
+    is_quick: bool
+    seed: tuple[str, ...]
+
+    def step(
+        self, kind: str, network: str, what: str, verb: str, *rest: str, needs: tuple[str, ...] = ()
+    ) -> Step:
+        name = step_of(kind, network) if kind else network
+        return Step(name, what, (verb, *rest, "--out", str(self.out / name)), needs)
+
+    @property
+    def networks(self) -> tuple[str, ...]:
+        """Those of experiments for which one that is complete would do."""
+        return (STAND_IN,) if self.is_quick else (STAND_IN, INCEPTION, RESNET)
+
+    @property
+    def photographs(self) -> tuple[str, ...]:
+        return _photographs(self.data) if self.data else ()
+
+    def own(self, network: str) -> tuple[str, ...]:
+        return (network, *_weights(self.data, network))
+
+
+def _without(skipped: Sequence[str], steps: Sequence[Step]) -> list[Step]:
+    """The steps, those that are not wanted with that as the reason.
+
+    Raises:
+        DataError: if no step has such a name, or one that begins so.
+    """
+    for name in skipped:
+        if not any(step.name.startswith(name) for step in steps):
+            ends = tuple(step_of("", network) for network in NETWORKS)
+            kinds = dict.fromkeys(
+                next((step.name.removesuffix(end) for end in ends if step.name.endswith(end)),
+                     step.name)
+                for step in steps
+            )  # fmt: skip
+            raise DataError(
+                f"No step begins with {name!r}. There are {len(steps)}, which begin with "
+                f"{', '.join(kinds)}. Give --skip some of these."
+            )
+    return [
+        replace(step, arguments=(), why_not="left out by --skip")
+        if step.name.startswith(tuple(skipped))
+        else step
+        for step in steps
+    ]
+
+
+def _curves(plan: _Plan) -> Iterator[Step]:
+    images = plan.photographs or SCENES
+    depth = ("--twins", "1", "--permutations", "99") if plan.is_quick else ()
     for network in NETWORKS:
         what = f"R² by layer of {network}"
-        if network != STAND_IN and photographs is None:
-            yield Step(network, what, why_not=_lack(data, "photographs", PHOTOGRAPHS))
+        if network != STAND_IN and not plan.photographs:
+            yield Step(network, what, why_not=_lack(plan.data, "photographs", PHOTOGRAPHS))
             continue
-        own = _weights(data, network)
-        yield _step("probe", out, network, what, network, *own, *images, *depth, *common)
-    few = ("--at-most", "96", "--sizes", "0.5,1,2") if quick else ("--at-most", "400")
-    what = "Predictions at other image sizes"
-    yield _step("invariance", out, SIZES, what, STAND_IN, *images, *few, *common)
-    kinds = ("--noise", "white,pink" if quick else "white,pink,blocks")
-    paddings = ("--padding", "zeros,circular", "--noise-images", "63") if quick else ()
-    what = "Image size read from noise"
-    yield _step("invariance", out, NOISE, what, STAND_IN, *kinds, *paddings, *common)
-    for network in NETWORKS:
-        yield _step(
-            "cut", out, cut_of(network), f"The cut of {network}", "--from", str(out / network),
-            "--rule", "peak", needs=(network,),
-        )  # fmt: skip
-    yield from _transfers(data, out, quick, common)
-    for network in (INCEPTION, RESNET) if quick else NETWORKS:
-        own = (*_weights(data, network), "--layer", EARLY[network])
-        what = f"What {EARLY[network]} of {network} sees"
-        if quick and not own[:-2]:
-            why = "no weights in --data, and --quick downloads none"
-            yield Step(pictures_of(network), what, why_not=why)
-            continue
-        units = ("--unit", "0,1,2,3,4,5")
-        name = pictures_of(network)
-        yield _step("visualise", out, name, what, network, *own, *units, *common)
+        asked = (*plan.own(network), *images, *depth, *plan.seed)
+        yield plan.step("", network, what, "probe", *asked)
 
 
-def _transfers(
-    data: Path | None, out: Path, quick: bool, common: tuple[str, ...]
-) -> Iterator[Step]:
+def _image_sizes(plan: _Plan) -> Iterator[Step]:
+    """Pictures at other sizes, and noise at other sizes."""
+    few = ("--at-most", "96", "--sizes", "0.5,1,2") if plan.is_quick else ("--at-most", "400")
+    kinds = ("--noise", "white,pink" if plan.is_quick else "white,pink,blocks")
+    paddings = ("--padding", "zeros,circular", "--noise-images", "63") if plan.is_quick else ()
+    for kind, what, asked in (
+        (SIZES, "Predictions at other image sizes", (*(plan.photographs or SCENES), *few)),
+        (NOISE, "Image size read from noise", (*kinds, *paddings)),
+    ):
+        for network in plan.networks:
+            own = (*plan.own(network), *asked, *plan.seed)
+            yield plan.step(kind, network, f"{what}, {network}", "invariance", *own)
+
+
+def _frozen_transfers(plan: _Plan) -> Iterator[Step]:
     """Patches, as they are and with their blur matched, and the transfers to them."""
-    nuclei = _nuclei(data) if data else None
-    blurs = {"": (), MATCHED: ("--match-blur",)}
-    for suffix, extra in [*blurs.items()][: 1 if quick else 2]:
-        how = ", blur matched" if suffix else ""
-        name = PATCHES + suffix
+    nuclei = _nuclei(plan.data) if plan.data else None
+    for suffix, extra in (("", ()), (MATCHED, ("--match-blur",)))[: 1 if plan.is_quick else 2]:
+        how, name = ", blur matched" if suffix else "", PATCHES + suffix
         if nuclei is None:
-            why = _lack(data, "tiles of tissue", ("monuseg", "nuclei"))
+            why = _lack(plan.data, "tiles of tissue", ("monuseg", "nuclei"))
             yield Step(name, f"Patches{how}", why_not=why)
         else:
-            yield _step("patches", out, name, f"Patches{how}", *nuclei, *extra, *common)
-        for step, task in ((AREAS, "area"), (MAGNIFICATIONS, "magnification")):
-            yield _step(
-                "transfer", out, step + suffix, f"Transfer to nuclei, {task}{how}", STAND_IN,
-                "--data", f"patches:{out / name}", "--from", str(out / STAND_IN), "--rule", "peak",
-                "--contestants", "pretrained,scratch,cut", "--task", task, *common,
-                needs=(name, STAND_IN),
-            )  # fmt: skip
-    if not quick:
-        yield _step(
-            "transfer", out, FINETUNED, "Transfer to nuclei, all weights trained", STAND_IN,
-            "--data", f"patches:{out / PATCHES}", "--from", str(out / STAND_IN), "--rule", "peak",
-            "--contestants", "pretrained,scratch,cut", "--mode", "finetune", "--raw-target",
-            *common, needs=(PATCHES, STAND_IN),
-        )  # fmt: skip
+            asked = (*nuclei, *extra, *plan.seed, "--out", str(plan.out / name))
+            yield Step(name, f"Patches{how}", ("patches", *asked))
+        for kind, task in ((AREAS, "area"), (MAGNIFICATIONS, "magnification")):
+            for network in plan.networks:
+                yield _transfer(plan, kind, network, task + how, suffix, "--task", task)
 
 
-def _step(
-    verb: str, out: Path, name: str, what: str, *rest: str, needs: tuple[str, ...] = ()
-) -> Step:
-    return Step(name, what, (verb, *rest, "--out", str(out / name)), needs)
+def _transfer(plan: _Plan, kind: str, network: str, what: str, suffix: str, *rest: str) -> Step:
+    patches = PATCHES + suffix
+    return plan.step(
+        kind + suffix, network, f"Transfer to nuclei, {what}, {network}", "transfer",
+        *plan.own(network), "--data", f"patches:{plan.out / patches}",
+        "--from", str(plan.out / network), "--rule", "peak",
+        "--contestants", "pretrained,scratch,cut", *rest, *plan.seed, needs=(patches, network),
+    )  # fmt: skip
 
 
 # --- what there is to work on --------------------------------------------------------------------
 
 
-def _photographs(data: Path) -> tuple[str, ...] | None:
+def _photographs(data: Path) -> tuple[str, ...]:
     for folder, classes in PHOTOGRAPHS.items():
         if (data / folder).is_dir():
             return "--data", f"voc:{data / folder}", "--subset", classes
-    return None
+    return ()
 
 
 def _weights(data: Path | None, network: str) -> tuple[str, ...]:
@@ -231,6 +299,11 @@ def _nuclei(data: Path) -> tuple[str, ...] | None:
             str(images), "--masks", str(labels), "--split", str(split), "--leave-out", ODD_KIDNEYS,
         )  # fmt: skip
     return (str(nuclei), "--masks", str(nuclei)) if nuclei.is_dir() else None
+
+
+def _is_theirs(data: Path) -> bool:
+    """Whether the tiles are those of `janowczyk2016`, as in the paper."""
+    return (data / "nuclei").is_dir() and not (data / "monuseg").is_dir()
 
 
 def _lack(data: Path | None, what: str, folders: Mapping[str, str] | tuple[str, ...]) -> str:
@@ -319,9 +392,13 @@ def _written(
     lacking = {name: said for name, (said, _) in told.items() if said not in (DONE, BEFORE)}
     others = {path.name for path in out.iterdir() if path.is_dir()} - told.keys()
     data = settings["data"]
-    is_photographs = bool(data) and _photographs(Path(data)) is not None
     of_before = dict.fromkeys(others, "not a step of this run")
-    found = read(out, lacking | of_before, is_photographs=is_photographs)
+    found = read(
+        out,
+        lacking | of_before,
+        is_photographs=bool(data) and _photographs(Path(data)) != (),
+        is_their_tissue=bool(data) and _is_theirs(Path(data)),
+    )
     table, claims = beside(found), claims_of(found)
     facts = {
         "finding": finding(table, claims),

@@ -42,7 +42,7 @@ COLUMNS = [
 ALL = "all"  # of the test tiles together
 TENTHS = 10
 R2 = ("r2", "r2_low", "r2_high")
-PAPERS = {"inception_v3": "InceptionV3", "resnet50": "ResNet50"}
+PAPERS = {"inception_v3": "InceptionV3", "resnet50_v1": "ResNet50"}
 COMPARED = ("pretrained", "scratch", "cut-random", "reset")  # what the cut is compared with
 RICHER = ("up-to-cut", "all-layers", "tuned")  # what is compared with the cut
 
