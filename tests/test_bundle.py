@@ -103,6 +103,16 @@ def sha256(path):
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
+def test_what_each_layer_costs_comes_back_with_the_network(tmp_path):
+    before = kept(tmp_path / "cut")
+    costs = bundle.load(tmp_path / "cut").costs
+    pd.testing.assert_frame_equal(costs, before.costs, check_dtype=False)
+    assert costs.layer.tolist()[-1] == "logits"
+    assert costs.macs.is_monotonic_increasing
+    rewrite(tmp_path / "cut", costs=[])  # as before there were any
+    assert bundle.load(tmp_path / "cut").costs is None
+
+
 def outputs(network, x=None):
     with torch.no_grad():
         return network(images() if x is None else x)

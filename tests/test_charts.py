@@ -13,6 +13,7 @@ from scalecut.charts import (
     invariance_drawing,
     noise_drawing,
     printed_drawing,
+    saving_drawing,
     scenes_drawing,
 )
 from scalecut.errors import DataError
@@ -461,3 +462,57 @@ def test_table_without_a_printed_layer_is_refused_with_the_remedy(table, error):
 @pytest.mark.parametrize("layers", [["mixed0"], [*MIXED, *LAYERS], DENSENET], ids=len)
 def test_every_text_of_the_papers_figure_is_on_the_page_and_none_touch(layers):
     check_texts(printed_figure(of_paper(layers=layers), "inception_v3"))
+
+
+# --- what a cut saves ----------------------------------------------------------------------------
+
+saving_figure = figure_of(saving_drawing)
+BEFORE = {"a": (2, 30), "b": (5, 60), "logits": (10, 120)}  # parameters and multiply-accumulates
+
+
+def of_costs(before=BEFORE):
+    rows = [
+        {"layer": layer, "alias": "pre_softmax" if layer == "logits" else "", "depth": depth,
+         "parameters": parameters, "macs": macs}
+        for depth, (layer, (parameters, macs)) in enumerate(before.items())
+    ]  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def test_costs_are_drawn_as_shares_of_the_whole_network():
+    (axes,) = panels(saving_figure(of_costs(), "net", "b"))
+    assert drawn(axes, "parameters").get_ydata() == pytest.approx([0.2, 0.5, 1])
+    assert drawn(axes, "multiply-accumulates").get_ydata() == pytest.approx([0.25, 0.5, 1])
+
+
+@pytest.mark.parametrize(("layer", "said"), [
+    ("a", "cut after a   ·   keeps 25 % of multiply-accumulates, 20 % of parameters"),
+    ("b", "cut after b   ·   keeps 50 % of multiply-accumulates, 50 % of parameters"),
+])  # fmt: skip
+def test_what_the_cut_keeps_is_said_and_set_apart_up_to_its_layer(layer, said):
+    drawing = saving_drawing(of_costs(), "net", layer)
+    assert drawing.caption == said
+    (mark,) = drawing.panels[0].marks
+    end = list(BEFORE).index(layer) + 0.5
+    assert (mark.spans, mark.at) == (((-0.5, end),), end)
+    assert ticks(saving_figure(of_costs(), "net", layer)) == ["a", "b", "pre_softmax"]
+
+
+def test_network_that_hands_on_no_gradient_has_no_parameters_to_draw():
+    costs = of_costs({layer: (None, macs) for layer, (_, macs) in BEFORE.items()})
+    drawing = saving_drawing(costs, "net", "a")
+    assert [line.look.label for line in drawing.panels[0].lines] == ["multiply-accumulates"]
+    assert drawing.caption.endswith("keeps 25 % of multiply-accumulates")
+
+
+def test_layer_that_has_no_cost_is_refused():
+    with pytest.raises(DataError) as caught:
+        saving_drawing(of_costs(), "net", "c")
+    assert str(caught.value) == "The table has no layer 'c'. Give one of its 3 layers."
+
+
+@pytest.mark.parametrize("layers", [["a", "b"], DENSENET], ids=len)
+def test_every_text_of_the_saving_is_on_the_page_and_none_touch(layers):
+    costs = of_costs({layer: (n, n) for n, layer in enumerate(layers, start=1)})
+    for layer in (layers[0], layers[-1]):
+        check_texts(saving_figure(costs, "net", layer))

@@ -151,6 +151,8 @@ def test_help_names_every_command():
     shown = scalecut("--help").stdout
     assert "scalecut demo" in shown
     assert all(re.search(rf"^  {command} ", shown, re.MULTILINE) for command in COMMANDS)
+    _, listed = shown.split("Commands:\n")
+    assert not re.search(r"\.\.\.$", listed, re.MULTILINE)  # each is told in a whole sentence
 
 
 def test_version_is_that_of_the_package():

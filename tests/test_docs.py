@@ -1,8 +1,10 @@
 """What the documentation tells people to type does what it says."""
 
+import os
 import re
 import shlex
 import shutil
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +13,11 @@ import PIL.Image
 import pytest
 from typer.testing import CliRunner
 
-from scalecut import made_up_scenes, runs
+from scalecut import made_up_scenes
 from scalecut.cli import app
 
-DOCS = Path(__file__).parents[1] / "docs"
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
 
 
 def blocks(page):
@@ -29,7 +32,7 @@ def scenes():
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory):
-    """The run that both pages begin with, made once, of the fewest scenes that can be probed."""
+    """The run that a page begins with, of the fewest scenes that can be probed."""
     folder = tmp_path_factory.mktemp("demo")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SCALECUT_CACHE", str(folder / "cache"))
@@ -50,12 +53,10 @@ def typed(*words):
     return done.output
 
 
-def run(page, demo, **shorter):
-    """Run the examples of a page in order; gives the names that Python knows in the end.
+def run(page, demo):
+    """Run the examples of a page in order, `demo` in the place of the run of the demo.
 
-    Args:
-        demo: what stands for the run of the demo.
-        shorter: by command, what to add to it so that it takes less time.
+    Gives the names that Python knows in the end.
     """
     found = blocks(page)
     assert {language for language, _ in found} == {"sh", "python"}
@@ -69,19 +70,58 @@ def run(page, demo, **shorter):
             if command == "demo":
                 shutil.copytree(demo, words[words.index("--out") + 1])
             else:
-                typed(command, *words, *shorter.get(command, []))
+                typed(command, *words)
     return names
 
 
-def test_the_tutorial_leads_from_nothing_to_a_cut_network(empty_folder, demo, capsys):
-    names = run("tutorial.md", demo, probe=["--twins", "1", "--permutations", "100"])
-    assert names["scores"].mean() > 0.8
-    assert names["network"].num_features == pd.read_parquet("features.parquet").shape[1] - 1
-    assert f"(1, {names['network'].num_features})" in capsys.readouterr().out
-    for folder in ("runs/demo", "runs/table"):
-        assert (Path(folder) / "report.html").stat().st_size > 50_000
-    evidence = runs.read_run(Path("runs/table")).evidence()
-    assert evidence.peak.startswith("blocks.5") and evidence.fall_after is not None
+def as_typed(page):
+    """All that a page has its reader type, as one script for a shell."""
+    lines = ["set -eu"]
+    for language, text in re.findall(
+        r"^```(console|sh|python)\n(.*?)^```$", (DOCS / page).read_text(), re.M | re.S
+    ):
+        if language == "console":
+            lines += [line[2:] for line in text.splitlines() if line.startswith("$ ")]
+        else:
+            lines.append(text if language == "sh" else f"python - <<'END'\n{text}END")
+    return "\n".join(lines)
+
+
+def findings(text):
+    """The best layer of each curve that a text tells of, and its R²."""
+    told = " ".join(line.removeprefix("> ") for line in text.splitlines())
+    return re.findall(r"object's scale best at (\S+) .*?R² ([\d.]+) \[", " ".join(told.split()))
+
+
+@pytest.mark.slow
+@pytest.mark.install
+def test_the_tutorial_leads_from_nothing_to_a_cut_network_as_it_is_typed(tmp_path):
+    """In a fresh environment, which it makes; it needs a package index."""
+    page = (DOCS / "tutorial.md").read_text()
+    own = {name: said for name, said in os.environ.items() if not name.startswith("PYTHON")}
+    env = own | {
+        "PIP_CONSTRAINT": str(ROOT / "constraints.txt"),
+        "PIP_DISABLE_PIP_VERSION_CHECK": "1",
+        "SCALECUT_CACHE": str(tmp_path / "cache"),
+    }
+    script = as_typed("tutorial.md").replace("/path/to/scalecut", str(ROOT))
+    (tmp_path / "here").mkdir()
+    done = subprocess.run(
+        ["bash", "-c", script], cwd=tmp_path / "here", env=env, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-3000:]
+    told, found = findings(page), findings(done.stdout)
+    assert [layer for layer, _ in found] == [layer for layer, _ in told]
+    for (_, theirs), (_, ours) in zip(told, found, strict=True):
+        assert float(ours) == pytest.approx(float(theirs), abs=0.02)
+    (score,) = re.findall(r"It prints `R² ([\d.]+)`", page)
+    (ours,) = re.findall(r"^R² ([\d.]+)$", done.stdout, re.M)
+    assert float(ours) == pytest.approx(float(score), abs=0.05)
+    (shape,) = re.findall(r"It prints `(\(1, \d+\))`", page)
+    assert f"\n{shape}\n" in done.stdout
+    for folder in ("runs/demo", "runs/table", "short"):
+        assert (tmp_path / "here" / folder / "report.html").stat().st_size > 20_000
 
 
 @pytest.mark.parametrize("page", ["how-to/network.md", "how-to/table.md"])

@@ -37,4 +37,6 @@ def test_cut_shows_its_layer_and_how_large_it_is():
     n = sum(each.numel() for each in cut.parameters())
     for text in ("cut after blocks.1", f"<td>{n}</td>", f"<td>{cut.num_features}</td>"):
         assert text in shown
-    assert IMAGE not in shown
+    assert shown.count(IMAGE) == 1
+    cut.costs = None  # as read from a folder of before
+    assert IMAGE not in cut._repr_html_()

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import typer
+from safetensors.numpy import save_file
 from typer.testing import CliRunner
 
 from scalecut import DataError, claims, cli, paper, replication, report, runs
@@ -154,6 +155,24 @@ def test_weights_of_the_folder_are_used_by_their_network_alone():
         assert "--weights" not in words(step) or own
     assert steps[step_of(PICTURES, RESNET)].why_not
     assert not steps[step_of(PICTURES, INCEPTION)].why_not
+
+
+@pytest.mark.parametrize(("tensors", "is_whole"), [
+    (["Conv2d_1a_3x3.conv.weight"], False), (["Mixed_5b.conv.weight", "fc.weight"], True),
+])  # fmt: skip
+def test_weights_without_a_classifier_give_no_answers_to_follow(tensors, is_whole):
+    data = folder("voc-animals", "weights")
+    file = data / "weights" / f"{INCEPTION}.safetensors"
+    save_file({name: np.zeros(1, np.float32) for name in tensors}, file)
+    steps = plan(data, quick=False)
+    step = steps[step_of(SIZES, INCEPTION)]
+    assert bool(step.arguments) == is_whole
+    assert step.why_not == (
+        "" if is_whole
+        else "the weights in --data end before the logits, so that it gives no answers"
+    )  # fmt: skip
+    assert steps[step_of(NOISE, INCEPTION)].arguments
+    assert steps[step_of(SIZES, RESNET)].arguments  # of timm's weights
 
 
 def test_two_files_of_weights_are_refused_in_one_line():

@@ -548,8 +548,23 @@ def test_cut_has_a_page_with_what_it_saves(tmp_path):
     assert rows["parameters"] == (4_000_000, 1_000_000, ("25 %", 0.25))
     assert rows["multiply-accumulates an image"] == (100, 75, ("75 %", 0.75))
     assert table_of(story.trust, "Files").rows[0] == ("model.safetensors", "abc")
+    assert [section.figures for section in story.sections] == [[]] * len(story.sections)
     assert draw(folder) == []
     assert write_page(folder).is_file()
+
+
+def test_cut_that_tells_what_each_layer_costs_has_a_figure_of_it_and_so_has_its_run(tmp_path):
+    costs = [{"layer": layer, "alias": "", "depth": depth, "parameters": n, "macs": 10 * n}
+             for depth, (layer, n) in enumerate((("a", 1), ("b", 3), ("c", 4)))]  # fmt: skip
+    run = probe_run(tmp_path)
+    for name in ("cut", "again"):
+        cut_folder(run / name, costs=costs)
+    (figure,) = story_of(run / "cut").sections[0].figures
+    assert "b   ·   keeps 75 % of multiply-accumulates, 75 % of parameters" in str(figure.drawing)
+    own = [figure.name for section in story_of(run).sections for figure in section.figures]
+    assert {"saving-cut", "saving-again"} < set(own)
+    assert len(own) == len(set(own))  # each is drawn and saved by its name
+    assert figure.note in write_page(run / "cut").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("lacking", [name for name in NEEDED if name.startswith("proof.")])

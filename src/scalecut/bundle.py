@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import safetensors
 import torch
 from jaxtyping import Float32
@@ -108,6 +109,7 @@ def keep(
             "base_model": hub_name(whole),
             "choice": choice,
             "curve": _curve_facts(curve, choice),
+            "costs": [] if cut.costs is None else cut.costs.to_dict("records"),
             "proof": {**asdict(proof), "lines": proof.lines()},
             "exports_failed": failed,
             "command": command,
@@ -155,6 +157,7 @@ def load(folder: str | Path, network: nn.Module | None = None) -> CutNetwork:
             pooling=facts["pooling"],
             head=facts["head"],
             tensors=set(state),
+            costs=costs_of(facts),
         )
         cut.load_state_dict(state)
     except _UNFIT as error:
@@ -225,6 +228,11 @@ def preprocessing_of(facts: Mapping[str, Any]) -> Preprocessing:
     given: dict[str, Any] = dict(facts["preprocessing"])
     given |= {"mean": tuple(given["mean"]), "std": tuple(given["std"])}
     return Preprocessing(**given)
+
+
+def costs_of(facts: Mapping[str, Any]) -> pd.DataFrame | None:
+    """What is needed up to each layer of the whole network; none in a folder of before."""
+    return pd.DataFrame(facts["costs"]) if facts.get("costs") else None
 
 
 # --- inside --------------------------------------------------------------------------------------

@@ -21,6 +21,7 @@ from .page import (
     VERMILION,
     Drawing,
     Look,
+    Mark,
     Panel,
     Scale,
     height_for,
@@ -104,6 +105,11 @@ PRINTED: Looks = {
     Look("ridge, ours", BLUE, "-", "o", 2.4, 0.18): {"whose": "ours"},
     Look("least squares, ours", VERMILION, "--", "s", 2.0): {"whose": "ours_as_paper"},
     Look("least squares, printed", INK, ":", "D", 1.8): {"whose": "paper"},
+}
+COST_OF = {"macs": "multiply-accumulates", "parameters": "parameters"}
+COSTS: Looks = {
+    Look(COST_OF["macs"], BLUE, "-", "o", 2.4): {"of": "macs"},
+    Look(COST_OF["parameters"], VERMILION, "--", "s", 2.0): {"of": "parameters"},
 }
 BY_CHANCE = Look("shuffled measure", QUIET, ":", "", 1.8)
 
@@ -290,6 +296,40 @@ def printed_drawing(table: pd.DataFrame, network: str) -> Drawing:
         ]
         panels += _panel(quantity.removeprefix("R², "), EXPONENTIAL, long, places, PRINTED)
     return Drawing(network, "R² by layer   ·   printed, and found here", places, panels)
+
+
+def saving_drawing(costs: pd.DataFrame, network: str, layer: str) -> Drawing:
+    """What of the whole network is needed up to each layer, and what a cut after one of them keeps.
+
+    Args:
+        costs: `layer, alias, depth, parameters, macs` up to each layer, in order of execution.
+        layer: where it is cut.
+
+    Raises:
+        DataError: if a column or the layer is not there.
+    """
+    columns = ("layer", "alias", "depth", "parameters", "macs")
+    rows = rows_of(costs, columns, (), ("table of costs", "the table"))
+    names = layer_names(rows)
+    if layer not in names:
+        raise DataError(f"The table has no layer {layer!r}. Give one of its {len(rows)} layers.")
+    long = [
+        {"layer": row["layer"], "of": of, "value": row[of] / rows[-1][of]}
+        for row in rows
+        for of in COST_OF
+        if rows[-1][of] and row[of] is not None and not math.isnan(row[of])
+    ]
+    here = {row["of"]: row["value"] for row in long if row["layer"] == layer}
+    said = ", ".join(f"{100 * share:.0f} % of {COST_OF[of]}" for of, share in here.items())
+    at = [*names].index(layer)
+    kept = Mark("kept", GREEN, ((-0.5, at + 0.5),), is_shaded=True, at=at + 0.5)
+    title = "Needed up to each layer"
+    panels = [
+        replace(panel, marks=(kept,))
+        for panel in _panel(title, replace(SHARE, label="share of the whole"), long, names, COSTS)
+    ]
+    caption = f"cut after {names[layer]}   ·   keeps {said}"
+    return Drawing(network, caption, [*names.values()], panels)
 
 
 def _means(rows: Rows, kind: str, kind_of: Callable[[dict[str, Any]], bool]) -> Rows:

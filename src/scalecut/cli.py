@@ -350,7 +350,7 @@ def cache(
         bool, typer.Option("--clear", help="Delete all cached features and fits.")
     ] = False,
 ) -> None:
-    """Show the cache of computed features and trained fits, or clear it.
+    """Show the cache of features and trained fits, or clear it.
 
     \b
     Examples:

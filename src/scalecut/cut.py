@@ -21,11 +21,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from .charts import saving_drawing
 from .errors import LayerError, ModelError
 from .inputs import chosen_points
-from .layers import LOGITS, SOFTMAX, ProbePoint, tensors_in
+from .layers import LOGITS, SOFTMAX, ProbePoint, probe_points, tensors_in
 from .models import Network, Preprocessing, load_network
 from .notebook import html_of
+from .page import page_figure
 from .surgery import (
     Maps,
     Trial,
@@ -59,6 +61,7 @@ class CutNetwork(nn.Module):
         entry: the method of `body` that is called: `forward_features` or `forward`.
         pooling: of tokens: `mean` over the patches, `cls`, or `both` joined; maps are averaged.
         head: outputs of a new linear layer behind the features; 0 for none.
+        costs: `layer, alias, depth, parameters, macs` up to each layer of the whole network.
     """
 
     def __init__(
@@ -71,8 +74,10 @@ class CutNetwork(nn.Module):
         preprocessing: Preprocessing,
         pooling: str = "mean",
         head: int = 0,
+        costs: pd.DataFrame | None = None,
     ) -> None:
         super().__init__()
+        self.costs = costs
         self.body = body
         self.point = point
         self.way = way
@@ -95,7 +100,10 @@ class CutNetwork(nn.Module):
                 "input": [f"{self.preprocessing.height} x {self.preprocessing.width} px"],
             }
         )
-        return html_of(f"{type(self.body).__name__}, cut after {self.point.label}", table)
+        name, figure = type(self.body).__name__, None
+        if self.costs is not None:
+            figure = page_figure(saving_drawing(self.costs, name, self.point.layer))
+        return html_of(f"{name}, cut after {self.point.label}", table, figure)
 
     def forward(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n c"]:
         return self.forward_head(self.forward_features(images))
@@ -214,10 +222,11 @@ def cut_after(
     _check_is_only_way(whole, point)
     body = without_the_rest(whole.module, point, images[:1])
     expected = output_at(whole.module, point, images)
+    costs = _costs(whole, point)
     entries = [name for name in ("forward_features", "forward") if hasattr(whole.module, name)]
 
     def made(way: str, entry: str) -> tuple[CutNetwork, Trial]:
-        how = {"way": way, "entry": entry, "preprocessing": whole.preprocessing}
+        how = {"way": way, "entry": entry, "preprocessing": whole.preprocessing, "costs": costs}
         cut = CutNetwork(copy.deepcopy(body), point, **how, pooling=pooling)
         trial = tried(cut, "forward_features", images)
         drop_all_but(cut, trial.used)
@@ -243,6 +252,7 @@ def rebuilt(
     pooling: str,
     head: int,
     tensors: Set[str],
+    costs: pd.DataFrame | None = None,
 ) -> CutNetwork:
     """The cut network that `cut_after` made once, with any weights, to load its own into.
 
@@ -251,12 +261,20 @@ def rebuilt(
     """
     body = without_the_rest(whole.module, point, whole.example())
     how = {"way": way, "entry": entry, "preprocessing": whole.preprocessing}
-    cut = CutNetwork(body, point, **how, pooling=pooling, head=head)
+    cut = CutNetwork(body, point, **how, pooling=pooling, head=head, costs=costs)
     drop_all_but(cut, tensors | unsaved(cut))
     return cut.eval()
 
 
 # --- inside --------------------------------------------------------------------------------------
+
+
+def _costs(whole: Network, point: ProbePoint) -> pd.DataFrame:
+    """Up to each layer of the whole; the softmax needs nothing that the logits do not."""
+    points = probe_points(whole.module, whole.example(), also=[point.layer])
+    columns = ("layer", "alias", "depth", "parameters", "macs")
+    rows = [{name: getattr(p, name) for name in columns} for p in points if p.layer != SOFTMAX]
+    return pd.DataFrame(rows)
 
 
 def _point_named(network: Network, name: str) -> ProbePoint:

@@ -67,7 +67,7 @@ def cut_at(
     out: Annotated[Path | None, typer.Option(help="The folder to write.")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Take the layers behind one off, prove that the rest is unchanged, and write it to a folder.
+    """Cut a network after a layer, prove it, write it to a folder.
 
     \b
     Examples:
@@ -126,7 +126,7 @@ def cut_at(
 
 
 def check(folder: Folder, as_json: JsonOption = False) -> None:
-    """Load a cut network and its exports and compare them with what was written.
+    """See whether a cut and its exports still give what they gave.
 
     \b
     Example:

@@ -87,7 +87,7 @@ def visualise(
     out: OutOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Paint the pictures that units of a layer, or its direction of scale, answer to most.
+    """Paint what units of a layer, or its direction of scale, see.
 
     \b
     Examples:

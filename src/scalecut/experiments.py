@@ -105,7 +105,7 @@ def invariance(
     out: OutOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Follow predictions and features through image sizes and object scales, and pure noise.
+    """Follow answers and features through image sizes and noise.
 
     \b
     Examples:
@@ -188,7 +188,7 @@ def scenes(
     out: OutOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Set object scale and image size independently in made-up scenes, and see what is read.
+    """Set object scale and image size apart, and see what is read.
 
     \b
     Examples:
@@ -248,7 +248,7 @@ def rcv(
     out: OutOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Look at the direction itself in which features grow with scale (regression concept vector).
+    """Find the direction in which features grow with scale (RCV).
 
     \b
     Examples:

@@ -21,6 +21,7 @@ from .charts import (
     noise_drawing,
     predicted_drawing,
     printed_drawing,
+    saving_drawing,
     scenes_drawing,
 )
 from .contests import calibration_drawing, recall_drawing, sweep_drawing
@@ -131,6 +132,11 @@ NOTES = {
         "Object scale and image size apart",
         "Made-up scenes in which each of the two is set, and not measured.",
     ),
+    "saving": (
+        "What is kept",
+        "Parameters and multiply-accumulates that are needed up to each layer, of all that the "
+        "whole network has.",
+    ),
     "directions": (
         "The direction of scale",
         "In which the features grow with the scale of the object: how well it is found, how many "
@@ -214,7 +220,7 @@ def story_of(run: Path, *, subset: str = "", has_thumbnails: bool = True) -> Sto
         figures = {name: Shown(name, name, PRINTED[name], drawn[name]) for name in PRINTED}
         tables = _table(run, "paper"), _table(run, "claims")
         sections += paper_sections(*tables, figures, facts.get("pages", []))
-    sections += [cut_section(bundle.read_facts(path.parent)) for path in _cuts_in(run)]
+    sections += [_of_cut(path.parent) for path in _cuts_in(run)]
     story = Story(
         name=run.resolve().name,
         title=str(facts.get("model") or facts.get("settings", {}).get("model") or _untitled(run)),
@@ -395,10 +401,22 @@ def _story_of_cut(folder: Path) -> Story:
         finding=" ".join(facts["proof"]["lines"][:2]),
         facts=[f"{facts['num_features']} features", f"weights: {weights.get('source', '')}"],
         sections=[
-            cut_section(facts),
+            _of_cut(folder),
             *([Section("The curve that led to it", [curve["finding"]])] if curve else []),
         ],
         trust=trust(facts),
+    )
+
+
+def _of_cut(folder: Path) -> Section:
+    facts = bundle.read_facts(folder)
+    section, costs = cut_section(facts), bundle.costs_of(facts)
+    if costs is None:
+        return section
+    name, layer = str(facts.get("architecture") or "network"), facts["point"]["layer"]
+    drawing = saving_drawing(costs, name, layer)
+    return replace(
+        section, figures=[Shown(f"saving-{folder.resolve().name}", *NOTES["saving"], drawing)]
     )
 
 

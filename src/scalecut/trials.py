@@ -66,7 +66,7 @@ def patches(
     seed: SeedOption = 0,
     as_json: JsonOption = False,
 ) -> None:
-    """Cut patches at several magnifications from tiles with nuclei masks, and measure the nuclei.
+    """Cut patches of tissue at magnifications, and measure nuclei.
 
     \b
     Examples:
@@ -143,7 +143,7 @@ def transfer(
     out: OutOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Compare the cut network with the whole one, and with controls, on nuclei of known size.
+    """Compare the cut with the whole network on measured nuclei.
 
     \b
     Examples:
