@@ -53,7 +53,7 @@ PHOTOGRAPHS = {
 }
 SCENES = ("--data", "scenes")
 ODD_KIDNEYS = "HE-7128,HE-7129,HE-7130"  # of MoNuSeg, with nuclei a third as large as others have
-CLASSIFIER = "fc."  # of both networks of the paper
+CLASSIFIER = "fc.weight"  # of both networks of the paper
 DONE, BEFORE = "done", "done before"
 EARLY = {INCEPTION: "mixed0", RESNET: "add_1", STAND_IN: "blocks.1.1"}
 
@@ -310,7 +310,7 @@ def _end_early(data: Path | None, network: str) -> bool:
         return False
     try:
         with safetensors.safe_open(file, "numpy") as stored:
-            return not any(name.startswith(CLASSIFIER) for name in stored.keys())  # noqa: SIM118 - no dict
+            return CLASSIFIER not in stored.keys()  # noqa: SIM118 - no dict
     except (OSError, safetensors.SafetensorError):
         return False
 
