@@ -85,11 +85,16 @@ def test_sentence_counts_what_can_be_compared_by_network_and_claims_that_can_be_
         *[(INCEPTION, REPRODUCED)] * 3, (INCEPTION, NOT_REPRODUCED), (INCEPTION, INCOMPARABLE),
         (RESNET, NOT_REPRODUCED), (RESNET, REPRODUCED), (STAND_IN, INCOMPARABLE), ("", MISPRINT),
     )  # fmt: skip
-    judged = claims_of(REPRODUCED, REPRODUCED, NOT_REPRODUCED, INCOMPARABLE, MISPRINT, "holds")
+    table["paper"] = [0.5, -3.0, 0.0, -1.0, 0.5, 0.5, 0.7, 0.5, 0.5]
+    judged = pd.concat([
+        claims_of(REPRODUCED, NOT_REPRODUCED, INCOMPARABLE, MISPRINT, "holds"),
+        claims_of(REPRODUCED, REPRODUCED, NOT_REPRODUCED).assign(network=STAND_IN),
+    ])  # fmt: skip
     assert finding(table, judged) == (
-        "Of 6 numbers of the paper that can be compared, 4 are reproduced by its own method (3 of "
-        "4 of inception_v3, 1 of 2 of resnet50_v1). Its claims, judged network by network, hold in "
-        "2 of 3 cases."
+        "Of 6 R² of the paper that can be compared, 4 are reproduced by its own method (3 of 4 of "
+        "inception_v3, 1 of 2 of resnet50_v1): 2 of 3 that are printed above 0 are within 0.2 of "
+        "it, and 2 of 3 others have its sign. Its claims hold in 1 of 2 cases of its own networks, "
+        "and in 2 of 3 of tf_efficientnet_lite0, which stands in for them."
     )
 
 
@@ -97,15 +102,17 @@ def test_sentence_says_what_to_give_where_nothing_can_be_compared():
     table = table_of((INCEPTION, INCOMPARABLE), ("", MISPRINT))
     assert finding(table, claims_of(REPRODUCED, NOT_REPRODUCED)) == (
         "None of the paper's numbers can be compared here: give --data a folder with photographs "
-        "and weights. Its claims, judged network by network, hold in 1 of 2 cases."
+        "and weights. Its claims hold in 1 of 2 cases of its own networks, and in 0 of 0 of "
+        "tf_efficientnet_lite0, which stands in for them."
     )
 
 
 def test_sentence_agrees_with_the_marks_of_the_whole_table(whole):
     table, judged = whole
-    n, n_reproduced, n_hold, n_judged = map(int, re.findall(
-        r"Of (\d+) numbers .* compared, (\d+) are .* hold in (\d+) of (\d+) cases",
+    n, n_reproduced, *held_of = map(int, re.findall(
+        r"Of (\d+) R² .* compared, (\d+) are .* in (\d+) of (\d+) cases .* in (\d+) of (\d+) of",
         finding(table, judged))[0])  # fmt: skip
+    n_hold, n_judged = sum(held_of[::2]), sum(held_of[1::2])
     marks = table["mark"][table.section == "A.2"].tolist()  # the peak stands twice in the paper
     held = judged["mark"].tolist()
     assert n_reproduced == marks.count(REPRODUCED)

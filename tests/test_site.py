@@ -149,6 +149,7 @@ def test_the_pages_show_the_main_commands():
 @pytest.mark.parametrize("page", PAGES)
 def test_options_in_the_text_are_options_of_some_command(page):
     known = {text for each in COMMANDS.values() for option in each.params for text in option.opts}
+    known.add("--help")
     text = (DOCS / page).read_text()
     said = {option for code in re.findall(r"`([^`\n]+)`", text)
             for option in re.findall(r"(?<!\S)--[a-z][a-z-]*", code)}  # fmt: skip

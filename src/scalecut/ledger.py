@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from .paper import NOT_REPRODUCED, REPRODUCED, SECTIONS
+from .paper import CLOSE, NOT_REPRODUCED, REPRODUCED, SECTIONS, STAND_IN
 from .webpage import Cell, Section, Shown, Table
 
 OF_CLAIMS = "Judged by ridge, but for what is said to be of least squares; network by network."
@@ -27,26 +27,32 @@ def finding(table: pd.DataFrame, claims: pd.DataFrame) -> str:
     """How many numbers of R² by layer, and how many claims, there are of each mark."""
     by_layer = table.loc[table.section == "A.2"]
     compared = by_layer.loc[by_layer.mark.isin([REPRODUCED, NOT_REPRODUCED])]
-    n = int((compared.mark == REPRODUCED).sum())
     judged = claims.loc[claims.mark.isin([REPRODUCED, NOT_REPRODUCED])]
-    held = int((judged.mark == REPRODUCED).sum())
+    own = judged.network != STAND_IN
+    held = (
+        f"Its claims hold in {_reproduced(judged[own])} cases of its own networks, and in "
+        f"{_reproduced(judged[~own])} of {STAND_IN}, which stands in for them."
+    )
     if compared.empty:
         return (
             "None of the paper's numbers can be compared here: give --data a folder with "
-            f"photographs and weights. {_judged(len(judged), held)}"
+            f"photographs and weights. {held}"
         )
     parts = [
-        f"{int((rows.mark == REPRODUCED).sum())} of {len(rows)} of {network}"
+        f"{_reproduced(rows)} of {network}"
         for network, rows in compared.groupby("network", sort=False)
     ]
+    n, is_above = int((compared.mark == REPRODUCED).sum()), compared.paper > 0
     return (
-        f"Of {len(compared)} numbers of the paper that can be compared, {n} are reproduced by its "
-        f"own method ({', '.join(parts)}). {_judged(len(judged), held)}"
+        f"Of {len(compared)} R² of the paper that can be compared, {n} are reproduced by its own "
+        f"method ({', '.join(parts)}): {_reproduced(compared[is_above])} that are printed above 0 "
+        f"are within {CLOSE:g} of it, and {_reproduced(compared[~is_above])} others have its sign. "
+        f"{held}"
     )
 
 
-def _judged(n: int, held: int) -> str:
-    return f"Its claims, judged network by network, hold in {held} of {n} cases."
+def _reproduced(rows: pd.DataFrame) -> str:
+    return f"{int((rows.mark == REPRODUCED).sum())} of {len(rows)}"
 
 
 def rows_of(table: pd.DataFrame) -> list[tuple[Any, ...]]:

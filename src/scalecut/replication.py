@@ -257,7 +257,7 @@ def _frozen_transfers(plan: _Plan) -> Iterator[Step]:
     for suffix, extra in (("", ()), (MATCHED, ("--match-blur",)))[: 1 if plan.is_quick else 2]:
         how, name = ", blur matched" if suffix else "", PATCHES + suffix
         if nuclei is None:
-            why = _lack(plan.data, "tiles of tissue", ("monuseg", "nuclei"))
+            why = _lack(plan.data, "tiles of tissue", ("nuclei", "monuseg"))
             yield Step(name, f"Patches{how}", why_not=why)
         else:
             asked = (*nuclei, *extra, *plan.seed, "--out", str(plan.out / name))
@@ -316,19 +316,21 @@ def _end_early(data: Path | None, network: str) -> bool:
 
 
 def _nuclei(data: Path) -> tuple[str, ...] | None:
-    """MoNuSeg, or a folder of tiles with their masks beside them, as in `janowczyk2016`."""
+    """A folder of tiles with their masks beside them, as in `janowczyk2016`, or MoNuSeg."""
     monuseg, nuclei = data / "monuseg", data / "nuclei"
+    if _is_theirs(data):
+        return str(nuclei), "--masks", str(nuclei)
     if monuseg.is_dir():
         images, labels, split = (monuseg / each for each in ("images", "labels", "images.csv"))
         return (
             str(images), "--masks", str(labels), "--split", str(split), "--leave-out", ODD_KIDNEYS,
         )  # fmt: skip
-    return (str(nuclei), "--masks", str(nuclei)) if nuclei.is_dir() else None
+    return None
 
 
 def _is_theirs(data: Path) -> bool:
     """Whether the tiles are those of `janowczyk2016`, as in the paper."""
-    return (data / "nuclei").is_dir() and not (data / "monuseg").is_dir()
+    return (data / "nuclei").is_dir()
 
 
 def _lack(data: Path | None, what: str, folders: Mapping[str, str] | tuple[str, ...]) -> str:
