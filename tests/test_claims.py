@@ -336,10 +336,10 @@ def test_answers_and_noise_are_told_and_judged_by_nobody():
     row = one(rows, claim=RESIZED)
     assert (row["mark"], row.network) == (INCOMPARABLE, STAND_IN)
     assert row.found == (
-        "25% of the answers stay where the picture is half as large; 45% of the answers stay where "
-        "the picture is twice as large; 20% of the answers stay where the object is half as large; "
-        "40% of the answers stay where the object is twice as large; our protocol, as theirs is "
-        "not recoverable"
+        "25 % of the answers stay where the picture has half the side; 45 % of the answers stay "
+        "where the picture has double the side; 20 % of the answers stay where the object has half "
+        "the side; 40 % of the answers stay where the object has double the side; our protocol, as "
+        "theirs is not recoverable"
     )
     row = one(rows, claim=FROM_NOISE)
     assert (row["mark"], row.network) == (INCOMPARABLE, STAND_IN)
@@ -350,8 +350,8 @@ def test_answers_and_noise_are_told_and_judged_by_nobody():
 def test_sizes_that_were_not_asked_for_are_not_told():
     table = resized()
     row = one(claims(Found(tables={SIZES_STEP: table[table.octaves <= 0]})), claim=RESIZED)
-    assert "half as large" in row.found
-    assert "twice" not in row.found
+    assert "half the side" in row.found
+    assert "double" not in row.found
 
 
 @pytest.mark.parametrize(("left", "mark"), [((50, 800), REPRODUCED), ((200, 1000), NOT_REPRODUCED)])
@@ -363,7 +363,7 @@ def test_cut_is_judged_by_what_is_left(left, mark):
     )
     assert row["mark"] == mark
     assert row.found == (
-        f"after mixed8 {left[0] / 2:.0f}% of the parameters and {left[1] / 10:.0f}% of the "
+        f"after mixed8 {left[0] / 2:.0f} % of the parameters and {left[1] / 10:.0f} % of the "
         "multiply-accumulates are left, with the same features"
     )
 
@@ -403,14 +403,20 @@ def test_difference_that_is_no_number_judges_nothing():
     assert one(claims(Found(differences={AREAS_STEP: table})), claim=KAPPA)["mark"] == INCOMPARABLE
 
 
-@pytest.mark.parametrize(("layer", "mark"), [("mixed8", INCOMPARABLE), ("pooled", REPRODUCED)])
+@pytest.mark.parametrize(("layer", "mark"), [("Mixed_7a", INCOMPARABLE), ("pooled", REPRODUCED)])
 def test_cut_where_the_weights_end_anyway_is_no_better_than_itself(layer, mark):
-    ends = {"pretrained": layer, "cut": "mixed8"}
+    ends = {"pretrained": layer, "cut": "Mixed_7a"}
     scores = pd.DataFrame(ends.items(), columns=["contestant", "layer"])
-    step = step_of(AREAS, INCEPTION)
-    found = Found(tables={step: scores}, differences={step: differences(0.1)})
-    row = one(claims(found), claim=SMALLER, network=INCEPTION)
+    steps = [step_of(kind, INCEPTION) for kind in (AREAS, AREAS + MATCHED)]
+    found = Found(
+        curves={INCEPTION: curve(INCEPTION)},
+        tables=dict.fromkeys(steps, scores),
+        differences=dict.fromkeys(steps, differences(0.1)),
+    )
+    rows = lines_of(claims(found), network=INCEPTION)
+    row = one(rows, claim=SMALLER)
     assert row["mark"] == mark
+    assert (f"{SMALLER} with blur matched" in set(rows.claim)) == (mark == REPRODUCED)
     if mark == INCOMPARABLE:
         assert row.found == "the weights at hand end at mixed8, where it is cut"
 

@@ -26,6 +26,7 @@ from .paper import (
     RESNET,
     SIZES,
     Found,
+    ends_where_cut,
     misprints,
     name_of,
     step_of,
@@ -233,9 +234,9 @@ def _of_image_size(found: Found) -> Iterator[Claim]:
 def _answers_kept(table: pd.DataFrame) -> str:
     kept = table.loc[table.quantity == "agreement"].set_index(["change", "octaves"]).value
     said = [
-        f"{kept[change, at]:.0%} of the answers stay where {what} is {size}"
+        f"{100 * kept[change, at]:.0f} % of the answers stay where {what} has {size}"
         for change, what in (("image-size", "the picture"), ("object-scale", "the object"))
-        for at, size in ((-1.0, "half as large"), (1.0, "twice as large"))
+        for at, size in ((-1.0, "half the side"), (1.0, "double the side"))
         if (change, at) in kept
     ]
     return "; ".join(said) or "the logits could not be read"
@@ -264,9 +265,9 @@ def _of_cuts(found: Found) -> Iterator[Claim]:
         cut, whole = facts["proof"]["cut"], facts["proof"]["whole"]
         point = facts["point"]["alias"] or facts["point"]["layer"]
         said = (
-            f"after {point} {cut['parameters'] / whole['parameters']:.0%} of the parameters and "
-            f"{cut['macs'] / whole['macs']:.0%} of the multiply-accumulates are left, with the "
-            "same features"
+            f"after {point} {100 * cut['parameters'] / whole['parameters']:.0f} % of the "
+            f"parameters and {100 * cut['macs'] / whole['macs']:.0f} % of the "
+            "multiply-accumulates are left, with the same features"
         )
         yield Claim(text, "3.4", network, said, _mark(cut["parameters"] < whole["parameters"]))
 
@@ -280,22 +281,21 @@ def _of_transfer(found: Found) -> Iterator[Claim]:
         for suffix, how in (("", ""), (MATCHED, " with blur matched")):
             for network in NETWORKS:
                 step = step_of(kind + suffix, network)
-                if step in found.differences:
-                    judged = _judged_cut(found.tables.get(step), found.differences[step], metric)
+                end = ends_where_cut(found, step, network)
+                if end and not suffix:
+                    said = f"the weights at hand end at {end}, where it is cut"
+                    yield Claim(text, "4.4", network, said, INCOMPARABLE)
+                elif step in found.differences and not end:
+                    judged = _judged_cut(found.differences[step], metric)
                     yield Claim(text + how, "4.4", network, *judged)
                 elif step in found.lacking and not suffix:
                     yield Claim(text, "4.4", network, found.lacking[step], INCOMPARABLE)
 
 
-def _judged_cut(
-    scores: pd.DataFrame | None, differences: pd.DataFrame, metric: str
-) -> tuple[str, str]:
-    """By the interval of its difference to the whole network, if there is more than the cut."""
+def _judged_cut(differences: pd.DataFrame, metric: str) -> tuple[str, str]:
+    """By the interval of its difference to the whole network."""
     rows = differences.loc[(differences.contestant == "cut") & (differences.metric == metric)]
     by = rows.set_index("other")
-    ends = {} if scores is None else dict(zip(scores.contestant, scores.layer, strict=True))
-    if ends and ends.get("pretrained") == ends.get("cut"):
-        return f"the weights at hand end at {ends['cut']}, where it is cut", INCOMPARABLE
     said = [_how_much_better(str(name), row) for name, row in by.iterrows()]
     low = float(by.low.get("pretrained", math.nan))
     mark = INCOMPARABLE if math.isnan(low) else _mark(low > 0)

@@ -282,7 +282,7 @@ def _of_sizes(found: Found) -> Iterator[Row]:
             yield Row(*head, "", "answers kept", why=reason)
         for row in kept.to_dict("records"):
             what = {"image-size": "the picture", "object-scale": "the object"}[row["change"]]
-            item = f"{what} at {'half' if row['octaves'] < 0 else 'double'} the size"
+            item = f"{what} at {'half' if row['octaves'] < 0 else 'double'} the side"
             numbers = (math.nan, math.nan, row["value"], row["low"], row["high"])
             yield Row(*head, item, "answers kept", *numbers, why=why)
 
@@ -408,17 +408,35 @@ def _scored(found: Found, kind: str, network: str) -> dict[tuple[str, str, str],
     table = found.tables.get(step_of(kind, network))
     if table is None:
         return {}
-    curve = found.curves.get(network)
-    names: dict[str, str] = {p.layer: name_of(p) for p in curve.points} if curve else {}
+    names = _names(found, network)
     for printed in published.transfer_scores().to_dict("records"):
         if (printed["model"], printed["contestant"]) == (network, "pretrained"):
             names[POOLED] = str(printed["layer"])
     rows = table.loc[(table.tile == "all") & table.metric.isin(SCORES)]
+    if ends_where_cut(found, step_of(kind, network), network):
+        rows = rows.loc[rows.contestant != "pretrained"]  # it is the cut
     means = rows.groupby(["contestant", "layer", "metric"], sort=False).value.mean()
     return {
         (row["contestant"], str(names.get(row["layer"], row["layer"])), row["metric"]): row["value"]
         for row in means.reset_index().to_dict("records")
     }
+
+
+def ends_where_cut(found: Found, step: str, network: str) -> str:
+    """The layer, if incomplete weights end where a transfer cuts; else nothing."""
+    table = found.tables.get(step)
+    if table is None:
+        return ""
+    ends = dict(zip(table.contestant, table.layer, strict=True))
+    if "cut" not in ends or ends.get("pretrained") != ends["cut"]:
+        return ""
+    return _names(found, network).get(str(ends["cut"]), str(ends["cut"]))
+
+
+def _names(found: Found, network: str) -> dict[str, str]:
+    """What the paper calls each layer that was read."""
+    curve = found.curves.get(network)
+    return {point.layer: name_of(point) for point in curve.points} if curve else {}
 
 
 def marked_score(paper: float, spread: float, ours: float) -> tuple[str, str]:
