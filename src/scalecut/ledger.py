@@ -45,8 +45,9 @@ def finding(table: pd.DataFrame, claims: pd.DataFrame) -> str:
     n, is_above = int((compared.mark == REPRODUCED).sum()), compared.paper > 0
     return (
         f"Of {len(compared)} R² of the paper that can be compared, {n} are reproduced by its own "
-        f"method ({', '.join(parts)}): {_reproduced(compared[is_above])} that are printed above 0 "
-        f"are within {CLOSE:g} of it, and {_reproduced(compared[~is_above])} others have its sign. "
+        f"method ({', '.join(parts)}): of those printed above 0, {_reproduced(compared[is_above])} "
+        f"lie within {CLOSE:g}; of the others, {_reproduced(compared[~is_above])} are not above 0 "
+        "here either. "
         f"{held}"
     )
 
