@@ -93,8 +93,8 @@ def test_sentence_counts_what_can_be_compared_by_network_and_claims_that_can_be_
     assert finding(table, judged) == (
         "Of 6 R² of the paper that can be compared, 4 are reproduced by its own method (3 of 4 of "
         "inception_v3, 1 of 2 of resnet50_v1): of those printed above 0, 2 of 3 lie within 0.2; "
-        "of the others, 2 of 3 are not above 0 here either. Its claims hold in 1 of 2 cases of its own networks, "
-        "and in 2 of 3 of tf_efficientnet_lite0, which stands in for them."
+        "of the others, 2 of 3 are not above 0 here either. Its claims hold in 1 of 2 cases of its "
+        "own networks, and in 2 of 3 of tf_efficientnet_lite0, which stands in for them."
     )
 
 

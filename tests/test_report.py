@@ -547,6 +547,8 @@ def test_cut_has_a_page_with_what_it_saves(tmp_path):
     rows = {row[0]: row[1:] for row in table_of(story.sections, "Savings").rows}
     assert rows["parameters"] == (4_000_000, 1_000_000, ("25 %", 0.25))
     assert rows["multiply-accumulates an image"] == (100, 75, ("75 %", 0.75))
+    assert rows["milliseconds a batch of 4"][:2] == (500, 500)
+    assert rows["peak memory an image, MB"][:2] == pytest.approx((1e-5, 1e-5))
     assert table_of(story.trust, "Files").rows[0] == ("model.safetensors", "abc")
     assert [section.figures for section in story.sections] == [[]] * len(story.sections)
     assert draw(folder) == []

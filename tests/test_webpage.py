@@ -311,6 +311,20 @@ def test_page_fits_without_sideways_scrolling(run, opened, width):
         box = tab.locator("svg").nth(place).bounding_box()
         assert box["x"] >= 0
         assert box["x"] + box["width"] <= width
+    assert tab.locator("table.wide").count() >= 2
+    beyond = "boxes => boxes.filter(box => box.scrollWidth > box.clientWidth + 1).length"
+    assert tab.eval_on_selector_all(".scroll", beyond) == 0  # nor inside a table
+
+
+def test_row_of_a_wide_table_says_what_each_number_is_on_a_telephone(run, opened):
+    tab = opened(run / "report.html", width=390)
+    table = tab.locator("table.wide").first
+    columns = table.locator("th").all_text_contents()
+    cells = table.locator("tbody tr").first.locator("td")
+    before = "cells => cells.map(cell => getComputedStyle(cell, '::before').content)"
+    said = [text.strip('"') for text in cells.evaluate_all(before)]
+    assert said == [column.strip() for column in columns]
+    assert table.locator("th button").first.is_visible()  # it can still be sorted
 
 
 def colours(tab):

@@ -224,14 +224,14 @@ def _in_words(name: str) -> str:
 def cut_section(facts: Mapping[str, Any]) -> Section:
     proof, choice = facts["proof"], facts.get("choice")
     costs = {
-        "parameters": "parameters",
-        "multiply-accumulates an image": "macs",
-        f"seconds a batch of {proof['batch_size']}": "seconds",
-        "peak memory an image, bytes": "peak_bytes",
+        "parameters": ("parameters", 1),
+        "multiply-accumulates an image": ("macs", 1),
+        f"milliseconds a batch of {proof['batch_size']}": ("seconds", 1e3),
+        "peak memory an image, MB": ("peak_bytes", 1e-6),
     }
     rows: list[tuple[Cell, ...]] = [
-        (name, whole, cut, (f"{100 * cut / whole:.0f} %", cut / whole))
-        for name, key in costs.items()
+        (name, unit * whole, unit * cut, (f"{100 * cut / whole:.0f} %", cut / whole))
+        for name, (key, unit) in costs.items()
         for whole, cut in [(proof["whole"].get(key), proof["cut"].get(key))]
         if whole and cut is not None
     ]
