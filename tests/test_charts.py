@@ -373,7 +373,7 @@ printed_figure = figure_of(printed_drawing)
 LINES = {
     "ours": "ridge, ours",
     "ours_as_paper": "least squares, ours",
-    "paper": "least squares, printed",
+    "paper": "least squares, the paper",
 }
 
 
@@ -414,7 +414,7 @@ def test_r2_far_below_0_stays_on_the_axis():
     table = of_paper()
     table.loc[3, "paper"] = -3861.0
     axes = panels(printed_figure(table, "inception_v3"))[0]
-    assert drawn(axes, "least squares, printed").get_ydata()[3] == 0
+    assert drawn(axes, "least squares, the paper").get_ydata()[3] == 0
     assert axes.get_ylim()[0] <= 0
 
 
@@ -422,7 +422,7 @@ def test_only_what_was_printed_is_drawn_of_a_run_that_is_lacking():
     table = of_paper().assign(**dict.fromkeys(("ours", "ours_as_paper"), math.nan))
     for axes in panels(printed_figure(table, "inception_v3")):
         labels = {line.get_label() for line in axes.get_lines()}
-        assert labels & set(LINES.values()) == {"least squares, printed"}
+        assert labels & set(LINES.values()) == {"least squares, the paper"}
 
 
 def test_kind_that_has_no_number_has_no_panel():

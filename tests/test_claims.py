@@ -217,6 +217,18 @@ def test_other_networks_have_no_peak_of_the_papers(peak):
     assert judged(found, GROWS, STAND_IN)[0] == INCOMPARABLE
 
 
+def test_peak_that_is_the_last_layer_read_proves_neither_a_rise_to_it_nor_a_cut_there():
+    behind = ["Mixed_7b", "Mixed_7c", "pooled", "logits", "softmax"]
+    found = curve(INCEPTION, only(with_ridge(**RIDGE), without=behind))
+    mark, said = judged(found, GROWS)
+    assert mark == INCOMPARABLE
+    assert said.endswith("the best of 9 layers; no layer behind mixed8 could be read")
+    found = Found(curves={INCEPTION: found}, cuts={step_of(CUT, INCEPTION): cut()})
+    row = one(claims(found), claim=CAN_BE_CUT, network=INCEPTION)
+    assert row["mark"] == INCOMPARABLE
+    assert row.found.endswith("with the same features; no layer behind it could be read")
+
+
 def test_fall_is_from_the_best_still_to_come_to_what_comes_after():
     upper, lower = {"mixed8": 0.86, "mixed9": 0.85, "mixed10": 0.84}, {"pooled": 0.5, "logits": 0.4}
     found = curve(INCEPTION, with_ridge(**RIDGE | upper | lower))
@@ -343,8 +355,8 @@ def test_answers_and_noise_are_told_and_judged_by_nobody():
     )
     row = one(rows, claim=FROM_NOISE)
     assert (row["mark"], row.network) == (INCOMPARABLE, STAND_IN)
-    assert "R² 0.90 [0.50, 0.95] with zeros as padding, at pre_softmax" in row.found
-    assert "R² 0.60 [0.50, 0.95] with circular as padding, at pre_softmax" in row.found
+    assert "0.90 [0.50, 0.95] from white noise with zeros as padding, at pre_softmax" in row.found
+    assert "0.60 [0.50, 0.95] from white noise with circular as padding, at pre_s" in row.found
 
 
 def test_sizes_that_were_not_asked_for_are_not_told():
@@ -392,7 +404,7 @@ def test_cut_does_better_only_if_its_interval_against_the_whole_network_says_so(
     assert one(rows, claim=SMALLER)["mark"] == mae
     assert one(rows, claim=KAPPA)["mark"] == kappa
     assert one(rows, claim=KAPPA_ITSELF)["mark"] == kappa
-    said = f"{text(5)} [{text(low)}, 7.00]"
+    said = f"{text(5)} [{text(low)}, 7.00] px{'' if low > 0 else ', which is not shown'}"
     assert one(rows, claim=SMALLER).found == (
         f"frozen features: better than pretrained by {said}; better than scratch by {said}"
     )

@@ -29,6 +29,7 @@ from scalecut.paper import (
     RESNET,
     SECTIONS,
     STAND_IN,
+    WITH_MATCHED_BLUR,
     Found,
     beside,
 )
@@ -92,10 +93,16 @@ def test_sentence_counts_what_can_be_compared_by_network_and_claims_that_can_be_
     ])  # fmt: skip
     assert finding(table, judged) == (
         "Of 6 R² of the paper that can be compared, 4 are reproduced by its own method (3 of 4 of "
-        "inception_v3, 1 of 2 of resnet50_v1): of those printed above 0, 2 of 3 lie within 0.2; "
+        "inception_v3, 1 of 2 of resnet50_v1): of those above 0 there, 2 of 3 lie within 0.2; "
         "of the others, 2 of 3 are not above 0 here either. Its claims hold in 1 of 2 cases of its "
         "own networks, and in 2 of 3 of tf_efficientnet_lite0, which stands in for them."
     )
+
+
+def test_sentence_does_not_count_a_control_of_ours_among_the_papers_claims():
+    ours = claims_of(NOT_REPRODUCED).assign(claim=f"Cut, it is better{WITH_MATCHED_BLUR}")
+    judged = pd.concat([claims_of(REPRODUCED), ours])
+    assert "hold in 1 of 1 cases of its own" in finding(table_of((INCEPTION, REPRODUCED)), judged)
 
 
 def test_sentence_says_what_to_give_where_nothing_can_be_compared():
@@ -206,7 +213,8 @@ def test_interval_is_shown_with_its_number_and_sorted_by_it():
     )
     cell = rows[0][HEADINGS.index("ours")]
     assert (cell[0].replace("\N{NO-BREAK SPACE}", " "), cell[1]) == ("0.84 [−0.10, 1.00]", 0.84)
-    assert rows_of(table_of((INCEPTION, REPRODUCED)).assign(ours=0.84))[0][5] == 0.84
+    row = rows_of(table_of((INCEPTION, REPRODUCED)).assign(ours=0.84, ours_as_paper=523.0))[0]
+    assert row[4:6] == (("523", 523.0), ("0.84", 0.84))  # as in Markdown
 
 
 # --- parts of the page ---------------------------------------------------------------------------

@@ -497,6 +497,22 @@ def test_run_of_another_command_in_its_place_is_not_taken_for_its_own(world):
 
 
 @pytest.mark.usefixtures("unread")
+def test_step_whose_weights_or_pictures_were_replaced_is_run_again_and_what_is_made_of_it(world):
+    asked(world)
+    file = Path("data") / "weights" / f"{INCEPTION}.safetensors"
+    file.rename("away")
+    Path("away").rename(file)  # another file of that name, written whenever
+    asked(world)
+    own = [INCEPTION, step_of(CUT, INCEPTION), step_of(PICTURES, INCEPTION)]
+    assert world.calls == own
+    (Path("data") / "nuclei" / "one_more.png").touch()
+    asked(world)
+    assert world.calls == [PATCHES, AREA, MAGNIFICATION]
+    asked(world)
+    assert world.calls == []
+
+
+@pytest.mark.usefixtures("unread")
 def test_what_was_made_of_an_earlier_result_is_made_again(world):
     asked(world)
     (Path("data") / "imagenet").mkdir()  # other photographs, other curves, and other cuts of them

@@ -420,7 +420,9 @@ def test_transfer_is_told_by_scores_and_differences(tmp_path):
     assert scores.columns == ("contestant", "layer", "kappa")
     assert [row[2][0] for row in scores.rows] == ["0.60\xa0±\xa00.10", "0.30\xa0±\xa00.10"]
     told = table_of(sections, "Differences").rows
-    assert told == [("cut", "scratch", "kappa", 0.3, interval(0.1, 0.5), 0.002, "3 of 3")]
+    assert told == [
+        ("cut", "scratch", "kappa", 0.3, interval(0.1, 0.5), ("0.002", 0.002), "3 of 3")
+    ]
     assert draw(tmp_path) == []
 
 
@@ -599,7 +601,8 @@ def test_two_runs_are_told_with_their_differences(tmp_path):
     told = file.read_text(encoding="utf-8")
     assert "<small>one</small>" in told
     assert "<small>other</small>" in told
-    assert "peak of net" in told
+    assert "peak of one" in told  # by their folders, as both are of the same network
+    assert "one less other" in told
 
 
 def test_two_runs_that_are_not_paired_are_told_with_the_reason(tmp_path):

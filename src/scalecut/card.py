@@ -49,8 +49,9 @@ def _what_it_is(facts: Mapping[str, Any], cut: CutNetwork) -> str:
     return (
         f"The part of {_name(facts)} up to and with {_plain(cut.point.label)}, its weights "
         f"unchanged ({_source(facts)}). {ends}\n\n"
-        "Late layers of networks that were trained to name objects discard how large the objects "
-        "are. Where size is a finding, the features of an earlier layer serve better, at less cost."
+        "Late layers of a network that was trained to name objects may discard how large they are; "
+        "whether earlier ones serve better where size is a finding is to be tested on the images "
+        "at hand (`scalecut transfer`)."
     )
 
 

@@ -104,7 +104,7 @@ DIRECTIONS = {
 PRINTED: Looks = {
     Look("ridge, ours", BLUE, "-", "o", 2.4, 0.18): {"whose": "ours"},
     Look("least squares, ours", VERMILION, "--", "s", 2.0): {"whose": "ours_as_paper"},
-    Look("least squares, printed", INK, ":", "D", 1.8): {"whose": "paper"},
+    Look("least squares, the paper", INK, ":", "D", 1.8): {"whose": "paper"},
 }
 COST_OF = {"macs": "multiply-accumulates", "parameters": "parameters"}
 COSTS: Looks = {

@@ -25,6 +25,7 @@ from .paper import (
     REPRODUCED,
     RESNET,
     SIZES,
+    WITH_MATCHED_BLUR,
     Found,
     ends_where_cut,
     misprints,
@@ -132,6 +133,8 @@ def _grows(curve: Curve, network: str) -> tuple[str, str]:
     names = [_name(curve, layer) for layer in rows.layer]
     if theirs not in names:
         return f"{said}; {theirs} could not be read", INCOMPARABLE
+    if best.peak == best.last and best.last != LOGITS:
+        return f"{said}; no layer behind {theirs} could be read", INCOMPARABLE
     inside = "in" if theirs in near else "not in"
     return f"{said}; {theirs} is {inside} the 95 % set of the peak", _mark(
         rho > 0 and theirs in near
@@ -204,7 +207,7 @@ def _judged_softmax(ols: pd.Series, ridge: pd.Series) -> tuple[str, str]:
             ", so the size of the number is of the method: probabilities near 0 make least squares "
             "ill-conditioned"
         )
-    return said, _mark(ridge.r2_high < 0)
+    return said, _mark(ridge.r2_high < 0) if math.isfinite(ridge.r2_high) else INCOMPARABLE
 
 
 # --- image size ----------------------------------------------------------------------------------
@@ -245,8 +248,8 @@ def _answers_kept(table: pd.DataFrame) -> str:
 def _read_from_noise(table: pd.DataFrame) -> str:
     best = table.sort_values("r2").groupby("padding").tail(1).set_index("padding")
     return "; ".join(
-        f"R² {_interval(row.r2, row.r2_low, row.r2_high)} with {padding} as padding, at "
-        f"{row.alias or row.layer}"
+        f"R² {_interval(row.r2, row.r2_low, row.r2_high)} from {row.noise} noise with {padding} as "
+        f"padding, at {row.alias or row.layer}"
         for padding, row in best.iterrows()
     )
 
@@ -269,7 +272,11 @@ def _of_cuts(found: Found) -> Iterator[Claim]:
             f"parameters and {100 * cut['macs'] / whole['macs']:.0f} % of the "
             "multiply-accumulates are left, with the same features"
         )
-        yield Claim(text, "3.4", network, said, _mark(cut["parameters"] < whole["parameters"]))
+        curve = _curve(found, network)
+        mark, best = _mark(cut["parameters"] < whole["parameters"]), curve and curve.evidence()
+        if best and best.peak == best.last and best.last != LOGITS:
+            said, mark = f"{said}; no layer behind it could be read", INCOMPARABLE
+        yield Claim(text, "3.4", network, said, mark)
 
 
 def _of_transfer(found: Found) -> Iterator[Claim]:
@@ -278,7 +285,7 @@ def _of_transfer(found: Found) -> Iterator[Claim]:
         ("Cut, it tells the magnification better (kappa, from areas)", AREAS, "kappa"),
         ("Cut, it tells the magnification better (kappa, read itself)", MAGNIFICATIONS, "kappa"),
     ):
-        for suffix, how in (("", ""), (MATCHED, " with blur matched")):
+        for suffix, how in (("", ""), (MATCHED, WITH_MATCHED_BLUR)):
             for network in NETWORKS:
                 step = step_of(kind + suffix, network)
                 end = ends_where_cut(found, step, network)
@@ -296,16 +303,19 @@ def _judged_cut(differences: pd.DataFrame, metric: str) -> tuple[str, str]:
     """By the interval of its difference to the whole network."""
     rows = differences.loc[(differences.contestant == "cut") & (differences.metric == metric)]
     by = rows.set_index("other")
-    said = [_how_much_better(str(name), row) for name, row in by.iterrows()]
+    unit = " px" if metric == "mae" else ""
+    said = [_how_much_better(str(name), row, unit) for name, row in by.iterrows()]
     low = float(by.low.get("pretrained", math.nan))
     mark = INCOMPARABLE if math.isnan(low) else _mark(low > 0)
     return f"frozen features: {'; '.join(said)}", mark
 
 
-def _how_much_better(than: str, row: pd.Series) -> str:
+def _how_much_better(than: str, row: pd.Series, unit: str) -> str:
+    is_shown = row.low > 0 or row.high < 0
+    tail = unit + ("" if is_shown else ", which is not shown")
     if round(row.better, 2) < 0:
-        return f"worse than {than} by {_interval(-row.better, -row.high, -row.low)}"
-    return f"better than {than} by {_interval(row.better, row.low, row.high)}"
+        return f"worse than {than} by {_interval(-row.better, -row.high, -row.low)}{tail}"
+    return f"better than {than} by {_interval(row.better, row.low, row.high)}{tail}"
 
 
 def _of_the_printed_scores() -> Iterator[Claim]:

@@ -61,6 +61,7 @@ from .probe import probe as probe_layers
 from .replication import about_paper
 from .report import draw, write_comparison, write_page
 from .scenes import made_up_scenes
+from .story import names_of
 from .streams import probe_stream
 from .terminal import (
     LAYER_COLUMNS,
@@ -296,8 +297,7 @@ def compare(
     if as_json:
         print_json(records(table))
         return
-    names = [curve.table.model.iloc[0] for curve in (one, two)]
-    OUT.print(comparison_table(table, *names))
+    OUT.print(comparison_table(table, *names_of((one, two), (run, other))))
 
 
 about_cuts(app)

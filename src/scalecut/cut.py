@@ -23,8 +23,9 @@ from torch import Tensor, nn
 
 from .charts import saving_drawing
 from .errors import LayerError, ModelError
-from .inputs import chosen_points
-from .layers import LOGITS, SOFTMAX, ProbePoint, probe_points, tensors_in
+from .inputs import chosen_points, every_point
+from .layers import LOGITS, SOFTMAX, ProbePoint, select_layers, tensors_in
+from .missing import answerable
 from .models import Network, Preprocessing, load_network
 from .notebook import html_of
 from .page import page_figure
@@ -61,7 +62,8 @@ class CutNetwork(nn.Module):
         entry: the method of `body` that is called: `forward_features` or `forward`.
         pooling: of tokens: `mean` over the patches, `cls`, or `both` joined; maps are averaged.
         head: outputs of a new linear layer behind the features; 0 for none.
-        costs: `layer, alias, depth, parameters, macs` up to each layer of the whole network.
+        costs: `layer, alias, depth, parameters, macs` up to each layer of the whole network, if it
+            was cut by the name of a layer.
     """
 
     def __init__(
@@ -211,7 +213,7 @@ def cut_after(
         ModelError: if the network does not run at its input size.
     """
     whole = network if isinstance(network, Network) else load_network(network)
-    point = layer if isinstance(layer, ProbePoint) else _point_named(whole, layer)
+    point, costs = (layer, None) if isinstance(layer, ProbePoint) else _named(whole, layer)
     if point.layer in (LOGITS, SOFTMAX):
         raise LayerError(
             f"{point.label} is the whole network, so there is nothing to cut off. Cut at an "
@@ -222,7 +224,6 @@ def cut_after(
     _check_is_only_way(whole, point)
     body = without_the_rest(whole.module, point, images[:1])
     expected = output_at(whole.module, point, images)
-    costs = _costs(whole, point)
     entries = [name for name in ("forward_features", "forward") if hasattr(whole.module, name)]
 
     def made(way: str, entry: str) -> tuple[CutNetwork, Trial]:
@@ -269,17 +270,11 @@ def rebuilt(
 # --- inside --------------------------------------------------------------------------------------
 
 
-def _costs(whole: Network, point: ProbePoint) -> pd.DataFrame:
-    """Up to each layer of the whole; the softmax needs nothing that the logits do not."""
-    points = probe_points(whole.module, whole.example(), also=[point.layer])
-    columns = ("layer", "alias", "depth", "parameters", "macs")
-    rows = [{name: getattr(p, name) for name in columns} for p in points if p.layer != SOFTMAX]
-    return pd.DataFrame(rows)
-
-
-def _point_named(network: Network, name: str) -> ProbePoint:
+def _named(network: Network, name: str) -> tuple[ProbePoint, pd.DataFrame]:
+    """The point of this name, and what every layer of the whole network costs."""
+    points = every_point(network, [name])
     try:
-        found, left_out = chosen_points(network, [name])
+        found, left_out = answerable(network, select_layers(points, [name]))
     except LayerError as error:
         if name not in dict(network.module.named_modules()):
             raise
@@ -297,7 +292,13 @@ def _point_named(network: Network, name: str) -> ProbePoint:
             f"{name!r} fits {len(found)} layers, but a network is cut at one. Give "
             f"{found[0].layer!r}, or another of them."
         )
-    return found[0]
+    columns = ("layer", "alias", "depth", "parameters", "macs")
+    rows = [
+        {column: getattr(point, column) for column in columns}
+        for point in points
+        if point.layer != SOFTMAX  # which needs nothing that the logits do not
+    ]
+    return found[0], pd.DataFrame(rows)
 
 
 def _suited(pooling: str, point: ProbePoint) -> str:

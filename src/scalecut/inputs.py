@@ -65,10 +65,20 @@ def chosen_points(
         LayerError: if a name fits no layer.
         ModelError: if the network does not run at its input size.
     """
+    points = every_point(network, layers)
+    return answerable(network, select_layers(points, layers) if layers else points)
+
+
+def every_point(network: Network, layers: Sequence[str] = ()) -> list[ProbePoint]:
+    """All points, and the modules among `layers` too, whether they can be answered for or not.
+
+    Raises:
+        ModelError: if the network does not run at its input size.
+    """
     modules = {name for name, _ in network.module.named_modules() if name}
     also = [name for name in layers if name in modules]
     try:
-        points = probe_points(network.module, network.example(), also=also)
+        return probe_points(network.module, network.example(), also=also)
     except (RuntimeError, AssertionError, ValueError) as error:
         if isinstance(error, ScalecutError):
             raise
@@ -77,9 +87,6 @@ def chosen_points(
             f"{network.name} does not run on {height} x {width} px ({first_line(error)}). Give "
             "another --input-size, or the network's own."
         ) from error
-    if layers:
-        points = select_layers(points, layers)
-    return answerable(network, points)
 
 
 def refusal(

@@ -1,18 +1,30 @@
 """The paper's numbers and claims beside ours, told: a sentence, Markdown, parts of a page."""
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 
-from .paper import CLOSE, NOT_REPRODUCED, REPRODUCED, SECTIONS, STAND_IN
+from .paper import (
+    CLOSE,
+    INCEPTION,
+    NOT_REPRODUCED,
+    REPRODUCED,
+    RESNET,
+    SECTIONS,
+    STAND_IN,
+    WITH_MATCHED_BLUR,
+)
+from .published import source
 from .webpage import Cell, Section, Shown, Table
 
 OF_CLAIMS = "Judged by ridge, but for what is said to be of least squares; network by network."
 HEADINGS = ("network", "item", "quantity", "paper", "ours, their method", "ours", "mark", "why")
 NOTES = {
-    "A.2": "Their method is least squares, ours ridge with a nested penalty; the same features.",
+    "A.2": "Their method is least squares, ours ridge with a nested penalty; the same features. "
+    f"The paper's numbers: {INCEPTION} {source(INCEPTION)}; {RESNET} {source(RESNET)}.",
     "A.1": "At the layer where the mean over classes is highest.",
     "4.1": "Share of images whose first class stays the same.",
     "4.2": "Ridge on features of noise, of the best layer; there is no object in these pictures.",
@@ -27,7 +39,8 @@ def finding(table: pd.DataFrame, claims: pd.DataFrame) -> str:
     """How many numbers of R² by layer, and how many claims, there are of each mark."""
     by_layer = table.loc[table.section == "A.2"]
     compared = by_layer.loc[by_layer.mark.isin([REPRODUCED, NOT_REPRODUCED])]
-    judged = claims.loc[claims.mark.isin([REPRODUCED, NOT_REPRODUCED])]
+    theirs = ~claims.claim.str.endswith(WITH_MATCHED_BLUR)  # that control is ours
+    judged = claims.loc[claims.mark.isin([REPRODUCED, NOT_REPRODUCED]) & theirs]
     own = judged.network != STAND_IN
     held = (
         f"Its claims hold in {_reproduced(judged[own])} cases of its own networks, and in "
@@ -45,7 +58,7 @@ def finding(table: pd.DataFrame, claims: pd.DataFrame) -> str:
     n, is_above = int((compared.mark == REPRODUCED).sum()), compared.paper > 0
     return (
         f"Of {len(compared)} R² of the paper that can be compared, {n} are reproduced by its own "
-        f"method ({', '.join(parts)}): of those printed above 0, {_reproduced(compared[is_above])} "
+        f"method ({', '.join(parts)}): of those above 0 there, {_reproduced(compared[is_above])} "
         f"lie within {CLOSE:g}; of the others, {_reproduced(compared[~is_above])} are not above 0 "
         "here either. "
         f"{held}"
@@ -64,7 +77,7 @@ def rows_of(table: pd.DataFrame) -> list[tuple[Any, ...]]:
             row["item"],
             row["quantity"],
             _as_printed(row["paper"]),
-            row["ours_as_paper"],
+            _shown(row["ours_as_paper"]),
             _with_interval(row),
             row["mark"],
             row["why"],
@@ -133,7 +146,9 @@ def _table(headings: Sequence[str], rows: Sequence[Any]) -> list[str]:
 def _cell(cell: Any) -> str:
     if isinstance(cell, tuple):
         return str(cell[0])
-    return number(cell) if isinstance(cell, float) else str(cell).replace("|", "\\|")
+    if isinstance(cell, float):
+        return number(cell)
+    return re.sub(r"([\\`~<|])", r"\\\1", " ".join(str(cell).split()))  # opens code, HTML, a cell
 
 
 def _as_printed(value: float) -> Any:
@@ -143,9 +158,14 @@ def _as_printed(value: float) -> Any:
 
 def _with_interval(row: Mapping[Any, Any]) -> Any:
     if math.isnan(row["ours_low"]):
-        return row["ours"]
+        return _shown(row["ours"])
     said = f"{number(row['ours'])} [{number(row['ours_low'])}, {number(row['ours_high'])}]"
     return (said.replace(" ", "\N{NO-BREAK SPACE}"), row["ours"])
+
+
+def _shown(value: float) -> Cell:
+    """The same text in Markdown and on the page, sorted by its value."""
+    return math.nan if math.isnan(value) else (number(value), value)
 
 
 def number(value: float) -> str:

@@ -52,7 +52,7 @@ COLUMNS = (
 # steps; that of a curve has the name of its network, the others of a network `step_of` names
 PATCHES, SIZES, NOISE, CUT, PICTURES = "patches", "image-size", "noise", "cut", "pictures"
 AREAS, MAGNIFICATIONS, FINETUNED = "areas", "magnifications", "finetuned"
-MATCHED = "-matched-blur"
+MATCHED, WITH_MATCHED_BLUR = "-matched-blur", " with blur matched"  # of steps, of claims
 TRIALS = (AREAS, AREAS + MATCHED, MAGNIFICATIONS, MAGNIFICATIONS + MATCHED, FINETUNED)
 SCORES = {"mae": "MAE, px", "kappa": "kappa"}  # of transfers, that the paper prints
 

@@ -42,7 +42,7 @@ def layer_table(frame: pd.DataFrame, facts: Mapping[str, Any]) -> Table:
                 point.get("receptive_field"),
                 row["r2"],
                 interval(row["r2_low"], row["r2_high"]),
-                row["p_value"],
+                _p(row["p_value"]),
                 row["learned"],
                 None if kind == "random" else twins.get(tuple(row[name] for name in names)),
             )
@@ -68,7 +68,7 @@ def evidence_table(facts: Mapping[str, Any]) -> Table:
                 interval(found["r2_low"], found["r2_high"]),
                 _set_in_words([label[name] for name in found["confidence_set"]]),
                 found["learned"],
-                found["p_value"],
+                _p(found["p_value"]),
                 label[after] if after else "no fall shown",
                 found["last_r2"],
                 found["n_fit"],
@@ -113,7 +113,7 @@ def transfer_section(
         (
             *(row["contestant"], row["other"], _in_words(row["metric"]), row["better"]),
             interval(row["low"], row["high"]),
-            row["p_value"],
+            _p(row["p_value"]),
             f"{row['n_seeds_better']} of {row['n_seeds']}",
         )
         for row in differences.to_dict("records")
@@ -215,6 +215,11 @@ def _spread_of(column: Iterable[Any]) -> Cell:
 def _numbers(column: Iterable[Any]) -> Float64[np.ndarray, " n"]:
     """Of a table as it is read: where a cell of a column is empty, all of its cells are text."""
     return np.array([np.nan if cell == "" else float(cell) for cell in column])
+
+
+def _p(value: float | None) -> Cell:
+    """With two digits: 0.049 is not 0.05."""
+    return None if value is None or np.isnan(value) else (f"{value:.2g}", value)
 
 
 def _in_words(name: str) -> str:

@@ -65,6 +65,7 @@ class Step:
     Args:
         name: of its folder, inside that of the whole run.
         needs: steps without whose folders it cannot be run.
+        reads: files and folders of the user's; the step is run again if one of them is newer.
     """
 
     name: str
@@ -72,6 +73,7 @@ class Step:
     arguments: tuple[str, ...] = ()
     needs: tuple[str, ...] = ()
     why_not: str = ""
+    reads: tuple[Path, ...] = ()
 
 
 def about_paper(app: typer.Typer) -> None:
@@ -120,7 +122,9 @@ def about_paper(app: typer.Typer) -> None:
         runs.check_place(out, "paper")
         steps = _without(listed(skip), [*planned(data, out, quick=quick, seed=seed)])
         out.mkdir(parents=True, exist_ok=True)
-        (out / runs.MARKS["paper"]).write_text(json.dumps({"steps": [step.name for step in steps]}))
+        with runs.gathered(out) as made:
+            mark = json.dumps({"steps": [step.name for step in steps]})
+            (made / runs.MARKS["paper"]).write_text(mark)
         commands = typer.main.get_command(app).commands  # pyright: ignore[reportAttributeAccessIssue]
         told = _all_done(commands, steps, out, is_quiet=as_json)
         settings = {"quick": quick, "data": str(data or ""), "skip": skip, "seed": seed}
@@ -178,7 +182,8 @@ class _Plan:
         self, kind: str, network: str, what: str, verb: str, *rest: str, needs: tuple[str, ...] = ()
     ) -> Step:
         name = step_of(kind, network) if kind else network
-        return Step(name, what, (verb, *rest, "--out", str(self.out / name)), needs)
+        arguments = (verb, *rest, "--out", str(self.out / name))
+        return Step(name, what, arguments, needs, reads=_reads(self.data, arguments))
 
     @property
     def networks(self) -> tuple[str, ...]:
@@ -260,8 +265,8 @@ def _frozen_transfers(plan: _Plan) -> Iterator[Step]:
             why = _lack(plan.data, "tiles of tissue", ("nuclei", "monuseg"))
             yield Step(name, f"Patches{how}", why_not=why)
         else:
-            asked = (*nuclei, *extra, *plan.seed, "--out", str(plan.out / name))
-            yield Step(name, f"Patches{how}", ("patches", *asked))
+            asked = ("patches", *nuclei, *extra, *plan.seed, "--out", str(plan.out / name))
+            yield Step(name, f"Patches{how}", asked, reads=_reads(plan.data, asked))
         for kind, task in ((AREAS, "area"), (MAGNIFICATIONS, "magnification")):
             for network in plan.networks:
                 yield _transfer(plan, kind, network, task + how, suffix, "--task", task)
@@ -285,6 +290,12 @@ def _photographs(data: Path) -> tuple[str, ...]:
         if (data / folder).is_dir():
             return "--data", f"voc:{data / folder}", "--subset", classes
     return ()
+
+
+def _reads(data: Path | None, arguments: Sequence[str]) -> tuple[Path, ...]:
+    """The files and folders in --data that a command is given."""
+    places = [Path(each.rpartition(":")[2]) for each in arguments]
+    return tuple(place for place in places if data is not None and data in place.parents)
 
 
 def _weights(data: Path | None, network: str) -> tuple[str, ...]:
@@ -386,7 +397,7 @@ def _done(commands: Mapping[str, Any], step: Step, out: Path, failed: Set[str]) 
 
 
 def _is_there(out: Path, step: Step) -> bool:
-    """Whether its folder holds its result, by the same versions, later than what it needs."""
+    """Whether its folder holds its result, by the same versions, later than what it is made of."""
     mark = _mark(out / step.name)
     if mark is None:
         return False
@@ -394,13 +405,20 @@ def _is_there(out: Path, step: Step) -> bool:
         facts = json.loads(mark.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
-    is_same = facts.get("command") == in_words(step.arguments)
-    needed = [_mark(out / name) for name in step.needs]
+    if not isinstance(facts, dict) or facts.get("versions") != runs.versions():
+        return False
+    made, needed = mark.stat().st_mtime_ns, [_mark(out / name) for name in step.needs]
     return (
-        is_same
-        and facts.get("versions") == runs.versions()
-        and all(each and each.stat().st_mtime_ns <= mark.stat().st_mtime_ns for each in needed)
+        facts.get("command") == in_words(step.arguments)
+        and all(each and each.stat().st_mtime_ns <= made for each in needed)
+        and all(_changed(place) <= made for place in step.reads)
     )
+
+
+def _changed(place: Path) -> int:
+    """When a file, or anything in a folder, was written or put there last, in nanoseconds."""
+    files = (each.stat() for each in (place, *place.rglob("*")))
+    return max(time for each in files for time in (each.st_mtime_ns, each.st_ctime_ns))
 
 
 def _mark(folder: Path) -> Path | None:

@@ -41,7 +41,9 @@ NAMES = (
 )
 NUMBERS = (
     "p_value", "r2_spread", "learned", "learned_low", "learned_high", "value", "low", "high", "r2",
-    "r2_low", "r2_high", "paper", "ours_as_paper", "ours", "ours_low", "ours_high",
+    "r2_low", "r2_high", "paper", "ours_as_paper", "ours", "ours_low", "ours_high", "better",
+    "effect", "start", "end", "rho", "rho_depth", "regret", "regret_last", "loss",
+    "validation_loss", "kappa", "mae", "octaves", "kappa_quadratic", "recall", "recall_sd",
 )
 IMAGE_COLUMNS = (
     "image", "file", "subset", "measure", "left", "top", "right", "bottom", "width", "height",

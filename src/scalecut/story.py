@@ -3,7 +3,7 @@
 Only reads: the tables and `run.json` of the run, and its photographs where their files still lie.
 """
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from .charts import (
     scenes_drawing,
 )
 from .contests import calibration_drawing, recall_drawing, sweep_drawing
-from .curve import compare
+from .curve import Curve, compare
 from .decoding import header
 from .errors import DataError
 from .figures import (
@@ -216,11 +216,13 @@ def story_of(run: Path, *, subset: str = "", has_thumbnails: bool = True) -> Sto
         sections += [BEHIND[name](_table(run, name)) for name in there]
     if (run / "units.csv").is_file():
         sections += _painted(run)
-    if (run / "paper.csv").is_file():
+    is_paper = (run / "paper.csv").is_file()
+    if is_paper:
         figures = {name: Shown(name, name, PRINTED[name], drawn[name]) for name in PRINTED}
         tables = _table(run, "paper"), _table(run, "claims")
         sections += paper_sections(*tables, figures, facts.get("pages", []))
-    sections += [_of_cut(path.parent) for path in _cuts_in(run)]
+    if not is_paper:  # whose cuts are steps, with pages of their own
+        sections += [_of_cut(path.parent, f"saving-{path.parent.name}") for path in _cuts_in(run)]
     story = Story(
         name=run.resolve().name,
         title=str(facts.get("model") or facts.get("settings", {}).get("model") or _untitled(run)),
@@ -258,7 +260,7 @@ def compared(one: Path, other: Path) -> Section:
         DataError: if one of them is no whole run of a probe.
     """
     curves = runs.read_run(one), runs.read_run(other)
-    names = [str(curve.table.model.iloc[0]) for curve in curves]
+    names = names_of(curves, (one, other))
     title = f"{names[0]} less {names[1]}"
     try:
         table = compare(*curves)
@@ -273,6 +275,12 @@ def compared(one: Path, other: Path) -> Section:
     columns = ("subset", *sides, "difference", "95 %")
     said = "Peak against peak, paired image by image; an interval without 0 shows a difference."
     return Section(title, [said], tables=[Table("Differences", columns, rows)])
+
+
+def names_of(curves: Sequence[Curve], folders: Sequence[Path]) -> list[str]:
+    """The networks of two runs, or their folders where these are the same."""
+    names = [str(curve.table.model.iloc[0]) for curve in curves]
+    return names if len(set(names)) == len(names) else [f.resolve().name for f in folders]
 
 
 # --- the curve -----------------------------------------------------------------------------------
@@ -401,23 +409,21 @@ def _story_of_cut(folder: Path) -> Story:
         finding=" ".join(facts["proof"]["lines"][:2]),
         facts=[f"{facts['num_features']} features", f"weights: {weights.get('source', '')}"],
         sections=[
-            _of_cut(folder),
+            _of_cut(folder, "saving"),
             *([Section("The curve that led to it", [curve["finding"]])] if curve else []),
         ],
         trust=trust(facts),
     )
 
 
-def _of_cut(folder: Path) -> Section:
+def _of_cut(folder: Path, figure: str) -> Section:
     facts = bundle.read_facts(folder)
     section, costs = cut_section(facts), bundle.costs_of(facts)
     if costs is None:
         return section
     name, layer = str(facts.get("architecture") or "network"), facts["point"]["layer"]
-    drawing = saving_drawing(costs, name, layer)
-    return replace(
-        section, figures=[Shown(f"saving-{folder.resolve().name}", *NOTES["saving"], drawing)]
-    )
+    shown = Shown(figure, *NOTES["saving"], saving_drawing(costs, name, layer))
+    return replace(section, figures=[shown])
 
 
 # --- tables and figures --------------------------------------------------------------------------

@@ -260,10 +260,10 @@ def bars(console: Console, *, quiet: bool) -> Iterator[Bars]:
     What follows a colon in the name of a stage, such as a loss, is told as it changes.
     """
     columns = (
-        TextColumn("{task.description:16}"),
+        TextColumn("{task.description:16}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn("{task.fields[speed]:>12}"),
+        TextColumn("{task.fields[speed]:>12}", markup=False),
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=console, disable=quiet or not console.is_terminal) as shown:

@@ -109,10 +109,14 @@ class Transfer:
         return pd.DataFrame(rows, columns=columns)
 
     def finding(self) -> str:
-        """What was found of the cut, in one sentence for each that it was compared with."""
-        rows = self.differences[
-            (self.differences.contestant == "cut") & (self.differences.metric == "kappa")
-        ]
+        """What was found of the cut, in one sentence for each that it was compared with.
+
+        In kappa; in the mean absolute error where there is but one magnification, and so no kappa.
+        """
+        table = self.differences
+        known = table.loc[(table.contestant == "cut") & table.better.notna()]
+        metric = "kappa" if (known.metric == "kappa").any() else "mae"
+        rows = known.loc[known.metric == metric]
         if rows.empty:
             return "The cut was not compared with anything."
         return " ".join(

@@ -70,7 +70,8 @@ function drawRun(article, number) {
     hideTip();
     drawRun(article, number);
   };
-  const holder = (name) => article.querySelector(`[data-figure="${name}"] .drawn`);
+  const figures = [...article.querySelectorAll("figure")]; // names of folders are no selectors
+  const holder = (name) => figures.find((figure) => figure.dataset.figure === name)?.querySelector(".drawn");
   if (holder("curve")) {
     const only = regressors.value;
     drawChart(holder("curve"), run.curves[subsets.value], { only, least: 290, ...(run.readings && { chosen: layer, choose }) });
@@ -96,7 +97,7 @@ function drawAll() {
   articles.forEach(drawRun);
   if (!subsets) return;
   for (const row of document.querySelectorAll("tr[data-subset]")) {
-    row.hidden = row.dataset.subset !== subsets.value || row.dataset.regressor !== regressors.value;
+    row.hidden = row.dataset.subset !== subsets.value || (regressors.value && row.dataset.regressor !== regressors.value);
   }
 }
 

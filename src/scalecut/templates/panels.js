@@ -260,9 +260,9 @@ function drawTicks(root, names, axisName, space, y, slantedWidth) {
 }
 
 const chartRows = (drawing, only) => [
-  ["panel", "line", "place", "value", "low", "high"],
+  ["panel", "axis", "line", "place", "value", "low", "high"],
   ...drawing.panels.filter((panel) => !only || panel.title === only).flatMap((panel) =>
     panel.lines.flatMap((line) => drawing.places.map((place, i) => [
-      panel.title, line.label, place, line.values[i], line.low[i], line.high[i],
+      panel.title, panel.label, line.label, place, line.values[i], line.low[i], line.high[i],
     ]))),
 ];
