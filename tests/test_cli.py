@@ -23,7 +23,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from scalecut import cache, cli, load_network, probe, read_images
+from scalecut import cache, cli, load_network, probe
 from scalecut.curve import COLUMNS
 from scalecut.errors import ModelError
 from scalecut.inputs import chosen_points
@@ -988,24 +988,6 @@ def real():
     if not folder:
         pytest.skip("SCALECUT_DATA is unset, so there are no real photographs to probe")
     return Path(folder)
-
-
-@pytest.mark.data
-def test_lite0_knows_the_scale_of_animals_best_before_its_last_blocks(real):
-    network = load_network("tf_efficientnet_lite0")
-    frame = network.preprocessing.frame("squash")
-    animals = read_images(f"voc:{real}/voc-animals", frame, subsets=("dog", "cat", "horse"))
-    found = probe(network, animals.rows(np.arange(0, len(animals), 3)))
-    ridge = found.scores().set_index("layer").r2
-    assert ridge.idxmax().startswith(("blocks.4.", "blocks.5."))
-    assert ridge.max() >= 0.72
-    assert ridge["logits"] <= ridge.max() - 0.08
-    assert found.scores(weights="random").r2.max() <= 0.3
-    shuffled = found.scores(target="shuffled").r2
-    assert shuffled.max() <= 0.08
-    # 105 horses are few: at blocks.3.2 chance favours a tiny penalty in a split and costs 0.2
-    assert -0.15 <= shuffled.median() <= shuffled.max()
-    assert shuffled.min() > -0.3
 
 
 @pytest.mark.data

@@ -24,6 +24,7 @@ from scalecut.images import Image
 from scalecut.inputs import Look, Reading, chosen_points
 from scalecut.models import load_network
 from scalecut.regression import PENALTIES
+from scalecut.scenes import made_up_scenes
 from scalecut.shards import Plan, joined, pilot_scales, summed
 from scalecut.streaming import stream, stream_measures
 from scalecut.sums import CELLS, cell_of, jackknife
@@ -355,7 +356,9 @@ def test_several_measures_in_one_pass_are_those_of_a_pass_each(tmp_path):
     assert not np.allclose(area, height)
 
 
-def test_measures_of_images_in_memory_go_together():
+def test_measures_of_images_in_memory_go_together(monkeypatch):
+    few_scenes = functools.partial(made_up_scenes, 80)
+    monkeypatch.setattr("scalecut.inputs.made_up_scenes", few_scenes)
     few = {"layers": ["area"], "look": EXACTLY, "controls": []}
     together = stream_measures(planted(), "scenes", ["area", "height"], **few)
     alone = stream(planted(), "scenes", reading=Reading(measure="height"), **few)
