@@ -170,6 +170,17 @@ def test_magnification_is_read_off_in_octaves(forgetful, drawn):
     assert set(found.table.task) == {"magnification"}
 
 
+def test_finding_is_in_errors_where_there_is_no_kappa(forgetful, drawn):
+    found = ways(forgetful, drawn, "pretrained", "cut", seeds=2)
+    table = found.differences
+    unknown = table.assign(**{name: table[name].mask(table.metric == "kappa")
+                              for name in ("better", "low", "high")})  # fmt: skip
+    said = replace(found, differences=unknown).finding()
+    assert "kappa" in found.finding()
+    assert "mean absolute error" in said
+    assert "nan" not in said
+
+
 def test_finding_is_the_sentences_about_the_cut(forgetful, drawn):
     found = ways(forgetful, drawn, "pretrained", "scratch", "cut", "all-layers")
     two = [difference(found, "kappa", other) for other in ("pretrained", "scratch")]

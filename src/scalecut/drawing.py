@@ -121,7 +121,7 @@ def visualise(
                 *(network, each.point, each.directions),
                 **ask,
                 progress=progress,
-                stage=each.point.layer,
+                stage=f"painting {each.point.label}",
             )
             for each in wanted
         ]

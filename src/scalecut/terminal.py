@@ -29,6 +29,7 @@ from .scores import MEAN
 COUNTED = {
     "layers": ("regression", "comparison", "directions"),
     "ways": ("fits",),
+    "steps": ("painting",),
     "tiles": ("patches",),
     "shards": ("listing shards",),
 }
