@@ -26,6 +26,8 @@ INCOMPARABLE, MISPRINT = "cannot be compared", "misprint"
 CLOSE = 0.2  # of R², between the paper's photographs and others
 WITHIN = 2  # standard deviations of the printed seeds, between scores on the paper's own tissue
 
+OURS = "the paper's protocol is not recoverable; this one is ours"
+
 INCEPTION, RESNET, STAND_IN = "inception_v3", "resnet50_v1", "tf_efficientnet_lite0"
 NETWORKS = (INCEPTION, RESNET, STAND_IN)
 KINDS = {
@@ -268,39 +270,44 @@ def _of_classes(found: Found) -> Iterator[Row]:
 
 
 def _of_sizes(found: Found) -> Iterator[Row]:
-    why = "the paper's protocol is not recoverable; this one is ours"
-    for network in NETWORKS:
-        table, head = found.tables.get(step_of(SIZES, network)), ("4.1", network)
-        if table is None:
-            if step_of(SIZES, network) in found.lacking:
-                reason = found.lacking[step_of(SIZES, network)]
-                yield Row(*head, "", "answers kept", why=reason)
-            continue
+    quantity = "answers kept"
+    yield from _lacking(found, "4.1", SIZES, quantity)
+    for network, table in _tables(found, SIZES):
         kept = table.loc[(table.quantity == "agreement") & (table.octaves.abs() == 1)]
         if kept.empty:
             reason = f"no answers: {_why_not_read(found, network, LOGITS)}"
-            yield Row(*head, "", "answers kept", why=reason)
+            yield Row("4.1", network, "", quantity, why=reason)
         for row in kept.to_dict("records"):
             what = {"image-size": "the picture", "object-scale": "the object"}[row["change"]]
             item = f"{what} at {'half' if row['octaves'] < 0 else 'double'} the side"
             numbers = (math.nan, math.nan, row["value"], row["low"], row["high"])
-            yield Row(*head, item, "answers kept", *numbers, why=why)
+            yield Row("4.1", network, item, quantity, *numbers, why=OURS)
 
 
 def _of_noise(found: Found) -> Iterator[Row]:
-    why = "the paper's protocol is not recoverable; this one is ours"
-    for network in NETWORKS:
-        table, head = found.tables.get(step_of(NOISE, network)), ("4.2", network)
-        if table is None:
-            if step_of(NOISE, network) in found.lacking:
-                reason = found.lacking[step_of(NOISE, network)]
-                yield Row(*head, "", "R² of image size", why=reason)
-            continue
+    quantity = "R² of image size, best layer"
+    yield from _lacking(found, "4.2", NOISE, quantity)
+    for network, table in _tables(found, NOISE):
         for _, rows in table.groupby(["noise", "padding"], sort=False):
             best = rows.loc[rows.r2.idxmax()]
             item = f"{best.noise} noise, padded with {best.padding}, {best.alias or best.layer}"
             numbers = (math.nan, math.nan, best.r2, best.r2_low, best.r2_high)
-            yield Row(*head, item, "R² of image size, best layer", *numbers, why=why)
+            yield Row("4.2", network, item, quantity, *numbers, why=OURS)
+
+
+def _tables(found: Found, kind: str) -> Iterator[tuple[str, pd.DataFrame]]:
+    """Of the networks that have this step."""
+    for network in NETWORKS:
+        if step_of(kind, network) in found.tables:
+            yield network, found.tables[step_of(kind, network)]
+
+
+def _lacking(found: Found, section: str, kind: str, quantity: str) -> Iterator[Row]:
+    """A row for each network whose step could not be done."""
+    for network in NETWORKS:
+        if step_of(kind, network) in found.lacking:
+            why = found.lacking[step_of(kind, network)]
+            yield Row(section, network, "", quantity, why=why)
 
 
 # --- the cut and what it is good for --------------------------------------------------------------
