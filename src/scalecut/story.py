@@ -278,9 +278,13 @@ def compared(one: Path, other: Path) -> Section:
 
 
 def names_of(curves: Sequence[Curve], folders: Sequence[Path]) -> list[str]:
-    """The networks of two runs, or their folders where these are the same."""
-    names = [str(curve.table.model.iloc[0]) for curve in curves]
-    return names if len(set(names)) == len(names) else [f.resolve().name for f in folders]
+    """What tells two runs apart: their networks, else their folders, else the paths of these."""
+    ways = (
+        [str(curve.table.model.iloc[0]) for curve in curves],
+        [folder.resolve().name for folder in folders],
+        [str(folder) for folder in folders],
+    )
+    return next((names for names in ways if len(set(names)) == len(names)), ways[0])
 
 
 # --- the curve -----------------------------------------------------------------------------------
