@@ -20,7 +20,7 @@ from scalecut.features import Task, computed_here
 from scalecut.images import Image
 from scalecut.inputs import Look, chosen_points
 from scalecut.models import Preprocessing, load_network
-from scalecut.streaming import stream
+from scalecut.probe import probe
 
 ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'scalecut[cluster]'")
 
@@ -166,20 +166,21 @@ def discs(tmp_path):
     return images
 
 
-def streamed(images, cluster="", told=None):
-    return stream(
+def probed(images, cluster="", told=None):
+    return probe(
         task_of().network,
         images,
-        look=Look(precision="float32", batch_size=4),
+        precision="float32",
+        batch_size=4,
         controls=["shuffled"],
-        shard_size=8,
+        permutations=0,
         cluster=cluster,
         progress=told,
     )
 
 
 @pytest.mark.parametrize("is_lost", [False, True], ids=["two nodes", "one of them lost"])
-def test_cluster_streams_the_curve_of_one_process(two_nodes, discs, one_thread, is_lost):
+def test_cluster_gives_the_curve_of_one_process(two_nodes, discs, one_thread, is_lost):
     address, lose = two_nodes
     nodes = []
 
@@ -188,7 +189,7 @@ def test_cluster_streams_the_curve_of_one_process(two_nodes, discs, one_thread, 
             lose()
             nodes.append(done)
 
-    curve, alone = streamed(discs, address, told), streamed(discs)
+    curve, alone = probed(discs, address, told), probed(discs)
     assert len(nodes) == is_lost
     pd.testing.assert_frame_equal(curve.table, alone.table, check_exact=True)
     assert curve.images_left_out == alone.images_left_out

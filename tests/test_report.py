@@ -301,7 +301,7 @@ def test_run_of_an_earlier_version_says_how_to_get_its_readings(tmp_path):
     found = story_of(probe_run(tmp_path))
     assert found.readings is None
     assert found.without_readings.endswith(
-        "Run the command below again without --stream to see it."
+        "Run the command below again to see it."
     )
 
 

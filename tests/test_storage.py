@@ -20,7 +20,6 @@ from scalecut.features import decoded
 from scalecut.images import Image, ImageSet, keys_of
 from scalecut.measures import Frame
 from scalecut.storage import Stored, beside, matching, opened, version_of
-from scalecut.streaming import _fingerprint
 
 SQUARE = Frame(8, 8)
 BYTES = bytes(range(256)) * 40
@@ -390,15 +389,3 @@ def test_table_of_images_says_where_they_lie(tmp_path):
     assert rows.file.tolist() == [str(tmp_path / "a"), "s3://b/c", "s3://b/d.tar#e.png", ""]
     assert rows.width.tolist()[3] == 3
     assert rows.width.isna().tolist() == [True] * 3 + [False]
-
-
-def test_listing_is_told_apart_by_the_stamp_without_reading():
-    def listing(source):
-        images = (Image("a", source),)
-        return _fingerprint(ImageSet(images, np.ones(1), "m", ("s",), ("g",)))
-
-    there = Stored("s4://nowhere/d.tar", 5, 6, "1", "e.png")  # to read it would raise
-    others = [replace(there, **{name: 7}) for name in ("offset", "size")]
-    others += [replace(there, stamp="2"), replace(there, url="s4://nowhere/f.tar")]
-    assert listing(there) == listing(replace(there))
-    assert len({listing(each) for each in (there, *others)}) == 5

@@ -13,14 +13,13 @@ import PIL.Image
 import pytest
 from typer.testing import CliRunner
 
-from scalecut import Preprocessing, cache, cli, read_images
+from builders import LAYERS, discs, planted
+from scalecut import Preprocessing, cache, cli, probe, read_images
 from scalecut.features import decoded
 from scalecut.measures import Frame
 from scalecut.storage import Stored
-from scalecut.streaming import stream
 from scalecut.tars import _names, shards_of
 from test_storage import said, same_pixels, served  # noqa: F401 - served is a fixture
-from test_streaming import EXACTLY, LAYERS, discs, planted
 
 SQUARE = Frame(8, 8)
 PICTURE = b"a picture, for all that a shard knows"
@@ -131,7 +130,7 @@ def test_pictures_are_those_of_the_files_packed(tmp_path):
 
 def test_curve_of_shards_is_that_of_the_files(tmp_path):
     curves = [
-        stream(planted(), spec, layers=LAYERS, look=EXACTLY, controls=["shuffled"])
+        probe(planted(), spec, layers=LAYERS, precision="float32", controls=["shuffled"])
         for spec in tiles(tmp_path / "t")
     ]
     pd.testing.assert_frame_equal(*(curve.frame() for curve in curves))

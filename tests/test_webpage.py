@@ -470,8 +470,8 @@ def test_run_without_readings_or_pictures_has_a_page_too(run, opened, tmp_path):
     write_page(bare)
     tab = opened(bare / "report.html")
     assert tab.locator(".layer .note").text_content() == (
-        "This run does not say what was read from each image: it kept sums alone (--stream), or "
-        "was made by an earlier version. Run the command below again without --stream to see it."
+        "This run does not say what was read from each image: it was made by an earlier version. "
+        "Run the command below again to see it."
     )
     assert tab.locator("[data-figure=curve] svg").count() == 1
 

@@ -156,7 +156,7 @@ def fits() -> Path:
 
 
 def clear() -> None:
-    """Delete all that is cached: features, fits, sums of streams, indexes; weights stay.
+    """Delete all that is cached: features, fits, indexes; weights stay.
 
     Raises:
         OutputError: if a file cannot be deleted.
@@ -175,14 +175,14 @@ def clear() -> None:
 
 
 def _files() -> list[Path]:
-    """Shards, fits, sums, indexes, and what killed processes left of them."""
+    """Shards, fits, indexes, and what killed processes left of them."""
     places = _features().glob("[0-9a-f][0-9a-f]/" + "[0-9a-f]" * 64)
     found = [
         p for place in places for p in place.iterdir() if p.suffix in (".safetensors", ".part")
     ]
     of_fits = fits().glob("[0-9a-f]" * 16 + "/**/*")
-    of_streams, indexes = (folder() / "streams").glob("*"), (folder() / "indexes").glob("*")
-    return found + [path for path in chain(of_fits, of_streams, indexes) if path.is_file()]
+    indexes = (folder() / "indexes").glob("*")
+    return found + [path for path in chain(of_fits, indexes) if path.is_file()]
 
 
 def _features() -> Path:

@@ -62,7 +62,6 @@ from .replication import about_paper
 from .report import draw, write_comparison, write_page
 from .scenes import made_up_scenes
 from .story import names_of
-from .streams import probe_stream
 from .terminal import (
     LAYER_COLUMNS,
     bars,
@@ -195,13 +194,10 @@ def probe(
     learning_curve: Annotated[
         bool, typer.Option("--learning-curve", help="Also probe with 1/8, 1/4, 1/2 of the images.")
     ] = False,
-    stream: Annotated[
-        bool,
-        typer.Option(
-            "--stream",
-            help="Keep sums alone, no features: for 10,000s of images, several --measure at once.",
-        ),
-    ] = False,
+    at_most: Annotated[
+        int, typer.Option(help="Probe a random part of this many images, by group; 0 for all.")
+    ] = 0,
+    stream: Annotated[bool, typer.Option("--stream", hidden=True)] = False,
     input_size: InputOption = "",
     mean: MeanOption = "",
     std: StdOption = "",
@@ -225,19 +221,20 @@ def probe(
       scalecut probe vit_small_patch16_224 --data csv:lesions.csv --out runs/lesions
       scalecut probe mypackage.nets:factory --weights best.pth --data masks:cells --objects mean
       scalecut probe resnet50 --data scenes --match-width 32 --learning-curve
-      scalecut probe resnet50 --data csv:tiles.csv --stream
-      scalecut probe resnet50 --data coco:instances.json --stream --measure area,height
-      scalecut probe resnet50 --data "tar:s3://bucket/tiles-{000..099}.tar" --stream
+      scalecut probe resnet50 --data "tar:s3://bucket/tiles-{000..099}.tar" --at-most 100000
       scalecut probe resnet50 --data csv:tiles.csv --engine openvino --precision int8
       scalecut probe resnet50 --data csv:tiles.csv --cluster ray://HOST:10001
     """
-    settings = {name: value for name, value in locals().items() if name not in ("out", "as_json")}
+    left_out = ("out", "as_json", "stream")
+    settings = {name: value for name, value in locals().items() if name not in left_out}
+    if stream:
+        raise DataError(
+            "--stream was removed. Give --at-most 100000 instead: a random part of the images, "
+            "which gives R² to about ±0.002."
+        )
     folder = place(out, model)
     network = load_network(model, weights=weights, allow_partial=allow_partial, seed=seed)
     network = with_input(network, input_size, mean, std, interpolation)
-    if stream:
-        probe_stream(network, folder, settings, as_json=as_json)
-        return
     with bars(ERR, quiet=as_json) as progress:
         curve = probe_layers(
             network,
@@ -250,6 +247,7 @@ def probe(
             skip_difficult=skip_difficult,
             strict=strict,
             images_folder=images,
+            at_most=at_most,
             fit=fit,
             regressors=listed(regressor),
             controls=[name for name in listed(controls) if name != "none"],

@@ -146,6 +146,7 @@ class Reading:
     skip_difficult: bool = False
     strict: bool = False
     images_folder: Path | None = None
+    at_most: int = 0  # images, drawn by group; 0 for all
 
 
 def images_of(
@@ -170,9 +171,31 @@ def images_of(
     elif data == "scenes":
         image_set = _scenes(frame, reading, seed)
     else:
-        asked = {each.name: getattr(reading, each.name) for each in fields(reading)}
+        asked = {
+            each.name: getattr(reading, each.name)
+            for each in fields(reading)
+            if each.name != "at_most"
+        }
         image_set = read_images(data, frame, **asked, progress=progress)
+    if reading.at_most:
+        image_set = _drawn(image_set, reading.at_most, seed)
     return _large_enough(image_set, only_named=bool(reading.subsets)) if enough else image_set
+
+
+def _drawn(image_set: ImageSet, n: int, seed: int) -> ImageSet:
+    """A random part of at most n images in whole groups, in their own order."""
+    if n < 1:
+        raise DataError(f"--at-most must be at least 1, got {n}. Give 0 for all images.")
+    if len(image_set) <= n:
+        return image_set
+    groups, of_image = np.unique(image_set.group, return_inverse=True)
+    sizes = np.bincount(of_image)
+    order = np.random.default_rng([seed, n]).permutation(len(groups))
+    drawn = order[np.cumsum(sizes[order]) <= n]
+    part = image_set.rows(np.isin(of_image, drawn))
+    reason = f"not among the {len(part)} of {len(image_set)} images drawn by --at-most {n}"
+    dropped = LeftOut(f"{len(image_set) - len(part)} images", f"{reason} with seed {seed}")
+    return replace(part, left_out=(*image_set.left_out, dropped))
 
 
 def _scenes(frame: Frame, reading: Reading, seed: int) -> ImageSet:

@@ -60,6 +60,7 @@ def probe(
     skip_difficult: bool = False,
     strict: bool = False,
     images_folder: str | Path | None = None,
+    at_most: int = 0,
     fit: str = "squash",
     regressors: Sequence[str] = REGRESSORS,
     controls: Sequence[str] = USUAL_CONTROLS,
@@ -85,6 +86,7 @@ def probe(
             ImageSet.
         layers: names, aliases or globs; all probe points if empty.
         subsets: classes of objects, each probed by itself; all if empty.
+        at_most: a random part of this many images, drawn by group with `seed`; 0 for all.
         controls: `random` (twins with random weights), `permuted` (each tensor's values permuted),
             `pixels` (what can be read with no network), `shuffled` (the measure permuted).
         twins: how many random twins, each with a seed of its own.
@@ -115,7 +117,7 @@ def probe(
             model = load_network(model, weights=weights, seed=seed, **keep)
         points, layers_left_out = chosen_points(model, layers)
     folder, skip = images_folder and Path(images_folder), (skip_truncated, skip_difficult)
-    reading = Reading(tuple(subsets), measure, objects, *skip, strict, folder or None)
+    reading = Reading(tuple(subsets), measure, objects, *skip, strict, folder or None, at_most)
     with stages("images"):
         frame = model.preprocessing.frame(fit)
         image_set = images_of(data, frame, reading, seed=seed, progress=progress)

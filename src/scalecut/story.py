@@ -153,8 +153,8 @@ NOTES = {
     "recall": ("How often the magnification is told rightly", "Of the patches of each of them."),
 }
 WITHOUT_READINGS = (
-    "This run does not say what was read from each image: it kept sums alone (--stream), or was "
-    "made by an earlier version. Run the command below again without --stream to see it."
+    "This run does not say what was read from each image: it was made by an earlier version. Run "
+    "the command below again to see it."
 )
 MOST_THUMBNAILS, MOST_THUMBNAIL_BYTES = 320, 2_200_000  # 3 MB as text
 
