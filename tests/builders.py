@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from scalecut import Preprocessing, image_set
-from scalecut.inputs import Look
-from scalecut.models import load_network
+from scalecut.networks.models import load_network
+from scalecut.probing.inputs import Look
 
 SIDE = 24
 AS_IT_IS = Preprocessing(height=SIDE, width=SIDE, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))

@@ -5,9 +5,9 @@ import re
 import numpy as np
 import pandas as pd
 
-from scalecut.cut import cut_after
-from scalecut.notebook import html_of
-from test_curve import curve_of, made_up
+from scalecut.cut.network import cut_after
+from scalecut.figures.notebook import html_of
+from tests.probing.test_curve import curve_of, made_up
 
 IMAGE = '<img src="data:image/png;base64,'
 
@@ -30,7 +30,7 @@ def test_curve_shows_its_finding_its_figure_and_a_row_a_layer():
 
 
 def test_cut_shows_its_layer_and_how_large_it_is():
-    from test_cut import Chain, network_of
+    from tests.cut.test_network import Chain, network_of
 
     cut = cut_after(network_of(Chain), "blocks.1", head=3)
     shown = cut._repr_html_()

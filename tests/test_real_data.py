@@ -14,9 +14,10 @@ import pytest
 from typer.testing import CliRunner
 
 import scalecut
-from scalecut import cli, runs
-from scalecut.paper import INCOMPARABLE, MISPRINT, REPRODUCED
-from scalecut.proof import prove
+from scalecut import runs
+from scalecut.cli import app as cli
+from scalecut.cut.verify import prove
+from scalecut.paper.numbers import INCOMPARABLE, MISPRINT, REPRODUCED
 
 DATA = os.environ.get("SCALECUT_DATA")
 pytestmark = [

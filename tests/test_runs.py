@@ -19,10 +19,17 @@ import pytest
 from rich.console import Console
 
 from scalecut import Curve, DataError, OutputError, ProbePoint, image_set
-from scalecut.curve import compare, image_table
-from scalecut.images import LeftOut
-from scalecut.models import Preprocessing, Weights
-from scalecut.report import draw
+from scalecut.cli.terminal import (
+    bars,
+    comparison_table,
+    controls_in_words,
+    curve_table,
+    layer_table,
+)
+from scalecut.data.images import LeftOut
+from scalecut.networks.models import Preprocessing, Weights
+from scalecut.probing.curve import compare, image_table
+from scalecut.report.report import draw
 from scalecut.runs import (
     FORMAT,
     check_place,
@@ -36,7 +43,6 @@ from scalecut.runs import (
     write_curve,
     write_table,
 )
-from scalecut.terminal import bars, comparison_table, controls_in_words, curve_table, layer_table
 
 HEADER = (
     "model,subset,measure,layer,alias,depth,n_features,n_images,weights,target,regressor,"
@@ -425,7 +431,7 @@ def test_names_that_look_like_values_stay_names(tmp_path, name):
 
 
 def test_figures_of_a_run_are_the_same_when_drawn_again(tmp_path, monkeypatch):
-    monkeypatch.setattr("scalecut.report.DOTS_PER_INCH", 20)
+    monkeypatch.setattr("scalecut.report.report.DOTS_PER_INCH", 20)
     run = write(tmp_path / "run")
     hashes = []
     for _ in range(2):

@@ -1,27 +1,27 @@
 """Find the layer at which a vision model forgets how big things are."""
 
-from .annotations import read_images
-from .bundle import load
-from .choice import choose
-from .curve import Curve, Evidence, compare
-from .cut import CutNetwork, cut_after
-from .directions import Directions, rcv
+from .analyses.invariance import Invariance, invariance
+from .analyses.noise import noise_curve
+from .analyses.rcv import Directions, rcv
+from .analyses.synthetic import Instrument, instrument
+from .cut.folder import load
+from .cut.network import CutNetwork, cut_after
+from .cut.sklearn import Features, transform
+from .data.annotations import read_images
+from .data.images import Image, ImageSet, image_set
+from .data.measures import Frame
+from .data.scenes import made_up_scenes
 from .errors import DataError, LayerError, ModelError, OutputError, ScalecutError
-from .features import extract
-from .images import Image, ImageSet, image_set
-from .instrument import Instrument, instrument
-from .invariance import Invariance, invariance
-from .layers import ProbePoint, probe_points, select_layers
-from .measures import Frame
-from .models import Network, Preprocessing, load_network, random_twin
-from .noise import noise_curve
-from .probe import probe
-from .regression import RidgePath, r_squared, ridge_path
+from .features.extract import extract
+from .networks.hooks import pooled_outputs
+from .networks.layers import ProbePoint, probe_points, select_layers
+from .networks.models import Network, Preprocessing, load_network, random_twin
+from .pathology.transfer import Transfer, transfer
+from .probing.choose import choose
+from .probing.curve import Curve, Evidence, compare
+from .probing.probe import probe
 from .runs import read_patches
-from .scenes import made_up_scenes
-from .taps import pooled_outputs
-from .transfer import Transfer, transfer
-from .transformer import Features, transform
+from .stats.ridge import RidgePath, r_squared, ridge_path
 
 __all__ = [
     "Curve",

@@ -1,5 +1,5 @@
 """`python -m scalecut` is the `scalecut` command."""
 
-from .cli import main
+from .cli.app import main
 
 main()

@@ -17,14 +17,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from .curve import COLUMNS, Curve, image_table
+from .data.images import Image, ImageSet, LeftOut
+from .data.storage import Stored
+from .data.thumbnails import thumbnail
 from .errors import DataError, ModelError, OutputError
-from .images import Image, ImageSet, LeftOut
-from .layers import ProbePoint
-from .patches import COLUMNS as PATCH_COLUMNS
-from .patches import PatchSet
-from .storage import Stored
-from .thumbnails import thumbnail
+from .networks.layers import ProbePoint
+from .pathology.patches import COLUMNS as PATCH_COLUMNS
+from .pathology.patches import PatchSet
+from .probing.curve import COLUMNS, Curve, image_table
 
 FORMAT = 2  # of run.json and the tables
 MARKS = {

@@ -1,0 +1,498 @@
+"""The direction in which a layer's features grow with the measure, and what the network does there.
+
+The regression concept vector (RCV, `graziani2018`) of a layer is the unit direction v of weights
+with which the measure is regressed on the pooled features. It is read from the features to the
+measure (does v hold for other images?) and from the measure to the slope of a class logit along v.
+
+Shapes: n images, m held out, d features, r repeats, p pairs of them, b bootstrap draws.
+"""
+
+import copy
+import difflib
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Bool, Float, Float64, Int
+from threadpoolctl import threadpool_limits
+from timm.data.imagenet_info import ImageNetInfo
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
+
+from ..data.images import Image, ImageSet, LeftOut, evenly
+from ..errors import DataError, LayerError
+from ..features.extract import Progress, decoded, extract, resolved_device
+from ..networks.layers import LOGITS, SOFTMAX, ProbePoint, probe_points, tensors_in
+from ..networks.missing import answerable
+from ..networks.models import Network
+from ..probing.inputs import check_finite, check_size
+from ..probing.scores import Part, draw_parts, n_processors
+from ..stats.inference import bootstrap_r_squared, interval
+from ..stats.ridge import decompose, deviations, nested_ridge
+
+COLUMNS = [
+    "model",
+    "weights",
+    "subset",
+    "layer",
+    "alias",
+    "depth",
+    "n_features",
+    "n_images",
+    "quantity",
+    "other",
+    "value",
+    "low",
+    "high",
+]
+CARRIED = 0.9  # of the squared length of the direction
+GRADIENT_BATCH = 8  # images at once: every map from the first point to the logits is kept
+MIDDLE = (0.025, 0.975)
+SAME = 1e-6  # relative spread of float32 gradients below which they are one and the same
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Directions:
+    """The RCV of every layer and subset, and what is known of it.
+
+    `table` has one row a number, with the columns of `COLUMNS`. By `quantity`:
+
+    - `stability_degrees`: mean angle between the directions of two repeats (`_rows`);
+    - `channels_90`: share of the channels that carry 90 % of the direction, mean over repeats;
+    - `stability_shuffled_degrees`, `channels_90_shuffled`: both for a shuffled measure;
+    - `transfer_r2`: R² on the subset `other`, if it shares no group; held out on the subset itself;
+    - `transfer_correlation2`: the same when offset and slope are fitted anew;
+    - `sensitivity`: mean slope of the logit of the class `other` along the direction;
+    - `br`: its bidirectional relevance (`relevance`).
+
+    `low` and `high` hold the middle 95 % of the pairs, or of the repeats, for the first four, and
+    are 95 % bootstrap intervals over groups of images for the others.
+    """
+
+    table: pd.DataFrame
+    vectors: dict[str, dict[str, Float64[np.ndarray, " d"]]]  # by subset and layer
+    images_left_out: tuple[LeftOut, ...]
+
+
+def rcv(
+    network: Network,
+    image_set: ImageSet,
+    points: Sequence[ProbePoint],
+    *,
+    repeats: int = 10,
+    target_class: int | str | None = None,
+    most_images: int = 64,
+    fit: str = "squash",
+    precision: str = "auto",
+    device: str = "auto",
+    batch_size: int = 32,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Directions:
+    """The RCVs of `network` at `points`, a subset each, on the splits that the probe draws.
+
+    Args:
+        repeats: random splits, two at least: stability is the angle between them.
+        target_class: of the head, by number or ImageNet name; no sensitivities without one.
+        most_images: of each subset for the sensitivities, evenly spread over its rows.
+        precision: of the features; sensitivities are always in float32.
+
+    Raises:
+        DataError: if there are too few images or repeats, or no such class.
+        LayerError: if a class is given but the network has no logits.
+    """
+    if repeats < 2:
+        raise DataError(
+            f"--repeats {repeats} is too few for stability, which compares two. Give 2 or more."
+        )
+    number, name = (-1, "") if target_class is None else class_of(network, target_class)
+    look = {"fit": fit, "device": device, "batch_size": batch_size, "progress": progress}
+    found = extract(network, image_set.images, points, precision=precision, **look)
+    check_finite(network, found)
+    kept = image_set.rows(found.is_read)
+    check_size(kept)
+    parts = draw_parts(kept, repeats, seed, shuffled=False, permutations=1)
+    with threadpool_limits(1):  # one thread a regression: the same numbers on any number of cores
+        vectors = {part.subset: _vectors(part, found.matrices) for part in parts}
+    slopes: dict[str, dict[str, np.ndarray]] = {part.subset: {} for part in parts}
+    for part in parts if name else ():
+        few = part.rows[evenly(len(part.rows), most_images)]
+        images, by_layer = [kept.images[row] for row in few], vectors[part.subset]
+        slopes[part.subset] = sensitivity(network, images, points, by_layer, number, **look)
+
+    def layer_table(point: ProbePoint) -> pd.DataFrame:
+        matrix = found.matrices[point.layer].astype(np.float64)
+        rows = [
+            (part.subset, *row)
+            for part in parts
+            for row in _rows(
+                part, _apart(kept, part, parts), matrix, slopes[part.subset].get(point.layer), name
+            )
+        ]
+        return pd.DataFrame(rows, columns=["subset", *COLUMNS[7:]]).assign(
+            layer=point.layer, alias=point.alias, depth=point.depth, n_features=point.channels
+        )
+
+    tables: list[pd.DataFrame] = []
+    with threadpool_limits(1), ThreadPoolExecutor(n_processors()) as workers:
+        for table in workers.map(layer_table, points):
+            tables.append(table)
+            if progress:
+                progress("directions", len(tables), len(points))
+    table = pd.concat(tables, ignore_index=True).assign(
+        model=network.name, weights=network.weights.kind
+    )
+    return Directions(table.reindex(columns=COLUMNS), vectors, found.left_out)
+
+
+# --- the direction -------------------------------------------------------------------------------
+
+
+def direction(
+    features: Float64[np.ndarray, "n d"],
+    measure: Float64[np.ndarray, " n"],
+    groups: Int[np.ndarray, " n"],
+) -> Float64[np.ndarray, " d"]:
+    """The RCV  v = w / ‖w‖  in the units of the features: the predicted measure rises fastest.
+
+    Constant channels get 0; all of them, if none varies.
+
+    Args:
+        groups: images that share a number are left out together when the penalty is chosen.
+    """
+    return _unit(ridge(features, measure, groups, features[:0])[0])
+
+
+def ridge(
+    features: Float64[np.ndarray, "n d"],
+    measure: Float64[np.ndarray, " n"],
+    groups: Int[np.ndarray, " n"],
+    held_out: Float64[np.ndarray, "m d"],
+) -> tuple[Float64[np.ndarray, " d"], Float64[np.ndarray, " m"]]:
+    """The probe's ridge: its weights, measure per unit of each feature, and its predictions.
+
+    With standardised features X = U S Vᵀ and the chosen penalty α the weights are, by the dual form
+    that needs no V,  Xᵀ U (S² + α)⁻¹ Uᵀ (y - ȳ),  divided by the deviation of each feature.
+    """
+    parts = decompose(features, held_out)
+    fit = nested_ridge(parts, measure[:, None], groups)
+    dual = parts.u @ (parts.u.T @ (measure - measure.mean()) / (parts.s**2 + fit.penalties[0]))
+    deviation = deviations(features)
+    slope = dual @ (features - features.mean(axis=0))
+    weights = np.divide(slope, deviation**2, out=np.zeros_like(slope), where=deviation > 0)
+    return weights, fit.predictions[:, 0]
+
+
+def pair_angles(directions: Float64[np.ndarray, "r d"]) -> Float64[np.ndarray, " p"]:
+    """The angle in degrees between every two rows; not a number where a row is zero."""
+    unit = [_unit(row) if row.any() else np.full(len(row), np.nan) for row in directions]
+    cosines = np.array([a @ b for a, b in combinations(unit, 2)])
+    return np.degrees(np.arccos(np.clip(cosines, -1.0, 1.0)))
+
+
+def carrying_share(weights: Float64[np.ndarray, " d"], part: float = CARRIED) -> float:
+    """The smallest share of the channels whose squared weights sum to `part` of all.
+
+    Of many weights that are normally distributed 44 % carry 90 %.
+    """
+    carried = np.cumsum(np.sort(weights**2)[::-1])
+    if carried[-1] == 0:
+        return np.nan
+    return float(1 + np.argmax(carried >= part * carried[-1])) / len(weights)
+
+
+def correlation_squared(
+    measure: Float64[np.ndarray, "r n"],
+    predicted: Float64[np.ndarray, "r n"],
+    is_held_out: Bool[np.ndarray, "r n"],
+    counts: Float64[np.ndarray, "b n"],
+) -> Float64[np.ndarray, " b"]:
+    """R² after offset and slope of the predictions are fitted anew, mean over repeats, by draw.
+
+    That is max(ρ, 0)² for the correlation ρ of measure and prediction: a slope that would have to
+    be turned round is no transfer. Draws as in `stats.bootstrap_r_squared`.
+    """
+    total, used = np.zeros(len(counts)), np.zeros(len(counts))
+    for y, z, held_out in zip(measure, predicted, is_held_out, strict=True):
+        w = counts[:, held_out]
+        w = w / np.maximum(w.sum(axis=1, keepdims=True), 1)
+        y, z = y[held_out] - y[held_out].mean(), z[held_out] - z[held_out].mean()
+        y_spread, z_spread = w @ y**2 - (w @ y) ** 2, w @ z**2 - (w @ z) ** 2
+        together = np.maximum(w @ (y * z) - (w @ y) * (w @ z), 0.0)
+        fine = y_spread > 1e-12 * (y @ y)
+        told = fine & (z_spread > 1e-12 * (z @ z))
+        used += fine
+        total[told] += together[told] ** 2 / (y_spread[told] * z_spread[told])
+    return np.where(used > 0, total / np.maximum(used, 1), np.nan)
+
+
+# --- what the answer makes of it -----------------------------------------------------------------
+
+
+def sensitivity(
+    network: Network,
+    images: Sequence[Image],
+    points: Sequence[ProbePoint],
+    vectors: Mapping[str, Float64[np.ndarray, " _"]],
+    number: int,
+    *,
+    fit: str = "squash",
+    device: str = "auto",
+    batch_size: int = 32,
+    progress: Progress | None = None,
+) -> dict[str, Float64[np.ndarray, " n"]]:
+    """S = Σ_c v_c Σ_places ∂(logit)/∂a_c  of every image, by layer (`graziani2018`).
+
+    The slope of the logit when v is added to every place of the map a, which adds v to the pooled
+    features: positive if the class gains where objects seem larger. A vector of zeros is added to
+    the map of each point and the logit is derived by it: one pass forward and one back, in float32.
+    Softmax is left out, since no logit comes after it.
+
+    Args:
+        vectors: v by layer, in units of the features.
+        number: of the class (`class_of`).
+
+    Raises:
+        DataError: if a vector is not of its layer, or an image cannot be read.
+        LayerError: if the network hands on no gradient.
+    """
+    points = [point for point in points if point.layer != SOFTMAX]
+    for point in points:
+        if len(vectors[point.layer]) != point.channels:
+            raise DataError(
+                f"The direction has {len(vectors[point.layer])} values, but layer {point.layer!r} "
+                f"has {point.channels} channels. Give the direction that was fitted there."
+            )
+    device, batch_size = resolved_device(device), min(batch_size, GRADIENT_BATCH)
+    module = copy.deepcopy(network.module).eval().requires_grad_(False).float().to(device)
+    ready = decoded(images, range(len(images)), network.preprocessing, fit, batch_size=batch_size)
+    slopes: dict[str, list[np.ndarray]] = {point.layer: [] for point in points}
+    with _raised(module, points) as zeros, torch.enable_grad():
+        for numbers, batch, bad in ready:
+            if bad:
+                name, reason = next((images[k].name, bad[k].rstrip(".")) for k in bad)
+                raise DataError(f"{name}: {reason}. Mend it, or leave it out.")
+            logits = module(batch.to(device))
+            if not logits.requires_grad:
+                raise LayerError(
+                    f"{network.name} lets no gradient through to its logits. Give another network."
+                )
+            given = [zeros[layer] for layer in slopes]
+            found = torch.autograd.grad(logits[:, number].sum(), given, materialize_grads=True)
+            for layer, gradient in zip(slopes, found, strict=True):
+                slopes[layer].append(gradient.cpu().numpy().astype(np.float64) @ vectors[layer])
+            if progress:
+                progress("gradients", numbers[-1] + 1, len(images))
+    return {layer: np.concatenate(each) for layer, each in slopes.items()}
+
+
+def relevance(
+    sensitivities: Float64[np.ndarray, " n"],
+    r2: Float64[np.ndarray, " b"],
+    counts: Float64[np.ndarray, "b n"],
+) -> Float64[np.ndarray, " b"]:
+    """The bidirectional relevance score  Br = R² μ/σ  of `graziani2018`, by draw.
+
+    μ and σ are mean and standard deviation (of the population) of the sensitivities over the
+    images, so μ/σ is the inverse of their coefficient of variation. An R² below 0 counts as 0: what
+    cannot be read is not relevant. If all images have the same sensitivity, Br is 0 where that is 0
+    and else not a number. The source then divides by the largest |Br| of its concepts.
+    """
+    mean = _means(sensitivities, counts)
+    centred = sensitivities - sensitivities.mean()
+    variance = _means(centred**2, counts) - _means(centred, counts) ** 2
+    deviation = np.sqrt(np.maximum(variance, 0.0))
+    alike = np.where(mean == 0, 0.0, np.nan)
+    varies = deviation > SAME * np.abs(sensitivities).max()
+    return np.maximum(r2, 0.0) * np.divide(mean, deviation, out=alike, where=varies)
+
+
+def class_of(network: Network, target_class: int | str) -> tuple[int, str]:
+    """Number of a class of the head, and what to call it: `282 tiger cat`, or the bare number.
+
+    Args:
+        target_class: number from 0, or one of its ImageNet names if the head has 1,000 outputs.
+
+    Raises:
+        DataError: if there is no such class, or more than one.
+        LayerError: if the network has no logits, or weights for them are missing.
+    """
+    n = _n_classes(network)
+    info = ImageNetInfo()
+    names = [info.index_to_description(k).split(", ") if n == 1000 else [] for k in range(n)]
+    wanted = str(target_class).strip().lower()
+    fits = [k for k, each in enumerate(names) if wanted in (str(k), *map(str.lower, each))]
+    if len(fits) == 1:
+        return fits[0], " ".join([str(fits[0]), *names[fits[0]][:1]])
+    if fits:
+        numbers = " and ".join(map(str, fits))
+        raise DataError(f"{len(fits)} classes are named {wanted!r}: {numbers}. Give the number.")
+    known = [name for each in names for name in each]
+    near = ", ".join(difflib.get_close_matches(wanted, known, n=3, cutoff=0.5))
+    raise DataError(
+        f"{network.name} has no class {str(target_class)!r}{near and f'; near it: {near}'}. Give a "
+        f"number from 0 to {n - 1}{', or a name of ImageNet' if known else ''}."
+    )
+
+
+# --- inside: numbers -----------------------------------------------------------------------------
+
+
+def _vectors(
+    part: Part, matrices: Mapping[str, Float[np.ndarray, "all _"]]
+) -> dict[str, Float64[np.ndarray, " _"]]:
+    """The directions of all images of a subset, by layer."""
+    own = {layer: matrix[part.rows].astype(np.float64) for layer, matrix in matrices.items()}
+    measure = part.targets["true"][0]
+    return {layer: direction(each, measure, part.groups) for layer, each in own.items()}
+
+
+def _rows(
+    part: Part,
+    parts: Sequence[Part],
+    features: Float64[np.ndarray, "all d"],
+    slope: Float64[np.ndarray, " k"] | None,
+    name: str,
+) -> Iterator[tuple[object, ...]]:
+    """Number of images, quantity, other, value, low and high, of one subset at one layer.
+
+    Repeats are compared in standardised features, by the deviations of the whole subset: in raw
+    ones weights are largest where a channel hardly varies, and a few such channels would decide.
+    Two repeats share 70 % of their images, so noise alone gives some arccos 0.7 = 46°, not 90°: one
+    shuffle of the measure, kept through the repeats, shows what chance gives.
+    """
+    n = len(part.rows)
+    weights, predicted = _repeats(part, features, part.targets["true"][0])
+    by_chance, _ = _repeats(part, features, part.dealt[:, 1])
+    for kind, found in (("", weights), ("_shuffled", by_chance)):
+        standardised = found * deviations(features[part.rows])
+        angles = pair_angles(standardised)
+        shares = np.array([carrying_share(row) for row in standardised])
+        yield n, f"stability{kind}_degrees", "", angles.mean(), *np.quantile(angles, MIDDLE)
+        yield n, f"channels_90{kind}", "", shares.mean(), *np.quantile(shares, MIDDLE)
+    for other in parts:
+        seen = part.is_held_out if other is part else np.ones((len(weights), len(other.rows)), bool)
+        measure, guesses = other.targets["true"], predicted[:, other.rows]
+        counts = other.counts.astype(np.float64)
+        lost = (measure - guesses) ** 2
+        errors = [each[held_out, None] for each, held_out in zip(lost, seen, strict=True)]
+        r2 = bootstrap_r_squared(measure, errors, seen, counts)[:, 0]
+        fair = correlation_squared(measure, guesses, seen, counts)
+        m = len(other.rows)
+        yield m, "transfer_r2", other.subset, *_with_interval(r2, most=1.0)
+        yield m, "transfer_correlation2", other.subset, *_with_interval(fair, 0.0, 1.0)
+        if slope is not None and other is part:
+            counts = counts[:, evenly(n, len(slope))]
+            yield len(slope), "sensitivity", name, *_with_interval(_means(slope, counts))
+            yield len(slope), "br", name, *_with_interval(relevance(slope, r2, counts))
+
+
+def _apart(image_set: ImageSet, part: Part, parts: Sequence[Part]) -> list[Part]:
+    """The subset itself, and those that share no group (patient, slide) with it."""
+    group = np.array(image_set.group)
+    own = set(group[part.rows])
+    return [each for each in parts if each is part or own.isdisjoint(group[each.rows])]
+
+
+def _repeats(
+    part: Part, features: Float64[np.ndarray, "all d"], measure: Float64[np.ndarray, " n"]
+) -> tuple[Float64[np.ndarray, "r d"], Float64[np.ndarray, "r all"]]:
+    """Weights of every repeat, and its predictions for all images that it was not fitted on."""
+    weights = np.zeros((len(part.is_held_out), features.shape[1]))
+    predicted = np.full((len(part.is_held_out), len(features)), np.nan)
+    for repeat, held_out in enumerate(part.is_held_out):
+        train = part.rows[~held_out]
+        rest = np.setdiff1d(np.arange(len(features)), train)
+        groups = part.groups[~held_out]
+        fit = ridge(features[train], measure[~held_out], groups, features[rest])
+        weights[repeat], predicted[repeat, rest] = fit
+    return weights, predicted
+
+
+def _unit(weights: Float64[np.ndarray, " d"]) -> Float64[np.ndarray, " d"]:
+    return weights / (np.linalg.norm(weights) or 1.0)
+
+
+def _means(
+    values: Float64[np.ndarray, " n"], counts: Float64[np.ndarray, "b n"]
+) -> Float64[np.ndarray, " b"]:
+    n = counts.sum(axis=1)
+    return np.where(n > 0, counts @ values / np.maximum(n, 1), np.nan)
+
+
+def _with_interval(
+    draws: Float64[np.ndarray, " b"], least: float = -np.inf, most: float = np.inf
+) -> Float64[np.ndarray, " 3"]:
+    """The first draw with the interval that the others give."""
+    low_high = interval(draws[0], draws[1:], least=least, most=most) if draws[0] == draws[0] else ()
+    return np.array([draws[0], *(low_high or (np.nan, np.nan))])
+
+
+# --- inside: the network -------------------------------------------------------------------------
+
+
+@contextmanager
+def _raised(module: nn.Module, points: Sequence[ProbePoint]) -> Iterator[dict[str, Tensor]]:
+    """Add zeros (n, c) to every place of every point, at each pass; they are found by layer.
+
+    A new tensor is handed on, so that an activation in place after the point does no harm. Of a
+    module that is called more than once the last zeros are found: its last call is what is read.
+    """
+    modules, zeros = dict(module.named_modules()), {}
+
+    def handed_on(point: ProbePoint, value: Any) -> Any:
+        maps = list(tensors_in(value))[: 1 if point.side == "input" else None]
+        zeros[point.layer] = added = (
+            maps[0].new_zeros(len(maps[0]), point.channels).requires_grad_()
+        )
+        parts = added.split([each.shape[point.channel_axis] for each in maps], dim=1)
+        new = {id(a): _added(a, part, point) for a, part in zip(maps, parts, strict=True)}
+        return tree_map_only(Tensor, lambda tensor: new.get(id(tensor), tensor), value)
+
+    with ExitStack() as undo:
+        for point in points:
+            watched, on = modules[point.module], partial(handed_on, point)
+            if point.side == "input":
+                handle = watched.register_forward_pre_hook(
+                    lambda _, args, kwargs, on=on: on((args, kwargs)), with_kwargs=True
+                )
+            else:
+                handle = watched.register_forward_hook(lambda _, args, made, on=on: on(made))
+            undo.callback(handle.remove)
+        yield zeros
+
+
+def _added(
+    value: Float[Tensor, "n ..."], vector: Float[Tensor, "n c"], point: ProbePoint
+) -> Float[Tensor, "n ..."]:
+    """The vector added at every place that `features.pool` averages over, and at no other token."""
+    if value.ndim == 2:
+        return value + vector
+    if value.ndim == 3:
+        prefix, patches = value.tensor_split([point.prefix_tokens], dim=1)
+        return torch.cat([prefix, patches + vector[:, None]], dim=1)
+    places = vector[:, :, None, None] if point.channel_axis == 1 else vector[:, None, None]
+    return value + places
+
+
+def _n_classes(network: Network) -> int:
+    found = [p for p in probe_points(network.module, network.example()) if p.layer == LOGITS]
+    if not found:
+        raise LayerError(
+            f"{network.name} has no logits, but a class is asked for. Give a network with its "
+            "head, or no class."
+        )
+    fine, left_out = answerable(network, found)
+    if not fine:
+        raise LayerError(
+            f"A class is asked for, but the layer {LOGITS!r} of {network.name} "
+            f"{left_out[0].reason}. Give weights that hold it, or no class."
+        )
+    return fine[0].channels

@@ -1,0 +1,204 @@
+"""A cut network as a file for other programs: ONNX and torch.export, batches of any size.
+
+Both are made from one capture of the cut in eval mode, in float32, on the CPU, at its own image
+size. What the exporters say on the way is not passed on, and the files name no path of the machine
+they were made on.
+"""
+
+import logging
+import re
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from copy import deepcopy
+from dataclasses import dataclass
+from importlib.util import find_spec
+from io import StringIO
+from pathlib import Path
+from typing import cast
+from zipfile import BadZipFile
+
+import numpy as np
+import torch
+from jaxtyping import Float32
+from torch import nn
+from torch._export.verifier import SpecViolationError
+from torch.export import Dim, ExportedProgram
+
+from ..errors import ModelError
+from ..probing.inputs import first_line
+from .network import STOPPED, CutNetwork
+
+# What the exporters raise. Those of torch.onnx, Dynamo and symbolic shapes are all RuntimeErrors;
+# the others come from the network's own code, which expects numbers and meets symbols.
+_FAILURES = (
+    SpecViolationError,
+    RuntimeError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    LookupError,
+    AssertionError,
+)
+
+
+def export_onnx(cut: CutNetwork, path: Path) -> None:
+    """Write ONNX: `images` (batch, 3, h, w) to `features` or, with a head, `logits` (batch, c).
+
+    The weights are in the same file; above 2 GB, which one cannot hold, in another beside it.
+
+    Raises:
+        ModelError: if the exporter fails, or is not installed.
+    """
+    _check_installed("onnx", "onnxscript")
+    with _exporting(cut, "ONNX"):
+        torch.onnx.export(
+            _captured(cut),
+            f=path,
+            input_names=["images"],
+            output_names=["logits" if cut.num_classes else "features"],
+            dynamic_shapes=({0: "batch"},),  # only names what the capture left open
+            external_data=False,
+            verbose=False,
+        )
+
+
+def export_torch(cut: CutNetwork, path: Path) -> None:
+    """Write what `torch.export.load(path).module()` runs without the source of the network.
+
+    Raises:
+        ModelError: if the exporter fails.
+    """
+    with _exporting(cut, "torch.export"):
+        torch.export.save(_captured(cut), path)
+
+
+def onnx_features(path: Path, images: Float32[np.ndarray, "n 3 h w"]) -> Float32[np.ndarray, "n c"]:
+    """What an ONNX file answers in onnxruntime on the CPU, with as many threads as torch.
+
+    Raises:
+        ModelError: if onnxruntime is not installed, or cannot run the file.
+    """
+    _check_installed("onnxruntime")
+    with _silence():
+        import onnxruntime
+        from onnxruntime.capi import (
+            onnxruntime_pybind11_state as states,  # pyright: ignore[reportAttributeAccessIssue]
+        )
+
+    refusals = (states.Fail, states.InvalidArgument, states.InvalidGraph, states.InvalidProtobuf,
+                states.NotImplemented, states.RuntimeException)  # fmt: skip
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.log_severity_level = 3  # errors
+    try:
+        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        return cast(np.ndarray, session.run(None, {"images": images})[0])
+    except refusals as error:
+        raise ModelError(_not_run(path, error)) from error
+
+
+def torch_features(
+    path: Path, images: Float32[np.ndarray, "n 3 h w"]
+) -> Float32[np.ndarray, "n c"]:
+    """What a torch.export file answers on the CPU.
+
+    Raises:
+        ModelError: if torch cannot run the file.
+    """
+    try:
+        with _silence(), torch.no_grad():
+            return torch.export.load(path).module()(torch.from_numpy(images)).numpy()
+    except (*_FAILURES, OSError, BadZipFile) as error:
+        raise ModelError(_not_run(path, error)) from error
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """A kind of file: its name in a folder, what writes it, and what it answers to images."""
+
+    file: str
+    write: Callable[[CutNetwork, Path], None]
+    features: Callable[[Path, np.ndarray], np.ndarray]
+
+
+EXPORTS = {
+    "onnx": Format("model.onnx", export_onnx, onnx_features),
+    "torch": Format("model.pt2", export_torch, torch_features),
+}
+
+
+# --- inside --------------------------------------------------------------------------------------
+
+
+def _captured(cut: CutNetwork) -> ExportedProgram:
+    cut = deepcopy(cut).cpu().float().eval()
+    if cut.way == STOPPED:
+        _leave_untracked(cut.body)
+    # Two images: a batch of one would be taken for a constant.
+    images = torch.zeros(2, 3, cut.preprocessing.height, cut.preprocessing.width)
+    batches = {0: Dim("batch", min=1)}
+    program = torch.export.export(cut, (images,), dynamic_shapes=(batches,), strict=False)
+    for module in program.graph_module.modules():
+        for node in module.graph.nodes if isinstance(module, torch.fx.GraphModule) else ():
+            node.meta.pop("stack_trace", None)  # paths and lines of code of this machine
+    return program
+
+
+def _leave_untracked(body: nn.Module) -> None:
+    """Keep torch.export from entering modules in its stack, in place.
+
+    It replaces `nn.Module.__call__` by one that does so, and takes them off only where they return:
+    the exception that ends a stopped pass would leave them there. Dynamo (strict=True) follows the
+    exception, but is slower and fails on code that checks types as jaxtyping does.
+    """
+    for module in body.modules():
+        kind = type(module)
+        module.__class__ = type(kind.__name__, (kind,), {"__call__": nn.Module.__call__})
+
+
+@contextmanager
+def _exporting(cut: CutNetwork, format_name: str) -> Iterator[None]:
+    """Silence, and failures in one line."""
+    try:
+        with _silence():
+            yield
+    except _FAILURES as error:
+        raise ModelError(
+            f"{type(cut.body).__name__} cut after {cut.point.label} could not be written as "
+            f"{format_name} ({_reason(error)}). The cut itself is kept: use it without "
+            "this file, or cut at another layer."
+        ) from error
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """No warnings, prints or logs; torch.export prints the graph that it fails on."""
+    disabled = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings(), redirect_stdout(StringIO()), redirect_stderr(StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(disabled)
+
+
+def _reason(error: Exception) -> str:
+    """The first sentence of what it began with: torch.onnx wraps a reason in general remarks."""
+    while isinstance(error.__cause__, Exception):
+        error = error.__cause__
+    return re.split(r"[.!] ", first_line(error))[0]
+
+
+def _not_run(path: Path, error: Exception) -> str:
+    return f"{path.name} cannot be run ({first_line(error)}). Export the cut again."
+
+
+def _check_installed(*packages: str) -> None:
+    for package in packages:
+        if find_spec(package) is None:
+            raise ModelError(
+                f"ONNX needs the package {package}, which is not installed. "
+                "Run: pip install 'scalecut[onnx]'."
+            )

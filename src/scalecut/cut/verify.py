@@ -1,0 +1,270 @@
+"""Whole network and cut network -> what shows that they tell the same, and what the cut saves.
+
+The features are compared at the same images, in float32 and without any compilation. All is
+measured on copies, so neither network is touched. A head that a cut was given is left out: what
+counts is how the features come about.
+"""
+
+import copy
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float, Float32, Float64
+from matplotlib.ticker import EngFormatter
+from torch import Tensor, nn
+from torch.distributed._tools.mem_tracker import MemTracker
+from torch.utils.flop_counter import FlopCounterMode
+
+from ..errors import DataError, LayerError
+from ..networks.hooks import pooled_outputs
+from ..networks.models import Network
+from ..networks.truncation import output_at, tried
+from .network import CutNetwork
+
+N_IMAGES = 4
+TOLERANCE = 1e-4  # of the largest feature; float32 in another order of sums stays below 1e-5
+N_NAMED = 3  # parameters named in a line
+
+
+@dataclass(frozen=True, slots=True)
+class Costs:
+    """What it takes to run a network.
+
+    Args:
+        parameters, buffers: numbers held; what is shared counts once.
+        macs: multiply-accumulates of convolutions and matrix products, for one image.
+        seconds: of one batch, the median over the pairs.
+        peak_bytes: most that weights and activations take together while one image passes.
+    """
+
+    parameters: int
+    buffers: int
+    macs: int
+    seconds: float
+    peak_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """That a cut network gives the features of the whole, and what each of the two costs.
+
+    Args:
+        model: name of the whole network.
+        layer: label of the point at which it was cut.
+        way: in which it was cut.
+        n_images: on which features were compared.
+        largest_difference: between two features; 0 if all are the same to the last bit.
+        features_scale: the largest feature of the whole network, without its sign.
+        seconds_ratio: median over the pairs of cut / whole.
+        n_pairs, batch_size: with which seconds were measured.
+        unreached: parameters of the cut that no gradient of its features reaches in train mode.
+    """
+
+    model: str
+    layer: str
+    way: str
+    n_images: int
+    largest_difference: float
+    features_scale: float
+    whole: Costs
+    cut: Costs
+    seconds_ratio: float
+    n_pairs: int
+    batch_size: int
+    unreached: tuple[str, ...]
+
+    @property
+    def saves_nothing(self) -> bool:
+        """Whether the cut has no fewer parameters and no fewer multiply-accumulates."""
+        return self.cut.parameters >= self.whole.parameters and self.cut.macs >= self.whole.macs
+
+    def lines(self) -> list[str]:
+        """What is shown and saved, in short sentences."""
+        cut, whole = self.cut, self.whole
+        same = f"largest difference {self.largest_difference:.1e} of {self.features_scale:.2g}"
+        if self.largest_difference == 0:
+            same = "exactly equal"
+        lines = [
+            f"Same features as the whole network: {same} ({self.n_images} images, float32).",
+            f"Parameters {_share(cut.parameters, whole.parameters)}, "
+            f"multiply-accumulates {_share(cut.macs, whole.macs)}.",
+            f"Latency {_part(cut.seconds, whole.seconds, 's')} a batch of {self.batch_size} "
+            f"(ratio {self.seconds_ratio:.2f}, median of {self.n_pairs}), "
+            f"peak memory {_part(cut.peak_bytes, whole.peak_bytes, 'B')} an image.",
+            "Gradients reach all parameters.",
+        ]
+        if self.unreached:
+            named, n = ", ".join(self.unreached[:N_NAMED]), len(self.unreached)
+            rest = f" and {n - N_NAMED} more" if n > N_NAMED else ""
+            lines[-1] = f"Parameters that no gradient reaches: {n} ({named}{rest})."
+        if self.saves_nothing:
+            lines.append(
+                "This cut saves nothing: parameters and multiply-accumulates are those of the "
+                "whole network. Cut at an earlier layer."
+            )
+        return lines
+
+
+def prove(whole: Network, cut: CutNetwork, *, pairs: int = 5, batch_size: int = 4) -> Proof:
+    """Compare a cut with the network that it was cut from.
+
+    Args:
+        pairs: of passes, whole and cut in turn, from which latency is taken.
+        batch_size: of these passes.
+
+    Raises:
+        LayerError: if the cut does not give the features of the whole network.
+        DataError: if there is no pair, or no image in a batch.
+    """
+    if min(pairs, batch_size) < 1:
+        raise DataError(
+            f"Latency cannot be measured with {pairs} pairs of batches of {batch_size} images. "
+            "Give 1 or more of both."
+        )
+    full, short = copy.deepcopy((whole.module, cut))
+    short.reset_classifier(0)
+    for module in (full, short):
+        module.eval().requires_grad_(True)  # the memory tracker refuses frozen parameters
+    images = _noise(whole, N_IMAGES)
+    with torch.no_grad():
+        found, expected = short(images), _features_of_whole(full, short, images)
+    difference, scale = _difference(found, expected, f"{whole.name} cut after {cut.point.label}")
+    seconds = _seconds(full, short, _noise(whole, batch_size), pairs)
+    of_whole, of_cut = (
+        _costs(module, images[:1], median)
+        for module, median in zip((full, short), np.median(seconds, axis=0).tolist(), strict=True)
+    )
+    return Proof(
+        model=whole.name,
+        layer=cut.point.label,
+        way=cut.way,
+        n_images=N_IMAGES,
+        largest_difference=difference,
+        features_scale=scale,
+        whole=of_whole,
+        cut=of_cut,
+        seconds_ratio=float(np.median(seconds[:, 1] / seconds[:, 0])),
+        n_pairs=pairs,
+        batch_size=batch_size,
+        unreached=tried(short, "forward", images).unreached,
+    )
+
+
+def table(proofs: Sequence[Proof]) -> pd.DataFrame:
+    """A row a proof; what the two networks cost in columns `whole_...` and `cut_...`."""
+    rows = [{**asdict(proof), "unreached": ", ".join(proof.unreached)} for proof in proofs]
+    return pd.json_normalize(rows, sep="_")
+
+
+# --- the same features ---------------------------------------------------------------------------
+
+
+def _noise(network: Network, n: int) -> Float32[Tensor, "n 3 h w"]:
+    """Noise images, the same every time; the first is the network's example."""
+    height, width = network.preprocessing.height, network.preprocessing.width
+    pictures = np.random.default_rng(0).integers(0, 256, (n, height, width, 3), dtype=np.uint8)
+    return network.preprocessing.tensor(pictures).to(network.device)
+
+
+def _features_of_whole(
+    full: nn.Module, short: CutNetwork, images: Float32[Tensor, "n 3 h w"]
+) -> Float[Tensor, "n c"]:
+    """As the probe reads them; class tokens, which it leaves out, from the point itself."""
+    if short.pooling != "mean":
+        return short.forward_head(output_at(full, short.point, images), pre_logits=True)
+    with pooled_outputs(full, [short.point]) as outputs:
+        full(images)
+    return outputs[short.point.layer]
+
+
+def _difference(
+    found: Float[Tensor, "n c"], expected: Float[Tensor, "n d"], name: str
+) -> tuple[float, float]:
+    """The largest difference, and the largest feature that is expected."""
+    if found.shape != expected.shape:
+        raise LayerError(
+            f"{name} gives {found.shape[1]} features, but the whole network {expected.shape[1]} "
+            "there. Compare a cut with the network that it was cut from."
+        )
+    largest, scale = (found - expected).abs().max().item(), expected.abs().max().item()
+    if not np.isfinite(largest):
+        raise LayerError(
+            f"{name} gives features that are not finite, so they cannot be compared. Cut at an "
+            "earlier layer, or give weights without gaps."
+        )
+    if largest > TOLERANCE * scale:
+        raise LayerError(
+            f"{name} gives other features than the whole network: the largest difference is "
+            f"{largest:.1e}, at most {TOLERANCE * scale:.1e} is right. Cut the network again, and "
+            "prove the cut before it is trained."
+        )
+    return largest, scale
+
+
+# --- what they cost ------------------------------------------------------------------------------
+
+
+def _costs(module: nn.Module, image: Float32[Tensor, "1 3 h w"], seconds: float) -> Costs:
+    return Costs(
+        parameters=sum(parameter.numel() for parameter in module.parameters()),
+        buffers=sum(buffer.numel() for buffer in module.buffers()),
+        macs=_macs(module, image),
+        seconds=seconds,
+        peak_bytes=_peak_bytes(module, image),
+    )
+
+
+def _macs(module: nn.Module, image: Float32[Tensor, "1 3 h w"]) -> int:
+    """Counted with gradients on: without, attention runs fused and the counter sees none of it."""
+    counter = FlopCounterMode(display=False)
+    with torch.enable_grad(), counter:
+        module(image)
+    return counter.get_total_flops() // 2
+
+
+def _peak_bytes(module: nn.Module, image: Float32[Tensor, "1 3 h w"]) -> int:
+    """Of tensors that operations hand out; what they use inside themselves is not seen."""
+    tracker = MemTracker()
+    tracker.track_external(module)
+    with torch.no_grad(), tracker:
+        module(image)
+    return tracker.get_tracker_snapshot("peak")[image.device]["Total"]
+
+
+def _seconds(
+    full: nn.Module, short: nn.Module, batch: Float32[Tensor, "n 3 h w"], pairs: int
+) -> Float64[np.ndarray, "pairs 2"]:
+    """Latency of whole and cut in turn, so that what else the machine does slows both."""
+    both = [
+        copy.deepcopy(module).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        for module in (full, short)
+    ]
+    batch = batch.contiguous(memory_format=torch.channels_last)
+    with torch.inference_mode():
+        passes = [[_seconds_of(module, batch) for module in both] for _ in range(1 + pairs)]
+    return np.array(passes[1:])  # the first warms up
+
+
+def _seconds_of(module: nn.Module, batch: Float32[Tensor, "n 3 h w"]) -> float:
+    start = time.perf_counter()
+    module(batch)
+    if batch.device.type != "cpu":
+        torch.accelerator.synchronize(batch.device)
+    return time.perf_counter() - start
+
+
+# --- numbers in sentences ------------------------------------------------------------------------
+
+
+def _part(cut: int | float, whole: int | float, unit: str = "") -> str:
+    """Three digits of each, with the prefix that suits it."""
+    cut_shown, whole_shown = (EngFormatter(unit)(float(f"{n:.3g}")) for n in (cut, whole))
+    return f"{cut_shown} of {whole_shown}"
+
+
+def _share(cut: int, whole: int) -> str:
+    return f"{_part(cut, whole)} ({100 * cut / whole:.0f} %)" if whole else "0"

@@ -1,0 +1,182 @@
+"""The scale of an object: how much of the picture that the network sees it fills.
+
+Shapes: image h x w. All pixel coordinates are continuous, (left, top, right, bottom), in the
+upright image (EXIF orientation applied), unless a name says stored.
+
+Source of the default measure, box area / image area without a square root: `graziani2021` in
+docs/references.bib.
+"""
+
+import difflib
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float64, Integer
+from scipy import ndimage
+
+from ..errors import DataError
+
+Box = tuple[float, float, float, float]  # left, top, right, bottom, in pixels
+FITS = ("squash", "crop", "pad")
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """Which window of an image a network is shown, and at what size.
+
+    Args:
+        height, width: the network's input, in pixels.
+        fit: `squash` shows the whole image, stretched (the paper); `crop` the middle of it, as timm
+            evaluates; `pad` all of it on a larger canvas, its proportions kept.
+        shown: for `crop`, share of the shorter side that is kept (timm's `crop_pct`).
+    """
+
+    height: int
+    width: int
+    fit: str = "squash"
+    shown: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.fit not in FITS:
+            raise DataError(
+                f"There is no fit {self.fit!r}. Choose one of {nearest(self.fit, FITS)}."
+            )
+        if min(self.height, self.width) < 1:
+            raise DataError(
+                f"A frame of {self.width} x {self.height} pixels holds no picture. "
+                "Give a width and a height of 1 or more."
+            )
+        if not 0 < self.shown <= 1:
+            raise DataError(
+                f"A crop cannot show {self.shown:g} of an image. Give a share above 0, up to 1."
+            )
+
+    def window(self, image_width: int, image_height: int) -> Box:
+        """The rectangle of the upright image that is stretched to (height, width).
+
+        For `pad` it reaches beyond the image.
+        """
+        aspect = self.width / self.height
+        if self.fit == "squash":
+            width, height = float(image_width), float(image_height)
+        elif self.fit == "crop":
+            width = min(image_width, image_height * aspect) * self.shown
+            height = min(image_height, image_width / aspect) * self.shown
+        else:
+            width = max(image_width, image_height * aspect)
+            height = max(image_height, image_width / aspect)
+        return (
+            (image_width - width) / 2,
+            (image_height - height) / 2,
+            (image_width + width) / 2,
+            (image_height + height) / 2,
+        )
+
+
+Measure = Callable[[float, float, Frame], float]  # of the shares of area and height, and the frame
+
+MEASURES: dict[str, Measure] = {
+    "area": lambda area, height, frame: area,
+    "sqrt-area": lambda area, height, frame: math.sqrt(area),
+    "log-area": lambda area, height, frame: math.log2(area),  # in octaves of area
+    "height": lambda area, height, frame: height,
+    "pixels": lambda area, height, frame: area * frame.height * frame.width,  # after resizing
+}
+
+
+def measure_named(name: str) -> Measure:
+    """The function behind a name of `MEASURES`."""
+    if name not in MEASURES:
+        raise DataError(
+            f"There is no measure {name!r}. Choose one of {nearest(name, MEASURES)}, "
+            "or give your own in a table: csv:FILE."
+        )
+    return MEASURES[name]
+
+
+def share_of(box: Box, window: Box) -> tuple[float, float]:
+    """Shares of the window's area and height that the box fills, as far as it lies inside."""
+    width = max(0.0, min(box[2], window[2]) - max(box[0], window[0]))
+    height = max(0.0, min(box[3], window[3]) - max(box[1], window[1]))
+    if width == 0:
+        height = 0.0
+    window_width, window_height = window[2] - window[0], window[3] - window[1]
+    return width * height / (window_width * window_height), height / window_height
+
+
+def share_of_mask(mask: Bool[np.ndarray, "h w"], window: Box) -> tuple[float, float]:
+    """The same of a mask: the area of its pixels, and the height from its first to its last row.
+
+    A pixel that an edge of the window cuts counts with the share of it that lies inside.
+    """
+    left, top, right, bottom = window
+    rows = _inside(mask.shape[0], top, bottom)
+    seen = rows * (mask @ _inside(mask.shape[1], left, right))  # (h,) pixels inside, row by row
+    lines = np.flatnonzero(seen)
+    if not lines.size:
+        return 0.0, 0.0
+    height = rows[lines[0] : lines[-1] + 1].sum()
+    return float(seen.sum() / ((right - left) * (bottom - top))), float(height / (bottom - top))
+
+
+def shares_of_labels(
+    labels: Integer[np.ndarray, "h w"], window: Box
+) -> list[tuple[float, float, Box]]:
+    """Shares of area and height, and the box, of each object labelled 1, 2, ... without gap."""
+    left, top, right, bottom = window
+    found = []
+    for label, (rows, columns) in enumerate(ndimage.find_objects(labels), start=1):
+        x, y = columns.start, rows.start
+        seen_from_it = left - x, top - y, right - x, bottom - y
+        shares = share_of_mask(labels[rows, columns] == label, seen_from_it)
+        found.append((*shares, (float(x), float(y), float(columns.stop), float(rows.stop))))
+    return found
+
+
+def _inside(n: int, start: float, stop: float) -> Float64[np.ndarray, " n"]:
+    edges = np.arange(n, dtype=np.float64)
+    return np.clip(np.minimum(edges + 1, stop) - np.maximum(edges, start), 0.0, 1.0)
+
+
+def clipped(box: Box, width: int, height: int, slack: float = 1.0) -> Box:
+    """The box within its image; refused if it is empty or reaches beyond by more than the slack.
+
+    Args:
+        slack: in pixels; 1 covers corners counted from 1 and edges that were rounded.
+    """
+    left, top, right, bottom = box
+    corners = " ".join(f"{edge:g}" for edge in box)
+    if not (left < right and top < bottom):  # so written, NaN is refused too
+        raise DataError(
+            f"box {corners} is empty: its right and bottom must lie beyond its left and top; "
+            "mend the annotation"
+        )
+    if min(left, top) < -slack or right > width + slack or bottom > height + slack:
+        raise DataError(
+            f"box {corners} reaches outside the image of {width} x {height}; mend the annotation, "
+            "or give the image that it was drawn on"
+        )
+    return max(left, 0.0), max(top, 0.0), min(right, float(width)), min(bottom, float(height))
+
+
+def upright(box: Box, orientation: int, stored_width: int, stored_height: int) -> Box:
+    """A box in stored pixels, after the quarter turn that EXIF orientation 5 to 8 asks for."""
+    left, top, right, bottom = box
+    flipped_x = stored_width - right, stored_width - left
+    flipped_y = stored_height - bottom, stored_height - top
+    across = flipped_y if orientation in (6, 7) else (top, bottom)
+    down = flipped_x if orientation in (7, 8) else (left, right)
+    return across[0], down[0], across[1], down[1]
+
+
+def nearest(given: str, known: Iterable[str], most: int = 5) -> str:
+    """The known names as an error offers them: those most like the given one first."""
+
+    def likeness(name: str) -> float:
+        return difflib.SequenceMatcher(None, given.lower(), name.lower()).ratio()
+
+    ordered = sorted(known, key=lambda name: (-likeness(name), name))
+    offered = ", ".join(repr(name) for name in ordered[:most])
+    return offered if len(ordered) <= most else f"{offered} and {len(ordered) - most} more"

@@ -1,0 +1,210 @@
+"""Bytes by address: files of any file system that fsspec knows, and parts of them.
+
+Whatever is wrong is said by DataError in one line without the address, which the caller adds.
+"""
+
+import io
+import posixpath
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+from urllib.parse import quote
+
+import fsspec
+from fsspec.registry import known_implementations
+
+from ..errors import DataError
+
+BLOCK = 4 * 2**20  # bytes asked of a server at once, where a file is read from end to end
+# What file systems tell of a version of a file, the surest first.
+_VERSIONS = (
+    *("ETag", "etag", "md5Hash", "Content-MD5", "content_md5", "Digest", "generation"),
+    *("mtime", "LastModified", "Last-Modified", "last_modified", "updated", "modified", "created"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A file at an address or local path, or the part of it that a member of an archive is."""
+
+    url: str
+    offset: int = 0
+    size: int | None = None  # bytes; all that follow, if none
+    stamp: str = ""  # another one when the file is
+    member: str = ""  # what the part is called
+
+    def read(self) -> bytes:
+        """The bytes.
+
+        Raises:
+            DataError: if they cannot be had, or are fewer or more than asked for.
+        """
+        end = None if self.size is None else self.offset + self.size
+        content = _part(self.url, self.offset, end)
+        if self.size is not None and len(content) > self.size:
+            raise DataError(
+                "its server does not answer requests for a part of a file; give one that knows "
+                "the header Range, or copy the file"
+            )
+        if self.size is not None and len(content) < self.size:
+            raise DataError(f"it ends {self.size - len(content)} bytes early; copy the file again")
+        return content
+
+    def address(self) -> str:
+        """`URL`, or `URL#MEMBER`."""
+        return f"{self.url}#{self.member}" if self.member else self.url
+
+
+def is_address(place: str) -> bool:
+    """Whether it names a file system, `s3://bucket/a.png`, and is no local path."""
+    return "://" in place
+
+
+def beside(url: str, name: str) -> str:
+    """The address of a file whose name is relative to the folder of `url`."""
+    system, _, path = url.rpartition("://")
+    if system.endswith(("http", "https")):
+        path, name = path.partition("?")[0], quote(name)
+    return f"{system}://{posixpath.normpath(posixpath.join(posixpath.dirname(path), name))}"
+
+
+def version_of(url: str) -> tuple[int, str]:
+    """The size of a file in bytes, and a stamp that is another one when the file is.
+
+    Raises:
+        DataError: if there is no such file, or its size is not told.
+    """
+    if not is_address(url):
+        with _told(url):
+            found = Path(url).stat()
+        return found.st_size, f"{found.st_size}-{found.st_mtime_ns}"
+    with _told(url):
+        system, path = fsspec.url_to_fs(url)
+        about = system.info(path)
+    if about.get("type") == "directory":
+        raise DataError("it is a folder; give a file")
+    size = about.get("size")
+    if size is None:
+        raise DataError("its server does not tell its size; copy the file")
+    version = next((about[name] for name in _VERSIONS if about.get(name)), "")
+    return size, f"{size}-{version}"
+
+
+def matching(pattern: str) -> list[str]:
+    """The addresses that a pattern with wildcards stands for, sorted.
+
+    Raises:
+        DataError: if the file system cannot be asked.
+    """
+    with _told(pattern):
+        system, path = fsspec.url_to_fs(pattern)
+        found = [str(each).rpartition("://")[2] for each in system.glob(path)]
+    prefix, _, own = pattern.rpartition("://")
+    return sorted(f"{prefix}://{each if own[0] == '/' else each.lstrip('/')}" for each in found)
+
+
+@contextmanager
+def opened(url: str) -> Iterator[io.BufferedIOBase]:
+    """The file to be read from any place in it; a remote one comes in blocks.
+
+    Raises:
+        DataError: if it cannot be read.
+    """
+    size, _ = version_of(url)
+    with ExitStack() as until:
+        if is_address(url):
+            yield until.enter_context(io.BufferedReader(_Blocks(url, size), BLOCK))
+            return
+        with _told(url):
+            file = until.enter_context(Path(url).open("rb"))
+        yield file
+
+
+# --- inside --------------------------------------------------------------------------------------
+
+
+class _Blocks(io.RawIOBase):
+    """A remote file, each read of which is a request of its own."""
+
+    def __init__(self, url: str, size: int) -> None:
+        self.url, self.size, self.place = url, size, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        start = {io.SEEK_SET: 0, io.SEEK_CUR: self.place, io.SEEK_END: self.size}[whence]
+        self.place = start + offset
+        return self.place
+
+    def readinto(self, buffer: bytearray | memoryview) -> int:  # pyright: ignore[reportIncompatibleMethodOverride]
+        n = max(0, min(len(buffer), self.size - self.place))
+        buffer[:n] = Stored(self.url, self.place, n).read() if n else b""
+        self.place += n
+        return n
+
+
+def _part(url: str, start: int, end: int | None) -> bytes:
+    with _told(url):
+        if is_address(url):
+            system, path = fsspec.url_to_fs(url)
+            return system.cat_file(path, start=start or None, end=end)
+        with Path(url).open("rb") as file:
+            file.seek(start)
+            return file.read(-1 if end is None else end - start)
+
+
+@contextmanager
+def _told(url: str) -> Iterator[None]:
+    """Errors of file systems as DataError.
+
+    Each system has classes of its own (aiohttp's, botocore's, ...) without a common root, which
+    cannot be named unless it is installed; so all are caught, around single calls of fsspec.
+    """
+    try:
+        yield
+    except Exception as error:
+        raise DataError(_reason(url, error)) from error
+
+
+def _reason(url: str, error: Exception) -> str:
+    system = url.partition("://")[0].rpartition(":")[2]
+    asked, cause = error, error.__cause__
+    if isinstance(error, FileNotFoundError) and type(cause).__module__.startswith("aiohttp"):
+        asked = cast(Exception, cause)  # what HTTP says of every error when it is asked for a size
+    if isinstance(error, ImportError):
+        package = known_implementations.get(system, {"class": system})["class"].partition(".")[0]
+        if package == "fsspec":
+            package = f"'fsspec[{'http' if system == 'https' else system}]'"
+        return f"nothing that reads {system}:// is installed; pip install {package}"
+    if isinstance(error, ValueError) and str(error).startswith("Protocol not known"):
+        return (
+            f"there is no file system {system}://; give one that fsspec knows, such as s3://, "
+            "gs://, az://, hf:// or https://"
+        )
+    if status := getattr(asked, "status", 0):
+        if status == 404:
+            return "there is no such file; check its address"
+        return f"its server answers {status} ({_line(asked)}); check its address and your access"
+    if isinstance(error, IsADirectoryError):
+        return "it is a folder; give a file"
+    if isinstance(asked, FileNotFoundError):
+        what = "address" if is_address(url) else "name and folder"
+        return f"there is no such file; check its {what}"
+    if isinstance(asked, PermissionError):
+        return f"access is denied ({_line(asked)}); check your rights or credentials"
+    if isinstance(asked, TimeoutError | ConnectionError) or type(asked).__module__.startswith(
+        "aiohttp"
+    ):
+        return f"its server does not answer ({_line(asked)}); check its address and the network"
+    return f"it cannot be read ({_line(asked)}); check its address and your access"
+
+
+def _line(error: Exception) -> str:
+    text = " ".join(str(getattr(error, "message", "") or error).split())
+    return text or type(error).__name__

@@ -1,0 +1,354 @@
+"""What computes the features: PyTorch, or OpenVINO, which is faster on a processor.
+
+OpenVINO is given the network as one graph with the vectors of all layers as its outputs. A graph is
+held against PyTorch before it is used, and kept in the cache, as whole and as checked as features
+are. Each image goes through by itself, on one thread, as many of them at a time as there are
+threads: what is computed of an image depends neither on the others nor on the number of threads.
+
+In int8 the graph is quantised by NNCF, its ranges those of some of the user's own images.
+"""
+
+import functools
+import importlib.util
+import io
+import logging
+import sys
+import tempfile
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from jaxtyping import Float32
+from torch import Tensor, nn
+
+from .. import cache
+from ..errors import ModelError
+
+if TYPE_CHECKING:
+    from openvino import InferRequest, Model
+
+ENGINES = ("torch", "openvino", "auto")
+# Between a graph in float32 and PyTorch, in standard deviations of the layer; and what is rounding,
+# relative to its largest value: softmax over many classes hardly varies.
+MOST_OFF, ROUNDING = 1e-3, 1e-6
+HINTS = {"float32": "f32", "bfloat16": "bf16", "int8": "bf16"}  # int8: what is not quantised
+
+Vectors = Callable[[Tensor], list[Float32[np.ndarray, "_ _"]]]  # one matrix a layer
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """By what, how finely and where features are computed, with nothing left to choose."""
+
+    engine: str  # torch or openvino
+    precision: str  # float32, bfloat16 or int8
+    device: str
+
+
+def resolved_way(engine: str, precision: str, device: str) -> Way:
+    """What `auto` stands for here.
+
+    The engine is OpenVINO where it is installed and the processor computes in bfloat16, otherwise
+    PyTorch. int8 is never chosen, only asked for.
+
+    Raises:
+        ModelError: if there is no such engine, precision or device, or they do not go together.
+    """
+    if engine not in ENGINES:
+        raise ModelError(f"No engine is named {engine!r}. Give torch, openvino or auto.")
+    if engine == "torch" or (engine == "auto" and not _suits(precision, device)):
+        return Way("torch", resolved_precision(precision, device), resolved_device(device))
+    _openvino()
+    if device not in ("auto", "cpu"):
+        raise ModelError(
+            f"OpenVINO computes on the processor, not on {device!r}. Give --device cpu, or "
+            "--engine torch."
+        )
+    exactness = "int8" if precision == "int8" else resolved_precision(precision, "cpu")
+    if exactness == "bfloat16" != resolved_precision("auto", "cpu"):
+        raise ModelError(
+            "This processor does not compute in bfloat16, and OpenVINO would use float32 instead. "
+            "Give --precision float32 or int8."
+        )
+    return Way("openvino", exactness, "cpu")
+
+
+def resolved_precision(precision: str, device: str) -> str:
+    """`auto` as float32 or bfloat16: the second where the processor has instructions for it."""
+    if precision in ("float32", "bfloat16"):
+        return precision
+    if precision == "int8":
+        raise ModelError(
+            "PyTorch does not compute in int8 here. Give --engine openvino, or --precision "
+            "bfloat16 or float32."
+        )
+    if precision != "auto":
+        raise ModelError(f"No precision is named {precision!r}. Give auto, float32 or bfloat16.")
+    kind = torch.device(resolved_device(device)).type
+    if kind == "cuda":
+        return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
+    if kind != "cpu":
+        return "float32"
+    return "bfloat16" if torch.cpu._is_avx512_bf16_supported() else "float32"
+
+
+def resolved_device(device: str) -> str:
+    """`auto` as the GPU if there is one, else the processor."""
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        asked = torch.device(device)
+    except RuntimeError as error:
+        raise ModelError(f"No device is named {device!r}. Give auto, cpu, or cuda:0.") from error
+    n_mps = int(torch.backends.mps.is_available())
+    there = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": n_mps}.get(asked.type, 0)
+    if (asked.index or 0) >= there:
+        raise ModelError(
+            f"The device {device!r} is not there: torch sees {there} of this kind. "
+            "Give --device cpu."
+        )
+    return device
+
+
+def versions(precision: str) -> list[str]:
+    """Of the libraries that shape what OpenVINO computes, beside PyTorch."""
+    packages = ["openvino", "nncf"] if precision == "int8" else ["openvino"]
+    return [f"{package} {metadata.version(package)}" for package in packages]
+
+
+def torch_vectors(taps: nn.Module, precision: str, device: str) -> Vectors:
+    """A function from a batch to what `taps` answers, computed by PyTorch.
+
+    Args:
+        taps: answers a batch with a tuple of matrices (n, d), one a layer; on the device.
+    """
+    taps = taps.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    kind = torch.device(device).type
+
+    def vectors(batch: Float32[Tensor, "n 3 h w"]) -> list[Float32[np.ndarray, "_ _"]]:
+        try:
+            return computed(batch)
+        except torch.OutOfMemoryError as error:
+            if len(batch) == 1:
+                raise ModelError(_too_large(1, device)) from error
+        warnings.warn(f"{_too_large(len(batch), device)} It goes on in halves.", stacklevel=2)
+        halves = batch.split(-(-len(batch) // 2))
+        try:
+            found = [computed(half) for half in halves]
+        except torch.OutOfMemoryError as error:
+            raise ModelError(_too_large(len(halves[0]), device)) from error
+        return [np.concatenate(parts) for parts in zip(*found, strict=True)]
+
+    def computed(batch: Float32[Tensor, "n 3 h w"]) -> list[Float32[np.ndarray, "_ _"]]:
+        batch = batch.pin_memory() if kind == "cuda" else batch  # is copied while others compute
+        batch = batch.to(device, non_blocking=True, memory_format=torch.channels_last)
+        in_bfloat16 = torch.autocast(kind, torch.bfloat16, enabled=precision == "bfloat16")
+        with torch.inference_mode(), in_bfloat16:
+            return [matrix.float().cpu().numpy() for matrix in taps(batch)]
+
+    return vectors
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Calibration:
+    """Images from which int8 takes its ranges."""
+
+    name: str  # other images, or the same shown otherwise, have another
+    batches: Callable[[], Iterable[Float32[Tensor, "k 3 h w"]]]
+
+
+def openvino_vectors(
+    taps: nn.Module,
+    layers: Sequence[str],
+    example: Float32[Tensor, "1 3 h w"],
+    setting: Mapping[str, object],
+    precision: str,
+    calibration: Calibration | None = None,
+) -> Vectors:
+    """A function from a batch to what `taps` answers; the graph is made when it is first called.
+
+    Args:
+        taps: answers a batch with a tuple of matrices (n, d), float32, one a layer.
+        layers: for each of them, in order, what tells it from others.
+        setting: everything else that shapes the graph.
+        calibration: for int8.
+
+    Raises:
+        ModelError: when first called, if the network cannot be converted, or the graph does not
+            answer as PyTorch does.
+    """
+    name = {"graph": 1, "layers": list(layers), "network": setting}
+
+    def graph() -> "Model":
+        exact = _kept(
+            name | {"versions": versions("float32")}, lambda: _converted(taps, layers, example)
+        )
+        if precision != "int8":
+            return exact
+        assert calibration is not None
+        images = calibration
+        return _kept(
+            name | {"versions": versions("int8"), "calibration": images.name},
+            lambda: _quantised(exact, images.batches()),
+        )
+
+    ready = functools.cache(lambda: _compiled(graph(), precision))
+    return lambda batch: ready()(batch)
+
+
+@contextmanager
+def silence() -> Iterator[None]:
+    """No warnings, prints or logs of libraries; torch.export prints the graph that it fails on."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with (
+            redirect_stdout(io.StringIO()),
+            redirect_stderr(io.StringIO()),
+            warnings.catch_warnings(),
+        ):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
+
+
+# --- inside --------------------------------------------------------------------------------------
+
+
+def _too_large(n: int, device: str) -> str:
+    smaller = (
+        f"Give a smaller one, such as --batch-size {n // 2}." if n > 1 else "Try --device cpu."
+    )
+    return f"A batch of {n} does not fit into the memory of {device}. {smaller}"
+
+
+def _suits(precision: str, device: str) -> bool:
+    is_here = importlib.util.find_spec("openvino") is not None
+    on_processor = torch.device(resolved_device(device)).type == "cpu"
+    in_bfloat16 = resolved_precision("auto", "cpu") == "bfloat16"
+    return is_here and on_processor and (in_bfloat16 or precision == "int8")
+
+
+def _openvino() -> ModuleType:
+    """The library, without its telemetry: it goes without where that cannot be imported."""
+    sys.modules.setdefault("openvino_telemetry", None)  # pyright: ignore[reportArgumentType]
+    try:
+        with silence():
+            import openvino
+    except ImportError as error:
+        raise ModelError(
+            "The engine openvino is not installed. Give --engine torch, or install it: "
+            "pip install 'scalecut[fast]'."
+        ) from error
+    return openvino
+
+
+def _kept(name: Mapping[str, object], make: Callable[[], "Model"]) -> "Model":
+    """A graph from the cache, or made and put there: as if a row of features, bytes for numbers."""
+    setting = cache.setting_hash(name)
+    found = next(cache.shards(setting), None)
+    if found is None:
+        with tempfile.TemporaryDirectory() as folder:
+            text, weights = Path(folder, "graph.xml"), Path(folder, "graph.bin")
+            _openvino().save_model(make(), text, compress_to_fp16=False)
+            content = {"text": _as_row(text.read_bytes()), "weights": _as_row(weights.read_bytes())}
+        cache.add_shard(setting, [setting], content)
+        found = cache.Shard((setting,), content)
+    text, weights = (found.matrices[part].tobytes() for part in ("text", "weights"))
+    return _openvino().Core().read_model(text, weights)
+
+
+def _as_row(content: bytes) -> Float32[np.ndarray, "1 k"]:
+    return np.frombuffer(content + b" " * (-len(content) % 4), dtype=np.float32)[None]
+
+
+def _converted(
+    taps: nn.Module, layers: Sequence[str], example: Float32[Tensor, "1 3 h w"]
+) -> "Model":
+    openvino = _openvino()
+    try:
+        with silence(), torch.no_grad():
+            program = torch.export.export(taps, (example,), strict=False)
+            graph = openvino.convert_model(program)
+            graph.reshape(list(example.shape))
+    except (RuntimeError, ValueError, TypeError, AssertionError, *_failures(openvino)) as error:
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        said = lines[-1] if isinstance(error, _failures(openvino)) else lines[0]
+        raise ModelError(
+            f"OpenVINO cannot convert this network ({said.strip('- .')[:120]}). "
+            "Give --engine torch."
+        ) from error
+    batch = torch.cat([example, example.flip(-1)])
+    with torch.inference_mode():
+        exact = [matrix.numpy() for matrix in taps(batch)]
+    for layer, one, other in zip(layers, exact, _compiled(graph, "float32")(batch), strict=True):
+        beyond = np.abs(one - other).max() - ROUNDING * np.abs(one).max()
+        off = float(beyond) / (float(one.std()) or 1.0)
+        if not off <= MOST_OFF:
+            raise ModelError(
+                f"OpenVINO answers otherwise than PyTorch at {layer.partition('|')[0]!r}: "
+                f"{off:.2g} standard deviations off, where {MOST_OFF:g} are allowed. "
+                "Give --engine torch."
+            )
+    return graph
+
+
+def _failures(openvino: ModuleType) -> tuple[type[Exception], ...]:
+    """What its converter raises, whose last line says why."""
+    frontend = openvino.frontend
+    return frontend.OpConversionFailure, frontend.OpValidationFailure, frontend.GeneralFailure
+
+
+def _quantised(graph: "Model", batches: Iterable[Float32[Tensor, "k 3 h w"]]) -> "Model":
+    """The graph in int8, with activations in ranges that hold what these images give."""
+    images = [image[None].numpy() for batch in batches for image in batch]
+    with silence():
+        import nncf
+
+        return nncf.quantize(
+            graph,
+            nncf.Dataset(images),
+            subset_size=len(images),
+            model_type=nncf.ModelType.TRANSFORMER if _attends(graph) else None,
+        )
+
+
+def _attends(graph: "Model") -> bool:
+    """Whether there is attention in it: softmax over more than a vector of classes."""
+    kinds = {(op.get_type_name(), len(op.get_output_partial_shape(0))) for op in graph.get_ops()}
+    return any(k == "ScaledDotProductAttention" or (k == "Softmax" and n > 2) for k, n in kinds)
+
+
+def _compiled(graph: "Model", precision: str) -> Vectors:
+    openvino, n_threads = _openvino(), torch.get_num_threads()
+    settings = {
+        "INFERENCE_PRECISION_HINT": HINTS[precision],
+        "INFERENCE_NUM_THREADS": n_threads,
+        "NUM_STREAMS": n_threads,
+    }
+    compiled = openvino.Core().compile_model(graph, "CPU", settings)
+    queue = openvino.AsyncInferQueue(compiled, 2 * n_threads)
+    widths = [output.get_shape()[1] for output in compiled.outputs]
+
+    def vectors(batch: Float32[Tensor, "n 3 h w"]) -> list[Float32[np.ndarray, "n d"]]:
+        found = [np.empty((len(batch), width), np.float32) for width in widths]
+
+        def keep(request: "InferRequest", number: int) -> None:
+            for matrix, answer in zip(found, request.output_tensors, strict=True):
+                matrix[number] = answer.data[0]
+
+        queue.set_callback(keep)
+        for number, image in enumerate(batch.numpy()):
+            queue.start_async([image[None]], number)
+        queue.wait_all()
+        return found
+
+    return vectors

@@ -1,0 +1,157 @@
+"""The same forward passes by many workers, on one machine or on a cluster, through Ray Data.
+
+Batches go out, features come back; what is made of them stays where it was asked for, so that the
+numbers are those of one machine. A worker holds the network. The batch that a lost worker had is
+computed again by another one, and no batch is counted twice.
+"""
+
+import functools
+import logging
+import math
+import os
+import pickle
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..data.images import Image
+from ..errors import ModelError
+from .extract import Batch, Compute, Task, computed_here, decoded, forward
+
+LOCAL = "local"
+QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_BACKEND_LOG_LEVEL": "fatal"}  # tells nobody
+BATCHES_AT_ONCE = 4  # that a worker takes, and that are lost with it
+
+
+@contextmanager
+def computing(address: str) -> Iterator[Compute]:
+    """Inside, features are computed by a cluster, or by this process if there is no address.
+
+    Raises:
+        ModelError: as `joined`.
+    """
+    if not address:
+        yield computed_here
+        return
+    with joined(address) as workers:
+        yield functools.partial(computed, workers=workers)
+
+
+@contextmanager
+def joined(address: str) -> Iterator[int]:
+    """Inside, Ray runs: `local:2` starts two workers here, else it is a cluster's address.
+
+    Yields how many workers there may be, one a processor, or one a GPU where there are any.
+
+    Raises:
+        ModelError: if Ray is not installed, or the cluster does not answer.
+    """
+    kind, _, number = address.partition(":")
+    if kind == LOCAL and not (number.isdecimal() and int(number) > 0):
+        raise ModelError(
+            f"--cluster {address!r} is not understood. Give local:2 for two workers here, or the "
+            "address of a Ray cluster, such as ray://HOST:10001 or auto."
+        )
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+    try:
+        import ray
+        import ray.data
+    except ImportError as error:
+        raise ModelError(
+            "--cluster needs Ray, which is not installed. Install it with: pip install "
+            "'scalecut[cluster]'."
+        ) from error
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
+    try:
+        if kind == LOCAL:
+            ray.init(num_cpus=int(number), include_dashboard=False, **quiet)
+        else:
+            ray.init(address=address, **quiet)
+    except (ConnectionError, OSError, RuntimeError, ValueError) as error:
+        said = " ".join(str(error).split())[:200]
+        raise ModelError(
+            f"The cluster at {address!r} does not answer ({said}). Start it (ray start --head), "
+            "or give another --cluster."
+        ) from error
+    try:
+        has = ray.cluster_resources()
+        yield max(1, int(has.get("GPU", 0) or has.get("CPU", 1)))
+    finally:
+        ray.shutdown()
+
+
+def computed(
+    task: Task, images: Sequence[Image], numbers: Sequence[int], *, workers: int
+) -> Iterator[Batch]:
+    """The features of the images with these numbers, batch by batch, in any order.
+
+    Batches are those that one machine would make: `batch_size` images in order of `numbers`.
+    """
+    import ray
+    from ray.data import ActorPoolStrategy, DataContext
+
+    if not numbers:
+        return
+    settings = DataContext.get_current()
+    settings.enable_progress_bars = False
+    settings.print_on_execution_start = False
+    spans = [
+        numbers[start : start + task.batch_size]
+        for start in range(0, len(numbers), task.batch_size)
+    ]
+    jobs = [
+        {"job": at, "images": pickle.dumps([(number, images[number]) for number in span])}
+        for at, span in enumerate(spans)
+    ]
+    gpus = 1 if "GPU" in ray.cluster_resources() and task.way.device.startswith("cuda") else 0
+    workers = min(workers, len(jobs))
+    blocks = max(workers, math.ceil(len(jobs) / BATCHES_AT_ONCE))
+    results = ray.data.from_items(jobs, override_num_blocks=blocks).map_batches(
+        _Worker,
+        fn_constructor_args=(task,),
+        compute=ActorPoolStrategy(size=workers),
+        batch_size=1,
+        num_gpus=gpus,
+    )
+    seen: set[int] = set()
+    for row in results.iter_rows():
+        if row["job"] not in seen:
+            seen.add(row["job"])
+            yield pickle.loads(row["batch"])
+
+
+class _Worker:
+    """Holds the network; one thread each, as there is a worker a processor."""
+
+    def __init__(self, task: Task) -> None:
+        if task.way.device == "cpu":
+            torch.set_num_threads(1)
+        self.task, way = task, task.way
+        self.pooled = ExitStack().enter_context(
+            forward(
+                task.network, task.points, way.precision, way.device, way.engine, task.calibration
+            )
+        )
+
+    def __call__(self, rows: Mapping[str, np.ndarray]) -> dict[str, list[Any]]:
+        found: dict[str, list[Any]] = {"job": [], "batch": []}
+        for job, packed in zip(rows["job"], rows["images"], strict=True):
+            pairs: list[tuple[int, Image]] = pickle.loads(packed)
+            found["job"].append(int(job))
+            found["batch"].append(pickle.dumps(self._batch(pairs)))
+        return found
+
+    def _batch(self, pairs: Sequence[tuple[int, Image]]) -> Batch:
+        names, images = zip(*pairs, strict=True)
+        own, size = self.task.network.preprocessing, self.task.batch_size
+        ((good, batch, bad),) = decoded(
+            images, range(len(images)), own, self.task.fit, batch_size=size
+        )
+        matrices = self.pooled(batch) if good else []
+        reasons = {names[at]: reason for at, reason in bad.items()}
+        return [names[at] for at in good], matrices, reasons

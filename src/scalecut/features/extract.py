@@ -1,0 +1,350 @@
+"""Run a network over images once and keep one vector per image from each layer."""
+
+import copy
+import re
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
+from typing import TypeAlias
+
+import numpy as np
+import PIL
+import torch
+from jaxtyping import Bool, Float, Float32, UInt8
+from torch import Tensor, nn
+
+from .. import cache
+from ..data.decoding import fitted
+from ..data.images import Image, LeftOut, evenly, keys_of
+from ..data.images import Progress as Progress
+from ..data.measures import Frame
+from ..errors import DataError
+from ..networks.hooks import Taps
+from ..networks.layers import ProbePoint
+from ..networks.models import Network, Preprocessing, tensors_sha256
+from .backends import Calibration, Way, openvino_vectors, resolved_way, torch_vectors, versions
+from .backends import resolved_device as resolved_device  # offered from here as well
+from .backends import resolved_precision as resolved_precision
+
+CALIBRATION_IMAGES = 90
+ROWS_MOVED = 4096
+
+RECIPE = 2  # part of every cache key: raise it when the same settings would give other vectors
+
+# numbers of the images, a matrix a layer, and why other images could not be read, by their number
+Batch: TypeAlias = tuple[list[int], list[Float32[np.ndarray, "_ _"]], dict[int, str]]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Task:
+    """What is computed of images: all that whoever computes it must be told."""
+
+    network: Network
+    points: tuple[ProbePoint, ...]
+    fit: str
+    way: Way
+    batch_size: int
+    calibration: Calibration | None = None  # for int8
+
+
+Compute: TypeAlias = Callable[[Task, Sequence[Image], Sequence[int]], Iterator[Batch]]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Extracted:
+    """Pooled outputs of the layers, one row an image that could be read."""
+
+    matrices: dict[str, Float[np.ndarray, "n d"]]  # by layer; float16 if asked, on disk if large
+    is_read: Bool[np.ndarray, " all"]  # which of the images have a row
+    left_out: tuple[LeftOut, ...]
+    precision: str
+    n_computed: int  # the other rows came from the cache
+    seconds: float
+    engine: str = "torch"
+
+
+def extract(
+    network: Network,
+    images: Sequence[Image],
+    points: Sequence[ProbePoint],
+    *,
+    fit: str = "squash",
+    precision: str = "auto",
+    batch_size: int = 32,
+    device: str = "auto",
+    engine: str = "torch",
+    half: bool = False,
+    compute: Compute | None = None,
+    progress: Progress | None = None,
+    stage: str = "features",
+) -> Extracted:
+    """The features of all images at all points, from the cache where they are in it.
+
+    Args:
+        precision: `float32`, `bfloat16`, or `auto`: bfloat16 where the processor computes in it;
+            of OpenVINO also `int8`, in ranges that some of the images give.
+        device: `auto`, `cpu` or as torch names it.
+        engine: `torch`, `openvino`, or `auto`: what is faster here.
+        half: keep features in float16, 2 bytes a channel and image instead of 4.
+        compute: who computes what is not in the cache; this process by default.
+        stage: what the progress is called.
+
+    Raises:
+        DataError: if no image could be read.
+    """
+    start = time.perf_counter()
+    way = resolved_way(engine, precision, device)
+    keys, unreadable = _content_keys(images)
+    calibration = None
+    if way.precision == "int8":
+        calibration = calibration_of([images[i] for i in keys], network.preprocessing, fit)
+    task = Task(network, tuple(points), fit, way, batch_size, calibration)
+    kept_as = {"kept": "float16"} if half else {}
+    setting = cache.setting_hash(setting_of(task) | kept_as)
+    table = _Table(points, [*keys.values()], half=half)
+    for shard in cache.shards(setting):
+        table.fill(shard.images, shard.matrices)
+    first_with = {key: index for index, key in reversed(keys.items())}
+    pending = sorted(index for key, index in first_with.items() if not table.has(key))
+    n_done, n_computed = len(keys) - len(pending), 0
+    if progress:
+        progress(stage, n_done, len(keys))
+    for numbers, answers, bad in (compute or computed_here)(task, images, pending):
+        unreadable.update(bad)
+        if numbers:
+            kind = np.float16 if half else np.float32
+            with np.errstate(over="ignore"):  # what is then infinite is refused as such
+                answers = [answer.astype(kind, copy=False) for answer in answers]
+            matrices = dict(zip(table.names, answers, strict=True))
+            cache.add_shard(setting, [keys[i] for i in numbers], matrices)
+            table.fill([keys[i] for i in numbers], matrices)
+            n_computed += len(numbers)
+        n_done += len(numbers) + len(bad)
+        if progress:
+            progress(stage, n_done, len(keys))
+
+    is_read = np.array([i in keys and table.has(keys[i]) for i in range(len(images))], dtype=bool)
+    if not is_read.any():
+        why = next(iter(unreadable.values()), "there are none")
+        raise DataError(
+            f"None of {len(images)} images could be read ({why}). Check the folder of images."
+        )
+    matrices = table.matrices()
+    twins = {key: reason for i, reason in unreadable.items() if (key := keys.get(i))}
+    left_out = tuple(
+        LeftOut(images[i].name, unreadable.get(i) or twins[keys[i]])
+        for i in map(int, np.flatnonzero(~is_read))
+    )
+    seconds = time.perf_counter() - start
+    return Extracted(matrices, is_read, left_out, way.precision, n_computed, seconds, way.engine)
+
+
+class _Table:
+    """A matrix a layer, with a row an image, filled as rows come in; on disk if it is large.
+
+    Args:
+        keys: of the images, in order; images with the same content share one.
+    """
+
+    def __init__(self, points: Sequence[ProbePoint], keys: Sequence[str], *, half: bool) -> None:
+        self.layers = [point.layer for point in points]
+        self.names = [_stored_name(point) for point in points]
+        self._rows: dict[str, list[int]] = {}
+        for row, key in enumerate(keys):
+            self._rows.setdefault(key, []).append(row)
+        kind = np.dtype(np.float16 if half else np.float32)
+        n_bytes = len(keys) * sum(point.channels for point in points) * kind.itemsize
+        new = cache.scratch if n_bytes > cache.IN_MEMORY else np.zeros
+        self._values = [new((len(keys), point.channels), kind) for point in points]
+        self._filled = np.zeros((len(keys), len(points)), dtype=bool)
+
+    def fill(self, keys: Sequence[str], matrices: Mapping[str, Float[np.ndarray, "m d"]]) -> None:
+        pairs = [(at, row) for at, key in enumerate(keys) for row in self._rows.get(key, ())]
+        of, rows = np.array(pairs, dtype=np.int64).reshape(-1, 2).T
+        for column, name in enumerate(self.names):
+            if name in matrices:
+                self._values[column][rows] = matrices[name][of]
+                cache.released(self._values[column])
+                self._filled[rows, column] = True
+
+    def has(self, key: str) -> bool:
+        return bool(self._filled[self._rows[key][0]].all())
+
+    def matrices(self) -> dict[str, Float[np.ndarray, "n d"]]:
+        """The rows that are filled, moved together in place."""
+        kept = np.flatnonzero(self._filled.all(axis=1))
+        if len(kept) < len(self._filled):
+            for values in self._values:
+                for start in range(0, len(kept), ROWS_MOVED):
+                    moved = kept[start : start + ROWS_MOVED]
+                    values[start : start + len(moved)] = values[moved]
+                    cache.released(values)
+        return {
+            layer: values[: len(kept)]
+            for layer, values in zip(self.layers, self._values, strict=True)
+        }
+
+
+@contextmanager
+def forward(
+    network: Network,
+    points: Sequence[ProbePoint],
+    precision: str,
+    device: str,
+    engine: str = "torch",
+    calibration: Calibration | None = None,
+) -> Iterator[Callable[[Tensor], list[Float32[np.ndarray, "n d"]]]]:
+    """A function from a batch to its features at `points`; `calibration` is for int8."""
+    module = copy.deepcopy(network.module).eval().to(device)
+    taps = Taps(module, points, ends_early=engine == "torch")
+    if engine == "torch":
+        yield torch_vectors(taps, precision, device)
+        return
+    layers, setting = [_stored_name(point) for point in points], _network_setting(network)
+    example = network.example().to(device)
+    yield openvino_vectors(taps, layers, example, setting, precision, calibration)
+
+
+def setting_of(task: Task) -> dict[str, object]:
+    """Everything that shapes a vector, apart from the image and the layer."""
+    way = task.way
+    setting = _network_setting(task.network) | {
+        "recipe": RECIPE,
+        "fit": task.fit,
+        "precision": way.precision,
+        "device": torch.device(way.device).type,
+    }
+    if way.engine == "openvino":
+        setting["engine"] = versions(way.precision)
+    if task.calibration is not None:
+        setting["calibration"] = task.calibration.name
+    return setting
+
+
+def computed_here(task: Task, images: Sequence[Image], numbers: Sequence[int]) -> Iterator[Batch]:
+    """The features of the images with these numbers, batch by batch, by this process."""
+    way, network = task.way, task.network
+    with forward(
+        network, task.points, way.precision, way.device, way.engine, task.calibration
+    ) as pooled:
+        for good, batch, bad in decoded(
+            images, numbers, network.preprocessing, task.fit, batch_size=task.batch_size
+        ):
+            yield good, pooled(batch) if good else [], bad
+
+
+def calibration_of(images: Sequence[Image], preprocessing: Preprocessing, fit: str) -> Calibration:
+    """Some of the images, evenly chosen, as int8 takes its ranges from them."""
+    chosen = [images[number] for number in evenly(len(images), CALIBRATION_IMAGES)]
+    keys = [image.key() for image in chosen]
+    shown = {"preprocessing": asdict(preprocessing), "fit": fit}
+
+    def batches() -> Iterator[Tensor]:
+        for _, batch, _ in decoded(chosen, range(len(chosen)), preprocessing, fit, batch_size=8):
+            yield batch
+
+    return Calibration(cache.setting_hash({"images": keys, **shown}), batches)
+
+
+def decoded(
+    images: Sequence[Image],
+    numbers: Sequence[int],
+    preprocessing: Preprocessing,
+    fit: str = "squash",
+    *,
+    batch_size: int = 32,
+) -> Iterator[tuple[list[int], Tensor, dict[int, str]]]:
+    """Batches of the images with these numbers, decoded in the background, two batches ahead.
+
+    Yields the numbers in the batch, its tensor, and the reasons of those that cannot be decoded.
+    """
+    frame, ahead = preprocessing.frame(fit), deque[tuple[int, Future]]()
+    workers = ThreadPoolExecutor(max_workers=max(2, torch.get_num_threads()))
+    remaining = iter(numbers)
+
+    def refill() -> None:
+        while len(ahead) < 3 * batch_size and (number := next(remaining, None)) is not None:
+            ahead.append((number, workers.submit(_pixels, images[number], frame, preprocessing)))
+
+    try:
+        refill()
+        while ahead:
+            good, pictures, bad = [], [], {}
+            for _ in range(min(batch_size, len(ahead))):
+                number, future = ahead.popleft()
+                try:
+                    pictures.append(future.result())
+                    good.append(number)
+                except DataError as error:
+                    bad[number] = _reason(error, images[number])
+            refill()
+            stacked = (
+                np.stack(pictures)
+                if pictures
+                else np.zeros((0, frame.height, frame.width, 3), np.uint8)
+            )
+            yield good, preprocessing.tensor(stacked), bad
+    finally:
+        workers.shutdown(wait=False, cancel_futures=True)
+
+
+# --- inside --------------------------------------------------------------------------------------
+
+
+def _pixels(image: Image, frame: Frame, preprocessing: Preprocessing) -> UInt8[np.ndarray, "h w 3"]:
+    return fitted(image.picture(frame), frame, preprocessing.interpolation, preprocessing.fill())
+
+
+def _network_setting(network: Network) -> dict[str, object]:
+    """Everything about the network that shapes a vector.
+
+    Code is no part of a state dict: what the network answers to a fixed input stands for it.
+    """
+    modules = [name for name, _ in network.module.named_modules()]
+    text = re.sub(r"0x[0-9a-f]+", "", str(network.module))  # addresses differ from run to run
+    return {
+        "tensors": tensors_sha256(network.module),
+        "modules": cache.setting_hash({"names": modules, "text": text}),
+        "answer": _fingerprint(network),
+        "preprocessing": asdict(network.preprocessing),
+        "versions": [torch.__version__, PIL.__version__],
+    }
+
+
+def _fingerprint(network: Network) -> list[str]:
+    """The network's answer to its example, module by module, to three digits."""
+    collected: list[str] = []
+
+    def keep(module: nn.Module, args: object, output: object) -> None:
+        if isinstance(output, Tensor) and output.is_floating_point():
+            collected.append(f"{output.float().abs().mean().item():.2e}")
+
+    with ExitStack() as undo, torch.inference_mode():
+        for module in network.module.modules():
+            undo.callback(module.register_forward_hook(keep).remove)
+        example = network.example()
+        network.module(example)
+    return collected
+
+
+def _stored_name(point: ProbePoint) -> str:
+    return f"{point.layer}|{point.module}|{point.side}|{point.channel_axis}|{point.prefix_tokens}"
+
+
+def _content_keys(images: Sequence[Image]) -> tuple[dict[int, str], dict[int, str]]:
+    """Hashes of the images' content, and the reasons of those that cannot be read."""
+    keys: dict[int, str] = {}
+    unreadable: dict[int, str] = {}
+    for index, key in enumerate(keys_of(images)):
+        if isinstance(key, DataError):
+            unreadable[index] = _reason(key, images[index])
+        else:
+            keys[index] = key
+    return keys, unreadable
+
+
+def _reason(error: DataError, image: Image) -> str:
+    return str(error).removeprefix(f"{image.name}: ")

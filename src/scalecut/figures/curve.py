@@ -1,0 +1,401 @@
+"""Figures of a curve, drawn from its table; nothing is computed here but places on the page."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+import pandas as pd
+
+from ..errors import DataError
+from .drawing import (
+    BLUE,
+    GREEN,
+    INK,
+    LONGEST_TICK,
+    QUIET,
+    R2,
+    STYLE,
+    VERMILION,
+    Drawing,
+    Line,
+    Look,
+    Mark,
+    Panel,
+    Peak,
+    Scale,
+    height_for,
+    named_look,
+    shade_looks,
+    shortened,
+)
+
+__all__ = [
+    "STYLE",
+    "curve_drawing",
+    "exponential_drawing",
+    "layer_names",
+    "learning_drawing",
+    "lines_of",
+    "range_of",
+    "rows_of",
+    "subset_drawing",
+    "subsets_of",
+    "width_drawing",
+]
+
+Rows: TypeAlias = list[dict[str, Any]]
+
+NAMES = ("model", "subset", "measure", "layer", "alias", "weights", "target", "regressor")
+COLUMNS = (*NAMES, "depth", "n_images", "r2", "r2_low", "r2_high")
+R2_COLUMNS = ("r2", "r2_low", "r2_high")
+REGRESSORS = {"ridge": "Ridge regression", "ols": "Ordinary least squares"}
+SOURCE = ("curve", "the frame of a Curve, or a curve.csv")
+
+MEAN = Look("mean", INK, "-", "o", 3.0)
+PRETRAINED = Look("pretrained", BLUE, "-", "o", 2.4, 0.22)
+RANDOM = Look("random weights", VERMILION, "--", "s", 1.8, 0.12)
+PERMUTED = Look("permuted weights", "#8a5578", "-.", "^", 1.6)
+SHUFFLED = Look("shuffled measure", QUIET, ":", "D", 1.8)
+PIXELS = Look("pixels alone", "#6b6a2f", (0, (9, 3)), "", 1.6)
+
+# e^(R²)/e, `graziani2021`: 1 at R² = 1, 1/e at 0, 0 at minus infinity
+EXPONENTIAL = Scale(
+    "e^(R²)/e of mean", lambda r2: np.exp(r2 - 1.0), -math.inf, named={0.0: "R² = 0"}
+)
+# n/d between which least squares follows the noise
+INTERPOLATING = (0.5, 2.0)
+
+
+def curve_drawing(
+    frame: pd.DataFrame, *, subset: str = "mean", evidence: Mapping[str, Any] | None = None
+) -> Drawing:
+    """R² by layer with its controls, one panel a regressor, the peak of the first one marked.
+
+    The band is the interval from `r2_low` to `r2_high`; that of random weights reaches one standard
+    deviation over the twins (`r2_spread`) where it would not. A combination that the frame does not
+    have is not drawn; of the shuffled measure, only that of the network itself is.
+
+    Args:
+        frame: the rows of `curve.csv`, of one model and one measure.
+        subset: whose curve; `mean` is that of the only subset if there is but one.
+        evidence: `peak`, `confidence_set`, `fall_after`, `fall_first` and `fall_last` of that
+            subset, as layers; they are marked in the first panel.
+
+    Raises:
+        DataError: if a column, the subset or a layer of the evidence is not there, no row has a
+            known regressor, or there is more than one model or measure.
+    """
+    return _curve_drawing(frame, subset, R2, evidence)
+
+
+def exponential_drawing(frame: pd.DataFrame, *, subset: str = "mean") -> Drawing:
+    """`curve_drawing` on the paper's axis, e^(R²)/e (`graziani2021`).
+
+    The paper averages over repeats after the transform. The frame holds means only, so here the
+    mean is transformed, which gives less: the exponential is convex.
+    """
+    return _curve_drawing(frame, subset, EXPONENTIAL, None)
+
+
+def subset_drawing(frame: pd.DataFrame) -> Drawing:
+    """R² by layer of every subset and of their mean, for the pretrained network and ridge.
+
+    Where ridge was not asked for, least squares is drawn.
+    """
+    rows = _rows(frame)
+    regressor, labels, subsets = _regressors(rows)[0], _labels(rows), subsets_of(frame)
+    kind, main = _main(rows)
+    true = {"weights": kind, "target": "true", "regressor": regressor}
+    looks = {MEAN: {"subset": "mean", **true}}
+    for number, subset in enumerate(subsets):
+        looks[named_look(subset, number)] = {"subset": subset, **true}
+    lines = lines_of(rows, labels, looks, y=R2_COLUMNS)
+    peak = next((_peak(line, labels) for line in lines if line.look == MEAN), None)
+    title = f"{REGRESSORS[regressor]}, {main.label}"
+    panel = Panel(title, R2, lines, height_for(lines, 235.0), peak)
+    apart = [row for row in rows if row["subset"] != "mean"] or rows
+    return Drawing(rows[0]["model"], _caption(apart, "by subset"), [*labels.values()], [panel])
+
+
+def width_drawing(frame: pd.DataFrame, subset: str = "mean") -> Drawing:
+    """R² by layer of ridge, width-matched ridge and least squares, n/d on top.
+
+    n images to fit and d features: where they are about as many, least squares passes through
+    every training image and so follows the noise, whatever the layer knows.
+
+    Raises:
+        DataError: as `curve_drawing`, or if `n_fit` or `n_features` is not there.
+    """
+    rows, caption = _chosen(_rows(frame, "n_fit", "n_features"), subset)
+    labels, (kind, _) = _labels(rows), _main(rows)
+    own = [row for row in rows if row["weights"] == kind and row["target"] == "true"]
+    k = max((row["n_features"] for row in own if row["regressor"] == "matched"), default=0)
+    looks = {
+        Look("ridge", BLUE, "-", "o", 2.4, 0.18): {"regressor": "ridge"},
+        Look(f"ridge, {k:,.0f} components", GREEN, "-.", "^", 2.0): {"regressor": "matched"},
+        Look("least squares", VERMILION, "--", "s", 2.0, 0.12): {"regressor": "ols"},
+    }
+    widths = {row["layer"]: row for row in own if row["regressor"] in REGRESSORS}
+    ratios = [
+        widths[layer]["n_fit"] / widths[layer]["n_features"] if layer in widths else math.nan
+        for layer in labels
+    ]
+    low, high = INTERPOLATING
+    spans = _spans([place for place, ratio in enumerate(ratios) if low < ratio < high])
+    mark = Mark("n ≈ d: least squares interpolates noise", VERMILION, spans, is_shaded=True)
+    is_marked = spans and any(row["regressor"] == "ols" for row in own)
+    panel = Panel(
+        "n images to fit, d features",
+        R2,
+        lines_of(own, labels, looks, y=R2_COLUMNS),
+        235.0,
+        marks=(mark,) if is_marked else (),
+        numbers=("n/d", [_ratio(ratio) for ratio in ratios]),
+    )
+    return Drawing(rows[0]["model"], caption, [*labels.values()], [panel])
+
+
+def learning_drawing(frame: pd.DataFrame, subset: str = "mean") -> Drawing:
+    """R² by layer for every number of images to fit, one panel a regressor.
+
+    Args:
+        frame: as `Curve.learning` gives it.
+
+    Raises:
+        DataError: as `curve_drawing`, or if `n_fit` is not there.
+    """
+    rows, caption = _chosen(_rows(frame, "n_fit"), subset)
+    labels, (kind, main) = _labels(rows), _main(rows)
+    numbers = sorted({row["n_fit"] for row in rows if row["regressor"] in REGRESSORS})
+    shades = shade_looks([f"n = {number:,.0f}" for number in numbers], "Blues", 0.5, 1.0)
+    own = {"weights": kind, "target": "true"}
+    panels: list[Panel] = []
+    for regressor in _regressors(rows):
+        looks = {
+            look: {"n_fit": number, "regressor": regressor, **own}
+            for look, number in reversed([*zip(shades, numbers, strict=True)])
+        }
+        lines = lines_of(rows, labels, looks, y=R2_COLUMNS)
+        title = f"{REGRESSORS[regressor]}, {main.label}, fitted to n images"
+        panels.append(Panel(title, R2, lines, height_for(lines, 120.0 if panels else 180.0)))
+    return Drawing(rows[0]["model"], caption, [*labels.values()], panels)
+
+
+def subsets_of(frame: pd.DataFrame) -> list[str]:
+    return [name for name in dict.fromkeys(map(str, frame["subset"])) if name != "mean"]
+
+
+def rows_of(
+    table: pd.DataFrame, columns: Sequence[str], alike: Sequence[str], names: tuple[str, str]
+) -> Rows:
+    """The rows of a table; names are text, and `alias` is what to call the layer.
+
+    Args:
+        alike: columns that must have one value.
+        names: what the table is of, and what it can be got from.
+
+    Raises:
+        DataError: if a column is not there, or one of `alike` has several values.
+    """
+    what, source = names
+    missing = [column for column in columns if column not in table.columns]
+    if missing:
+        raise DataError(
+            f"The {what} lacks {len(missing)} of the columns that a figure needs, the first is "
+            f"{missing[0]!r}. Give {source} as scalecut wrote it."
+        )
+    for column in alike:
+        values = list(dict.fromkeys(table[column]))
+        if len(values) > 1:
+            raise DataError(
+                f"The {what} has {len(values)} {column.removesuffix('s')}s, {values[0]!r} and "
+                f"{values[1]!r} first; a figure shows one. Choose one: "
+                f"frame[frame.{column} == {values[0]!r}]."
+            )
+    rows: Rows = table.to_dict("records")
+    for row in rows:
+        row |= {name: str(row[name]) for name in ("model", "subset", "layer") if name in row}
+        # an empty alias comes back from a csv as nan
+        alias = row.get("alias")
+        row["alias"] = (isinstance(alias, str) and alias) or row.get("layer")
+    return rows
+
+
+def layer_names(rows: Rows) -> dict[str, str]:
+    """What each layer is called, from input to output."""
+    return {row["layer"]: row["alias"] for row in sorted(rows, key=lambda row: row["depth"])}
+
+
+def lines_of(
+    rows: Rows,
+    places: Iterable[Any],
+    looks: Mapping[Look, Mapping[str, Any]],
+    *,
+    x: str = "layer",
+    y: tuple[str, str, str] = ("value", "low", "high"),
+) -> list[Line]:
+    """A line of each look for which there are rows: what these have in the columns `y`."""
+    places, lines = list(places), []
+    for look, wanted in looks.items():
+        by_place = {row[x]: row for row in rows if wanted.items() <= row.items()}
+        found = [by_place.get(place, {}) for place in places]
+        columns = ([row.get(column, math.nan) for row in found] for column in y)
+        values, low, high = (np.array(column, np.float64) for column in columns)
+        if by_place:
+            lines.append(Line(look, values, low, high))
+    return lines
+
+
+def range_of(rows: Rows, column: str) -> str:
+    counts = [row[column] for row in rows]
+    low, high = f"{min(counts):,.0f}", f"{max(counts):,.0f}"
+    return low if low == high else f"{low} to {high}"
+
+
+def _curve_drawing(
+    frame: pd.DataFrame, subset: str, scale: Scale, evidence: Mapping[str, Any] | None
+) -> Drawing:
+    rows = _rows(frame)
+    chosen, caption = _chosen(rows, subset)
+    labels, regressors = _labels(chosen), _regressors(chosen)
+    kind, main = _main(rows)
+    wanted = {main: {"weights": kind, "target": "true"}}
+    wanted |= {RANDOM: {"weights": "random", "target": "true"}}
+    wanted |= {PERMUTED: {"weights": "permuted", "target": "true"}}
+    wanted |= {SHUFFLED: {"weights": kind, "target": "shuffled"}}
+    # ridge is the headline and gets the larger share
+    heights = [132.0, 100.0] if len(regressors) > 1 else [235.0]
+    panels: list[Panel] = []
+    for regressor, height in zip(regressors, heights, strict=True):
+        here = [row for row in chosen if row["regressor"] == regressor]
+        lines = lines_of(_with_spread(here), labels, wanted, y=R2_COLUMNS)
+        lines += [_level(row, len(labels)) for row in here if _is_of_pixels(row)]
+        marks = _marks(evidence, labels) if evidence and not panels else ()
+        best = evidence["peak"] if evidence else None
+        peaks = (_peak(line, labels, best) for line in lines if line.look == main and not panels)
+        height = max(height, 27.0 * len(lines))
+        panels.append(Panel(REGRESSORS[regressor], scale, lines, height, next(peaks, None), marks))
+    return Drawing(rows[0]["model"], caption, [*labels.values()], panels)
+
+
+def _rows(frame: pd.DataFrame, *more: str) -> Rows:
+    """The rows that can be drawn."""
+    known = (*REGRESSORS, "matched")
+    rows = rows_of(frame, (*COLUMNS, *more), ("model", "measure"), SOURCE)
+    rows = [row for row in rows if row["regressor"] in known]
+    if not _regressors(rows) or not _labels(rows):
+        raise DataError(
+            f"The curve has {len(frame)} rows, none of them of the regressors ridge or ols. "
+            "Run `scalecut probe` again; a finished run has rows of one of them."
+        )
+    return rows
+
+
+def _chosen(rows: Rows, subset: str) -> tuple[Rows, str]:
+    """The rows of a subset, and what it is."""
+    has = list(dict.fromkeys(row["subset"] for row in rows))
+    subsets = [name for name in has if name != "mean"]
+    chosen = [row for row in rows if row["subset"] == subset]
+    if subset == "mean" and not chosen and len(subsets) == 1:
+        chosen = rows
+    if not chosen:
+        raise DataError(
+            f"The curve has no subset {subset!r}. It has {len(has)}: {', '.join(has[:8])}"
+            f"{', …' if len(has) > 8 else ''}. Choose one of them."
+        )
+    named = [shortened(name, 36) for name in (subsets if subset == "mean" else [subset])]
+    listed = ", ".join(named) or "all subsets"
+    listed = listed if len(listed) <= 36 else f"{len(named)} subsets"
+    return chosen, _caption(chosen, f"{'subset:' if len(named) == 1 else 'mean of'} {listed}")
+
+
+def _caption(rows: Rows, subset_text: str) -> str:
+    n = f"n = {range_of(rows, 'n_images')} images"
+    if "n_fit" in rows[0]:
+        n = f"{range_of(rows, 'n_images')} images, n = {range_of(rows, 'n_fit')} to fit"
+    return f"measure: {rows[0]['measure']}   ·   {subset_text}   ·   {n}"
+
+
+def _main(rows: Rows) -> tuple[str, Look]:
+    """The weights that the curve is of; random if the network was asked for so."""
+    if any(row["weights"] == "pretrained" for row in rows):
+        return "pretrained", PRETRAINED
+    return "random", RANDOM
+
+
+def _regressors(rows: Rows) -> list[str]:
+    return [name for name in REGRESSORS if any(row["regressor"] == name for row in rows)]
+
+
+def _labels(rows: Rows) -> dict[str, str]:
+    """What each layer is called; the pixels are none of the network."""
+    return layer_names([row for row in rows if row["weights"] != "pixels"])
+
+
+def _is_of_pixels(row: dict[str, Any]) -> bool:
+    return row["weights"] == "pixels" and row["target"] == "true"
+
+
+def _level(row: dict[str, Any], count: int) -> Line:
+    """A value without a layer, the same across."""
+    nowhere = np.full(count, math.nan)
+    return Line(PIXELS, np.full(count, float(row["r2"])), nowhere, nowhere, is_level=True)
+
+
+def _with_spread(rows: Rows) -> Rows:
+    """The same, the interval of random weights as wide as the spread of the twins, or wider.
+
+    It ends at 1, as R² does.
+    """
+    wide: Rows = []
+    for row in rows:
+        spread = row.get("r2_spread", math.nan) if row["weights"] == "random" else math.nan
+        low, high = row["r2"] - spread, np.minimum(1.0, row["r2"] + spread)
+        low, high = np.fmin(row["r2_low"], low), np.fmax(row["r2_high"], high)
+        wide.append(row | {"r2_low": low, "r2_high": high})
+    return wide
+
+
+def _peak(line: Line, labels: Mapping[str, str], layer: str | None = None) -> Peak | None:
+    """At the layer, or else where the line is highest; nothing if there is nothing."""
+    if not np.isfinite(line.values).any():
+        return None
+    highest = int(np.argmax(np.where(np.isfinite(line.values), line.values, -np.inf)))
+    at = highest if layer is None else list(labels).index(layer)
+    name = shortened(list(labels.values())[at], 2 * LONGEST_TICK)
+    r2 = f"{line.values[at]:.2f}".replace("-", "−")
+    return Peak(line, at, f"peak: {name}, R² {r2}")
+
+
+def _marks(evidence: Mapping[str, Any], labels: Mapping[str, str]) -> tuple[Mark, ...]:
+    """The confidence set of the peak; the fall between two layers, in the shade of its interval."""
+    has_fall = evidence["fall_after"] is not None
+    falls = [evidence[f"fall_{end}"] for end in ("after", "first", "last")] if has_fall else []
+    layers = list(labels)
+    for name in (evidence["peak"], *evidence["confidence_set"], *falls):
+        if name not in labels:
+            raise DataError(
+                f"The evidence names the layer {name!r}, which is none of the {len(layers)} of the "
+                f"curve, {layers[0]!r} to {layers[-1]!r}. Give the evidence of the same curve."
+            )
+    places = sorted(layers.index(name) for name in evidence["confidence_set"])
+    best = Mark("95 % set of the peak", BLUE, _spans(places))
+    if not has_fall:
+        return (best,)
+    after, first, last = map(layers.index, falls)
+    fall = Mark("falls here", INK, ((float(first), last + 1.0),), is_shaded=True, at=after + 0.5)
+    return best, fall
+
+
+def _spans(places: Sequence[int]) -> tuple[tuple[float, float], ...]:
+    """Ascending places as stretches without a gap."""
+    starts = [place for place in places if place - 1 not in places]
+    ends = [place for place in places if place + 1 not in places]
+    return tuple((start - 0.5, end + 0.5) for start, end in zip(starts, ends, strict=True))
+
+
+def _ratio(ratio: float) -> str:
+    if math.isnan(ratio):
+        return ""
+    return f"{ratio:,.0f}" if ratio >= 9.95 else f"{ratio:.1f}"

@@ -1,0 +1,142 @@
+"""Figures of a transfer: the score of every cut, what is read of each truth, and how often rightly.
+
+Drawn from the tables of a run folder. Bands are the intervals of the tables.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from .curve import Rows, lines_of, rows_of
+from .drawing import BLUE, INK, QUIET, VERMILION, Drawing, Look, Mark, Panel, Scale, named_look
+from .drawing import R2 as SCALE_OF_R2
+
+SCORE = Look("each cut", BLUE, "-", "o", 2.4, 0.18)
+PROBED = Look("R² on photographs", VERMILION, "--", "s", 2.0, 0.14)
+TRUTH = Look("truth", INK, ":", "", 1.6)
+HEIGHT = 190.0
+SWEPT = {
+    "kappa": ("Magnification told", "Cohen's kappa"),
+    "mae": ("Error", "mean absolute error"),
+}
+
+
+def sweep_drawing(table: pd.DataFrame, facts: Mapping[str, Any]) -> Drawing:
+    """The score of every cut over its layer, above the probe's R² of the same layers.
+
+    Args:
+        table: `sweep.csv`.
+        facts: of `run.json`: the task, the layers of contestants, and `agreement` if there is any.
+    """
+    columns = ("layer", "metric", "value", "low", "high", "r2", "r2_low", "r2_high")
+    rows = rows_of(table, columns, (), ("sweep.csv", "the table of the run"))
+    layers = list(dict.fromkeys(row["layer"] for row in rows))
+    names = {row["layer"]: row["alias"] for row in rows}
+    marks = _marks(names, facts.get("layers", {}))
+    panels = []
+    for metric, (title, unit) in SWEPT.items():
+        here = [row for row in rows if row["metric"] == metric]
+        task = facts.get("transfer", {}).get("task", "area")
+        unit = f"{unit}, {'px' if task == 'area' else 'octaves'}" if metric == "mae" else unit
+        scale = Scale(unit, top=1.0 if metric == "kappa" else 0.0)
+        lines = lines_of(here, layers, {SCORE: {}}, y=("value", "low", "high"))
+        panels.append(Panel(title + _agreed(facts, metric), scale, lines, HEIGHT, marks=marks))
+    here = [row for row in rows if row["metric"] == "kappa"]
+    if any(np.isfinite(row["r2"]) for row in here):
+        lines = lines_of(here, layers, {PROBED: {}}, y=("r2", "r2_low", "r2_high"))
+        panels.append(
+            Panel("Scale of objects in photographs, by the probe", SCALE_OF_R2, lines, HEIGHT)
+        )
+    return Drawing(_heading(facts), _caption(facts), [*names.values()], panels)
+
+
+def calibration_drawing(table: pd.DataFrame, facts: Mapping[str, Any]) -> Drawing:
+    """What is predicted, on average, of patches by their true value.
+
+    Args:
+        table: `calibration.csv`.
+        facts: of `run.json`.
+    """
+    columns = ("contestant", "layer", "group", "truth", "predicted", "low", "high")
+    rows = rows_of(table, columns, (), ("calibration.csv", "the table"))
+    rows = [row for row in rows if row["contestant"] != "sweep"]
+    is_area = facts.get("transfer", {}).get("task", "area") == "area"
+    groups = list(dict.fromkeys(row["group"] for row in rows))
+    truth = {row["group"]: row["truth"] for row in rows}
+    looks: dict[Look, dict[str, Any]] = {TRUTH: {"contestant": ""}}
+    looks |= {look: {"contestant": name} for name, look in _looks(rows).items()}
+    rows += [
+        {"contestant": "", "group": g, "predicted": t, "low": t, "high": t}
+        for g, t in truth.items()
+    ]
+    lines = lines_of(rows, groups, looks, x="group", y=("predicted", "low", "high"))
+    scale = Scale(
+        "predicted mean area, px" if is_area else "predicted, log2 of X",
+        bottom=0.0 if is_area else min(truth.values()) - 0.5,
+        top=1.0 if is_area else max(truth.values()),
+    )
+    places = [f"{truth[g]:.0f} px" if is_area else f"{2 ** truth[g]:g}X" for g in groups]
+    axis = "true mean area of nuclei, tenths of the patches" if is_area else "true magnification"
+    panel = Panel("Mean over fits and patches", scale, lines, 2 * HEIGHT)
+    return Drawing(_heading(facts), _caption(facts), places, [panel], axis_name=axis)
+
+
+def recall_drawing(table: pd.DataFrame, facts: Mapping[str, Any]) -> Drawing:
+    """Share of the patches of each magnification that come out as this one.
+
+    Args:
+        table: `recall.csv`.
+        facts: of `run.json`.
+    """
+    columns = ("contestant", "layer", "magnification", "recall")
+    rows = rows_of(table, columns, (), ("recall.csv", "the table"))
+    rows = [row for row in rows if row["contestant"] != "sweep"]
+    each = list(dict.fromkeys(row["magnification"] for row in rows))
+    looks = {look: {"contestant": name} for name, look in _looks(rows).items()}
+    lines = lines_of(rows, each, looks, x="magnification", y=("recall", "recall", "recall"))
+    scale = Scale("recall", named={1 / len(each): "by chance"})
+    panel = Panel("Patches told rightly, by magnification", scale, lines, 1.4 * HEIGHT)
+    places = [f"{magnification:g}X" for magnification in each]
+    return Drawing(_heading(facts), _caption(facts), places, [panel], axis_name="magnification")
+
+
+# --- inside --------------------------------------------------------------------------------------
+
+
+def _looks(rows: Rows) -> dict[str, Look]:
+    names = dict.fromkeys(row["contestant"] for row in rows)
+    return {name: replace(named_look(name, k), width=2.0) for k, name in enumerate(names)}
+
+
+def _marks(names: Mapping[str, str], where: Mapping[str, str]) -> tuple[Mark, ...]:
+    """The layer that the network was cut at."""
+    cut = where.get("cut", "")
+    if cut not in names:
+        return ()
+    at = list(names).index(cut)
+    return (Mark(f"cut at {names[cut]}", QUIET, ((at - 0.5, at + 0.5),), is_shaded=True),)
+
+
+def _agreed(facts: Mapping[str, Any], metric: str) -> str:
+    """How far the order of layers is that of the probe; an error is turned round for it."""
+    for row in facts.get("agreement") or []:
+        if row["metric"] == metric:
+            ends = f"{row['rho']:.2f} [{row['low']:.2f}, {row['high']:.2f}]"
+            return f"; rank correlation with R² {ends.replace('-', '−')}"
+    return ""
+
+
+def _heading(facts: Mapping[str, Any]) -> str:
+    return str(facts.get("settings", {}).get("model", "Transfer"))
+
+
+def _caption(facts: Mapping[str, Any]) -> str:
+    trial = facts.get("transfer", {})
+    return (
+        f"{trial.get('task', '')}, {trial.get('mode', '')}   ·   "
+        f"{facts.get('n_test', '?')} test patches of {facts.get('n_tiles', '?')} tiles, "
+        f"{trial.get('seeds', '?')} fits"
+    )

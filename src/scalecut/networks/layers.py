@@ -1,0 +1,472 @@
+"""The probe points of a network: where features are read, in the order in which they are computed.
+
+A probe point is found by watching one forward pass, without a table per architecture:
+
+- a *container* hands its input from child to child (`nn.Sequential`, a stage); it is looked into;
+- a *block* is what remains: at least two weight layers whose data takes more than one way (a sum, a
+  concatenation). Everything that goes on goes through its output, which is why networks can be cut
+  there. Where a block ends in an activation of a sum (ResNet), the sum itself is read: add_k of
+  `graziani2021` is before the ReLU;
+- where blocks hold less than half of the weight layers (VGG), the weight layers are points too,
+  each with the norm and the activation that follow it.
+
+Then come the pooled features, the logits and the softmax. Modules that are shared count once, at
+their last call.
+"""
+
+import copy
+import difflib
+import fnmatch
+import functools
+import itertools
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from ..errors import LayerError
+from .receptive import reach_of
+
+POOLED, LOGITS, SOFTMAX = "pooled", "logits", "softmax"
+
+
+@dataclass(frozen=True, slots=True)
+class ProbePoint:
+    """One place in a network at which features are read.
+
+    Args:
+        layer: dotted PyTorch name; `pooled`, `logits` and `softmax` for the three last.
+        alias: the paper's name for it, or empty.
+        depth: 0 at the first point, 1 at the last.
+        module: the module that is watched ("" is the network itself).
+        side: where it is watched: `input` or `output`.
+        channels: length of the pooled vector.
+        channel_axis: 1 for (n, c, h, w), -1 where the channels come last.
+        prefix_tokens: tokens that are no patch (class token, registers), left out of the mean.
+        stride: input pixels per step of the map; None where there is no map.
+        receptive_field: side in input pixels; None where attention or global pooling undoes it.
+        parameters: numbers of the network that the point depends on; None if it runs without grad.
+        macs: multiply-accumulates for one image, of all that is executed up to the point.
+        n_calls: how often the module runs in one pass; the last time counts.
+    """
+
+    layer: str
+    alias: str
+    depth: float
+    module: str
+    side: str
+    channels: int
+    channel_axis: int = 1
+    prefix_tokens: int = 0
+    stride: int | None = None
+    receptive_field: int | None = None
+    parameters: int | None = None
+    macs: int = 0
+    n_calls: int = 1
+
+    @property
+    def label(self) -> str:
+        """The name, with the paper's where there is one: `Mixed_7a (mixed8)`."""
+        is_new = self.alias and self.alias != self.layer
+        return f"{self.layer} ({self.alias})" if is_new else self.layer
+
+
+@dataclass(slots=True, eq=False)
+class _Call:
+    """One execution of a module, with the executions inside it."""
+
+    name: str
+    module: nn.Module
+    given: Tensor | None = None
+    made: Tensor | Sequence[Tensor] | None = None
+    given_key: tuple[int, int] | None = None
+    made_key: tuple[int, int] | None = None
+    macs_before: int = 0
+    macs_after: int = 0
+    started: int = 0
+    ended: int = 0
+    children: list["_Call"] = field(default_factory=list)
+
+
+def probe_points(network: nn.Module, image: Tensor, also: Sequence[str] = ()) -> list[ProbePoint]:
+    """Find the probe points of `network`, in order of execution.
+
+    Args:
+        image: a batch of one image as the network takes it, (1, c, h, w); its values do not matter.
+        also: names of further modules to read at their output.
+
+    Raises:
+        LayerError: if no layer with weights is executed.
+    """
+    network = copy.deepcopy(network)  # some keep what they computed, with its gradients
+    with _watched(network) as record, torch.enable_grad():
+        network(image.detach().clone().requires_grad_().clone())
+    root = record[-1]
+    classifier, softmax = _classifier(network, root), _own_softmax(root)
+    taps = [tap for tap in _body(root) if tap[1] not in (classifier, softmax)]
+    known = {name for name, _, _ in taps}
+    taps += [
+        (c.name, c, "output") for c in _all_calls(root) if c.name in also and c.name not in known
+    ]
+    taps.sort(key=lambda tap: tap[1].started if tap[2] == "input" else tap[1].ended)
+    taps += _tail(network, root, classifier, softmax)
+    if not taps:
+        raise LayerError(
+            f"{type(network).__name__} executes no layer with weights, so nothing can be probed. "
+            "Give a network with convolutions or linear layers."
+        )
+    last_calls: dict[str, _Tap] = {}
+    for tap in taps:
+        last_calls.pop(tap[0], None)
+        last_calls[tap[0]] = tap
+    taps = list(last_calls.values())
+    n_calls = Counter(call.name for call in _all_calls(root))
+    points = [_point(network, image, *tap, n_calls[tap[1].name]) for tap in taps]
+    last = max(len(points) - 1, 1)
+    names = _aliases(points)
+    return [
+        replace(point, alias=alias, depth=number / last)
+        for number, (point, alias) in enumerate(zip(points, names, strict=True))
+    ]
+
+
+def select_layers(points: Sequence[ProbePoint], patterns: Sequence[str]) -> list[ProbePoint]:
+    """Pick points by name, alias or glob (`blocks.4.*`), in order of execution.
+
+    Raises:
+        LayerError: if a pattern fits no point.
+    """
+    chosen: set[str] = set()
+    for pattern in patterns:
+        fits = [
+            p.layer
+            for p in points
+            if any(fnmatch.fnmatchcase(n, pattern) for n in (p.layer, p.alias) if n)
+        ]
+        if not fits:
+            names = [name for p in points for name in (p.layer, p.alias) if name]
+            near = difflib.get_close_matches(pattern, names, n=3, cutoff=0.4) or names[:3]
+            raise LayerError(
+                f"No layer is named {pattern!r}. Near it: {', '.join(near)}; "
+                f"`scalecut layers MODEL` prints all {len(points)}."
+            )
+        chosen.update(fits)
+    return [point for point in points if point.layer in chosen]
+
+
+# --- watching one forward pass -------------------------------------------------------------------
+
+
+@contextmanager
+def _watched(network: nn.Module) -> Iterator[list[_Call]]:
+    """Record every call of a module, the outermost last."""
+    finished: list[_Call] = []
+    running: list[_Call] = []
+    counter = FlopCounterMode(display=False)
+    clock = itertools.count()
+
+    def start(name: str, module: nn.Module, args: tuple, kwargs: dict) -> None:
+        given = next(tensors_in([args, list(kwargs.values())]), None)
+        call = _Call(
+            name, module, given, macs_before=counter.get_total_flops() // 2, started=next(clock)
+        )
+        call.given_key = None if given is None else _key(given)
+        if running:
+            running[-1].children.append(call)
+        running.append(call)
+
+    def stop(module: nn.Module, args: tuple, output: object) -> None:
+        call = running.pop()
+        made = list(tensors_in(output))
+        call.made = made[0] if isinstance(output, Tensor) and made else made
+        call.made_key = _key(made[0]) if len(made) == 1 else None
+        call.macs_after = counter.get_total_flops() // 2
+        call.ended = next(clock)
+        finished.append(call)
+
+    wanted_grad = {parameter: parameter.requires_grad for parameter in network.parameters()}
+    was_training = {module: module.training for module in network.modules()}
+    with ExitStack() as undo:
+        for name, module in network.named_modules():
+            begin = functools.partial(start, name)
+            undo.callback(module.register_forward_pre_hook(begin, with_kwargs=True).remove)
+            undo.callback(module.register_forward_hook(stop).remove)
+        try:
+            network.eval()
+            for parameter in network.parameters():
+                if parameter.is_floating_point():
+                    parameter.requires_grad_(True)
+            with counter:
+                yield finished
+        finally:
+            for parameter, wanted in wanted_grad.items():
+                parameter.requires_grad_(wanted)
+            for module, training in was_training.items():
+                module.training = training
+
+
+def tensors_in(found: object) -> Iterator[Tensor]:
+    """Floating-point tensors in nested lists, tuples and dicts, in order."""
+    if isinstance(found, Tensor):
+        if found.is_floating_point():
+            yield found
+    elif isinstance(found, dict):
+        yield from tensors_in(list(found.values()))
+    elif isinstance(found, list | tuple):
+        for item in found:
+            yield from tensors_in(item)
+
+
+def _key(tensor: Tensor) -> tuple[int, int]:
+    """Tells values apart: the same memory, not written to in between (`+=` makes a new value)."""
+    return tensor.untyped_storage().data_ptr(), tensor._version
+
+
+# --- choosing the points -------------------------------------------------------------------------
+
+_Tap = tuple[str, _Call, str]  # name of the layer, the call that is read, its side
+
+
+def _body(root: _Call) -> list[_Tap]:
+    """Blocks, and single weight layers where these hold most of the network."""
+    mixing = {type(call.module) for call in _all_calls(root) if not _is_chain(call)}
+    blocks: list[_Call] = []
+    loose: list[_Call] = []
+
+    def visit(call: _Call, parent: _Call | None) -> None:
+        n_weights = _n_weights(call)
+        if parent is None or _is_container(call, mixing, _n_weights(root)):
+            for child in call.children:
+                visit(child, call)
+        elif call.children and (
+            n_weights >= 2 or (n_weights and type(parent.module) is nn.Sequential)
+        ):
+            blocks.append(call)
+        elif not call.children:
+            loose.append(call)
+        else:
+            loose.extend(leaf for leaf in _all_calls(call) if not leaf.children)
+
+    visit(root, None)
+    covered = len({id(w) for call in blocks for w in _weights(call)})
+    if 2 * covered >= _n_weights(root):
+        return [_before_activation(call) for call in blocks]
+    ends = [(call.name, call, "output") for call in _ends_of_weight_layers(loose)]
+    return [_before_activation(call) for call in blocks] + ends
+
+
+def _is_container(call: _Call, mixing: set[type], n_all: int) -> bool:
+    """Whether to look inside: a sequence, a stage of blocks, or a wrapper of most of it all."""
+    if type(call.module) is nn.Sequential:
+        return bool(call.children)
+    inner = [child for child in call.children if _n_weights(child)]
+    has_blocks = any(child.children and _n_weights(child) >= 2 for child in inner)
+    if not has_blocks:
+        return False
+    stage = type(call.module) not in mixing and all(child.children for child in inner)
+    return stage or 2 * _n_weights(call) > n_all
+
+
+def _is_chain(call: _Call) -> bool:
+    """Whether the children hand one value on, from the call's input to its output."""
+    if not call.children:
+        return True
+    keys = [call.given_key] + [child.made_key for child in call.children]
+    takes = [child.given_key for child in call.children] + [call.made_key]
+    return None not in takes and keys == takes
+
+
+def _before_activation(block: _Call) -> _Tap:
+    """Read a block at its output; if that is an activation of a sum, at the sum."""
+    moving = [call for call in block.children if call.given_key != call.made_key]
+    if moving:
+        end, earlier = moving[-1], {call.made_key for call in moving[:-1]}
+        if (
+            not list(end.module.parameters())
+            and end.made_key == block.made_key
+            and end.given_key not in earlier
+            and isinstance(end.given, Tensor)
+            and isinstance(end.made, Tensor)
+            and end.given.shape == end.made.shape
+        ):
+            return block.name, end, "input"
+    return block.name, block, "output"
+
+
+def _ends_of_weight_layers(leaves: list[_Call]) -> list[_Call]:
+    """For every weight layer the last of the norm and activation that follow it.
+
+    An activation that is shared stands for no layer: it is called again later.
+    """
+    n_calls = Counter(call.name for call in leaves)
+    ends: list[_Call] = []
+    for call in leaves:
+        if _n_weights(call):
+            ends.append(call)
+        elif (
+            ends
+            and n_calls[call.name] == 1
+            and call.given_key == ends[-1].made_key != call.made_key
+            and isinstance(call.given, Tensor)
+            and isinstance(call.made, Tensor)
+            and call.made.shape == call.given.shape
+        ):
+            ends[-1] = call
+    return ends
+
+
+def _tail(
+    network: nn.Module, root: _Call, classifier: _Call | None, softmax: _Call | None
+) -> list[_Tap]:
+    """Pooled features, logits and softmax, as far as the network ends in them."""
+    output = root.made
+    if not isinstance(output, Tensor) or output.ndim != 2:
+        return []
+    if classifier is None:
+        return [(POOLED, root, "output")] if _has_no_head(network) else []
+    call, side = (softmax, "input") if softmax else (root, "output")
+    taps: list[_Tap] = [(LOGITS, call, side), (SOFTMAX, call, side)]
+    if classifier.given is not None and classifier.given[0].numel() == classifier.given.shape[1]:
+        taps.insert(0, (POOLED, classifier, "input"))
+    return taps
+
+
+def _own_softmax(root: _Call) -> _Call | None:
+    """The softmax that the network itself ends in, if it is a module."""
+    for call in _all_calls(root):
+        if isinstance(call.module, nn.Softmax | nn.LogSoftmax) and call.made_key == root.made_key:
+            return call
+    return None
+
+
+def _classifier(network: nn.Module, root: _Call) -> _Call | None:
+    """The layer that makes the logits: timm's classifier, else the last layer with weights."""
+    if _has_no_head(network):
+        return None
+    leaves = [call for call in _all_calls(root) if not call.children]
+    heads: set[nn.Module] = set()
+    if hasattr(network, "get_classifier"):
+        found: object = network.get_classifier()  # pyright: ignore[reportCallIssue]
+        found = list(found) if isinstance(found, tuple | list | nn.ModuleList) else [found]
+        heads = {m for head in found if isinstance(head, nn.Module) for m in head.modules()}
+    named = [call for call in leaves if call.module in heads and _n_weights(call)]
+    weighted = [call for call in leaves if _n_weights(call)]
+    if named:
+        return named[0] if len(heads) == len(named) else named[-1]
+    last = weighted[-1] if weighted else None
+    output = root.made
+    if last is None or not isinstance(last.made, Tensor) or not isinstance(output, Tensor):
+        return None
+    is_same = last.made.shape[1] == output.shape[-1] and last.made.numel() == output.numel()
+    return last if is_same else None
+
+
+def _has_no_head(network: nn.Module) -> bool:
+    """Whether timm made the network without a classifier (`num_classes=0`)."""
+    return getattr(network, "num_classes", None) == 0
+
+
+def _all_calls(call: _Call) -> Iterator[_Call]:
+    yield call
+    for child in call.children:
+        yield from _all_calls(child)
+
+
+def _weights(call: _Call) -> list[nn.Parameter]:
+    return [parameter for parameter in call.module.parameters() if parameter.ndim >= 2]
+
+
+def _n_weights(call: _Call) -> int:
+    return len(_weights(call))
+
+
+def _aliases(points: Sequence[ProbePoint]) -> list[str]:
+    """The names of `graziani2021`: mixed0, mixed1, ... and add_1, add_2, ..."""
+    n_mixed, n_add, names = 0, 0, []
+    for point in points:
+        if point.layer == LOGITS:
+            names.append("pre_softmax")
+        elif point.layer == SOFTMAX:
+            names.append("softmax")
+        elif point.layer.rpartition(".")[2].startswith("Mixed_"):
+            names.append(f"mixed{n_mixed}")
+            n_mixed += 1
+        elif point.side == "input" and point.layer != POOLED:
+            n_add += 1
+            names.append(f"add_{n_add}")
+        else:
+            names.append("")
+    return names
+
+
+# --- what is known of a point --------------------------------------------------------------------
+
+
+def _point(
+    network: nn.Module, image: Tensor, name: str, call: _Call, side: str, n_calls: int
+) -> ProbePoint:
+    value = call.given if side == "input" else call.made
+    maps = [value] if isinstance(value, Tensor) else list(value or [])
+    axis = channel_axis(maps[0], _owner_of(network, call.name, "output_fmt"))
+    tokens = _owner_of(network, call.name, "num_prefix_tokens") if maps[0].ndim == 3 else None
+    reach = reach_of(maps, image)
+    is_map = maps[0].ndim > 2 and name != POOLED
+    return ProbePoint(
+        layer=name,
+        alias="",
+        depth=0.0,
+        module=call.name,
+        side=side,
+        channels=sum(each.shape[axis] for each in maps),
+        channel_axis=axis,
+        prefix_tokens=getattr(tokens, "num_prefix_tokens", 0),
+        stride=(reach.stride or _stride_of(maps[0], axis, image)) if is_map else None,
+        receptive_field=reach.field if is_map else None,
+        parameters=reach.parameters,
+        macs=call.macs_before if side == "input" else call.macs_after,
+        n_calls=n_calls,
+    )
+
+
+def _owner_of(network: nn.Module, name: str, attribute: str) -> nn.Module | None:
+    """The innermost module around `name` that says something of its outputs, as timm's do."""
+    parts = name.split(".") if name else []
+    for n in range(len(parts), -1, -1):
+        module = network.get_submodule(".".join(parts[:n]))
+        if hasattr(module, attribute):
+            return module
+    return None
+
+
+def channel_axis(output: Tensor, network: nn.Module | None = None) -> int:
+    """Which axis of a layer's output holds the channels: 1 or -1.
+
+    Maps are taken as (n, c, h, w) unless the two equal axes say (n, h, w, c); where all three are
+    equal, timm's own word (`output_fmt`) decides. Three axes are (n, tokens, c).
+
+    Raises:
+        LayerError: if the output is not of 2, 3 or 4 axes.
+    """
+    if output.ndim == 2:
+        return 1
+    if output.ndim == 3:
+        return -1
+    if output.ndim == 4:
+        a, b, c = output.shape[1:]
+        if a == b == c or (b != c and a != b):
+            return -1 if str(getattr(network, "output_fmt", "NCHW")).endswith("NHWC") else 1
+        return -1 if a == b else 1
+    raise LayerError(
+        f"A layer gave a tensor of shape {tuple(output.shape)}; only (n, c, h, w), (n, tokens, c) "
+        "and (n, c) can be pooled. Probe a layer before or after it."
+    )
+
+
+def _stride_of(output: Tensor, axis: int, image: Tensor) -> int | None:
+    """Stride from the sizes alone, for what has no convolution graph (tokens, windows)."""
+    places = output[0].numel() // output.shape[axis]
+    return round((image.shape[2] * image.shape[3] / places) ** 0.5) if places else None

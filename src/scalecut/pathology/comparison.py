@@ -1,0 +1,286 @@
+"""Whether one way of using a network beats another on a task: metrics, paired differences, words.
+
+Predictions are of test patches from S fits, each on its own draw of the training tiles. Test tiles
+are what the answer generalises to, so patches of a tile are never taken apart.
+
+Shapes: S seeds, n test patches, T tiles, K classes, b bootstrap draws.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from jaxtyping import Float64, Int64
+from scipy import stats as distributions
+
+from ..errors import DataError
+
+DRAWS = 2000
+ALPHA = 0.05
+METRICS = ("mae", "octaves", "kappa", "kappa_quadratic")
+HIGHER_IS_BETTER = {"mae": False, "octaves": False, "kappa": True, "kappa_quadratic": True}
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """The patches on which contestants are compared.
+
+    Args:
+        truth: of the target: mean nucleus area in px, or magnification in octaves.
+        classes: magnification of each patch, as its number among the magnifications.
+        tiles: tile of each patch, by number.
+        centres: target of each class, from the training tiles alone.
+        is_area: whether the target is an area; its octaves are log2.
+
+    Raises:
+        DataError: if there is one tile alone.
+    """
+
+    truth: Float64[np.ndarray, " n"]
+    classes: Int64[np.ndarray, " n"]
+    tiles: Int64[np.ndarray, " n"]
+    centres: Float64[np.ndarray, " K"]
+    is_area: bool = True
+
+    def __post_init__(self) -> None:
+        if len(np.unique(self.tiles)) < 2:
+            raise DataError(
+                "The test part is of one tile, which tells nothing about others. Give two or more; "
+                "from about ten on, intervals are of use."
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """How much better one contestant is than another, by one metric; positive is better.
+
+    Args:
+        better: mean over seeds, in the metric's own unit; for errors, how much smaller.
+        low, high: 95 % interval over tiles and fits; NaN, as `better`, for a kappa of one class.
+        p_value: two-sided, Holm-corrected over the comparisons made together.
+        effect: the difference over its spread from tile to tile (Cohen's d of pairs).
+        n_seeds_better, n_seeds: fits in which it is better.
+    """
+
+    contestant: str
+    other: str
+    metric: str
+    better: float
+    low: float
+    high: float
+    p_value: float
+    effect: float
+    n_seeds_better: int
+    n_seeds: int
+
+    @property
+    def is_shown(self) -> bool:
+        return self.p_value <= ALPHA
+
+
+def nearest(
+    predicted: Float64[np.ndarray, "S n"], centres: Float64[np.ndarray, " K"]
+) -> Int64[np.ndarray, "S n"]:
+    """The class whose centre is nearest (`graziani2021`, with centres of the training part)."""
+    return np.abs(predicted[..., None] - centres).argmin(axis=-1)
+
+
+def tile_metrics(
+    predicted: Float64[np.ndarray, "S n"], test: Held
+) -> dict[str, Float64[np.ndarray, "S T"]]:
+    """Each metric of each tile by itself; kappa is undefined (NaN) where all is of one class."""
+    weights = np.eye(test.tiles.max() + 1)
+    return {name: _metric(name, predicted, test, weights) for name in METRICS}
+
+
+def metrics(predicted: Float64[np.ndarray, "S n"], test: Held) -> dict[str, np.ndarray]:
+    """Each metric of all test patches, seed by seed: (S,)."""
+    weights = np.ones((1, test.tiles.max() + 1))
+    return {name: _metric(name, predicted, test, weights)[:, 0] for name in METRICS}
+
+
+def recall(predicted: Float64[np.ndarray, "S n"], test: Held) -> Float64[np.ndarray, "S K"]:
+    """Share of each class's patches that come out as this class."""
+    confusion = _confusion(predicted, test).sum(axis=1)
+    return np.diagonal(confusion, axis1=1, axis2=2) / np.maximum(confusion.sum(axis=2), 1)
+
+
+def compare(
+    predictions: Mapping[str, Float64[np.ndarray, "S n"]],
+    pairs: Sequence[tuple[str, str]],
+    test: Held,
+    rng: np.random.Generator,
+    metric: str = "kappa",
+) -> list[Difference]:
+    """Each first of a pair against its second, on the same tiles and fits.
+
+    The variance of a difference is that over test tiles (bootstrap of whole tiles) plus that over
+    fits: as all fits draw on one training set, their mean is as uncertain as a single one. What a
+    fit owes to these very tiles is in both, so it is taken off once (analysis of variance).
+    Intervals are Student's t with as many degrees of freedom as there are tiles less one; p-values
+    are corrected by Holm's method (`holm1979`).
+    """
+    n_tiles = int(test.tiles.max()) + 1
+    drawn = rng.multinomial(n_tiles, np.full(n_tiles, 1 / n_tiles), size=DRAWS).astype(np.float64)
+    sign = 1.0 if HIGHER_IS_BETTER[metric] else -1.0
+    names = dict.fromkeys(name for pair in pairs for name in pair)
+    whole = {name: metrics(predictions[name], test)[metric] for name in names}
+    draws = {name: _metric(metric, predictions[name], test, drawn) for name in names}
+    n_patches = np.bincount(test.tiles)
+    in_octaves = metric == "octaves"
+    by_tile = {
+        n: -_errors(predictions[n], test, in_octaves).mean(axis=0) / n_patches for n in names
+    }
+    found = []
+    for one, other in pairs:
+        by_seed = sign * (whole[one] - whole[other])
+        variance = _variance(by_seed, sign * (draws[one] - draws[other]), n_tiles)
+        low, high, p_value = _interval_of_t(float(by_seed.mean()), variance, n_tiles - 1)
+        gaps = by_tile[one] - by_tile[other]
+        found.append(
+            Difference(
+                one,
+                other,
+                metric,
+                float(by_seed.mean()),
+                low,
+                high,
+                p_value,
+                float(gaps.mean() / gaps.std(ddof=1)) if gaps.std() > 0 else 0.0,
+                int((by_seed > 0).sum()),
+                len(by_seed),
+            )
+        )
+    return _holm(found)
+
+
+def bootstrap(
+    predictions: Mapping[str, Float64[np.ndarray, "S n"]],
+    test: Held,
+    rng: np.random.Generator,
+    metric: str = "kappa",
+) -> dict[str, tuple[float, Float64[np.ndarray, " b"]]]:
+    """Mean over fits of each one's metric, turned so that higher is better, and draws of it.
+
+    A draw takes tiles and fits with replacement, the same for all, so draws are paired. Draws in
+    which kappa is undefined are NaN.
+    """
+    n_tiles = int(test.tiles.max()) + 1
+    tiles = rng.multinomial(n_tiles, np.full(n_tiles, 1 / n_tiles), size=DRAWS).astype(np.float64)
+    n_seeds = len(next(iter(predictions.values())))
+    fits = rng.multinomial(n_seeds, np.full(n_seeds, 1 / n_seeds), size=DRAWS) / n_seeds  # (b, S)
+    sign = 1.0 if HIGHER_IS_BETTER[metric] else -1.0
+    found = {}
+    for name, predicted in predictions.items():
+        by_draw = (fits.T * _metric(metric, predicted, test, tiles)).sum(axis=0)
+        found[name] = (sign * float(metrics(predicted, test)[metric].mean()), sign * by_draw)
+    return found
+
+
+def sentence(found: Difference, layers: Mapping[str, str]) -> str:
+    """A difference in words, such as "cut at blocks.4.2 beats pretrained by 0.31 kappa"."""
+    name = f"{found.contestant} at {layers[found.contestant]}"
+    unit = {"mae": "mean absolute error"}.get(found.metric, found.metric.replace("_", " "))
+    if not found.is_shown:
+        return (
+            f"No evidence that {name} differs from {found.other}: {found.better:+.2f} {unit} "
+            f"[{found.low:.2f}, {found.high:.2f}], corrected p = {found.p_value:.2g}."
+        )
+    verb = "beats" if found.better > 0 else "loses to"
+    low, high = sorted((abs(found.low), abs(found.high)))
+    n = found.n_seeds_better if found.better > 0 else found.n_seeds - found.n_seeds_better
+    return (
+        f"{name} {verb} {found.other} by {abs(found.better):.2f} {unit} [{low:.2f}, {high:.2f}], "
+        f"{n} of {found.n_seeds} seeds."
+    )
+
+
+# --- inside --------------------------------------------------------------------------------------
+
+
+def _metric(
+    name: str,
+    predicted: Float64[np.ndarray, "S n"],
+    test: Held,
+    weights: Float64[np.ndarray, "b T"],
+) -> Float64[np.ndarray, "S b"]:
+    """A metric when each tile counts as often as the weights say."""
+    if name in ("mae", "octaves"):
+        errors = _errors(predicted, test, in_octaves=name == "octaves")  # (S, T), sums
+        return errors @ weights.T / (weights @ np.bincount(test.tiles))
+    return _kappa(np.einsum("bt,stij->sbij", weights, _confusion(predicted, test)), name)
+
+
+def _errors(
+    predicted: Float64[np.ndarray, "S n"], test: Held, in_octaves: bool = False
+) -> Float64[np.ndarray, "S T"]:
+    """Absolute errors, summed over the patches of a tile."""
+    found, truth = predicted, test.truth
+    if in_octaves and test.is_area:
+        # an area of less than a pixel is none; ridge may predict one
+        found, truth = np.log2(np.maximum(found, 1.0)), np.log2(truth)
+    member = np.eye(test.tiles.max() + 1)[test.tiles]
+    return np.abs(found - truth) @ member
+
+
+def _confusion(predicted: Float64[np.ndarray, "S n"], test: Held) -> Float64[np.ndarray, "S T K K"]:
+    """How many patches of class i of a tile come out as class j."""
+    n_tiles, n_classes = int(test.tiles.max()) + 1, len(test.centres)
+    found = np.zeros((len(predicted), n_tiles, n_classes, n_classes))
+    for seed, classes in enumerate(nearest(predicted, test.centres)):
+        np.add.at(found[seed], (test.tiles, test.classes, classes), 1.0)
+    return found
+
+
+def _kappa(confusion: Float64[np.ndarray, "S b K K"], name: str) -> Float64[np.ndarray, "S b"]:
+    """Cohen's kappa (`cohen1960`), or with weights that grow with the square (`cohen1968`)."""
+    k = np.arange(confusion.shape[-1])
+    cost = (k[:, None] - k) ** 2.0 if name == "kappa_quadratic" else (k[:, None] != k) * 1.0
+    rows, columns = confusion.sum(axis=-1), confusion.sum(axis=-2)
+    n = confusion.sum(axis=(-1, -2))
+    seen = (confusion * cost).sum(axis=(-1, -2))
+    by_chance = np.einsum("sbi,ij,sbj->sb", rows, cost, columns)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return 1 - seen * n / by_chance
+
+
+def _variance(
+    by_seed: Float64[np.ndarray, " S"], draws: Float64[np.ndarray, "S b"], n_tiles: int
+) -> float:
+    """Of a mean over fits, for other tiles and another training set.
+
+    Draws in which kappa is undefined are left out.
+    """
+    if np.isnan(by_seed).any():
+        return float("nan")
+    draws = draws[:, np.isfinite(draws).all(axis=0)]
+    unbiased = n_tiles / (n_tiles - 1)
+    of_tiles = unbiased * draws.mean(axis=0).var()
+    if len(by_seed) == 1:
+        return float(of_tiles)
+    of_both = unbiased * (draws - draws.mean(axis=0)).var(axis=1).sum() / (len(by_seed) - 1)
+    return float(of_tiles + max(by_seed.var(ddof=1) - of_both, 0.0))
+
+
+def _interval_of_t(center: float, variance: float, freedom: int) -> tuple[float, float, float]:
+    """95 % interval and two-sided p-value of Student's t."""
+    if np.isnan(center):
+        return center, center, 1.0
+    error = float(np.sqrt(variance))
+    if error == 0:
+        return center, center, float(center == 0)
+    reach = float(distributions.t.ppf(1 - ALPHA / 2, freedom)) * error
+    return (
+        center - reach,
+        center + reach,
+        float(2 * distributions.t.sf(abs(center) / error, freedom)),
+    )
+
+
+def _holm(found: Sequence[Difference]) -> list[Difference]:
+    """The same with corrected p-values, none smaller than that of a more certain one."""
+    corrected, highest = list(found), 0.0
+    for rank, place in enumerate(np.argsort([each.p_value for each in found], kind="stable")):
+        highest = max(highest, min(1.0, (len(found) - rank) * found[place].p_value))
+        corrected[place] = replace(found[place], p_value=highest)
+    return corrected

@@ -1,0 +1,437 @@
+"""Patches of tiles at several magnifications, and how large the nuclei in them are.
+
+A tile of magnification M shown at m is resampled by f = M / m: each pixel of the result is the mean
+over f x f pixels of the tile, parts of pixels counted as parts. Nuclei are never mixed: a pixel
+belongs to nuclei if they cover half of it, and then to the one that covers most.
+
+Areas are as in `graziani2021`: nuclei that touch the border of the patch are not counted, nor
+those of fewer than 3 px; of a mask with two levels, nuclei are the connected parts after a closing
+by 2 x 2 pixels. The paper says neither how it resampled nor where its patches lay; ours lie side by
+side, or in as many places of each tile at every magnification, which then overlap at the low ones.
+
+Shapes: h x w pixels of the tile, H x W of the resampled tile; k nuclei.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence, Set
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import pandas as pd
+import PIL.Image
+from jaxtyping import Bool, Float64, Int64, Integer, UInt8
+from scipy import ndimage, sparse
+from skimage.measure import label
+
+from ..data.images import LeftOut
+from ..errors import DataError
+from ..features.extract import Progress
+from .tiles import PARTS, Tile, read
+
+MAGNIFICATIONS = (5.0, 8.0, 10.0, 15.0, 20.0, 30.0, 40.0)  # graziani2021
+SMALLEST = 3  # px of a nucleus, graziani2021
+FOLDER = "patches"
+TOTAL = "total"
+BLUR_MARGIN = 2.0  # target variance of `match_blur` over the largest that is there already
+_EDGES = 0.01  # share of pixels, those of the steepest edges, that the blur of a tile is read off
+_THREADS = 4
+_STRIP = 64  # rows resampled at once, to bound memory; even, so that ties alternate on
+_ROUNDING = 1e-9
+# fmt: off
+COLUMNS = (
+    "patch", "tile", "group", "split", "magnification", "x", "y", "n_nuclei", "mean_area_px",
+    "median_area_px", "mean_area_um2",
+)
+# fmt: on
+
+Marks = Bool[np.ndarray, "h w"] | Integer[np.ndarray, "h w"]
+
+
+@dataclass(frozen=True, slots=True)
+class Blur:
+    """Standard deviations of the point spread, as of a Gaussian."""
+
+    native: float  # of the tiles, in their pixels
+    target: float  # of all patches, in theirs
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PatchSet:
+    """What was cut, one row a patch, and what was not."""
+
+    table: pd.DataFrame  # the columns of COLUMNS
+    left_out: tuple[LeftOut, ...]  # how many patches have no nuclei, by magnification
+    skipped: tuple[LeftOut, ...]  # magnifications at which tiles are smaller than a patch
+    blur: Blur | None  # if it was matched
+
+    def counts(self) -> pd.DataFrame:
+        return counts(self.table)
+
+
+@dataclass(frozen=True, slots=True)
+class Misprint:
+    """A number in a table that cannot be right, and the one that would be."""
+
+    row: str
+    column: str
+    printed: int
+    right: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    folder: Path
+    factors: Mapping[float, float]  # pixels of the tile along one of the patch, by magnification
+    size: int
+    grid: int | None
+    um_per_pixel: float | None
+    blur: Blur | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Cut:
+    """What one magnification of one tile gave."""
+
+    magnification: float
+    rows: tuple[tuple[object, ...], ...]  # values of COLUMNS
+    n_empty: int
+    too_small: str  # how large the tile is, if it is smaller than a patch
+
+
+def cut_patches(
+    tiles: Sequence[Tile],
+    split: Mapping[str, str],
+    folder: Path,
+    *,
+    magnifications: Sequence[float] = MAGNIFICATIONS,
+    native: float = 40.0,
+    size: int = 224,
+    grid: int | None = None,
+    um_per_pixel: float | None = None,
+    match_blur: bool = False,
+    native_blur: float | None = None,
+    progress: Progress | None = None,
+) -> PatchSet:
+    """Cut all patches that fit side by side, from the upper left; they are written to `folder`.
+
+    Patches without nuclei are left out.
+
+    Args:
+        split: the part that each tile is in, by its name (`tiles.split`).
+        folder: gets `patches/NAME.png`.
+        native: the magnification of the tiles.
+        size: of patches, in pixels.
+        grid: how many patches a tile has across and down at every magnification, evenly spread
+            from edge to edge; they overlap where they must. Without it, low magnifications have
+            few patches.
+        um_per_pixel: of the tiles; without it, what the file of each says.
+        match_blur: give all magnifications the same point spread, in pixels of the patch. Else the
+            native one is the least sharp, which tells it without a look at the nuclei.
+        native_blur: standard deviation of the point spread of the tiles, in their pixels; without
+            it, it is estimated from the tiles to train on.
+
+    Raises:
+        DataError: if a magnification is above the native one, a tile cannot be read, or a part of
+            the split is left without patches.
+    """
+    _check(magnifications, native, size, um_per_pixel, native_blur)
+    if grid is not None and grid < 1:
+        raise DataError(f"A grid of {grid} x {grid} patches is none. Give 1 or more.")
+    factors = {float(each): native / each for each in sorted(magnifications)}
+    (folder / FOLDER).mkdir(parents=True, exist_ok=True)
+    cuts: list[_Cut] = []
+    with ThreadPoolExecutor(_THREADS) as pool:
+        blur = None
+        if match_blur:
+            train = [tile for tile in tiles if split[tile.name] == "train"]
+            known = [native_blur] if native_blur else list(pool.map(_blur_of_tile, train))
+            blur = _matched(known, factors)
+        plan = _Plan(folder, factors, size, grid, um_per_pixel, blur)
+        done = pool.map(lambda tile: _cut(tile, split[tile.name], plan), tiles)
+        for number, each in enumerate(done, start=1):
+            cuts += each
+            if progress:
+                progress("patches", number, len(tiles))
+    table = pd.DataFrame([row for cut in cuts for row in cut.rows], columns=list(COLUMNS))
+    _check_parts(table, {split[tile.name] for tile in tiles}, size)
+    return PatchSet(table, tuple(_left_out(cuts)), tuple(_skipped(cuts, size)), blur)
+
+
+def _check(
+    magnifications: Sequence[float],
+    native: float,
+    size: int,
+    um_per_pixel: float | None,
+    native_blur: float | None,
+) -> None:
+    given = (*magnifications, native, size)
+    if not magnifications or not all(0 < each < np.inf for each in given) or size < SMALLEST:
+        asked = ", ".join(f"{each:g}X" for each in magnifications) or "no magnification"
+        raise DataError(
+            f"Patches of {size:g} px at {asked} of tiles at {native:g}X cannot be cut. "
+            f"Give magnifications above 0 and patches of {SMALLEST} px or more."
+        )
+    if max(magnifications) > native:
+        raise DataError(
+            f"A magnification of {max(magnifications):g}X is above that of the tiles, "
+            f"{native:g}X; its detail would be made up. Give {native:g} or less."
+        )
+    for value, name in ((um_per_pixel, "µm per pixel"), (native_blur, "blur")):
+        if value is not None and not 0 < value < np.inf:
+            raise DataError(f"{value:g} is no {name} of a tile. Give a number above 0.")
+
+
+def _check_parts(table: pd.DataFrame, parts: Set[str], size: int) -> None:
+    for part in PARTS:
+        if part in parts and part not in set(table["split"]):
+            raise DataError(
+                f"No tile of {part} gives a patch of {size} px with a whole nucleus of {SMALLEST} "
+                "px. Give larger tiles, higher magnifications or smaller patches."
+            )
+
+
+def _left_out(cuts: Sequence[_Cut]) -> Iterator[LeftOut]:
+    for magnification in dict.fromkeys(cut.magnification for cut in cuts):
+        these = [cut for cut in cuts if cut.magnification == magnification]
+        empty = sum(cut.n_empty for cut in these)
+        there = empty + sum(len(cut.rows) for cut in these)
+        if empty:
+            reason = f"{empty} of {there} patches have no whole nucleus of {SMALLEST} px or more"
+            yield LeftOut(f"{magnification:g}X", reason)
+
+
+def _skipped(cuts: Sequence[_Cut], size: int) -> Iterator[LeftOut]:
+    for magnification in dict.fromkeys(cut.magnification for cut in cuts):
+        these = [cut for cut in cuts if cut.magnification == magnification]
+        small = [cut.too_small for cut in these if cut.too_small]
+        if small:
+            reason = (
+                f"{len(small)} of {len(these)} tiles are smaller than a patch of {size} px there, "
+                f"the first {small[0]}"
+            )
+            yield LeftOut(f"{magnification:g}X", reason)
+
+
+def _cut(tile: Tile, part: str, plan: _Plan) -> list[_Cut]:
+    """The patches of a tile, written."""
+    pixels, marks = read(tile)
+    um_per_pixel = plan.um_per_pixel or tile.um_per_pixel or np.nan
+    cuts: list[_Cut] = []
+    for magnification, factor in plan.factors.items():
+        height, width = (_n_whole(n, factor) for n in marks.shape)
+        if min(height, width) < plan.size:
+            too_small = f"{tile.name} with {width} x {height} px"
+            cuts.append(_Cut(magnification, (), 0, too_small))
+            continue
+        picture, nuclei = resampled(pixels, factor), resampled_nuclei(marks, factor)
+        if plan.blur:
+            picture = _blurred(picture, factor, plan.blur)
+        whole = np.rint(picture).clip(0, 255).astype(np.uint8)
+        rows: list[tuple[object, ...]] = []
+        rest = height - plan.size, width - plan.size
+        corners = list(product(*(_starts(each, plan) for each in rest)))
+        for y, x in corners:
+            window = slice(y, y + plan.size), slice(x, x + plan.size)
+            areas = areas_of_nuclei(nuclei[window])
+            if areas.size:
+                name = f"{FOLDER}/{tile.name}_{magnification:g}x_{x}_{y}.png"
+                PIL.Image.fromarray(whole[window]).save(plan.folder / name)
+                mean, median = float(areas.mean()), float(np.median(areas))
+                place = (name, tile.name, tile.group, part, magnification, x, y)
+                rows.append((*place, areas.size, mean, median, mean * (um_per_pixel * factor) ** 2))
+        cuts.append(_Cut(magnification, tuple(rows), len(corners) - len(rows), ""))
+    return cuts
+
+
+def _starts(rest: int, plan: _Plan) -> list[int]:
+    """Where patches begin, down or across, if the last begins at `rest` or before."""
+    if plan.grid is None:
+        return list(range(0, rest + 1, plan.size))
+    if plan.grid == 1:
+        return [rest // 2]
+    places = np.linspace(0, rest, plan.grid).round().astype(int)
+    return list(dict.fromkeys(places.tolist()))
+
+
+def areas_of_nuclei(labels: Integer[np.ndarray, "h w"]) -> Int64[np.ndarray, " k"]:
+    """Areas, in pixels, of the nuclei that lie wholly inside and have 3 pixels or more."""
+    areas = np.bincount(labels.ravel()).astype(np.int64)
+    for edge in (labels[0], labels[-1], labels[:, 0], labels[:, -1]):
+        areas[edge] = 0
+    areas[0] = 0  # the background
+    return areas[areas >= SMALLEST]
+
+
+def _n_whole(n: int, factor: float) -> int:
+    return int(n / factor + _ROUNDING)
+
+
+def _weights(n: int, factor: float) -> sparse.csr_array:
+    """Of the n pixels in a row, for the mean over [i f, (i + 1) f), i = 0, 1, ...: (N, n)."""
+    start, pixel = np.arange(_n_whole(n, factor))[:, None] * factor, np.arange(n)
+    overlap = np.minimum(start + factor, pixel + 1) - np.maximum(start, pixel)
+    overlap[overlap < _ROUNDING] = 0
+    return sparse.csr_array(overlap / overlap.sum(axis=1, keepdims=True))
+
+
+def resampled(
+    values: UInt8[np.ndarray, "h w c"], factor: float
+) -> Float64[np.ndarray, "height width c"]:
+    """The mean over squares of `factor` x `factor` pixels; a rest at the right and below is lost.
+
+    Pillow's BOX takes whole pixels only, which at 4/3 is now one of them and now two.
+    """
+    rows, columns = (_weights(n, factor) for n in values.shape[:2])
+    planes = [rows @ values[..., c].astype(np.float64) @ columns.T for c in range(values.shape[2])]
+    return np.stack(planes, axis=-1)
+
+
+def resampled_nuclei(marks: Marks, factor: float) -> Int64[np.ndarray, "height width"]:
+    """The number of the nucleus at each pixel of the resampled tile, 0 for none."""
+    if marks.dtype == bool:
+        rows, columns = (_weights(n, factor) for n in marks.shape)
+        covered = rows @ marks.astype(np.float64) @ columns.T
+        closed = ndimage.binary_closing(np.pad(_is_marked(covered), 2), np.ones((2, 2)))
+        return cast(np.ndarray, label(closed[2:-2, 2:-2])).astype(np.int64)
+    return _resampled_labels(marks, factor)
+
+
+def _resampled_labels(
+    labels: Integer[np.ndarray, "h w"], factor: float
+) -> Int64[np.ndarray, "height width"]:
+    rows, columns = (_weights(n, factor) for n in labels.shape)
+    height, width = (_n_whole(n, factor) for n in labels.shape)
+    marked = np.flatnonzero(labels)
+    one_hot = sparse.csr_array(
+        (np.ones(marked.size), (marked, labels.ravel()[marked])),
+        shape=(labels.size, int(labels.max()) + 1),
+    )
+    nuclei = np.zeros((height, width), dtype=np.int64)
+    for top in range(0, height, _STRIP):
+        strip = nuclei[top : top + _STRIP]
+        of_pixels = sparse.kron(rows[top : top + _STRIP], columns, "csr")
+        share = sparse.coo_array(of_pixels @ one_hot)
+        order = np.lexsort((share.col, share.data.round(9), share.row))
+        # of each pixel the last one stays: that of the largest share
+        strip.ravel()[share.row[order]] = share.col[order]
+        covered = np.bincount(share.row, share.data, minlength=strip.size).astype(np.float64)
+        strip[~_is_marked(covered.reshape(strip.shape))] = 0
+    return nuclei
+
+
+def _is_marked(covered: Float64[np.ndarray, "h w"]) -> Bool[np.ndarray, "h w"]:
+    """Whether nuclei cover half of a pixel.
+
+    Where it is exactly half, every other pixel is theirs: at a factor of 2 that is so often that
+    areas would all be too large, or too small.
+    """
+    down, right = np.indices(covered.shape)
+    half = 0.5 + _ROUNDING * np.where((down + right) % 2, 1, -1)
+    return covered > half
+
+
+def _blur_of_tile(tile: Tile) -> float | None:
+    return estimated_blur(read(tile)[0])
+
+
+def estimated_blur(pixels: UInt8[np.ndarray, "h w 3"]) -> float | None:
+    """Standard deviation of the point spread, in pixels, read off the steepest edges.
+
+    An edge of variance v, smoothed by s, has a slope in proportion to (v + s²)^-1/2. So the slopes
+    g₁, g₂ after smoothing by 1 and 2 pixels give v = (4 - q) / (q - 1), q = (g₁ / g₂)². Smoothing
+    by a pixel keeps noise out. None where there is no edge.
+    """
+    grey = pixels.mean(axis=2)
+    slope, smoothed = (ndimage.gaussian_gradient_magnitude(grey, sigma) for sigma in (1.0, 2.0))
+    edges = (slope >= np.quantile(slope, 1 - _EDGES)) & (smoothed > _ROUNDING)
+    ratio = (slope[edges] / smoothed[edges]) ** 2
+    if not ratio.size:
+        return None
+    q = np.median(ratio)
+    return float(np.sqrt(max((4 - q) / (q - 1), 0.0))) if q > 1 else None
+
+
+def spread(factor: float) -> float:
+    """Variance that averaging adds to the point spread, in pixels of the patch.
+
+    (1 - 1/f²) / 12 for whole f; for others more, because pixels are cut.
+    """
+    weights = _weights(1000, factor).toarray()
+    centres = (np.arange(len(weights)) + 0.5) * factor
+    distance = np.arange(1000) + 0.5 - centres[:, None]
+    return float((weights * distance**2).sum(axis=1).mean() / factor**2)
+
+
+def _matched(native: Sequence[float | None], factors: Mapping[float, float]) -> Blur:
+    known = [each for each in native if each is not None]
+    if not known:
+        raise DataError(
+            "No tile to train on has an edge, so its blur is not known. Give it: native_blur."
+        )
+    sigma = float(np.median(known))
+    largest = max(sigma**2 / factor**2 + spread(factor) for factor in factors.values())
+    return Blur(sigma, float(np.sqrt(BLUR_MARGIN * largest)))
+
+
+def _blurred(
+    picture: Float64[np.ndarray, "h w c"], factor: float, blur: Blur
+) -> Float64[np.ndarray, "h w c"]:
+    """With a Gaussian that fills up the point spread to the target."""
+    lack = blur.target**2 - blur.native**2 / factor**2 - spread(factor)
+    return ndimage.gaussian_filter(picture, np.sqrt(lack), axes=(0, 1))
+
+
+def counts(table: pd.DataFrame) -> pd.DataFrame:
+    """How many patches there are, part x magnification, with totals (Table 1 of `graziani2021`).
+
+    Raises:
+        DataError: if they do not add up: a patch has no part or magnification.
+    """
+    parts = [part for part in PARTS if part in set(table["split"])]
+    magnifications = sorted(table["magnification"].dropna().unique())
+    found = pd.crosstab(table["split"], table["magnification"])
+    cells = found.reindex(index=parts, columns=magnifications, fill_value=0)
+    cells.columns = [f"{each:g}X" for each in magnifications]
+    totals = table["split"].value_counts().reindex(parts)
+    totals[TOTAL] = len(table)
+    if check_counts(cells, totals):
+        raise DataError("Some patches have no magnification. Give each its own.")
+    cells[TOTAL] = totals
+    cells.loc[TOTAL] = cells.sum()
+    cells.index.name, cells.columns.name = "split", None
+    return cells
+
+
+def check_counts(cells: pd.DataFrame, totals: pd.Series) -> tuple[Misprint, ...]:
+    """The cells of a table of counts that cannot be right, one in each row that does not add up.
+
+    Which of the row it is cannot be told from totals of rows alone. It is taken to be the one whose
+    repair brings the row closest, by chi-squared, to the proportions of the rows that add up.
+
+    Args:
+        cells: rows x columns, without totals.
+        totals: of each row, and of all, `total`.
+
+    Raises:
+        DataError: if the totals of the rows do not add up to that of all.
+    """
+    of_rows = totals.drop(TOTAL)[cells.index]
+    if of_rows.sum() != totals[TOTAL]:
+        raise DataError(
+            f"The rows add up to {of_rows.sum():,}, but the total is {totals[TOTAL]:,}. "
+            "Mend the totals first."
+        )
+    excess = cells.sum(axis=1) - of_rows
+    trusted = cells[excess == 0] if (excess == 0).any() else cells
+    shares = trusted.sum() / trusted.to_numpy().sum()
+    found: list[Misprint] = []
+    for row in cells.index[excess != 0]:
+        expected = shares * of_rows[row]
+        repaired = cells.loc[row] - excess[row]
+        gain = ((cells.loc[row] - expected) ** 2 - (repaired - expected) ** 2) / expected
+        column = gain[repaired >= 0].idxmax()
+        found.append(Misprint(row, column, int(cells.loc[row, column]), int(repaired[column])))
+    return tuple(found)

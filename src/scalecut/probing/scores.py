@@ -1,0 +1,483 @@
+"""Held-out R² of a measure on the features of every layer: splits drawn once, used by all.
+
+For every subset of the images the measure is regressed on each layer's features in r random splits
+of 70 % to fit and 30 % to test (`graziani2021`), by group. The same splits, shuffles, permutations
+and bootstrap draws serve every layer, regressor, target and set of weights, so that all scores are
+paired.
+"""
+
+import os
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Bool, Float, Float32, Float64, Int, UInt16
+from scipy.stats import norm as normal
+from scipy.stats import t as student
+from sklearn.model_selection import GroupShuffleSplit
+from threadpoolctl import threadpool_limits
+
+from .. import cache
+from ..data.images import ImageSet
+from ..errors import DataError
+from ..networks.layers import ProbePoint
+from ..stats import out_of_core as tall
+from ..stats.inference import (
+    DRAWS,
+    bootstrap_r_squared,
+    family_p_values,
+    group_draws,
+    group_permutations,
+    interval,
+)
+from ..stats.out_of_core import Rows, Split, Tested, null_scores
+from ..stats.ridge import decompose, leading, least_squares, nested_ridge, quick_ridge
+
+TEST_SHARE = 0.3  # graziani2021
+MEAN = "mean"  # the subset that stands for the mean over all
+MATCHED = "matched"  # ridge on as many principal components in every layer
+MOST_TWINS = 32
+AT_ONCE = 2**22  # numbers of permutations or bootstrap draws that memory holds at a time
+CONTROLLED = ("random", "permuted", "pixels")  # kinds of weights that are controls themselves
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Part:
+    """What is drawn once for one subset and serves all its regressions."""
+
+    subset: str
+    rows: Int[np.ndarray, " n"]  # of the image set
+    groups: Int[np.ndarray, " n"]
+    targets: dict[str, Float64[np.ndarray, "r n"]]  # `true`, `shuffled`: a row a repeat
+    dealt: Float64[np.ndarray, "n q"]  # the measure and its permutations; no column without them
+    is_held_out: Bool[np.ndarray, "r n"]
+    counts: UInt16[np.ndarray, "c n"]  # 1 + b rows: every image once, then bootstrap draws
+    rank: Float64[np.ndarray, "r n"]  # of its group among those to fit, in (0, 1], at random
+    twins: Float64[np.ndarray, "b most"]  # in [0, 1): which twins are drawn along, in all subsets
+
+    def fitted(self, share: float) -> Bool[np.ndarray, "r n"]:
+        """The images to fit, of a share of the groups."""
+        return ~self.is_held_out & (self.rank <= share)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Answers:
+    """What one kind of weights answers to all images, once a seed."""
+
+    points: tuple[ProbePoint, ...]
+    matrices: tuple[Mapping[str, Float[np.ndarray, "n d"]], ...]  # by layer
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Scores:
+    """A row a score, and its bootstrap draws; what the first kind of weights reads from each image.
+
+    Args:
+        predicted: the mean over the repeats in which an image was held out, nan if it never was, of
+            the first regressor or ridge; a row a layer, a column an image.
+    """
+
+    table: pd.DataFrame
+    draws: Float32[np.ndarray, "s b"]  # in the order of the rows
+    predicted: Float64[np.ndarray, "L n"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Line:
+    """The scores of one layer with one kind of weights, target and regressor, on one subset."""
+
+    r2: np.ndarray  # (1 + b), the first of all images, the rest bootstrap draws
+    null: np.ndarray  # (1 + p), the first of the measure as it is; empty without permutations
+    n_images: int
+    n_fit: int  # images to fit, mean over repeats and subsets
+    n_features: int
+    n_repeats: int
+    twins: np.ndarray  # R² of every seed
+    predicted: np.ndarray  # (n), the mean over the repeats that held an image out; empty if unasked
+
+
+@dataclass(frozen=True, slots=True)
+class _Ask:
+    """What is fitted: the regressors, components for `matched`, share of the groups to fit."""
+
+    regressors: tuple[str, ...]
+    width: int
+    share: float
+
+
+def draw_parts(
+    image_set: ImageSet, repeats: int, seed: int, *, shuffled: bool, permutations: int = 0
+) -> tuple[Part, ...]:
+    """Draw the splits, shuffles, permutations and bootstrap samples of every subset.
+
+    Each follows from the seed and the subset's name alone, so runs that differ in their controls,
+    or in the other subsets, are paired.
+
+    Raises:
+        DataError: if all images to fit, or all to test, have the same measure in some split.
+    """
+    names, parts = np.array(image_set.subset), []
+    twins = np.random.default_rng(seed).random((DRAWS, MOST_TWINS))
+    for subset in image_set.subsets:
+        rows = np.flatnonzero(names == subset)
+        measure = image_set.measure[rows]
+        groups = np.unique(np.array(image_set.group)[rows], return_inverse=True)[1]
+        splits, shuffles, bootstrap, permuting, ranking = np.random.default_rng(
+            [seed, zlib.crc32(subset.encode())]
+        ).spawn(5)
+        splitter = GroupShuffleSplit(
+            repeats, test_size=TEST_SHARE, random_state=int(splits.integers(2**31))
+        )
+        is_held_out = np.zeros((repeats, len(rows)), dtype=bool)
+        for number, (_, test) in enumerate(splitter.split(rows, groups=groups)):
+            is_held_out[number, test] = True
+        targets = {"true": np.broadcast_to(measure, (repeats, len(measure)))}
+        if shuffled:
+            targets["shuffled"] = np.stack([shuffles.permutation(measure) for _ in range(repeats)])
+        parts.append(
+            Part(
+                subset,
+                rows,
+                groups,
+                targets,
+                _dealt(measure, groups, permuting, permutations),
+                is_held_out,
+                _counts(groups, bootstrap),
+                _ranks(groups, is_held_out, ranking),
+                twins,
+            )
+        )
+        _check_spread(parts[-1])
+    return tuple(parts)
+
+
+def _dealt(
+    measure: Float64[np.ndarray, " n"],
+    groups: Int[np.ndarray, " n"],
+    rng: np.random.Generator,
+    permutations: int,
+) -> Float64[np.ndarray, "n q"]:
+    """The measure and its permutations, a column each; on disk if they are many."""
+    n = len(measure)
+    dealt = cache.zeros((n, 1 + permutations if permutations else 0), np.dtype(np.float64))
+    if permutations:
+        _written(dealt, slice(0, 1), measure[None])
+    for places in _some(permutations, n):
+        some = group_permutations(measure, groups, rng, places.stop - places.start)
+        _written(dealt, slice(1 + places.start, 1 + places.stop), some)
+    return dealt
+
+
+def _written(
+    dealt: Float64[np.ndarray, "n q"], columns: slice, values: Float64[np.ndarray, "k n"]
+) -> None:
+    """Fill some columns, never with more of the disk in memory than some of the rows."""
+    for rows in _some(*dealt.shape):
+        dealt[rows, columns] = values[:, rows].T
+        cache.released(dealt)
+
+
+def _counts(groups: Int[np.ndarray, " n"], rng: np.random.Generator) -> UInt16[np.ndarray, "c n"]:
+    """Every image once, then bootstrap draws of the groups."""
+    counts = cache.zeros((1 + DRAWS, len(groups)), np.dtype(np.uint16))
+    counts[0] = 1
+    for places in _some(DRAWS, len(groups)):
+        some = group_draws(groups, rng, places.stop - places.start)
+        counts[1 + places.start : 1 + places.stop] = some
+        cache.released(counts)
+    return counts
+
+
+def _some(count: int, n: int) -> Iterator[slice]:
+    """`count` rows of n numbers, as many at a time as memory should hold."""
+    at_once = max(1, AT_ONCE // n)
+    for start in range(0, count, at_once):
+        yield slice(start, min(count, start + at_once))
+
+
+def _ranks(
+    groups: Int[np.ndarray, " n"], is_held_out: Bool[np.ndarray, "r n"], rng: np.random.Generator
+) -> Float64[np.ndarray, "r n"]:
+    """Which of the groups to fit come first, anew in each repeat; 1 for those held out."""
+    ranks = np.ones(is_held_out.shape)
+    for rank, held_out in zip(ranks, is_held_out, strict=True):
+        names, member = np.unique(groups[~held_out], return_inverse=True)
+        rank[~held_out] = ((rng.permutation(len(names)) + 1) / len(names))[member]
+    return ranks
+
+
+def score(
+    parts: Sequence[Part],
+    answers: Mapping[str, Answers],
+    regressors: Sequence[str],
+    *,
+    width: int = 0,
+    share: float = 1.0,
+    report: Callable[[int, int], None] = lambda done, total: None,
+) -> Scores:
+    """R², its interval and its p-value for every subset, layer, kind of weights and regressor.
+
+    Args:
+        answers: by kind of weights, each on all rows of the image set.
+        regressors: `ridge`, `ols`, `matched`.
+        width: principal components for `matched`.
+        share: of the groups to fit that are used; smaller shares lie in larger ones.
+        report: called with (layers done, all).
+    """
+    cache.freed()
+    jobs = [(kind, point) for kind, each in answers.items() for point in each.points]
+    ask = _Ask(tuple(regressors), width, share)
+    own, main = next(iter(answers)), "ridge" if "ridge" in regressors else regressors[0]
+    lines: dict[tuple[str, str, str, str], dict[str, _Line]] = {}
+    # One thread a regression: the same numbers on any number of cores.
+    with threadpool_limits(1), ThreadPoolExecutor(n_processors()) as workers:
+        found = workers.map(
+            lambda job: list(
+                _layer_lines(
+                    parts,
+                    answers[job[0]].matrices,
+                    job[1].layer,
+                    ask,
+                    read_by=main if job[0] == own else "",
+                )
+            ),
+            jobs,
+        )
+        for done, ((kind, point), of_layer) in enumerate(zip(jobs, found, strict=True), start=1):
+            for subset, target, regressor, line in of_layer:
+                lines.setdefault((subset, kind, target, regressor), {})[point.layer] = line
+            cache.freed()
+            report(done, len(jobs))
+    order = {name: rank for rank, name in enumerate([*(part.subset for part in parts), MEAN])}
+    rows: list[dict[str, Any]] = []
+    draws = []
+    for key in sorted(lines, key=lambda key: (order[key[0]], *key[1:])):
+        by_layer = lines[key]
+        p_values = _p_values(by_layer) if key[2] == "true" else {}
+        for point in answers[key[1]].points:
+            line = by_layer[point.layer]
+            rows.append(_row(key, point, line) | {"p_value": p_values.get(point.layer, np.nan)})
+            draws.append(line.r2[1:])
+    scores = np.array(draws, np.float32)
+    predicted = np.full((len(answers[own].points), sum(len(part.rows) for part in parts)), np.nan)
+    for part in parts:
+        of_layers = lines[part.subset, own, "true", main].values()
+        predicted[:, part.rows] = [line.predicted for line in of_layers]
+    return Scores(pd.DataFrame(_with_learned(rows, scores)), scores, predicted)
+
+
+def _row(key: tuple[str, str, str, str], point: ProbePoint, line: _Line) -> dict[str, Any]:
+    subset, kind, target, regressor = key
+    low, high = interval(float(line.r2[0]), line.r2[1:])
+    return {
+        "subset": subset,
+        "layer": point.layer,
+        "alias": point.alias,
+        "depth": point.depth,
+        "n_features": line.n_features,
+        "n_images": line.n_images,
+        "n_fit": line.n_fit,
+        "weights": kind,
+        "target": target,
+        "regressor": regressor,
+        "r2": float(line.r2[0]),
+        "r2_low": float(low),
+        "r2_high": float(high),
+        "r2_spread": float(line.twins.std(ddof=1)) if len(line.twins) > 1 else np.nan,
+        "seed_count": line.n_repeats,
+    }
+
+
+def _with_learned(
+    rows: list[dict[str, Any]], draws: Float32[np.ndarray, "s b"]
+) -> list[dict[str, Any]]:
+    """Add `learned`: R² less that of the best baseline, paired draw by draw.
+
+    A baseline that is worse than the mean of the measure knows nothing and counts as 0.
+    """
+    place = {
+        (row["weights"], row["subset"], row["regressor"], row["layer"]): number
+        for number, row in enumerate(rows)
+        if row["target"] == "true"
+    }
+    whole = []
+    for row, of_row in zip(rows, draws, strict=True):
+        learned = low = high = np.nan
+        if row["target"] == "true" and row["weights"] not in CONTROLLED:
+            same = row["subset"], row["regressor"]
+            keys = [("random", *same, row["layer"]), ("pixels", *same, "pixels")]
+            beaten = [place[key] for key in keys if key in place]
+            if beaten:
+                learned = row["r2"] - max(0.0, *(rows[number]["r2"] for number in beaten))
+                by_draw = of_row - np.maximum(0.0, draws[beaten].max(axis=0))
+                low, high = map(float, interval(learned, by_draw.astype(np.float64)))
+        whole.append(row | {"learned": learned, "learned_low": low, "learned_high": high})
+    return whole
+
+
+def _p_values(by_layer: Mapping[str, _Line]) -> dict[str, float]:
+    null = np.array([line.null for line in by_layer.values()])  # (L, 1 + p)
+    if null.shape[1] < 2:
+        return {}
+    found = family_p_values(null[:, 0], null[:, 1:].T)
+    return dict(zip(by_layer, found.tolist(), strict=True))
+
+
+def _layer_lines(
+    parts: Sequence[Part],
+    matrices: Sequence[Mapping[str, Float[np.ndarray, "n d"]]],
+    layer: str,
+    ask: _Ask,
+    *,
+    read_by: str,
+) -> Iterator[tuple[str, str, str, _Line]]:
+    """Subset, target, regressor and scores of one layer of one kind of weights.
+
+    Args:
+        read_by: the regressor whose predictions are kept.
+    """
+    n_features = matrices[0][layer].shape[1]
+    by_subset: dict[tuple[str, str], list[_Line]] = {}
+    for part in parts:
+        found = [_part_scores(part, matrix[layer], ask) for matrix in matrices]
+        for number, target in enumerate(part.targets):
+            for column, regressor in enumerate(ask.regressors):
+                seeds = np.array([r2[number][:, column] for r2, _, _ in found])
+                is_kept = (target, regressor) == ("true", read_by)
+                read = [held[number][:, column] for *_, held in found if is_kept]
+                line = _Line(
+                    _over_twins(seeds, part.twins),
+                    np.mean([null[:, column] for _, null, _ in found], axis=0),
+                    len(part.rows),
+                    round(float(part.fitted(ask.share).sum(axis=1).mean())),
+                    min(ask.width, n_features) if regressor == MATCHED else n_features,
+                    len(part.is_held_out),
+                    seeds[:, 0],
+                    np.mean(read, axis=0) if is_kept else np.zeros(0),
+                )
+                by_subset.setdefault((target, regressor), []).append(line)
+                yield part.subset, target, regressor, line
+    for (target, regressor), lines in by_subset.items():
+        mean = _Line(
+            np.mean([line.r2 for line in lines], axis=0),
+            np.mean([line.null for line in lines], axis=0),
+            sum(line.n_images for line in lines),
+            round(np.mean([line.n_fit for line in lines]).item()),
+            lines[0].n_features,
+            lines[0].n_repeats,
+            np.mean([line.twins for line in lines], axis=0),
+            np.zeros(0),
+        )
+        yield MEAN, target, regressor, mean
+
+
+def _over_twins(
+    seeds: Float64[np.ndarray, "q b"], places: Float64[np.ndarray, "b2 q2"]
+) -> Float64[np.ndarray, " b"]:
+    """Mean over twins; in each draw the twins, too, are drawn with replacement.
+
+    Of n twins that gives a spread too small by √((n - 1) / n), and quantiles of the normal
+    distribution where Student's with n - 1 degrees are due; what the twins add is scaled by both.
+    """
+    n = len(seeds)
+    if n == 1:
+        return seeds[0]
+    drawn = (places[:, :n] * n).astype(int)
+    mean = seeds.mean(axis=0)
+    added = np.take_along_axis(seeds[:, 1:].T, drawn, axis=1).mean(axis=1) - mean[1:]
+    few = np.sqrt(n / (n - 1)) * student.ppf(0.975, n - 1) / normal.ppf(0.975)
+    return np.concatenate([mean[:1], mean[1:] + few * added])
+
+
+def _part_scores(
+    part: Part, matrix: Float[np.ndarray, "all d"], ask: _Ask
+) -> tuple[
+    list[Float64[np.ndarray, "b c"]], Float64[np.ndarray, "p c"], Float64[np.ndarray, "k n c"]
+]:
+    """Of each regressor: R² and its draws by target, R² of permuted measures, what it predicts."""
+    kinds = list(part.targets)
+    errors: list[list[np.ndarray]] = [[] for _ in kinds]  # of held-out images, by repeat
+    summed = np.zeros((len(kinds), len(part.rows), len(ask.regressors)))
+    null = np.zeros((part.dealt.shape[1], len(ask.regressors)))
+    held_out_and_fitted = zip(part.is_held_out, part.fitted(ask.share), strict=True)
+    for repeat, (held_out, fitted) in enumerate(held_out_and_fitted):
+        targets = np.stack([part.targets[kind][repeat] for kind in kinds], axis=1)
+        split = Split(
+            Rows(matrix, part.rows[fitted]),
+            Rows(matrix, part.rows[held_out]),
+            targets[fitted],
+            part.groups[fitted],
+            (Rows(part.dealt, np.flatnonzero(fitted)), Rows(part.dealt, np.flatnonzero(held_out))),
+        )
+        widths = [ask.width if name == MATCHED else 0 for name in ask.regressors]
+        regressed = tall.predicted if split.is_tall else predicted_in_memory
+        found = regressed(split, ask.regressors, widths)
+        predicted = np.stack([each.predictions for each in found], axis=2)  # (m, k, c)
+        summed[:, held_out] += predicted.swapaxes(0, 1)
+        null += np.stack([each.null for each in found], axis=1)
+        for at, truth in enumerate(targets[held_out].T):
+            errors[at].append((truth[:, None] - predicted[:, at]) ** 2)
+    draws = [_draws(part, part.targets[kind], errors[at]) for at, kind in enumerate(kinds)]
+    times = part.is_held_out.sum(axis=0)[:, None]
+    predicted = np.divide(summed, times, np.full_like(summed, np.nan), where=times > 0)
+    return draws, null / len(part.is_held_out), predicted
+
+
+def _draws(
+    part: Part,
+    measure: Float64[np.ndarray, "r n"],
+    errors: Sequence[Float64[np.ndarray, "_ c"]],
+) -> Float64[np.ndarray, "b c"]:
+    """R² of all images, then of the bootstrap draws."""
+    found = []
+    for places in _some(len(part.counts), len(part.rows)):
+        found.append(bootstrap_r_squared(measure, errors, part.is_held_out, part.counts[places]))
+        cache.released(part.counts)
+    return np.concatenate(found)
+
+
+def predicted_in_memory(
+    split: Split, regressors: Sequence[str], widths: Sequence[int]
+) -> list[Tested]:
+    """As `tall.predicted`. One decomposition serves all but least squares."""
+    train, held_out = split.train.whole(), split.held_out.whole()
+    dealt, y = (rows.whole() for rows in split.dealt)
+    targets, t = split.targets, split.targets.shape[1]
+    whole = decompose(train, held_out) if set(regressors) != {"ols"} else None
+    spread, squares, found = np.sum((y - y.mean(axis=0)) ** 2, axis=0), np.sum(y**2, axis=0), []
+    for name, width in zip(regressors, widths, strict=True):
+        if whole is None or name == "ols":
+            both = least_squares(train, np.hstack([targets, dealt]), held_out).predictions
+            exact, of_dealt = both[:, :t], both[:, t:]
+        else:
+            decomposition = leading(whole, width) if width else whole
+            exact = nested_ridge(decomposition, targets, split.groups).predictions
+            of_dealt = quick_ridge(decomposition, dealt)
+        lost = np.sum((y - of_dealt) ** 2, axis=0)
+        found.append(Tested(exact, null_scores(spread, squares, lost)))
+    return found
+
+
+def _check_spread(part: Part) -> None:
+    for kind, values in part.targets.items():
+        flat = [
+            np.ptp(y[held_out]) == 0 or np.ptp(y[~held_out]) == 0
+            for y, held_out in zip(values, part.is_held_out, strict=True)
+        ]
+        if any(flat):
+            raise DataError(
+                f"In {sum(flat)} of {len(flat)} splits of {part.subset!r} all images to fit or to "
+                f"test have the same {kind} measure, so R² is undefined. Give more images whose "
+                "objects differ in size."
+            )
+
+
+def n_processors() -> int:
+    """How many this process may use; containers allow fewer than there are."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

@@ -1,0 +1,338 @@
+"""The page of one run, or of several side by side: one HTML file that needs nothing else.
+
+Text comes in as it is and is escaped here: by Jinja in the page, as \\u003c in its JSON. The page's
+policy allows its own script, by its hash, and pictures inside it; nothing is ever fetched.
+
+Figures are drawn by the page itself from the same `Drawing`s as those on paper, so that they fit a
+telephone, follow dark mode and can be pointed at. Shapes: n images, L layers.
+"""
+
+import base64
+import hashlib
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cache
+from importlib.resources import files
+from typing import Any, TypeAlias
+
+import jinja2
+import numpy as np
+import pandas as pd
+from jaxtyping import Float, Float64
+from markupsafe import Markup
+
+from ..data.thumbnails import worth_showing
+from ..figures.drawing import Drawing, Line, Panel, Scale
+
+# Text, a number, or a text with the number that it is sorted by.
+Cell: TypeAlias = str | int | float | tuple[str, int | float] | None
+
+MOST_VALUES = 250_000  # predictions in a page, 6 bytes each: the page stays below 5 MB
+SCRIPTS = ("elements.js", "panels.js", "readings.js", "page.js")
+DIGITS = 4  # significant, of what is drawn
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Rows under a heading each column; columns of numbers stand flush right."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: list[tuple[Cell, ...]]
+    keys: list[dict[str, str]] = field(default_factory=list)  # a row each: when it is shown
+
+    def is_number(self, column: int) -> bool:
+        return any(isinstance(row[column], int | float) for row in self.rows)
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """A figure of the page."""
+
+    name: str  # of the files that it can be saved as
+    title: str
+    note: str
+    drawing: Drawing
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """A picture with what stands under it."""
+
+    jpeg: bytes
+    name: str
+    note: str = ""
+
+    @property
+    def source(self) -> str:
+        return "data:image/jpeg;base64," + base64.b64encode(self.jpeg).decode()
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """A heading, and what stands under it in this order."""
+
+    title: str
+    lines: list[str] = field(default_factory=list)
+    figures: list[Shown] = field(default_factory=list)
+    tables: list[Table] = field(default_factory=list)
+    pictures: list["Picture"] = field(default_factory=list)
+    code: str = ""
+    links: dict[str, str] = field(default_factory=dict)  # to files beside the page, by their name
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Readings:
+    """What each layer tells of each image.
+
+    Args:
+        measure: its name.
+        images: the columns `image, subset, measure, left, top, right, bottom, width, height`.
+        thumbnails: JPEG files by the number of the image.
+        by: the regressor that predicts.
+    """
+
+    images: pd.DataFrame
+    measure: str
+    layers: list[str]
+    predicted: Float64[np.ndarray, "L n"]
+    thumbnails: Mapping[int, bytes]
+    by: str = "ridge regression"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Story:
+    """A run, as the page tells it.
+
+    Args:
+        name: of its folder.
+        title: what it is of, such as the network.
+        facts: what stands under the finding, in few words each.
+        curves: by subset.
+        layers: the names behind the places of the curves; empty without curves.
+        peaks: by subset, the layer that is chosen first.
+        without_readings: why there are no readings.
+        kind: the command that wrote the run.
+    """
+
+    name: str
+    title: str
+    finding: str
+    facts: list[str]
+    curves: Mapping[str, Drawing] = field(default_factory=dict)
+    layers: list[str] = field(default_factory=list)
+    peaks: Mapping[str, str] = field(default_factory=dict)
+    readings: Readings | None = None
+    without_readings: str = ""
+    kind: str = ""
+    sections: list[Section] = field(default_factory=list)
+    trust: list[Section] = field(default_factory=list)
+
+
+def page(stories: Sequence[Story], *, subset: str = "", common: Sequence[Section] = ()) -> str:
+    """The HTML of one run, or of several beside one another.
+
+    Args:
+        subset: shown first, one that all curves have.
+        common: what is said of all of them together.
+    """
+    script = '"use strict";\n(() => {\n' + "\n".join(map(_file, SCRIPTS)) + "})();\n"
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    subsets = _common([list(story.curves) for story in stories if story.curves])
+    regressors = _common(
+        [
+            [panel.title for panel in drawing.panels]
+            for story in stories
+            for drawing in story.curves.values()
+        ]
+    )
+    return (
+        _environment()
+        .get_template("page.html")
+        .render(
+            stories=stories,
+            common=common,
+            subsets=subsets,
+            subset=subset,
+            regressors=regressors,
+            style=Markup(_file("page.css")),
+            script=Markup(script),
+            script_hash=digest,
+            data={"runs": _on_common_axes([_data(story) for story in stories])},
+        )
+    )
+
+
+def _common(lists: Sequence[Sequence[str]]) -> list[str]:
+    """What all of them have, in the order of the first."""
+    first = lists[0] if lists else []
+    return [each for each in first if all(each in other for other in lists)]
+
+
+@cache
+def _file(name: str) -> str:
+    return files("scalecut").joinpath("report", "templates", name).read_text(encoding="utf-8")
+
+
+@cache
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.FunctionLoader(_file),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"number": number, "sort_key": _sort_key, "minus": minus}
+    return environment
+
+
+def minus(text: str) -> str:
+    """A text with a true minus sign before negative numbers."""
+    return re.sub(r"(?<![\w.,)-])-(?=[.\d])", "−", text)
+
+
+def number(cell: Cell) -> str:
+    """A cell as it is read: two decimals or digits, thousands apart, a true minus sign."""
+    if isinstance(cell, tuple):
+        return cell[0]
+    if cell is None or (isinstance(cell, float) and math.isnan(cell)):
+        return ""
+    if isinstance(cell, str):
+        return cell
+    if isinstance(cell, int) or abs(cell) >= 1000:
+        return f"{cell:,.0f}".replace("-", "−")
+    digits = ".2f" if abs(cell) >= 0.005 or cell == 0 else ".2g"
+    return f"{cell:{digits}}".replace("-", "−")
+
+
+def _sort_key(cell: Cell) -> str | None:
+    """What a cell is sorted by, where it is not its text."""
+    value = cell[1] if isinstance(cell, tuple) else cell
+    if isinstance(value, str) or value is None or math.isnan(value):
+        return None if isinstance(value, str) else ""
+    return f"{value:.12g}"
+
+
+# --- what the script draws -----------------------------------------------------------------------
+
+
+def _data(story: Story) -> dict[str, Any]:
+    shown = [figure for section in story.sections for figure in section.figures]
+    return {
+        "title": story.title,
+        "curves": {subset: _drawing(each) for subset, each in story.curves.items()},
+        "layers": story.layers,
+        "peaks": dict(story.peaks),
+        "figures": {figure.name: _drawing(figure.drawing) for figure in shown},
+        "readings": story.readings and _readings(story.readings),
+    }
+
+
+def _on_common_axes(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Curves of the same subset and regression reach as far up and down in every run."""
+    alike: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for run in runs:
+        for subset, drawing in run["curves"].items():
+            for panel in drawing["panels"]:
+                alike.setdefault((subset, panel["title"]), []).append(panel)
+    for panels in alike.values():
+        lines = [line for panel in panels for line in panel["lines"]]
+        drawn = [value for line in lines for value in line["values"]]
+        drawn += [value for line in lines if line["band"] for value in line["high"]]
+        there = [value for value in drawn if value is not None]
+        bottom = min(there + [panel["bottom"] for panel in panels])
+        top = max(there + [panel["top"] for panel in panels])
+        for panel in panels:
+            panel |= {"bottom": bottom, "top": top}
+    return runs
+
+
+def _drawing(drawing: Drawing) -> dict[str, Any]:
+    return {
+        "heading": drawing.heading,
+        "places": drawing.places,
+        "axisName": drawing.axis_name,
+        "panels": [_panel(panel) for panel in drawing.panels],
+    }
+
+
+def _panel(panel: Panel) -> dict[str, Any]:
+    scale, peak = panel.scale, panel.peak
+    return {
+        "title": panel.title,
+        "height": panel.height,
+        "label": scale.label,
+        "floor": _finite(scale.shown(np.array([scale.floor])).item()),
+        "bottom": scale.bottom,
+        "top": scale.top,
+        "named": [[scale.shown(np.array([v])).item(), name] for v, name in scale.named.items()],
+        "lines": [_line(line, scale) for line in panel.lines],
+        "marks": [asdict(mark) for mark in panel.marks],
+        "numbers": panel.numbers and list(panel.numbers),
+        "peak": peak
+        and {"line": _number_of(panel.lines, peak.line), "at": peak.at, "text": peak.text},
+    }
+
+
+def _number_of(lines: list[Line], line: Line) -> int:
+    return next(number for number, each in enumerate(lines) if each.look == line.look)
+
+
+def _line(line: Line, scale: Scale) -> dict[str, Any]:
+    return {
+        "label": line.look.label,
+        "colour": line.look.colour,
+        "dash": line.look.dash if isinstance(line.look.dash, str) else "--",
+        "marker": line.look.marker,
+        "width": line.look.width,
+        "band": line.look.band_opacity,
+        "isLevel": line.is_level,
+        **{name: _rounded(scale.shown(getattr(line, name))) for name in ("values", "low", "high")},
+    }
+
+
+def _readings(readings: Readings) -> dict[str, Any]:
+    images, n_layers = readings.images, len(readings.layers)
+    measure = images["measure"].to_numpy(np.float64)
+    subset = images["subset"].astype(str).tolist()
+    most = max(1, MOST_VALUES // n_layers)
+    kept = np.arange(len(images))
+    if len(kept) > most:
+        kept = np.sort(worth_showing(measure, readings.predicted, subset, most))
+    subsets = list(dict.fromkeys(subset))
+    return {
+        "measureName": readings.measure,
+        "by": readings.by,
+        "of": len(images),
+        "subsets": subsets,
+        "names": images["image"].astype(str).iloc[kept].tolist(),
+        "subset": [subsets.index(subset[row]) for row in kept],
+        "measure": _rounded(measure[kept]),
+        "predicted": [_rounded(row[kept]) for row in readings.predicted],
+        "boxes": [_box(row) for row in images.iloc[kept].to_dict("records")],
+        "thumbnails": [_uri(readings.thumbnails.get(int(row))) for row in kept],
+    }
+
+
+def _box(image: Mapping[Any, Any]) -> list[float] | None:
+    """Left, top, width and height of the object as shares of the picture."""
+    left, top, right, bottom = (float(image[side]) for side in ("left", "top", "right", "bottom"))
+    width, height = float(image["width"]), float(image["height"])
+    box = [left / width, top / height, (right - left) / width, (bottom - top) / height]
+    return [round(share, 3) for share in box] if np.isfinite(box).all() else None
+
+
+def _uri(jpeg: bytes | None) -> str | None:
+    return "data:image/jpeg;base64," + base64.b64encode(jpeg).decode() if jpeg else None
+
+
+def _rounded(values: Float[np.ndarray, " n"]) -> list[float | None]:
+    """JSON has no nan; what is not finite is null."""
+    return [float(f"{v:.{DIGITS}g}") if math.isfinite(v) else None for v in values.tolist()]
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None

@@ -1,0 +1,302 @@
+"""The regressions of `regression` where a part to fit may be too large for memory, block by block.
+
+The numbers are the same, products are summed in another order. Features may lie on disk, and are
+read four times a split: for their moments, their products, the residuals and the held-out rows.
+
+Shapes: n images to fit, m held out, d features, t targets, p permuted measures, k penalties, r
+rank, b rows of a block.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import scipy.linalg
+from jaxtyping import Bool, Float, Float64, Int
+
+from .. import cache
+from .ridge import (
+    FARTHEST,
+    NEAR_SINGULAR,
+    PENALTIES,
+    Blocks,
+    along_by_gcv,
+    blocks_of,
+    left_out,
+)
+
+MANY = 2048  # images to fit; fewer are fitted in memory
+ROWS = 1024  # a block's least
+# Least over largest eigenvalue of standardised features, from which X'X gives at least 8 digits.
+WELL_CONDITIONED = 1e-7
+NO_SPREAD = 1e-12  # share of the sum of squares below which only rounding makes a spread
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Rows:
+    """Some rows of a matrix that may lie on disk."""
+
+    values: Float[np.ndarray, "all d"]
+    numbers: Int[np.ndarray, " n"]
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def at(self, places: slice | Int[np.ndarray, " b"]) -> Float64[np.ndarray, "b d"]:
+        """Those at these places among the rows; memory that mirrors the disk is given back."""
+        found = self.values[self.numbers[places]].astype(np.float64)
+        cache.released(self.values)
+        return found
+
+    def whole(self) -> Float64[np.ndarray, "n d"]:
+        """All of them, in memory."""
+        return self.at(slice(None))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Split:
+    """What is fitted in one repeat, and on what it is tested.
+
+    The same rows of `features` and `dealt` belong together.
+    """
+
+    train: Rows
+    held_out: Rows
+    targets: Float64[np.ndarray, "n t"]  # of the part to fit
+    groups: Int[np.ndarray, " n"]
+    dealt: tuple[Rows, Rows]  # permuted measures of the part to fit and of that held out
+
+    @property
+    def is_tall(self) -> bool:
+        """Whether it is for this module: many images, and more than features."""
+        n, d = len(self.train), self.train.values.shape[1]
+        return n > max(d, MANY)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Tested:
+    """Held-out predictions of the targets, and held-out R² of the permuted measures."""
+
+    predictions: Float64[np.ndarray, "m t"]
+    null: Float64[np.ndarray, " p"]
+
+
+def predicted(
+    split: Split,
+    regressors: Sequence[str],
+    widths: Sequence[int],
+    penalties: Float64[np.ndarray, " k"] = PENALTIES,
+) -> list[Tested]:
+    """What each regressor predicts: `ols` as `least_squares`, others as `nested_ridge`.
+
+    The permuted measures as `quick_ridge`.
+
+    Args:
+        widths: principal components for each regressor; 0 for all of them.
+    """
+    products = _products(split)
+    fits = []
+    for name, width in zip(regressors, widths, strict=True):
+        if name == "ols":
+            fits.append(_least_squares(split, products))
+        else:
+            fits.append(_ridge(split, products, width, penalties))
+    return _on_held_out(split, products, fits)
+
+
+# --- inside --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Products:
+    """Of standardised features X and centred targets Y, permuted measures behind the targets."""
+
+    n: int
+    mean: Float64[np.ndarray, " d"]
+    deviation: Float64[np.ndarray, " v"]  # of the channels that vary
+    varies: Bool[np.ndarray, " d"]
+    target_mean: Float64[np.ndarray, " y"]
+    along: Float64[np.ndarray, "v y"]  # X'Y
+    squares: Float64[np.ndarray, " y"]  # Σ Y²
+    values: Float64[np.ndarray, " v"]  # X'X = vectors diag(values) vectors', ascending
+    vectors: Float64[np.ndarray, "v v"]
+
+    def standardised(self, block: Float64[np.ndarray, "b d"]) -> Float64[np.ndarray, "b v"]:
+        return _standardised(block, self.mean, self.deviation, self.varies)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Fit:
+    """Weights of the targets and then of the permuted measures, without their means."""
+
+    weights: Float64[np.ndarray, "w y"]
+    is_standardised: bool  # of standardised, bounded features
+
+
+def _places(n: int, d: int) -> Iterator[slice]:
+    at_once = max(ROWS, d)  # a triangle of d rows is put on top of each block
+    for start in range(0, n, at_once):
+        yield slice(start, min(n, start + at_once))
+
+
+def _products(split: Split) -> _Products:
+    train, (dealt, _) = split.train, split.dealt
+    d = train.values.shape[1]
+    mean, deviation = _moments(train)
+    varies = deviation > 0
+    deviation = deviation[varies]
+    target_mean = np.concatenate([split.targets.mean(axis=0), _mean(dealt)])
+    gram = np.zeros((len(deviation), len(deviation)))
+    along, squares = np.zeros((len(deviation), len(target_mean))), np.zeros(len(target_mean))
+    for places in _places(len(train), d):
+        X = _standardised(train.at(places), mean, deviation, varies)
+        Y = np.hstack([split.targets[places], dealt.at(places)]) - target_mean
+        gram += X.T @ X
+        along += X.T @ Y
+        squares += np.sum(Y**2, axis=0)
+    values, vectors = np.linalg.eigh(gram) if gram.size else (np.zeros(0), gram)
+    return _Products(
+        len(train), mean, deviation, varies, target_mean, along, squares, values, vectors
+    )
+
+
+def _standardised(
+    block: Float64[np.ndarray, "b d"],
+    mean: Float64[np.ndarray, " d"],
+    deviation: Float64[np.ndarray, " v"],
+    varies: Bool[np.ndarray, " d"],
+) -> Float64[np.ndarray, "b v"]:
+    return (block[:, varies] - mean[varies]) / deviation
+
+
+def _moments(rows: Rows) -> tuple[Float64[np.ndarray, " d"], Float64[np.ndarray, " d"]]:
+    """Mean and standard deviation of each channel; 0 where rounding alone would explain it."""
+    n, d = 0, rows.values.shape[1]
+    mean, squares, highest = np.zeros(d), np.zeros(d), np.zeros(d)
+    for places in _places(len(rows), d):
+        block = rows.at(places)
+        of_block, share = block.mean(axis=0), len(block) / (n + len(block))
+        apart = of_block - mean
+        squares += np.sum((block - of_block) ** 2, axis=0) + apart**2 * n * share
+        mean += apart * share
+        n += len(block)
+        highest = np.maximum(highest, np.abs(block).max(axis=0))
+    deviation = np.sqrt(squares / n)
+    return mean, np.where(deviation > 10 * np.finfo(np.float64).eps * highest, deviation, 0.0)
+
+
+def _mean(rows: Rows) -> Float64[np.ndarray, " p"]:
+    found = np.zeros(rows.values.shape[1])
+    for places in _places(len(rows), len(found)):
+        found += rows.at(places).sum(axis=0)
+    return found / max(1, len(rows))
+
+
+def _least_squares(split: Split, products: _Products) -> _Fit:
+    """From the products where these lose no digits that matter, else by a QR decomposition."""
+    values, vectors = products.values, products.vectors
+    if values.min(initial=np.inf) > WELL_CONDITIONED * values.max(initial=0.0):
+        weights = np.zeros((len(products.mean), len(products.target_mean)))
+        along = vectors / values @ (vectors.T @ products.along)
+        weights[products.varies] = along / products.deviation[:, None]
+        return _Fit(weights, is_standardised=False)
+    triangle, turned = _triangle(split, products)
+    diagonal = np.abs(np.diag(triangle))
+    if diagonal.min() > NEAR_SINGULAR * diagonal.max():
+        return _Fit(scipy.linalg.solve_triangular(triangle, turned), is_standardised=False)
+    singular = np.finfo(np.float64).eps * max(products.n, len(triangle))
+    return _Fit(np.linalg.lstsq(triangle, turned, rcond=singular)[0], is_standardised=False)
+
+
+def _triangle(
+    split: Split, products: _Products
+) -> tuple[Float64[np.ndarray, "d d"], Float64[np.ndarray, "d y"]]:
+    """R of the centred, unscaled features X = QR, and Q'Y."""
+    d = len(products.mean)
+    triangle, turned = np.zeros((d, d)), np.zeros((d, len(products.target_mean)))
+    for places in _places(products.n, d):
+        X = np.vstack([triangle, split.train.at(places) - products.mean])
+        Y = np.hstack([split.targets[places], split.dealt[0].at(places)]) - products.target_mean
+        turned, triangle = _turned(X, np.vstack([turned, Y]))
+    return triangle, turned
+
+
+def _turned(X: np.ndarray, Y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Q'Y and R of X = QR; both arrays are overwritten."""
+    found: tuple[Any, ...] = scipy.linalg.qr_multiply(
+        X, Y.T, "right", overwrite_a=True, overwrite_c=True
+    )
+    return found[0].T, found[1]
+
+
+def _ridge(split: Split, products: _Products, width: int, penalties: np.ndarray) -> _Fit:
+    n, t = products.n, split.targets.shape[1]
+    values, vectors, d = products.values, products.vectors, len(products.values)
+    if d == 0:
+        return _Fit(np.zeros((0, len(products.target_mean))), is_standardised=True)
+    kept = np.flatnonzero(values > values.max() * max(n, d) * np.finfo(np.float64).eps)
+    kept = kept[::-1][:width] if width else kept
+    s = np.sqrt(values[kept])
+    basis = vectors[:, kept] / s  # U = X basis
+    along = basis.T @ products.along  # U'Y
+    shrunk = s[:, None] ** 2 / (s[:, None] ** 2 + penalties)  # (r, k)
+    best = penalties[_errors(split, products, basis, along[:, :t], shrunk).argmin(axis=0)]
+    exact = along[:, :t] * s[:, None] ** 2 / (s[:, None] ** 2 + best)
+    of_dealt = along_by_gcv(along[:, t:], s, products.squares[t:], n, penalties) * s[:, None]
+    return _Fit(basis @ np.hstack([exact, of_dealt]), is_standardised=True)
+
+
+def _errors(
+    split: Split,
+    products: _Products,
+    basis: Float64[np.ndarray, "v r"],
+    along: Float64[np.ndarray, "r t"],
+    shrunk: Float64[np.ndarray, "r k"],
+) -> Float64[np.ndarray, "k t"]:
+    """Sums of squared residuals of groups that are left out, by penalty."""
+    order = np.argsort(split.groups, kind="stable")
+    ends = np.append(np.flatnonzero(np.diff(split.groups[order])) + 1, len(order))
+    found = np.zeros((shrunk.shape[1], along.shape[1]))
+    at_once, start = max(ROWS, len(products.mean)), 0
+    while start < len(order):
+        end = ends[min(np.searchsorted(ends, start + at_once), len(ends) - 1)]
+        places = np.sort(order[start:end])
+        u = products.standardised(split.train.at(places)) @ basis
+        Y = split.targets[places] - products.target_mean[: along.shape[1]]
+        blocks: Blocks = blocks_of(split.groups[places])
+        found += np.sum(left_out(u, shrunk.T, along, Y, blocks, products.n) ** 2, axis=1)
+        start = end
+    return found
+
+
+def _on_held_out(split: Split, products: _Products, fits: Sequence[_Fit]) -> list[Tested]:
+    t, m, p = split.targets.shape[1], len(split.held_out), len(products.target_mean)
+    predictions = np.zeros((len(fits), m, t))
+    lost, total, squares = np.zeros((len(fits), p - t)), np.zeros(p - t), np.zeros(p - t)
+    for places in _places(m, len(products.mean)):
+        block = split.held_out.at(places)
+        Z = np.clip(products.standardised(block), -FARTHEST, FARTHEST)
+        y = split.dealt[1].at(places) - products.target_mean[t:]
+        total, squares = total + y.sum(axis=0), squares + np.sum(y**2, axis=0)
+        for number, fit in enumerate(fits):
+            found = (Z if fit.is_standardised else block - products.mean) @ fit.weights
+            predictions[number, places] = found[:, :t] + products.target_mean[:t]
+            lost[number] += np.sum((y - found[:, t:]) ** 2, axis=0)
+    null = null_scores(squares - total**2 / m, squares, lost)
+    return [Tested(*each) for each in zip(predictions, null, strict=True)]
+
+
+def null_scores(
+    spread: Float64[np.ndarray, " p"],
+    squares: Float64[np.ndarray, " p"],
+    lost: Float64[np.ndarray, "*f p"],
+) -> Float64[np.ndarray, "*f p"]:
+    """R² of permuted measures; 0 where one has no spread in a held-out part, as nothing is known.
+
+    Args:
+        spread: Σ (y - ȳ)²; only rounding where it is next to nothing beside the `squares` Σ y².
+        lost: Σ (y - ŷ)².
+    """
+    is_fine = np.broadcast_to(spread > NO_SPREAD * squares, lost.shape)
+    return np.divide(spread - lost, spread, np.zeros_like(lost), where=is_fine)

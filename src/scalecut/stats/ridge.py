@@ -1,0 +1,316 @@
+"""Ridge regression and least squares of a measure on a layer's features.
+
+The only numerical core of the probe: arrays in, numbers out; it knows no model, file or layer name.
+
+Shapes: n images to fit, m images held out, d features, k penalties, t targets, r rank. All is
+float64: R² near 0 must be exact.
+
+Source: regression concept vectors, `graziani2018` in docs/references.bib. The authors' code fits
+ordinary least squares; we add a ridge penalty, because n < d in most layers (docs/choices.md).
+"""
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+import scipy.linalg
+from jaxtyping import Float64, Int
+
+from ..errors import DataError
+
+# From hardly any shrinkage to predicting the mean, for 10 to 10^6 images and up to 4,096 features.
+PENALTIES = np.logspace(-2, 8, 31)
+
+# A held-out value counts as no further from the mean than this many standard deviations of the
+# training part. One image that wakes a channel which slept there (softmax, random twins) would be
+# predicted thousands of deviations off; other layers hardly have such values (docs/choices.md).
+FARTHEST = 10.0
+
+NEAR_SINGULAR = 1e-10  # smallest over largest entry on the diagonal of a triangle
+
+
+@dataclass(frozen=True, slots=True)
+class RidgePath:
+    """One fit per penalty, of the same centred problem."""
+
+    penalties: Float64[np.ndarray, " k"]
+    weights: Float64[np.ndarray, "k d"]
+    intercepts: Float64[np.ndarray, " k"]
+
+    def predict(self, features: Float64[np.ndarray, "n d"]) -> Float64[np.ndarray, "k n"]:
+        """Fitted measure, one row a penalty."""
+        return self.weights @ features.T + self.intercepts[:, None]
+
+
+def ridge_path(
+    features: Float64[np.ndarray, "n d"],
+    measure: Float64[np.ndarray, " n"],
+    penalties: Float64[np.ndarray, " k"],
+) -> RidgePath:
+    """Fit  min_w ‖y - Xw‖² + α‖w‖²  for every penalty α from a single SVD.
+
+    X and y are centred first, so the intercept is never penalised. A penalty of 0 gives the
+    least-squares fit of least norm.
+
+    Args:
+        features: X, one row an image, unscaled.
+        measure: y, the scale of the object, as a share of the image area (0 to 1).
+        penalties: α, in units of squared features; not divided by n.
+
+    Raises:
+        DataError: if the numbers of images differ, a value is not finite, a penalty is negative,
+            or the measure is constant.
+    """
+    _check(features, measure, penalties)
+    feature_mean, measure_mean = features.mean(axis=0), measure.mean()
+    u, s, vt = np.linalg.svd(features - feature_mean, full_matrices=False)
+    kept = s > s.max() * max(features.shape) * np.finfo(s.dtype).eps  # as numpy.linalg.matrix_rank
+    u, s, vt = u[:, kept], s[kept], vt[kept]
+
+    shrink = s / (s**2 + penalties[:, None])  # (k, r), r the rank
+    weights = shrink * (u.T @ (measure - measure_mean)) @ vt  # (k, d)
+    return RidgePath(penalties, weights, measure_mean - weights @ feature_mean)
+
+
+@dataclass(frozen=True, slots=True)
+class HeldOut:
+    """What a fit on the training part predicts for the held-out part."""
+
+    predictions: Float64[np.ndarray, "m t"]
+    penalties: Float64[np.ndarray, " t"]  # chosen inside the training part; 0 for least squares
+
+
+@dataclass(frozen=True, slots=True)
+class Decomposition:
+    """X = U S Vᵀ of the standardised training part, and the held-out rows Z along V.
+
+    One of these serves every penalty, every target and every permutation.
+    """
+
+    u: Float64[np.ndarray, "n r"]
+    s: Float64[np.ndarray, " r"]
+    held_out: Float64[np.ndarray, "m r"]  # Z V
+
+
+def decompose(
+    train: Float64[np.ndarray, "n d"], held_out: Float64[np.ndarray, "m d"]
+) -> Decomposition:
+    """Standardise by the training part and decompose it, through the smaller of X'X and XX'.
+
+    Channels that are constant in the training part are dropped; held-out values are bounded by
+    `FARTHEST`.
+    """
+    mean, deviation, eps = train.mean(axis=0), deviations(train), np.finfo(np.float64).eps
+    varies = deviation > 0
+    mean, deviation = mean[varies], deviation[varies]
+    X = (train[:, varies] - mean) / deviation
+    Z = np.clip((held_out[:, varies] - mean) / deviation, -FARTHEST, FARTHEST)
+    n, d = X.shape
+    if d == 0:
+        return Decomposition(np.zeros((n, 0)), np.zeros(0), np.zeros((len(Z), 0)))
+    gram = X.T @ X if d <= n else X @ X.T
+    squares, vectors = np.linalg.eigh(gram)
+    kept = squares > squares.max() * max(n, d) * eps
+    s, vectors = np.sqrt(squares[kept]), vectors[:, kept]
+    if d <= n:
+        return Decomposition(X @ vectors / s, s, Z @ vectors)
+    return Decomposition(vectors, s, Z @ (X.T @ vectors) / s)
+
+
+def deviations(features: Float64[np.ndarray, "n d"]) -> Float64[np.ndarray, " d"]:
+    """Standard deviation of each channel; 0 where rounding alone would explain it."""
+    deviation = features.std(axis=0)
+    rounding = 10 * np.finfo(np.float64).eps * np.abs(features).max(axis=0, initial=0.0)
+    return np.where(deviation > rounding, deviation, 0.0)
+
+
+def nested_ridge(
+    decomposition: Decomposition,
+    targets: Float64[np.ndarray, "n t"],
+    groups: Int[np.ndarray, " n"],
+    penalties: Float64[np.ndarray, " k"] = PENALTIES,
+) -> HeldOut:
+    """Ridge whose penalty is chosen by leave-one-group-out inside the training part, per target.
+
+    With the hat matrix  H = 11ᵀ/n + U diag(s²/(s² + α)) Uᵀ  and residuals e = y - Hy, the residuals
+    of a group g that is left out are  (I - H_gg)⁻¹ e_g,  in closed form (`golub1979` for groups of
+    one image, where this is leave-one-out). The penalty with the least sum of their squares wins.
+
+    Args:
+        groups: a number an image; images that share one are left out together.
+    """
+    u, s = decomposition.u, decomposition.s
+    mean = targets.mean(axis=0)
+    along = u.T @ (targets - mean)  # (r, t)
+    kept = s**2 / (s**2 + penalties[:, None])  # (k, r)
+    residuals = left_out(u, kept, along, targets - mean, blocks_of(groups), len(u))
+    errors = np.sum(residuals**2, axis=1)  # (k, t)
+    best = penalties[errors.argmin(axis=0)]  # (t,)
+    shrink = s[:, None] / (s[:, None] ** 2 + best)  # (r, t)
+    predictions = mean + decomposition.held_out @ (shrink * along)
+    return HeldOut(predictions, best)
+
+
+def left_group_out(
+    decomposition: Decomposition,
+    target: Float64[np.ndarray, " n"],
+    groups: Int[np.ndarray, " n"],
+    penalties: Float64[np.ndarray, " k"] = PENALTIES,
+) -> Float64[np.ndarray, " n"]:
+    """What each image of the training part is predicted to be by the other groups.
+
+    Of the penalty that `nested_ridge` chooses; in closed form, as there.
+    """
+    u, s = decomposition.u, decomposition.s
+    centred = (target - target.mean())[:, None]
+    kept = s**2 / (s**2 + penalties[:, None])
+    found = left_out(u, kept, u.T @ centred, centred, blocks_of(groups), len(u))[:, :, 0]
+    return target - found[np.sum(found**2, axis=1).argmin()]
+
+
+def quick_ridge(
+    decomposition: Decomposition,
+    targets: Float64[np.ndarray, "n t"],
+    penalties: Float64[np.ndarray, " k"] = PENALTIES,
+) -> Float64[np.ndarray, "m t"]:
+    """Held-out predictions for thousands of targets, as for permutations.
+
+    As `nested_ridge`, but the penalty is chosen by generalised cross-validation (`golub1979`): the
+    mean leverage stands for each, so no residual is formed and groups are not looked at.
+    """
+    u, s = decomposition.u, decomposition.s
+    mean = targets.mean(axis=0)
+    centred = targets - mean
+    along = along_by_gcv(u.T @ centred, s, np.sum(centred**2, axis=0), len(u), penalties)
+    return mean + decomposition.held_out @ along
+
+
+def along_by_gcv(
+    along: Float64[np.ndarray, "r t"],
+    s: Float64[np.ndarray, " r"],
+    squares: Float64[np.ndarray, " t"],
+    n: int,
+    penalties: Float64[np.ndarray, " k"],
+) -> Float64[np.ndarray, "r t"]:
+    """Weights along V, their penalty by generalised cross-validation, from U'Y and Σ Y²."""
+    outside = np.maximum(squares - np.sum(along**2, axis=0), 0.0)
+    lost = penalties[:, None] / (s**2 + penalties[:, None])  # (k, r)
+    left = n - 1 - len(s) + lost.sum(axis=1)  # degrees of freedom of the residuals
+    errors = (outside + lost**2 @ along**2) / np.maximum(left, 1e-9)[:, None] ** 2  # (k, t)
+    best = penalties[errors.argmin(axis=0)]
+    return along * (s[:, None] / (s[:, None] ** 2 + best))
+
+
+def leading(decomposition: Decomposition, width: int) -> Decomposition:
+    """The first `width` principal components of the training part; all if there are fewer."""
+    first = np.argsort(-decomposition.s, kind="stable")[:width]
+    return Decomposition(
+        decomposition.u[:, first], decomposition.s[first], decomposition.held_out[:, first]
+    )
+
+
+def least_squares(
+    train: Float64[np.ndarray, "n d"],
+    targets: Float64[np.ndarray, "n t"],
+    held_out: Float64[np.ndarray, "m d"],
+) -> HeldOut:
+    """Ordinary least squares with intercept on unscaled features, as in `graziani2021`.
+
+    The fit of least norm where there are fewer images than features. By a QR decomposition, which
+    serves thousands of targets; by singular values where a triangle would be near singular.
+    """
+    contrasts = scipy.linalg.helmert(len(train))  # orthonormal, without the mean: (n - 1, n)
+    X, Z = contrasts @ train, held_out - train.mean(axis=0)
+    is_tall = len(X) >= X.shape[1]
+    q, r = np.linalg.qr(X if is_tall else X.T)
+    diagonal = np.abs(np.diag(r))
+    if diagonal.min(initial=np.inf) <= NEAR_SINGULAR * diagonal.max(initial=0.0):
+        inverse, *_ = np.linalg.lstsq(X, np.eye(len(X)))
+        hat = Z @ inverse
+    elif is_tall:
+        hat = scipy.linalg.solve_triangular(r, Z.T, trans=1).T @ q.T  # Z R⁻¹ Qᵀ
+    else:
+        hat = scipy.linalg.solve_triangular(r, (Z @ q).T).T  # Z Q R⁻ᵀ
+    predictions = targets.mean(axis=0) + (hat @ contrasts) @ targets
+    return HeldOut(predictions, np.zeros(targets.shape[1]))
+
+
+def r_squared(
+    measure: Float64[np.ndarray, " n"], predicted: Float64[np.ndarray, "*k n"]
+) -> Float64[np.ndarray, "*k"] | np.float64:
+    """R² = 1 - Σ(y - ŷ)² / Σ(y - ȳ)², the mean ȳ that of the same images."""
+    spread = np.sum((measure - measure.mean()) ** 2)
+    return 1.0 - np.sum((measure - predicted) ** 2, axis=-1) / spread
+
+
+Blocks: TypeAlias = tuple[np.ndarray, list[np.ndarray]]
+
+
+def blocks_of(groups: Int[np.ndarray, " n"]) -> Blocks:
+    """Rows of the images that are groups of their own, and the rows of each larger group."""
+    _, counts = np.unique(groups, return_counts=True)
+    rows = np.split(np.argsort(groups, kind="stable"), np.cumsum(counts)[:-1])
+    alone = np.array([block[0] for block in rows if len(block) == 1], dtype=int)
+    return alone, [block for block in rows if len(block) > 1]
+
+
+def left_out(
+    u: Float64[np.ndarray, "b r"],
+    kept: Float64[np.ndarray, "k r"],
+    along: Float64[np.ndarray, "r t"],
+    targets: Float64[np.ndarray, "b t"],
+    blocks: Blocks,
+    n: int,
+) -> Float64[np.ndarray, "k b t"]:
+    """The residuals that images have when their group is left out, by penalty.
+
+    Args:
+        u, targets: rows of whole groups, of the n to fit; the targets are centred.
+        kept: s² / (s² + α), what each penalty leaves of each component.
+        along: U'Y of all n.
+    """
+    alone, together = blocks
+    residuals = targets - u @ (kept[:, :, None] * along)  # (k, b, t)
+    found = np.empty_like(residuals)
+    leverage = 1.0 / n + (u[alone] ** 2) @ kept.T  # (alone, k)
+    found[:, alone] = residuals[:, alone] / np.maximum(1.0 - leverage.T, 1e-12)[:, :, None]
+    for rows in together:
+        for number, share in enumerate(kept):
+            found[number, rows] = _without(u[rows], share, residuals[number, rows], n)
+    return found
+
+
+def _without(
+    u: Float64[np.ndarray, "g r"],
+    kept: Float64[np.ndarray, " r"],
+    residuals: Float64[np.ndarray, "g t"],
+    n: int,
+) -> Float64[np.ndarray, "g t"]:
+    """(I - H)⁻¹ e of a group, H = A A'; through A'A where the group is larger than the rank."""
+    g, r = u.shape
+    A = np.hstack([np.full((g, 1), n**-0.5), u * np.sqrt(kept)])
+    if g <= r + 1:
+        return np.linalg.solve(np.eye(g) * (1 + 1e-12) - A @ A.T, residuals)
+    inner = np.linalg.solve(np.eye(r + 1) * (1 + 1e-12) - A.T @ A, A.T @ residuals)
+    return residuals + A @ inner
+
+
+def _check(features: np.ndarray, measure: np.ndarray, penalties: np.ndarray) -> None:
+    if len(features) != len(measure):
+        raise DataError(
+            f"There are features of {len(features)} images but measures of {len(measure)}. "
+            "Give one row of features and one measure for each image, in the same order."
+        )
+    bad = np.flatnonzero(~(np.isfinite(features).all(axis=1) & np.isfinite(measure)))
+    if bad.size:
+        raise DataError(
+            f"{bad.size} of {len(measure)} images have a feature or measure that is not finite, "
+            f"the first at row {bad[0]}. Drop these rows before fitting."
+        )
+    if (penalties < 0).any():
+        raise DataError(f"Penalties must be 0 or more, but the smallest is {penalties.min():g}.")
+    if np.ptp(measure) == 0:
+        raise DataError(
+            f"All {len(measure)} images have the same measure, {measure[0]:g}, so nothing can be "
+            "regressed on it. Choose images whose objects differ in size."
+        )

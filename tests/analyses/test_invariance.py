@@ -1,0 +1,432 @@
+"""Networks that must change their answer where the object crosses a size; others must not."""
+
+from collections import OrderedDict
+from dataclasses import replace
+
+import numpy as np
+import PIL.Image
+import pytest
+import scipy.stats
+import torch
+from scipy.spatial.distance import jensenshannon
+from torch import nn
+
+from scalecut.analyses.invariance import CHANGES, COLUMNS, OCTAVES, invariance, shown
+from scalecut.data.decoding import fitted
+from scalecut.data.images import Image, LeftOut, image_set
+from scalecut.data.measures import Frame
+from scalecut.errors import DataError, LayerError, ModelError
+from scalecut.networks.models import Preprocessing, load_network
+from scalecut.probing.inputs import chosen_points
+
+SIDE = 32
+AS_IT_IS = Preprocessing(height=SIDE, width=SIDE, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+
+
+def loaded(*layers, preprocessing=AS_IT_IS):
+    return load_network(nn.Sequential(OrderedDict(layers)), preprocessing=preprocessing)
+
+
+def headed(*layers, channels=3, classes=4):
+    """The layers, pooled, with a linear head."""
+    return loaded(
+        *layers,
+        *[("mean", nn.AdaptiveAvgPool2d(1)), ("flat", nn.Flatten())],
+        ("fc", nn.Linear(channels, classes)),
+    )
+
+
+def looked(network, images, **options):
+    points, _ = chosen_points(network)
+    return invariance(network, images, points, **{"precision": "float32"} | options)
+
+
+def values(table, quantity, change="image-size"):
+    """By layer (rows) and octaves (columns)."""
+    rows = table[(table.quantity == quantity) & (table.change == change)]
+    return rows.pivot(index="layer", columns="octaves", values="value")
+
+
+def plain(n, seed=0):
+    """Pictures of one colour each."""
+    colours = np.random.default_rng(seed).integers(20, 236, size=(n, 1, 1, 3), dtype=np.uint8)
+    return image_set(list(np.tile(colours, (1, 40, 48, 1))), np.arange(n))
+
+
+def textured(n, seed=0):
+    rng = np.random.default_rng(seed)
+    coarse = rng.integers(0, 256, size=(n, 5, 6, 3), dtype=np.uint8)
+    return image_set(list(coarse.repeat(8, axis=1).repeat(8, axis=2)), np.arange(n))
+
+
+@pytest.fixture
+def network():
+    """It divides textured pictures evenly among its classes."""
+    torch.manual_seed(0)
+    network = headed(
+        *[("one", nn.Conv2d(3, 8, 3, padding=1)), ("act", nn.ReLU())],
+        *[("two", nn.Conv2d(8, 6, 3, stride=2)), ("sigmoid", nn.Sigmoid())],
+        channels=6,
+    )
+    some = [fitted(image.picture(), AS_IT_IS.frame(), "bilinear") for image in textured(30).images]
+    with torch.no_grad():
+        features = network.module[:6](AS_IT_IS.tensor(np.stack(some)))
+        network.module.fc.weight.mul_(100)
+        network.module.fc.bias.copy_(-network.module.fc.weight @ features.mean(dim=0))
+    return network
+
+
+# --- planted truths -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("n", [12, 40])  # fewer images than channels, and more
+@pytest.mark.parametrize("padding", [{"padding": 1, "padding_mode": "circular"}, {}])
+def test_plain_colours_are_the_same_at_any_size_without_borders(n, padding):
+    torch.manual_seed(0)
+    network = headed(
+        *[("one", nn.Conv2d(3, 30, 3, **padding)), ("act", nn.ReLU())],
+        *[("two", nn.Conv2d(30, 20, 3, **padding)), ("sigmoid", nn.Sigmoid())],
+        channels=20,
+    )
+    found = looked(network, plain(n), octaves=(-2, -1, 0.5, 1.5), changes=("image-size",))
+    assert found.left_out == ()
+    table = found.table
+    for quantity, truth in {
+        "cosine": 1,
+        "drift": 0,
+        "map_error": 0,
+        "agreement": 1,
+        "probability_change": 0,
+        "jensen_shannon": 0,
+    }.items():
+        rows = table[table.quantity == quantity]
+        assert len(rows)
+        np.testing.assert_allclose(rows[["value", "low", "high"]], truth, atol=2e-3)
+
+
+def squares(shares, side=64):
+    """A white square on black, of these shares of the picture, each somewhere, with its box."""
+    rng, pictures, boxes = np.random.default_rng(0), [], []
+    for share in shares:
+        edge = round(side * share**0.5)
+        left, top = rng.integers(side - edge + 1, size=2)
+        picture = np.zeros((side, side, 3), np.uint8)
+        picture[top : top + edge, left : left + edge] = 255
+        pictures.append(picture)
+        boxes.append([left, top, left + edge, top + edge])
+    return replace(image_set(pictures, shares), boxes=np.array(boxes, dtype=np.float64))
+
+
+def test_answer_of_a_network_that_weighs_the_area_changes_where_it_must():
+    shares = np.array([(edge / 64) ** 2 for edge in (4, 6, 10, 12, 20, 24, 28, 44, 48, 60)])
+    limit = 0.15
+    network = headed(("same", nn.Conv2d(3, 3, 1)), classes=2)
+    with torch.no_grad():
+        network.module.same.weight.copy_(torch.eye(3)[:, :, None, None])
+        network.module.same.bias.zero_()
+        network.module.fc.weight.copy_(torch.tensor([[0.0] * 3, [200.0, 0, 0]]))
+        network.module.fc.bias.copy_(torch.tensor([0.0, -200 * limit]))
+    table = looked(network, squares(shares)).table
+    is_large = shares > limit
+    for octaves in OCTAVES:
+        area = np.minimum(shares * 4**octaves, 1)
+        truth = ((area > limit) == is_large).mean()
+        assert values(table, "agreement", "object-scale").at["softmax", octaves] == truth
+        assert values(table, "agreement", "image-size").at["softmax", octaves] == 1
+    assert values(table, "agreement", "object-scale").loc["softmax"].min() == 0.6
+
+
+def test_every_value_is_what_its_formula_gives(network):
+    images, octaves = textured(11), (-1.0, 0.5)
+    table = looked(network, images, octaves=octaves).table
+    rows = np.arange(11)
+
+    def answers(octave, change):
+        side = round(SIDE * 2**octave) if change == "image-size" else SIDE
+        pictures = [
+            fitted(image.picture(), Frame(side, side), "bilinear")
+            if change == "image-size"
+            else shown(image.picture(), float(octave), None, AS_IT_IS)
+            for image in images.images
+        ]
+        with torch.inference_mode():
+            maps = network.module[:3](AS_IT_IS.tensor(np.stack(pictures)))
+            maps = network.module[3](maps)
+            logits = network.module[6](maps.mean(dim=(2, 3)))
+        return maps.mean(dim=(2, 3)).double().numpy(), logits.double().softmax(dim=1).numpy()
+
+    for change in CHANGES:
+        usual, p = answers(0, change)
+        for octave in octaves:
+            here, q = answers(octave, change)
+            first = p.argmax(axis=1)
+            away, about = here - usual.mean(axis=0), usual - usual.mean(axis=0)
+            cosine = (away * about).sum(axis=1) / (
+                np.linalg.norm(away, axis=1) * np.linalg.norm(about, axis=1)
+            )
+            expected = {
+                ("agreement", "softmax"): np.mean(q.argmax(axis=1) == first),
+                ("probability_change", "softmax"): np.mean(q[rows, first] - p[rows, first]),
+                ("jensen_shannon", "softmax"): jensenshannon(p, q, axis=1, base=2).mean(),
+                ("cosine", "pooled"): cosine.mean(),
+            }
+            for (quantity, layer), value in expected.items():
+                found = values(table, quantity, change).at[layer, octave]
+                np.testing.assert_allclose(found, value, atol=1e-4)
+        down, _ = answers(-1, change)
+        away, about = down - usual.mean(axis=0), usual - usual.mean(axis=0)
+        cosine = np.einsum("nd,nd->n", away, about) / (
+            np.linalg.norm(away, axis=1) * np.linalg.norm(about, axis=1)
+        )
+        drift = values(table, "drift", change)
+        assert list(drift) == [0.0]  # nothing lies an octave below the others
+        np.testing.assert_allclose(drift.at["pooled", 0.0], 1 - cosine.mean(), atol=1e-4)
+
+
+class Small(nn.Module):
+    """Does something else to the maps of small pictures."""
+
+    def __init__(self, change, below=SIDE):
+        super().__init__()
+        self.change, self.below = change, below
+
+    def forward(self, maps):
+        return self.change(maps) if maps.shape[-1] < self.below else maps
+
+
+def changed_below(change):
+    """The map error, at the training size, of a network that changes its maps at half of it."""
+    torch.manual_seed(0)
+    first = ("one", nn.Conv2d(3, 3, 1))
+    network = loaded(first, ("small", Small(change)), ("two", nn.Conv2d(3, 3, 1)))
+    table = looked(network, plain(60), octaves=(-1,), changes=("image-size",)).table
+    return values(table, "map_error").at["two", 0.0], values(table, "drift").at["two", 0.0]
+
+
+def test_linear_change_between_octaves_is_mapped_and_still_is_drift():
+    turn = torch.tensor([[0.0, 1.0, 0.5], [-1.0, 0.0, 0.0], [0.0, 0.3, -2.0]])
+    error, drift = changed_below(lambda maps: torch.einsum("dc,nchw->ndhw", turn, maps) + 0.7)
+    assert error < 1e-3
+    assert drift > 0.2
+
+
+def test_change_that_keeps_nothing_has_all_the_variance_for_error():
+    error, _ = changed_below(lambda maps: torch.sin(1e4 * maps))
+    assert error == pytest.approx(1, abs=0.2)
+    alone, drift = changed_below(torch.zeros_like)
+    assert alone == pytest.approx(1, abs=0.1)  # the mean of the others is all that is left
+    assert drift == pytest.approx(1, abs=1.01)
+
+
+def test_intervals_are_those_of_drawing_images_anew(network):
+    table = looked(network, textured(24), octaves=(2.0,), changes=("object-scale",)).table
+    row = table[(table.quantity == "agreement") & (table.octaves == 2)].iloc[0]
+    stays = np.zeros(24)
+    stays[: round(24 * row.value)] = 1
+    by_scipy = scipy.stats.bootstrap(
+        (stays,), np.mean, method="percentile", n_resamples=4000, rng=np.random.default_rng(0)
+    ).confidence_interval
+    assert 0 < row.value < 1
+    np.testing.assert_allclose([row.low, row.high], by_scipy, atol=0.05)
+    assert ((table.low <= table.value + 1e-9) & (table.value <= table.high + 1e-9)).mean() > 0.95
+
+
+def test_images_of_one_group_are_drawn_together(network):
+    images = textured(24)
+    grouped = replace(images, group=tuple(f"slide {number // 4}" for number in range(24)))
+    rows = {}
+    for name, given in {"alone": images, "grouped": grouped}.items():
+        table = looked(network, given, octaves=(1.0,), changes=("object-scale",)).table
+        rows[name] = table[table.quantity == "cosine"]
+    assert np.allclose(rows["alone"].value, rows["grouped"].value)
+    assert not np.allclose(rows["alone"].low, rows["grouped"].low)
+
+
+# --- what is shown --------------------------------------------------------------------------------
+
+
+def places():
+    """A picture whose red and green tell the column and the row."""
+    down, across = np.mgrid[:100, :200]
+    return PIL.Image.fromarray(np.stack([across, 2 * down, 0 * down], axis=-1).astype(np.uint8))
+
+
+@pytest.mark.parametrize(
+    ("octaves", "box", "window"),
+    [
+        (1.0, (110.0, 50.0, 130.0, 60.0), (70, 30, 170, 80)),
+        (1.0, None, (50, 25, 150, 75)),
+        (1.0, (0.0, 0.0, 20.0, 10.0), (0, 0, 100, 50)),  # moved inside
+        (2.0, (190.0, 90.0, 200.0, 100.0), (150, 75, 200, 100)),
+        (0.0, (0.0, 0.0, 20.0, 10.0), (0, 0, 200, 100)),
+    ],
+)
+def test_larger_object_is_a_window_about_its_box(octaves, box, window):
+    found = shown(places(), octaves, box, AS_IT_IS)
+    left, top, right, bottom = window
+    columns = left + (np.arange(SIDE) + 0.5) * (right - left) / SIDE - 0.5
+    rows = top + (np.arange(SIDE) + 0.5) * (bottom - top) / SIDE - 0.5
+    inner = slice(2, -2)  # at the edges the resampling sees less
+    np.testing.assert_allclose(found[inner, inner, 0], np.tile(columns, (28, 1))[:, inner], atol=1)
+    np.testing.assert_allclose(
+        found[inner, inner, 1].T, 2 * np.tile(rows, (28, 1))[:, inner], atol=1
+    )
+
+
+def test_smaller_object_lies_in_the_middle_of_what_the_network_sees_as_nothing():
+    preprocessing = Preprocessing(height=32, width=48)
+    found = shown(places(), -1.0, (0.0, 0.0, 20.0, 10.0), preprocessing)
+    np.testing.assert_array_equal(found[8:24, 12:36], fitted(places(), Frame(16, 24), "bilinear"))
+    found[8:24, 12:36] = preprocessing.fill()
+    assert (found == preprocessing.fill()).all()
+
+
+# --- the table ------------------------------------------------------------------------------------
+
+
+def test_table_holds_one_row_a_change_size_layer_and_quantity(network):
+    table = looked(network, textured(8)).table
+    assert list(table) == COLUMNS
+    keys = ["change", "octaves", "layer", "quantity"]
+    layers, pairs = set(table.layer), 7  # of sizes one octave apart
+    assert len(table) == len(table.drop_duplicates(keys))
+    assert len(table) == 2 * (len(layers) * (9 + 2 * pairs) + 3 * 9)
+    assert set(table.n_images) == {8}
+    sides = table[table.change == "image-size"].groupby("octaves").side.unique().str[0]
+    assert sides.tolist() == [8, 11, 16, 23, 32, 45, 64, 91, 128]
+    assert set(table[table.change == "object-scale"].side) == {32}
+    usual = table[(table.octaves == 0) & table.quantity.isin(["cosine", "agreement"])]
+    np.testing.assert_allclose(usual[["value", "low", "high"]], 1)
+
+
+def test_answers_are_absent_where_there_is_no_head():
+    torch.manual_seed(0)
+    network = loaded(("one", nn.Conv2d(3, 8, 3)), ("act", nn.ReLU()), ("two", nn.Conv2d(8, 8, 3)))
+    table = looked(network, textured(6)).table
+    assert set(table.quantity) == {"cosine", "drift", "map_error"}
+
+
+def test_layer_that_never_varies_has_no_values_and_does_no_harm():
+    network = loaded(("one", nn.Conv2d(3, 4, 3)), ("act", nn.ReLU()), ("two", nn.Conv2d(4, 4, 3)))
+    nn.init.zeros_(network.module.one.weight)
+    table = looked(network, textured(6), changes=("object-scale",)).table
+    assert table.value.isna().all()
+
+
+@pytest.mark.parametrize("batch_size", [1, 5])
+def test_numbers_do_not_depend_on_the_batches(network, batch_size):
+    octaves = (-1.0, 1.0)
+    whole = looked(network, textured(9), octaves=octaves).table
+    apart = looked(network, textured(9), octaves=octaves, batch_size=batch_size).table
+    np.testing.assert_allclose(whole[["value", "low"]], apart[["value", "low"]], atol=2e-3)
+
+
+def test_same_seed_gives_the_same_numbers_and_another_does_not(network):
+    images, octaves = textured(9), (-1.0,)
+    tables = [looked(network, images, octaves=octaves, seed=seed).table for seed in (3, 3, 4)]
+    assert tables[0].equals(tables[1])
+    assert not tables[0].equals(tables[2])
+
+
+def test_what_is_done_is_told(network):
+    told = []
+    options = {"octaves": (1.0,), "batch_size": 4}
+    looked(network, textured(6), **options, progress=lambda *news: told.append(news))
+    assert told[0] == ("pictures", 0, 6 * 4)
+    assert ("pictures", 6 * 4, 6 * 4) in told
+    done = [done for stage, done, _ in told if stage == "pictures"]
+    assert done == sorted(done)
+    assert told[-1][0] == "comparison"
+    assert told[-1][1] == told[-1][2]
+
+
+# --- what cannot be done --------------------------------------------------------------------------
+
+
+def refuses(reason, is_refused):
+    class Refusing(nn.Module):
+        def forward(self, maps):
+            assert not is_refused(maps.shape[-1]), reason
+            return maps
+
+    first = ("one", nn.Conv2d(3, 3, 1))
+    return loaded(first, ("refusing", Refusing()), ("two", nn.Conv2d(3, 3, 1)))
+
+
+def test_size_at_which_the_network_does_not_run_is_left_out_with_the_reason():
+    network = refuses("maps of 16 or less", lambda side: side <= 16)
+    found = looked(network, textured(6))
+    assert found.left_out == tuple(
+        LeftOut(f"image-size {octaves} octaves ({side} x {side} px)", "maps of 16 or less")
+        for octaves, side in [("-2", 8), ("-1.5", 11), ("-1", 16)]
+    )
+    assert values(found.table, "cosine").columns.tolist() == list(OCTAVES[3:])
+    assert values(found.table, "drift").columns.tolist() == [0.5, 1, 1.5, 2]
+
+
+def test_network_of_one_size_is_refused_unless_the_size_is_left_alone():
+    network = refuses("it has places for 32 x 32.", lambda side: side != SIDE)
+    with pytest.raises(ModelError) as error:
+        looked(network, textured(6))
+    assert str(error.value) == (
+        "Sequential runs at none of 8 sizes but its own, 32 x 32 px (it has places for 32 x 32). "
+        "Give --changes object-scale, which leaves the size as it is, or take another network."
+    )
+    found = looked(network, textured(6), changes=("object-scale",))
+    assert found.left_out == ()
+
+
+def test_size_at_which_a_network_folds_the_picture_into_the_batch_is_left_out():
+    class Folding(nn.Module):
+        def forward(self, maps):
+            return maps.mean(dim=1).reshape(-1, SIDE * SIDE)
+
+    network = loaded(
+        *[("one", nn.Conv2d(3, 3, 1)), ("fold", Folding()), ("fc", nn.Linear(SIDE * SIDE, 2))]
+    )
+    with pytest.raises(ModelError, match="runs at none of 8 sizes but its own"):
+        looked(network, textured(6))
+    points = [point for point in chosen_points(network)[0] if point.layer == "softmax"]
+    with pytest.raises(ModelError, match=r"\(softmax gives 8 values there, not 2\)"):
+        invariance(network, textured(6), points, octaves=(1,), precision="float32")
+
+
+def test_image_that_cannot_be_read_is_left_out(network, tmp_path):
+    images = textured(7)
+    (tmp_path / "broken.jpg").write_bytes(b"no picture")
+    broken = Image("broken.jpg", tmp_path / "broken.jpg")
+    options = {"octaves": (-1.0,), "changes": ("object-scale",)}
+    found = looked(network, replace(images, images=(broken, *images.images[1:])), **options)
+    assert [item.name for item in found.left_out] == ["broken.jpg"]
+    assert set(found.table.n_images) == {6}
+    without = looked(network, images.rows(np.arange(1, 7)), **options)
+    assert found.table.value.equals(without.table.value)
+
+
+def test_answer_that_is_not_finite_is_refused():
+    layers = ("one", nn.Conv2d(3, 3, 1)), ("small", Small(lambda maps: maps / 0, below=10))
+    network = loaded(*layers, ("two", nn.Conv2d(3, 3, 1)))
+    with pytest.raises(LayerError) as error:
+        looked(network, textured(6))
+    assert str(error.value) == (
+        "Layer 'two' of Sequential gave values that are not finite for 6 of 6 images at image-size "
+        "-2 octaves. Try precision float32, or choose other layers."
+    )
+
+
+def test_too_few_groups_are_refused(network):
+    images = replace(textured(8), group=tuple("aabbccdd"))
+    with pytest.raises(DataError) as error:
+        looked(network, images, octaves=())
+    assert str(error.value) == (
+        "There are 8 images of 4 groups that can be read, but at least 5 groups are needed to test "
+        "on others. Give images of more groups."
+    )
+
+
+def test_unknown_change_is_refused(network):
+    with pytest.raises(DataError) as error:
+        looked(network, textured(6), changes=("colour",))
+    assert str(error.value) == (
+        "No change is named 'colour'. Give one or more of image-size, object-scale."
+    )

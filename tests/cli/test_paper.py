@@ -1,0 +1,709 @@
+"""The command of the paper: what it plans, and how it goes on, with commands that only pretend."""
+
+import json
+import shutil
+import sys
+from html import escape
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+import typer
+from safetensors.numpy import save_file
+from typer.testing import CliRunner
+
+from scalecut import DataError, runs
+from scalecut.cli import app as cli
+from scalecut.cli import paper as replication
+from scalecut.cli.console import Commands, command, in_words, typed
+from scalecut.cli.paper import ODD_KIDNEYS, about_paper, planned
+from scalecut.cut.folder import FORMAT as CUT_FORMAT
+from scalecut.paper import claims
+from scalecut.paper import numbers as paper
+from scalecut.paper.numbers import (
+    AREAS,
+    COLUMNS,
+    CUT,
+    FINETUNED,
+    INCEPTION,
+    MAGNIFICATIONS,
+    MATCHED,
+    NETWORKS,
+    NOISE,
+    PATCHES,
+    PICTURES,
+    RESNET,
+    SECTIONS,
+    SIZES,
+    STAND_IN,
+    step_of,
+)
+from scalecut.paper.tables import finding, markdown
+from scalecut.pathology.patches import COLUMNS as PATCH_COLUMNS
+from scalecut.report import report
+from tests.paper.test_claims import differences
+from tests.paper.test_numbers import curve, cut, lines_of, noise, planted, resized, transfer
+
+EACH = (STAND_IN, INCEPTION, RESNET)  # of an experiment for which a quick run has the first alone
+CUTS = [step_of(CUT, network) for network in NETWORKS]
+
+
+def of(networks, *kinds):
+    return [step_of(kind, network) for kind in kinds for network in networks]
+
+
+def transfers(networks, suffix=""):
+    return [PATCHES + suffix, *of(networks, AREAS + suffix, MAGNIFICATIONS + suffix)]
+
+
+QUICK = [*NETWORKS, *of([STAND_IN], SIZES, NOISE), *CUTS, *transfers([STAND_IN]),
+         *of([INCEPTION, RESNET], PICTURES)]  # fmt: skip
+WHOLE = [*NETWORKS, *of(EACH, SIZES, NOISE), *CUTS, *transfers(EACH), *transfers(EACH, MATCHED),
+         *of(NETWORKS, PICTURES), *of(EACH, FINETUNED)]  # fmt: skip
+AT_SIZES, IN_NOISE, AREA, MAGNIFICATION = of([STAND_IN], SIZES, NOISE, AREAS, MAGNIFICATIONS)
+OUT = Path("runs/paper")
+# enough of each network for every claim
+LAYERS = ["Mixed_5b", "Mixed_7a", "layer1.0", "layer4.1", "blocks.0", "blocks.4", "logits"]
+
+
+def folder(*names):
+    """--data with these folders and, with a suffix, these files of weights."""
+    for name in names:
+        place = Path("data") / name
+        (place.parent if place.suffix else place).mkdir(parents=True, exist_ok=True)
+        if place.suffix:
+            place.touch()
+    return Path("data")
+
+
+def plan(data=None, *, quick=True, seed=0):
+    return {step.name: step for step in planned(data, OUT, quick=quick, seed=seed)}
+
+
+def words(step):
+    return " ".join(step.arguments)
+
+
+@pytest.fixture(autouse=True)
+def own_place(tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.setattr(replication.OUT, "width", 200)
+
+
+# --- what is planned -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("quick", "names"), [(True, QUICK), (False, WHOLE)])
+@pytest.mark.parametrize("there", [(), ("voc-animals", "monuseg")])
+def test_steps_come_in_their_order_whatever_there_is(quick, names, there):
+    assert list(plan(folder(*there) if there else None, quick=quick)) == names
+
+
+def test_step_comes_after_what_it_needs_and_writes_to_a_folder_of_its_own():
+    before = set()
+    for name, step in plan(folder("voc-animals", "nuclei"), quick=False).items():
+        assert set(step.needs) <= before
+        assert step.arguments[-2:] == ("--out", str(OUT / name))
+        before.add(name)
+
+
+def test_nothing_at_hand_leaves_scenes_and_says_what_is_lacking():
+    steps = plan()
+    assert plan(quick=False)[PATCHES + MATCHED].why_not == steps[PATCHES].why_not
+    for network in (INCEPTION, RESNET):
+        assert steps[network].why_not == (
+            "no photographs at hand; give --data a folder with imagenet or voc-animals or VOC2012"
+        )
+    assert steps[PATCHES].why_not == (
+        "no tiles of tissue at hand; give --data a folder with nuclei or monuseg"
+    )
+    for network in (INCEPTION, RESNET):
+        assert steps[step_of(PICTURES, network)].why_not
+    assert "--data scenes" in words(steps[STAND_IN])
+    assert "--data scenes" in words(steps[AT_SIZES])
+    assert [name for name, step in steps.items() if step.why_not] == [
+        INCEPTION, RESNET, PATCHES, step_of(PICTURES, INCEPTION), step_of(PICTURES, RESNET)
+    ]  # fmt: skip
+
+
+def test_folder_that_lacks_something_is_named():
+    steps = plan(folder("other"))
+    assert steps[INCEPTION].why_not.startswith("no photographs in 'data'; give --data")
+    assert steps[PATCHES].why_not.startswith("no tiles of tissue in 'data'; give --data")
+
+
+PHOTOGRAPHS = {
+    ("voc-animals",): ("voc-animals", "dog,cat,horse"),
+    ("VOC2012",): ("VOC2012", "dog,cat,horse"),
+    ("voc-animals", "imagenet"): ("imagenet", "n02058221,n01608432,n04037443"),
+}
+
+
+@pytest.mark.parametrize("there", PHOTOGRAPHS)
+def test_every_network_is_probed_on_the_photographs_of_the_paper_where_they_are(there):
+    steps, (name, classes) = plan(folder(*there)), PHOTOGRAPHS[there]
+    for step in (*NETWORKS, AT_SIZES):
+        assert f"--data voc:{Path('data') / name} --subset {classes}" in words(steps[step])
+    assert not any("scenes" in words(step) for step in steps.values())
+
+
+def test_weights_of_the_folder_are_used_by_their_network_alone():
+    data = folder("voc-animals", "weights/inception_v3.part.safetensors")
+    file = str(Path("data") / "weights" / "inception_v3.part.safetensors")
+    steps = {**plan(data, quick=False), **plan(data)}
+    for name, step in steps.items():
+        own = INCEPTION in name and not name.startswith(CUT)  # a cut is of a run, which knows
+        assert (f"--weights {file} --allow-partial" in words(step)) == own
+        assert "--weights" not in words(step) or own
+    assert steps[step_of(PICTURES, RESNET)].why_not
+    assert not steps[step_of(PICTURES, INCEPTION)].why_not
+
+
+@pytest.mark.parametrize(("tensors", "is_whole"), [
+    (["Mixed_5b.conv.weight", "fc.bias"], False), (["Mixed_5b.conv.weight", "fc.weight"], True),
+])  # fmt: skip
+def test_weights_without_a_classifier_give_no_answers_to_follow(tensors, is_whole):
+    data = folder("voc-animals", "weights")
+    file = data / "weights" / f"{INCEPTION}.safetensors"
+    save_file({name: np.zeros(1, np.float32) for name in tensors}, file)
+    steps = plan(data, quick=False)
+    step = steps[step_of(SIZES, INCEPTION)]
+    assert bool(step.arguments) == is_whole
+    assert step.why_not == (
+        "" if is_whole
+        else "the weights in --data end before the logits, so that it gives no answers"
+    )  # fmt: skip
+    assert steps[step_of(NOISE, INCEPTION)].arguments
+    assert steps[step_of(SIZES, RESNET)].arguments  # of timm's weights
+
+
+def test_two_files_of_weights_are_refused_in_one_line():
+    data = folder(*(f"weights/{RESNET}.{part}.safetensors" for part in "ab"))
+    with pytest.raises(DataError) as caught:
+        plan(data)
+    assert str(caught.value) == (
+        "There are 2 files of weights of resnet50_v1 in 'data/weights', resnet50_v1.a.safetensors "
+        "and resnet50_v1.b.safetensors first. Leave one there."
+    )
+
+
+def test_tiles_of_monuseg_are_taken_with_their_split_and_without_the_odd_kidneys():
+    step = plan(folder("monuseg"))[PATCHES]
+    assert words(step).startswith(
+        "patches data/monuseg/images --masks data/monuseg/labels --split data/monuseg/images.csv "
+        f"--leave-out {ODD_KIDNEYS} --seed 0"
+    )
+
+
+def test_tiles_with_their_masks_beside_them_are_taken_as_they_are():
+    steps = plan(folder("nuclei", "monuseg"), quick=False)  # the paper's own before others
+    assert words(steps[PATCHES]).startswith("patches data/nuclei --masks data/nuclei --seed 0")
+    assert "--match-blur" not in steps[PATCHES].arguments
+    assert "--match-blur" in steps[PATCHES + MATCHED].arguments
+
+
+def test_transfer_is_to_the_patches_of_its_own_blur():
+    steps = plan(folder("nuclei"), quick=False)
+    for suffix in ("", MATCHED):
+        for kind, task in ((AREAS, "area"), (MAGNIFICATIONS, "magnification")):
+            for network in NETWORKS:
+                step = steps[step_of(kind + suffix, network)]
+                assert f"--data patches:{OUT / (PATCHES + suffix)} " in words(step)
+                assert f"--task {task} " in words(step)
+                assert step.needs == (PATCHES + suffix, network)
+
+
+def test_every_network_is_trained_as_in_the_paper_and_that_comes_last():
+    steps = plan(folder("nuclei"), quick=False)
+    last = list(steps)[-len(NETWORKS) :]
+    assert last == of(EACH, FINETUNED)
+    for name in last:
+        assert "--mode finetune --raw-target" in words(steps[name])
+        assert f"--data patches:{OUT / PATCHES} " in words(steps[name])
+
+
+def test_quick_asks_for_less_of_the_same():
+    data = folder("voc-animals")
+    quick, whole = plan(data), plan(data, quick=False)
+    assert "--twins 1 --permutations 99" in words(quick[INCEPTION])
+    assert "--twins" not in words(whole[INCEPTION])
+    assert set(quick) < set(whole)
+
+
+def test_seed_reaches_every_step_that_draws():
+    for name, step in plan(folder("voc-animals", "nuclei"), seed=7, quick=False).items():
+        draws = name not in CUTS  # what is cut was chosen by the probe
+        assert ("--seed 7" in words(step)) == draws
+
+
+@pytest.mark.parametrize("quick", [True, False])
+def test_every_step_can_be_typed(quick):
+    data = folder("voc-animals", "monuseg", "weights/inception_v3.safetensors")
+    whole = typer.main.get_command(cli.app)
+    for name, step in plan(data, quick=quick, seed=3).items():
+        if step.why_not:
+            assert not step.arguments
+            continue
+        verb, *rest = step.arguments
+        made = whole.commands[verb].make_context(verb, rest)  # an unknown option is refused here
+        assert made.params["out"] == OUT / name
+        assert made.params.get("seed", 3) == (0 if verb == "cut" else 3)
+        if verb in ("probe", "visualise", "transfer", "invariance"):
+            assert made.params["model"] in NETWORKS
+
+
+# --- the commands that pretend -------------------------------------------------------------------
+
+
+def prepare(place):
+    """What each command leaves, by the name of its step."""
+    for network in NETWORKS:
+        few = {key: r2 for key, r2 in planted(network).items() if key[-1] in LAYERS}
+        found = curve(network, few, subsets=("dog", "mean"))
+        (place / network).mkdir(parents=True)
+        runs.write_curve(found, place / network, command="", settings={})
+    made = {step: {"invariance": resized()} for step in of(NETWORKS, SIZES)}
+    made |= {step: {"noise": noise()} for step in of(NETWORKS, NOISE)}
+    made |= {step: {"transfer": transfer(), "differences": differences(0.1)}
+             for step in of(NETWORKS, AREAS, MAGNIFICATIONS, FINETUNED)}  # fmt: skip
+    made |= {step: {} for step in of(NETWORKS, PICTURES)}
+    for step, tables in made.items():
+        (place / step).mkdir()
+        runs.write_run(place / step, tables, {}, command="", settings={})
+    for network in NETWORKS:
+        facts = {
+            "format": CUT_FORMAT, "architecture": network, "way": "passed on", "entry": "forward",
+            "pooling": "mean", "head": 0, "num_features": 9, "preprocessing": {},
+            **cut(),
+            "files": {"model.safetensors": "", "example.safetensors": ""},
+        }  # fmt: skip
+        facts["proof"] |= {"batch_size": 1, "lines": ["", ""]}
+        (place / step_of(CUT, network)).mkdir()
+        (place / step_of(CUT, network) / "scalecut.json").write_text(json.dumps(facts))
+    rows = {name: np.zeros(3) for name in PATCH_COLUMNS}
+    rows |= {"split": ["train", "train", "test"], "magnification": [10.0, 40.0, 40.0]}
+    (place / PATCHES).mkdir()
+    pd.DataFrame(rows).to_parquet(place / PATCHES / "patches.parquet")
+    (place / PATCHES / "patches.json").write_text("{}")
+    (place / AT_SIZES / "report.html").touch()
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    place = tmp_path_factory.mktemp("prepared")
+    prepare(place)
+    return place
+
+
+@pytest.fixture
+def world(prepared, monkeypatch):
+    """The command among commands that copy what is prepared; `does` has a step do otherwise."""
+    found = SimpleNamespace(calls=[], does={}, versions={"scalecut": "1"}, drawn=[])
+
+    def pretend(context: typer.Context):
+        arguments = [context.info_name.removeprefix("scalecut "), *context.args]
+        out = Path(arguments[arguments.index("--out") + 1])
+        assert command() == in_words(arguments)
+        found.calls.append(out.name)
+        sys.stdout.write(f"what {out.name} prints\n")
+        if out.name in found.does:
+            found.does[out.name]()
+        shutil.rmtree(out, ignore_errors=True)
+        shutil.copytree(prepared / out.name.replace(MATCHED, ""), out)
+        (mark,) = [out / name for name in runs.MARKS.values() if (out / name).is_file()]
+        facts = json.loads(mark.read_text())
+        n = len(found.calls)
+        facts |= {"command": command(), "versions": runs.versions()}
+        facts |= {"written": f"2026-01-01T00:{n // 60:02}:{n % 60:02}+00:00"}
+        mark.write_text(json.dumps(facts))
+
+    found.app = typer.Typer(cls=Commands)
+    about_paper(found.app)
+    as_typed = {"allow_extra_args": True, "ignore_unknown_options": True}
+    for verb in ("probe", "invariance", "cut", "patches", "transfer", "visualise"):
+        found.app.command(verb, context_settings=as_typed)(pretend)
+
+    def seen(place):
+        found.drawn.append({path.name for path in place.iterdir()})
+
+    monkeypatch.setattr(replication, "draw", seen)
+    monkeypatch.setattr(replication, "write_page", seen)
+    monkeypatch.setattr(runs, "versions", lambda: found.versions)
+    folder("voc-animals", "nuclei", "weights/inception_v3.safetensors",
+           "weights/resnet50_v1.safetensors")  # fmt: skip
+    return found
+
+
+@pytest.fixture
+def unread(monkeypatch):
+    """The steps alone: what they left is not told."""
+    monkeypatch.setattr(replication, "read", lambda *given, **settings: paper.Found())
+
+
+def asked(world, *more, data="data"):
+    """What the command gives; an error that is our fault is raised."""
+    world.calls.clear()
+    given = ["paper", "--quick", *(["--data", data] if data else []), *more]
+    result = CliRunner().invoke(world.app, given)
+    if result.exception and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result
+
+
+def facts():
+    return json.loads((OUT / "run.json").read_text(encoding="utf-8"))
+
+
+def unquoted(page):
+    """Quotation marks as they are, however a template writes them."""
+    for written in ("&#34;", "&#39;", "&quot;", "&#x27;"):
+        page = page.replace(written, "'" if "39" in written or "27" in written else '"')
+    return page
+
+
+def raises(error):
+    def do():
+        raise error
+
+    return do
+
+
+# --- running -------------------------------------------------------------------------------------
+
+
+def test_every_step_is_run_once_in_its_order_and_what_it_prints_is_not_shown(world):
+    result = asked(world)
+    assert result.exit_code == 0, result.output
+    assert world.calls == QUICK
+    assert "prints" not in result.stdout
+    done = [line.split(maxsplit=3) for line in result.stdout.splitlines()[: len(QUICK)]]
+    assert [line[:3] for line in done] == [
+        [str(number), "of", str(len(QUICK))] for number in range(1, len(QUICK) + 1)
+    ]
+    assert all(line[3].endswith(": 0 s") for line in done)
+
+
+def test_run_holds_the_tables_of_its_steps_and_how_they_were_made(world):
+    asked(world)
+    found = paper.read(OUT, {}, is_their_tissue=True)
+    table, judged = paper.beside(found), claims.claims(found)
+    for name, expected in (("paper", table), ("claims", judged)):
+        written = pd.read_csv(OUT / f"{name}.csv", keep_default_na=False, na_values={
+            each: [""] for each in ("paper", "ours_as_paper", "ours", "ours_low", "ours_high")})  # fmt: skip # noqa: E501 - one row
+        pd.testing.assert_frame_equal(written, expected, atol=1e-6, rtol=0, check_dtype=False)
+    assert (OUT / "paper.md").read_text(encoding="utf-8") == markdown(table, judged)
+    told = facts()
+    assert told["finding"] == finding(table, judged)
+    assert told["settings"] == {"quick": True, "data": "data", "skip": "", "seed": 0}
+    assert [step["step"] for step in told["steps"]] == QUICK == list(told["stages"])
+    assert told["left_out"] == []
+    by_name = {step["step"]: step["command"] for step in told["steps"]}
+    for name in QUICK:
+        mark = next(
+            OUT / name / each for each in runs.MARKS.values() if (OUT / name / each).exists()
+        )
+        assert json.loads(mark.read_text())["command"] == by_name[name]
+    assert by_name[step_of(CUT, RESNET)] == (
+        f"scalecut cut --from {OUT / RESNET} --rule peak --out {OUT / step_of(CUT, RESNET)}"
+    )
+
+
+def test_figures_and_page_are_made_when_all_tables_are_there(world):
+    asked(world)
+    assert world.drawn == [{"paper.csv", "claims.csv", "run.json", "paper.md"}] * 2
+    assert not list(OUT.glob(".made-*"))
+
+
+def test_page_has_the_claims_the_tables_the_figures_and_the_pages_of_the_steps(world, monkeypatch):
+    monkeypatch.setattr(replication, "draw", report.draw)
+    monkeypatch.setattr(replication, "write_page", report.write_page)
+    monkeypatch.setattr(report, "DOTS_PER_INCH", 20)
+    assert asked(world).exit_code == 0
+    assert facts()["pages"] == [AT_SIZES]
+    figures = {path.name for path in (OUT / "figures").iterdir()}
+    assert figures == {f"{name}.{kind}" for name in (INCEPTION, RESNET) for kind in ("png", "svg")}
+    page = (OUT / "report.html").read_text(encoding="utf-8")
+    assert escape(facts()["finding"]) in page
+    assert f"{AT_SIZES}/report.html" in page
+    judged = pd.read_csv(OUT / "claims.csv")
+    for text in (*judged.claim, *judged.found, *map("{0[0]}: {0[1]}".format, SECTIONS.items())):
+        assert escape(text, quote=False) in unquoted(page), text
+
+
+def test_closing_lines_have_the_claims_the_folder_and_the_finding(world):
+    lines = asked(world).stdout.splitlines()
+    assert lines[-1] == facts()["finding"]
+    assert f"Run:     {OUT}" in lines
+    assert any("What the paper claims" in line for line in lines)
+
+
+def test_json_is_all_that_is_printed_then(world):
+    result = asked(world, "--json")
+    told = json.loads(result.stdout)
+    assert told["run"] == str(OUT)
+    assert told["finding"] == facts()["finding"]
+    assert len(told["paper"]) == len(pd.read_csv(OUT / "paper.csv"))
+    assert set(told["paper"][0]) == set(COLUMNS)
+    assert len(told["claims"]) == len(pd.read_csv(OUT / "claims.csv"))
+
+
+def test_without_data_the_stand_in_is_run_on_scenes_and_nothing_is_compared(world):
+    result = asked(world, data=None)
+    assert result.exit_code == 0, result.output
+    assert world.calls == [STAND_IN, AT_SIZES, IN_NOISE, step_of(CUT, STAND_IN)]
+    assert facts()["finding"].startswith("None of the paper's numbers can be compared here")
+    left_out = {each["name"]: each["reason"] for each in facts()["left_out"]}
+    assert left_out[step_of(CUT, INCEPTION)] == f"needs the step {INCEPTION!r}"
+    assert left_out[AREA] == f"needs the step {PATCHES!r}"
+    assert set(left_out) == set(QUICK) - set(world.calls)
+    rows = pd.read_csv(OUT / "paper.csv")
+    assert set(lines_of(rows, network=INCEPTION, section="A.2").why) == {left_out[INCEPTION]}
+
+
+# --- going on ------------------------------------------------------------------------------------
+
+
+def test_second_time_nothing_is_run_again_and_the_tables_are_the_same(world):
+    asked(world)
+    before = (OUT / "paper.csv").read_bytes(), (OUT / "claims.csv").read_bytes()
+    result = asked(world)
+    assert world.calls == []
+    assert result.stdout.count(": done before\n") == len(QUICK)
+    assert ((OUT / "paper.csv").read_bytes(), (OUT / "claims.csv").read_bytes()) == before
+    assert facts()["left_out"] == []
+
+
+@pytest.mark.usefixtures("unread")
+def test_other_versions_run_everything_again(world):
+    asked(world)
+    world.versions = {"scalecut": "2"}
+    asked(world)
+    assert world.calls == QUICK
+
+
+@pytest.mark.usefixtures("unread")
+def test_step_whose_folder_is_gone_is_run_again(world):
+    asked(world)
+    shutil.rmtree(OUT / IN_NOISE)
+    asked(world)
+    assert world.calls == [IN_NOISE]
+
+
+@pytest.mark.usefixtures("unread")
+def test_run_of_another_command_in_its_place_is_not_taken_for_its_own(world):
+    asked(world)
+    told = json.loads((OUT / IN_NOISE / "run.json").read_text())
+    (OUT / IN_NOISE / "run.json").write_text(json.dumps({**told, "command": "scalecut demo"}))
+    asked(world)
+    assert world.calls == [IN_NOISE]
+
+
+@pytest.mark.usefixtures("unread")
+def test_step_whose_weights_or_pictures_were_replaced_is_run_again_and_what_is_made_of_it(world):
+    asked(world)
+    file = Path("data") / "weights" / f"{INCEPTION}.safetensors"
+    file.rename("away")
+    Path("away").rename(file)  # another file of that name, written whenever
+    asked(world)
+    own = [INCEPTION, step_of(CUT, INCEPTION), step_of(PICTURES, INCEPTION)]
+    assert world.calls == own
+    (Path("data") / "nuclei" / "one_more.png").touch()
+    asked(world)
+    assert world.calls == [PATCHES, AREA, MAGNIFICATION]
+    asked(world)
+    assert world.calls == []
+
+
+@pytest.mark.usefixtures("unread")
+def test_what_was_made_of_an_earlier_result_is_made_again(world):
+    asked(world)
+    (Path("data") / "imagenet").mkdir()  # other photographs, other curves, and other cuts of them
+    asked(world)
+    assert world.calls == [*NETWORKS, AT_SIZES, *CUTS, AREA, MAGNIFICATION]
+
+
+@pytest.mark.usefixtures("unread")
+def test_what_was_made_of_an_earlier_result_is_made_again_after_a_stop_too(world):
+    asked(world)
+    (Path("data") / "imagenet").mkdir()
+    world.does[IN_NOISE] = world.does[AT_SIZES] = raises(KeyboardInterrupt)
+    asked(world)
+    assert world.calls == [*NETWORKS, AT_SIZES]
+    world.does.clear()
+    asked(world)
+    assert world.calls == [AT_SIZES, *CUTS, AREA, MAGNIFICATION]
+
+
+def test_step_that_is_not_asked_for_now_is_not_told_of_from_before(world):
+    given = ["paper", "--data", "data"]
+    assert CliRunner().invoke(world.app, given).exit_code == 0
+    assert world.calls == WHOLE
+    assert "with blur matched" in (OUT / "claims.csv").read_text()
+    asked(world)
+    assert "with blur matched" not in (OUT / "claims.csv").read_text()
+
+
+def test_step_that_is_skipped_is_left_out_with_that_as_the_reason_and_what_needs_it_too(world):
+    result = asked(world, "--skip", f"{INCEPTION},noise")
+    assert result.exit_code == 0, result.output
+    lacking = {INCEPTION: "left out by --skip", IN_NOISE: "left out by --skip",
+               step_of(CUT, INCEPTION): f"needs the step {INCEPTION!r}"}  # fmt: skip
+    assert world.calls == [name for name in QUICK if name not in lacking]
+    assert {each["name"]: each["reason"] for each in facts()["left_out"]} == lacking
+    assert facts()["settings"]["skip"] == f"{INCEPTION},noise"
+    asked(world)
+    assert world.calls == [name for name in QUICK if name in lacking]
+
+
+@pytest.mark.usefixtures("unread")
+def test_everything_but_training_can_be_asked_for(world):
+    given = ["paper", "--data", "data", "--skip", "finetuned"]
+    assert CliRunner().invoke(world.app, given).exit_code == 0
+    assert world.calls == WHOLE[: -len(EACH)]
+
+
+def test_step_that_there_is_not_is_refused_with_the_names_there_are(world):
+    result = asked(world, "--skip", "finetuned")
+    assert result.exit_code == 2
+    assert result.stderr == (
+        "scalecut: No step begins with 'finetuned'. There are 13, which begin with inception_v3, "
+        "resnet50_v1, tf_efficientnet_lite0, image-size, noise, cut, patches, areas, "
+        "magnifications, pictures. Give --skip some of these.\n"
+    )
+    assert not OUT.exists()
+
+
+# --- what goes wrong -----------------------------------------------------------------------------
+
+
+def test_step_that_fails_is_left_out_with_its_reason_and_the_rest_goes_on(world):
+    world.does[INCEPTION] = raises(DataError("Of 3 images\n none is left. Give more."))
+    result = asked(world)
+    assert result.exit_code == 0, result.output
+    assert world.calls == [name for name in QUICK if name != step_of(CUT, INCEPTION)]
+    assert facts()["left_out"] == [
+        {"name": INCEPTION, "reason": "Of 3 images none is left. Give more."},
+        {"name": step_of(CUT, INCEPTION), "reason": f"needs the step {INCEPTION!r}"},
+    ]
+    assert f"{INCEPTION}: Of 3 images none is left. Give more.\n" in result.stdout
+    rows = pd.read_csv(OUT / "paper.csv")
+    rows = lines_of(rows, network=INCEPTION, section="A.2")
+    assert set(rows.why) == {"Of 3 images none is left. Give more."}
+    assert rows.ours_as_paper.isna().all()
+    assert (lines_of(pd.read_csv(OUT / "paper.csv"), network=RESNET)["mark"] == "reproduced").any()
+    world.does.clear()
+    asked(world)
+    assert world.calls == [INCEPTION, step_of(CUT, INCEPTION)]
+    assert facts()["left_out"] == []
+
+
+def test_step_that_fails_now_leaves_nothing_of_its_earlier_result_in_the_tables(world):
+    asked(world)
+    world.versions = {"scalecut": "2"}
+    world.does[STAND_IN] = raises(DataError("Not now."))
+    asked(world)
+    rows = pd.read_csv(OUT / "paper.csv")
+    row = lines_of(rows, network=STAND_IN, section="A.2").iloc[0]
+    assert row.why == "Not now."
+    assert pd.isna(row.ours)
+    left_out = {each["name"]: each["reason"] for each in facts()["left_out"]}
+    assert left_out[step_of(CUT, STAND_IN)] == f"needs the step {STAND_IN!r}"
+    assert AREA not in world.calls
+
+
+def test_data_taken_away_takes_its_numbers_along(world):
+    asked(world)
+    asked(world, data=None)
+    rows = lines_of(pd.read_csv(OUT / "paper.csv"), network=INCEPTION, section="A.2")
+    assert rows.ours_as_paper.isna().all()
+    assert rows.why.str.startswith("no photographs at hand").all()
+    assert step_of(CUT, INCEPTION) in {each["name"] for each in facts()["left_out"]}
+
+
+def test_stopped_run_says_where_and_leaves_no_table(world):
+    world.does[AT_SIZES] = raises(KeyboardInterrupt)
+    result = asked(world)
+    assert result.exit_code == 130
+    said = f"scalecut: stopped at step 4 of {len(QUICK)}; the same command goes on from there.\n"
+    assert said in result.stderr
+    assert world.calls == QUICK[:4]
+    assert not (OUT / "run.json").exists()
+    assert not (OUT / "paper.csv").exists()
+    world.does.clear()
+    assert asked(world).exit_code == 0
+    assert world.calls == QUICK[3:]
+
+
+def test_fault_of_ours_is_not_swallowed(world):
+    world.does[AT_SIZES] = raises(ZeroDivisionError("ours"))
+    with pytest.raises(ZeroDivisionError):
+        asked(world)
+    assert not (OUT / "run.json").exists()
+
+
+def test_folder_of_data_that_is_not_there_is_one_line_and_nothing_is_made(world):
+    result = asked(world, data="NOSUCH")
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    assert result.stderr == (
+        "scalecut: There is no folder 'NOSUCH'. Give --data a folder, or leave it out.\n"
+    )
+    assert not OUT.exists()
+    assert world.calls == []
+
+
+def test_two_files_of_weights_are_one_line_and_nothing_is_made(world):
+    folder("weights/inception_v3.more.safetensors")
+    result = asked(world)
+    assert result.exit_code == 2
+    assert result.stderr == (
+        "scalecut: There are 2 files of weights of inception_v3 in 'data/weights', "
+        "inception_v3.more.safetensors and inception_v3.safetensors first. Leave one there.\n"
+    )
+    assert not OUT.exists()
+
+
+@pytest.mark.parametrize("file", ["thesis.tex", "run.json", "scalecut.json"])
+def test_folder_that_holds_something_else_is_refused(world, file):
+    OUT.mkdir(parents=True)
+    (OUT / file).write_text("{}")
+    result = asked(world)
+    assert result.exit_code == 2
+    assert result.stderr == (
+        f"scalecut: '{OUT}' is there and holds no paper of scalecut, so it is not replaced. Give "
+        "--out a new folder.\n"
+    )
+    assert [path.name for path in OUT.iterdir()] == [file]
+    assert world.calls == []
+
+
+def test_command_is_among_those_of_the_command_line():
+    help_ = CliRunner().invoke(cli.app, ["paper", "--help"])
+    assert help_.exit_code == 0
+    assert "scalecut paper --quick" in help_.stdout
+
+
+# --- the command as it would be typed ------------------------------------------------------------
+
+
+def test_command_inside_is_the_one_that_would_be_typed(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["/bin/scalecut", "paper", "--data", "my folder"])
+    outer = "scalecut paper --data 'my folder'"
+    assert command() == outer
+    with typed(["probe", "net", "--subset", "a b"]):
+        assert command() == "scalecut probe net --subset 'a b'"
+        with typed([]):
+            assert command() == "scalecut"
+        assert command() == "scalecut probe net --subset 'a b'"
+    assert command() == outer
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, DataError])
+def test_command_is_the_outer_one_again_after_an_error(monkeypatch, error):
+    monkeypatch.setattr(sys, "argv", ["scalecut", "paper"])
+    with pytest.raises(error), typed(["probe"]):
+        raise error
+    assert command() == "scalecut paper"

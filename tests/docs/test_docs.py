@@ -1,0 +1,160 @@
+"""What the documentation tells people to type does what it says."""
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import PIL.Image
+import pytest
+from typer.testing import CliRunner
+
+from scalecut import made_up_scenes
+from scalecut.cli.app import app
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+
+
+def blocks(page):
+    """The examples of a page in order: language and text."""
+    return re.findall(r"^```(sh|python)\n(.*?)^```$", (DOCS / page).read_text(), re.M | re.S)
+
+
+@pytest.fixture(scope="module")
+def scenes():
+    return made_up_scenes(90, seed=1)
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory):
+    """The run that a page begins with, of the fewest scenes that can be probed."""
+    folder = tmp_path_factory.mktemp("demo")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SCALECUT_CACHE", str(folder / "cache"))
+        typed("demo", "--images", "80", "--out", str(folder / "run"))
+    return folder / "run"
+
+
+@pytest.fixture
+def empty_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SCALECUT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("scalecut.cli.cut._checked_afresh", lambda folder: {})  # has its own test
+
+
+def typed(*words):
+    done = CliRunner().invoke(app, words, catch_exceptions=False)
+    assert done.exit_code == 0, f"{words}\n{done.output}"
+    return done.output
+
+
+def run(page, demo):
+    """Run the examples of a page in order, `demo` in the place of the run of the demo.
+
+    Gives the names that Python knows in the end.
+    """
+    found = blocks(page)
+    assert {language for language, _ in found} == {"sh", "python"}
+    names = {}
+    for language, text in found:
+        if language == "python":
+            exec(compile(text, f"docs/{page}", "exec"), names)
+            continue
+        for line in text.splitlines():
+            _, command, *words = shlex.split(line)
+            if command == "demo":
+                shutil.copytree(demo, words[words.index("--out") + 1])
+            else:
+                typed(command, *words)
+    return names
+
+
+def as_typed(page):
+    """All that a page has its reader type, as one script for a shell."""
+    lines = ["set -eu"]
+    for language, text in re.findall(
+        r"^```(console|sh|python)\n(.*?)^```$", (DOCS / page).read_text(), re.M | re.S
+    ):
+        if language == "console":
+            lines += [line[2:] for line in text.splitlines() if line.startswith("$ ")]
+        else:
+            lines.append(text if language == "sh" else f"python - <<'END'\n{text}END")
+    return "\n".join(lines)
+
+
+def findings(text):
+    """The best layer of each curve that a text tells of, and its R²."""
+    told = " ".join(line.removeprefix("> ") for line in text.splitlines())
+    return re.findall(r"object's scale best at (\S+) .*?R² ([\d.]+) \[", " ".join(told.split()))
+
+
+@pytest.mark.slow
+@pytest.mark.install
+def test_the_tutorial_leads_from_nothing_to_a_cut_network_as_it_is_typed(tmp_path):
+    """In a fresh environment, which it makes; it needs a package index."""
+    page = (DOCS / "tutorial.md").read_text()
+    own = {name: said for name, said in os.environ.items() if not name.startswith("PYTHON")}
+    env = own | {
+        "PIP_CONSTRAINT": str(ROOT / "constraints.txt"),
+        "PIP_DISABLE_PIP_VERSION_CHECK": "1",
+        "SCALECUT_CACHE": str(tmp_path / "cache"),
+    }
+    script = as_typed("tutorial.md").replace("/path/to/scalecut", str(ROOT))
+    (tmp_path / "here").mkdir()
+    done = subprocess.run(
+        ["bash", "-c", script], cwd=tmp_path / "here", env=env, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-3000:]
+    told, found = findings(page), findings(done.stdout)
+    assert [layer for layer, _ in found] == [layer for layer, _ in told]
+    for (_, theirs), (_, ours) in zip(told, found, strict=True):
+        assert float(ours) == pytest.approx(float(theirs), abs=0.02)
+    (score,) = re.findall(r"It prints `R² ([\d.]+)`", page)
+    (ours,) = re.findall(r"^R² ([\d.]+)$", done.stdout, re.M)
+    assert float(ours) == pytest.approx(float(score), abs=0.05)
+    (shape,) = re.findall(r"It prints `(\(1, \d+\))`", page)
+    assert f"\n{shape}\n" in done.stdout
+    for folder in ("runs/demo", "runs/table", "short"):
+        assert (tmp_path / "here" / folder / "report.html").stat().st_size > 20_000
+
+
+@pytest.mark.parametrize("page", ["how-to/network.md", "how-to/table.md"])
+def test_examples_in_python_run_as_they_stand(empty_folder, capsys, page):
+    texts = [text for language, text in blocks(page) if language == "python"]
+    assert texts
+    for text in texts:
+        exec(compile(text, f"docs/{page}", "exec"), {})
+    assert capsys.readouterr().out
+
+
+def test_a_network_of_the_reader_is_found_where_the_page_says(empty_folder):
+    page = (DOCS / "how-to/network.md").read_text()
+    (module,) = re.findall(r'^```python title="mynets.py"\n(.*?)^```$', page, re.M | re.S)
+    Path("mynets.py").write_text(module)
+    assert "layer4.0" in typed("layers", "mynets:small", "--json")
+    assert "scalecut layers mynets:small\n" in page
+
+
+def test_examples_about_cutting_run_as_they_stand(empty_folder, demo, scenes):
+    Path("pictures").mkdir()
+    paths = [f"pictures/{number:02}.png" for number in range(len(scenes))]
+    for image, path in zip(scenes.images, paths, strict=True):
+        image.picture().save(path)
+    pd.DataFrame({"image": paths, "measure": scenes.measure}).to_csv("sizes.csv", index=False)
+    names = run("cutting.md", demo)
+    assert names["scores"].mean() > 0.5
+    table = pd.read_parquet("features.parquet")
+    assert table.image.tolist() == paths
+    assert np.isfinite(table.drop(columns="image").to_numpy()).all()
+    assert {path.name for path in Path("exported").iterdir()} == {
+        "README.md", "curve.png", "example.safetensors", "model.onnx", "model.pt2",
+        "model.safetensors", "report.html", "scalecut.json",
+    }  # fmt: skip
+    with PIL.Image.open("exported/curve.png") as picture:
+        assert picture.width > 500

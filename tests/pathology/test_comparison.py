@@ -1,0 +1,393 @@
+"""Metrics again by scikit-learn and by hand; verdicts against worlds in which the answer is known.
+
+The simulations run the real fits on made-up features: training and test tiles, seeds, ridge.
+"""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from scipy import stats
+from sklearn.metrics import cohen_kappa_score, mean_absolute_error, recall_score
+from threadpoolctl import threadpool_limits
+
+from scalecut import DataError
+from scalecut.pathology.comparison import (
+    METRICS,
+    Difference,
+    Held,
+    _holm,
+    _metric,
+    _variance,
+    compare,
+    metrics,
+    nearest,
+    recall,
+    sentence,
+    tile_metrics,
+)
+from scalecut.pathology.fits import Task, Trial, repeated_ridge
+
+CENTRES = np.array([50.0, 100.0, 200.0, 400.0])
+LAYERS = {"cut": "blocks.2", "pretrained": "blocks.9", "all-layers": "all"}
+SHOWN = Difference("cut", "pretrained", "kappa", 0.312, 0.241, 0.383, 0.001, 1.2, 9, 10)
+
+
+@pytest.fixture(params=[0, 1, 2])
+def rng(request):
+    return np.random.default_rng(request.param)
+
+
+def held(rng, n_tiles=6, n=60, is_area=True):
+    """Patches of tiles of unequal size, their areas near the centres of their classes."""
+    classes = rng.integers(0, len(CENTRES), n)
+    tiles = np.concatenate([np.arange(n_tiles), rng.integers(0, n_tiles, n - n_tiles)])
+    return Held(
+        CENTRES[classes] * np.exp(0.2 * rng.normal(size=n)), classes, tiles, CENTRES, is_area
+    )
+
+
+def guesses(rng, test, noise=0.5, seeds=3):
+    return test.truth * np.exp(noise * rng.normal(size=(seeds, len(test.truth))))
+
+
+def repeated(test, predicted, counts):
+    """The same patches, each as often as its tile counts."""
+    rows = np.repeat(np.arange(len(test.truth)), counts[test.tiles])
+    parts = {name: getattr(test, name)[rows] for name in ("truth", "classes", "tiles")}
+    return replace(test, **parts), predicted[:, rows]
+
+
+# --- metrics -------------------------------------------------------------------------------------
+
+
+def test_class_is_that_of_the_nearest_centre_the_first_of_two_as_near():
+    predicted = np.array([[-10.0, 74.0, 76.0, 299.0, 301.0, 9e9, 75.0]])
+    assert nearest(predicted, CENTRES).tolist() == [[0, 0, 1, 2, 3, 3, 0]]
+
+
+@pytest.mark.parametrize(("name", "weights"), [("kappa", None), ("kappa_quadratic", "quadratic")])
+def test_kappa_is_that_of_scikit_learn(rng, name, weights):
+    test = held(rng)
+    predicted = guesses(rng, test)
+    found = metrics(predicted, test)[name]
+    for row, kappa in zip(nearest(predicted, CENTRES), found, strict=True):
+        assert kappa == pytest.approx(cohen_kappa_score(test.classes, row, weights=weights))
+
+
+def test_error_is_that_of_scikit_learn_and_octaves_are_ratios(rng):
+    test = held(rng)
+    predicted = guesses(rng, test)
+    found = metrics(predicted, test)
+    for row, mae, octaves in zip(predicted, found["mae"], found["octaves"], strict=True):
+        assert mae == pytest.approx(mean_absolute_error(test.truth, row))
+        assert octaves == pytest.approx(np.mean(np.abs(np.log(row / test.truth))) / np.log(2))
+
+
+def test_area_below_a_pixel_counts_as_one_in_octaves_alone():
+    test = Held(np.array([8.0, 8.0]), np.array([0, 1]), np.array([0, 1]), np.array([8.0, 16.0]))
+    found = metrics(np.array([[-5.0, 0.25]]), test)
+    assert found["octaves"] == [3.0]
+    assert found["mae"] == [(13 + 7.75) / 2]
+
+
+def test_magnification_is_in_octaves_already(rng):
+    test = held(rng, is_area=False)
+    found = metrics(guesses(rng, test), test)
+    assert np.array_equal(found["octaves"], found["mae"])
+
+
+def test_recall_is_that_of_scikit_learn(rng):
+    test = held(rng)
+    predicted = guesses(rng, test)
+    by_hand = [recall_score(test.classes, r, average=None) for r in nearest(predicted, CENTRES)]
+    np.testing.assert_allclose(recall(predicted, test), by_hand)
+
+
+def test_metrics_of_a_tile_are_those_of_its_patches_alone(rng):
+    test = held(rng)
+    predicted = guesses(rng, test)
+    found = tile_metrics(predicted, test)
+    for tile in range(6):
+        rows = test.tiles == tile
+        # the same patches again as a second tile, as one alone is refused
+        own = np.flatnonzero(rows).repeat(2)
+        parts = {"truth": test.truth[own], "classes": test.classes[own]}
+        alone = replace(test, **parts, tiles=np.arange(len(own)) % 2)
+        for name in METRICS:
+            np.testing.assert_allclose(
+                found[name][:, tile], metrics(predicted[:, own], alone)[name]
+            )
+
+
+def test_weights_of_tiles_are_numbers_of_times_that_their_patches_count(rng):
+    """So a bootstrap by weights is one of patches that are really drawn."""
+    test = held(rng)
+    predicted = guesses(rng, test)
+    counts = np.array([2, 0, 1, 3, 0, 1])
+    more, seen = repeated(test, predicted, counts)
+    for name in METRICS:
+        weighted = _metric(name, predicted, test, counts[None].astype(float))[:, 0]
+        parts = {"tiles": np.unique(more.tiles, return_inverse=True)[1]}
+        np.testing.assert_allclose(weighted, metrics(seen, replace(more, **parts))[name])
+
+
+def test_kappa_of_one_class_that_is_always_hit_is_undefined_and_of_one_never_hit_is_nought():
+    zeros, tiles = np.zeros(4, dtype=np.int64), np.array([0, 0, 1, 1])
+    test = Held(np.full(4, 50.0), zeros, tiles, CENTRES)
+    found = metrics(np.array([[50.0] * 4, [100.0] * 4]), test)
+    for name in ("kappa", "kappa_quadratic"):
+        assert np.isnan(found[name][0])
+        assert found[name][1] == 0
+
+
+def test_one_test_tile_is_refused():
+    with pytest.raises(DataError) as error:
+        Held(np.ones(3), np.arange(3), np.zeros(3, dtype=np.int64), np.ones(3))
+    assert str(error.value) == (
+        "The test part is of one tile, which tells nothing about others. Give two or more; from "
+        "about ten on, intervals are of use."
+    )
+
+
+# --- differences ---------------------------------------------------------------------------------
+
+
+def compared(test, predictions, pairs, metric="kappa", seed=0):
+    return compare(predictions, pairs, test, np.random.default_rng(seed), metric)
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_difference_the_other_way_round_is_the_same_with_another_sign(rng, metric):
+    test = held(rng)
+    both = {"cut": guesses(rng, test, 0.1), "pretrained": guesses(rng, test, 0.9)}
+    (one,) = compared(test, both, [("cut", "pretrained")], metric)
+    (other,) = compared(test, both, [("pretrained", "cut")], metric)
+    assert one.better > 0
+    assert one.n_seeds_better == 3
+    np.testing.assert_allclose(
+        [other.better, other.low, other.high, other.effect],
+        [-one.better, -one.high, -one.low, -one.effect],
+    )
+    assert other.p_value == pytest.approx(one.p_value)
+    assert other.n_seeds_better == 0
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_difference_is_the_mean_over_seeds_of_metrics_and_better_is_positive(rng, metric):
+    test = held(rng)
+    both = {"cut": guesses(rng, test, 0.2), "pretrained": guesses(rng, test, 0.6)}
+    (found,) = compared(test, both, [("cut", "pretrained")], metric)
+    gaps = metrics(both["cut"], test)[metric] - metrics(both["pretrained"], test)[metric]
+    gaps = gaps if "kappa" in metric else -gaps
+    assert found.better == pytest.approx(gaps.mean())
+    assert found.n_seeds_better == (gaps > 0).sum()
+    assert (found.low + found.high) / 2 == pytest.approx(found.better)
+
+
+def test_effect_is_the_mean_over_the_spread_of_the_errors_of_tiles(rng):
+    test = held(rng)
+    both = {"cut": guesses(rng, test, 0.2), "pretrained": guesses(rng, test, 0.6)}
+    for metric, name in (("mae", "mae"), ("octaves", "octaves"), ("kappa", "mae")):
+        (found,) = compared(test, both, [("cut", "pretrained")], metric)
+        of_tiles = {who: tile_metrics(p, test)[name].mean(axis=0) for who, p in both.items()}
+        gaps = of_tiles["pretrained"] - of_tiles["cut"]
+        assert found.effect == pytest.approx(gaps.mean() / np.std(gaps, ddof=1))
+
+
+def test_contestant_does_not_differ_from_itself(rng):
+    test = held(rng)
+    same = guesses(rng, test)
+    (found,) = compared(test, {"cut": same, "pretrained": same}, [("cut", "pretrained")])
+    numbers = (found.better, found.low, found.high, found.p_value, found.effect)
+    assert numbers == (0.0, 0.0, 0.0, 1.0, 0.0)
+    assert not found.is_shown
+
+
+def test_interval_of_one_fit_is_that_of_a_mean_of_tiles(rng):
+    """With tiles of equal size the error is a mean over them: Student's t, by scipy."""
+    n_tiles, each = 40, 5
+    tiles = np.repeat(np.arange(n_tiles), each)
+    classes = np.arange(n_tiles * each) % 4
+    test = Held(CENTRES[classes], classes, tiles, CENTRES)
+    both = {"cut": guesses(rng, test, 0.3, 1), "pretrained": guesses(rng, test, 0.5, 1)}
+    (found,) = compared(test, both, [("cut", "pretrained")], "mae")
+    of_tiles = {name: tile_metrics(p, test)["mae"][0] for name, p in both.items()}
+    by_scipy = stats.ttest_rel(of_tiles["pretrained"], of_tiles["cut"])
+    reach = by_scipy.confidence_interval(0.95)
+    assert found.low == pytest.approx(reach.low, abs=0.1 * (reach.high - reach.low))
+    assert found.high == pytest.approx(reach.high, abs=0.1 * (reach.high - reach.low))
+    assert found.p_value == pytest.approx(by_scipy.pvalue, abs=0.03)
+
+
+def test_variance_adds_up_what_fits_tiles_and_both_together_bring():
+    """Gaps planted as tile + fit + fit x tile: the mean must vary as by the textbook's formula."""
+    rng, n_seeds, n_tiles, by_tile, by_fit, by_both = (
+        np.random.default_rng(0),
+        10,
+        40,
+        1.0,
+        0.3,
+        2.0,
+    )
+    found, right = [], by_tile**2 / n_tiles + by_both**2 / n_tiles / n_seeds + by_fit**2
+    for _ in range(200):
+        gaps = by_tile * rng.normal(size=n_tiles) + by_fit * rng.normal(size=(n_seeds, 1))
+        gaps = gaps + by_both * rng.normal(size=(n_seeds, n_tiles))
+        counts = rng.multinomial(n_tiles, np.full(n_tiles, 1 / n_tiles), size=400)
+        found.append(_variance(gaps.mean(axis=1), gaps @ counts.T / n_tiles, n_tiles))
+    assert np.mean(found) == pytest.approx(right, rel=0.1)
+
+
+def test_draws_without_a_kappa_are_left_out_of_the_variance():
+    draws = np.array([[0.1, 0.5, np.nan, 0.3], [0.2, 0.6, 0.4, 0.1]])
+    by_seed = np.array([0.3, 0.4])
+    assert _variance(by_seed, draws, 5) == _variance(by_seed, draws[:, [0, 1, 3]], 5)
+
+
+def test_kappa_that_is_undefined_is_no_evidence():
+    zeros, tiles = np.zeros(6, dtype=np.int64), np.repeat(np.arange(3), 2)
+    test = Held(np.full(6, 50.0), zeros, tiles, CENTRES)
+    both = {"cut": np.full((2, 6), 50.0), "pretrained": np.full((2, 6), 100.0)}
+    (found,) = compared(test, both, [("cut", "pretrained")])
+    assert np.isnan([found.better, found.low, found.high]).all()
+    assert found.p_value == 1.0
+    assert not found.is_shown
+
+
+def test_the_same_seed_gives_the_same_intervals(rng):
+    test = held(rng)
+    both = {"cut": guesses(rng, test), "pretrained": guesses(rng, test)}
+    pairs = [("cut", "pretrained")]
+    assert compared(test, both, pairs) == compared(test, both, pairs)
+    assert compared(test, both, pairs) != compared(test, both, pairs, seed=1)
+
+
+# --- several comparisons, and words --------------------------------------------------------------
+
+
+def test_p_values_are_corrected_as_by_hand():
+    """0.01 x 4, 0.02 x 3, then 0.03 x 2 and no less than 0.06, 0.04 x 1 likewise."""
+    found = _holm([replace(SHOWN, p_value=p) for p in (0.04, 0.01, 0.03, 0.02)])
+    np.testing.assert_allclose([each.p_value for each in found], [0.06, 0.04, 0.06, 0.06])
+    assert [each.is_shown for each in found] == [False, True, False, False]
+
+
+def test_corrected_p_values_end_at_one():
+    found = _holm([replace(SHOWN, p_value=p) for p in (0.5, 0.9, 0.4)])
+    assert [each.p_value for each in found] == [1.0, 1.0, 1.0]
+
+
+def test_comparisons_made_together_are_corrected_together(rng):
+    test = held(rng)
+    names = ("cut", "pretrained", "scratch")
+    all_three = {
+        name: guesses(rng, test, noise) for name, noise in zip(names, (0.2, 0.5, 0.6), strict=True)
+    }
+    pairs = [("cut", "pretrained"), ("cut", "scratch")]
+    together = compared(test, all_three, pairs, "mae")
+    alone = [compared(test, all_three, [pair], "mae")[0].p_value for pair in pairs]
+    low, high = sorted(alone)
+    assert sorted(each.p_value for each in together) == pytest.approx(
+        [min(1.0, 2 * low), max(min(1.0, 2 * low), high)]
+    )
+
+
+# fmt: off
+SENTENCES = [
+    ({}, "cut at blocks.2 beats pretrained by 0.31 kappa [0.24, 0.38], 9 of 10 seeds."),
+    ({"better": -0.312, "low": -0.383, "high": -0.241, "n_seeds_better": 1},
+     "cut at blocks.2 loses to pretrained by 0.31 kappa [0.24, 0.38], 9 of 10 seeds."),
+    ({"p_value": 0.0512},
+     "No evidence that cut at blocks.2 differs from pretrained: +0.31 kappa [0.24, 0.38], "
+     "corrected p = 0.051."),
+    ({"p_value": 0.43, "better": -0.02, "low": -0.1, "high": 0.06},
+     "No evidence that cut at blocks.2 differs from pretrained: -0.02 kappa [-0.10, 0.06], "
+     "corrected p = 0.43."),
+    ({"metric": "mae", "better": 12.3, "low": 8.0, "high": 16.6},
+     "cut at blocks.2 beats pretrained by 12.30 mean absolute error [8.00, 16.60], 9 of 10 seeds."),
+    ({"metric": "octaves"},
+     "cut at blocks.2 beats pretrained by 0.31 octaves [0.24, 0.38], 9 of 10 seeds."),
+    ({"metric": "kappa_quadratic", "contestant": "all-layers", "other": "cut"},
+     "all-layers at all beats cut by 0.31 kappa quadratic [0.24, 0.38], 9 of 10 seeds."),
+]
+# fmt: on
+
+
+@pytest.mark.parametrize(("changes", "text"), SENTENCES)
+def test_difference_in_words(changes, text):
+    assert sentence(replace(SHOWN, **changes), LAYERS) == text
+
+
+# --- from features on ----------------------------------------------------------------------------
+
+N_GROUPS, N_PATCHES, N_CLASSES, N_SEEDS = 12, 10, 5, 10  # of each part, of a tile
+
+
+def world(seed, noise, share_of_tiles, d=4):
+    """Areas at five magnifications, and two contestants that know them with noise of their own.
+
+    Args:
+        noise: of each contestant, in standard deviations of the area.
+        share_of_tiles: of the variance of the noise, the same in all patches of a tile.
+    """
+    rng = np.random.default_rng([7, seed])
+    tile = np.repeat(np.arange(2 * N_GROUPS), N_PATCHES)
+    classes = np.tile(np.arange(N_CLASSES), len(tile) // N_CLASSES)
+    octaves = classes / 2 + 0.15 * rng.normal(size=2 * N_GROUPS)[tile]
+    area = 50 * 2 ** (octaves + 0.1 * rng.normal(size=len(tile)))
+    is_test = tile >= N_GROUPS
+    rows = [np.flatnonzero(part) for part in (~is_test, np.zeros_like(is_test), is_test)]
+    task = Task("area", area, tile, classes, *rows, log=False)
+    draws = list(task.draws(Trial(seeds=N_SEEDS, seed=seed)))
+    known = np.outer((area - area.mean()) / area.std(), np.arange(d) < d // 2)
+    predictions = {}
+    for name, size in zip(("cut", "pretrained"), noise, strict=True):
+        shared = np.sqrt(share_of_tiles) * rng.normal(size=(2 * N_GROUPS, d))[tile]
+        own = np.sqrt(1 - share_of_tiles) * rng.normal(size=(len(tile), d))
+        features = (known + size * (shared + own)).astype(np.float32)
+        predictions[name] = repeated_ridge(features.astype(np.float64), task, draws)
+    centres = [area[~is_test & (classes == k)].mean() for k in range(N_CLASSES)]
+    test = Held(area[is_test], classes[is_test], tile[is_test] - N_GROUPS, np.array(centres))
+    return predictions, test
+
+
+def verdicts(n, noise, share_of_tiles, **more):
+    """Of n worlds the share in which the first contestant is called better, and differs at all."""
+    better = {"kappa": 0, "mae": 0}
+    differs = {"kappa": 0, "mae": 0}
+    with threadpool_limits(1):
+        for seed in range(n):
+            predictions, test = world(seed, noise, share_of_tiles, **more)
+            for metric in better:
+                (found,) = compared(test, predictions, [("cut", "pretrained")], metric, seed)
+                assert found.is_shown == (found.low > 0 or found.high < 0)
+                differs[metric] += found.is_shown
+                better[metric] += found.is_shown and found.better > 0
+    return {k: v / n for k, v in better.items()}, {k: v / n for k, v in differs.items()}
+
+
+def test_contestants_that_know_as_much_are_no_evidence_and_one_that_knows_more_is_found():
+    _, differs = verdicts(25, (0.6, 0.6), 0.5)  # of 200 in the slow tests
+    assert max(differs.values()) <= 0.12
+    better, _ = verdicts(10, (0.3, 1.0), 0.5)
+    assert min(better.values()) >= 0.8
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("noise", "share_of_tiles", "d"),
+    [(0.6, 0.0, 4), (0.6, 0.5, 4), (0.2, 0.5, 4), (1.0, 0.5, 30)],
+    ids=["of patches", "of tiles", "little", "many channels"],
+)
+def test_no_evidence_in_at_least_93_of_100_worlds_of_equals(noise, share_of_tiles, d):
+    _, differs = verdicts(200, (noise, noise), share_of_tiles, d=d)
+    assert max(differs.values()) <= 0.07
+    assert max(differs.values()) >= 0.01  # intervals are not too wide either
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("share_of_tiles", [0.0, 0.5], ids=["of patches", "of tiles"])
+def test_contestant_that_is_clearly_better_is_found_in_at_least_80_of_100_worlds(share_of_tiles):
+    better, _ = verdicts(100, (0.3, 1.0), share_of_tiles)
+    assert min(better.values()) >= 0.8

@@ -1,0 +1,575 @@
+"""Resampling, areas and blur against what was drawn, and against the same said the slow way."""
+
+import os
+from fractions import Fraction
+from math import floor
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import PIL.Image
+import pytest
+from scipy.ndimage import gaussian_filter, label
+from scipy.optimize import curve_fit
+from scipy.special import erf
+from skimage.measure import regionprops
+from skimage.segmentation import clear_border
+
+from scalecut.data.images import LeftOut
+from scalecut.errors import DataError
+from scalecut.pathology import patches
+from scalecut.pathology.patches import (
+    COLUMNS,
+    Misprint,
+    areas_of_nuclei,
+    check_counts,
+    counts,
+    cut_patches,
+    estimated_blur,
+    resampled,
+    resampled_nuclei,
+    spread,
+)
+from scalecut.pathology.tiles import Tile, find_tiles, read_split, split
+
+DATA = os.environ.get("SCALECUT_DATA")
+MAGNIFICATIONS = (10.0, 15.0, 20.0, 30.0, 40.0)
+
+
+@pytest.fixture(params=[0, 1])
+def rng(request):
+    return np.random.default_rng(request.param)
+
+
+def photograph(rng, height=90, width=120):
+    return rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def disc(side, row, column, radius):
+    y, x = np.mgrid[:side, :side] + 0.5
+    return (y - row) ** 2 + (x - column) ** 2 < radius**2
+
+
+def grid_of_discs(side=480, step=40, radius=8.0):
+    """Numbers of discs that do not touch, each at another place between pixels of any size."""
+    drawn, rng = np.zeros((side, side), dtype=np.uint16), np.random.default_rng(0)
+    corners = [(y, x) for y in range(0, side, step) for x in range(0, side, step)]
+    for number, (y, x) in enumerate(corners, start=1):
+        row, column = step / 2 + rng.uniform(-4, 4, 2)
+        drawn[y : y + step, x : x + step][disc(step, row, column, radius)] = number
+    return drawn
+
+
+@pytest.fixture
+def tile(tmp_path):
+    """Writes a tile and its mask."""
+
+    def written(name, pixels, mask, group=None, um_per_pixel=None):
+        for path, values in ((f"{name}.png", pixels), (f"{name}_mask.png", mask)):
+            PIL.Image.fromarray(values).save(tmp_path / path)
+        image, marks = tmp_path / f"{name}.png", tmp_path / f"{name}_mask.png"
+        return Tile(name, image, marks, group or name, um_per_pixel)
+
+    return written
+
+
+@pytest.fixture
+def two_tiles(tile):
+    """One to train on and one to test on, of 480 px, and their split."""
+    mask, rng = grid_of_discs(), np.random.default_rng(0)
+    tiles = [tile(name, photograph(rng, 480, 480), mask) for name in "ab"]
+    return tiles, {"a": "train", "b": "test"}
+
+
+# resampling -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("factor", [2, 3, 5])
+def test_at_whole_factors_a_pixel_is_the_mean_of_its_block(rng, factor):
+    pixels = photograph(rng)
+    blocks = pixels.reshape(90 // factor, factor, 120 // factor, factor, 3)
+    np.testing.assert_allclose(resampled(pixels, float(factor)), blocks.mean(axis=(1, 3)))
+
+
+@pytest.mark.parametrize(("numerator", "denominator"), [(4, 3), (8, 3), (3, 2), (15, 7)])
+def test_at_other_factors_it_is_that_of_the_tile_with_its_pixels_repeated(
+    rng, numerator, denominator
+):
+    pixels = photograph(rng, 60, 120)
+    fine = pixels.repeat(denominator, axis=0).repeat(denominator, axis=1)
+    height, width = (n // numerator for n in fine.shape[:2])
+    fine = fine[: height * numerator, : width * numerator].astype(float)
+    blocks = fine.reshape(height, numerator, width, numerator, 3)
+    found = resampled(pixels, numerator / denominator)
+    np.testing.assert_allclose(found, blocks.mean(axis=(1, 3)), rtol=1e-12, atol=1e-9)
+
+
+@pytest.mark.parametrize("magnification", [5, 8, 10, 15, 20, 30, 40])
+def test_the_mean_is_kept_and_edges_do_not_ring(magnification):
+    edge = np.full((240, 240, 3), 40, dtype=np.uint8)
+    edge[:, 101:] = 220
+    found = resampled(edge, 40 / magnification)
+    assert found.mean() == pytest.approx(edge.mean())
+    assert found.min() >= 40 - 1e-9
+    assert found.max() <= 220 + 1e-9
+    np.testing.assert_allclose(resampled(np.full_like(edge, 7), 40 / magnification), 7)
+
+
+def slow_nuclei(labels, factor):
+    """The nucleus that covers most of each pixel, in fractions, if all together cover half."""
+    n = [floor(side / factor) for side in labels.shape]
+    found = np.zeros(n, dtype=int)
+    for row in range(n[0]):
+        for column in range(n[1]):
+            share = dict.fromkeys(range(int(labels.max()) + 1), Fraction(0))
+            for y in range(
+                floor(row * factor), min(labels.shape[0], floor((row + 1) * factor) + 1)
+            ):
+                for x in range(
+                    floor(column * factor), min(labels.shape[1], floor((column + 1) * factor) + 1)
+                ):
+                    high = min((row + 1) * factor, y + 1) - max(row * factor, y)
+                    wide = min((column + 1) * factor, x + 1) - max(column * factor, x)
+                    share[labels[y, x]] += max(high, 0) * max(wide, 0) / factor**2
+            covered = 1 - share.pop(0)
+            is_half = covered == Fraction(1, 2)
+            if covered > Fraction(1, 2) or (is_half and (row + column) % 2 == 0):
+                found[row, column] = max(share, key=lambda number: (share[number], number))
+    return found
+
+
+@pytest.mark.parametrize("factor", [Fraction(4, 3), Fraction(8, 5), Fraction(2), Fraction(3)])
+def test_nuclei_are_those_that_cover_most_of_a_pixel(rng, factor):
+    coarse = rng.integers(0, 5, (8, 9)) * rng.integers(0, 2, (8, 9))
+    labels = coarse.repeat(3, axis=0).repeat(2, axis=1)
+    found = resampled_nuclei(labels, float(factor))
+    np.testing.assert_array_equal(found, slow_nuclei(labels, factor))
+
+
+def test_the_result_does_not_depend_on_how_many_rows_are_resampled_at_once(rng, monkeypatch):
+    labels = grid_of_discs(side=200)
+    whole = resampled_nuclei(labels, 4 / 3)
+    monkeypatch.setattr(patches, "_STRIP", 6)
+    np.testing.assert_array_equal(resampled_nuclei(labels, 4 / 3), whole)
+
+
+@pytest.mark.parametrize("magnification", MAGNIFICATIONS)
+@pytest.mark.parametrize("is_binary", [False, True])
+@pytest.mark.parametrize("radius", [9.0, 12.0, 15.0])
+def test_areas_of_drawn_discs_are_right_within_5_percent(magnification, is_binary, radius):
+    drawn = grid_of_discs(step=48, radius=radius)
+    factor = 40 / magnification
+    nuclei = resampled_nuclei(drawn > 0 if is_binary else drawn, factor)
+    areas = areas_of_nuclei(nuclei)
+    assert len(areas) == drawn.max()
+    assert areas.mean() == pytest.approx(np.pi * radius**2 / factor**2, rel=0.05)
+
+
+def test_nuclei_that_touch_stay_apart_and_one_in_pieces_stays_one():
+    labels = np.zeros((60, 60), dtype=int)
+    labels[10:30, 10:20], labels[10:30, 20:30] = 1, 2  # side by side
+    labels[40:50, 10:20] = labels[40:50, 40:50] = 3  # two pieces
+    nuclei = resampled_nuclei(labels, 4.0)
+    assert set(np.unique(nuclei)) <= {0, 1, 2, 3}
+    assert len(areas_of_nuclei(nuclei)) == 3
+    # a mask of two levels knows neither
+    assert len(areas_of_nuclei(resampled_nuclei(labels > 0, 4.0))) == 3
+    assert label(resampled_nuclei(labels > 0, 4.0) > 0)[1] == 3
+
+
+def test_a_gap_of_one_pixel_in_a_mask_of_two_levels_is_closed():
+    marks = np.zeros((20, 20), dtype=bool)
+    marks[5:10, 5:9] = marks[5:10, 10:15] = True
+    assert areas_of_nuclei(resampled_nuclei(marks, 1.0)).tolist() == [50]
+    marks[5:10, 10] = False  # now two pixels wide
+    assert sorted(areas_of_nuclei(resampled_nuclei(marks, 1.0))) == [20, 20]
+
+
+def test_closing_does_not_reach_the_edge_of_the_tile():
+    marks = np.zeros((20, 20), dtype=bool)
+    marks[1:5, 1:5] = marks[15:19, 15:19] = True
+    assert areas_of_nuclei(resampled_nuclei(marks, 1.0)).tolist() == [16, 16]
+
+
+def test_areas_are_those_of_scikit_image_without_the_border(rng):
+    drawn, _ = label(rng.random((60, 60)) < 0.45)
+    kept = [int(each.area) for each in regionprops(clear_border(drawn)) if each.area >= 3]
+    assert areas_of_nuclei(drawn).tolist() == kept
+
+
+# patches ----------------------------------------------------------------------------------------
+
+
+def test_patches_lie_side_by_side_and_show_what_was_resampled(tile, tmp_path, rng):
+    pixels = photograph(rng, 120, 200)
+    mask = grid_of_discs(side=240, step=20, radius=5.0)[:120, :200]
+    given = [tile("a", pixels, mask, group="p", um_per_pixel=0.25), tile("b", pixels, mask)]
+    cut = cut_patches(
+        given,
+        {"a": "train", "b": "test"},
+        tmp_path / "out",
+        magnifications=(20.0, 40.0),
+        size=48,
+    )
+    assert list(cut.table.columns) == list(COLUMNS)
+    of_a = cut.table[cut.table.tile == "a"]
+    places = list(zip(of_a.magnification, of_a.x, of_a.y, strict=True))
+    expected = [(20.0, 0, 0), (20.0, 48, 0)]
+    expected += [(40.0, x, y) for y in (0, 48) for x in (0, 48, 96, 144)]
+    assert places == expected
+    assert set(of_a.group) == {"p"}
+    assert set(of_a.split) == {"train"}
+    assert set(cut.table.split) == {"train", "test"}
+    assert sorted(f"patches/{path.name}" for path in (tmp_path / "out/patches").iterdir()) == (
+        sorted(cut.table.patch)
+    )
+    for row in of_a.itertuples():
+        factor = 40 / row.magnification
+        window = slice(row.y, row.y + 48), slice(row.x, row.x + 48)
+        with PIL.Image.open(tmp_path / "out" / row.patch) as shown:
+            np.testing.assert_array_equal(shown, np.rint(resampled(pixels, factor)[window]))
+        areas = areas_of_nuclei(resampled_nuclei(mask, factor)[window])
+        assert row.n_nuclei == len(areas)
+        assert row.mean_area_px == pytest.approx(areas.mean())
+        assert row.median_area_px == pytest.approx(np.median(areas))
+        assert row.mean_area_um2 == pytest.approx(areas.mean() * (0.25 * factor) ** 2)
+    assert cut.table[cut.table.tile == "b"].mean_area_um2.isna().all()
+    assert cut.left_out == cut.skipped == ()
+    assert cut.blur is None
+
+
+def test_the_area_in_square_microns_is_that_of_the_disc_at_every_magnification(two_tiles, tmp_path):
+    cut = cut_patches(
+        *two_tiles, tmp_path / "out", magnifications=MAGNIFICATIONS, size=100, um_per_pixel=0.25
+    )
+    true = np.pi * (8 * 0.25) ** 2
+    by_magnification = cut.table.groupby("magnification").mean_area_um2.mean()
+    assert list(by_magnification.index) == list(MAGNIFICATIONS)
+    np.testing.assert_allclose(by_magnification, true, rtol=0.05)
+
+
+def test_what_the_user_says_of_the_pixel_goes_before_what_the_file_says(tile, tmp_path, rng):
+    tiles = [
+        tile(name, photograph(rng), grid_of_discs()[:90, :120], um_per_pixel=1.0) for name in "ab"
+    ]
+    cut = cut_patches(
+        tiles,
+        {"a": "train", "b": "test"},
+        tmp_path / "out",
+        magnifications=(40.0,),
+        size=80,
+        um_per_pixel=0.5,
+    )
+    np.testing.assert_allclose(cut.table.mean_area_um2, cut.table.mean_area_px / 4)
+
+
+def test_patches_without_nuclei_and_small_tiles_are_counted(tile, tmp_path, rng):
+    mask = grid_of_discs(side=120)
+    mask[:, :60] = 0
+    tiles = [tile(name, photograph(rng, 120, 120), mask) for name in "abc"]
+    cut = cut_patches(
+        tiles,
+        {"a": "train", "b": "test", "c": "test"},
+        tmp_path / "out",
+        magnifications=(5.0, 20.0, 40.0),
+        size=60,
+    )
+    assert cut.left_out == (
+        LeftOut("40X", "6 of 12 patches have no whole nucleus of 3 px or more"),
+    )
+    assert cut.skipped == (
+        LeftOut(
+            "5X",
+            "3 of 3 tiles are smaller than a patch of 60 px there, the first a with 15 x 15 px",
+        ),
+    )
+    assert len(cut.table) == len(list((tmp_path / "out/patches").iterdir())) == 9
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (
+            {"magnifications": (10.0, 60.0)},
+            "A magnification of 60X is above that of the tiles, 40X; its detail would be made up. "
+            "Give 40 or less.",
+        ),
+        (
+            {"magnifications": (0.0, 10.0)},
+            "Patches of 100 px at 0X, 10X of tiles at 40X cannot be cut. "
+            "Give magnifications above 0 and patches of 3 px or more.",
+        ),
+        (
+            {"magnifications": ()},
+            "Patches of 100 px at no magnification of tiles at 40X cannot be cut. "
+            "Give magnifications above 0 and patches of 3 px or more.",
+        ),
+        ({"um_per_pixel": 0.0}, "0 is no µm per pixel of a tile. Give a number above 0."),
+        ({"native_blur": -1.0}, "-1 is no blur of a tile. Give a number above 0."),
+        (
+            {"magnifications": (5.0,)},
+            "No tile of train gives a patch of 100 px with a whole nucleus of 3 px. "
+            "Give larger tiles, higher magnifications or smaller patches.",
+        ),
+    ],
+)
+def test_what_cannot_be_cut_is_refused(two_tiles, tmp_path, options, expected):
+    with pytest.raises(DataError) as error:
+        cut_patches(*two_tiles, tmp_path / "out", size=100, **options)
+    assert str(error.value) == expected
+
+
+def test_a_part_whose_tiles_have_no_nuclei_is_refused(tile, tmp_path, rng):
+    mask = grid_of_discs(side=120)
+    tiles = [tile("a", photograph(rng, 120, 120), mask)]
+    mask = np.where(mask == 1, mask, 0).astype(np.uint8)
+    mask[:12] = mask.max()  # only nuclei that touch the border
+    tiles.append(tile("b", photograph(rng, 120, 120), mask))
+    with pytest.raises(DataError) as error:
+        cut_patches(tiles, {"a": "train", "b": "test"}, tmp_path, magnifications=(40.0,), size=100)
+    assert str(error.value) == (
+        "No tile of test gives a patch of 100 px with a whole nucleus of 3 px. "
+        "Give larger tiles, higher magnifications or smaller patches."
+    )
+
+
+def test_a_tile_that_broke_since_it_was_found_is_an_error(two_tiles, tmp_path):
+    two_tiles[0][1].mask.write_bytes(b"")
+    with pytest.raises(DataError) as error:
+        cut_patches(*two_tiles, tmp_path / "out", size=100)
+    assert str(error.value).startswith("b: its mask b_mask.png: this is not an image")
+
+
+def test_any_number_of_threads_gives_the_same_patches(two_tiles, tmp_path, monkeypatch):
+    written = []
+    for n_threads in (1, 3):
+        monkeypatch.setattr(patches, "_THREADS", n_threads)
+        folder = tmp_path / str(n_threads)
+        cut = cut_patches(
+            *two_tiles, folder, magnifications=(15.0, 30.0), size=100, match_blur=True
+        )
+        written.append((cut.table, [(folder / name).read_bytes() for name in cut.table.patch]))
+    pd.testing.assert_frame_equal(written[0][0], written[1][0])
+    assert written[0][1] == written[1][1]
+
+
+def test_progress_counts_tiles(two_tiles, tmp_path):
+    told = []
+    cut_patches(*two_tiles, tmp_path / "out", size=200, progress=lambda *said: told.append(said))
+    assert told == [("patches", 1, 2), ("patches", 2, 2)]
+
+
+# blur -------------------------------------------------------------------------------------------
+
+
+def edges(blur, side=480):
+    """Upright edges 48 px apart, each at another place between pixels, blurred as optics do."""
+    fine = np.arange(side * 8) / 8
+    places = np.arange(24, side, 48) + np.random.default_rng(0).uniform(-1, 1, side // 48)
+    line = 40.0 + 180.0 * (np.searchsorted(places, fine) % 2)
+    line = gaussian_filter(line, blur * 8).reshape(side, 8).mean(axis=1)
+    pixels = np.broadcast_to(np.rint(line)[None, :, None], (side, side, 3))
+    return np.ascontiguousarray(pixels, dtype=np.uint8), places
+
+
+def width_of_edges(folder, rows, places):
+    """Standard deviation of the edges in patches, in their pixels: of error functions fitted."""
+    widths = []
+    for row in rows.itertuples():
+        with PIL.Image.open(folder / row.patch) as picture:
+            line = np.asarray(picture)[50, :, 0].astype(float)
+        factor = 40 / row.magnification
+        for place in places / factor - row.x:
+            if not 22 / factor < place < len(line) - 22 / factor:
+                continue  # its neighbour is in another patch
+            near = np.arange(int(place - 22 / factor), int(place + 22 / factor))
+            (*_, width), _ = curve_fit(
+                lambda x, low, step, centre, s: low + step * erf((x + 0.5 - centre) / s / 2**0.5),
+                near,
+                line[near],
+                p0=(130.0, np.sign(line[near[-1]] - line[near[0]]) * 90.0, place, 1.0),
+            )
+            widths.append(abs(width))
+    return np.mean(widths)
+
+
+# the optics, and the pixel that gathers their light; or estimated
+@pytest.mark.parametrize(("given", "at_most"), [((1 + 1 / 12) ** 0.5, 1.015), (None, 1.05)])
+def test_edges_are_equally_wide_at_all_magnifications_if_blur_is_matched(
+    tile, tmp_path, given, at_most
+):
+    pixels, places = edges(blur=1.0)
+    tiles = [tile(name, pixels, grid_of_discs()) for name in "ab"]
+    for match_blur in (False, True):
+        folder = tmp_path / str(match_blur)
+        cut = cut_patches(
+            tiles,
+            {"a": "train", "b": "test"},
+            folder,
+            magnifications=MAGNIFICATIONS,
+            size=100,
+            match_blur=match_blur,
+            native_blur=given,
+        )
+        by_magnification = cut.table[cut.table.tile == "a"].groupby("magnification")
+        widths = [width_of_edges(folder, rows, places) for _, rows in by_magnification]
+        if match_blur:
+            assert max(widths) / min(widths) < at_most
+            assert np.mean(widths) == pytest.approx(cut.blur.target, rel=0.02)
+        else:
+            assert max(widths) / min(widths) > 1.3
+
+
+@pytest.mark.parametrize("noise", [0.0, 3.0])
+@pytest.mark.parametrize("blur", [0.7, 1.0, 1.5, 2.0])
+def test_the_blur_of_a_tile_is_read_off_its_edges(rng, blur, noise):
+    picture = np.full((240, 240), 220.0)
+    for _ in range(40):
+        row, column = rng.uniform(0, 240, 2)
+        picture[disc(240, row, column, rng.uniform(6, 14))] = rng.uniform(30, 120)
+    seen = gaussian_filter(picture, blur) + noise * rng.normal(size=picture.shape)
+    pixels = np.stack([np.rint(seen).clip(0, 255).astype(np.uint8)] * 3, axis=-1)
+    assert estimated_blur(pixels) == pytest.approx(blur, rel=0.1)
+
+
+def test_the_blur_is_that_of_the_tiles_to_train_on(tile, tmp_path):
+    tiles = [
+        tile(name, edges(blur)[0], grid_of_discs())
+        for name, blur in zip("ab", (1.0, 2.0), strict=True)
+    ]
+    options = {"magnifications": (20.0,), "size": 200, "match_blur": True}
+    one = cut_patches(tiles, {"a": "train", "b": "test"}, tmp_path / "1", **options)
+    other = cut_patches(tiles, {"a": "test", "b": "train"}, tmp_path / "2", **options)
+    assert one.blur.native == pytest.approx(1.0, rel=0.15)
+    assert other.blur.native == pytest.approx(2.0, rel=0.15)
+
+
+def test_tiles_without_edges_have_no_blur_to_be_matched(tile, tmp_path):
+    flat = np.full((100, 100, 3), 200, dtype=np.uint8)
+    assert estimated_blur(flat) is None
+    tiles = [tile(name, flat, grid_of_discs(side=120)[:100, :100]) for name in "ab"]
+    with pytest.raises(DataError) as error:
+        cut_patches(
+            tiles,
+            {"a": "train", "b": "test"},
+            tmp_path,
+            magnifications=(40.0,),
+            size=100,
+            match_blur=True,
+        )
+    assert str(error.value) == (
+        "No tile to train on has an edge, so its blur is not known. Give it: native_blur."
+    )
+
+
+@pytest.mark.parametrize("factor", [1, 2, 4, 5, 8])
+def test_the_spread_of_averaging_has_a_closed_form_at_whole_factors(factor):
+    assert spread(float(factor)) == pytest.approx((1 - 1 / factor**2) / 12)
+
+
+def test_the_spread_of_averaging_at_4_3_is_that_of_its_three_weightings():
+    third = Fraction(1, 3)
+    weightings = [(1, third), (2 * third, 2 * third), (third, 1)]  # of pixels at 0 and 1
+    variances = []
+    for number, weights in enumerate(weightings):
+        centre = (number + Fraction(1, 2)) * Fraction(4, 3) - number
+        distances = [Fraction(1, 2) - centre, Fraction(3, 2) - centre]
+        total = sum(w * d**2 for w, d in zip(weights, distances, strict=True))
+        variances.append(total / Fraction(4, 3))
+    expected = sum(variances) / 3 / Fraction(4, 3) ** 2
+    assert spread(4 / 3) == pytest.approx(float(expected), rel=1e-3)
+
+
+def fine_power(folder, rows):
+    """log10 of the power at frequencies of 1/4 to 1/2 a pixel over that at 1/50 to 1/20."""
+    found = []
+    window = np.outer(np.hanning(224), np.hanning(224))
+    steps = np.fft.fftfreq(224)
+    frequency = np.hypot(steps[:, None], steps)
+    for patch in rows.patch:
+        with PIL.Image.open(folder / patch) as picture:
+            grey = np.asarray(picture).mean(axis=2)
+        power = np.abs(np.fft.fft2((grey - grey.mean()) * window)) ** 2
+        fine = power[(frequency >= 0.25) & (frequency < 0.5)].mean()
+        found.append(np.log10(fine / power[(frequency >= 0.02) & (frequency < 0.05)].mean()))
+    return np.mean(found)
+
+
+@pytest.mark.data
+@pytest.mark.skipif(not DATA, reason="set SCALECUT_DATA to the folder of real photographs")
+def test_fine_detail_of_real_tissue_tells_magnification_much_less_if_blur_is_matched(tmp_path):
+    folder = Path(DATA) / "monuseg"
+    found, left_out = find_tiles(folder / "images", folder / "labels")
+    assert (len(found), left_out) == (44, ())
+    parts = split(found, seed=0, given=read_split(folder / "images.csv"))
+    chosen = [each for each in found if parts[each.name] == "train"][::15]
+    chosen += [each for each in found if parts[each.name] == "test"][:1]
+    ranges = []
+    for match_blur in (False, True):
+        out = tmp_path / str(match_blur)
+        cut = cut_patches(chosen, parts, out, magnifications=MAGNIFICATIONS, match_blur=match_blur)
+        by_magnification = cut.table.groupby("magnification")
+        assert list(by_magnification.size()) == [3, 3, 12, 27, 48]
+        ranges.append(np.ptp([fine_power(out, rows) for _, rows in by_magnification]))
+    assert ranges[0] > 1.0
+    assert ranges[1] < ranges[0] / 2
+
+
+# counts -----------------------------------------------------------------------------------------
+
+
+def test_counts_are_by_part_and_magnification_with_totals(rng):
+    parts = rng.choice(["train", "validation", "test"], 300)
+    magnifications = rng.choice([5.0, 12.5, 40.0], 300)
+    found = counts(pd.DataFrame({"split": parts, "magnification": magnifications}))
+    assert list(found.columns) == ["5X", "12.5X", "40X", "total"]
+    assert list(found.index) == ["train", "validation", "test", "total"]
+    assert found.loc["total", "total"] == 300
+    for part in found.index[:-1]:
+        for name in found.columns[:-1]:
+            here = (parts == part) & (magnifications == float(name[:-1]))
+            assert found.loc[part, name] == here.sum()
+        assert found.loc[part, "total"] == (parts == part).sum()
+
+
+def test_counts_of_patches_without_a_magnification_are_refused():
+    table = pd.DataFrame({"split": ["train", "test"], "magnification": [10.0, np.nan]})
+    with pytest.raises(DataError) as error:
+        counts(table)
+    assert str(error.value) == "Some patches have no magnification. Give each its own."
+
+
+# Table 1 of graziani2021 as it is printed
+PRINTED = pd.DataFrame(
+    [
+        [94, 2174, 4141, 7293, 9002, 10736, 11638],
+        [8, 588, 1197, 2132, 2604, 3504, 3150],
+        [36, 428, 900, 1728, 2198, 2802, 3166],
+    ],
+    index=["train", "validation", "test"],
+    columns=["5X", "8X", "10X", "15X", "20X", "30X", "40X"],
+)
+PRINTED_TOTALS = pd.Series({"train": 45078, "validation": 12733, "test": 11208, "total": 69019})
+
+
+def test_the_two_misprints_of_the_papers_table_are_found():
+    assert check_counts(PRINTED, PRINTED_TOTALS) == (
+        Misprint("validation", "30X", 3504, 3054),
+        Misprint("test", "40X", 3166, 3116),
+    )
+
+
+def test_the_papers_table_adds_up_without_its_misprints():
+    mended = PRINTED.copy()
+    for wrong in check_counts(PRINTED, PRINTED_TOTALS):
+        mended.loc[wrong.row, wrong.column] = wrong.right
+    assert check_counts(mended, PRINTED_TOTALS) == ()
+    assert mended.to_numpy().sum() == 69019
+
+
+def test_totals_that_do_not_add_up_are_refused():
+    with pytest.raises(DataError) as error:
+        check_counts(PRINTED, PRINTED_TOTALS.replace(69019, 69020))
+    assert str(error.value) == (
+        "The rows add up to 69,019, but the total is 69,020. Mend the totals first."
+    )

@@ -1,0 +1,584 @@
+"""Networks that are made to forget how large bright discs are, or to keep it, on drawn patches."""
+
+import copy
+import re
+from dataclasses import asdict, replace
+
+import numpy as np
+import pandas as pd
+import PIL.Image
+import pytest
+import torch
+from sklearn.metrics import cohen_kappa_score, recall_score
+from torch import nn
+
+from scalecut import DataError, LayerError, Preprocessing, load_network
+from scalecut.data.images import Image
+from scalecut.features.extract import extract
+from scalecut.networks.layers import LOGITS, SOFTMAX
+from scalecut.networks.models import tensors_sha256
+from scalecut.networks.truncation import output_at
+from scalecut.paper import published
+from scalecut.pathology.comparison import METRICS, Difference, metrics, sentence, tile_metrics
+from scalecut.pathology.fits import Trial, beside, task_of
+from scalecut.pathology.methods import NAMES, Source, planned, reset_behind
+from scalecut.pathology.patches import COLUMNS as PATCH_COLUMNS
+from scalecut.pathology.transfer import ALL, COLUMNS, beside_the_paper, transfer
+from scalecut.probing.inputs import Look, chosen_points
+from scalecut.stats.ridge import decompose, nested_ridge
+from tests.probing.test_curve import curve_of, made_up
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+SIDE = 32
+AREAS = {10.0: 30.0, 20.0: 90.0, 40.0: 250.0}  # px, by magnification
+N_TILES = {"train": 6, "validation": 1, "test": 6}
+EACH = 3  # patches of a tile and magnification
+LOOK = Look(precision="float32")
+CUT = "blocks.0"
+
+
+class Block(nn.Module):
+    """A sum of two ways, colours kept apart, some of which are not handed on."""
+
+    def __init__(self, kept):
+        super().__init__()
+        self.norm = nn.BatchNorm2d(3)
+        self.conv = nn.Conv2d(3, 3, 1, groups=3)
+        nn.init.normal_(self.conv.weight, std=0.1)
+        self.register_buffer("kept", torch.tensor(kept).view(1, 3, 1, 1))
+
+    def forward(self, x):
+        return (x + self.conv(self.norm(x))) * self.kept
+
+
+class Planted(nn.Module):
+    """Red holds the disc: brightness times area once it is averaged."""
+
+    def __init__(self, kept):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 3, 1)
+        nn.init.dirac_(self.stem.weight)
+        self.blocks = nn.Sequential(Block((1.0, 1.0, 1.0)), Block(kept), Block(kept))
+        self.fc = nn.Linear(3, 2)
+
+    def forward(self, x):
+        return self.fc(self.blocks(self.stem(x)).mean((2, 3)))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def own_cache(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SCALECUT_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+def network(*kept):
+    """The whole network; `kept` are the factors of red, green and blue from the second block on."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return load_network(Planted(kept), preprocessing=Preprocessing(SIDE, SIDE))
+
+
+@pytest.fixture(scope="module")
+def forgetful():
+    return network(0.0, 1.0, 1.0)
+
+
+@pytest.fixture(scope="module")
+def faithful():
+    return network(1.0, 1.0, 1.0)
+
+
+def disc(area, rng):
+    """A red disc on a ground of any green and blue; how many pixels it has."""
+    y, x = np.mgrid[:SIDE, :SIDE] - SIDE / 2 + rng.uniform(-1, 1, size=(2, 1, 1))
+    inside = x**2 + y**2 <= area / np.pi
+    pixels = np.zeros((SIDE, SIDE, 3))
+    pixels[..., 0] = inside * rng.uniform(180, 255)
+    pixels[..., 1:] = rng.uniform(0, 200, size=2)
+    return pixels.astype(np.uint8), int(inside.sum())
+
+
+def draw(folder, seed=0):
+    """A table as `patches.cut_patches` gives it, the patches in the folder."""
+    rng, rows = np.random.default_rng(seed), []
+    (folder / "patches").mkdir(parents=True)
+    for part, n_tiles in N_TILES.items():
+        for number in range(n_tiles):
+            tile, size = f"{part}{number}", rng.normal(0, 0.2)
+            for magnification, typical in AREAS.items():
+                for each in range(EACH):
+                    pixels, area = disc(typical * np.exp(size + rng.normal(0, 0.1)), rng)
+                    name = f"patches/{tile}-{magnification:g}-{each}.png"
+                    PIL.Image.fromarray(pixels).save(folder / name)
+                    place = (name, tile, f"patient-{tile}", part, magnification, 0, 0)
+                    rows.append((*place, 1, float(area), float(area), np.nan))
+    return pd.DataFrame(rows, columns=list(PATCH_COLUMNS))
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory):
+    """Table and folder of patches that are only read."""
+    folder = tmp_path_factory.mktemp("drawn")
+    return draw(folder), folder
+
+
+def ways(whole, drawn, *contestants, layer=CUT, seeds=4, **more):
+    table, folder = drawn
+    given = {"layer": layer, "seeds": seeds, "look": LOOK, **more}
+    return transfer(whole, table, folder, contestants=contestants, **given)
+
+
+def difference(found, metric, other="pretrained"):
+    rows = found.differences
+    (row,) = rows[(rows.metric == metric) & (rows.other == other)].to_dict("records")
+    return Difference(**row)
+
+
+# --- the verdict ---------------------------------------------------------------------------------
+
+
+def test_cut_before_the_network_forgets_is_called_better_than_the_whole(forgetful, drawn):
+    found = ways(forgetful, drawn, "pretrained", "cut", seeds=10)
+    for metric in METRICS:
+        assert difference(found, metric).is_shown, metric
+        assert difference(found, metric).low > 0
+    assert re.fullmatch(
+        r"cut at blocks\.0 beats pretrained by 0\.\d\d kappa \[0\.\d\d, [01]\.\d\d\], "
+        r"10 of 10 seeds\.",
+        found.finding(),
+    )
+    scores = found.summary().set_index("contestant")
+    assert scores.kappa["cut"] > 0.8
+    assert scores.kappa["pretrained"] < 0.4
+
+
+def test_cut_of_a_network_that_keeps_size_is_no_evidence(faithful, drawn):
+    found = ways(faithful, drawn, "pretrained", "cut", seeds=10)
+    for metric in ("kappa", "kappa_quadratic"):
+        assert not difference(found, metric).is_shown, metric
+    for metric in ("mae", "octaves"):  # the same but for rounding
+        assert abs(difference(found, metric).better) < 1e-3
+    assert found.finding().startswith("No evidence that cut at blocks.0 differs from pretrained:")
+    assert found.summary().kappa.min() > 0.8
+
+
+def test_magnification_is_read_off_in_octaves(forgetful, drawn):
+    found = ways(forgetful, drawn, "pretrained", "cut", task="magnification")
+    np.testing.assert_allclose(found.held.centres, [np.log2(each) for each in AREAS])
+    assert difference(found, "octaves").is_shown
+    assert set(found.table.task) == {"magnification"}
+
+
+def test_finding_is_in_errors_where_there_is_no_kappa(forgetful, drawn):
+    found = ways(forgetful, drawn, "pretrained", "cut", seeds=2)
+    table = found.differences
+    unknown = table.assign(**{name: table[name].mask(table.metric == "kappa")
+                              for name in ("better", "low", "high")})  # fmt: skip
+    said = replace(found, differences=unknown).finding()
+    assert "kappa" in found.finding()
+    assert "mean absolute error" in said
+    assert "nan" not in said
+
+
+def test_finding_is_the_sentences_about_the_cut(forgetful, drawn):
+    found = ways(forgetful, drawn, "pretrained", "scratch", "cut", "all-layers")
+    two = [difference(found, "kappa", other) for other in ("pretrained", "scratch")]
+    assert found.finding() == " ".join(sentence(each, found.layers) for each in two)
+    pairs = list(zip(found.differences.contestant, found.differences.other, strict=True))
+    assert pairs == 4 * [("cut", "pretrained"), ("cut", "scratch"), ("all-layers", "cut")]
+
+
+def test_without_a_cut_nothing_is_found(forgetful, drawn):
+    found = ways(forgetful, drawn, "pretrained", layer=None)
+    assert found.finding() == "The cut was not compared with anything."
+    assert found.differences.empty
+
+
+# --- contestants ---------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def everyone(forgetful, drawn):
+    return ways(forgetful, drawn, *NAMES, seeds=2)
+
+
+def points_of(whole):
+    return [p for p in chosen_points(whole)[0] if p.layer not in (LOGITS, SOFTMAX)]
+
+
+def test_contestants_read_the_layers_that_they_should(everyone, forgetful):
+    layers = [point.layer for point in points_of(forgetful)]
+    assert layers == ["blocks.0", "blocks.1", "blocks.2", "pooled"]
+    own = {"pretrained": "pooled", "scratch": "pooled", "reset": "pooled"}
+    own |= {"cut": CUT, "cut-random": CUT, "up-to-cut": CUT, "all-layers": "up to pooled"}
+    chosen = everyone.configurations.set_index("layers").kappa
+    own["tuned"] = chosen.idxmax()
+    assert set(chosen.index) == {*layers, *(f"up to {layer}" for layer in layers[1:])}
+    assert everyone.layers == own | {f"sweep {layer}": layer for layer in layers}
+
+
+def test_cut_is_the_sweep_at_its_layer_and_the_whole_that_at_the_last(everyone):
+    predictions = everyone.predictions
+    assert np.array_equal(predictions["cut"], predictions[f"sweep {CUT}"])
+    assert np.array_equal(predictions["pretrained"], predictions["sweep pooled"])
+    assert not np.array_equal(predictions["cut"], predictions["cut-random"])
+    assert not np.array_equal(predictions["pretrained"], predictions["scratch"])
+
+
+def test_layers_may_be_named_as_in_the_paper(forgetful, drawn):
+    alias = points_of(forgetful)[0].alias
+    assert alias != CUT
+    assert ways(forgetful, drawn, "cut", layer=alias, seeds=2).layers == {"cut": CUT}
+
+
+def test_features_of_all_layers_stand_side_by_side(forgetful, drawn):
+    table, folder = drawn
+    images = [Image(name, folder / name) for name in table.patch]
+    points = points_of(forgetful)
+    source = Source(forgetful, images, LOOK, points[0])
+    every, cut = planned(["all-layers", "cut"], points, points[0])
+    found = source.features([every, cut], 0)
+    by_layer = extract(forgetful, images, points, **asdict(LOOK)).matrices
+    side_by_side = beside(found, every)
+    assert side_by_side.shape == (len(table), sum(point.channels for point in points))
+    assert np.array_equal(side_by_side, np.hstack(list(by_layer.values())))
+    assert np.array_equal(beside(found, cut), by_layer[CUT])
+
+
+def test_tuned_layers_are_those_that_predict_groups_left_out_best(forgetful, drawn):
+    """By a loop over the groups, with the penalty that the whole training part chooses."""
+    table, folder = drawn
+    images = [Image(name, folder / name) for name in table.patch]
+    points = points_of(forgetful)
+    by_layer = extract(forgetful, images, points, **asdict(LOOK)).matrices
+    task, held = task_of(table, Trial())
+    found = ways(forgetful, drawn, "tuned", seeds=2).configurations.set_index("layers")
+    train, target = task.fitted, task.target[task.fitted]
+    for layer in (points[0].layer, points[-1].layer):
+        X = by_layer[layer][train].astype(float)
+        X = (X - X.mean(axis=0)) / np.where(X.std(axis=0) > 0, X.std(axis=0), np.inf)
+        groups = task.groups[train]
+        penalty = nested_ridge(decompose(X, X[:1]), target[:, None], groups).penalties[0]
+        left_out = np.empty(len(train))
+        for group in np.unique(groups):
+            out = groups == group
+            # standardised with all groups, as the closed form is; centred without
+            mean = X[~out].mean(axis=0)
+            A = X[~out] - mean
+            w = np.linalg.solve(A.T @ A + penalty * np.eye(A.shape[1]), A.T @ target[~out])
+            left_out[out] = target[~out].mean() + (X[out] - mean) @ w
+        np.testing.assert_allclose(found.mae[layer], np.abs(left_out - target).mean(), rtol=1e-5)
+        by_hand = np.abs(left_out[:, None] - held.centres).argmin(axis=1)
+        kappa = cohen_kappa_score(task.classes[train], by_hand)
+        assert found.kappa[layer] == pytest.approx(kappa)
+
+
+@pytest.fixture(scope="module")
+def noise():
+    return torch.randn(8, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
+
+
+def test_reset_keeps_what_is_before_the_cut_and_changes_what_is_behind(faithful, noise):
+    before = tensors_sha256(faithful.module)
+    twin = reset_behind(faithful, points_of(faithful)[0], 0, lambda _: [noise])
+    assert tensors_sha256(faithful.module) == before
+    state = twin.module.state_dict()
+    for name, tensor in faithful.module.state_dict().items():
+        is_kept = name.startswith(("stem", "blocks.0."))
+        if is_kept or name.endswith("kept"):
+            assert torch.equal(state[name], tensor), name
+        elif name.endswith(("conv.weight", "fc.weight", "running_mean", "running_var")):
+            assert not torch.equal(state[name], tensor), name
+    again = reset_behind(faithful, points_of(faithful)[0], 0, lambda _: [noise])
+    other = reset_behind(faithful, points_of(faithful)[0], 1, lambda _: [noise])
+    assert tensors_sha256(again.module) == tensors_sha256(twin.module)
+    assert tensors_sha256(other.module) != tensors_sha256(twin.module)
+
+
+def test_reset_norms_know_what_comes_through_the_trained_part(faithful, noise):
+    """Those before the cut normalise as they were trained meanwhile, not by the batch."""
+    trained = replace(faithful, module=copy.deepcopy(faithful.module))
+    trained.module.blocks[0].norm.running_mean += 3.0
+    cut = points_of(trained)[0]
+    twin = reset_behind(trained, cut, 0, lambda _: [noise])
+    arrives = output_at(trained.module, cut, noise)
+    norm = twin.module.blocks[1].norm
+    torch.testing.assert_close(norm.running_mean, arrives.mean((0, 2, 3)))
+    torch.testing.assert_close(norm.running_var, arrives.var((0, 2, 3)))
+    same = (output_at(each.module, cut, noise) for each in (twin, trained))
+    assert torch.equal(*same)
+
+
+# --- the split -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_groups_of_fits_are_never_tested_on(drawn, seed):
+    table, _ = drawn
+    split, _ = task_of(table, Trial())
+    tested = set(table.group[table.split == "test"])
+    assert set(table.group.iloc[split.test]) == tested
+    draws = list(split.draws(Trial(seed=seed)))
+    for rows in draws:
+        groups = table.group.iloc[rows]
+        assert not tested & set(groups)
+        assert groups.nunique() > 1
+        # whole groups, as often as they were drawn; as many as there are
+        assert (groups.value_counts() % (EACH * len(AREAS)) == 0).all()
+        assert len(rows) == (N_TILES["train"] + N_TILES["validation"]) * EACH * len(AREAS)
+    assert len({tuple(rows) for rows in draws}) == 10
+
+
+def test_draws_of_two_groups_hold_both(drawn):
+    table, _ = drawn
+    two = table[(table.split == "test") | table.tile.isin(["train0", "train1"])]
+    split, _ = task_of(two.reset_index(drop=True), Trial())
+    assert all(len(set(split.groups[rows])) == 2 for rows in split.draws(Trial(seeds=50)))
+
+
+def test_test_targets_do_not_enter_fits_or_centres(forgetful, drawn):
+    table, folder = drawn
+    is_test = table.split == "test"
+    other = table.assign(mean_area_px=table.mean_area_px.where(~is_test, 7 * table.mean_area_px))
+    one, two = (
+        ways(forgetful, (each, folder), "pretrained", "cut", "all-layers", seeds=2)
+        for each in (table, other)
+    )
+    for name, predicted in one.predictions.items():
+        assert np.array_equal(predicted, two.predictions[name])
+    assert np.array_equal(two.held.truth, 7 * one.held.truth)
+    by_hand = table[~is_test].groupby("magnification").mean_area_px.mean()
+    np.testing.assert_allclose(one.held.centres, by_hand)
+    assert np.array_equal(one.held.centres, two.held.centres)
+
+
+def test_log_regresses_octaves_and_gives_areas(forgetful, drawn):
+    table, folder = drawn
+    in_octaves = table.assign(mean_area_px=np.log2(table.mean_area_px))
+    logged = ways(forgetful, drawn, "cut", seeds=2, log=True)
+    by_hand = ways(forgetful, (in_octaves, folder), "cut", seeds=2)
+    np.testing.assert_allclose(logged.predictions["cut"], 2 ** by_hand.predictions["cut"])
+    assert np.array_equal(logged.held.truth, table.mean_area_px[table.split == "test"])
+
+
+# --- the table -----------------------------------------------------------------------------------
+
+
+def test_table_holds_each_contestant_seed_tile_and_metric_once(everyone, drawn):
+    table, (patches, _) = everyone.frame(), drawn
+    assert list(table.columns) == COLUMNS
+    keys = ["contestant", "layer", "seed", "tile", "metric"]
+    assert not table.duplicated(keys).any()
+    assert len(table) == len(everyone.layers) * 2 * (N_TILES["test"] + 1) * len(METRICS)
+    assert set(table.n_train) == {(patches.split != "test").sum()}
+    assert set(table[table.tile == ALL].n_test) == {(patches.split == "test").sum()}
+    assert set(table[table.tile != ALL].n_test) == {EACH * len(AREAS)}
+
+
+def test_values_of_the_table_are_those_of_the_predictions(everyone):
+    table, predicted = everyone.frame(), everyone.predictions["cut"]
+    of_cut = table[table.contestant == "cut"]
+    for metric in METRICS:
+        own = of_cut[of_cut.metric == metric].pivot(index="seed", columns="tile", values="value")
+        np.testing.assert_array_equal(own[ALL], metrics(predicted, everyone.held)[metric])
+        by_tile = tile_metrics(predicted, everyone.held)[metric]
+        np.testing.assert_array_equal(own.drop(columns=ALL), by_tile)
+
+
+def test_summary_is_mean_and_spread_over_seeds(everyone):
+    summary = everyone.summary()
+    assert len(summary) == len(everyone.layers)
+    (row,) = summary[summary.contestant == "cut"].to_dict("records")
+    for metric, values in metrics(everyone.predictions["cut"], everyone.held).items():
+        assert row[metric] == pytest.approx(values.mean())
+        assert row[f"{metric}_sd"] == pytest.approx(values.std(ddof=1))
+
+
+def test_the_same_seed_gives_the_same_table_and_another_one_another(faithful, drawn):
+    names = ("pretrained", "scratch", "cut", "reset")
+    one, two = (ways(faithful, drawn, *names, seeds=2, seed=3) for _ in range(2))
+    pd.testing.assert_frame_equal(one.frame(), two.frame())
+    pd.testing.assert_frame_equal(one.differences, two.differences)
+    other = ways(faithful, drawn, *names, seeds=2, seed=4)
+    assert not np.array_equal(one.frame().value, other.frame().value)
+
+
+# --- bad input -----------------------------------------------------------------------------------
+
+
+def test_patches_that_cannot_be_read_are_left_out_for_all_and_named(forgetful, tmp_path):
+    table = draw(tmp_path)
+    damaged, absent = table.patch[table.split == "test"].iloc[[2, 5]]
+    (tmp_path / damaged).write_bytes(b"no picture")
+    (tmp_path / absent).unlink()
+    found = ways(forgetful, (table, tmp_path), "pretrained", "scratch", "cut", "reset", seeds=2)
+    assert sorted(each.name for each in found.left_out) == sorted([damaged, absent])
+    n_left = int((table.split == "test").sum()) - 2
+    assert {predicted.shape for predicted in found.predictions.values()} == {(2, n_left)}
+    rest = table[~table.patch.isin([damaged, absent])].reset_index(drop=True)
+    alone = ways(forgetful, (rest, tmp_path), "pretrained", "cut", seeds=2)
+    assert alone.left_out == ()
+    for name in ("pretrained", "cut"):
+        assert np.array_equal(alone.predictions[name], found.predictions[name])
+
+
+def of_parts(table, *parts):
+    return table[table.split.isin(parts)].reset_index(drop=True)
+
+
+# fmt: off
+REFUSED = {
+    "no test part": (
+        lambda t: of_parts(t, "train"), {},
+        "The patches have 0 of 54 in the test part. Cut patches with a split that leaves tiles "
+        "for both."),
+    "no training part": (
+        lambda t: of_parts(t, "test"), {},
+        "The patches have 54 of 54 in the test part. Cut patches with a split that leaves tiles "
+        "for both."),
+    "one group to train on": (
+        lambda t: of_parts(t, "validation", "test"), {},
+        "The training part is of one group. Give tiles of two or more patients."),
+    "one tile to test on": (
+        lambda t: t[(t.split != "test") | (t.tile == "test0")], {},
+        "The test part is of one tile, which tells nothing about others. Give two or more; from "
+        "about ten on, intervals are of use."),
+    "a patient in both parts": (
+        lambda t: t.assign(group=t.group.replace("patient-test2", "patient-train1")), {},
+        "patient-train1 is in the training part and in the test part. Cut patches anew, with a "
+        "split by patient."),
+    "a magnification of the test part alone": (
+        lambda t: t[(t.split == "test") | (t.magnification != 20)], {},
+        "No training patch has the magnification 20. Cut patches with other --magnifications, or "
+        "more tiles."),
+    "unknown contestant": (
+        lambda t: t, {"contestants": ("cut", "best")},
+        "No contestant is named 'best'. Give one or more of pretrained, scratch, cut, cut-random, "
+        "reset, sweep, up-to-cut, all-layers, tuned."),
+    "unknown task": (
+        lambda t: t, {"task": "weight"},
+        "No task is named 'weight'. Give one of area, magnification."),
+    "a cut without a layer": (
+        lambda t: t, {"layer": None},
+        "A contestant is cut, but no layer is given. Give --at LAYER, or --from RUN."),
+    "unknown layer": (
+        lambda t: t, {"layer": "blocks.9"},
+        "No layer is named 'blocks.9' among those that can be read. `scalecut layers MODEL` prints "
+        "them."),
+}
+# fmt: on
+
+
+@pytest.mark.parametrize(("change", "given", "text"), REFUSED.values(), ids=REFUSED)
+def test_what_cannot_be_compared_is_refused_in_one_line(
+    forgetful, drawn, monkeypatch, change, given, text
+):
+    """And before features are computed, which take minutes."""
+    monkeypatch.setattr(
+        "scalecut.pathology.methods.extract", lambda *_, **__: pytest.fail("computed")
+    )
+    table, folder = drawn
+    given = {"layer": CUT, "contestants": ("pretrained", "cut")} | given
+    kind = LayerError if "layer" in text.split(".")[0] else DataError
+    with pytest.raises(kind) as error:
+        transfer(forgetful, change(table), folder, look=LOOK, **given)
+    assert str(error.value) == text
+
+
+# --- what is told beside the table ----------------------------------------------------------------
+
+
+def test_recall_is_that_of_scikit_learn(everyone):
+    found = everyone.recall()
+    own = found[found.contestant == "cut"].recall.to_numpy()
+    classes = np.abs(everyone.predictions["cut"][..., None] - everyone.held.centres).argmin(-1)
+    by_hand = [recall_score(everyone.held.classes, each, average=None) for each in classes]
+    np.testing.assert_allclose(own, np.mean(by_hand, axis=0))
+    assert list(found.magnification[:3]) == sorted(AREAS)
+
+
+def test_calibration_groups_are_tenths_of_the_true_areas_and_hold_every_patch(everyone):
+    found = everyone.calibration()
+    own = found[found.contestant == "pretrained"]
+    n = len(everyone.patches)
+    assert own.n_test.sum() == n
+    assert own.n_test.max() - own.n_test.min() <= 1
+    assert (own.truth.diff().dropna() > 0).all()
+    np.testing.assert_allclose(
+        np.average(own.truth, weights=own.n_test), everyone.held.truth.mean()
+    )
+    np.testing.assert_allclose(
+        np.average(own.predicted, weights=own.n_test), everyone.predictions["pretrained"].mean()
+    )
+    assert ((own.low <= own.predicted) & (own.predicted <= own.high)).mean() > 0.8
+
+
+def test_calibration_of_magnifications_has_a_row_for_each(forgetful, drawn):
+    found = ways(forgetful, drawn, "cut", task="magnification", seeds=2).calibration()
+    np.testing.assert_allclose(found.truth, np.log2(sorted(AREAS)))
+
+
+def test_sweep_has_the_scores_of_the_table_and_intervals_around_them(everyone):
+    swept, table = everyone.sweep(), everyone.frame()
+    of_sweep = table[(table.contestant == "sweep") & (table.tile == ALL)]
+    by_hand = of_sweep.groupby(["layer", "metric"]).value.mean()
+    for row in swept.itertuples():
+        assert row.value == pytest.approx(by_hand[row.layer, row.metric])
+        assert row.low <= row.value + 0.05 * abs(row.value)
+        assert row.high >= row.value - 0.05 * abs(row.value)
+    assert swept.r2.isna().all()
+
+
+def test_probe_that_knows_where_size_is_lost_foretells_the_sweep(everyone):
+    """R² planted as the errors themselves: the ranks agree, and choosing by them costs nothing."""
+    swept = everyone.sweep()
+    errors = swept[swept.metric == "mae"].set_index("layer").value
+    assert errors["blocks.0"] < errors["pooled"]  # this network forgets behind its first block
+    layers = list(dict.fromkeys(swept.layer))
+    curve = probed(layers, [1 - errors[layer] / 200 for layer in layers])
+    found = everyone.agreement(curve).set_index("metric")
+    assert found.rho["mae"] == pytest.approx(1)
+    assert found.regret["mae"] == 0
+    assert found.best["mae"] == found.foretold["mae"] == errors.idxmin()
+    assert found.regret_last["mae"] == pytest.approx(errors[layers[-1]] - errors.min())
+    assert everyone.sweep(curve).r2.notna().all()
+
+
+def test_without_a_sweep_there_is_nothing_to_foretell(forgetful, drawn):
+    found = ways(forgetful, drawn, "cut", seeds=2)
+    assert found.sweep().empty
+    assert found.agreement(probed([CUT], [0.5])).empty
+
+
+def test_papers_numbers_stand_beside_ours_and_are_not_mixed(everyone):
+    table = beside_the_paper(everyone, "planted")
+    printed, ours = published.transfer_scores(), everyone.summary()
+    theirs, own = table[: len(printed)], table[len(printed) :]
+    assert set(theirs.network) == {"InceptionV3, theirs", "ResNet50, theirs"}
+    assert set(own.network) == {"planted, ours"}
+    for row, known in zip(theirs.itertuples(), printed.itertuples(), strict=True):
+        assert row.contestant == known.contestant
+        assert row[4] == f"{known.mae:.1f} ± {known.mae_sd:.1f}"
+    assert list(own.contestant) == ["pretrained", "scratch", "cut"]
+    for row in own.to_dict("records"):
+        (known,) = ours[ours.contestant == row["contestant"]].to_dict("records")
+        assert row["kappa"] == f"{known['kappa']:.3f} ± {known['kappa_sd']:.3f}"
+        assert row["last layer"] == known["layer"]
+
+
+def probed(layers, r2):
+    """A curve of planted R² without noise."""
+    own = dict.fromkeys(layers, "")
+    line = made_up(None, r2, layers=own, noise=np.zeros((len(r2), 50)))
+    # another line comes first, so that rows of the table are not those of the layers
+    other = made_up(None, r2[::-1], layers=own, noise=np.zeros((len(r2), 50)), weights="random")
+    return curve_of(other, line, layers=own)
+
+
+def test_result_shows_itself_in_a_notebook(everyone):
+    shown = everyone._repr_html_()
+    assert shown.count('<img src="data:image/png;base64,') == 1
+    assert shown.count("<tr") == len(everyone.summary()) + 1
+    assert everyone.finding().split(",")[0] in shown

@@ -1,0 +1,642 @@
+"""A network whose layers are set by hand: what each of them knows of a disc is known beforehand."""
+
+from collections import OrderedDict
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from matplotlib.figure import Figure
+from sklearn.linear_model import LinearRegression, RidgeCV
+from sklearn.metrics import r2_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from torch import nn
+
+from scalecut import DataError, LayerError, Preprocessing, ProbePoint, image_set, probe
+from scalecut.data.images import LeftOut
+from scalecut.probing.curve import COLUMNS
+from scalecut.probing.inputs import LEAST_IMAGES
+from scalecut.probing.scores import Answers, draw_parts, score
+from scalecut.stats.ridge import PENALTIES
+
+SIDE = 32
+AS_IT_IS = Preprocessing(height=SIDE, width=SIDE, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+LAYERS = ["look", "mix", "area", "kept", "colour", "pooled", "logits", "softmax"]
+BLIND = ["look", "mix", "colour", "pooled", "logits", "softmax"]  # they know the colour alone
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    """No test sees features of another, nor of the user."""
+    monkeypatch.setenv("SCALECUT_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture(params=[0, 1])
+def rng(request):
+    return np.random.default_rng(request.param)
+
+
+def disc(rng):
+    """A disc that flickers on a plain colour; its mean is that of the colour, whatever its size."""
+    radius = rng.uniform(4, 12)
+    x, y = rng.uniform(radius + 2, SIDE - radius - 2, size=2)
+    down, across = np.mgrid[:SIDE, :SIDE] + 0.5
+    inside = (down - y) ** 2 + (across - x) ** 2 < radius**2
+    colour = rng.integers(70, 186, size=3)
+    flicker = 60 * rng.permuted(np.resize([-1, 1], (SIDE, SIDE))) * inside
+    return (colour + flicker[..., None]).astype(np.uint8), inside.mean()
+
+
+def discs(rng, n, subset="disc", group=None):
+    pictures, areas = zip(*(disc(rng) for _ in range(n)), strict=True)
+    return image_set(pictures, areas, subset=subset, group=group, measure_name="area")
+
+
+def planted_network():
+    """Layers that hold colour, colour, area, area, and colour again."""
+    network = nn.Sequential(
+        OrderedDict(
+            look=nn.Conv2d(3, 3, 1),
+            mix=nn.Conv2d(3, 2, 1),
+            contrast=nn.Conv2d(2, 3, 3),
+            area=nn.ReLU(),
+            carry=nn.Conv2d(3, 3, 1),
+            kept=nn.ReLU(),
+            forget=nn.Conv2d(3, 2, 1),
+            colour=nn.ReLU(),
+            pool=nn.AdaptiveAvgPool2d(1),
+            flat=nn.Flatten(),
+            head=nn.Linear(2, 3),
+        )
+    )
+    edges = torch.tensor([[0.0, -1.0, 0.0], [-1.0, 4.0, -1.0], [0.0, -1.0, 0.0]])
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.zero_()
+        network.look.weight[:, :, 0, 0] = torch.eye(3)
+        network.mix.weight[:, :, 0, 0] = torch.tensor([[1.0, 1.0, 1.0], [1.0, 2.0, 0.0]]) / 3
+        network.contrast.weight[0, 0], network.contrast.weight[1, 0] = edges, -edges
+        network.contrast.weight[2, 1, 1, 1] = 1.0  # the colour, beside the two contrasts
+        network.carry.weight[:, :, 0, 0] = torch.eye(3)
+        network.forget.weight[:, 2, 0, 0] = torch.tensor([1.0, 2.0])
+        network.head.weight[:] = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.5, -1.0]])
+    return network
+
+
+def probed(images, network=None, **settings):
+    few = {"repeats": 3, "twins": 1, "permutations": 20}
+    settings = {"preprocessing": AS_IT_IS, "precision": "float32", **few, **settings}
+    return probe(network or planted_network(), images, **settings)
+
+
+@cache
+def curve_of_discs(seed=0, n=30):
+    """Probed once for all tests that only read it."""
+    return probed(discs(np.random.default_rng(seed), n))
+
+
+@cache
+def curve_of_two_subsets():
+    subset = ["cat"] * 30 + ["dog"] * 40
+    return probed(discs(np.random.default_rng(0), n=70, subset=subset))
+
+
+def by_layer(curve, **line):
+    return curve.scores(**line).set_index("layer").r2
+
+
+# --- the planted network -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_the_rise_and_the_fall_are_found_where_they_were_planted(seed):
+    curve = curve_of_discs(seed, n=100)
+    for regressor in ("ridge", "ols"):
+        r2 = by_layer(curve, regressor=regressor)
+        assert list(r2.index) == LAYERS
+        assert r2[["area", "kept"]].min() > 0.9
+        assert r2[BLIND].max() < 0.25
+    assert r2.idxmax() in ("area", "kept")
+
+
+def test_readings_of_each_image_follow_its_measure_where_the_area_is_known():
+    told = curve_of_discs(0, n=100).predictions().dropna()
+    assert list(dict.fromkeys(told.layer)) == LAYERS
+    known = {
+        name: np.corrcoef(rows.measure, rows.predicted)[0, 1]
+        for name, rows in told.groupby("layer")
+    }
+    assert min(known["area"], known["kept"]) > 0.95 > 0.5 > max(known[name] for name in BLIND)
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_controls_come_along_and_the_shuffled_measure_is_not_found(seed):
+    table = curve_of_discs(seed, n=100).frame()
+    lines = set(table[["weights", "target", "regressor"]].itertuples(index=False, name=None))
+    assert lines == {
+        (weights, target, regressor)
+        for weights in ("pretrained", "random", "pixels")
+        for target in ("true", "shuffled")
+        for regressor in ("ridge", "ols")
+    }
+    assert table[table.target == "shuffled"].r2.max() <= 0.05
+    # no explosion; in one split of seed 1 chance alone puts the two means 0.7 deviations apart
+    assert table[(table.target == "shuffled") & (table.regressor == "ridge")].r2.min() > -0.3
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_peak_stands_above_the_random_twin(seed):
+    curve = curve_of_discs(seed, n=100)
+    twin = by_layer(curve, weights="random")
+    assert list(twin.index) == LAYERS
+    assert by_layer(curve)["area"] - twin["area"] > 0.5
+
+
+def test_rows_of_the_twin_are_those_of_random_weights_probed_by_themselves():
+    images = discs(np.random.default_rng(0), n=30)
+    table = curve_of_discs().frame()
+    beside = table[table.weights == "random"].reset_index(drop=True)
+    alone = probed(images, weights="random", controls=["shuffled"]).frame()
+    pd.testing.assert_frame_equal(alone, beside)
+
+
+def test_each_twin_has_a_seed_of_its_own():
+    both = probed(discs(np.random.default_rng(0), n=30), twins=2, controls=["random"])
+    twins = both.scores(weights="random")
+    assert (twins.r2_spread > 0).any()
+    assert {"random twin 1", "random twin 2"} <= set(both.provenance["stages"])
+
+
+def test_permuted_weights_are_a_control_of_their_own():
+    curve = probed(discs(np.random.default_rng(0), n=50), controls=["permuted"])
+    assert set(curve.table.weights) == {"pretrained", "permuted"}
+    assert list(by_layer(curve, weights="permuted").index) == LAYERS
+    # `learned` is above random twins and pixels; here there are none
+    assert curve.table.learned.isna().all()
+
+
+def bright_disc(rng):
+    """A white disc on black: any network that averages reads its size, trained or not."""
+    radius = rng.uniform(4, 12)
+    x, y = rng.uniform(radius + 2, SIDE - radius - 2, size=2)
+    down, across = np.mgrid[:SIDE, :SIDE] + 0.5
+    inside = (down - y) ** 2 + (across - x) ** 2 < radius**2
+    return np.repeat(255 * inside[..., None], 3, axis=2).astype(np.uint8), inside.mean()
+
+
+def untrained_network(seed):
+    torch.manual_seed(seed)
+    return nn.Sequential(
+        OrderedDict(
+            first=nn.Conv2d(3, 8, 3),
+            act=nn.ReLU(),
+            second=nn.Conv2d(8, 8, 3),
+            act2=nn.ReLU(),
+            pool=nn.AdaptiveAvgPool2d(1),
+            flat=nn.Flatten(),
+            head=nn.Linear(8, 3),
+        )
+    )
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_untrained_network_reads_bright_discs_and_has_learned_nothing(seed):
+    rng = np.random.default_rng(seed)
+    pictures, areas = zip(*(bright_disc(rng) for _ in range(60)), strict=True)
+    images = image_set(pictures, areas, subset="disc", measure_name="area")
+    rows = probed(images, untrained_network(seed), twins=3).scores()
+    rows = rows[rows.layer != "softmax"]
+    assert rows.r2.min() > 0.9
+    assert rows.p_value.max() < 0.05
+    assert rows.learned.max() < 0.002  # of an R² near 1
+    assert (rows.learned_low <= 0).all()
+
+
+def test_width_and_learning_curve_come_on_request():
+    images = discs(np.random.default_rng(0), n=100)
+    curve = probed(images, match_width=2, learning_curve=True, controls=[])
+    assert set(curve.table.regressor) == {"ridge", "ols", "matched"}
+    assert curve.scores(regressor="matched").n_features.max() == 2
+    assert by_layer(curve, regressor="matched")["look"] < 0.3
+    assert curve.learning().n_fit.unique().tolist() == [17, 35, 70]  # 8 would be too few
+    assert [each.evidence().peak in ("area", "kept") for each in curve.fewer] == [True, True]
+
+
+def test_layer_that_multiplies_by_zero_is_answered_like_the_mean():
+    network = planted_network()
+    network.forget.weight.data.zero_()
+    curve = probed(discs(np.random.default_rng(0), n=50), network)
+    for target in ("true", "shuffled"):
+        for regressor in ("ridge", "ols"):
+            r2 = by_layer(curve, target=target, regressor=regressor)["colour":"softmax"]
+            assert r2.nunique() == 1, "with nothing to go by, only the mean is left"
+            assert -0.3 < r2.iloc[0] <= 0
+    assert by_layer(curve)["kept"] > 0.9
+
+
+def test_the_network_is_left_as_it_was_found():
+    network = planted_network().train()
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    probed(discs(np.random.default_rng(0), n=30), network)
+    for name, tensor in network.state_dict().items():
+        assert torch.equal(tensor, before[name])
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in network)
+
+
+def test_layers_can_be_chosen_by_name_alias_and_glob():
+    curve = probed(discs(np.random.default_rng(0), n=30), layers=["pre_softmax", "k*", "contrast"])
+    assert list(by_layer(curve).index) == ["contrast", "kept", "logits"]
+    with pytest.raises(LayerError) as error:
+        probed(discs(np.random.default_rng(0), n=30), layers=["areas"])
+    assert str(error.value) == (
+        "No layer is named 'areas'. Near it: area; `scalecut layers MODEL` prints all 8."
+    )
+
+
+# --- the frame -----------------------------------------------------------------------------------
+
+
+def test_frame_has_the_columns_of_curve_csv_and_a_row_per_combination():
+    curve = curve_of_two_subsets()
+    table = curve.frame()
+    assert list(table.columns) == COLUMNS
+    assert " ".join(COLUMNS) == (
+        "model subset measure layer alias depth n_features n_images weights target regressor "
+        "r2 r2_low r2_high p_value seed_count n_fit r2_spread learned learned_low learned_high"
+    )  # the table of the design, and what is beyond it
+    named = ["subset", "layer", "weights", "target", "regressor"]
+    assert not table.duplicated(named).any()
+    assert len(table) == 3 * (2 * len(LAYERS) + 1) * 2 * 2  # the pixels are no layer
+    assert set(table.model) == {"Sequential"}
+    assert set(table.measure) == {"area"}
+    assert set(table.seed_count) == {3}
+    assert table[table.target == "true"].p_value.between(1 / 21, 1).all()
+    assert (table.r2_low <= table.r2_high).all()
+    assert table[["r2", "r2_low", "r2_high"]].notna().all(axis=None)
+    one_line = curve.scores()
+    np.testing.assert_allclose(one_line.depth, np.linspace(0, 1, len(LAYERS)))
+    assert list(one_line.n_features) == [3, 2, 3, 3, 2, 2, 3, 3]
+    assert list(one_line.alias) == [""] * 6 + ["pre_softmax", "softmax"]
+
+
+def test_row_of_the_mean_is_the_mean_of_the_subsets():
+    table = curve_of_two_subsets().frame()
+    named = ["layer", "weights", "target", "regressor"]
+    by_subset = table.set_index(["subset", *named]).unstack("subset")
+    cat, dog, mean = (by_subset.xs(s, axis=1, level="subset") for s in ("cat", "dog", "mean"))
+    np.testing.assert_allclose(mean.r2.astype(float), (cat.r2 + dog.r2) / 2, rtol=1e-12)
+    assert set(cat.n_images) == {30} and set(dog.n_images) == {40} and set(mean.n_images) == {70}
+    widths = [each.r2 - each.r2_low for each in (cat, dog, mean)]  # above, they end at 1
+    assert (widths[2] < np.maximum(widths[0], widths[1])).all()
+
+
+def test_mean_of_one_subset_is_that_subset():
+    table = curve_of_discs().frame()
+    one, mean = (
+        table[table.subset == subset].reset_index(drop=True) for subset in ("disc", "mean")
+    )
+    pd.testing.assert_frame_equal(one.drop(columns="subset"), mean.drop(columns="subset"))
+
+
+def test_frame_is_a_copy():
+    curve = curve_of_discs()
+    given = curve.frame()
+    given["r2"] = 0.5
+    given.loc[0, "model"] = "another"
+    assert (curve.frame().r2 != 0.5).all()
+    assert (curve.frame().model == "Sequential").all()
+
+
+def test_same_seed_gives_the_same_frame_from_the_cache_or_not(tmp_path, monkeypatch):
+    images = discs(np.random.default_rng(0), n=30)
+    first, again = probed(images), probed(images)
+    assert first.provenance["stages"]["features"]["images_computed"] == 30
+    assert again.provenance["stages"]["features"]["images_computed"] == 0
+    monkeypatch.setenv("SCALECUT_CACHE", str(tmp_path / "another"))
+    pd.testing.assert_frame_equal(again.frame(), first.frame(), check_exact=True)
+    pd.testing.assert_frame_equal(probed(images).frame(), first.frame(), check_exact=True)
+
+
+def test_another_seed_gives_other_splits_and_another_twin():
+    images = discs(np.random.default_rng(0), n=30)
+    here, there = curve_of_discs(), probed(images, seed=1)
+    assert (by_layer(here) != by_layer(there)).all()
+    assert (by_layer(here, weights="random") != by_layer(there, weights="random")).all()
+
+
+def test_regressors_and_controls_can_be_left_out():
+    images = discs(np.random.default_rng(0), n=30)
+    table = probed(images, regressors=["ols"], controls=[]).frame()
+    assert set(table.regressor) == {"ols"}
+    assert set(table.weights) == {"pretrained"}
+    assert set(table.target) == {"true"}
+
+
+def test_random_weights_are_their_own_control():
+    table = probed(discs(np.random.default_rng(0), n=30), weights="random").frame()
+    assert set(table.weights) == {"random", "pixels"}
+
+
+def test_progress_is_told_to_its_end():
+    told = {}
+    probed(
+        discs(np.random.default_rng(0), n=30),
+        progress=lambda stage, done, total: told.update({stage: (done, total)}),
+    )
+    n_jobs = 2 * len(LAYERS) + 1
+    stages = ("features", "random twin", "pixels")
+    assert told == dict.fromkeys(stages, (30, 30)) | {"regression": (n_jobs, n_jobs)}
+
+
+# --- splits and groups ---------------------------------------------------------------------------
+
+POINT = ProbePoint("layer", "", 0.0, "layer", "output", channels=1)
+
+
+def table_of(images, matrix, *, repeats=5, regressors=("ridge",), shuffled=False, seed=0):
+    parts = draw_parts(images, repeats, seed, shuffled=shuffled)
+    answers = {"pretrained": Answers((POINT,), ({"layer": matrix.astype(np.float32)},))}
+    return parts, score(parts, answers, regressors).table
+
+
+def measured(measure, **settings):
+    """Images that are never looked at, and their measures."""
+    return image_set([np.zeros((2, 2, 3), np.uint8)] * len(measure), measure, **settings)
+
+
+def test_groups_are_never_on_both_sides_of_a_split(rng):
+    groups = rng.integers(0, 25, size=120)
+    images = measured(rng.normal(size=120), group=[f"slide {g}" for g in groups])
+    (part,) = draw_parts(images, 10, 7, shuffled=False)
+    for held_out in part.is_held_out:
+        assert not set(groups[held_out]) & set(groups[~held_out])
+        assert len(set(groups[held_out])) / len(set(groups)) == pytest.approx(0.3, abs=0.05)
+
+
+def test_splits_of_images_without_company_are_70_to_30(rng):
+    (part,) = draw_parts(measured(rng.normal(size=100)), 10, 7, shuffled=False)
+    np.testing.assert_array_equal(part.is_held_out.sum(axis=1), 30)
+    assert len({tuple(held_out) for held_out in part.is_held_out}) == 10
+
+
+def test_splits_do_not_depend_on_the_controls_or_the_other_subsets(rng):
+    measure, names = rng.normal(size=90), np.repeat(["cat", "dog", "horse"], 30)
+    patients = [f"{name} {number:02}" for name in ("cat", "dog", "horse") for number in range(30)]
+    images = measured(measure, subset=list(names), group=patients)
+    alone = measured(measure[names == "dog"], subset=["dog"] * 30, group=patients[30:60])
+    among_all = draw_parts(images, 5, 7, shuffled=False)[1]
+    for part in (
+        draw_parts(images, 5, 7, shuffled=True)[1],
+        *draw_parts(alone, 5, 7, shuffled=True),
+    ):
+        np.testing.assert_array_equal(part.is_held_out, among_all.is_held_out)
+        np.testing.assert_array_equal(part.counts, among_all.counts)
+    cat, dog, horse = draw_parts(images, 5, 7, shuffled=False)
+    assert not np.array_equal(cat.is_held_out, dog.is_held_out)
+    assert not np.array_equal(dog.is_held_out, horse.is_held_out)
+
+
+def test_measure_is_shuffled_anew_in_each_repeat_and_else_kept(rng):
+    images = measured(rng.normal(size=60))
+    (part,) = draw_parts(images, 4, 7, shuffled=True)
+    np.testing.assert_array_equal(part.targets["true"], np.tile(images.measure, (4, 1)))
+    for shuffled in part.targets["shuffled"]:
+        np.testing.assert_array_equal(np.sort(shuffled), np.sort(images.measure))
+    assert len({tuple(shuffled) for shuffled in part.targets["shuffled"]}) == 4
+
+
+def test_leak_through_groups_is_found_only_if_groups_are_not_given(rng):
+    of = np.repeat(np.arange(30), 5)
+    fingerprints = rng.normal(size=(30, 40))[of]  # tell the groups apart, say nothing of the size
+    measure = rng.normal(size=30)[of] + 0.1 * rng.normal(size=150)
+    grouped = measured(measure, group=list(of))
+    separate = measured(measure, group=list(range(150)))
+    # with a penalty chosen image by image inside the training part it would be below -1.5
+    assert table_of(grouped, fingerprints)[1].r2.between(-1.0, 0.1).all()
+    assert table_of(separate, fingerprints)[1].r2.min() > 0.6
+
+
+def test_scores_equal_those_of_scikit_learn_on_the_same_splits(rng):
+    matrix = rng.normal(size=(90, 12)).astype(np.float32)
+    images = measured(matrix @ rng.normal(size=12) + 2.0 * rng.normal(size=90), group=range(90))
+    (part,), table = table_of(images, matrix, regressors=("ridge", "ols"), shuffled=True)
+    X = matrix.astype(np.float64)
+    theirs = {
+        "ridge": make_pipeline(StandardScaler(), RidgeCV(alphas=PENALTIES)),
+        "ols": LinearRegression(),
+    }
+    for row in table.itertuples():
+        scores = []
+        for y, out in zip(part.targets[row.target], part.is_held_out, strict=True):
+            predicted = theirs[row.regressor].fit(X[~out], y[~out]).predict(X[out])
+            scores.append(r2_score(y[out], predicted))
+        assert row.r2 == pytest.approx(np.mean(scores), abs=1e-8)
+
+
+# --- what cannot be probed -----------------------------------------------------------------------
+
+
+def message(error, images=None, **settings):
+    with pytest.raises(error) as raised:
+        probed(discs(np.random.default_rng(0), n=30) if images is None else images, **settings)
+    return str(raised.value)
+
+
+def test_too_few_images_are_refused_with_their_number():
+    few = discs(np.random.default_rng(0), n=50, subset=["many"] * 31 + ["few"] * 19)
+    assert LEAST_IMAGES == 20
+    assert message(DataError, few, subsets=["many", "few"]) == (
+        "There are 19 images of 'few', but at least 20 are needed to fit and to test. "
+        "Add images, or choose other subsets."
+    )
+    one = discs(np.random.default_rng(0), n=50, subset=["many"] * 49 + ["few"])
+    assert message(DataError, one, subsets=["few"]).startswith("There is 1 image of 'few', but ")
+
+
+def test_subsets_that_are_too_small_and_were_not_asked_for_are_left_out_and_named():
+    few = discs(np.random.default_rng(0), n=50, subset=["many"] * 31 + ["few"] * 19)
+    curve = probed(few)
+    assert set(curve.frame().subset) == {"many", "mean"}
+    assert curve.images_left_out == (
+        LeftOut("few", "19 images, fewer than the 20 needed to fit and to test"),
+    )
+
+
+def test_measure_that_is_not_finite_is_refused_with_its_place():
+    images = discs(np.random.default_rng(0), n=30)
+    measure = images.measure.copy()
+    measure[17] = np.nan
+    assert message(DataError, replace(images, measure=measure)) == (
+        "1 of 30 images of 'disc' have a measure that is not finite, the first is number 17. "
+        "Drop these images."
+    )
+
+
+def test_too_few_groups_are_refused_with_their_number():
+    few = discs(np.random.default_rng(0), n=30, group=list(np.arange(30) % 3))
+    assert message(DataError, few) == (
+        "The 30 images of 'disc' are of 3 groups, but at least 4 are needed to keep groups "
+        "apart. Give images of more groups, or a group an image."
+    )
+
+
+def test_constant_measure_is_refused_with_its_value():
+    images = replace(discs(np.random.default_rng(0), n=30), measure=np.full(30, 0.25))
+    assert message(DataError, images) == (
+        "All 30 images of 'disc' have the same measure, 0.25, so nothing can be "
+        "regressed on it. Choose images whose objects differ in size."
+    )
+
+
+def test_measure_that_is_constant_in_some_splits_is_refused():
+    measure = np.full(30, 0.25)
+    measure[7] = 0.5
+    images = replace(discs(np.random.default_rng(0), n=30), measure=measure)
+    assert message(DataError, images) == (
+        "In 3 of 3 splits of 'disc' all images to fit or to test have the same true "
+        "measure, so R² is undefined. Give more images whose objects differ in size."
+    )
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        (
+            {"regressors": ["ridge", "lasso"]},
+            "No regressor is named 'lasso'. Give one or more of ridge, ols.",
+        ),
+        (
+            {"controls": ["masks"]},
+            "No control is named 'masks'. Give one or more of random, permuted, pixels, shuffled.",
+        ),
+        (
+            {"twins": 0},
+            "There cannot be 0 random twins. Give --twins 1 to 32; with --controls "
+            "pixels,shuffled there are none.",
+        ),
+        (
+            {"permutations": 18},
+            "With 18 permutations no p-value can be below 0.053. Give 0 for none, or 1000 as is "
+            "usual.",
+        ),
+        (
+            {"permutations": -1},
+            "--permutations -1 is below 0. Give 0 for none, or 1000 as is usual.",
+        ),
+        (
+            {"match_width": -3},
+            "--match-width -3 is below 0. Give 0 for none, or 32 as is usual.",
+        ),
+        (
+            {"repeats": 0},
+            "There cannot be 0 repeats. Give --repeats 1 or more; 10 as in the paper.",
+        ),
+    ],
+)
+def test_settings_that_do_not_exist_are_refused_with_those_that_do(settings, said):
+    assert message(DataError, **settings) == said
+
+
+def with_a_broken_file(folder):
+    """Thirty discs in files, one of which breaks off after its header."""
+    whole = discs(np.random.default_rng(0), n=30)
+    for number, image in enumerate(whole.images):
+        image.picture().save(folder / f"{number}.png")
+    broken = folder / "7.png"
+    content = broken.read_bytes()
+    broken.write_bytes(content[: len(content) // 2])
+    files = [folder / f"{number}.png" for number in range(30)]
+    return image_set(files, whole.measure, subset="disc", measure_name="area"), broken
+
+
+def test_image_that_breaks_off_is_left_out_and_named(tmp_path):
+    images, broken = with_a_broken_file(tmp_path)
+    before = LeftOut("earlier", "it was left out when the images were read")
+    images = replace(images, left_out=(before,))
+    curve = probed(images)
+    assert curve.images_left_out[0] == before
+    assert [left_out.name for left_out in curve.images_left_out[1:]] == [str(broken)]
+    assert set(curve.frame().n_images) == {29}
+    rest = images.rows(np.arange(30) != 7)
+    pd.testing.assert_frame_equal(probed(rest).frame(), curve.frame(), check_exact=True)
+
+
+def test_image_that_breaks_off_is_an_error_if_strict(tmp_path):
+    images, broken = with_a_broken_file(tmp_path)
+    said = message(DataError, images, strict=True)
+    assert said.startswith(f"{broken}: ") and said.endswith(" Mend or remove it, or drop --strict.")
+
+
+# --- incomplete weights --------------------------------------------------------------------------
+
+
+def state_without(tmp_path, *names):
+    state = planted_network().state_dict()
+    torch.save({name: state[name] for name in state if name not in names}, tmp_path / "some.pt")
+    return tmp_path / "some.pt"
+
+
+def test_layers_that_need_a_missing_tensor_are_left_out_with_the_reason(tmp_path):
+    images = discs(np.random.default_rng(0), n=40)
+    weights = state_without(tmp_path, "carry.weight", "forget.bias")
+    curve = probed(images, weights=weights, allow_partial=True)
+    assert list(by_layer(curve).index) == ["look", "mix", "area"]
+    reason = "depends on 'carry.weight', one of 2 tensors missing from the weights"
+    ruined = ["kept", "colour", "pooled", "logits (pre_softmax)", "softmax"]
+    assert curve.layers_left_out == tuple(LeftOut(layer, reason) for layer in ruined)
+
+
+def test_layers_before_a_missing_tensor_score_as_in_the_whole_network(tmp_path):
+    images = discs(np.random.default_rng(0), n=30)
+    weights = state_without(tmp_path, "carry.bias")
+    some = probed(images, weights=weights, allow_partial=True).frame()
+    whole = curve_of_discs().frame()
+    here = whole[whole.layer.isin(["look", "mix", "area", "pixels"])].reset_index(drop=True)
+    # p-values are corrected over the layers that there are
+    some, here = (table.drop(columns="p_value") for table in (some, here))
+    pd.testing.assert_frame_equal(some, here, check_exact=True)
+
+
+def test_whole_weights_leave_nothing_out(tmp_path):
+    images = discs(np.random.default_rng(0), n=30)
+    from_file = probed(images, weights=state_without(tmp_path))
+    assert from_file.layers_left_out == ()
+    pd.testing.assert_frame_equal(from_file.frame(), curve_of_discs().frame(), check_exact=True)
+
+
+# --- the curve -----------------------------------------------------------------------------------
+
+
+def test_finding_names_the_planted_layer():
+    said = curve_of_discs(n=100).finding()
+    assert said.startswith("Sequential carries the object's scale best at ")
+    assert " best at area (95 % set: area to kept): " in said
+    assert "; it falls after kept, and logits (pre_softmax) has " in said
+
+
+def test_plot_gives_a_figure_of_the_subset_asked_for():
+    curve = curve_of_two_subsets()
+    for subset in ("mean", "cat"):
+        figure = curve.plot(subset=subset)
+        assert isinstance(figure, Figure)
+        drawn = [line.get_ydata() for axes in figure.axes for line in axes.get_lines()]
+        expected = curve.scores(subset=subset).r2
+        assert any(len(y) == len(expected) and np.allclose(y, expected) for y in drawn)
+
+
+def test_what_the_curve_was_computed_from_is_kept():
+    images = discs(np.random.default_rng(0), n=30)
+    facts = curve_of_discs().provenance
+    assert facts["images"]["n_by_subset"] == {"disc": 30}
+    assert facts["look"]["precision"] == "float32"
+    other = replace(images, measure=images.measure + 1e-12)
+    assert probed(other).provenance["images"]["sha256"] != facts["images"]["sha256"]
+
+
+def test_no_test_writes_outside_its_own_folder(tmp_path):
+    probed(discs(np.random.default_rng(0), n=30))
+    assert [path.name for path in Path(tmp_path).iterdir()] == ["cache"]
