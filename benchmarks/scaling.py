@@ -58,9 +58,9 @@ def point(shards: Path, n: int, how: str) -> None:
     import torch
 
     from scalecut import Preprocessing, load_network, probe
-    from scalecut.probing.inputs import Look
+    from scalecut.features.extract import Look
     from scalecut.streaming import stream
-    from scalecut.data.tars import read_shards
+    from scalecut.data.tables import read_shards
 
     network = load_network(NETWORK, preprocessing=Preprocessing(SIDE, SIDE))
     with torch.inference_mode():
@@ -86,7 +86,7 @@ def point(shards: Path, n: int, how: str) -> None:
 def costs() -> tuple[pd.DataFrame, pd.DataFrame]:
     """What a network's sums take, and what a layer's regression takes, by width."""
     from scalecut import load_network
-    from scalecut.probing.inputs import chosen_points
+    from scalecut.networks.selection import (chosen_points)
     from scalecut.sums import add, cross_validated, empty, scale_of
 
     rng, n = np.random.default_rng(0), 2048

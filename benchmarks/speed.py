@@ -17,7 +17,6 @@ from collections.abc import Callable, Iterator
 from datetime import date
 from pathlib import Path
 from typing import Any
-
 import numpy as np
 import torch
 from rich.console import Console
@@ -25,17 +24,16 @@ from sklearn.linear_model import RidgeCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
-
 from scalecut import image_set, load_network
 from scalecut.features import calibration_of, decoded, forward
 from scalecut.images import Image
-from scalecut.probing.inputs import chosen_points
+from scalecut.networks.selection import (chosen_points)
 from scalecut.layers import ProbePoint
 from scalecut.models import Network, Preprocessing
 from scalecut.regression import PENALTIES
-from scalecut.runs import read_run
 from scalecut.scenes import made_up_scenes
 from scalecut.scores import Answers, draw_parts, score
+from scalecut.probing.curve import read_run
 
 NETWORKS = ("inception_v3", "resnet50", "tf_efficientnet_lite0", "vit_small_patch16_224")
 ROUNDS, BATCH, FILES = 3, 16, 96

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from scalecut import Preprocessing, image_set
-from scalecut.networks.models import load_network
-from scalecut.probing.inputs import Look
+from scalecut.features.extract import Look
+from scalecut.networks.network import load_network
 
 SIDE = 24
 AS_IT_IS = Preprocessing(height=SIDE, width=SIDE, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))

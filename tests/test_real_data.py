@@ -18,6 +18,7 @@ from scalecut import runs
 from scalecut.cli import app as cli
 from scalecut.cut.verify import prove
 from scalecut.paper.numbers import INCOMPARABLE, MISPRINT, REPRODUCED
+from scalecut.probing.curve import read_run
 
 DATA = os.environ.get("SCALECUT_DATA")
 pytestmark = [
@@ -74,7 +75,7 @@ def check_controls(found, highest_random):
 
 
 def test_inception_v3_shows_the_papers_collapse_with_least_squares_and_none_with_ridge(paper_run):
-    found = runs.read_run(paper_run / "inception_v3")
+    found = read_run(paper_run / "inception_v3")
     ols, ridge = line(found, regressor="ols"), line(found)
     assert list(ridge) == [f"mixed{number}" for number in range(9)]
     assert all(ols[name] < 0 for name in ("mixed0", "mixed1", "mixed2"))
@@ -96,7 +97,7 @@ def test_inception_v3_shows_the_papers_collapse_with_least_squares_and_none_with
 
 
 def test_resnet50_of_the_paper_collapses_early_with_least_squares_and_rises_with_ridge(paper_run):
-    found = runs.read_run(paper_run / "resnet50_v1")
+    found = read_run(paper_run / "resnet50_v1")
     ols, ridge = line(found, regressor="ols"), line(found)
     assert list(ridge) == [f"add_{number}" for number in range(1, 14)]
     assert ols["add_1"] < -1
@@ -109,7 +110,7 @@ def test_resnet50_of_the_paper_collapses_early_with_least_squares_and_rises_with
 
 
 def test_efficientnet_peaks_before_its_end_and_forgets_towards_the_logits(paper_run):
-    found = runs.read_run(paper_run / "tf_efficientnet_lite0")
+    found = read_run(paper_run / "tf_efficientnet_lite0")
     ridge = line(found)
     peak = max(ridge, key=ridge.get)
     assert peak.startswith(("blocks.4.", "blocks.5."))
@@ -129,7 +130,7 @@ def test_efficientnet_peaks_before_its_end_and_forgets_towards_the_logits(paper_
 
 
 def test_bfloat16_and_float32_give_the_same_ridge_curve(paper_run):
-    fast = runs.read_run(paper_run / "tf_efficientnet_lite0")
+    fast = read_run(paper_run / "tf_efficientnet_lite0")
     exact = curve("float32", controls=())
     for subset in (*ANIMALS, "mean"):
         one, other = line(fast, subset=subset), line(exact, subset=subset)
@@ -146,7 +147,7 @@ def test_running_twice_gives_the_same_numbers_to_the_last_digit():
 def test_curve_of_efficientnet_lite0_chooses_a_cut_that_saves_and_incomplete_weights_are_cut_off(
     paper_run,
 ):
-    chosen = scalecut.choose(runs.read_run(paper_run / "tf_efficientnet_lite0"))
+    chosen = scalecut.choose(read_run(paper_run / "tf_efficientnet_lite0"))
     assert chosen.layer in ("blocks.5.0", "blocks.5.1", "blocks.5.2", "blocks.5.3")
     assert chosen.macs <= chosen.peak_macs
     file = Path(DATA) / "weights" / WEIGHTS["inception_v3"]

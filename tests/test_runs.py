@@ -27,22 +27,11 @@ from scalecut.cli.terminal import (
     layer_table,
 )
 from scalecut.data.images import LeftOut
-from scalecut.networks.models import Preprocessing, Weights
-from scalecut.probing.curve import compare, image_table
+from scalecut.networks.network import Preprocessing, Weights
+from scalecut.probing.curve import compare, image_table, read_curve, read_run, write_curve
 from scalecut.report.report import draw
-from scalecut.runs import (
-    FORMAT,
-    check_place,
-    gathered,
-    new_run,
-    read_curve,
-    read_facts,
-    read_predictions,
-    read_run,
-    versions,
-    write_curve,
-    write_table,
-)
+from scalecut.report.sections import read_predictions
+from scalecut.runs import FORMAT, check_place, gathered, new_run, read_facts, versions, write_table
 
 HEADER = (
     "model,subset,measure,layer,alias,depth,n_features,n_images,weights,target,regressor,"

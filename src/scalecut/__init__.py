@@ -15,12 +15,12 @@ from .errors import DataError, LayerError, ModelError, OutputError, ScalecutErro
 from .features.extract import extract
 from .networks.hooks import pooled_outputs
 from .networks.layers import ProbePoint, probe_points, select_layers
-from .networks.models import Network, Preprocessing, load_network, random_twin
+from .networks.network import Network, Preprocessing, load_network, random_twin
+from .pathology.patches import read_patches
 from .pathology.transfer import Transfer, transfer
 from .probing.choose import choose
 from .probing.curve import Curve, Evidence, compare
 from .probing.probe import probe
-from .runs import read_patches
 from .stats.ridge import RidgePath, r_squared, ridge_path
 
 __all__ = [

@@ -9,6 +9,8 @@
 The command line turns them into one line and exit status 2; anything else is our fault.
 """
 
+from collections.abc import Sequence
+
 
 class ScalecutError(Exception):
     """Whatever the user can mend."""
@@ -28,3 +30,13 @@ class LayerError(ScalecutError, LookupError):
 
 class OutputError(ScalecutError, OSError):
     """A folder or file that cannot be written."""
+
+
+def check_names(given: Sequence[str], known: Sequence[str], what: str) -> tuple[str, ...]:
+    is_one = isinstance(given, str)
+    names = (given,) if is_one else tuple(dict.fromkeys(given))
+    for name in names:
+        if name not in known:
+            most = "one" if is_one else "one or more"
+            raise DataError(f"No {what} is named {name!r}. Give {most} of {', '.join(known)}.")
+    return names

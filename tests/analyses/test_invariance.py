@@ -16,8 +16,8 @@ from scalecut.data.decoding import fitted
 from scalecut.data.images import Image, LeftOut, image_set
 from scalecut.data.measures import Frame
 from scalecut.errors import DataError, LayerError, ModelError
-from scalecut.networks.models import Preprocessing, load_network
-from scalecut.probing.inputs import chosen_points
+from scalecut.networks.network import Preprocessing, load_network
+from scalecut.networks.selection import chosen_points
 
 SIDE = 32
 AS_IT_IS = Preprocessing(height=SIDE, width=SIDE, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))

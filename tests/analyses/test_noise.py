@@ -10,8 +10,8 @@ from torch import nn
 
 from scalecut.analyses.noise import BLOCKS, COLUMNS, KINDS, default_sizes, noise_curve, noise_images
 from scalecut.errors import DataError, LayerError, ModelError
-from scalecut.networks.models import Preprocessing, load_network
-from scalecut.probing.inputs import chosen_points
+from scalecut.networks.network import Preprocessing, load_network
+from scalecut.networks.selection import chosen_points
 
 SIDE = 32
 SIZES = (16, 20, 24, 32, 40, 48, 64)

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from scalecut.analyses.padding import PADDINGS, padded
+from scalecut.analyses.noise import PADDINGS, padded
 from scalecut.errors import DataError, ModelError
 
 OTHERS = PADDINGS[1:]

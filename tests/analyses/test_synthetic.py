@@ -30,7 +30,7 @@ from scalecut.data.images import LeftOut
 from scalecut.data.scenes import OBJECTS, Picture, largest_share, random_scene, render
 from scalecut.errors import DataError, LayerError, ModelError
 from scalecut.networks.layers import ProbePoint
-from scalecut.networks.models import Network, Preprocessing, Weights
+from scalecut.networks.network import Network, Preprocessing, Weights
 from scalecut.stats.ridge import PENALTIES
 
 module = sys.modules["scalecut.analyses.synthetic"]  # the name is that of the function, too

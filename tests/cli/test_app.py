@@ -26,8 +26,8 @@ from typer.testing import CliRunner
 from scalecut import cache, load_network, probe
 from scalecut.cli import app as cli
 from scalecut.errors import ModelError
+from scalecut.networks.selection import chosen_points
 from scalecut.probing.curve import COLUMNS
-from scalecut.probing.inputs import chosen_points
 
 LAYERS = ["layer1.0", "layer2.0", "layer3.0", "layer4.0", "pooled", "logits", "softmax"]
 CURVE_HEADER = ["layer", "d", "ridge", "[95", "%]", "learned", "[95", "%]", "random", "ols"]

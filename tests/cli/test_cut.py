@@ -19,9 +19,11 @@ from scalecut import Curve, Features, ModelError, Preprocessing, load, load_netw
 from scalecut.cli import cut as commands
 from scalecut.cli.console import OUT
 from scalecut.cut.export import EXPORTS
-from scalecut.networks.models import tensors_sha256
-from scalecut.probing.inputs import Look, chosen_points
-from scalecut.runs import new_run, write_curve
+from scalecut.features.extract import Look
+from scalecut.networks.network import tensors_sha256
+from scalecut.networks.selection import chosen_points
+from scalecut.probing.curve import write_curve
+from scalecut.runs import new_run
 from tests.cli.test_app import assert_refused, scalecut, tree
 from tests.probing.test_curve import made_up
 

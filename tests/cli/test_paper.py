@@ -42,6 +42,7 @@ from scalecut.paper.numbers import (
 )
 from scalecut.paper.tables import finding, markdown
 from scalecut.pathology.patches import COLUMNS as PATCH_COLUMNS
+from scalecut.probing.curve import write_curve
 from scalecut.report import report
 from tests.paper.test_claims import differences
 from tests.paper.test_numbers import curve, cut, lines_of, noise, planted, resized, transfer
@@ -264,7 +265,7 @@ def prepare(place):
         few = {key: r2 for key, r2 in planted(network).items() if key[-1] in LAYERS}
         found = curve(network, few, subsets=("dog", "mean"))
         (place / network).mkdir(parents=True)
-        runs.write_curve(found, place / network, command="", settings={})
+        write_curve(found, place / network, command="", settings={})
     made = {step: {"invariance": resized()} for step in of(NETWORKS, SIZES)}
     made |= {step: {"noise": noise()} for step in of(NETWORKS, NOISE)}
     made |= {step: {"transfer": transfer(), "differences": differences(0.1)}

@@ -12,7 +12,8 @@ import PIL.Image
 import pytest
 
 from scalecut.cli.console import OUT
-from scalecut.runs import read_facts, read_patches
+from scalecut.pathology.patches import read_patches
+from scalecut.runs import read_facts
 from tests.cli.test_app import assert_refused, scalecut, tree
 from tests.cli.test_cut import NETWORKS, run_of
 

@@ -18,8 +18,8 @@ from scalecut.cli import visualise as drawing
 from scalecut.cli.console import OUT, Commands
 from scalecut.cli.visualise import COLUMNS
 from scalecut.features.extract import forward
-from scalecut.networks.models import tensors_sha256
-from scalecut.probing.inputs import chosen_points
+from scalecut.networks.network import tensors_sha256
+from scalecut.networks.selection import chosen_points
 from scalecut.report import report
 from tests.cli.test_analyses import files
 from tests.cli.test_app import assert_refused, tree

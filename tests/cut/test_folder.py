@@ -35,11 +35,11 @@ from scalecut import (
     load_network,
 )
 from scalecut.cut import folder as bundle
-from scalecut.cut.card import card
 from scalecut.cut.export import EXPORTS, Format
+from scalecut.cut.folder import card
 from scalecut.cut.verify import prove
-from scalecut.networks.models import Weights
-from scalecut.probing.inputs import chosen_points
+from scalecut.networks.network import Weights
+from scalecut.networks.selection import chosen_points
 from scalecut.runs import versions
 from tests.cli.test_app import tree
 from tests.cut.test_network import SMALL, images
@@ -47,7 +47,11 @@ from tests.probing.test_curve import made_up
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-CHAIN, FLATTENING, ATTENDING = "test_cut:Chain", "test_cut:Flattening", "test_cut:Attending"
+CHAIN, FLATTENING, ATTENDING = (
+    "tests.cut.test_network:Chain",
+    "tests.cut.test_network:Flattening",
+    "tests.cut.test_network:Attending",
+)
 WAYS = {CHAIN: "passed on", FLATTENING: "stopped", ATTENDING: "passed on"}
 
 
@@ -748,7 +752,7 @@ def test_card_names_network_layer_source_and_what_was_checked(written):
     text = read_card(written[0])
     headings, _, _ = blocks(text)
     assert headings == [
-        "test_cut:Chain, cut after blocks.1 (add_2)",
+        "tests.cut.test_network:Chain, cut after blocks.1 (add_2)",
         "What was checked",
         "Use",
         "Where it comes from",

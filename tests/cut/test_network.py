@@ -8,8 +8,8 @@ from torch import nn
 
 from scalecut import LayerError, ModelError, Preprocessing, cut_after, load_network, pooled_outputs
 from scalecut.cut.network import CutNetwork, rebuilt
+from scalecut.networks.selection import chosen_points
 from scalecut.networks.truncation import PassOn, tried
-from scalecut.probing.inputs import chosen_points
 
 SMALL = Preprocessing(height=32, width=32)
 

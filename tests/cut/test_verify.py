@@ -16,7 +16,7 @@ from torch import nn
 from scalecut.cut.network import cut_after
 from scalecut.cut.verify import Costs, Proof, prove, table
 from scalecut.errors import DataError, LayerError
-from scalecut.networks.models import Preprocessing, load_network
+from scalecut.networks.network import Preprocessing, load_network
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -17,10 +17,10 @@ from scalecut.data.images import Image, evenly, image_set
 from scalecut.errors import ModelError
 from scalecut.features import backends as engines
 from scalecut.features.backends import Way, resolved_way
-from scalecut.features.extract import Extracted, calibration_of, extract
+from scalecut.features.extract import Extracted, Look, Stages, calibration_of, extract
 from scalecut.networks.layers import probe_points, select_layers
-from scalecut.networks.models import Preprocessing, load_network
-from scalecut.probing.inputs import Look, Stages, check_int8
+from scalecut.networks.network import Preprocessing, load_network
+from scalecut.probing.controls import check_int8
 from scalecut.probing.probe import probe
 
 pytestmark = pytest.mark.usefixtures("one_thread")

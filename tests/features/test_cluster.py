@@ -18,8 +18,8 @@ from scalecut.data.images import Image
 from scalecut.errors import ModelError
 from scalecut.features.backends import Way
 from scalecut.features.extract import Task, computed_here
-from scalecut.networks.models import Preprocessing, load_network
-from scalecut.probing.inputs import chosen_points
+from scalecut.networks.network import Preprocessing, load_network
+from scalecut.networks.selection import chosen_points
 from scalecut.probing.probe import probe
 
 ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'scalecut[cluster]'")

@@ -24,6 +24,7 @@ from scalecut.errors import DataError, LayerError, ModelError, OutputError
 from scalecut.features import extract as features
 from scalecut.features.backends import torch_vectors
 from scalecut.features.extract import (
+    check_finite,
     decoded,
     extract,
     forward,
@@ -33,9 +34,8 @@ from scalecut.features.extract import (
 from scalecut.networks import hooks as taps
 from scalecut.networks.hooks import pool, pooled_outputs
 from scalecut.networks.layers import probe_points, select_layers
-from scalecut.networks.missing import answerable
-from scalecut.networks.models import Preprocessing, load_network
-from scalecut.probing.inputs import check_finite
+from scalecut.networks.network import Preprocessing, load_network
+from scalecut.networks.selection import answerable
 
 SMALL = Preprocessing(height=16, width=16)
 

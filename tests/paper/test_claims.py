@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from scalecut import Curve, runs
+from scalecut import Curve
 from scalecut.paper.claims import AS_PRINTED, COLUMNS, NOT_AS_PRINTED, claims
 from scalecut.paper.numbers import (
     AREAS,
@@ -27,6 +27,7 @@ from scalecut.paper.numbers import (
     read,
     step_of,
 )
+from scalecut.probing.curve import write_curve
 from tests.paper.test_numbers import (
     PAPERS,
     PRINTED,
@@ -267,7 +268,7 @@ def test_nothing_is_reproduced_by_a_network_of_random_weights(tmp_path):
     values = {("random", *key[1:]): r2 for key, r2 in with_ridge(**RIDGE).items()
               if key[0] == "pretrained"}  # fmt: skip
     (tmp_path / INCEPTION).mkdir()
-    runs.write_curve(curve(INCEPTION, values), tmp_path / INCEPTION, command="", settings={})
+    write_curve(curve(INCEPTION, values), tmp_path / INCEPTION, command="", settings={})
     rows = claims(read(tmp_path, {}, is_photographs=True))
     rows = rows[(rows.network == INCEPTION) & rows["where"].str.contains("4.3")]
     assert len(rows) >= 6

@@ -37,7 +37,7 @@ from scalecut.paper.numbers import (
     section_of,
     step_of,
 )
-from scalecut.probing.curve import COLUMNS
+from scalecut.probing.curve import COLUMNS, write_curve
 
 PRINTED = tomllib.loads(
     resources.files("scalecut").joinpath("paper", "graziani2021.toml").read_text(encoding="utf-8")
@@ -321,7 +321,7 @@ def test_random_weights_are_never_told_as_those_of_imagenet(tmp_path):
     values = {("random", *key[1:]): r2 for key, r2 in planted(INCEPTION).items()
               if key[0] == "pretrained"}  # fmt: skip
     (tmp_path / INCEPTION).mkdir()
-    runs.write_curve(curve(INCEPTION, values), tmp_path / INCEPTION, command="", settings={})
+    write_curve(curve(INCEPTION, values), tmp_path / INCEPTION, command="", settings={})
     rows = beside(read(tmp_path, {}, is_photographs=True))
     rows = rows[rows.quantity.str.contains("ImageNet|measures") & (rows.network == INCEPTION)]
     assert len(rows[rows.section == "A.2"]) >= 26
@@ -714,7 +714,7 @@ def write_table_run(folder, **tables):
 def test_what_is_read_from_the_folders_is_what_stands_in_the_table(tmp_path, curves, table):
     for network in NETWORKS:
         (tmp_path / network).mkdir()
-        runs.write_curve(curves[network], tmp_path / network, command="", settings={})
+        write_curve(curves[network], tmp_path / network, command="", settings={})
     write_table_run(tmp_path / SIZES_STEP, invariance=resized())
     write_table_run(tmp_path / NOISE_STEP, noise=noise())
     write_table_run(tmp_path / step_of(PICTURES, RESNET))
@@ -737,7 +737,7 @@ def test_empty_folder_is_a_table_of_printed_numbers(tmp_path):
 
 def test_step_that_could_not_be_done_now_is_not_read_from_an_earlier_time(tmp_path, curves):
     (tmp_path / INCEPTION).mkdir()
-    runs.write_curve(curves[INCEPTION], tmp_path / INCEPTION, command="", settings={})
+    write_curve(curves[INCEPTION], tmp_path / INCEPTION, command="", settings={})
     write_table_run(tmp_path / SIZES_STEP, invariance=resized())
     lacking = {INCEPTION: "no photographs at hand", SIZES_STEP: "it failed"}
     rows = beside(read(tmp_path, lacking, is_photographs=False))
@@ -760,7 +760,7 @@ def test_folder_without_its_table_is_refused(tmp_path, step):
 def test_run_of_a_newer_version_is_refused(tmp_path, curves):
     folder = tmp_path / INCEPTION
     folder.mkdir()
-    runs.write_curve(curves[INCEPTION], folder, command="", settings={})
+    write_curve(curves[INCEPTION], folder, command="", settings={})
     facts = json.loads((folder / "run.json").read_text())
     (folder / "run.json").write_text(json.dumps({**facts, "format": runs.FORMAT + 1}))
     with pytest.raises(DataError, match="Update scalecut"):

@@ -23,11 +23,10 @@ from scalecut import DataError, Preprocessing, load_network
 from scalecut.cut.network import cut_after
 from scalecut.data.images import Image
 from scalecut.errors import ModelError, OutputError
-from scalecut.networks.models import tensors_sha256
-from scalecut.networks.twins import seeded
+from scalecut.networks.network import seeded, tensors_sha256
+from scalecut.networks.selection import chosen_points
 from scalecut.pathology import finetune as module_under_test
 from scalecut.pathology.finetune import Fit, Parts, Training, finetuned
-from scalecut.probing.inputs import chosen_points
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

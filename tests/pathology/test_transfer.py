@@ -14,9 +14,10 @@ from torch import nn
 
 from scalecut import DataError, LayerError, Preprocessing, load_network
 from scalecut.data.images import Image
-from scalecut.features.extract import extract
+from scalecut.features.extract import Look, extract
 from scalecut.networks.layers import LOGITS, SOFTMAX
-from scalecut.networks.models import tensors_sha256
+from scalecut.networks.network import tensors_sha256
+from scalecut.networks.selection import chosen_points
 from scalecut.networks.truncation import output_at
 from scalecut.paper import published
 from scalecut.pathology.comparison import METRICS, Difference, metrics, sentence, tile_metrics
@@ -24,7 +25,6 @@ from scalecut.pathology.fits import Trial, beside, task_of
 from scalecut.pathology.methods import NAMES, Source, planned, reset_behind
 from scalecut.pathology.patches import COLUMNS as PATCH_COLUMNS
 from scalecut.pathology.transfer import ALL, COLUMNS, beside_the_paper, transfer
-from scalecut.probing.inputs import Look, chosen_points
 from scalecut.stats.ridge import decompose, nested_ridge
 from tests.probing.test_curve import curve_of, made_up
 

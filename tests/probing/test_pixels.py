@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from scalecut.networks.models import Preprocessing
-from scalecut.probing.pixels import (
+from scalecut.networks.network import Preprocessing
+from scalecut.probing.controls import (
     EDGE,
     PixelStatistics,
     edge_density,

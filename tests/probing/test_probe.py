@@ -18,8 +18,8 @@ from torch import nn
 
 from scalecut import DataError, LayerError, Preprocessing, ProbePoint, image_set, probe
 from scalecut.data.images import LeftOut
+from scalecut.data.read import LEAST_IMAGES
 from scalecut.probing.curve import COLUMNS
-from scalecut.probing.inputs import LEAST_IMAGES
 from scalecut.probing.scores import Answers, draw_parts, score
 from scalecut.stats.ridge import PENALTIES
 

@@ -19,9 +19,9 @@ import pytest
 
 from scalecut import Preprocessing, image_set, probe
 from scalecut.data.images import Image
+from scalecut.probing.curve import write_curve
 from scalecut.report.page import MOST_VALUES, Readings, Story, Table, minus, number, page
 from scalecut.report.report import write_comparison, write_page
-from scalecut.runs import write_curve
 from tests.probing.test_probe import discs, planted_network
 
 CHROMIUM = os.environ.get("SCALECUT_CHROMIUM") or shutil.which("chromium")

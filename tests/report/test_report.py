@@ -15,11 +15,12 @@ from scalecut import image_set
 from scalecut.analyses.invariance import CHANGES
 from scalecut.cut.folder import NEEDED
 from scalecut.errors import DataError, OutputError
+from scalecut.probing.curve import write_curve
 from scalecut.report.page import minus
 from scalecut.report.report import draw, write_comparison, write_page
 from scalecut.report.sections import interval, trust
 from scalecut.report.story import COLUMNS, MOST_THUMBNAILS, story_of
-from scalecut.runs import FORMAT, read_facts, write_curve, write_run
+from scalecut.runs import FORMAT, read_facts, write_run
 from tests.cli.test_app import assert_refused, scalecut
 from tests.cli.test_app import tree as everything
 from tests.figures.test_analyses import of_directions, of_invariance, of_noise, of_scenes

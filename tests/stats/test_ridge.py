@@ -214,7 +214,7 @@ def test_held_out_value_counts_as_no_further_than_farthest(rng):
 def test_the_bound_changes_nothing_on_ordinary_images(rng, n, d, monkeypatch):
     train, targets, held_out = split(rng, n, d)
     bounded = ridge_of(train, targets, held_out)
-    monkeypatch.setattr(scalecut.regression, "FARTHEST", np.inf)
+    monkeypatch.setattr(scalecut.stats.ridge, "FARTHEST", np.inf)
     free = ridge_of(train, targets, held_out)
     np.testing.assert_array_equal(bounded.predictions, free.predictions)
 

@@ -22,11 +22,11 @@ from torch import Tensor
 from ..data.decoding import INTERPOLATIONS, fitted
 from ..data.images import ImageSet, LeftOut
 from ..data.measures import Box, Frame
-from ..errors import DataError, LayerError, ModelError
-from ..features.extract import Progress, forward, resolved_device, resolved_precision
+from ..errors import DataError, LayerError, ModelError, check_names
+from ..features.extract import Progress, Stages, forward, resolved_device, resolved_precision
 from ..networks.layers import SOFTMAX, ProbePoint
-from ..networks.models import Network, Preprocessing
-from ..probing.inputs import Stages, check_names, refusal
+from ..networks.network import Network, Preprocessing
+from ..networks.selection import refusal
 from ..stats.inference import group_draws
 from ..stats.ridge import decompose, nested_ridge
 

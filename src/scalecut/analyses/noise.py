@@ -8,21 +8,26 @@ is ours: that of `graziani2021`, section 4.2, is not known (docs/choices.md).
 import math
 import zlib
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Float32, UInt8
 from torch import Tensor
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
 
-from ..data.images import Image, ImageSet
-from ..errors import DataError, LayerError, ModelError, ScalecutError
-from ..features.extract import Progress, forward, resolved_device, resolved_precision
+from ..data.images import MEAN, Image, ImageSet
+from ..data.read import check_size
+from ..errors import DataError, LayerError, ModelError, ScalecutError, check_names
+from ..features.extract import Progress, Stages, forward, resolved_device, resolved_precision
 from ..networks.layers import ProbePoint
-from ..networks.models import Network
-from ..probing.inputs import Stages, check_names, check_size, first_line
-from ..probing.scores import MEAN, Answers, draw_parts, score
-from .padding import PADDINGS, padded
+from ..networks.network import Network
+from ..networks.selection import first_line
+from ..probing.scores import Answers, draw_parts, score
 
+PADDINGS = ("zeros", "reflect", "circular")
 KINDS = ("white", "pink", "blocks")
 COLUMNS = [
     *("model", "weights", "noise", "padding", "layer", "alias", "depth"),
@@ -230,3 +235,111 @@ def _answers(
             "size can only be read if it varies. Leave --noise out, or take a network that runs "
             "at other sizes."
         ) from error
+
+
+# --- padding -----------------------------------------------------------------------------------
+
+
+# The functions of torch that pad maps, with the names of their arguments in order.
+_ARGUMENTS = {
+    "conv2d": ("input", "weight", "bias", "stride", "padding", "dilation", "groups"),
+    "max_pool2d": ("input", "kernel_size", "stride", "padding", "dilation", "ceil_mode"),
+    "avg_pool2d": (
+        *("input", "kernel_size", "stride", "padding"),
+        *("ceil_mode", "count_include_pad", "divisor_override"),
+    ),
+    "pad": ("input", "pad", "mode", "value"),
+}
+
+
+class Padding(TorchFunctionMode):
+    """Pads in its own mode whatever would be padded with a constant, and counts it."""
+
+    def __init__(self, mode: str) -> None:
+        super().__init__()
+        self.mode = mode
+        self.n_padded = 0  # calls so far that padded a map
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        name, kwargs = getattr(func, "__name__", ""), kwargs or {}
+        if name not in _ARGUMENTS:
+            return func(*args, **kwargs)
+        given = dict(zip(_ARGUMENTS[name], args, strict=False)) | kwargs
+        borders = _borders(name, given)
+        if not any(borders):
+            return func(*args, **kwargs)
+        self.n_padded += 1
+        if self.mode == "zeros":
+            return func(*args, **kwargs)
+        _check_room(given["input"], borders, self.mode)
+        padded_map = functional.pad(given["input"], borders, self.mode)
+        if name == "pad":
+            return padded_map
+        return func(**given | {"input": padded_map, "padding": 0})
+
+
+@contextmanager
+def padded(mode: str) -> Iterator[Padding]:
+    """Within the block every forward pass pads its maps by `mode` instead of with zeros.
+
+    `zeros` leaves every number as it is: zeros for convolutions, minus infinity for maxima, as
+    torch does. Yields what counts the paddings (`.n_padded`); the network is never changed. It
+    holds for the thread that entered it.
+
+    Args:
+        mode: one of `PADDINGS`.
+
+    Raises:
+        DataError: if there is no such mode.
+        ModelError: during a forward pass, if a map is too small to be padded so.
+    """
+    if mode not in PADDINGS:
+        raise DataError(f"No padding is named {mode!r}. Give one or more of {', '.join(PADDINGS)}.")
+    with Padding(mode) as padding:
+        yield padding
+
+
+def _borders(name: str, given: dict[str, Any]) -> list[int]:
+    """How far the call pads a map with a constant: left, right, top, bottom."""
+    if name == "pad":
+        borders = [*given["pad"], 0, 0][:4]
+        is_constant = given.get("mode", "constant") == "constant"
+        is_of_map = given["input"].ndim == 4 and len(given["pad"]) <= 4
+        return borders if is_constant and is_of_map and min(borders) >= 0 else []
+    padding = given.get("padding", 0)
+    if padding == "valid":
+        return []
+    if padding == "same":
+        height, width = (
+            dilation * (side - 1)
+            for dilation, side in zip(
+                _pair(given.get("dilation", 1)), given["weight"].shape[2:], strict=True
+            )
+        )
+        return [width // 2, width - width // 2, height // 2, height - height // 2]
+    height, width = _pair(padding)
+    return [width, width, height, height]
+
+
+def _pair(value: int | Sequence[int]) -> tuple[int, int]:
+    if isinstance(value, int):
+        return value, value
+    return value[0], value[-1]
+
+
+def _check_room(values: Tensor, borders: Sequence[int], mode: str) -> None:
+    """Whether the map is large enough to be continued by itself."""
+    height, width = values.shape[-2:]
+    most = {"reflect": 1, "circular": 0}[mode]  # a reflection does not repeat the border itself
+    sides = zip((width, width, height, height), borders, strict=True)
+    if any(border > side - most for side, border in sides):
+        raise ModelError(
+            f"A map of {height} x {width} is too small for {mode} padding by {max(borders)}. "
+            "Give larger images, or leave this padding out."
+        )

@@ -27,12 +27,12 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
 from ..data.images import Image, ImageSet, LeftOut, evenly
+from ..data.read import check_size
 from ..errors import DataError, LayerError
-from ..features.extract import Progress, decoded, extract, resolved_device
+from ..features.extract import Progress, check_finite, decoded, extract, resolved_device
 from ..networks.layers import LOGITS, SOFTMAX, ProbePoint, probe_points, tensors_in
-from ..networks.missing import answerable
-from ..networks.models import Network
-from ..probing.inputs import check_finite, check_size
+from ..networks.network import Network
+from ..networks.selection import answerable
 from ..probing.scores import Part, draw_parts, n_processors
 from ..stats.inference import bootstrap_r_squared, interval
 from ..stats.ridge import decompose, deviations, nested_ridge

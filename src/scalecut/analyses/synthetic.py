@@ -44,11 +44,18 @@ from ..data.scenes import (
     random_scene,
     render,
 )
-from ..errors import DataError, ModelError
-from ..features.extract import Extracted, Progress, forward, resolved_device, resolved_precision
+from ..errors import DataError, ModelError, check_names
+from ..features.extract import (
+    Extracted,
+    Progress,
+    check_finite,
+    forward,
+    resolved_device,
+    resolved_precision,
+)
 from ..networks.layers import ProbePoint
-from ..networks.models import Network, Preprocessing
-from ..probing.inputs import check_finite, check_names, refusal
+from ..networks.network import Network, Preprocessing
+from ..networks.selection import refusal
 from ..probing.scores import n_processors
 from ..stats.inference import group_draws, interval
 from ..stats.ridge import decompose, nested_ridge

@@ -25,9 +25,9 @@ from ..errors import DataError, LayerError, ModelError
 from ..features.extract import Progress, forward, resolved_device
 from ..networks.hooks import pool
 from ..networks.layers import SOFTMAX, ProbePoint
-from ..networks.models import Network
+from ..networks.network import Network
+from ..networks.selection import refusal
 from ..networks.truncation import stopped
-from ..probing.inputs import refusal
 
 STEPS = 128
 SIZE, LEAST_SIZE = 128, 32  # pixels

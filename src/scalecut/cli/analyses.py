@@ -13,23 +13,17 @@ from rich.table import Table
 from .. import runs
 from ..analyses.invariance import CHANGES
 from ..analyses.invariance import invariance as invariance_of
-from ..analyses.noise import KINDS, noise_curve
-from ..analyses.padding import PADDINGS
+from ..analyses.noise import KINDS, PADDINGS, noise_curve
 from ..analyses.rcv import rcv as directions_of
 from ..analyses.synthetic import PLACES, instrument
 from ..data.images import ImageSet, LeftOut, evenly
-from ..errors import DataError
+from ..data.read import LEAST_IMAGES, Reading, images_of
+from ..errors import DataError, check_names
+from ..features.extract import Look
 from ..networks.layers import SOFTMAX, ProbePoint
-from ..networks.models import Network, load_network, tensors_sha256
-from ..probing.inputs import (
-    LEAST_IMAGES,
-    Look,
-    Reading,
-    check_names,
-    chosen_points,
-    comparable,
-    images_of,
-)
+from ..networks.network import Network, load_network, tensors_sha256
+from ..networks.selection import chosen_points
+from ..probing.controls import comparable
 from ..report.report import draw, write_page
 from .console import ERR, OUT, command, place, print_json, print_left_out, print_run, records
 from .options import (

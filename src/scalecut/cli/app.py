@@ -13,10 +13,10 @@ from .. import runs
 from ..data.scenes import made_up_scenes
 from ..errors import DataError
 from ..features.extract import resolved_precision
-from ..networks.models import PACKAGES, load_network, weights_places
-from ..probing.curve import Curve
+from ..networks.network import PACKAGES, load_network, weights_places
+from ..networks.selection import chosen_points
+from ..probing.curve import Curve, read_run, write_curve
 from ..probing.curve import compare as compare_curves
-from ..probing.inputs import chosen_points
 from ..probing.probe import probe as probe_layers
 from ..report.report import draw, write_comparison, write_page
 from ..report.story import names_of
@@ -290,7 +290,7 @@ def compare(
             f"--layers {layers!r} names {len(pair)} layers, but one of each run is needed, such as "
             "add_13,mixed8."
         )
-    one, two = runs.read_run(run), runs.read_run(other)
+    one, two = read_run(run), read_run(other)
     table = compare_curves(one, two, (pair[0], pair[1]) if pair else None)
     if as_json:
         print_json(records(table))
@@ -415,7 +415,7 @@ def _said(message: Warning | str, *_: object) -> None:
 def _finish(curve: Curve, folder: Path, settings: dict[str, object], as_json: bool) -> None:
     """Write the run and say what it holds."""
     with runs.new_run(folder) as made:
-        runs.write_curve(curve, made, command=command(), settings=settings)
+        write_curve(curve, made, command=command(), settings=settings)
         draw(made)
         write_page(made)
     if as_json:

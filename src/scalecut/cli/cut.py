@@ -15,12 +15,11 @@ from ..cut.export import EXPORTS
 from ..cut.network import CutNetwork, cut_after
 from ..cut.sklearn import Features, features_table, pictures_in
 from ..cut.verify import prove
-from ..errors import DataError, ModelError, OutputError
-from ..networks.models import Network, load_network, tensors_sha256
+from ..data.images import MEAN
+from ..errors import DataError, ModelError, OutputError, check_names
+from ..networks.network import Network, load_network, tensors_sha256
 from ..probing.choose import RULES, Choice, choose
-from ..probing.curve import Curve
-from ..probing.inputs import check_names
-from ..probing.scores import MEAN
+from ..probing.curve import Curve, check_model, read_run
 from ..report.report import PAGE, write_page
 from .console import ERR, OUT, command, print_json
 from .options import (
@@ -90,7 +89,7 @@ def cut_at(
             "--at says where to cut, so that --rule and --subset have nothing to choose. Give "
             "--at alone, or drop it."
         )
-    curve = None if from_run is None else runs.read_run(from_run)
+    curve = None if from_run is None else read_run(from_run)
     chosen = None if curve is None or at else choose(curve, rule or RULES[0], subset or MEAN)
     whole = _network(model, curve, from_run, weights, allow_partial, input_size, seed)
     layer = chosen.layer if chosen else at
@@ -205,7 +204,7 @@ def _network(
         return with_input(whole, input_size)
     probed = str(curve.table.model.iloc[0])
     if model:
-        runs.check_model(curve, run, model)
+        check_model(curve, run, model)
     facts: dict[str, Any] = curve.provenance
     settings: dict[str, Any] = facts.get("settings", {})
     whole = load_network(

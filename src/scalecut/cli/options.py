@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from ..errors import DataError, ModelError
-from ..networks.models import Network, Preprocessing
+from ..networks.network import Network, Preprocessing
 
 Model = Annotated[
     str,

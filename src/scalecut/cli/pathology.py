@@ -8,18 +8,18 @@ from pandas import DataFrame
 
 from .. import runs
 from ..errors import DataError
-from ..networks.models import load_network
+from ..features.extract import Look
+from ..networks.network import load_network
 from ..pathology.comparison import METRICS
 from ..pathology.finetune import Training
 from ..pathology.methods import NAMES
-from ..pathology.patches import MAGNIFICATIONS, cut_patches
+from ..pathology.patches import MAGNIFICATIONS, cut_patches, read_patches, write_patches
 from ..pathology.tiles import find_tiles, read_split
 from ..pathology.tiles import split as split_tiles
 from ..pathology.transfer import CONTESTANTS, Transfer, beside_the_paper
 from ..pathology.transfer import transfer as transfer_of
 from ..probing.choose import RULES, choose
-from ..probing.curve import Curve
-from ..probing.inputs import Look
+from ..probing.curve import Curve, check_model, read_run
 from ..report.report import draw, write_page
 from .console import ERR, OUT, command, place, print_json, print_left_out, print_run, records
 from .options import (
@@ -95,7 +95,7 @@ def patches(
             match_blur=match_blur,
             progress=progress,
         )
-        runs.write_patches(done, made, command=command(), left_out=left_out)
+        write_patches(done, made, command=command(), left_out=left_out)
     counts = done.counts()
     if as_json:
         print_json({"folder": str(out), "counts": records(counts.reset_index())})
@@ -164,10 +164,10 @@ def transfer(
             "--rule chooses where to cut by the curve of --from; --at leaves nothing to choose. "
             "Give --from RUN without --at, or drop --rule."
         )
-    table = runs.read_patches(Path(where))
-    curve = runs.read_run(from_run) if from_run else None
+    table = read_patches(Path(where))
+    curve = read_run(from_run) if from_run else None
     if curve:
-        runs.check_model(curve, from_run, model)
+        check_model(curve, from_run, model)
     layer = at or (choose(curve, rule or RULES[0]).layer if curve else None)
     network = load_network(model, weights=weights, allow_partial=allow_partial, seed=seed)
     with bars(ERR, quiet=as_json) as progress:

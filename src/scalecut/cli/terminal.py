@@ -21,9 +21,9 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from ..data.images import MEAN
 from ..networks.layers import ProbePoint
 from ..probing.curve import ALPHA, Curve
-from ..probing.scores import MEAN
 
 # what stages count that do not count images
 COUNTED = {

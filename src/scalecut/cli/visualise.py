@@ -22,8 +22,9 @@ from ..errors import DataError, LayerError, ModelError
 from ..figures.curve import STYLE
 from ..figures.drawing import INK, QUIET, TYPE, TYPE_SMALL, shortened
 from ..networks.layers import ProbePoint
-from ..networks.models import Network, load_network, tensors_sha256
-from ..probing.inputs import chosen_points, comparable
+from ..networks.network import Network, load_network, tensors_sha256
+from ..networks.selection import chosen_points
+from ..probing.controls import comparable
 from ..report import report
 from .console import ERR, OUT, command, place, print_json, print_left_out, print_run, records
 from .options import (

@@ -26,7 +26,7 @@ from torch._export.verifier import SpecViolationError
 from torch.export import Dim, ExportedProgram
 
 from ..errors import ModelError
-from ..probing.inputs import first_line
+from ..networks.selection import first_line
 from .network import STOPPED, CutNetwork
 
 # What the exporters raise. Those of torch.onnx, Dynamo and symbolic shapes are all RuntimeErrors;

@@ -27,8 +27,8 @@ from ..figures.drawing import page_figure
 from ..figures.notebook import html_of
 from ..networks.hooks import pool
 from ..networks.layers import LOGITS, SOFTMAX, ProbePoint, select_layers, tensors_in
-from ..networks.missing import answerable
-from ..networks.models import Network, Preprocessing, load_network
+from ..networks.network import Network, Preprocessing, load_network
+from ..networks.selection import answerable, chosen_points, every_point
 from ..networks.truncation import (
     Maps,
     Trial,
@@ -40,7 +40,6 @@ from ..networks.truncation import (
     unsaved,
     without_the_rest,
 )
-from ..probing.inputs import chosen_points, every_point
 
 PASSED_ON, STOPPED = "passed on", "stopped"
 POOLINGS = ("mean", "cls", "both")

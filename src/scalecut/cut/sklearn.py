@@ -17,10 +17,9 @@ from torchvision import transforms
 from ..data.decoding import fitted
 from ..data.images import Image, LeftOut, image_of
 from ..errors import DataError
-from ..features.extract import Progress, extract
+from ..features.extract import Look, Progress, extract
 from ..networks.layers import ProbePoint
-from ..networks.models import Network, Preprocessing, Weights
-from ..probing.inputs import Look
+from ..networks.network import Network, Preprocessing, Weights
 from .folder import load
 from .network import CutNetwork
 

@@ -21,7 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ..errors import DataError, LayerError
 from ..networks.hooks import pooled_outputs
-from ..networks.models import Network
+from ..networks.network import Network
 from ..networks.truncation import output_at, tried
 from .network import CutNetwork
 

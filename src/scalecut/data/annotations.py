@@ -45,7 +45,7 @@ from .measures import (
     upright,
 )
 from .storage import Stored, is_address
-from .tars import read_shards
+from .tables import read_shards
 
 SCHEMES = {
     "voc": "a folder with Annotations and JPEGImages",

@@ -25,6 +25,7 @@ from .decoding import header, opened, unreadable, upright_rgb
 from .measures import Frame, nearest
 from .storage import Stored, beside, is_address
 
+MEAN = "mean"  # the subset that stands for the mean over all
 Progress = Callable[[str, int, int], None]  # stage, how many are done, how many in all
 ASKED_AT_ONCE = 16  # images, of a server that takes its time for each
 QUEUED = 1024
@@ -324,3 +325,21 @@ def told(left_out: Sequence[LeftOut]) -> str:
 def evenly(n: int, most: int) -> list[int]:
     """At most so many of n numbers, spread over all of them."""
     return np.linspace(0, n - 1, min(n, most)).round().astype(int).tolist()
+
+
+def image_facts(image_set: ImageSet) -> dict[str, object]:
+    """Numbers and a fingerprint: the hash of every image's content with its measure and subset."""
+    digest = hashlib.sha256()
+    keys = keys_of(image_set.images)
+    rows = zip(keys, image_set.measure, image_set.subset, image_set.group, strict=True)
+    for key, measure, subset, group in rows:
+        if isinstance(key, DataError):
+            raise key
+        digest.update(f"{key} {measure!r} {subset} {group}\n".encode())
+    names = np.array(image_set.subset)
+    return {
+        "n_images": len(image_set),
+        "n_by_subset": {subset: int((names == subset).sum()) for subset in image_set.subsets},
+        "measure": image_set.measure_name,
+        "sha256": digest.hexdigest(),
+    }

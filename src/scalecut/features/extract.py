@@ -21,10 +21,10 @@ from ..data.decoding import fitted
 from ..data.images import Image, LeftOut, evenly, keys_of
 from ..data.images import Progress as Progress
 from ..data.measures import Frame
-from ..errors import DataError
+from ..errors import DataError, LayerError
 from ..networks.hooks import Taps
 from ..networks.layers import ProbePoint
-from ..networks.models import Network, Preprocessing, tensors_sha256
+from ..networks.network import Network, Preprocessing, tensors_sha256
 from .backends import Calibration, Way, openvino_vectors, resolved_way, torch_vectors, versions
 from .backends import resolved_device as resolved_device  # offered from here as well
 from .backends import resolved_precision as resolved_precision
@@ -348,3 +348,83 @@ def _content_keys(images: Sequence[Image]) -> tuple[dict[int, str], dict[int, st
 
 def _reason(error: DataError, image: Image) -> str:
     return str(error).removeprefix(f"{image.name}: ")
+
+
+CHECKED_ROWS = 4096  # of features, at a time
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """How a network is made to look at images."""
+
+    fit: str = "squash"
+    precision: str = "auto"
+    device: str = "auto"
+    batch_size: int = 32
+    engine: str = "torch"
+    half: bool = False  # features kept in float16
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise DataError(
+                f"A batch cannot be of {self.batch_size} images. Give --batch-size 1 or more."
+            )
+
+
+def check_finite(network: Network, features: Extracted) -> None:
+    for layer, matrix in features.matrices.items():
+        n_bad = 0
+        for start in range(0, len(matrix), CHECKED_ROWS):
+            is_fine = np.isfinite(matrix[start : start + CHECKED_ROWS]).all(axis=1)
+            n_bad += int((~is_fine).sum())
+            cache.released(matrix)
+        if n_bad:
+            without_half = " and no --half" if matrix.dtype == np.float16 else ""
+            raise LayerError(
+                f"Layer {layer!r} of {network.name} gave values that are not finite for {n_bad} "
+                f"of {len(matrix)} images. Try --precision float32{without_half}, or choose other "
+                "--layers."
+            )
+
+
+class Stages:
+    """Seconds by stage, and images/s of the stages in which images were computed."""
+
+    def __init__(self, progress: Progress | None, compute: Compute | None = None) -> None:
+        self.progress, self.compute = progress, compute
+        self.facts: dict[str, dict[str, float]] = {}
+
+    @contextmanager
+    def __call__(self, stage: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        seconds = self.facts.setdefault(stage, {"seconds": 0.0})["seconds"]
+        self.facts[stage]["seconds"] = round(seconds + time.perf_counter() - start, 3)
+
+    def extracted(
+        self,
+        network: Network,
+        images: Sequence[Image],
+        points: Sequence[ProbePoint],
+        look: Look,
+        stage: str = "features",
+    ) -> Extracted:
+        """Features of all images, timed and with progress."""
+        with self(stage):
+            found = extract(
+                network,
+                images,
+                points,
+                **asdict(look),
+                compute=self.compute,
+                progress=self.progress,
+                stage=stage,
+            )
+        self.facts[stage]["images_computed"] = found.n_computed
+        if found.n_computed:
+            self.facts[stage]["images_per_second"] = round(found.n_computed / found.seconds, 1)
+        return found
+
+    def report(self, stage: str) -> Callable[[int, int], None]:
+        """Progress of a stage that counts for itself."""
+        return lambda done, total: self.progress(stage, done, total) if self.progress else None

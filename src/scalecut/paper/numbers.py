@@ -16,11 +16,11 @@ import pandas as pd
 
 from .. import runs
 from ..cut import folder as bundle
+from ..data.images import MEAN
 from ..errors import DataError
 from ..networks.layers import LOGITS, POOLED, SOFTMAX, ProbePoint
-from ..pathology.patches import Misprint, check_counts, counts
-from ..probing.curve import Curve
-from ..probing.scores import MEAN
+from ..pathology.patches import Misprint, check_counts, counts, read_patches
+from ..probing.curve import Curve, read_run
 from . import published
 
 REPRODUCED, NOT_REPRODUCED = "reproduced", "not reproduced"
@@ -120,12 +120,12 @@ def read(
         return {step: _table(folder / step, name) for step in of_networks(*kinds)}
 
     return Found(
-        {name: runs.read_run(folder / name) for name in there(*NETWORKS)},
+        {name: read_run(folder / name) for name in there(*NETWORKS)},
         {
             **tables("invariance", SIZES),
             **tables("noise", NOISE),
             **tables("transfer", *TRIALS),
-            **{step: runs.read_patches(folder / step) for step in there(PATCHES)},
+            **{step: read_patches(folder / step) for step in there(PATCHES)},
         },
         tables("differences", *TRIALS),
         {step: bundle.read_facts(folder / step) for step in of_networks(CUT)},

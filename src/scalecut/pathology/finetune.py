@@ -33,7 +33,7 @@ from ..data.decoding import fitted
 from ..data.images import Image
 from ..errors import DataError, ModelError, OutputError
 from ..features.extract import Progress, decoded, resolved_device, resolved_precision
-from ..networks.models import Preprocessing, tensors_sha256
+from ..networks.network import Preprocessing, tensors_sha256
 
 if TYPE_CHECKING:  # an extra, and seconds to import
     from pytorch_lightning import LightningModule, Trainer

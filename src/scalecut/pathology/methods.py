@@ -19,11 +19,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from ..cut.network import cut_after
 from ..data.images import Image, LeftOut, evenly
 from ..errors import DataError, LayerError
-from ..features.extract import Progress, decoded, extract
+from ..features.extract import Look, Progress, decoded, extract
 from ..networks.layers import ProbePoint
-from ..networks.models import Network, random_twin
-from ..networks.twins import seeded, take_statistics
-from ..probing.inputs import Look
+from ..networks.network import Network, random_twin, seeded, take_statistics
 
 NAMES = (
     "pretrained", "scratch", "cut", "cut-random", "reset", "sweep", "up-to-cut", "all-layers",

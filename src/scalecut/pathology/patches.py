@@ -12,6 +12,8 @@ side, or in as many places of each tile at every magnification, which then overl
 Shapes: h x w pixels of the tile, H x W of the resampled tile; k nuclei.
 """
 
+import datetime
+import json
 from collections.abc import Iterator, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -26,6 +28,7 @@ from jaxtyping import Bool, Float64, Int64, Integer, UInt8
 from scipy import ndimage, sparse
 from skimage.measure import label
 
+from .. import runs
 from ..data.images import LeftOut
 from ..errors import DataError
 from ..features.extract import Progress
@@ -435,3 +438,44 @@ def check_counts(cells: pd.DataFrame, totals: pd.Series) -> tuple[Misprint, ...]
         column = gain[repaired >= 0].idxmax()
         found.append(Misprint(row, column, int(cells.loc[row, column]), int(repaired[column])))
     return tuple(found)
+
+
+def write_patches(
+    made: PatchSet, folder: Path, *, command: str, left_out: Sequence[LeftOut]
+) -> None:
+    """Write the table of patches, and what was left out, beside the patches in `folder`."""
+    made.table.to_parquet(folder / "patches.parquet", index=False)
+    whole = {
+        "format": runs.FORMAT,
+        "command": command,
+        "written": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "versions": runs.versions(),
+        "counts": json.loads(str(made.counts().to_json(orient="index"))),
+        "blur": made.blur,
+        "left_out": [*left_out, *made.left_out],
+        "skipped": made.skipped,
+    }
+    text = json.dumps(runs.plain(whole), indent=2, ensure_ascii=False, allow_nan=False)
+    (folder / runs.MARKS["patches"]).write_text(text + "\n", encoding="utf-8")
+
+
+def read_patches(folder: Path) -> pd.DataFrame:
+    """The table of patches, as `write_patches` wrote it.
+
+    Raises:
+        DataError: if the folder holds none.
+    """
+    try:
+        table = pd.read_parquet(folder / "patches.parquet")
+    except (OSError, ValueError) as error:
+        raise DataError(
+            f"{str(folder)!r} holds no patches: patches.parquet cannot be read ({error}). Give a "
+            "folder that `scalecut patches` wrote."
+        ) from error
+    lacking = [name for name in COLUMNS if name not in table]
+    if lacking:
+        raise DataError(
+            f"patches.parquet of {str(folder)!r} lacks the column {lacking[0]!r}. Cut the patches "
+            "again."
+        )
+    return table

@@ -17,16 +17,16 @@ import pandas as pd
 from jaxtyping import Float64
 
 from ..data.images import Image, LeftOut
-from ..errors import DataError, LayerError
-from ..features.extract import Progress
+from ..errors import DataError, LayerError, check_names
+from ..features.extract import Look, Progress
 from ..figures.drawing import page_figure
 from ..figures.notebook import html_of
 from ..figures.pathology import calibration_drawing
 from ..networks.layers import LOGITS, SOFTMAX, ProbePoint
-from ..networks.models import Network, tensors_sha256
+from ..networks.network import Network, tensors_sha256
+from ..networks.selection import chosen_points
 from ..paper import published
 from ..probing.curve import Curve
-from ..probing.inputs import Look, check_names, chosen_points
 from ..stats.agreement import FEWEST, agreement
 from . import comparison as verdict
 from .finetune import Training

@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass
 
+from ..data.images import MEAN
 from ..errors import DataError, LayerError
 from ..networks.layers import LOGITS, SOFTMAX, ProbePoint
 from .curve import Curve
-from .scores import MEAN
 
 RULES = ("cheapest", "peak")
 MUCH = 0.05  # R² that an earlier layer may be below the peak without a word of caution

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,14 +10,17 @@ import pandas as pd
 from jaxtyping import Float32, Float64
 from matplotlib.figure import Figure
 
-from ..data.images import ImageSet, LeftOut
-from ..errors import DataError
+from .. import runs
+from ..data.images import MEAN, Image, ImageSet, LeftOut
+from ..data.storage import Stored
+from ..data.thumbnails import thumbnail
+from ..errors import DataError, ModelError
 from ..figures.curve import curve_drawing
 from ..figures.drawing import page_figure
 from ..figures.notebook import html_of
 from ..networks.layers import SOFTMAX, ProbePoint
 from ..stats.inference import Fall, Peak, fall, interval, peak
-from .scores import MEAN, Scores
+from .scores import Scores
 
 ALPHA = 0.05  # p-values up to this one show something
 
@@ -442,3 +446,111 @@ def _set_in_words(found: Evidence, candidates: Sequence[str], label: Mapping[str
     if len(names) <= 3:
         return f"95 % set: {', '.join(label[name] for name in names)}"
     return f"95 % set: {len(names)} layers from {label[names[0]]} to {label[names[-1]]}"
+
+
+MOST_FETCHED = 2000  # pictures that are read once more, for the page
+
+
+def write_curve(
+    curve: Curve, folder: Path, *, command: str, settings: Mapping[str, object]
+) -> None:
+    """Write a curve: its tables, `run.json`, and its bootstrap draws, for paired comparisons."""
+    subsets = list(dict.fromkeys(curve.table.subset))
+    tables = {
+        "curve": curve.frame(),
+        "differences": pd.concat([curve.differences(s) for s in subsets], ignore_index=True),
+    }
+    if curve.fewer:
+        tables["learning"] = curve.learning()
+    facts = {
+        **curve.provenance,
+        "evidence": {subset: curve.evidence(subset) for subset in subsets},
+        "evidence_with_fewer_to_fit": [each.evidence() for each in curve.fewer],
+        "points": curve.points,
+        "layers_left_out": curve.layers_left_out,
+        "images_left_out": curve.images_left_out,
+    }
+    runs.write_run(folder, tables, facts, command=command, settings=settings)
+    np.save(folder / "draws.npy", curve.draws)
+    if curve.image_set is not None:
+        curve.predictions().to_parquet(folder / "predictions.parquet", index=False)
+        _images(curve.image_set).to_parquet(folder / "images.parquet", index=False)
+
+
+def _images(image_set: ImageSet) -> pd.DataFrame:
+    """The table of the images, with a small JPEG of those that are in no local file.
+
+    Of pictures in shards or at addresses only if they are few, since each is read once more.
+    """
+    n_stored = sum(isinstance(image.source, Stored) for image in image_set.images)
+    kinds = (np.ndarray, Stored) if n_stored <= MOST_FETCHED else (np.ndarray,)
+    small = [
+        _small(image) if isinstance(image.source, kinds) else None for image in image_set.images
+    ]
+    return image_table(image_set).assign(thumbnail=pd.Series(small, dtype=object))
+
+
+def _small(image: Image) -> bytes | None:
+    """A thumbnail; none where the picture can no longer be read."""
+    try:
+        return thumbnail(image)
+    except DataError:
+        return None
+
+
+def read_run(folder: Path) -> Curve:
+    """A curve with its draws, as `write_curve` wrote it.
+
+    Raises:
+        DataError: if the folder is no whole run, or one of a newer version.
+    """
+    table, facts = read_curve(folder), runs.read_facts(folder)
+    try:
+        draws = np.load(folder / "draws.npy", allow_pickle=False)
+        points = tuple(ProbePoint(**point) for point in facts["points"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(
+            f"The run {str(folder)!r} has no readable draws.npy and points ({error}). Run the "
+            "probe again."
+        ) from error
+    return Curve(table, draws, points, provenance=facts)
+
+
+def check_model(curve: Curve, folder: Path | None, model: str) -> None:
+    """Refuse a run of another network than the one that it is used for."""
+    probed = str(curve.table.model.iloc[0])
+    if model != probed:
+        raise ModelError(
+            f"The run {str(folder)!r} is of {probed}, not of {model}. Give a run of this network, "
+            f"or name {probed}."
+        )
+
+
+def read_curve(folder: Path) -> pd.DataFrame:
+    """The table of a run.
+
+    Raises:
+        DataError: if the folder is no whole run, or one of a newer version.
+    """
+    if not folder.is_dir():
+        raise DataError(
+            f"There is no run folder {str(folder)!r}. Give the folder that a probe wrote (--out)."
+        )
+    if not (folder / "curve.csv").exists():
+        raise DataError(
+            f"{str(folder)!r} holds no curve: it is empty, or was made by another command. Give "
+            "the folder that a probe wrote (--out)."
+        )
+    runs.read_facts(folder)
+    try:
+        table = runs.read_table(folder, "curve")
+    except (OSError, ValueError) as error:
+        raise DataError(
+            f"The run {str(folder)!r} has no readable curve.csv ({error}). Run the probe again."
+        ) from error
+    lacking = [name for name in COLUMNS if name not in table]
+    if lacking:
+        raise DataError(
+            f"curve.csv of {str(folder)!r} lacks the column {lacking[0]!r}. Run the probe again."
+        )
+    return table

@@ -13,28 +13,16 @@ from pathlib import Path
 
 from torch import nn
 
-from ..data.images import ImageSet, evenly
-from ..errors import DataError
+from ..data.images import ImageSet, evenly, image_facts
+from ..data.read import Reading, check_size, images_of
+from ..errors import DataError, check_names
 from ..features.cluster import computing
-from ..features.extract import Extracted, Progress
+from ..features.extract import Extracted, Look, Progress, Stages, check_finite
 from ..networks.layers import ProbePoint
-from ..networks.models import Network, Preprocessing, load_network, tensors_sha256
+from ..networks.network import Network, Preprocessing, load_network, tensors_sha256
+from ..networks.selection import chosen_points
+from .controls import CHECKED_IMAGES, check_int8, pixel_network, twin_of
 from .curve import Curve
-from .inputs import (
-    CHECKED_IMAGES,
-    Look,
-    Reading,
-    Stages,
-    check_finite,
-    check_int8,
-    check_names,
-    check_size,
-    chosen_points,
-    image_facts,
-    images_of,
-    twin_of,
-)
-from .pixels import pixel_network
 from .scores import MATCHED, MOST_TWINS, Answers, Part, Scores, draw_parts, score
 
 REGRESSORS = ("ridge", "ols")

@@ -22,7 +22,7 @@ from sklearn.model_selection import GroupShuffleSplit
 from threadpoolctl import threadpool_limits
 
 from .. import cache
-from ..data.images import ImageSet
+from ..data.images import MEAN, ImageSet
 from ..errors import DataError
 from ..networks.layers import ProbePoint
 from ..stats import out_of_core as tall
@@ -38,7 +38,6 @@ from ..stats.out_of_core import Rows, Split, Tested, null_scores
 from ..stats.ridge import decompose, leading, least_squares, nested_ridge, quick_ridge
 
 TEST_SHARE = 0.3  # graziani2021
-MEAN = "mean"  # the subset that stands for the mean over all
 MATCHED = "matched"  # ridge on as many principal components in every layer
 MOST_TWINS = 32
 AT_ONCE = 2**22  # numbers of permutations or bootstrap draws that memory holds at a time

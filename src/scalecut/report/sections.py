@@ -1,12 +1,14 @@
 """What a run says of itself, as tables of its page: scores, evidence, costs, settings, versions."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Float64
 
+from ..errors import DataError
 from ..figures.curve import REGRESSORS
 from .page import Cell, Section, Table
 
@@ -321,3 +323,49 @@ def interval(low: float, high: float) -> Cell:
     if not np.isfinite([low, high]).all():
         return None
     return (f"{low:.2f}{BLANK}to{BLANK}{high:.2f}".replace("-", "−"), low)
+
+
+IMAGE_COLUMNS = (
+    "image",
+    "file",
+    "subset",
+    "measure",
+    "left",
+    "top",
+    "right",
+    "bottom",
+    "width",
+    "height",
+    "thumbnail",
+)
+
+
+PREDICTION_COLUMNS = ("image", "subset", "measure", "layer", "predicted")
+
+
+def read_predictions(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame] | None:
+    """The images of a run, and the predictions as `Curve.predictions` gives them, if it has them.
+
+    Runs of earlier versions have none.
+
+    Raises:
+        DataError: if the tables cannot be read or do not fit one another.
+    """
+    paths = folder / "images.parquet", folder / "predictions.parquet"
+    if not any(path.exists() for path in paths):
+        return None
+    try:
+        images, predictions = (pd.read_parquet(path) for path in paths)
+        lacking = [name for name in IMAGE_COLUMNS if name not in images]
+        lacking += [name for name in PREDICTION_COLUMNS if name not in predictions]
+        if lacking:
+            raise ValueError(f"the column {lacking[0]!r} is not there")
+        n_layers = predictions.layer.nunique()
+        if predictions.image.tolist() != n_layers * images.image.tolist():
+            raise ValueError("they are not of the same images")
+    except (OSError, ValueError) as error:
+        raise DataError(
+            f"The run {str(folder)!r} has no readable images.parquet and predictions.parquet "
+            f"({error}). Run the probe again."
+        ) from error
+    return images, predictions

@@ -14,7 +14,7 @@ import pandas as pd
 from .. import runs
 from ..cut import folder as bundle
 from ..data.decoding import header
-from ..data.images import Image
+from ..data.images import MEAN, Image
 from ..data.thumbnails import thumbnail, worth_showing
 from ..errors import DataError
 from ..figures.analyses import (
@@ -42,8 +42,7 @@ from ..figures.drawing import Drawing
 from ..figures.pathology import calibration_drawing, recall_drawing, sweep_drawing
 from ..paper.numbers import INCEPTION, RESNET
 from ..paper.tables import paper_sections
-from ..probing.curve import Curve, compare
-from ..probing.scores import MEAN
+from ..probing.curve import Curve, compare, read_curve, read_run
 from .page import Cell, Picture, Readings, Section, Shown, Story, Table
 from .sections import (
     cut_section,
@@ -53,6 +52,7 @@ from .sections import (
     interval,
     labels_of,
     layer_table,
+    read_predictions,
     training_section,
     transfer_section,
     trust,
@@ -173,7 +173,7 @@ def drawings(run: Path) -> Iterator[tuple[str, Drawing]]:
     if (run / "curve.csv").is_file() or not (
         present or any((run / name).is_file() for name in others)
     ):
-        yield from _curve_drawings(run, runs.read_curve(run), runs.read_facts(run))
+        yield from _curve_drawings(run, read_curve(run), runs.read_facts(run))
     if (run / "paper.csv").is_file():
         table = _table(run, "paper")
         for network in PRINTED:
@@ -203,7 +203,7 @@ def story_of(run: Path, *, subset: str = "", has_thumbnails: bool = True) -> Sto
     if is_cut(run):
         return _story_of_cut(run)
     drawn, facts = dict(drawings(run)), runs.read_facts(run)
-    frame = runs.read_curve(run) if (run / "curve.csv").is_file() else pd.DataFrame()
+    frame = read_curve(run) if (run / "curve.csv").is_file() else pd.DataFrame()
     _check_subset(run, frame, subset)
     sections = [
         Section(NOTES[name][0], figures=[_shown(name, drawn[name])])
@@ -240,7 +240,7 @@ def story_of(run: Path, *, subset: str = "", has_thumbnails: bool = True) -> Sto
     return replace(
         story,
         title=str(frame.model.iloc[0]),
-        finding=str(facts.get("finding") or runs.read_run(run).finding()),
+        finding=str(facts.get("finding") or read_run(run).finding()),
         curves=_curves(frame, evidence),
         layers=_layers_of(frame),
         peaks={name: found["peak"] for name, found in evidence.items()},
@@ -260,7 +260,7 @@ def compared(one: Path, other: Path) -> Section:
     Raises:
         DataError: if one of them is no whole run of a probe.
     """
-    curves = runs.read_run(one), runs.read_run(other)
+    curves = read_run(one), read_run(other)
     names = names_of(curves, (one, other))
     title = f"{names[0]} less {names[1]}"
     try:
@@ -300,7 +300,7 @@ def _curve_drawings(
         yield "subsets", subset_drawing(frame)
     if frame.regressor.nunique() > 1:
         yield "width", width_drawing(frame)
-    found, evidence = runs.read_predictions(run), facts.get("evidence", {})
+    found, evidence = read_predictions(run), facts.get("evidence", {})
     if found is not None and MEAN in evidence:
         peak = str(evidence[MEAN]["peak"])
         label = labels_of(facts).get(peak, peak)
@@ -341,7 +341,7 @@ def _scores_sections(frame: pd.DataFrame, facts: Mapping[str, Any]) -> list[Sect
 
 
 def _readings(run: Path, frame: pd.DataFrame, has_thumbnails: bool) -> Readings | None:
-    found, layers = runs.read_predictions(run), _layers_of(frame)
+    found, layers = read_predictions(run), _layers_of(frame)
     if found is None:
         return None
     images, predictions = found

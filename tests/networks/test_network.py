@@ -21,7 +21,7 @@ from scalecut.data.decoding import fitted
 from scalecut.errors import ModelError
 from scalecut.networks.hooks import pooled_outputs
 from scalecut.networks.layers import probe_points
-from scalecut.networks.models import (
+from scalecut.networks.network import (
     Network,
     Preprocessing,
     Weights,

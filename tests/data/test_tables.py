@@ -17,7 +17,7 @@ from scalecut import Preprocessing, cache, probe, read_images
 from scalecut.cli import app as cli
 from scalecut.data.measures import Frame
 from scalecut.data.storage import Stored
-from scalecut.data.tars import _names, shards_of
+from scalecut.data.tables import _names, shards_of
 from scalecut.features.extract import decoded
 from tests.builders import LAYERS, discs, planted
 from tests.data.test_storage import said, same_pixels, served  # noqa: F401 - served is a fixture
@@ -396,7 +396,7 @@ def test_shards_without_a_sample_are_refused(tmp_path):
 
 def listings(monkeypatch):
     """How often a shard was listed so far."""
-    from scalecut.data import tars
+    from scalecut.data import tables as tars
 
     listed, calls = tars.listed, []
     monkeypatch.setattr(tars, "listed", lambda file: calls.append(1) or listed(file))

@@ -1,7 +1,7 @@
-"""The layers that a network can answer for although tensors are missing from its weights."""
+"""The layers that are asked for, and those of them that the network can answer for."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -9,9 +9,58 @@ import torch
 from torch import Tensor
 
 from ..data.images import LeftOut
+from ..errors import ModelError, ScalecutError
 from .hooks import pooled_outputs
-from .layers import ProbePoint
-from .models import Network
+from .layers import ProbePoint, probe_points, select_layers
+from .network import Network
+
+
+def chosen_points(
+    network: Network, layers: Sequence[str] = ()
+) -> tuple[list[ProbePoint], tuple[LeftOut, ...]]:
+    """The points to probe, and those that the network cannot answer for, with the reason.
+
+    Raises:
+        LayerError: if a name fits no layer.
+        ModelError: if the network does not run at its input size.
+    """
+    points = every_point(network, layers)
+    return answerable(network, select_layers(points, layers) if layers else points)
+
+
+def every_point(network: Network, layers: Sequence[str] = ()) -> list[ProbePoint]:
+    """All points, and the modules among `layers` too, whether they can be answered for or not.
+
+    Raises:
+        ModelError: if the network does not run at its input size.
+    """
+    modules = {name for name, _ in network.module.named_modules() if name}
+    also = [name for name in layers if name in modules]
+    try:
+        return probe_points(network.module, network.example(), also=also)
+    except (RuntimeError, AssertionError, ValueError) as error:
+        if isinstance(error, ScalecutError):
+            raise
+        height, width = network.preprocessing.height, network.preprocessing.width
+        raise ModelError(
+            f"{network.name} does not run on {height} x {width} px ({first_line(error)}). Give "
+            "another --input-size, or the network's own."
+        ) from error
+
+
+def refusal(
+    points: Sequence[ProbePoint], pooled: Callable[[Tensor], list[np.ndarray]], batch: Tensor
+) -> str:
+    """Why a network cannot be used on inputs of this size; empty if it can."""
+    try:
+        answers = pooled(batch)
+    except (RuntimeError, AssertionError, ValueError) as error:
+        return first_line(error)
+    for point, answer in zip(points, answers, strict=True):
+        if answer.shape != (len(batch), point.channels):
+            n = answer.size // len(batch)
+            return f"{point.label} gives {n} values there, not {point.channels}"
+    return ""
 
 
 def answerable(
@@ -72,3 +121,8 @@ def _causes(network: Network, ruined: Sequence[ProbePoint]) -> dict[str, str]:
             }
         )
     return causes
+
+
+def first_line(error: Exception) -> str:
+    """The beginning of what a library said, short enough to stand inside a sentence."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:100].rstrip(".")
