@@ -58,7 +58,7 @@ def point(shards: Path, n: int, how: str) -> None:
     import torch
 
     from scalecut import Preprocessing, load_network, probe
-    from scalecut.features.extract import Look
+    from scalecut.features.extract import Computation
     from scalecut.streaming import stream
     from scalecut.data.tables import read_shards
 
@@ -74,7 +74,7 @@ def point(shards: Path, n: int, how: str) -> None:
         curve = probe(network, images, batch_size=BATCH, controls=[])
     else:
         cluster = "" if how == STREAMED else how
-        curve = stream(network, images, look=Look(batch_size=BATCH), controls=[], cluster=cluster)
+        curve = stream(network, images, look=Computation(batch_size=BATCH), controls=[], cluster=cluster)
     stages = {"pilot": {"seconds": 0.0}, **curve.provenance["stages"]}
     found = {name: stages[name]["seconds"] for name in ("pilot", "features", "regression")}
     total = time.perf_counter() - start

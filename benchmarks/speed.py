@@ -24,14 +24,14 @@ from sklearn.linear_model import RidgeCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
-from scalecut import image_set, load_network
+from scalecut import make_image_set, load_network
 from scalecut.features import calibration_of, decoded, forward
 from scalecut.images import Image
 from scalecut.networks.selection import (chosen_points)
 from scalecut.layers import ProbePoint
 from scalecut.models import Network, Preprocessing
 from scalecut.regression import PENALTIES
-from scalecut.scenes import made_up_scenes
+from scalecut.scenes import make_scenes
 from scalecut.scores import Answers, draw_parts, score
 from scalecut.probing.curve import read_run
 
@@ -57,7 +57,7 @@ def files() -> list[Image]:
         return [Image(path.name, path) for path in paths]
     folder = Path(tempfile.mkdtemp())
     found = []
-    for number, scene in enumerate(made_up_scenes(FILES, seed=0).images):
+    for number, scene in enumerate(make_scenes(FILES, seed=0).images):
         path = folder / f"{number}.jpg"
         scene.picture().resize((400, 300)).save(path, quality=90)
         found.append(Image(path.name, path))
@@ -163,7 +163,7 @@ def regression(console: Console) -> None:
     rng = np.random.default_rng(0)
     measure = rng.random(IMAGES)
     blank = np.zeros((8, 8, 3), np.uint8)
-    images = image_set([blank] * IMAGES, measure)
+    images = make_image_set([blank] * IMAGES, measure)
     points = tuple(
         ProbePoint(str(n), "", n / len(CHANNELS), "", "output", channels=d, channel_axis=1)
         for n, d in enumerate(CHANNELS)

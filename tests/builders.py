@@ -6,13 +6,13 @@ import numpy as np
 import torch
 from torch import nn
 
-from scalecut import Preprocessing, image_set
-from scalecut.features.extract import Look
+from scalecut import Preprocessing, make_image_set
+from scalecut.features.extract import Computation
 from scalecut.networks.network import load_network
 
 SIDE = 24
 AS_IT_IS = Preprocessing(height=SIDE, width=SIDE, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
-EXACTLY = Look(precision="float32", batch_size=8)
+EXACTLY = Computation(precision="float32", batch_size=8)
 LAYERS = ["look", "area", "colour"]
 
 
@@ -30,7 +30,7 @@ def disc(rng):
 def discs(n=90, seed=0, subset="disc", group=None):
     rng = np.random.default_rng(seed)
     pictures, areas = zip(*(disc(rng) for _ in range(n)), strict=True)
-    return image_set(pictures, areas, subset=subset, group=group, measure_name="area")
+    return make_image_set(pictures, areas, subset=subset, group=group, measure_name="area")
 
 
 def planted():

@@ -18,7 +18,7 @@ import PIL.Image
 import pytest
 from rich.console import Console
 
-from scalecut import Curve, DataError, OutputError, ProbePoint, image_set
+from scalecut import Curve, DataError, OutputError, ProbePoint, make_image_set
 from scalecut.cli.terminal import (
     bars,
     comparison_table,
@@ -624,7 +624,7 @@ def with_images(folder):
     """A run of a curve with one image in a file and two in memory."""
     PIL.Image.new("RGB", (40, 30)).save(folder / "a.png")
     grey = [np.full((10, 20, 3), value, np.uint8) for value in (50, 200)]
-    images = image_set([folder / "a.png", *grey], [0.1, 0.2, 0.3], subset=["dog", "dog", "猫"])
+    images = make_image_set([folder / "a.png", *grey], [0.1, 0.2, 0.3], subset=["dog", "dog", "猫"])
     images = replace(images, boxes=np.arange(12.0).reshape(3, 4))
     predicted = np.array([[np.nan, 0.5, 0.25]] * len(points()))
     whole = replace(curve(), image_set=images, predicted=predicted)

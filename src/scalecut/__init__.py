@@ -1,70 +1,53 @@
-"""Find the layer at which a vision model forgets how big things are."""
+"""Find the layer at which a vision model forgets how big things are, cut it there, and use it.
 
-from .analyses.invariance import Invariance, invariance
-from .analyses.noise import noise_curve
-from .analyses.rcv import Directions, rcv
-from .analyses.synthetic import Instrument, instrument
-from .cut.folder import load
-from .cut.network import CutNetwork, cut_after
-from .cut.sklearn import Features, transform
-from .data.annotations import read_images
-from .data.images import Image, ImageSet, image_set
-from .data.measures import Frame
-from .data.scenes import made_up_scenes
-from .errors import DataError, LayerError, ModelError, OutputError, ScalecutError
-from .features.extract import extract
-from .networks.hooks import pooled_outputs
-from .networks.layers import ProbePoint, probe_points, select_layers
-from .networks.network import Network, Preprocessing, load_network, random_twin
-from .pathology.patches import read_patches
-from .pathology.transfer import Transfer, transfer
-from .probing.choose import choose
-from .probing.curve import Curve, Evidence, compare
-from .probing.probe import probe
-from .stats.ridge import RidgePath, r_squared, ridge_path
+Names are imported when they are first used (PEP 562), so that `import scalecut` loads neither torch
+nor timm.
+"""
 
-__all__ = [
-    "Curve",
-    "CutNetwork",
-    "DataError",
-    "Directions",
-    "Evidence",
-    "Features",
-    "Frame",
-    "Image",
-    "ImageSet",
-    "Instrument",
-    "Invariance",
-    "LayerError",
-    "ModelError",
-    "Network",
-    "OutputError",
-    "Preprocessing",
-    "ProbePoint",
-    "RidgePath",
-    "ScalecutError",
-    "Transfer",
-    "choose",
-    "compare",
-    "cut_after",
-    "extract",
-    "image_set",
-    "instrument",
-    "invariance",
-    "load",
-    "load_network",
-    "made_up_scenes",
-    "noise_curve",
-    "pooled_outputs",
-    "probe",
-    "probe_points",
-    "r_squared",
-    "random_twin",
-    "rcv",
-    "read_images",
-    "read_patches",
-    "ridge_path",
-    "select_layers",
-    "transfer",
-    "transform",
-]
+import importlib
+from importlib import metadata
+from typing import Any
+
+# fmt: off
+_NAMES = {
+    "errors": ("DataError", "LayerError", "ModelError", "OutputError", "ScalecutError"),
+    "data.images": ("Image", "ImageSet", "make_image_set"),
+    "data.measures": ("Frame",),
+    "data.read": ("Reading", "read_images"),
+    "data.scenes": ("make_scenes",),
+    "networks.network": ("Network", "Preprocessing", "load_network"),
+    "networks.layers": ("ProbePoint",),
+    "networks.selection": ("list_layers",),
+    "features.extract": ("Computation", "extract_features"),
+    "report.report": ("write_report",),
+    "probing.probe": ("Fitting", "probe"),
+    "probing.curve": ("Curve", "Evidence", "compare_curves"),
+    "probing.choose": ("choose_layer",),
+    "cut.network": ("CutNetwork", "cut_after"),
+    "cut.folder": ("load_cut", "save_cut"),
+    "cut.sklearn": ("CutFeatures", "create_transform"),
+    "analyses.invariance": ("Invariance", "invariance"),
+    "analyses.noise": ("Noise", "probe_noise"),
+    "analyses.synthetic": ("Scenes", "probe_scenes"),
+    "analyses.rcv": ("Directions", "rcv"),
+    "analyses.visualise": ("Pictures", "visualise"),
+    "pathology.patches": ("read_patches",),
+    "pathology.transfer": ("Transfer", "transfer"),
+    "runs": ("open_run",),
+}
+# fmt: on
+_HOME = {name: module for module, names in _NAMES.items() for name in names}
+__all__ = sorted(_HOME)  # noqa: PLE0605
+__version__ = metadata.version("scalecut")
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    found = getattr(importlib.import_module(f".{_HOME[name]}", __name__), name)
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

@@ -1,4 +1,8 @@
-"""The run folder: `run.json`, tables and what is drawn from them; whole, or not there."""
+"""A result on disk: a folder with `run.json`, tables as NAME.csv, figures and a page.
+
+Knows no command. A folder is written under a temporary name and renamed: it is complete or absent.
+What kind of folder it is, the name of its JSON file says (`MARKS`).
+"""
 
 import datetime
 import errno
@@ -9,7 +13,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -19,7 +23,8 @@ import pandas as pd
 
 from .errors import DataError, OutputError
 
-FORMAT = 2  # of run.json and the tables
+FORMATS = {"run": 2, "cut": 1, "patches": 2, "paper": 2}  # of the JSON file and the tables
+WRITTEN_BY = {"run": "probe", "cut": "cut", "patches": "patches", "paper": "paper"}
 MARKS = {
     "run": "run.json",
     "cut": "scalecut.json",
@@ -40,6 +45,103 @@ NUMBERS = (
 )
 # fmt: on
 DIGITS = 6  # of the decimals in curve.csv
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A folder that was written before: its facts, and its tables, each parsed once.
+
+    Args:
+        folder: where it lies.
+        facts: what its JSON file says.
+        kind: of `MARKS`.
+    """
+
+    folder: Path
+    facts: Mapping[str, Any]
+    kind: str = "run"
+    _parsed: dict[str, pd.DataFrame] = field(default_factory=dict, repr=False)
+
+    def has(self, name: str) -> bool:
+        """Whether there is a table of this name."""
+        return (self.folder / f"{name}.csv").is_file()
+
+    def names(self) -> list[str]:
+        """The names of all tables."""
+        return sorted(path.stem for path in self.folder.glob("*.csv"))
+
+    def table(self, name: str, columns: Sequence[str] = ()) -> pd.DataFrame:
+        """A table, its names as text, whatever they look like.
+
+        Args:
+            columns: that it must have.
+
+        Raises:
+            DataError: if it is missing, cannot be read, or lacks a column.
+        """
+        try:
+            if name not in self._parsed:
+                self._parsed[name] = pd.read_csv(
+                    self.folder / f"{name}.csv",
+                    keep_default_na=False,
+                    na_values={name: [""] for name in NUMBERS},
+                    dtype=dict.fromkeys(NAMES, str),
+                )
+            table = self._parsed[name]
+            lacking = [column for column in columns if column not in table]
+            if lacking:
+                raise ValueError(f"it lacks the column {lacking[0]!r}")
+        except (OSError, ValueError) as error:
+            raise DataError(
+                f"The run {str(self.folder)!r} has no readable {name}.csv ({error}). Run the "
+                "command again."
+            ) from error
+        return table
+
+
+def read_run(folder: str | Path, kind: str = "run", needed: Sequence[str] = ()) -> Run:
+    """What lies in a folder of this kind.
+
+    Args:
+        kind: of `MARKS`.
+        needed: facts that must be there; a name after a dot is one inside the other.
+
+    Raises:
+        DataError: if the folder holds none, or one of a newer version.
+    """
+    folder, mark = Path(folder), MARKS[kind]
+    if not folder.is_dir():
+        raise DataError(
+            f"There is no folder {str(folder)!r}. Give a folder that `scalecut {WRITTEN_BY[kind]}` "
+            "wrote."
+        )
+    try:
+        facts = json.loads((folder / mark).read_text(encoding="utf-8"))
+        if not isinstance(facts, dict):
+            raise ValueError(f"it holds a {type(facts).__name__}")
+        number = facts.get("format", 0)
+        if not isinstance(number, int):
+            raise ValueError(f"its format is {number!r}")
+        lacking = [name for name in needed if not _holds(facts, *name.split("."))]
+        if lacking and number <= FORMATS[kind]:
+            raise ValueError(f"it lacks {lacking[0]!r}")
+    except (OSError, ValueError) as error:
+        raise DataError(
+            f"{str(folder)!r} holds no {kind} of scalecut: {mark} cannot be read ({error}). Give a "
+            f"folder that `scalecut {WRITTEN_BY[kind]}` wrote."
+        ) from error
+    if number > FORMATS[kind]:
+        raise DataError(
+            f"{str(folder)!r} has format {number}, but this version reads up to {FORMATS[kind]}. "
+            "Update scalecut."
+        )
+    return Run(folder, facts, kind)
+
+
+def _holds(facts: Any, name: str, *inside: str) -> bool:
+    if not isinstance(facts, dict) or name not in facts:
+        return False
+    return not inside or _holds(facts[name], *inside)
 
 
 @contextmanager
@@ -67,7 +169,7 @@ def new_run(folder: Path, kind: str = "run") -> Iterator[Path]:
     except OSError as error:
         if isinstance(error, OutputError):
             raise
-        raise OutputError(_unwritable(folder, error)) from error
+        raise OutputError(unwritable(folder, error)) from error
     finally:
         if earlier is not None and not folder.exists():
             earlier.rename(folder)
@@ -97,7 +199,7 @@ def gathered(folder: Path) -> Iterator[Path]:
     except OSError as error:
         if isinstance(error, OutputError):
             raise
-        raise OutputError(_unwritable(folder, error)) from error
+        raise OutputError(unwritable(folder, error)) from error
     finally:
         if made is not None:
             shutil.rmtree(made, ignore_errors=True)
@@ -113,7 +215,7 @@ def check_place(folder: Path, kind: str = "run") -> None:
     except OSError as error:
         if isinstance(error, OutputError):
             raise
-        raise OutputError(_unwritable(folder, error)) from error
+        raise OutputError(unwritable(folder, error)) from error
 
 
 def _check_free(folder: Path, kind: str) -> None:
@@ -134,15 +236,13 @@ def write_run(
     facts: Mapping[str, object],
     *,
     command: str,
-    settings: Mapping[str, object],
 ) -> None:
     """Write tables as NAME.csv, and `run.json` with the facts, into `folder`."""
     for name, table in tables.items():
         write_table(table, folder / f"{name}.csv")
     whole = {
-        "format": FORMAT,
+        "format": FORMATS["run"],
         "command": command,
-        "settings": settings,
         "written": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "versions": versions(),
         "machine": {"platform": platform.platform(), "python": platform.python_version()},
@@ -172,7 +272,7 @@ def write_features(table: pd.DataFrame, path: Path) -> None:
             table.to_csv(part, index=False, lineterminator="\n")
         part.replace(path)
     except OSError as error:
-        raise OutputError(_unwritable(path, error)) from error
+        raise OutputError(unwritable(path, error)) from error
     finally:
         part.unlink(missing_ok=True)
 
@@ -188,39 +288,22 @@ def concatenated(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
     return pd.concat([table.reindex(columns=columns) for table in tables], ignore_index=True)
 
 
-def read_table(folder: Path, name: str) -> pd.DataFrame:
-    """A table of a run, its names as text, whatever they look like."""
-    return pd.read_csv(
-        folder / f"{name}.csv",
-        keep_default_na=False,
-        na_values={name: [""] for name in NUMBERS},
-        dtype=dict.fromkeys(NAMES, str),
-    )
+def settings_of(arguments: Mapping[str, Any]) -> dict[str, object]:
+    """The arguments of a verb by option, for `run.json`: dataclasses become their fields.
 
-
-def read_facts(folder: Path) -> dict[str, Any]:
-    """What `run.json` says.
-
-    Raises:
-        DataError: if it cannot be read, or is of a newer version.
+    What is no text, number or list of them (a module, images in memory) is told by its type.
     """
-    try:
-        facts = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-        if not isinstance(facts, dict):
-            raise ValueError(f"it holds a {type(facts).__name__}")
-        if not isinstance(facts.get("format", 0), int):
-            raise ValueError(f"its format is {facts['format']!r}")
-    except (OSError, ValueError) as error:
-        raise DataError(
-            f"The run {str(folder)!r} has no readable run.json ({error}). Run the probe again."
-        ) from error
-    if facts.get("format", 0) > FORMAT:
-        raise DataError(
-            f"The run {str(folder)!r} has format {facts['format']}, but this version reads up "
-            f"to {FORMAT}. "
-            "Update scalecut."
-        )
-    return facts
+    settings: dict[str, object] = {}
+    for name, value in arguments.items():
+        if is_dataclass(value) and not isinstance(value, type) and name not in ("model", "data"):
+            settings |= {each.name: getattr(value, each.name) for each in fields(value)}
+        elif name != "progress":
+            settings[name] = value
+    known = (str, int, float, bool, tuple, list, Path, type(None))
+    return {
+        name: value if isinstance(value, known) else type(value).__name__
+        for name, value in settings.items()
+    }
 
 
 def versions() -> dict[str, str]:
@@ -241,7 +324,7 @@ def plain(thing: object) -> object:
     return thing if isinstance(thing, str | int | bool | None) else str(thing)
 
 
-def _unwritable(folder: Path, error: OSError) -> str:
+def unwritable(folder: Path, error: OSError) -> str:
     if error.errno == errno.ENOSPC:
         return (
             f"The disk of {str(folder)!r} is full. Free space or give --out another place; "

@@ -13,7 +13,7 @@ from torch import nn
 
 from scalecut.analyses.invariance import CHANGES, COLUMNS, OCTAVES, invariance, shown
 from scalecut.data.decoding import fitted
-from scalecut.data.images import Image, LeftOut, image_set
+from scalecut.data.images import Image, LeftOut, make_image_set
 from scalecut.data.measures import Frame
 from scalecut.errors import DataError, LayerError, ModelError
 from scalecut.networks.network import Preprocessing, load_network
@@ -50,13 +50,13 @@ def values(table, quantity, change="image-size"):
 def plain(n, seed=0):
     """Pictures of one colour each."""
     colours = np.random.default_rng(seed).integers(20, 236, size=(n, 1, 1, 3), dtype=np.uint8)
-    return image_set(list(np.tile(colours, (1, 40, 48, 1))), np.arange(n))
+    return make_image_set(list(np.tile(colours, (1, 40, 48, 1))), np.arange(n))
 
 
 def textured(n, seed=0):
     rng = np.random.default_rng(seed)
     coarse = rng.integers(0, 256, size=(n, 5, 6, 3), dtype=np.uint8)
-    return image_set(list(coarse.repeat(8, axis=1).repeat(8, axis=2)), np.arange(n))
+    return make_image_set(list(coarse.repeat(8, axis=1).repeat(8, axis=2)), np.arange(n))
 
 
 @pytest.fixture
@@ -114,7 +114,7 @@ def squares(shares, side=64):
         picture[top : top + edge, left : left + edge] = 255
         pictures.append(picture)
         boxes.append([left, top, left + edge, top + edge])
-    return replace(image_set(pictures, shares), boxes=np.array(boxes, dtype=np.float64))
+    return replace(make_image_set(pictures, shares), boxes=np.array(boxes, dtype=np.float64))
 
 
 def test_answer_of_a_network_that_weighs_the_area_changes_where_it_must():

@@ -16,7 +16,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 import scalecut.analyses.rcv
-from scalecut import DataError, LayerError, Preprocessing, image_set, load_network, probe
+from scalecut import DataError, LayerError, Preprocessing, load_network, make_image_set, probe
 from scalecut.analyses.rcv import (
     COLUMNS,
     carrying_share,
@@ -29,7 +29,8 @@ from scalecut.analyses.rcv import (
     ridge,
     sensitivity,
 )
-from scalecut.networks.layers import LOGITS, POOLED, SOFTMAX, probe_points, select_layers
+from scalecut.networks.layers import probe_points, select_layers
+from scalecut.networks.points import LOGITS, POOLED, SOFTMAX
 from scalecut.probing.scores import draw_parts
 from scalecut.stats.ridge import decompose, nested_ridge
 
@@ -288,7 +289,7 @@ def noise(rng, n):
 
 
 def as_images(pixels):
-    return image_set(list(pixels), np.arange(len(pixels), dtype=float)).images
+    return make_image_set(list(pixels), np.arange(len(pixels), dtype=float)).images
 
 
 def moved(value, point, step):
@@ -410,7 +411,7 @@ def test_vector_of_another_layer_is_refused(rng):
 def test_unreadable_image_is_named(rng, tmp_path):
     path = tmp_path / "broken.png"
     PIL.Image.fromarray(noise(rng, 1)[0]).save(path)
-    images = image_set([path], [1.0]).images
+    images = make_image_set([path], [1.0]).images
     path.write_bytes(path.read_bytes()[:200])
     network = loaded(residual_net)
     with pytest.raises(DataError, match=r"broken.png: .*\. Mend it, or leave it out\.$"):
@@ -518,7 +519,7 @@ def colours(seed=0):
     measure[2 * N : 3 * N] = 1 - grown[2 * N : 3 * N]  # turned round
     measure[3 * N :] += 2  # the same direction, another offset
     subset = np.repeat(["here", "alike", "reversed", "offset"], N).tolist()
-    return image_set(list(pixels), measure, subset=subset)
+    return make_image_set(list(pixels), measure, subset=subset)
 
 
 def colour_net():
@@ -576,7 +577,7 @@ def test_directions_of_a_noiseless_measure_are_stable(found):
 def shuffled_colours(network):
     images = colours()
     shuffled = np.random.default_rng(0).permutation(images.measure[:N])
-    noisy = image_set([image.source for image in images.images[:N]], shuffled, subset="here")
+    noisy = make_image_set([image.source for image in images.images[:N]], shuffled, subset="here")
     return rcv(network, noisy, points_of(network, "look"), repeats=4, precision="float32")
 
 
@@ -646,7 +647,7 @@ def test_transfer_is_that_of_the_map_two_subsets_share(found, other, least_r2, m
 def test_transfer_to_the_same_subset_is_the_score_of_the_probe():
     images, network = colours(), colour_net()
     measure = images.measure + np.random.default_rng(0).normal(scale=0.2, size=len(images))
-    noisy = image_set([i.source for i in images.images], measure, subset=images.subset)
+    noisy = make_image_set([i.source for i in images.images], measure, subset=images.subset)
     found = rcv(network, noisy, points_of(network), repeats=3, precision="float32", seed=5)
     curve = probe(
         network, noisy, controls=(), regressors=("ridge",), repeats=3, precision="float32", seed=5

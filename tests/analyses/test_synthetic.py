@@ -29,8 +29,8 @@ from scalecut.analyses.synthetic import (
 from scalecut.data.images import LeftOut
 from scalecut.data.scenes import OBJECTS, Picture, largest_share, random_scene, render
 from scalecut.errors import DataError, LayerError, ModelError
-from scalecut.networks.layers import ProbePoint
 from scalecut.networks.network import Network, Preprocessing, Weights
+from scalecut.networks.points import ProbePoint
 from scalecut.stats.ridge import PENALTIES
 
 module = sys.modules["scalecut.analyses.synthetic"]  # the name is that of the function, too

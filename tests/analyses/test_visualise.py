@@ -21,7 +21,8 @@ from scalecut.analyses.visualise import (
     total_variation_slope,
 )
 from scalecut.features.extract import forward
-from scalecut.networks.layers import LOGITS, POOLED, SOFTMAX, probe_points
+from scalecut.networks.layers import probe_points
+from scalecut.networks.points import LOGITS, POOLED, SOFTMAX
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

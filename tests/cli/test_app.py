@@ -693,7 +693,7 @@ def test_setting_that_cannot_be_is_answered_in_one_line(case):
 
 def test_place_is_refused_before_any_work_is_done(monkeypatch):
     blobs()
-    for work in ("load_network", "made_up_scenes"):
+    for work in ("load_network", "make_scenes"):
         monkeypatch.setattr(cli, work, lambda *given, **settings: pytest.fail("work was done"))
     assert probed("--out", "blobs").exit_code == 2
     assert scalecut("demo", "--out", "blobs").exit_code == 2

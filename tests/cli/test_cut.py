@@ -19,7 +19,7 @@ from scalecut import Curve, Features, ModelError, Preprocessing, load, load_netw
 from scalecut.cli import cut as commands
 from scalecut.cli.console import OUT
 from scalecut.cut.export import EXPORTS
-from scalecut.features.extract import Look
+from scalecut.features.extract import Computation
 from scalecut.networks.network import tensors_sha256
 from scalecut.networks.selection import chosen_points
 from scalecut.probing.curve import write_curve
@@ -159,7 +159,7 @@ def run_of(folder="run", *, model=CHAIN, preprocessing=None, weights="pretrained
     )
     provenance = {
         "probe": {"repeats": 10, "seed": 0},
-        "look": asdict(Look()),
+        "look": asdict(Computation()),
         "weights": network.weights,
         "tensors_sha256": tensors_sha256(network.module),
         "preprocessing": network.preprocessing,

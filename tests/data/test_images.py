@@ -12,7 +12,7 @@ import PIL.ImageOps
 import pytest
 
 from scalecut.data.decoding import fitted, header
-from scalecut.data.images import Image, ImageSet, LeftOut, image_of, image_set, read_table
+from scalecut.data.images import Image, ImageSet, LeftOut, image_of, make_image_set, read_table
 from scalecut.data.measures import Frame, share_of
 from scalecut.errors import DataError
 
@@ -367,7 +367,7 @@ def test_set_from_files_pictures_and_arrays(tmp_path, pixels):
     stored = io.BytesIO()
     PIL.Image.fromarray(pixels).save(stored, "PNG", exif=exif(6))
     turned = PIL.Image.open(stored)
-    images = image_set([path, str(path), turned, pixels, pixels[..., 0]], np.arange(5.0))
+    images = make_image_set([path, str(path), turned, pixels, pixels[..., 0]], np.arange(5.0))
     assert [image.name for image in images.images[2:]] == ["image 2", "image 3", "image 4"]
     expected = [pixels, pixels, np.rot90(pixels, -1), pixels, np.stack([pixels[..., 0]] * 3, -1)]
     for image, array in zip(images.images, expected, strict=True):
@@ -378,9 +378,11 @@ def test_set_from_files_pictures_and_arrays(tmp_path, pixels):
 
 
 def test_set_takes_names_of_subset_and_group(pixels):
-    images = image_set([pixels] * 2, [0.1, 0.2], subset=["a", "b"], group=[7, 8], measure_name="mm")
+    images = make_image_set(
+        [pixels] * 2, [0.1, 0.2], subset=["a", "b"], group=[7, 8], measure_name="mm"
+    )
     assert (images.subset, images.group, images.measure_name) == (("a", "b"), ("7", "8"), "mm")
-    assert image_set([pixels], [0.1], subset="a").subset == ("a",)
+    assert make_image_set([pixels], [0.1], subset="a").subset == ("a",)
 
 
 @pytest.mark.parametrize(
@@ -397,19 +399,19 @@ def test_set_takes_names_of_subset_and_group(pixels):
 )
 def test_set_with_wrong_measures_is_refused(pixels, images, measure, message):
     with pytest.raises(DataError) as error:
-        image_set([pixels] * images, measure)
+        make_image_set([pixels] * images, measure)
     assert str(error.value) == message
 
 
 def test_set_with_unusable_images_is_refused(tmp_path, pixels):
     with pytest.raises(DataError) as error:
-        image_set([pixels, pixels / 255], [0.1, 0.2])
+        make_image_set([pixels, pixels / 255], [0.1, 0.2])
     assert str(error.value) == (
         "image 1 is an array of float64 and shape (24, 40, 3). "
         "Give uint8 of shape (height, width, 3), or (height, width) for grey."
     )
     with pytest.raises(DataError) as error:
-        image_set([tmp_path / "a.png"], [0.1])
+        make_image_set([tmp_path / "a.png"], [0.1])
     assert str(error.value) == f"{tmp_path}/a.png: there is no such file; check its name and folder"
     with pytest.raises(DataError) as error:
         image_of(1, None)

@@ -17,7 +17,7 @@ from scalecut.data.scenes import (
     backdrop,
     cutout,
     largest_share,
-    made_up_scenes,
+    make_scenes,
     random_scene,
     render,
 )
@@ -63,7 +63,7 @@ def test_box_is_seen_at_every_size_of_canvas_and_share(name, canvas):
 
 
 def test_measure_is_the_area_of_the_box_over_that_of_the_picture(seed):
-    scenes = made_up_scenes(20, canvas=96, seed=seed)
+    scenes = make_scenes(20, canvas=96, seed=seed)
     left, top, right, bottom = scenes.boxes.T
     np.testing.assert_allclose(scenes.measure, (right - left) * (bottom - top) / 96**2, rtol=1e-15)
     assert scenes.measure_name == "area"
@@ -78,7 +78,7 @@ def test_box_as_drawn_has_the_share_that_was_asked_for(seed):
 
 
 def test_boxes_are_whole_pixels_inside_the_canvas(seed):
-    boxes = made_up_scenes(80, canvas=64, seed=seed).boxes
+    boxes = make_scenes(80, canvas=64, seed=seed).boxes
     assert (boxes == np.round(boxes)).all()
     assert boxes.min() >= 0
     assert boxes.max() <= 64
@@ -105,7 +105,7 @@ def test_cutout_cannot_be_changed_by_who_borrows_it():
 
 
 def test_same_seed_gives_the_same_bytes_and_another_seed_others(seed):
-    once, again, other = (made_up_scenes(8, canvas=64, seed=s) for s in (seed, seed, seed + 1))
+    once, again, other = (make_scenes(8, canvas=64, seed=s) for s in (seed, seed, seed + 1))
     for a, b, c in zip(once.images, again.images, other.images, strict=True):
         assert a.name == b.name == c.name
         assert a.source.tobytes() == b.source.tobytes() != c.source.tobytes()
@@ -113,19 +113,19 @@ def test_same_seed_gives_the_same_bytes_and_another_seed_others(seed):
 
 
 def test_scenes_of_a_small_set_are_the_first_of_a_large_one():
-    small = made_up_scenes(5, canvas=64, objects=["coffee", "cat"])
-    large = {image.name: image.source for image in made_up_scenes(24, canvas=64).images}
+    small = make_scenes(5, canvas=64, objects=["coffee", "cat"])
+    large = {image.name: image.source for image in make_scenes(24, canvas=64).images}
     for image in small.images:
         np.testing.assert_array_equal(image.source, large[image.name])
 
 
 def test_no_two_scenes_of_a_set_are_the_same_picture():
-    images = made_up_scenes(40, canvas=64).images
+    images = make_scenes(40, canvas=64).images
     assert len({image.source.tobytes() for image in images}) == 40
 
 
 def test_set_is_shared_out_evenly_and_each_scene_is_a_group_of_its_own():
-    scenes = made_up_scenes(10, canvas=64)
+    scenes = make_scenes(10, canvas=64)
     assert isinstance(scenes, ImageSet)
     counts = {name: scenes.subset.count(name) for name in OBJECTS}
     assert counts == {"astronaut": 3, "cat": 3, "coffee": 2, "motorcycle": 2}
@@ -135,7 +135,7 @@ def test_set_is_shared_out_evenly_and_each_scene_is_a_group_of_its_own():
 
 
 def test_objects_named_twice_count_once():
-    assert made_up_scenes(4, canvas=64, objects=["cat", "cat"]).subset == ("cat",) * 4
+    assert make_scenes(4, canvas=64, objects=["cat", "cat"]).subset == ("cat",) * 4
 
 
 def test_resizing_only_the_object_leaves_all_else_as_it_is(seed):
@@ -297,7 +297,7 @@ def test_backdrop_fills_the_canvas_and_is_never_the_same_twice(name):
 
 
 def test_every_object_and_backdrop_is_drawn_in_the_long_run():
-    scenes = made_up_scenes(4, canvas=32)
+    scenes = make_scenes(4, canvas=32)
     assert set(scenes.subset) == set(OBJECTS)
     assert {random_scene("cat", i).backdrop for i in range(200)} == set(BACKDROPS)
 
@@ -318,7 +318,7 @@ def test_unknown_object_is_told_the_nearest_name():
         "There is no object named 'catt'. Choose from astronaut, cat, coffee, motorcycle; "
         "the nearest is 'cat'."
     )
-    assert message(lambda: made_up_scenes(9, objects=["cat", "catt"])) == expected
+    assert message(lambda: make_scenes(9, objects=["cat", "catt"])) == expected
     assert message(lambda: random_scene("catt", 0)) == expected
     assert message(lambda: cutout("catt")) == expected
     assert message(lambda: render(Scene("catt", "sky", 0.1))) == expected
@@ -338,14 +338,14 @@ def test_unknown_backdrop_is_told_the_nearest_name():
 
 
 def test_fewer_scenes_than_objects_are_refused():
-    assert message(lambda: made_up_scenes(3)) == (
+    assert message(lambda: make_scenes(3)) == (
         "3 scenes were asked for, of 4 objects. Each object needs one at least: ask for 4 scenes "
         "or more, or name fewer objects."
     )
 
 
 def test_no_object_at_all_is_refused():
-    assert message(lambda: made_up_scenes(3, objects=[])) == (
+    assert message(lambda: make_scenes(3, objects=[])) == (
         "No object was named. Choose from astronaut, cat, coffee, motorcycle."
     )
 
@@ -360,7 +360,7 @@ def test_no_object_at_all_is_refused():
     ],
 )
 def test_shares_outside_their_range_are_refused(shares, given):
-    assert message(lambda: made_up_scenes(4, shares=shares)) == (
+    assert message(lambda: make_scenes(4, shares=shares)) == (
         f"Shares from {given} of the canvas were asked for. They must be above 0, at most 1, and "
         "the smaller first, such as 0.02 to 0.9."
     )
@@ -407,12 +407,12 @@ def test_place_outside_the_canvas_is_refused():
 
 
 def test_tiny_canvas_is_refused():
-    assert message(lambda: made_up_scenes(4, canvas=16)) == (
+    assert message(lambda: make_scenes(4, canvas=16)) == (
         "A canvas of 16 pixels is too small to show an object. Give 32 or more."
     )
 
 
 def test_negative_seed_is_refused():
-    assert message(lambda: made_up_scenes(4, seed=-1)) == (
+    assert message(lambda: make_scenes(4, seed=-1)) == (
         "The seed is -1. Give a whole number of 0 or more."
     )

@@ -13,7 +13,7 @@ import PIL.Image
 import pytest
 from typer.testing import CliRunner
 
-from scalecut import made_up_scenes
+from scalecut import make_scenes
 from scalecut.cli.app import app
 
 ROOT = Path(__file__).parents[1]
@@ -27,7 +27,7 @@ def blocks(page):
 
 @pytest.fixture(scope="module")
 def scenes():
-    return made_up_scenes(90, seed=1)
+    return make_scenes(90, seed=1)
 
 
 @pytest.fixture(scope="module")

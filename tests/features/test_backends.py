@@ -13,11 +13,11 @@ import torch
 from torch import nn
 
 from scalecut import cache
-from scalecut.data.images import Image, evenly, image_set
+from scalecut.data.images import Image, evenly, make_image_set
 from scalecut.errors import ModelError
 from scalecut.features import backends as engines
 from scalecut.features.backends import Way, resolved_way
-from scalecut.features.extract import Extracted, Look, Stages, calibration_of, extract
+from scalecut.features.extract import Computation, Extracted, Stages, calibration_of
 from scalecut.networks.layers import probe_points, select_layers
 from scalecut.networks.network import Preprocessing, load_network
 from scalecut.probing.controls import check_int8
@@ -99,12 +99,12 @@ def discs(n, seed=0):
     radius = rng.uniform(2, 11, n)
     pictures = rng.integers(0, 90, (n, 24, 24, 3), dtype=np.uint8)
     pictures[np.hypot(x, y) < radius[:, None, None]] += 120
-    return image_set(list(pictures), np.pi * radius**2 / 24**2)
+    return make_image_set(list(pictures), np.pi * radius**2 / 24**2)
 
 
 def extracted(network, images, points=None, **settings):
     settings = {"precision": "float32", "batch_size": 4, "engine": "openvino"} | settings
-    return extract(network, images, points or points_of(network), **settings)
+    return extract_features(network, images, points or points_of(network), **settings)
 
 
 def assert_close(found, expected, tolerance):
@@ -153,7 +153,7 @@ def conversions(monkeypatch):
 def test_openvino_computes_what_pytorch_does_layer_by_layer_in_order(name):
     network, images = network_of(name), discs(5).images
     points = points_of(network)
-    expected = extract(network, images, points, precision="float32")
+    expected = extract_features(network, images, points, precision="float32")
     found = extracted(network, images, points)
     assert list(found.matrices) == [point.layer for point in points]
     assert_close(found.matrices, expected.matrices, 1e-4)
@@ -248,7 +248,7 @@ def test_a_broken_graph_is_made_anew(network, conversions):
     path.write_bytes(content[:-9] + bytes([content[-9] ^ 1]) + content[-8:])
     found = extracted(network, images).matrices
     assert (len(stored_graphs()), len(conversions)) == (1, 2)
-    assert_close(found, extract(network, images, points_of(network), precision="float32").matrices,
+    assert_close(found, extract_features(network, images, points_of(network), precision="float32").matrices,
                  1e-4)  # fmt: skip
 
 
@@ -260,7 +260,7 @@ def test_other_weights_have_another_graph(network, conversions):
         network.module.one.bias += 0.5
     found = extracted(network, images).matrices
     assert len(conversions) == 2
-    assert_close(found, extract(network, images, points_of(network), precision="float32").matrices,
+    assert_close(found, extract_features(network, images, points_of(network), precision="float32").matrices,
                  1e-4)  # fmt: skip
 
 
@@ -335,7 +335,7 @@ def test_what_cannot_be_converted_is_said_in_one_line(network, module, reason, c
 
 
 def in_int8(network, images, stages=None):
-    look = Look(precision="int8", engine="openvino")
+    look = Computation(precision="int8", engine="openvino")
     stages, points = stages or Stages(None), points_of(network)
     found = stages.extracted(network, images.images, points, look)
     rows = evenly(len(images), 128)
@@ -359,7 +359,7 @@ def test_int8_reads_a_planted_measure_as_float32_does(network):
 
 @needs_openvino
 def test_int8_that_loses_the_measure_is_refused(network):
-    images, look = discs(40), Look(precision="int8", engine="openvino")
+    images, look = discs(40), Computation(precision="int8", engine="openvino")
     points = points_of(network, "act", "three")
     found = Stages(None).extracted(network, images.images, points, look)
     noise = np.random.default_rng(0).normal(size=found.matrices["three"].shape)
@@ -379,7 +379,7 @@ def test_the_check_of_int8_leaves_groups_out_whole(network):
     rng = np.random.default_rng(0)
     group = np.repeat(np.arange(20), 5)
     pictures = list(rng.integers(0, 256, (100, 4, 4, 3), dtype=np.uint8))
-    images = image_set(pictures, rng.normal(size=20)[group], group=group.tolist())
+    images = make_image_set(pictures, rng.normal(size=20)[group], group=group.tolist())
     names = np.eye(20, dtype=np.float32)[group]
 
     class Exact(Stages):
@@ -387,7 +387,7 @@ def test_the_check_of_int8_leaves_groups_out_whole(network):
             return Extracted({"names": names}, np.ones(100, dtype=bool), (), "float32", 0, 0.0)
 
     lost = {"names": np.zeros_like(names)}
-    checked = check_int8(network, images, [], Look(), lost, Exact(None))
+    checked = check_int8(network, images, [], Computation(), lost, Exact(None))
     assert abs(checked["int8_moved"]) < 0.01  # there was nothing to lose
 
 

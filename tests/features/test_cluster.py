@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import nn
 
-from scalecut import image_set
+from scalecut import make_image_set
 from scalecut.data.images import Image
 from scalecut.errors import ModelError
 from scalecut.features.backends import Way
@@ -161,7 +161,7 @@ def discs(tmp_path):
         pixels = rng.integers(0, 40, size=(SIDE, SIDE, 3), dtype=np.uint8)
         pixels[: round(share * SIDE)] += 200
         PIL.Image.fromarray(pixels).save(files[-1])
-    images = image_set(files, measure, subset="disc")
+    images = make_image_set(files, measure, subset="disc")
     files[10].write_bytes(files[10].read_bytes()[:60])
     return images
 

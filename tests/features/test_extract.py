@@ -26,7 +26,6 @@ from scalecut.features.backends import torch_vectors
 from scalecut.features.extract import (
     check_finite,
     decoded,
-    extract,
     forward,
     resolved_device,
     resolved_precision,
@@ -83,7 +82,7 @@ def images(n, seed=0):
 
 def extracted(network, pictures, points=None, **settings):
     settings = {"precision": "float32", "batch_size": 4} | settings
-    return extract(network, pictures, points or points_of(network), **settings)
+    return extract_features(network, pictures, points or points_of(network), **settings)
 
 
 def hooks(module):

@@ -3,7 +3,7 @@
 import numpy as np
 
 from scalecut.paper import published
-from scalecut.pathology.patches import Misprint, check_counts
+from scalecut.paper.published import Misprint, check_counts
 
 
 def test_table_of_patches_has_the_two_misprints():

@@ -17,12 +17,11 @@ from skimage.segmentation import clear_border
 
 from scalecut.data.images import LeftOut
 from scalecut.errors import DataError
+from scalecut.paper.published import Misprint, check_counts
 from scalecut.pathology import patches
 from scalecut.pathology.patches import (
     COLUMNS,
-    Misprint,
     areas_of_nuclei,
-    check_counts,
     counts,
     cut_patches,
     estimated_blur,

@@ -14,17 +14,18 @@ from torch import nn
 
 from scalecut import DataError, LayerError, Preprocessing, load_network
 from scalecut.data.images import Image
-from scalecut.features.extract import Look, extract
-from scalecut.networks.layers import LOGITS, SOFTMAX
+from scalecut.features.extract import Computation, extract
 from scalecut.networks.network import tensors_sha256
+from scalecut.networks.points import LOGITS, SOFTMAX
 from scalecut.networks.selection import chosen_points
 from scalecut.networks.truncation import output_at
 from scalecut.paper import published
+from scalecut.paper.tables import beside_the_paper
 from scalecut.pathology.comparison import METRICS, Difference, metrics, sentence, tile_metrics
 from scalecut.pathology.fits import Trial, beside, task_of
 from scalecut.pathology.methods import NAMES, Source, planned, reset_behind
 from scalecut.pathology.patches import COLUMNS as PATCH_COLUMNS
-from scalecut.pathology.transfer import ALL, COLUMNS, beside_the_paper, transfer
+from scalecut.pathology.transfer import ALL, COLUMNS, transfer
 from scalecut.stats.ridge import decompose, nested_ridge
 from tests.probing.test_curve import curve_of, made_up
 
@@ -34,7 +35,7 @@ SIDE = 32
 AREAS = {10.0: 30.0, 20.0: 90.0, 40.0: 250.0}  # px, by magnification
 N_TILES = {"train": 6, "validation": 1, "test": 6}
 EACH = 3  # patches of a tile and magnification
-LOOK = Look(precision="float32")
+LOOK = Computation(precision="float32")
 CUT = "blocks.0"
 
 

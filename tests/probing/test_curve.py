@@ -7,7 +7,7 @@ import pandas as pd
 import PIL.Image
 import pytest
 
-from scalecut import Curve, DataError, ProbePoint, image_set
+from scalecut import Curve, DataError, ProbePoint, make_image_set
 from scalecut.probing.curve import COLUMNS, compare, image_table
 from scalecut.stats.inference import interval
 
@@ -272,7 +272,7 @@ def with_images(rng, folder):
     for file in files:
         PIL.Image.new("RGB", (40, 30)).save(file)
     pictures = [*files, np.zeros((10, 20, 3), np.uint8), np.zeros((20, 10, 3), np.uint8)]
-    images = image_set(pictures, rng.random(5), subset=[*"aabba"], group=[*"11223"])
+    images = make_image_set(pictures, rng.random(5), subset=[*"aabba"], group=[*"11223"])
     images = replace(images, boxes=np.arange(20.0).reshape(5, 4))
     curve = curve_of(made_up(rng, [0.3, 0.8, 0.795, 0.5, 0.1]))
     return replace(curve, image_set=images, predicted=rng.random((5, 5)))
@@ -305,7 +305,7 @@ def test_table_of_images_tells_where_each_lies_or_how_large_it_is(rng, tmp_path)
 
 
 def test_images_without_boxes_have_none_in_their_table():
-    found = image_table(image_set([np.zeros((2, 2, 3), np.uint8)], [0.5]))
+    found = image_table(make_image_set([np.zeros((2, 2, 3), np.uint8)], [0.5]))
     assert found[["left", "top", "right", "bottom"]].isna().all(axis=None)
 
 

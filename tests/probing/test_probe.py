@@ -16,7 +16,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import nn
 
-from scalecut import DataError, LayerError, Preprocessing, ProbePoint, image_set, probe
+from scalecut import DataError, LayerError, Preprocessing, ProbePoint, make_image_set, probe
 from scalecut.data.images import LeftOut
 from scalecut.data.read import LEAST_IMAGES
 from scalecut.probing.curve import COLUMNS
@@ -53,7 +53,7 @@ def disc(rng):
 
 def discs(rng, n, subset="disc", group=None):
     pictures, areas = zip(*(disc(rng) for _ in range(n)), strict=True)
-    return image_set(pictures, areas, subset=subset, group=group, measure_name="area")
+    return make_image_set(pictures, areas, subset=subset, group=group, measure_name="area")
 
 
 def planted_network():
@@ -207,7 +207,7 @@ def untrained_network(seed):
 def test_untrained_network_reads_bright_discs_and_has_learned_nothing(seed):
     rng = np.random.default_rng(seed)
     pictures, areas = zip(*(bright_disc(rng) for _ in range(60)), strict=True)
-    images = image_set(pictures, areas, subset="disc", measure_name="area")
+    images = make_image_set(pictures, areas, subset="disc", measure_name="area")
     rows = probed(images, untrained_network(seed), twins=3).scores()
     rows = rows[rows.layer != "softmax"]
     assert rows.r2.min() > 0.9
@@ -365,7 +365,7 @@ def table_of(images, matrix, *, repeats=5, regressors=("ridge",), shuffled=False
 
 def measured(measure, **settings):
     """Images that are never looked at, and their measures."""
-    return image_set([np.zeros((2, 2, 3), np.uint8)] * len(measure), measure, **settings)
+    return make_image_set([np.zeros((2, 2, 3), np.uint8)] * len(measure), measure, **settings)
 
 
 def test_groups_are_never_on_both_sides_of_a_split(rng):
@@ -550,7 +550,7 @@ def with_a_broken_file(folder):
     content = broken.read_bytes()
     broken.write_bytes(content[: len(content) // 2])
     files = [folder / f"{number}.png" for number in range(30)]
-    return image_set(files, whole.measure, subset="disc", measure_name="area"), broken
+    return make_image_set(files, whole.measure, subset="disc", measure_name="area"), broken
 
 
 def test_image_that_breaks_off_is_left_out_and_named(tmp_path):

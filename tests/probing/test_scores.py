@@ -11,7 +11,7 @@ from sklearn.metrics import r2_score
 
 import scalecut.probing.scores
 import scalecut.stats.out_of_core
-from scalecut import ProbePoint, cache, image_set
+from scalecut import ProbePoint, cache, make_image_set
 from scalecut.probing.scores import MOST_TWINS, Answers, _over_twins, draw_parts, score
 from scalecut.stats.inference import fall, interval, peak
 
@@ -25,7 +25,7 @@ def rng(request):
 
 def images(measure, subset="disc", group=None):
     pictures = [np.full((8, 8, 3), number % 256, np.uint8) for number in range(len(measure))]
-    return image_set(pictures, measure, subset=subset, group=group, measure_name="area")
+    return make_image_set(pictures, measure, subset=subset, group=group, measure_name="area")
 
 
 def points(layers=LAYERS, channels=4):

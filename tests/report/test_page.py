@@ -17,7 +17,7 @@ import pandas as pd
 import PIL.Image
 import pytest
 
-from scalecut import Preprocessing, image_set, probe
+from scalecut import Preprocessing, make_image_set, probe
 from scalecut.data.images import Image
 from scalecut.probing.curve import write_curve
 from scalecut.report.page import MOST_VALUES, Readings, Story, Table, minus, number, page
@@ -42,7 +42,7 @@ def made_run(folder, *, has_thumbnails=True):
         images.append(Image(name, file))
     subset = [("dog", HOSTILE)[place % 2] for place in range(44)]
     boxes = np.tile([8.0, 4.0, 24.0, 20.0], (44, 1))  # of 32 x 32 pixels
-    files = image_set([image.source for image in images], whole.measure, subset=subset)
+    files = make_image_set([image.source for image in images], whole.measure, subset=subset)
     files = replace(files, images=tuple(images), measure_name="area", boxes=boxes)
     curve = probe(
         planted_network(),

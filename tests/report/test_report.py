@@ -10,8 +10,9 @@ import pandas as pd
 import PIL.Image
 import pytest
 from markupsafe import escape
+from scalecut.report.story import COLUMNS, MOST_THUMBNAILS, story_of
 
-from scalecut import image_set
+from scalecut import make_image_set
 from scalecut.analyses.invariance import CHANGES
 from scalecut.cut.folder import NEEDED
 from scalecut.errors import DataError, OutputError
@@ -19,7 +20,6 @@ from scalecut.probing.curve import write_curve
 from scalecut.report.page import minus
 from scalecut.report.report import draw, write_comparison, write_page
 from scalecut.report.sections import interval, trust
-from scalecut.report.story import COLUMNS, MOST_THUMBNAILS, story_of
 from scalecut.runs import FORMAT, read_facts, write_run
 from tests.cli.test_app import assert_refused, scalecut
 from tests.cli.test_app import tree as everything
@@ -229,7 +229,9 @@ def with_photographs(folder, n=24, subset=("dog", "cat")):
         picture = PIL.Image.new("RGB", (200, 100))
         picture.paste("white", (0, 0, 100, 100))
         picture.save(files[-1])
-    images = image_set(files, rng.random(n), subset=[subset[i % len(subset)] for i in range(n)])
+    images = make_image_set(
+        files, rng.random(n), subset=[subset[i % len(subset)] for i in range(n)]
+    )
     images = replace(images, boxes=np.tile([0.0, 0.0, 100.0, 100.0], (n, 1)))
     made = curve(table((*subset, "mean"), ("ridge",)))
     predicted = rng.random((len(made.points), n))

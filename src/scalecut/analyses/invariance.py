@@ -24,8 +24,8 @@ from ..data.images import ImageSet, LeftOut
 from ..data.measures import Box, Frame
 from ..errors import DataError, LayerError, ModelError, check_names
 from ..features.extract import Progress, Stages, forward, resolved_device, resolved_precision
-from ..networks.layers import SOFTMAX, ProbePoint
 from ..networks.network import Network, Preprocessing
+from ..networks.points import SOFTMAX, ProbePoint
 from ..networks.selection import refusal
 from ..stats.inference import group_draws
 from ..stats.ridge import decompose, nested_ridge

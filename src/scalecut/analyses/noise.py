@@ -22,8 +22,8 @@ from ..data.images import MEAN, Image, ImageSet
 from ..data.read import check_size
 from ..errors import DataError, LayerError, ModelError, ScalecutError, check_names
 from ..features.extract import Progress, Stages, forward, resolved_device, resolved_precision
-from ..networks.layers import ProbePoint
 from ..networks.network import Network
+from ..networks.points import ProbePoint
 from ..networks.selection import first_line
 from ..probing.scores import Answers, draw_parts, score
 

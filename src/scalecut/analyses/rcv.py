@@ -29,9 +29,10 @@ from torch.utils._pytree import tree_map_only
 from ..data.images import Image, ImageSet, LeftOut, evenly
 from ..data.read import check_size
 from ..errors import DataError, LayerError
-from ..features.extract import Progress, check_finite, decoded, extract, resolved_device
-from ..networks.layers import LOGITS, SOFTMAX, ProbePoint, probe_points, tensors_in
+from ..features.extract import Progress, check_finite, decoded, extract_features, resolved_device
+from ..networks.layers import probe_points, tensors_in
 from ..networks.network import Network
+from ..networks.points import LOGITS, SOFTMAX, ProbePoint
 from ..networks.selection import answerable
 from ..probing.scores import Part, draw_parts, n_processors
 from ..stats.inference import bootstrap_r_squared, interval
@@ -114,7 +115,7 @@ def rcv(
         )
     number, name = (-1, "") if target_class is None else class_of(network, target_class)
     look = {"fit": fit, "device": device, "batch_size": batch_size, "progress": progress}
-    found = extract(network, image_set.images, points, precision=precision, **look)
+    found = extract_features(network, image_set.images, points, precision=precision, **look)
     check_finite(network, found)
     kept = image_set.rows(found.is_read)
     check_size(kept)

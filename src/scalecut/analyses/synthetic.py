@@ -53,8 +53,8 @@ from ..features.extract import (
     resolved_device,
     resolved_precision,
 )
-from ..networks.layers import ProbePoint
 from ..networks.network import Network, Preprocessing
+from ..networks.points import ProbePoint
 from ..networks.selection import refusal
 from ..probing.scores import n_processors
 from ..stats.inference import group_draws, interval

@@ -24,8 +24,8 @@ from torch.nn import functional
 from ..errors import DataError, LayerError, ModelError
 from ..features.extract import Progress, forward, resolved_device
 from ..networks.hooks import pool
-from ..networks.layers import SOFTMAX, ProbePoint
 from ..networks.network import Network
+from ..networks.points import SOFTMAX, ProbePoint
 from ..networks.selection import refusal
 from ..networks.truncation import stopped
 

@@ -1,33 +1,80 @@
-"""What all commands share: where they print, run folders, and how they end."""
+"""What all commands share: where they print, progress, run folders, and how they end."""
 
 import json
 import shlex
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from contextvars import ContextVar
 from datetime import datetime
+from inspect import Parameter
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Protocol
 
 import pandas as pd
 import typer
 from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
 from typer.core import TyperGroup
 
 from .. import runs
-from ..data.images import LeftOut
 from ..errors import ScalecutError
 
 # Names of classes, layers and folders are shown as they are: [bold] and :cat: mean themselves.
 OUT = Console(highlight=False, markup=False, emoji=False)
 ERR = Console(stderr=True, highlight=False, markup=False, emoji=False)
-MOST_LINES = 5  # of things left out, in the closing lines; run.json has them all
-_TYPED: ContextVar[tuple[str, ...] | None] = ContextVar("_TYPED", default=None)
+MOST_LINES = 5  # of what was skipped; run.json lists everything
+# The facts of a run that are results, in the order in which --json gives them.
+RESULTS = ("finding", "evidence", "layers_left_out", "images_left_out", "left_out")
+# What stages count, where it is not images.
+COUNTED = {
+    "layers": ("regression", "comparison", "directions"),
+    "fits": ("fits",),
+    "steps": ("painting",),
+    "tiles": ("patches",),
+    "shards": ("listing shards",),
+}
+
+JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON, nothing else.")]
+OutOption = Annotated[
+    Path | None,
+    typer.Option("--out", help="The run folder; named after network and time if empty."),
+]
+# The same two, for commands that are made of verbs.
+OUT_FOLDER = Parameter("out", Parameter.KEYWORD_ONLY, default=None, annotation=OutOption)
+JSON = Parameter("as_json", Parameter.KEYWORD_ONLY, default=False, annotation=JsonOption)
+
+
+class Result(Protocol):
+    """What every verb returns, as far as a command needs it."""
+
+    def finding(self) -> str:
+        """What was found, in one sentence."""
+        ...
+
+    def summary(self) -> dict[str, pd.DataFrame]:
+        """What fits on a terminal: tables by title, their cells text or numbers."""
+        ...
+
+    def notes(self) -> list[str]:
+        """Lines below the tables."""
+        ...
+
+    def save(self, folder: str | Path, *, command: str = "") -> Path:
+        """Write the run folder."""
+        ...
 
 
 class Commands(TyperGroup):
-    """Turns what the user can mend into one line and exit status 2."""
+    """Turns errors that the user can fix into one line and exit status 2."""
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -46,11 +93,15 @@ class Commands(TyperGroup):
             raise typer.Exit(2) from error
         except KeyboardInterrupt as error:
             ERR.print(
-                "scalecut: stopped, no run was written. Features that are cached are not computed "
-                "again.",
+                "scalecut: Stopped; no run was written. Cached features are not computed again.",
                 soft_wrap=True,
             )
             raise typer.Exit(130) from error
+
+
+def command() -> str:
+    """The command as one would type it into a shell."""
+    return shlex.join(["scalecut", *sys.argv[1:]])
 
 
 def place(out: Path | None, name: str) -> Path:
@@ -61,46 +112,44 @@ def place(out: Path | None, name: str) -> Path:
     return folder
 
 
-def command() -> str:
-    """The command as it was typed, or as a command that runs others would have it typed."""
-    typed = _TYPED.get()
-    return in_words(sys.argv[1:] if typed is None else typed)
+def finish(result: Result, folder: Path, *, as_json: bool) -> None:
+    """Save a result and print it: how every command ends that writes a run."""
+    result.save(folder, command=command())
+    run = runs.read_run(folder)
+    if as_json:
+        facts = {name: run.facts[name] for name in RESULTS if name in run.facts}
+        tables = {name: records(run.table(name)) for name in run.names()}
+        print_json({"run": str(folder), **facts, **tables})
+        return
+    for title, table in result.summary().items():
+        OUT.print(plain_table(table, title))
+    for line in result.notes():
+        OUT.print(line, soft_wrap=True)
+    for name in RESULTS:
+        if name.endswith("left_out"):
+            print_skipped(run.facts.get(name, []), name.removesuffix("left_out").strip("_"))
+    print_run(folder, result.finding())
 
 
-@contextmanager
-def typed(arguments: Sequence[str]) -> Iterator[None]:
-    """Inside, `command` is `scalecut` with these arguments."""
-    before = _TYPED.set(tuple(arguments))
-    try:
-        yield
-    finally:
-        _TYPED.reset(before)
-
-
-def in_words(arguments: Sequence[str]) -> str:
-    """A command as one would type it into a shell."""
-    return shlex.join(["scalecut", *arguments])
-
-
-def print_left_out(items: Sequence[LeftOut], what: str) -> None:
-    """Name the first few of what was left out, with the reason."""
+def print_skipped(items: Sequence[Mapping[str, str]], what: str = "") -> None:
+    """Name the first few of what was skipped, with the reason."""
     if not items:
         return
-    one = "patch" if what == "patches" else what.removesuffix("s")
-    OUT.print(f"{len(items)} {what if len(items) > 1 else one} left out:")
+    OUT.print(f"{len(items)} {what + ' ' if what else ''}skipped:".replace("1 images", "1 image"))
     for item in items[:MOST_LINES]:
-        OUT.print(f"  {item.name}: {item.reason}", soft_wrap=True)
+        OUT.print(f"  {item['name']}: {item['reason']}", soft_wrap=True)
     if len(items) > MOST_LINES:
         OUT.print(f"  ... and {len(items) - MOST_LINES} more; run.json lists them all")
 
 
-def print_run(folder: Path, picture: str, finding: str) -> None:
-    """The closing lines: where the run, its picture and its page lie, and what was found."""
-    OUT.print(f"Run:     {folder}", soft_wrap=True)
-    if picture:
-        OUT.print(f"Picture: {folder / 'figures' / picture}", soft_wrap=True)
+def print_run(folder: Path, finding: str) -> None:
+    """The closing lines: where the run, its first figure and its page are, and the finding."""
+    OUT.print(f"Run:    {folder}", soft_wrap=True)
+    figures = sorted((folder / "figures").glob("*.png"), key=lambda path: path.stat().st_mtime_ns)
+    if figures:
+        OUT.print(f"Figure: {figures[0]}", soft_wrap=True)
     if (folder / "report.html").is_file():
-        OUT.print(f"Page:    {folder / 'report.html'}", soft_wrap=True)
+        OUT.print(f"Page:   {folder / 'report.html'}", soft_wrap=True)
     OUT.print(finding, style="bold", soft_wrap=True)
 
 
@@ -112,3 +161,61 @@ def print_json(thing: Mapping[str, object] | Sequence[object]) -> None:
 def records(table: pd.DataFrame) -> list[dict[str, Any]]:
     """The rows of a table, for `print_json`."""
     return json.loads(str(table.to_json(orient="records")))
+
+
+def plain_table(rows: pd.DataFrame, title: str) -> Table:
+    """A table as it is: names to the left, numbers to the right.
+
+    Text columns whose name starts with a blank are aligned to the right as well.
+    """
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    for name, kind in zip(rows.columns, rows.dtypes, strict=True):
+        is_number = pd.api.types.is_numeric_dtype(kind) or str(name).startswith(" ")
+        table.add_column(
+            str(name).strip(),
+            justify="right" if is_number else "left",
+            overflow="fold",
+            no_wrap=is_number,
+        )
+    for row in rows.itertuples(index=False, name=None):
+        table.add_row(*(f"{cell:.3f}" if isinstance(cell, float) else str(cell) for cell in row))
+    return table
+
+
+class Bars:
+    """Progress by stage."""
+
+    def __init__(self, shown: Progress) -> None:
+        self._shown = shown
+        self._tasks: dict[str, TaskID] = {}
+        self._began: dict[str, tuple[float, int]] = {}
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        name, now = stage.partition(":")[0], time.perf_counter()
+        if name not in self._tasks:
+            self._tasks[name] = self._shown.add_task(stage, total=total, speed="")
+            self._began[name] = now, done
+        start, first = self._began[name]
+        unit = next((unit for unit, names in COUNTED.items() if name.startswith(names)), "images")
+        is_told = done > first and now - start > 0.5
+        speed = f"{(done - first) / (now - start):.0f} {unit}/s" if is_told else ""
+        self._shown.update(
+            self._tasks[name], description=stage, completed=done, total=total, speed=speed
+        )
+
+
+@contextmanager
+def bars(console: Console, *, quiet: bool) -> Iterator[Bars]:
+    """Progress bars on a terminal, one per stage: images done, images/s and time left.
+
+    What follows a colon in the name of a stage, such as a loss, is updated.
+    """
+    columns = (
+        TextColumn("{task.description:16}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[speed]:>12}", markup=False),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, disable=quiet or not console.is_terminal) as shown:
+        yield Bars(shown)

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import safetensors
 import torch
 from huggingface_hub import ModelCardData
@@ -25,9 +24,10 @@ from jaxtyping import Float32
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from ..errors import DataError, ModelError, ScalecutError
-from ..networks.layers import ProbePoint
+from .. import runs
+from ..errors import ModelError, ScalecutError
 from ..networks.network import Network, Preprocessing, hub_name, licence_of, load_network
+from ..networks.points import ProbePoint
 from ..probing.choose import Choice
 from ..probing.curve import Curve
 from ..runs import new_run, plain, versions
@@ -35,7 +35,6 @@ from .export import EXPORTS
 from .network import CutNetwork, rebuilt
 from .verify import Proof
 
-FORMAT = 1  # of scalecut.json
 MODEL, FACTS, EXAMPLE = "model.safetensors", "scalecut.json", "example.safetensors"
 TOLERANCE = 1e-4  # of the largest feature, between a network and its exports
 # fmt: off
@@ -96,7 +95,7 @@ def keep(
         for path in made.iterdir():
             path.chmod(0o644)  # safetensors writes for its owner alone
         facts = {
-            "format": FORMAT,
+            "format": runs.FORMATS["cut"],
             "architecture": whole.name if whole.build is not None else None,
             "point": cut.point,
             "way": cut.way,
@@ -138,7 +137,7 @@ def load(folder: str | Path, network: nn.Module | None = None) -> CutNetwork:
         ModelError: if a file was changed since, or the network can no longer be built.
     """
     folder = Path(folder)
-    facts = read_facts(folder)
+    facts = runs.read_run(folder, "cut", NEEDED).facts
     _check_unchanged(folder, facts, MODEL)
     name = facts["architecture"]
     if network is None and name is None:
@@ -158,7 +157,7 @@ def load(folder: str | Path, network: nn.Module | None = None) -> CutNetwork:
             pooling=facts["pooling"],
             head=facts["head"],
             tensors=set(state),
-            costs=costs_of(facts),
+            costs=pd.DataFrame(facts["costs"]) if facts.get("costs") else None,
         )
         cut.load_state_dict(state)
     except _UNFIT as error:
@@ -181,7 +180,7 @@ def check(folder: str | Path, network: nn.Module | None = None) -> dict[str, flo
         ModelError: if a file was changed or gives other features.
     """
     folder = Path(folder)
-    facts = read_facts(folder)
+    facts = runs.read_run(folder, "cut", NEEDED).facts
     for name in facts["files"]:
         _check_unchanged(folder, facts, name)
     cut, example = load(folder, network), load_file(folder / EXAMPLE)
@@ -202,28 +201,6 @@ def check(folder: str | Path, network: nn.Module | None = None) -> dict[str, flo
     return differences
 
 
-def read_facts(folder: Path) -> dict[str, Any]:
-    """What `scalecut.json` says.
-
-    Raises:
-        DataError: if the folder holds no cut network, or one of a newer version.
-    """
-    try:
-        facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
-        _check_ours(facts)
-    except (OSError, ValueError) as error:
-        raise DataError(
-            f"{str(folder)!r} holds no cut network: {FACTS} cannot be read ({error}). Give a "
-            "folder that `scalecut cut` wrote."
-        ) from error
-    if facts["format"] > FORMAT:
-        raise DataError(
-            f"{str(folder)!r} has format {facts['format']}, but this version reads up to {FORMAT}. "
-            "Update scalecut."
-        )
-    return facts
-
-
 def preprocessing_of(facts: Mapping[str, Any]) -> Preprocessing:
     """What a run or a cut says of its preprocessing."""
     given: dict[str, Any] = dict(facts["preprocessing"])
@@ -231,31 +208,7 @@ def preprocessing_of(facts: Mapping[str, Any]) -> Preprocessing:
     return Preprocessing(**given)
 
 
-def costs_of(facts: Mapping[str, Any]) -> pd.DataFrame | None:
-    """What is needed up to each layer of the whole network; none in a folder of before."""
-    return pd.DataFrame(facts["costs"]) if facts.get("costs") else None
-
-
 # --- inside --------------------------------------------------------------------------------------
-
-
-def _check_ours(facts: Any) -> None:
-    """Refuse, by a ValueError, JSON that does not hold what is needed; newer formats may."""
-    if not isinstance(facts, dict) or not isinstance(facts.get("format"), int):
-        raise ValueError("it says no format")
-    if facts["format"] > FORMAT:
-        return
-    lacking = [name for name in NEEDED if not _holds(facts, *name.split("."))]
-    files = facts.get("files")
-    lacking += [n for n in (MODEL, EXAMPLE) if not isinstance(files, dict) or n not in files]
-    if lacking:
-        raise ValueError(f"it lacks {lacking[0]!r}")
-
-
-def _holds(facts: Any, name: str, *inside: str) -> bool:
-    if not isinstance(facts, dict) or name not in facts:
-        return False
-    return not inside or _holds(facts[name], *inside)
 
 
 def _remedy(theirs: Mapping[str, str]) -> str:

@@ -26,8 +26,9 @@ from ..figures.analyses import saving_drawing
 from ..figures.drawing import page_figure
 from ..figures.notebook import html_of
 from ..networks.hooks import pool
-from ..networks.layers import LOGITS, SOFTMAX, ProbePoint, select_layers, tensors_in
+from ..networks.layers import select_layers, tensors_in
 from ..networks.network import Network, Preprocessing, load_network
+from ..networks.points import LOGITS, SOFTMAX, ProbePoint
 from ..networks.selection import answerable, chosen_points, every_point
 from ..networks.truncation import (
     Maps,

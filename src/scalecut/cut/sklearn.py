@@ -17,9 +17,9 @@ from torchvision import transforms
 from ..data.decoding import fitted
 from ..data.images import Image, LeftOut, image_of
 from ..errors import DataError
-from ..features.extract import Look, Progress, extract
-from ..networks.layers import ProbePoint
+from ..features.extract import Computation, Progress, extract_features
 from ..networks.network import Network, Preprocessing, Weights
+from ..networks.points import ProbePoint
 from .folder import load
 from .network import CutNetwork
 
@@ -79,11 +79,11 @@ class Features(TransformerMixin, BaseEstimator):
         self, images: list[Image], progress: Progress | None = None
     ) -> tuple[Float32[np.ndarray, "m c"], tuple[LeftOut, ...]]:
         """Features of the images that can be read, and those that cannot."""
-        look = Look(self.fit_to, self.precision, self.device, self.batch_size)
+        look = Computation(self.fit_to, self.precision, self.device, self.batch_size)
         cut = self._cut()
         network = Network("cut", cut, cut.preprocessing, Weights("pretrained", "a cut network"))
         point = ProbePoint("features", "", 1.0, "", "output", channels=cut.num_features)
-        found = extract(network, images, [point], **asdict(look), progress=progress)
+        found = extract_features(network, images, [point], **asdict(look), progress=progress)
         return found.matrices["features"], found.left_out
 
     def get_feature_names_out(self, input_features: object = None) -> np.ndarray:

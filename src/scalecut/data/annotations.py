@@ -10,7 +10,7 @@ tar shards.
 
 import json
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
 from typing import Any
@@ -28,24 +28,18 @@ from .images import (
     Image,
     ImageSet,
     LeftOut,
-    Progress,
-    leave,
-    read_table,
     told,
-    wanted_subsets,
 )
 from .measures import (
     Box,
     Frame,
     clipped,
     measure_named,
-    nearest,
     share_of,
     shares_of_labels,
     upright,
 )
 from .storage import Stored, is_address
-from .tables import read_shards
 
 SCHEMES = {
     "voc": "a folder with Annotations and JPEGImages",
@@ -55,7 +49,7 @@ SCHEMES = {
     "masks": "a folder with images and masks",
 }
 OBJECTS = ("single", "largest", "mean")
-_WITH_MEASURE = {"csv": ("A table brings", "the column"), "tar": ("A shard brings", "its .json")}
+WITH_MEASURE = {"csv": ("A table brings", "the column"), "tar": ("A shard brings", "its .json")}
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +60,7 @@ class _Object:
 
 
 @dataclass(frozen=True, slots=True)
-class _Marked:
+class Marked:
     """A picture and what is marked on it, before either is looked at."""
 
     image: Image
@@ -77,7 +71,7 @@ class _Marked:
 
 
 @dataclass(frozen=True, slots=True)
-class _Rule:
+class Rule:
     """How the objects of a picture become one number."""
 
     frame: Frame
@@ -87,7 +81,7 @@ class _Rule:
 
 
 @dataclass(frozen=True, slots=True)
-class _Row:
+class Row:
     subset: str
     image: Image
     measure: float
@@ -102,78 +96,7 @@ class _Seen:
     box: Box
 
 
-def read_images(
-    spec: str,
-    frame: Frame,
-    *,
-    subsets: Sequence[str] = (),
-    measure: str = "area",
-    objects: str = "single",
-    skip_truncated: bool = False,
-    skip_difficult: bool = False,
-    strict: bool = False,
-    images_folder: Path | None = None,
-    progress: Progress | None = None,
-) -> ImageSet:
-    """The images that `spec` names, one row for each subset that they belong to.
-
-    Args:
-        spec: `voc:DIR`, `coco:FILE`, `csv:FILE`, `masks:DIR` or `tar:PATTERN`; after `csv:` and
-            `tar:` also an address, `s3://...`.
-        subsets: classes to read; all by default.
-        measure: a name of `measures.MEASURES`; a table (csv) and shards (tar) bring their own.
-        objects: `single` takes the images with exactly one object of the class; `largest` its
-            largest, as seen in the frame; `mean` the mean share of those seen in it.
-        skip_truncated, skip_difficult: leave out images whose object carries that flag.
-        strict: raise at the first image that would be left out, those two reasons excepted.
-        images_folder: where the pictures are, if not where the layout says.
-        progress: called with (stage, done, all) where pictures or shards are opened one by one.
-    """
-    scheme, place = _place(spec, images_folder)
-    if scheme in _WITH_MEASURE and measure != "area":
-        what, where = _WITH_MEASURE[scheme]
-        raise DataError(
-            f"{what} its own measure, so {measure!r} cannot be had of it. "
-            f"Give no measure, or put that one into {where}."
-        )
-    if isinstance(place, str):
-        return read_shards(place, subsets=subsets, strict=strict, progress=progress)
-    if isinstance(place, Stored) or scheme == "csv":
-        found_by = {"images_folder": images_folder, "progress": progress}
-        return read_table(place, subsets=subsets, strict=strict, **found_by)
-    measure_named(measure)
-    if objects not in OBJECTS:
-        offered = nearest(objects, OBJECTS)
-        raise DataError(f"Objects cannot be chosen by {objects!r}. Choose one of {offered}.")
-    flags = {"truncated": skip_truncated, "difficult": skip_difficult}
-    rule = _Rule(frame, measure, objects, frozenset(flag for flag, on in flags.items() if on))
-    marked: list[_Marked] = []
-    left_out: list[LeftOut] = []
-    for item in {"voc": _voc, "coco": _coco, "masks": _masks}[scheme](place, images_folder):
-        if isinstance(item, LeftOut):
-            leave(item, left_out, strict)
-        else:
-            marked.append(item)
-    if not marked:
-        raise DataError(f"Nothing in {place} can be used. {told(left_out)}")
-    there = frozenset(kind for item in marked for kind in item.kinds)
-    wanted = wanted_subsets(str(place), subsets, there)
-    rows: list[_Row] = []
-    for number, item in enumerate(marked, start=1):
-        try:
-            found = list(_measured(item, wanted & item.kinds, rule))
-        except DataError as error:
-            leave(LeftOut(item.image.name, str(error)), left_out, strict)
-        else:
-            rows += [each for each in found if isinstance(each, _Row)]
-            left_out += [each for each in found if isinstance(each, LeftOut)]
-        if progress:
-            progress("listing", number, len(marked))
-    _check_found(place, rows, wanted if subsets else frozenset(), objects, left_out)
-    return _assembled(rows, measure, left_out)
-
-
-def _place(spec: str, images_folder: Path | None) -> tuple[str, Path | Stored | str]:
+def place_of(spec: str, images_folder: Path | None) -> tuple[str, Path | Stored | str]:
     """The kind of data, and where: a local path, a table at an address, or a pattern of shards."""
     scheme, colon, rest = spec.partition(":")
     if not colon or scheme not in SCHEMES or not rest:
@@ -198,9 +121,9 @@ def _place(spec: str, images_folder: Path | None) -> tuple[str, Path | Stored | 
     return scheme, place
 
 
-def _check_found(
+def check_found(
     place: Path,
-    rows: list[_Row],
+    rows: list[Row],
     asked: frozenset[str],
     objects: str,
     left_out: list[LeftOut],
@@ -216,7 +139,7 @@ def _check_found(
     raise DataError(f"{place} has no image {what}that can be used. {left}".rstrip())
 
 
-def _assembled(rows: list[_Row], measure: str, left_out: list[LeftOut]) -> ImageSet:
+def assembled(rows: list[Row], measure: str, left_out: list[LeftOut]) -> ImageSet:
     rows = sorted(rows, key=lambda row: (row.subset, row.image.name))
     boxes = [row.box for row in rows if row.box is not None]
     return ImageSet(
@@ -230,7 +153,7 @@ def _assembled(rows: list[_Row], measure: str, left_out: list[LeftOut]) -> Image
     )
 
 
-def _measured(item: _Marked, kinds: frozenset[str], rule: _Rule) -> Iterator[_Row | LeftOut]:
+def measured(item: Marked, kinds: frozenset[str], rule: Rule) -> Iterator[Row | LeftOut]:
     """A row for each kind of object that the picture is chosen for."""
     chosen = [(kind, _chosen(item.marks, kind, rule.objects)) for kind in sorted(kinds)]
     if not any(marks for _, marks in chosen):
@@ -250,7 +173,7 @@ def _measured(item: _Marked, kinds: frozenset[str], rule: _Rule) -> Iterator[_Ro
         if seen:
             area, tall, box = _summary(seen, kind, rule.objects)
             value = measure_named(rule.measure)(area, tall, rule.frame)
-            yield _Row(kind, item.image, value, item.image.name, box)
+            yield Row(kind, item.image, value, item.image.name, box)
 
 
 def _chosen(
@@ -266,7 +189,7 @@ def _chosen(
 
 
 def _upright_boxes(
-    item: _Marked, marks: tuple[_Object, ...], width: int, height: int, orientation: int
+    item: Marked, marks: tuple[_Object, ...], width: int, height: int, orientation: int
 ) -> list[Box]:
     """Boxes in upright pixels; the size that they were drawn on tells if they already are."""
     boxes = [mark.box for mark in marks]
@@ -295,7 +218,7 @@ def _summary(seen: list[_Seen], kind: str, objects: str) -> tuple[float, float, 
     return largest.area, largest.height, largest.box
 
 
-def _voc(folder: Path, images_folder: Path | None) -> Iterator[_Marked | LeftOut]:
+def voc(folder: Path, images_folder: Path | None) -> Iterator[Marked | LeftOut]:
     notes = folder / "Annotations" if (folder / "Annotations").is_dir() else folder
     files = sorted(notes.rglob("*.xml"))
     if not files:
@@ -315,7 +238,7 @@ def _voc(folder: Path, images_folder: Path | None) -> Iterator[_Marked | LeftOut
             yield LeftOut(file.relative_to(folder).as_posix(), str(error))
         else:
             image = Image(path.relative_to(pictures).as_posix(), path)
-            yield _Marked(image, path, frozenset(mark.kind for mark in marks), marks, size)
+            yield Marked(image, path, frozenset(mark.kind for mark in marks), marks, size)
 
 
 def _pictures(folder: Path, suffixes: set[str] = SUFFIXES) -> list[Path]:
@@ -373,7 +296,7 @@ def _voc_object(number: int, node: Element) -> _Object:
     return _Object(kind, (left, top, right, bottom), frozenset(flags))
 
 
-def _coco(file: Path, images_folder: Path | None) -> Iterator[_Marked | LeftOut]:
+def coco(file: Path, images_folder: Path | None) -> Iterator[Marked | LeftOut]:
     parts = _coco_parts(file)
     kinds = {each["id"]: str(each["name"]) for each in parts["categories"]}
     notes: defaultdict[Any, list[dict[str, Any]]] = defaultdict(list)
@@ -391,7 +314,7 @@ def _coco(file: Path, images_folder: Path | None) -> Iterator[_Marked | LeftOut]
         image = Image(name, folder / name)
         size = drawn_on if drawn_on[0] and drawn_on[1] else None
         if marks:
-            yield _Marked(image, folder / name, frozenset(m.kind for m in marks), marks, size)
+            yield Marked(image, folder / name, frozenset(m.kind for m in marks), marks, size)
     for number in notes:
         yield LeftOut(f"image {number!r}", f"it is annotated, but {file.name} does not list it")
 
@@ -459,7 +382,7 @@ def _coco_folder(file: Path, names: list[str], images_folder: Path | None) -> Pa
     )
 
 
-def _masks(folder: Path, images_folder: Path | None) -> Iterator[_Marked | LeftOut]:
+def masks(folder: Path, images_folder: Path | None) -> Iterator[Marked | LeftOut]:
     pictures = images_folder or folder / "images"
     places = [folder / name for name in ("masks", "labels") if (folder / name).is_dir()]
     if not places or not pictures.is_dir():
@@ -480,10 +403,10 @@ def _masks(folder: Path, images_folder: Path | None) -> Iterator[_Marked | LeftO
             reason = f"there is no mask {path.stem}.png (or .tif, .bmp, .gif); add it"
             yield LeftOut(name.as_posix(), reason)
         else:
-            yield _Marked(Image(name.as_posix(), path), path, frozenset({subset}), mask)
+            yield Marked(Image(name.as_posix(), path), path, frozenset({subset}), mask)
 
 
-def _seen_in_mask(file: Path, width: int, height: int, rule: _Rule) -> list[_Seen]:
+def _seen_in_mask(file: Path, width: int, height: int, rule: Rule) -> list[_Seen]:
     """Each object of a mask, or none if a single one is asked for and there are more."""
     labels = labels_of(file)
     if labels.shape != (height, width):

@@ -138,7 +138,7 @@ class ImageSet:
         )
 
 
-def image_set(
+def make_image_set(
     images: Sequence[str | Path | PIL.Image.Image | np.ndarray],
     measure: Sequence[float] | np.ndarray,
     *,

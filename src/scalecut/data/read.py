@@ -1,18 +1,46 @@
 """Images by name: a data specification to an ImageSet with enough images of each subset."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import cast
+from typing import Literal, cast
 
 import numpy as np
 
 from ..errors import DataError
-from ..features.extract import Progress
-from .annotations import read_images
-from .images import MEAN, ImageSet, LeftOut
-from .measures import Frame, measure_named, share_of
-from .scenes import made_up_scenes
+from .annotations import (
+    OBJECTS,
+    WITH_MEASURE,
+    Marked,
+    Row,
+    Rule,
+    assembled,
+    check_found,
+    coco,
+    masks,
+    measured,
+    place_of,
+    voc,
+)
+from .images import (
+    MEAN,
+    ImageSet,
+    LeftOut,
+    Progress,
+    leave,
+    read_table,
+    told,
+    wanted_subsets,
+)
+from .measures import (
+    Frame,
+    measure_named,
+    nearest,
+    share_of,
+)
+from .scenes import make_scenes
+from .storage import Stored
+from .tables import read_shards
 
 LEAST_IMAGES = 20  # of one subset: 14 to fit, 6 to test
 
@@ -22,16 +50,28 @@ LEAST_GROUPS = 4
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """Which images are read, and how their objects are measured."""
+    """Which images are read, and how their objects are measured.
 
-    subsets: tuple[str, ...] = ()
+    Args:
+        subset: Classes of objects, each probed separately; all by default.
+        measure: What is regressed: area, sqrt-area, log-area, height or pixels.
+        objects: single takes images with exactly one object of the class; largest the largest of
+            several; mean their mean.
+        images: The folder of images, where the annotations do not name it.
+        skip_truncated: Skip images whose object is flagged as truncated.
+        skip_difficult: Skip images whose object is flagged as difficult.
+        strict: Stop at the first image that would be skipped.
+        at_most: A random part of this many images, drawn by group; 0 for all.
+    """
+
+    subset: Sequence[str] = ()
     measure: str = "area"
-    objects: str = "single"
+    objects: Literal["single", "largest", "mean"] = "single"
+    images: str | Path | None = None
     skip_truncated: bool = False
     skip_difficult: bool = False
     strict: bool = False
-    images_folder: Path | None = None
-    at_most: int = 0  # images, drawn by group; 0 for all
+    at_most: int = 0
 
 
 def images_of(
@@ -52,19 +92,14 @@ def images_of(
         DataError: if there are too few images, or their measure does not vary.
     """
     if isinstance(data, ImageSet):
-        image_set = of_subsets(data, reading.subsets)
+        image_set = of_subsets(data, reading.subset)
     elif data == "scenes":
         image_set = _scenes(frame, reading, seed)
     else:
-        asked = {
-            each.name: getattr(reading, each.name)
-            for each in fields(reading)
-            if each.name != "at_most"
-        }
-        image_set = read_images(data, frame, **asked, progress=progress)
+        image_set = read_images(data, frame, reading, progress=progress)
     if reading.at_most:
         image_set = _drawn(image_set, reading.at_most, seed)
-    return _large_enough(image_set, only_named=bool(reading.subsets)) if enough else image_set
+    return _large_enough(image_set, only_named=bool(reading.subset)) if enough else image_set
 
 
 def _drawn(image_set: ImageSet, n: int, seed: int) -> ImageSet:
@@ -85,7 +120,7 @@ def _drawn(image_set: ImageSet, n: int, seed: int) -> ImageSet:
 
 def _scenes(frame: Frame, reading: Reading, seed: int) -> ImageSet:
     """Made-up scenes with the measure asked for, of what the frame shows of them."""
-    scenes = of_subsets(made_up_scenes(seed=seed), reading.subsets)
+    scenes = of_subsets(make_scenes(seed=seed), reading.subset)
     of_shares = measure_named(reading.measure)
     measure = []
     for image, box in zip(scenes.images, cast(np.ndarray, scenes.boxes), strict=True):
@@ -152,3 +187,65 @@ def check_size(image_set: ImageSet) -> None:
                 f"All {n} images of {subset!r} have the same measure, {measure[0]:g}, so "
                 "nothing can be regressed on it. Choose images whose objects differ in size."
             )
+
+
+def read_images(
+    spec: str,
+    frame: Frame,
+    reading: Reading | None = None,
+    *,
+    progress: Progress | None = None,
+) -> ImageSet:
+    """The images that `spec` names, one row for each subset that they belong to.
+
+    Args:
+        spec: `voc:DIR`, `coco:FILE`, `csv:FILE`, `masks:DIR` or `tar:PATTERN`; after `csv:` and
+            `tar:` also an address, `s3://...`.
+        reading: which images, and how their objects are measured.
+        progress: called with (stage, done, all) where pictures or shards are opened one by one.
+    """
+    asked = reading or Reading()
+    subsets, strict, measure, objects = asked.subset, asked.strict, asked.measure, asked.objects
+    images_folder = None if asked.images is None else Path(asked.images)
+    scheme, place = place_of(spec, images_folder)
+    if scheme in WITH_MEASURE and measure != "area":
+        what, where = WITH_MEASURE[scheme]
+        raise DataError(
+            f"{what} its own measure, so {measure!r} cannot be had of it. "
+            f"Give no measure, or put that one into {where}."
+        )
+    if isinstance(place, str):
+        return read_shards(place, subsets=subsets, strict=strict, progress=progress)
+    if isinstance(place, Stored) or scheme == "csv":
+        found_by = {"images_folder": images_folder, "progress": progress}
+        return read_table(place, subsets=subsets, strict=strict, **found_by)
+    measure_named(measure)
+    if objects not in OBJECTS:
+        offered = nearest(objects, OBJECTS)
+        raise DataError(f"Objects cannot be chosen by {objects!r}. Choose one of {offered}.")
+    flags = {"truncated": asked.skip_truncated, "difficult": asked.skip_difficult}
+    rule = Rule(frame, measure, objects, frozenset(flag for flag, on in flags.items() if on))
+    marked: list[Marked] = []
+    left_out: list[LeftOut] = []
+    for item in {"voc": voc, "coco": coco, "masks": masks}[scheme](place, images_folder):
+        if isinstance(item, LeftOut):
+            leave(item, left_out, strict)
+        else:
+            marked.append(item)
+    if not marked:
+        raise DataError(f"Nothing in {place} can be used. {told(left_out)}")
+    there = frozenset(kind for item in marked for kind in item.kinds)
+    wanted = wanted_subsets(str(place), subsets, there)
+    rows: list[Row] = []
+    for number, item in enumerate(marked, start=1):
+        try:
+            found = list(measured(item, wanted & item.kinds, rule))
+        except DataError as error:
+            leave(LeftOut(item.image.name, str(error)), left_out, strict)
+        else:
+            rows += [each for each in found if isinstance(each, Row)]
+            left_out += [each for each in found if isinstance(each, LeftOut)]
+        if progress:
+            progress("listing", number, len(marked))
+    check_found(place, rows, wanted if subsets else frozenset(), objects, left_out)
+    return assembled(rows, measure, left_out)

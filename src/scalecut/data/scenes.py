@@ -154,7 +154,7 @@ class Picture:
         return (right - left) * (bottom - top) / (self.pixels.shape[0] * self.pixels.shape[1])
 
 
-def made_up_scenes(
+def make_scenes(
     n: int = 600,
     *,
     canvas: int = 256,

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 import numpy as np
 import PIL
@@ -18,13 +18,13 @@ from torch import Tensor, nn
 
 from .. import cache
 from ..data.decoding import fitted
-from ..data.images import Image, LeftOut, evenly, keys_of
+from ..data.images import Image, ImageSet, LeftOut, evenly, image_facts, keys_of
 from ..data.images import Progress as Progress
 from ..data.measures import Frame
 from ..errors import DataError, LayerError
 from ..networks.hooks import Taps
-from ..networks.layers import ProbePoint
-from ..networks.network import Network, Preprocessing, tensors_sha256
+from ..networks.network import Network, Preprocessing, tensors_sha256, with_preprocessing
+from ..networks.points import ProbePoint
 from .backends import Calibration, Way, openvino_vectors, resolved_way, torch_vectors, versions
 from .backends import resolved_device as resolved_device  # offered from here as well
 from .backends import resolved_precision as resolved_precision
@@ -50,6 +50,51 @@ class Task:
     calibration: Calibration | None = None  # for int8
 
 
+@dataclass(frozen=True, slots=True)
+class Computation:
+    """How images are shown to a network and its features are computed.
+
+    Args:
+        fit: How images are brought to the input size.
+        input_size: Pixels, 224 or 224x320 (height x width), instead of the network's own.
+        mean: Three numbers, 0 to 1, instead of the network's own.
+        std: Three numbers, 0 to 1, instead of the network's own.
+        interpolation: Instead of the network's own.
+        precision: auto is bfloat16 where the processor computes in it; int8 needs engine openvino.
+        engine: torch, openvino (of scalecut[fast]), or auto, the faster one here.
+        device: auto, cpu, cuda:0, ...
+        batch_size: Images per forward pass, at least 1.
+        half: Keep features in float16, which halves the disk space of the cache.
+        cluster: local:2 for two workers, or the address of a Ray cluster (scalecut[cluster]).
+    """
+
+    fit: Literal["squash", "crop", "pad"] = "squash"
+    input_size: int | tuple[int, int] | None = None
+    mean: tuple[float, float, float] | None = None
+    std: tuple[float, float, float] | None = None
+    interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"] | None = None
+    precision: Literal["auto", "float32", "bfloat16", "int8"] = "auto"
+    engine: Literal["auto", "torch", "openvino"] = "torch"
+    device: str = "auto"
+    batch_size: int = 32
+    half: bool = False
+    cluster: str = ""
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise DataError(f"--batch-size must be at least 1, got {self.batch_size}.")
+
+    def shown(self, network: Network) -> Network:
+        """The network with the preprocessing that is asked for instead of its own."""
+        return with_preprocessing(
+            network,
+            input_size=self.input_size,
+            mean=self.mean,
+            std=self.std,
+            interpolation=self.interpolation,
+        )
+
+
 Compute: TypeAlias = Callable[[Task, Sequence[Image], Sequence[int]], Iterator[Batch]]
 
 
@@ -66,17 +111,12 @@ class Extracted:
     engine: str = "torch"
 
 
-def extract(
+def extract_features(
     network: Network,
     images: Sequence[Image],
     points: Sequence[ProbePoint],
+    computation: Computation | None = None,
     *,
-    fit: str = "squash",
-    precision: str = "auto",
-    batch_size: int = 32,
-    device: str = "auto",
-    engine: str = "torch",
-    half: bool = False,
     compute: Compute | None = None,
     progress: Progress | None = None,
     stage: str = "features",
@@ -84,11 +124,6 @@ def extract(
     """The features of all images at all points, from the cache where they are in it.
 
     Args:
-        precision: `float32`, `bfloat16`, or `auto`: bfloat16 where the processor computes in it;
-            of OpenVINO also `int8`, in ranges that some of the images give.
-        device: `auto`, `cpu` or as torch names it.
-        engine: `torch`, `openvino`, or `auto`: what is faster here.
-        half: keep features in float16, 2 bytes a channel and image instead of 4.
         compute: who computes what is not in the cache; this process by default.
         stage: what the progress is called.
 
@@ -96,15 +131,16 @@ def extract(
         DataError: if no image could be read.
     """
     start = time.perf_counter()
-    way = resolved_way(engine, precision, device)
+    asked = computation or Computation()
+    way = resolved_way(asked.engine, asked.precision, asked.device)
     keys, unreadable = _content_keys(images)
     calibration = None
     if way.precision == "int8":
-        calibration = calibration_of([images[i] for i in keys], network.preprocessing, fit)
-    task = Task(network, tuple(points), fit, way, batch_size, calibration)
-    kept_as = {"kept": "float16"} if half else {}
+        calibration = calibration_of([images[i] for i in keys], network.preprocessing, asked.fit)
+    task = Task(network, tuple(points), asked.fit, way, asked.batch_size, calibration)
+    kept_as = {"kept": "float16"} if asked.half else {}
     setting = cache.setting_hash(setting_of(task) | kept_as)
-    table = _Table(points, [*keys.values()], half=half)
+    table = _Table(points, [*keys.values()], half=asked.half)
     for shard in cache.shards(setting):
         table.fill(shard.images, shard.matrices)
     first_with = {key: index for index, key in reversed(keys.items())}
@@ -115,7 +151,7 @@ def extract(
     for numbers, answers, bad in (compute or computed_here)(task, images, pending):
         unreadable.update(bad)
         if numbers:
-            kind = np.float16 if half else np.float32
+            kind = np.float16 if asked.half else np.float32
             with np.errstate(over="ignore"):  # what is then infinite is refused as such
                 answers = [answer.astype(kind, copy=False) for answer in answers]
             matrices = dict(zip(table.names, answers, strict=True))
@@ -353,22 +389,31 @@ def _reason(error: DataError, image: Image) -> str:
 CHECKED_ROWS = 4096  # of features, at a time
 
 
-@dataclass(frozen=True, slots=True)
-class Look:
-    """How a network is made to look at images."""
+def provenance(
+    network: Network,
+    settings: Mapping[str, object],
+    stages: "Stages",
+    found: Extracted | None = None,
+    image_set: ImageSet | None = None,
+) -> dict[str, object]:
+    """What a result was computed from, and how: facts of `run.json` that all commands share.
 
-    fit: str = "squash"
-    precision: str = "auto"
-    device: str = "auto"
-    batch_size: int = 32
-    engine: str = "torch"
-    half: bool = False  # features kept in float16
-
-    def __post_init__(self) -> None:
-        if self.batch_size < 1:
-            raise DataError(
-                f"A batch cannot be of {self.batch_size} images. Give --batch-size 1 or more."
-            )
+    Args:
+        settings: what was asked for, by option.
+        found: the features, if they were kept.
+        image_set: the images, if there are any.
+    """
+    computed = {} if found is None else {"precision": found.precision, "engine": found.engine}
+    return {
+        "model": network.name,
+        "settings": settings,
+        "weights": network.weights,
+        "tensors_sha256": tensors_sha256(network.module),
+        "preprocessing": network.preprocessing,
+        **({"computed": computed} if computed else {}),
+        **({} if image_set is None else {"images": image_facts(image_set)}),
+        "stages": stages.facts,
+    }
 
 
 def check_finite(network: Network, features: Extracted) -> None:
@@ -406,16 +451,16 @@ class Stages:
         network: Network,
         images: Sequence[Image],
         points: Sequence[ProbePoint],
-        look: Look,
+        computation: Computation,
         stage: str = "features",
     ) -> Extracted:
         """Features of all images, timed and with progress."""
         with self(stage):
-            found = extract(
+            found = extract_features(
                 network,
                 images,
                 points,
-                **asdict(look),
+                computation,
                 compute=self.compute,
                 progress=self.progress,
                 stage=stage,

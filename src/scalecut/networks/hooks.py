@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import LayerError
-from .layers import SOFTMAX, ProbePoint, tensors_in
 from .layers import channel_axis as axis_of_channels
+from .layers import tensors_in
+from .points import SOFTMAX, ProbePoint
 
 COPIED_AT_ONCE = 2**20  # values of a map: 4 MB
 

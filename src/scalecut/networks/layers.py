@@ -31,49 +31,7 @@ from torch.autograd.graph import Node
 from torch.utils.flop_counter import FlopCounterMode
 
 from ..errors import LayerError
-
-POOLED, LOGITS, SOFTMAX = "pooled", "logits", "softmax"
-
-
-@dataclass(frozen=True, slots=True)
-class ProbePoint:
-    """One place in a network at which features are read.
-
-    Args:
-        layer: dotted PyTorch name; `pooled`, `logits` and `softmax` for the three last.
-        alias: the paper's name for it, or empty.
-        depth: 0 at the first point, 1 at the last.
-        module: the module that is watched ("" is the network itself).
-        side: where it is watched: `input` or `output`.
-        channels: length of the pooled vector.
-        channel_axis: 1 for (n, c, h, w), -1 where the channels come last.
-        prefix_tokens: tokens that are no patch (class token, registers), left out of the mean.
-        stride: input pixels per step of the map; None where there is no map.
-        receptive_field: side in input pixels; None where attention or global pooling undoes it.
-        parameters: numbers of the network that the point depends on; None if it runs without grad.
-        macs: multiply-accumulates for one image, of all that is executed up to the point.
-        n_calls: how often the module runs in one pass; the last time counts.
-    """
-
-    layer: str
-    alias: str
-    depth: float
-    module: str
-    side: str
-    channels: int
-    channel_axis: int = 1
-    prefix_tokens: int = 0
-    stride: int | None = None
-    receptive_field: int | None = None
-    parameters: int | None = None
-    macs: int = 0
-    n_calls: int = 1
-
-    @property
-    def label(self) -> str:
-        """The name, with the paper's where there is one: `Mixed_7a (mixed8)`."""
-        is_new = self.alias and self.alias != self.layer
-        return f"{self.layer} ({self.alias})" if is_new else self.layer
+from .points import LOGITS, POOLED, SOFTMAX, ProbePoint
 
 
 @dataclass(slots=True, eq=False)

@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import huggingface_hub
 import numpy as np
@@ -136,7 +136,7 @@ class Network:
 
 
 def load_network(
-    model: str | nn.Module,
+    model: "str | nn.Module | Network",
     *,
     weights: str | Path = "pretrained",
     allow_partial: bool = False,
@@ -155,6 +155,8 @@ def load_network(
     Raises:
         ModelError: if the network is not known or the weights are not found or do not fit.
     """
+    if isinstance(model, Network):
+        return model
     if isinstance(model, nn.Module):
         module, name = copy.deepcopy(model).eval(), type(model).__name__
         own = preprocessing or _own_preprocessing(module)
@@ -174,6 +176,23 @@ def load_network(
     if weights != "pretrained":
         return replace(network, weights=_load_file(module, name, Path(weights), allow_partial))
     return replace(network, weights=given or _load_pretrained(module, name, allow_partial))
+
+
+def with_preprocessing(
+    network: Network,
+    *,
+    input_size: int | tuple[int, int] | None = None,
+    mean: tuple[float, ...] | None = None,
+    std: tuple[float, ...] | None = None,
+    interpolation: str | None = None,
+) -> Network:
+    """The network with what is given instead of its own preprocessing."""
+    given = {"mean": mean, "std": std, "interpolation": interpolation}
+    changed: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    if input_size is not None:
+        height, width = (input_size, input_size) if isinstance(input_size, int) else input_size
+        changed |= {"height": height, "width": width}
+    return replace(network, preprocessing=replace(network.preprocessing, **changed))
 
 
 def random_twin(network: Network, seed: int, batches: Iterable[Tensor] = ()) -> Network:
@@ -563,3 +582,16 @@ def _cumulative(norms: Sequence[_BatchNorm]) -> Iterator[None]:
 
 def _is_constant(parameter: Tensor) -> bool:
     return bool((parameter == parameter.flatten()[0]).all())
+
+
+def weights_found(model: str) -> str:
+    """Where the pretrained weights of a network are, or would come from."""
+    if model in PACKAGES:
+        return f"in the package {PACKAGES[model]}"
+    places = weights_places(model)
+    for path in places:
+        if path.is_file():
+            return f"at {path}"
+    if model == "resnet50_v1":
+        return f"none; put a file at {places[0]} or give --weights FILE"
+    return f"none; would be downloaded from timm's hub, or put a file at {places[0]}"

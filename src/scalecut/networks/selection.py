@@ -3,16 +3,23 @@
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..data.images import LeftOut
 from ..errors import ModelError, ScalecutError
 from .hooks import pooled_outputs
-from .layers import ProbePoint, probe_points, select_layers
-from .network import Network
+from .layers import probe_points, select_layers
+from .network import Network, load_network, with_preprocessing
+from .points import ProbePoint
+
+COLUMNS = (
+    *("layer", "alias", "depth", "channels", "stride", "receptive_field", "parameters", "macs"),
+)
 
 
 def chosen_points(
@@ -26,6 +33,39 @@ def chosen_points(
     """
     points = every_point(network, layers)
     return answerable(network, select_layers(points, layers) if layers else points)
+
+
+def list_layers(
+    model: str | nn.Module | Network,
+    *,
+    weights: str | Path = "random",
+    allow_partial: bool = False,
+    layers: Sequence[str] = (),
+    input_size: int | tuple[int, int] | None = None,
+) -> pd.DataFrame:
+    """The probe points of a network in order of execution, one row each.
+
+    Args:
+        model: as for `load_network`.
+        weights: pretrained, random, or a safetensors or state-dict file.
+        allow_partial: accept a weights file that lacks tensors; layers that need them are skipped.
+        layers: names, aliases or globs; all probe points by default.
+        input_size: pixels, or height and width, instead of the network's own.
+
+    Returns:
+        The columns `layer, alias, depth, channels, stride, receptive_field, parameters, macs`:
+        stride and receptive field in input pixels, multiply-accumulates for one image.
+
+    Raises:
+        LayerError: if a name fits no layer.
+        ModelError: if the network is not known or does not run at its input size.
+    """
+    network = with_preprocessing(
+        load_network(model, weights=weights, allow_partial=allow_partial), input_size=input_size
+    )
+    points, _ = chosen_points(network, layers)
+    rows = [{name: getattr(point, name) for name in COLUMNS} for point in points]
+    return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
 def every_point(network: Network, layers: Sequence[str] = ()) -> list[ProbePoint]:

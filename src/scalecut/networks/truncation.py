@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from .layers import ProbePoint, tensors_in
+from .layers import tensors_in
+from .points import ProbePoint
 
 Maps = Tensor | Sequence[Tensor]
 

@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 from scipy.stats import ttest_ind_from_stats
 
-from ..networks.layers import LOGITS, SOFTMAX
+from ..networks.points import LOGITS, SOFTMAX
+from ..pathology.fits import PAPER_SEEDS
 from ..probing.curve import ALPHA, Curve
 from . import published
 from .numbers import (
@@ -321,7 +322,7 @@ def _how_much_better(than: str, row: pd.Series, unit: str) -> str:
 def _of_the_printed_scores() -> Iterator[Claim]:
     """The paper's own means and spreads of ten seeds, by Welch's test."""
     printed = published.transfer_scores().set_index(["model", "contestant"])
-    n = len(published.seeds())
+    n = len(PAPER_SEEDS)
     for model in dict.fromkeys(printed.index.get_level_values("model")):
         for metric, sign, what in (("mae", -1, "lower error"), ("kappa", 1, "higher kappa")):
             for other in ("pretrained", "scratch"):

@@ -15,13 +15,13 @@ from typing import Any
 import pandas as pd
 
 from .. import runs
-from ..cut import folder as bundle
 from ..data.images import MEAN
 from ..errors import DataError
-from ..networks.layers import LOGITS, POOLED, SOFTMAX, ProbePoint
-from ..pathology.patches import Misprint, check_counts, counts, read_patches
-from ..probing.curve import Curve, read_run
+from ..networks.points import LOGITS, POOLED, SOFTMAX, ProbePoint
+from ..pathology.patches import counts, read_patches
+from ..probing.curve import Curve, read_curve
 from . import published
+from .published import Misprint, check_counts
 
 REPRODUCED, NOT_REPRODUCED = "reproduced", "not reproduced"
 INCOMPARABLE, MISPRINT = "cannot be compared", "misprint"
@@ -117,10 +117,10 @@ def read(
         return there(*(step_of(kind, network) for kind in kinds for network in NETWORKS))
 
     def tables(name: str, *kinds: str) -> dict[str, pd.DataFrame]:
-        return {step: _table(folder / step, name) for step in of_networks(*kinds)}
+        return {step: runs.read_run(folder / step).table(name) for step in of_networks(*kinds)}
 
     return Found(
-        {name: read_run(folder / name) for name in there(*NETWORKS)},
+        {name: read_curve(folder / name) for name in there(*NETWORKS)},
         {
             **tables("invariance", SIZES),
             **tables("noise", NOISE),
@@ -128,23 +128,12 @@ def read(
             **{step: read_patches(folder / step) for step in there(PATCHES)},
         },
         tables("differences", *TRIALS),
-        {step: bundle.read_facts(folder / step) for step in of_networks(CUT)},
+        {step: runs.read_run(folder / step, "cut").facts for step in of_networks(CUT)},
         tuple(of_networks(PICTURES)),
         lacking,
         is_photographs,
         is_their_tissue,
     )
-
-
-def _table(folder: Path, name: str) -> pd.DataFrame:
-    runs.read_facts(folder)
-    try:
-        return runs.read_table(folder, name)
-    except (OSError, ValueError) as error:
-        raise DataError(
-            f"The run {str(folder)!r} has no readable {name}.csv ({error}). Delete the folder and "
-            "run the command again."
-        ) from error
 
 
 def beside(found: Found) -> pd.DataFrame:

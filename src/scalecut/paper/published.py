@@ -4,11 +4,15 @@ They stand beside ours and are never mixed with them.
 """
 
 import tomllib
+from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 from typing import Any
 
 import pandas as pd
+
+from ..errors import DataError
+from ..pathology.patches import TOTAL
 
 NETWORKS = {"inception_v3": "inception_v3", "resnet50": "resnet50", "resnet50_v1": "resnet50"}
 
@@ -54,6 +58,43 @@ def transfer_scores() -> pd.DataFrame:
     return pd.DataFrame(_whole()["transfer"]["rows"])
 
 
-def seeds() -> list[int]:
-    """The paper's ten."""
-    return list(_whole()["transfer"]["seeds"])
+@dataclass(frozen=True, slots=True)
+class Misprint:
+    """A number in a table that cannot be right, and the one that would be."""
+
+    row: str
+    column: str
+    printed: int
+    right: int
+
+
+def check_counts(cells: pd.DataFrame, totals: pd.Series) -> tuple[Misprint, ...]:
+    """The cells of a table of counts that cannot be right, one in each row that does not add up.
+
+    Which of the row it is cannot be told from totals of rows alone. It is taken to be the one whose
+    repair brings the row closest, by chi-squared, to the proportions of the rows that add up.
+
+    Args:
+        cells: rows x columns, without totals.
+        totals: of each row, and of all, `total`.
+
+    Raises:
+        DataError: if the totals of the rows do not add up to that of all.
+    """
+    of_rows = totals.drop(TOTAL)[cells.index]
+    if of_rows.sum() != totals[TOTAL]:
+        raise DataError(
+            f"The rows add up to {of_rows.sum():,}, but the total is {totals[TOTAL]:,}. "
+            "Mend the totals first."
+        )
+    excess = cells.sum(axis=1) - of_rows
+    trusted = cells[excess == 0] if (excess == 0).any() else cells
+    shares = trusted.sum() / trusted.to_numpy().sum()
+    found: list[Misprint] = []
+    for row in cells.index[excess != 0]:
+        expected = shares * of_rows[row]
+        repaired = cells.loc[row] - excess[row]
+        gain = ((cells.loc[row] - expected) ** 2 - (repaired - expected) ** 2) / expected
+        column = gain[repaired >= 0].idxmax()
+        found.append(Misprint(row, column, int(cells.loc[row, column]), int(repaired[column])))
+    return tuple(found)

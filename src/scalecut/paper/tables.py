@@ -1,13 +1,14 @@
 """The paper's numbers and claims beside ours, told: a sentence, Markdown, parts of a page."""
 
-import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
 
-from ..report.page import Cell, Section, Shown, Table
+from ..paper import published
+from ..pathology.transfer import Transfer
+from ..report.sections import HEADINGS, OF_CLAIMS, number, rows_of
 from .numbers import (
     CLOSE,
     INCEPTION,
@@ -20,8 +21,6 @@ from .numbers import (
 )
 from .published import source
 
-OF_CLAIMS = "Judged by ridge, but for what is said to be of least squares; network by network."
-HEADINGS = ("network", "item", "quantity", "paper", "ours, their method", "ours", "mark", "why")
 NOTES = {
     "A.2": "Their method is least squares, ours ridge with a nested penalty; the same features. "
     f"The paper's numbers: {INCEPTION} {source(INCEPTION)}; {RESNET} {source(RESNET)}.",
@@ -69,23 +68,6 @@ def _reproduced(rows: pd.DataFrame) -> str:
     return f"{int((rows.mark == REPRODUCED).sum())} of {len(rows)}"
 
 
-def rows_of(table: pd.DataFrame) -> list[tuple[Any, ...]]:
-    """What stands under HEADINGS: numbers, with ours as (text with its interval, number)."""
-    return [
-        (
-            row["network"],
-            row["item"],
-            row["quantity"],
-            _as_printed(row["paper"]),
-            _shown(row["ours_as_paper"]),
-            _with_interval(row),
-            row["mark"],
-            row["why"],
-        )
-        for row in table.to_dict("records")
-    ]
-
-
 def markdown(table: pd.DataFrame, claims: pd.DataFrame) -> str:
     """All tables, the claims first."""
     lines = ["# The paper beside ours", "", finding(table, claims)]
@@ -99,41 +81,6 @@ def markdown(table: pd.DataFrame, claims: pd.DataFrame) -> str:
         lines += ["", f"## {section}: {title}", "", *note]
         lines += _table(HEADINGS, rows_of(rows))
     return "\n".join(lines) + "\n"
-
-
-def paper_sections(
-    table: pd.DataFrame,
-    claims: pd.DataFrame,
-    figures: Mapping[str, Shown],
-    steps: Sequence[str],
-) -> list[Section]:
-    """The claims first, then each experiment with its table.
-
-    Args:
-        figures: of the curves, by network.
-        steps: names of the folders beside the page that have a page of their own.
-    """
-    columns = tuple(map(str, claims.columns))
-    named = claims.fillna("").astype(str)
-    rows: list[tuple[Cell, ...]] = [*named.itertuples(index=False, name=None)]
-    pages = {step: f"{step}/report.html" for step in steps}
-    sections = [
-        Section("Claims", [OF_CLAIMS], tables=[Table("Claims and what was found", columns, rows)]),
-        Section("Each experiment has a page of its own", links=pages),
-    ]
-    for section, title in SECTIONS.items():
-        here = table.loc[table.section == section]
-        if here.empty:
-            continue
-        sections.append(
-            Section(
-                f"{section}: {title}",
-                [NOTES[section]] if NOTES[section] else [],
-                figures=[*figures.values()] if section == "A.2" else [],
-                tables=[Table(title, HEADINGS, rows_of(here))],
-            )
-        )
-    return sections
 
 
 def _table(headings: Sequence[str], rows: Sequence[Any]) -> list[str]:
@@ -151,27 +98,25 @@ def _cell(cell: Any) -> str:
     return re.sub(r"([\\`~<|])", r"\\\1", " ".join(str(cell).split()))  # opens code, HTML, a cell
 
 
-def _as_printed(value: float) -> Any:
-    """With the digits that it has."""
-    return math.nan if math.isnan(value) else (f"{value:,.10g}".replace("-", "−"), value)
+PAPERS = {"inception_v3": "InceptionV3", "resnet50_v1": "ResNet50"}
 
 
-def _with_interval(row: Mapping[Any, Any]) -> Any:
-    if math.isnan(row["ours_low"]):
-        return _shown(row["ours"])
-    said = f"{number(row['ours'])} [{number(row['ours_low'])}, {number(row['ours_high'])}]"
-    return (said.replace(" ", "\N{NO-BREAK SPACE}"), row["ours"])
+def beside_the_paper(found: Transfer, model: str) -> pd.DataFrame:
+    """Table 2 of `graziani2021`, and below it our scores of the same contestants, as text.
 
-
-def _shown(value: float) -> Cell:
-    """The same text in Markdown and on the page, sorted by its value."""
-    return math.nan if math.isnan(value) else (number(value), value)
-
-
-def number(value: float) -> str:
-    """Two decimals; none where there would be many digits; nothing for what is not a number."""
-    if math.isnan(value):
-        return ""
-    digits = 0 if abs(value) >= 100 or (float(value).is_integer() and abs(value) > 1) else 2
-    said = f"{value:,.{digits}f}"
-    return "0.00" if float(said.replace(",", "")) == 0 else said.replace("-", "−")
+    Errors in px; theirs are of other patches, tissue and training: not to be compared in value.
+    """
+    printed = published.transfer_scores().assign(whose=lambda t: t.model.map(PAPERS) + ", theirs")
+    ours = found.summary().assign(whose=f"{model}, ours")
+    rows = [
+        {
+            "network": row["whose"],
+            "contestant": row["contestant"],
+            "last layer": row["layer"],
+            "MAE px": f"{row['mae']:.1f} ± {row['mae_sd']:.1f}",
+            "kappa": f"{row['kappa']:.3f} ± {row['kappa_sd']:.3f}",
+        }
+        for row in (*printed.to_dict("records"), *ours.to_dict("records"))
+        if row["contestant"] in set(printed.contestant)
+    ]
+    return pd.DataFrame(rows)

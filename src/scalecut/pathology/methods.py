@@ -19,9 +19,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from ..cut.network import cut_after
 from ..data.images import Image, LeftOut, evenly
 from ..errors import DataError, LayerError
-from ..features.extract import Look, Progress, decoded, extract
-from ..networks.layers import ProbePoint
+from ..features.extract import Computation, Progress, decoded, extract_features
 from ..networks.network import Network, random_twin, seeded, take_statistics
+from ..networks.points import ProbePoint
 
 NAMES = (
     "pretrained", "scratch", "cut", "cut-random", "reset", "sweep", "up-to-cut", "all-layers",
@@ -95,7 +95,7 @@ class Source:
 
     network: Network
     images: list[Image]
-    look: Look
+    look: Computation
     cut: ProbePoint | None = None
     progress: Progress | None = None
     left_out: list[LeftOut] = field(default_factory=list)
@@ -154,7 +154,7 @@ class Source:
         self, network: Network, points: Sequence[ProbePoint], kind: str
     ) -> Mapping[str, Float32[np.ndarray, "n d"]]:
         stage = {"pretrained": "features", "random": "random twin", "reset": "reset"}[kind]
-        found = extract(
+        found = extract_features(
             network, self.images, points, **asdict(self.look), progress=self.progress, stage=stage
         )
         self.left_out += [each for each in found.left_out if each not in self.left_out]

@@ -75,16 +75,6 @@ class PatchSet:
 
 
 @dataclass(frozen=True, slots=True)
-class Misprint:
-    """A number in a table that cannot be right, and the one that would be."""
-
-    row: str
-    column: str
-    printed: int
-    right: int
-
-
-@dataclass(frozen=True, slots=True)
 class _Plan:
     folder: Path
     factors: Mapping[float, float]  # pixels of the tile along one of the patch, by magnification
@@ -400,44 +390,12 @@ def counts(table: pd.DataFrame) -> pd.DataFrame:
     cells.columns = [f"{each:g}X" for each in magnifications]
     totals = table["split"].value_counts().reindex(parts)
     totals[TOTAL] = len(table)
-    if check_counts(cells, totals):
+    if (cells.sum(axis=1) != totals[parts]).any():
         raise DataError("Some patches have no magnification. Give each its own.")
     cells[TOTAL] = totals
     cells.loc[TOTAL] = cells.sum()
     cells.index.name, cells.columns.name = "split", None
     return cells
-
-
-def check_counts(cells: pd.DataFrame, totals: pd.Series) -> tuple[Misprint, ...]:
-    """The cells of a table of counts that cannot be right, one in each row that does not add up.
-
-    Which of the row it is cannot be told from totals of rows alone. It is taken to be the one whose
-    repair brings the row closest, by chi-squared, to the proportions of the rows that add up.
-
-    Args:
-        cells: rows x columns, without totals.
-        totals: of each row, and of all, `total`.
-
-    Raises:
-        DataError: if the totals of the rows do not add up to that of all.
-    """
-    of_rows = totals.drop(TOTAL)[cells.index]
-    if of_rows.sum() != totals[TOTAL]:
-        raise DataError(
-            f"The rows add up to {of_rows.sum():,}, but the total is {totals[TOTAL]:,}. "
-            "Mend the totals first."
-        )
-    excess = cells.sum(axis=1) - of_rows
-    trusted = cells[excess == 0] if (excess == 0).any() else cells
-    shares = trusted.sum() / trusted.to_numpy().sum()
-    found: list[Misprint] = []
-    for row in cells.index[excess != 0]:
-        expected = shares * of_rows[row]
-        repaired = cells.loc[row] - excess[row]
-        gain = ((cells.loc[row] - expected) ** 2 - (repaired - expected) ** 2) / expected
-        column = gain[repaired >= 0].idxmax()
-        found.append(Misprint(row, column, int(cells.loc[row, column]), int(repaired[column])))
-    return tuple(found)
 
 
 def write_patches(
@@ -446,7 +404,7 @@ def write_patches(
     """Write the table of patches, and what was left out, beside the patches in `folder`."""
     made.table.to_parquet(folder / "patches.parquet", index=False)
     whole = {
-        "format": runs.FORMAT,
+        "format": runs.FORMATS["patches"],
         "command": command,
         "written": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "versions": runs.versions(),

@@ -18,14 +18,13 @@ from jaxtyping import Float64
 
 from ..data.images import Image, LeftOut
 from ..errors import DataError, LayerError, check_names
-from ..features.extract import Look, Progress
+from ..features.extract import Computation, Progress
 from ..figures.drawing import page_figure
 from ..figures.notebook import html_of
 from ..figures.pathology import calibration_drawing
-from ..networks.layers import LOGITS, SOFTMAX, ProbePoint
 from ..networks.network import Network, tensors_sha256
+from ..networks.points import LOGITS, SOFTMAX, ProbePoint
 from ..networks.selection import chosen_points
-from ..paper import published
 from ..probing.curve import Curve
 from ..stats.agreement import FEWEST, agreement
 from . import comparison as verdict
@@ -43,7 +42,6 @@ COLUMNS = [
 ALL = "all"  # of the test tiles together
 TENTHS = 10
 R2 = ("r2", "r2_low", "r2_high")
-PAPERS = {"inception_v3": "InceptionV3", "resnet50_v1": "ResNet50"}
 COMPARED = ("pretrained", "scratch", "cut-random", "reset")  # what the cut is compared with
 RICHER = ("up-to-cut", "all-layers", "tuned")  # what is compared with the cut
 
@@ -210,7 +208,7 @@ def transfer(
     seeds: int = 10,
     seed: int = 0,
     log: bool = False,
-    look: Look | None = None,
+    look: Computation | None = None,
     training: Training | None = None,
     progress: Progress | None = None,
 ) -> Transfer:
@@ -242,7 +240,7 @@ def transfer(
     cut = _point_of(points, layer)
     plan = planned(asked, points, cut)
     images = [Image(patch, folder / patch) for patch in patches.patch]
-    source = Source(network, images, look or Look(), cut, progress)
+    source = Source(network, images, look or Computation(), cut, progress)
     training = training or Training()
     if mode == "frozen":
         ways = frozen(source, plan, patches, trial, points if TUNED in asked else ())
@@ -266,27 +264,6 @@ def transfer(
         tuple(unreadable),
         _provenance(source, ways, trial, training),
     )
-
-
-def beside_the_paper(found: Transfer, model: str) -> pd.DataFrame:
-    """Table 2 of `graziani2021`, and below it our scores of the same contestants, as text.
-
-    Errors in px; theirs are of other patches, tissue and training: not to be compared in value.
-    """
-    printed = published.transfer_scores().assign(whose=lambda t: t.model.map(PAPERS) + ", theirs")
-    ours = found.summary().assign(whose=f"{model}, ours")
-    rows = [
-        {
-            "network": row["whose"],
-            "contestant": row["contestant"],
-            "last layer": row["layer"],
-            "MAE px": f"{row['mae']:.1f} ± {row['mae_sd']:.1f}",
-            "kappa": f"{row['kappa']:.3f} ± {row['kappa_sd']:.3f}",
-        }
-        for row in (*printed.to_dict("records"), *ours.to_dict("records"))
-        if row["contestant"] in set(printed.contestant)
-    ]
-    return pd.DataFrame(rows)
 
 
 def _scores(curve: Curve) -> pd.DataFrame:

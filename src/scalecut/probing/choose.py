@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from ..data.images import MEAN
 from ..errors import DataError, LayerError
-from ..networks.layers import LOGITS, SOFTMAX, ProbePoint
+from ..networks.points import LOGITS, SOFTMAX, ProbePoint
 from .curve import Curve
 
 RULES = ("cheapest", "peak")

@@ -10,12 +10,12 @@ from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d
 
 from ..data.images import ImageSet, evenly
-from ..data.scenes import made_up_scenes
+from ..data.scenes import make_scenes
 from ..errors import ModelError
 from ..features.backends import resolved_way
-from ..features.extract import Look, Stages, decoded
-from ..networks.layers import ProbePoint
+from ..features.extract import Computation, Stages, decoded
 from ..networks.network import Network, Preprocessing, Weights, permuted_twin, random_twin
+from ..networks.points import ProbePoint
 from ..stats.ridge import decompose, left_group_out, r_squared
 
 TWIN_IMAGES, TWIN_BATCH = 128, 32  # from which a random twin takes its batch-norm statistics
@@ -24,7 +24,7 @@ MOST_MOVED = 0.02  # by int8, in R²
 
 
 def twin_of(
-    network: Network, image_set: ImageSet, look: Look, seed: int, kind: str = "random"
+    network: Network, image_set: ImageSet, look: Computation, seed: int, kind: str = "random"
 ) -> Network:
     """A `random` or `permuted` twin whose batch norms know the images it will be probed on."""
     numbers = evenly(len(image_set), TWIN_IMAGES)
@@ -46,14 +46,14 @@ def comparable(network: Network, seed: int) -> Network:
     """
     if network.weights.kind != "random":
         return network
-    return twin_of(network, made_up_scenes(TWIN_IMAGES, seed=seed), Look(), seed)
+    return twin_of(network, make_scenes(TWIN_IMAGES, seed=seed), Computation(), seed)
 
 
 def check_int8(
     network: Network,
     sample: ImageSet,
     points: Sequence[ProbePoint],
-    look: Look,
+    look: Computation,
     in_int8: Mapping[str, Float[np.ndarray, "_ _"]],
     stages: "Stages",
 ) -> dict[str, object]:

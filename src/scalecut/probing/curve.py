@@ -18,7 +18,8 @@ from ..errors import DataError, ModelError
 from ..figures.curve import curve_drawing
 from ..figures.drawing import page_figure
 from ..figures.notebook import html_of
-from ..networks.layers import SOFTMAX, ProbePoint
+from ..networks.points import SOFTMAX, ProbePoint
+from ..report.report import save
 from ..stats.inference import Fall, Peak, fall, interval, peak
 from .scores import Scores
 
@@ -134,7 +135,7 @@ class Curve:
             scores.predicted,
         )
 
-    def frame(self) -> pd.DataFrame:
+    def to_frame(self) -> pd.DataFrame:
         """The curve as a table, in the form of `curve.csv`."""
         return self.table.copy()
 
@@ -158,6 +159,90 @@ class Curve:
             for point, row in zip(self.points, self.predicted, strict=True)
         ]
         return pd.concat(tables, ignore_index=True)
+
+    def tables(self) -> dict[str, pd.DataFrame]:
+        """Every table of the run folder, by name."""
+        subsets = list(dict.fromkeys(self.table.subset))
+        differences = pd.concat([self.differences(s) for s in subsets], ignore_index=True)
+        tables = {"curve": self.to_frame(), "differences": differences}
+        return tables | ({"learning": self.learning()} if self.fewer else {})
+
+    def save(self, folder: str | Path, *, command: str = "") -> Path:
+        """Write the run folder: tables, draws for paired comparisons, figures and page.
+
+        Raises:
+            OutputError: if `folder` exists and holds no run, or cannot be written.
+        """
+        subsets = list(dict.fromkeys(self.table.subset))
+        facts = {
+            **self.provenance,
+            "finding": self.finding(),
+            "evidence": {subset: self.evidence(subset) for subset in subsets},
+            "evidence_with_fewer_to_fit": [each.evidence() for each in self.fewer],
+            "points": self.points,
+            "layers_left_out": self.layers_left_out,
+            "images_left_out": self.images_left_out,
+        }
+        return save(self.tables(), facts, folder, command=command, write=self._write_images)
+
+    def _write_images(self, folder: Path) -> None:
+        """The draws, and where the images are known, them and their predictions."""
+        np.save(folder / "draws.npy", self.draws)
+        if self.image_set is not None:
+            self.predictions().to_parquet(folder / "predictions.parquet", index=False)
+            _images(self.image_set).to_parquet(folder / "images.parquet", index=False)
+
+    def summary(self) -> dict[str, pd.DataFrame]:
+        """The mean over subsets, one row per layer, in at most 80 characters."""
+        main = self.regressor
+        own = self.scores(regressor=main).set_index("layer")
+        label = {point.layer: point.label for point in self.points}
+        columns: dict[str, list[str]] = {
+            "layer": [label.get(layer, layer) for layer in own.index],
+            " d": [str(n) for n in own.n_features],
+            f" {main} [95 %]": _with_interval(own, "r2"),
+        }
+        if own.learned.notna().any():
+            columns[" gain [95 %]"] = _with_interval(own, "learned")
+        of_random = self.scores(weights="random", regressor=main)
+        if self.weights != "random" and len(of_random):
+            columns[" random"] = [score_text(value) for value in of_random.r2]
+        ols = self.scores(regressor="ols")
+        if main != "ols" and len(ols):
+            columns[" ols"] = [score_text(value) for value in ols.r2]
+        first, subsets = own.iloc[0], ", ".join(sorted(set(self.table.subset) - {MEAN}))
+        title = f"R² of {first.measure}, {first.model}, {first.n_images} images ({subsets})"
+        return {title: pd.DataFrame(columns)}
+
+    def notes(self) -> list[str]:
+        """What the controls show, how features were computed, and the learning curve."""
+        said, regressor = [], self.regressor
+        pixels = self.scores(weights="pixels", regressor=regressor)
+        if len(pixels):
+            said.append(f"pixels alone {score_text(pixels.r2.iloc[0])}")
+        shuffled = self.scores(target="shuffled", regressor=regressor)
+        if len(shuffled):
+            low, high = score_text(shuffled.r2.min()), score_text(shuffled.r2.max())
+            said.append(f"shuffled target {low} to {high}")
+        own = self.scores(regressor=regressor)
+        if own.p_value.notna().any():
+            n = int((own.p_value <= ALPHA).sum())
+            said.append(f"p ≤ {ALPHA:g} (corrected over layers) at {n} of {len(own)} layers")
+        lines = [f"Controls: {'; '.join(said) or 'none'}."]
+        computed = self.provenance.get("computed")
+        if isinstance(computed, dict) and computed.get("engine") == "openvino":
+            line = f"Computed by OpenVINO in {computed['precision']}"
+            if "int8_moved" in computed:
+                line += (
+                    f"; compared with float32, R² changed by at most "
+                    f"{abs(computed['int8_moved']):.3f} ({computed['int8_moved_at']}, "
+                    f"{computed['int8_checked_on']} images)"
+                )
+            lines.append(f"{line}.")
+        settings = self.provenance.get("settings")
+        if isinstance(settings, dict) and settings.get("learning_curve") and not self.fewer:
+            lines.append("No learning curve: half of the training images would be too few.")
+        return [*lines, *self.learning_lines()]
 
     def plot(self, subset: str = MEAN) -> Figure:
         """The curve with its band and controls."""
@@ -355,7 +440,31 @@ def image_table(image_set: ImageSet) -> pd.DataFrame:
     )
 
 
-def compare(one: Curve, other: Curve, layers: tuple[str, str] | None = None) -> pd.DataFrame:
+def read_curve(folder: str | Path) -> Curve:
+    """A curve with its draws, as `Curve.save` wrote it.
+
+    Raises:
+        DataError: if the folder is no complete run of a probe, or one of a newer version.
+    """
+    run = runs.read_run(folder)
+    if not run.has("curve"):
+        raise DataError(
+            f"{str(folder)!r} holds no curve, as it was written by another command. Give the "
+            "folder that `scalecut probe` wrote (--out)."
+        )
+    table = run.table("curve", COLUMNS)
+    try:
+        draws = np.load(run.folder / "draws.npy", allow_pickle=False)
+        points = tuple(ProbePoint(**point) for point in run.facts["points"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(
+            f"The run {str(folder)!r} has no readable draws.npy and points ({error}). Run the "
+            "probe again."
+        ) from error
+    return Curve(table, draws, points, provenance=dict(run.facts))
+
+
+def compare_curves(one: Curve, other: Curve, layers: tuple[str, str] | None = None) -> pd.DataFrame:
     """R² of one network less that of another, subset by subset, paired image by image.
 
     Args:
@@ -426,6 +535,22 @@ def _entry(curve: Curve, key: str) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
+def score_text(value: float) -> str:
+    """A score for a table: two decimals, none where it is far off, a dash where it is unknown."""
+    if pd.isna(value):
+        return "–"
+    shown = f"{value:.2f}" if abs(value) < 100 else f"{value:,.0f}"
+    return "0.00" if shown == "-0.00" else shown
+
+
+def _with_interval(rows: pd.DataFrame, name: str) -> list[str]:
+    return [
+        f"{score_text(row[name])} [{score_text(row[f'{name}_low'])}, "
+        f"{score_text(row[f'{name}_high'])}]"
+        for row in rows.to_dict("records")
+    ]
+
+
 def _two(value: float) -> str:
     """Two decimals, zero without a sign."""
     return f"{value:.2f}".replace("-0.00", "0.00")
@@ -451,32 +576,6 @@ def _set_in_words(found: Evidence, candidates: Sequence[str], label: Mapping[str
 MOST_FETCHED = 2000  # pictures that are read once more, for the page
 
 
-def write_curve(
-    curve: Curve, folder: Path, *, command: str, settings: Mapping[str, object]
-) -> None:
-    """Write a curve: its tables, `run.json`, and its bootstrap draws, for paired comparisons."""
-    subsets = list(dict.fromkeys(curve.table.subset))
-    tables = {
-        "curve": curve.frame(),
-        "differences": pd.concat([curve.differences(s) for s in subsets], ignore_index=True),
-    }
-    if curve.fewer:
-        tables["learning"] = curve.learning()
-    facts = {
-        **curve.provenance,
-        "evidence": {subset: curve.evidence(subset) for subset in subsets},
-        "evidence_with_fewer_to_fit": [each.evidence() for each in curve.fewer],
-        "points": curve.points,
-        "layers_left_out": curve.layers_left_out,
-        "images_left_out": curve.images_left_out,
-    }
-    runs.write_run(folder, tables, facts, command=command, settings=settings)
-    np.save(folder / "draws.npy", curve.draws)
-    if curve.image_set is not None:
-        curve.predictions().to_parquet(folder / "predictions.parquet", index=False)
-        _images(curve.image_set).to_parquet(folder / "images.parquet", index=False)
-
-
 def _images(image_set: ImageSet) -> pd.DataFrame:
     """The table of the images, with a small JPEG of those that are in no local file.
 
@@ -498,24 +597,6 @@ def _small(image: Image) -> bytes | None:
         return None
 
 
-def read_run(folder: Path) -> Curve:
-    """A curve with its draws, as `write_curve` wrote it.
-
-    Raises:
-        DataError: if the folder is no whole run, or one of a newer version.
-    """
-    table, facts = read_curve(folder), runs.read_facts(folder)
-    try:
-        draws = np.load(folder / "draws.npy", allow_pickle=False)
-        points = tuple(ProbePoint(**point) for point in facts["points"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(
-            f"The run {str(folder)!r} has no readable draws.npy and points ({error}). Run the "
-            "probe again."
-        ) from error
-    return Curve(table, draws, points, provenance=facts)
-
-
 def check_model(curve: Curve, folder: Path | None, model: str) -> None:
     """Refuse a run of another network than the one that it is used for."""
     probed = str(curve.table.model.iloc[0])
@@ -524,33 +605,3 @@ def check_model(curve: Curve, folder: Path | None, model: str) -> None:
             f"The run {str(folder)!r} is of {probed}, not of {model}. Give a run of this network, "
             f"or name {probed}."
         )
-
-
-def read_curve(folder: Path) -> pd.DataFrame:
-    """The table of a run.
-
-    Raises:
-        DataError: if the folder is no whole run, or one of a newer version.
-    """
-    if not folder.is_dir():
-        raise DataError(
-            f"There is no run folder {str(folder)!r}. Give the folder that a probe wrote (--out)."
-        )
-    if not (folder / "curve.csv").exists():
-        raise DataError(
-            f"{str(folder)!r} holds no curve: it is empty, or was made by another command. Give "
-            "the folder that a probe wrote (--out)."
-        )
-    runs.read_facts(folder)
-    try:
-        table = runs.read_table(folder, "curve")
-    except (OSError, ValueError) as error:
-        raise DataError(
-            f"The run {str(folder)!r} has no readable curve.csv ({error}). Run the probe again."
-        ) from error
-    lacking = [name for name in COLUMNS if name not in table]
-    if lacking:
-        raise DataError(
-            f"curve.csv of {str(folder)!r} lacks the column {lacking[0]!r}. Run the probe again."
-        )
-    return table

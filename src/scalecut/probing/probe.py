@@ -8,19 +8,21 @@ ridge penalty, the grouped splits and the intervals are ours (docs/choices.md).
 
 import functools
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 from torch import nn
 
-from ..data.images import ImageSet, evenly, image_facts
+from ..data.images import ImageSet, evenly
 from ..data.read import Reading, check_size, images_of
 from ..errors import DataError, check_names
 from ..features.cluster import computing
-from ..features.extract import Extracted, Look, Progress, Stages, check_finite
-from ..networks.layers import ProbePoint
-from ..networks.network import Network, Preprocessing, load_network, tensors_sha256
+from ..features.extract import Computation, Extracted, Progress, Stages, check_finite, provenance
+from ..networks.network import Network, load_network
+from ..networks.points import ProbePoint
 from ..networks.selection import chosen_points
+from ..runs import settings_of
 from .controls import CHECKED_IMAGES, check_int8, pixel_network, twin_of
 from .curve import Curve
 from .scores import MATCHED, MOST_TWINS, Answers, Part, Scores, draw_parts, score
@@ -33,127 +35,143 @@ LEAST_PERMUTATIONS = 19  # for a p-value of 0.05
 LEAST_TO_FIT, LEAST_GROUPS_TO_FIT = 10, 4
 
 
+@dataclass(frozen=True, slots=True)
+class Fitting:
+    """What is fitted to the features, and how often.
+
+    Args:
+        regressor: one or more of ridge and ols (ordinary least squares, as in the paper).
+        controls: random (randomly initialised networks), permuted (the values of each weight tensor
+            permuted), pixels (statistics of the pixels, no network), shuffled (the target
+            permuted), or none.
+        random_networks: Randomly initialised networks, each with its own seed, at least 1.
+        repeats: random splits into 70 % training and 30 % test images, at least 1.
+        permutations: Of the target, for p-values corrected over layers; 0 for none.
+        match_width: Also fit this many principal components of every layer; 0 for none.
+        learning_curve: Also fit 1/8, 1/4 and 1/2 of the training images.
+    """
+
+    regressor: Sequence[Literal["ridge", "ols"]] = ("ridge", "ols")
+    controls: Sequence[Literal["random", "permuted", "pixels", "shuffled", "none"]] = (
+        "random",
+        "pixels",
+        "shuffled",
+    )
+    random_networks: int = 3
+    repeats: int = 10
+    permutations: int = 1000
+    match_width: int = 0
+    learning_curve: bool = False
+
+    def __post_init__(self) -> None:
+        for name, known in (("regressor", REGRESSORS), ("controls", (*CONTROLS, "none"))):
+            object.__setattr__(self, name, check_names(getattr(self, name), known, name))
+        if not self.regressor:
+            raise DataError(f"--regressor is empty. Give one or more of {', '.join(REGRESSORS)}.")
+        for name, least in (("repeats", 1), ("random_networks", 1)):
+            if getattr(self, name) < least:
+                option = f"--{name.replace('_', '-')}"
+                raise DataError(f"{option} must be at least {least}, got {getattr(self, name)}.")
+        if self.random_networks > MOST_TWINS:
+            raise DataError(
+                f"--random-networks must be at most {MOST_TWINS}, got {self.random_networks}."
+            )
+        for name, usual in (("permutations", 1000), ("match_width", 32)):
+            if getattr(self, name) < 0:
+                option = f"--{name.replace('_', '-')}"
+                raise DataError(
+                    f"{option} must not be negative, got {getattr(self, name)}. Give 0 for none, "
+                    f"or {usual}."
+                )
+        if 0 < self.permutations < LEAST_PERMUTATIONS:
+            raise DataError(
+                f"With {self.permutations} permutations no p-value can be below "
+                f"{1 / (1 + self.permutations):.2g}. Give 0 for none, or 1000."
+            )
+
+
 def probe(
     model: str | nn.Module | Network,
     data: str | ImageSet,
     *,
     weights: str | Path = "pretrained",
     allow_partial: bool = False,
-    preprocessing: Preprocessing | None = None,
     layers: Sequence[str] = (),
-    subsets: Sequence[str] = (),
-    measure: str = "area",
-    objects: str = "single",
-    skip_truncated: bool = False,
-    skip_difficult: bool = False,
-    strict: bool = False,
-    images_folder: str | Path | None = None,
-    at_most: int = 0,
-    fit: str = "squash",
-    regressors: Sequence[str] = REGRESSORS,
-    controls: Sequence[str] = USUAL_CONTROLS,
-    twins: int = 3,
-    repeats: int = 10,
-    permutations: int = 1000,
-    match_width: int = 0,
-    learning_curve: bool = False,
-    precision: str = "auto",
-    device: str = "auto",
-    batch_size: int = 32,
-    engine: str = "torch",
-    half: bool = False,
-    cluster: str = "",
+    reading: Reading = Reading(),
+    computation: Computation = Computation(),
+    fitting: Fitting = Fitting(),
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Curve:
-    """Regress the measure of `data` on every layer of `model`.
+    """Measure how much of an object's scale each layer encodes.
 
     Args:
-        model: timm name, `resnet50_v1`, `module.path:factory`, a module, or a loaded network.
-        data: `voc:DIR`, `coco:FILE`, `csv:FILE`, `tar:PATTERN`, `masks:DIR`, `scenes`, or an
-            ImageSet.
-        layers: names, aliases or globs; all probe points if empty.
-        subsets: classes of objects, each probed by itself; all if empty.
-        at_most: a random part of this many images, drawn by group with `seed`; 0 for all.
-        controls: `random` (twins with random weights), `permuted` (each tensor's values permuted),
-            `pixels` (what can be read with no network), `shuffled` (the measure permuted).
-        twins: how many random twins, each with a seed of its own.
-        repeats: random splits, over which R² is averaged.
-        permutations: of the measure, for p-values corrected over layers; 0 for none.
-        match_width: principal components a layer for the regressor `matched`; 0 for none.
-        learning_curve: also score with an eighth, a quarter and half of the images to fit.
-        engine: `torch`, `openvino`, or `auto`: OpenVINO where it is installed and faster.
-        half: keep features in float16, 2 bytes a channel and image instead of 4.
-        cluster: `local:2` for two workers here, or the address of a Ray cluster; else this process.
-        seed: of the splits, the shuffles, the permutations, the bootstrap and the first twin.
-        progress: called with (stage, done, all).
+        model: A timm name (inception_v3, resnet50, ...), resnet50_v1, or module.path:factory.
+        data: voc:DIR, coco:FILE, csv:FILE, tar:PATTERN, masks:DIR, or scenes; csv and tar also at
+            an address, such as s3://...
+        weights: pretrained, random, or a safetensors or state-dict file.
+        allow_partial: Accept a weights file that lacks tensors; layers that need them are skipped.
+        layers: Names, aliases or globs; all probe points by default.
+        reading: Which images are read, and how their objects are measured.
+        computation: How images are shown to the network and computed.
+        fitting: What is fitted to the features, and how often.
+        seed: random seed of the splits, permutations, bootstrap and controls.
+        progress: Called with (stage, done, total).
 
     Returns:
-        The curve. Its intervals are 95 % bootstrap intervals over groups of held-out images; for
-        `mean` over subsets, of the mean.
+        The curve: R² by layer. Its intervals are 95 % bootstrap intervals over groups of test
+        images; for the mean over subsets, of the mean.
 
     Raises:
-        ScalecutError: DataError, ModelError or LayerError, with one line that says what to do.
+        ScalecutError: DataError, ModelError or LayerError, in one line that says what to do.
     """
-    regressors = check_names(regressors, REGRESSORS, "regressor")
-    controls, extent = check_names(controls, CONTROLS, "control"), (match_width, learning_curve)
-    ask = _checked(_Ask(regressors, controls, twins, repeats, permutations, *extent, seed))
-    stages, look = Stages(progress), Look(fit, precision, device, batch_size, engine, half)
+    settings = settings_of(locals())
+    stages = Stages(progress)
     with stages("network"):
-        if not isinstance(model, Network):
-            keep = {"allow_partial": allow_partial, "preprocessing": preprocessing}
-            model = load_network(model, weights=weights, seed=seed, **keep)
-        points, layers_left_out = chosen_points(model, layers)
-    folder, skip = images_folder and Path(images_folder), (skip_truncated, skip_difficult)
-    reading = Reading(tuple(subsets), measure, objects, *skip, strict, folder or None, at_most)
+        network = load_network(model, weights=weights, allow_partial=allow_partial, seed=seed)
+        network = computation.shown(network)
+        points, layers_left_out = chosen_points(network, layers)
     with stages("images"):
-        frame = model.preprocessing.frame(fit)
+        frame = network.preprocessing.frame(computation.fit)
         image_set = images_of(data, frame, reading, seed=seed, progress=progress)
-    if model.weights.kind == "random":
-        model = twin_of(model, image_set, look, seed)
-    with computing(cluster) as stages.compute:
-        kept, found = _readable(model, image_set, points, look, stages, strict=strict)
+    if network.weights.kind == "random":
+        network = twin_of(network, image_set, computation, seed)
+    with computing(computation.cluster) as stages.compute:
+        kept, found = _readable(
+            network, image_set, points, computation, stages, strict=reading.strict
+        )
         own = Answers(tuple(points), (found.matrices,))
-        moved = _checked_in_int8(model, kept, points, look, found, stages)
-        of_controls = _control_answers(model, kept, own.points, look, stages, ask)
-    scores, fewer = _scored(kept, {model.weights.kind: own}, of_controls, stages, ask)
+        moved = _checked_in_int8(network, kept, points, computation, found, stages)
+        of_controls = _control_answers(
+            network, kept, own.points, computation, stages, fitting, seed
+        )
+    scores, fewer = _scored(kept, {network.weights.kind: own}, of_controls, stages, fitting, seed)
+    facts = provenance(network, settings, stages, found, kept)
+    facts["probe"] = {"repeats": fitting.repeats, "seed": seed}
+    facts["computed"] = {**facts["computed"], **moved}  # pyright: ignore[reportGeneralTypeIssues]
     return Curve.of(
         scores,
         fewer,
-        {"model": model.name, "measure": kept.measure_name},
+        {"model": network.name, "measure": kept.measure_name},
         own.points,
         layers_left_out,
         (*image_set.left_out, *found.left_out),
-        {"probe": asdict(ask)} | _facts(model, kept, found, look, moved) | {"stages": stages.facts},
+        facts,
         kept,
     )
-
-
-@dataclass(frozen=True, slots=True)
-class _Ask:
-    """What is regressed on what, how often."""
-
-    regressors: tuple[str, ...]
-    controls: tuple[str, ...]
-    twins: int
-    repeats: int
-    permutations: int
-    match_width: int
-    learning_curve: bool
-    seed: int
 
 
 def _readable(
     network: Network,
     image_set: ImageSet,
     points: Sequence[ProbePoint],
-    look: Look,
+    computation: Computation,
     stages: Stages,
     *,
     strict: bool,
 ) -> tuple[ImageSet, Extracted]:
     """The images that could be read, and the network's features of them."""
-    found = stages.extracted(network, image_set.images, points, look)
+    found = stages.extracted(network, image_set.images, points, computation)
     if strict and found.left_out:
         bad = found.left_out[0]
         reason = bad.reason.rstrip(".")
@@ -168,7 +186,7 @@ def _checked_in_int8(
     network: Network,
     image_set: ImageSet,
     points: Sequence[ProbePoint],
-    look: Look,
+    computation: Computation,
     found: Extracted,
     stages: Stages,
 ) -> dict[str, object]:
@@ -177,35 +195,36 @@ def _checked_in_int8(
         return {}
     rows = evenly(len(image_set), CHECKED_IMAGES)
     in_int8 = {layer: matrix[rows] for layer, matrix in found.matrices.items()}
-    return check_int8(network, image_set.rows(rows), points, look, in_int8, stages)
+    return check_int8(network, image_set.rows(rows), points, computation, in_int8, stages)
 
 
 def _control_answers(
     network: Network,
     image_set: ImageSet,
     points: tuple[ProbePoint, ...],
-    look: Look,
+    computation: Computation,
     stages: Stages,
-    ask: _Ask,
+    fitting: Fitting,
+    seed: int,
 ) -> dict[str, Answers]:
     """What the controls answer to the same images, by kind of weights."""
     answers = {}
-    for kind, n in (("random", ask.twins), ("permuted", 1)):
-        if kind not in ask.controls or network.weights.kind == "random":
+    for kind, n in (("random", fitting.random_networks), ("permuted", 1)):
+        if kind not in fitting.controls or network.weights.kind == "random":
             continue
         matrices = []
         for number in range(n):
             stage = f"{kind} twin {number + 1}" if n > 1 else f"{kind} twin"
             with stages(stage):
-                twin = twin_of(network, image_set, look, ask.seed + number, kind)
-            found = stages.extracted(twin, image_set.images, points, look, stage)
+                twin = twin_of(network, image_set, computation, seed + number, kind)
+            found = stages.extracted(twin, image_set.images, points, computation, stage)
             check_finite(twin, found)
-            _checked_in_int8(twin, image_set, points, look, found, stages)
+            _checked_in_int8(twin, image_set, points, computation, found, stages)
             matrices.append(found.matrices)
         answers[kind] = Answers(points, tuple(matrices))
-    if "pixels" in ask.controls:
+    if "pixels" in fitting.controls:
         statistics, point = pixel_network(network.preprocessing)
-        exact = replace(look, precision="float32", engine="torch")
+        exact = replace(computation, precision="float32", engine="torch")
         found = stages.extracted(statistics, image_set.images, [point], exact, "pixels")
         answers["pixels"] = Answers((point,), (found.matrices,))
     return answers
@@ -216,21 +235,22 @@ def _scored(
     own: dict[str, Answers],
     controls: dict[str, Answers],
     stages: Stages,
-    ask: _Ask,
+    fitting: Fitting,
+    seed: int,
 ) -> tuple[Scores, tuple[Scores, ...]]:
     """The scores of everything, and those of the network with fewer images to fit, fewest first."""
     parts = draw_parts(
         image_set,
-        ask.repeats,
-        ask.seed,
-        shuffled="shuffled" in ask.controls,
-        permutations=ask.permutations,
+        fitting.repeats,
+        seed,
+        shuffled="shuffled" in fitting.controls,
+        permutations=fitting.permutations,
     )
-    names = (*ask.regressors, MATCHED) if ask.match_width else ask.regressors
-    fitted = functools.partial(score, regressors=names, width=ask.match_width)
+    names = (*fitting.regressor, MATCHED) if fitting.match_width else fitting.regressor
+    fitted = functools.partial(score, regressors=names, width=fitting.match_width)
     with stages("regression"):
         scores = fitted(parts, own | controls, report=stages.report("regression"))
-    if not ask.learning_curve:
+    if not fitting.learning_curve:
         return scores, ()
     bare = [
         replace(part, targets={"true": part.targets["true"]}, dealt=part.dealt[:, :0])
@@ -252,49 +272,3 @@ def _is_enough(parts: Sequence[Part], share: float) -> bool:
         for part in parts
         for fitted in part.fitted(share)
     )
-
-
-# --- checks and facts ----------------------------------------------------------------------------
-
-
-def _checked(ask: _Ask) -> _Ask:
-    if not ask.regressors:
-        raise DataError(f"No regressor is given. Give one or more of {', '.join(REGRESSORS)}.")
-    if ask.repeats < 1:
-        raise DataError(
-            f"There cannot be {ask.repeats} repeats. Give --repeats 1 or more; 10 as in the paper."
-        )
-    if not 1 <= ask.twins <= MOST_TWINS:
-        raise DataError(
-            f"There cannot be {ask.twins} random twins. Give --twins 1 to {MOST_TWINS}; with "
-            "--controls pixels,shuffled there are none."
-        )
-    counts = (("--permutations", ask.permutations, 1000), ("--match-width", ask.match_width, 32))
-    for option, given, usual in counts:
-        if given < 0:
-            raise DataError(
-                f"{option} {given} is below 0. Give 0 for none, or {usual} as is usual."
-            )
-    if 0 < ask.permutations < LEAST_PERMUTATIONS:
-        raise DataError(
-            f"With {ask.permutations} permutations no p-value can be below "
-            f"{1 / (1 + ask.permutations):.2g}. Give 0 for none, or 1000 as is usual."
-        )
-    return ask
-
-
-def _facts(
-    network: Network,
-    image_set: ImageSet,
-    features: Extracted,
-    look: Look,
-    moved: dict[str, object],
-) -> dict[str, object]:
-    """What the features were computed from, and how."""
-    return {
-        "look": asdict(look) | {"precision": features.precision, "engine": features.engine} | moved,
-        "weights": network.weights,
-        "tensors_sha256": tensors_sha256(network.module),
-        "preprocessing": network.preprocessing,
-        "images": image_facts(image_set),
-    }

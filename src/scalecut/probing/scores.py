@@ -24,7 +24,7 @@ from threadpoolctl import threadpool_limits
 from .. import cache
 from ..data.images import MEAN, ImageSet
 from ..errors import DataError
-from ..networks.layers import ProbePoint
+from ..networks.points import ProbePoint
 from ..stats import out_of_core as tall
 from ..stats.inference import (
     DRAWS,

@@ -1,6 +1,8 @@
-"""What a run says of itself, as tables of its page: scores, evidence, costs, settings, versions."""
+"""What a run shows on its page, table by table; the registries of figures and sections."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -8,9 +10,36 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float64
 
+from ..data.decoding import header
+from ..data.images import MEAN, Image
+from ..data.thumbnails import thumbnail, worth_showing
 from ..errors import DataError
-from ..figures.curve import REGRESSORS
-from .page import Cell, Section, Table
+from ..figures.analyses import (
+    ANSWERS,
+    MOVES,
+    directions_drawing,
+    drift_drawing,
+    invariance_drawing,
+    noise_drawing,
+    predicted_drawing,
+    printed_drawing,
+    saving_drawing,
+    scenes_drawing,
+)
+from ..figures.curve import (
+    REGRESSORS,
+    curve_drawing,
+    exponential_drawing,
+    layer_names,
+    learning_drawing,
+    subset_drawing,
+    subsets_of,
+    width_drawing,
+)
+from ..figures.drawing import Drawing
+from ..figures.pathology import calibration_drawing, recall_drawing, sweep_drawing
+from ..runs import Run
+from .page import Cell, Picture, Readings, Section, Shown, Story, Table
 
 BLANK = "\N{NO-BREAK SPACE}"
 LEFT_OUT = {
@@ -18,6 +47,38 @@ LEFT_OUT = {
     "Layers left out": "layers_left_out",
     "Left out": "left_out",
 }  # the lists of run.json
+
+
+# what stands under the figure of each network of the paper
+PRINTED = {
+    "inception_v3": "InceptionV3: Table A.2 of the paper, and ours as far as the weights reach.",
+    "resnet50_v1": "ResNet50: the paper's figure, read off to 0.02 on this axis, and ours.",
+}
+CURVE_COLUMNS = (
+    *("model", "subset", "measure", "layer", "alias", "depth", "n_features", "n_images"),
+    *("weights", "target", "regressor", "r2", "r2_low", "r2_high", "p_value", "seed_count"),
+    *("n_fit", "r2_spread", "learned", "learned_low", "learned_high"),
+)
+WITHOUT_READINGS = (
+    "This run does not say what was read from each image: it was made by an earlier version. Run "
+    "the command below again to see it."
+)
+MOST_THUMBNAILS, MOST_THUMBNAIL_BYTES = 320, 2_200_000  # 3 MB as text
+TRANSFER_COLUMNS: dict[str, tuple[str, ...]] = {
+    "transfer": ("contestant", "layer", "tile", "metric", "value"),
+    "differences": (
+        *("contestant", "other", "metric", "better", "low", "high", "p_value"),
+        *("n_seeds_better", "n_seeds"),
+    ),
+    "agreement": (
+        *("metric", "rho", "low", "high", "rho_depth", "best", "foretold", "regret"),
+        *("regret_last", "n_layers"),
+    ),
+    "configurations": ("layers", "kappa"),
+    "losses": ("contestant", "layer", "epoch", "loss", "validation_loss", "is_used"),
+}  # what the sections of a transfer need; figures look for themselves
+OF_CLAIMS = "Judged by ridge, but for what is said to be of least squares; network by network."
+HEADINGS = ("network", "item", "quantity", "paper", "ours, their method", "ours", "mark", "why")
 
 
 def layer_table(frame: pd.DataFrame, facts: Mapping[str, Any]) -> Table:
@@ -343,7 +404,100 @@ IMAGE_COLUMNS = (
 PREDICTION_COLUMNS = ("image", "subset", "measure", "layer", "predicted")
 
 
-def read_predictions(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame] | None:
+def _readings(run: Run, frame: pd.DataFrame, has_thumbnails: bool) -> Readings | None:
+    found, layers = read_predictions(run), _layers_of(frame)
+    if found is None:
+        return None
+    images, predictions = found
+    names = list(dict.fromkeys(predictions.layer))
+    predicted = predictions.predicted.to_numpy(np.float64).reshape(len(names), len(images))
+    predicted = predicted[[names.index(layer) for layer in layers]]
+    images = images.astype({"width": np.float64, "height": np.float64})
+    thumbnails: dict[int, bytes] = {}
+    if has_thumbnails:
+        subset = images.subset.astype(str).tolist()
+        chosen = worth_showing(images.measure.to_numpy(), predicted, subset, MOST_THUMBNAILS)
+        rows, n_bytes = images.to_dict("records"), 0
+        for row in chosen.tolist():
+            jpeg, width, height = _thumbnail(rows[row])
+            n_bytes += len(jpeg)
+            if n_bytes > MOST_THUMBNAIL_BYTES:
+                break
+            if jpeg:
+                thumbnails[row] = jpeg
+                images.loc[row, ["width", "height"]] = width, height
+    by = "ridge regression" if (frame.regressor == "ridge").any() else "least squares"
+    return Readings(images, str(frame.measure.iloc[0]), layers, predicted, thumbnails, by)
+
+
+def _thumbnail(image: Mapping[Any, Any]) -> tuple[bytes, float, float]:
+    """A small JPEG with the sides of its picture; nothing where the file can no longer be read."""
+    if image["thumbnail"] is not None:
+        return image["thumbnail"], image["width"], image["height"]
+    file = Path(image["file"])
+    try:
+        width, height, _ = header(file)
+        return thumbnail(Image(image["image"], file)), float(width), float(height)
+    except DataError:
+        return b"", np.nan, np.nan
+
+
+def _curves(frame: pd.DataFrame, evidence: Mapping[str, Any]) -> dict[str, Drawing]:
+    """By subset, their mean first."""
+    names = sorted(dict.fromkeys(frame.subset), key=lambda name: name != MEAN)
+    return {name: curve_drawing(frame, subset=name, evidence=evidence.get(name)) for name in names}
+
+
+def _layers_of(frame: pd.DataFrame) -> list[str]:
+    """In the order of the places of a drawing."""
+    rows = frame.loc[frame.weights != "pixels"].to_dict("records")
+    return list(layer_names(rows))
+
+
+def rows_of(table: pd.DataFrame) -> list[tuple[Any, ...]]:
+    """What stands under HEADINGS: numbers, with ours as (text with its interval, number)."""
+    return [
+        (
+            row["network"],
+            row["item"],
+            row["quantity"],
+            _as_printed(row["paper"]),
+            _shown(row["ours_as_paper"]),
+            _with_interval(row),
+            row["mark"],
+            row["why"],
+        )
+        for row in table.to_dict("records")
+    ]
+
+
+def _as_printed(value: float) -> Any:
+    """With the digits that it has."""
+    return math.nan if math.isnan(value) else (f"{value:,.10g}".replace("-", "−"), value)
+
+
+def _with_interval(row: Mapping[Any, Any]) -> Any:
+    if math.isnan(row["ours_low"]):
+        return _shown(row["ours"])
+    said = f"{number(row['ours'])} [{number(row['ours_low'])}, {number(row['ours_high'])}]"
+    return (said.replace(" ", "\N{NO-BREAK SPACE}"), row["ours"])
+
+
+def _shown(value: float) -> Cell:
+    """The same text in Markdown and on the page, sorted by its value."""
+    return math.nan if math.isnan(value) else (number(value), value)
+
+
+def number(value: float) -> str:
+    """Two decimals; none where there would be many digits; nothing for what is not a number."""
+    if math.isnan(value):
+        return ""
+    digits = 0 if abs(value) >= 100 or (float(value).is_integer() and abs(value) > 1) else 2
+    said = f"{value:,.{digits}f}"
+    return "0.00" if float(said.replace(",", "")) == 0 else said.replace("-", "−")
+
+
+def read_predictions(run: Run) -> tuple[pd.DataFrame, pd.DataFrame] | None:
     """The images of a run, and the predictions as `Curve.predictions` gives them, if it has them.
 
     Runs of earlier versions have none.
@@ -351,7 +505,7 @@ def read_predictions(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame] | None:
     Raises:
         DataError: if the tables cannot be read or do not fit one another.
     """
-    paths = folder / "images.parquet", folder / "predictions.parquet"
+    paths = run.folder / "images.parquet", run.folder / "predictions.parquet"
     if not any(path.exists() for path in paths):
         return None
     try:
@@ -359,13 +513,370 @@ def read_predictions(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame] | None:
         lacking = [name for name in IMAGE_COLUMNS if name not in images]
         lacking += [name for name in PREDICTION_COLUMNS if name not in predictions]
         if lacking:
-            raise ValueError(f"the column {lacking[0]!r} is not there")
+            raise ValueError(f"the column {lacking[0]!r} is missing")
         n_layers = predictions.layer.nunique()
         if predictions.image.tolist() != n_layers * images.image.tolist():
             raise ValueError("they are not of the same images")
     except (OSError, ValueError) as error:
         raise DataError(
-            f"The run {str(folder)!r} has no readable images.parquet and predictions.parquet "
+            f"The run {str(run.folder)!r} has no readable images.parquet and predictions.parquet "
             f"({error}). Run the probe again."
         ) from error
     return images, predictions
+
+
+# --- the curve -----------------------------------------------------------------------------------
+
+
+def curve_story(run: Run, story: Story, has_thumbnails: bool) -> Story:
+    """The page of a probe: its curves, the predictions of each layer, and what is evidence."""
+    frame, evidence = curve_of(run), run.facts.get("evidence", {})
+    readings = _readings(run, frame, has_thumbnails)
+    scores = [Section("Layer by layer", tables=[layer_table(frame, run.facts)])]
+    if evidence:
+        scores.append(Section("Evidence", tables=[evidence_table(run.facts)]))
+    return replace(
+        story,
+        title=str(frame.model.iloc[0]),
+        curves=_curves(frame, evidence),
+        layers=_layers_of(frame),
+        peaks={name: found["peak"] for name, found in evidence.items()},
+        readings=readings,
+        without_readings="" if readings else WITHOUT_READINGS,
+        sections=[*scores, *story.sections],
+    )
+
+
+def curve_of(run: Run) -> pd.DataFrame:
+    """The table of a curve, with the columns that its page and figures need."""
+    return run.table("curve", CURVE_COLUMNS)
+
+
+def _several_subsets(run: Run) -> Drawing | None:
+    frame = curve_of(run)
+    return subset_drawing(frame) if len(subsets_of(frame)) > 1 else None
+
+
+def _widths(run: Run) -> Drawing | None:
+    frame = curve_of(run)
+    return width_drawing(frame) if frame.regressor.nunique() > 1 else None
+
+
+def _at_the_peak(run: Run) -> Drawing | None:
+    found, evidence = read_predictions(run), run.facts.get("evidence", {})
+    if found is None or MEAN not in evidence:
+        return None
+    peak = str(evidence[MEAN]["peak"])
+    label = labels_of(run.facts).get(peak, peak)
+    return predicted_drawing(found[1], str(curve_of(run).model.iloc[0]), peak, label)
+
+
+def names_of(several: Sequence[Run]) -> list[str]:
+    """What distinguishes runs: their networks, else their folders, else the paths of these."""
+    ways = (
+        [str(curve_of(run).model.iloc[0]) for run in several],
+        [run.folder.resolve().name for run in several],
+        [str(run.folder) for run in several],
+    )
+    return next((names for names in ways if len(set(names)) == len(names)), ways[0])
+
+
+def comparison_section(names: Sequence[str], differences: pd.DataFrame | str) -> Section:
+    """The paired differences of two curves, or why there are none."""
+    title = f"{names[0]} minus {names[1]}"
+    if isinstance(differences, str):
+        return Section(title, [differences])
+    sides = ("subset", "layer", "r2", "other_layer", "other_r2", "difference")
+    rows: list[tuple[Cell, ...]] = [
+        (*(row[side] for side in sides), interval(row["difference_low"], row["difference_high"]))
+        for row in differences.to_dict("records")
+    ]
+    sides = [column for name in names for column in (f"peak of {name}", f"R² of {name}")]
+    columns = ("subset", *sides, "difference", "95 %")
+    said = "Peak against peak, paired by image; an interval that excludes 0 shows a difference."
+    return Section(title, [said], tables=[Table("Differences", columns, rows)])
+
+
+# --- the paper, cuts and images of units ---------------------------------------------------------
+
+
+def paper_sections(run: Run, drawn: Mapping[str, Drawing]) -> list[Section]:
+    """The claims first, then each experiment with its table.
+
+    `run.json` holds the titles and notes of the experiments, and the names of the folders next to
+    the page that have a page of their own.
+    """
+    table, claims = run.table("paper"), run.table("claims")
+    columns = tuple(map(str, claims.columns))
+    named = claims.fillna("").astype(str)
+    rows: list[tuple[Cell, ...]] = [*named.itertuples(index=False, name=None)]
+    pages = {step: f"{step}/report.html" for step in run.facts.get("pages", [])}
+    sections = [
+        Section("Claims", [OF_CLAIMS], tables=[Table("Claims and what was found", columns, rows)]),
+        Section("Each experiment has a page of its own", links=pages),
+    ]
+    figures = [Shown(name, name, PRINTED.get(name, ""), drawing) for name, drawing in drawn.items()]
+    for experiment in run.facts.get("experiments", []):
+        section, title, note = (experiment[name] for name in ("section", "title", "note"))
+        here = table.loc[table.section == section]
+        if here.empty:
+            continue
+        sections.append(
+            Section(
+                f"{section}: {title}",
+                [note] if note else [],
+                figures=figures if section == "A.2" else [],
+                tables=[Table(title, HEADINGS, rows_of(here))],
+            )
+        )
+    return sections
+
+
+def unit_sections(run: Run, drawn: Mapping[str, Drawing]) -> list[Section]:
+    """The images of units, or of directions, one section per layer."""
+    sections = []
+    for layer, rows in run.table("units").groupby("layer", sort=False):
+        pictures = [
+            Picture(
+                thumbnail(Image(row["picture"], run.folder / row["picture"])),
+                (row["direction"] and f"{row['subset']}: {row['direction']}")
+                or f"unit {row['unit']}",
+                f"{row['start']:.3g} → {row['end']:.3g}".replace("-", "−"),
+            )
+            for row in rows.to_dict("records")
+        ]
+        said = "Below each: the activation for the noise that it began with, and for the image."
+        sections.append(Section(str(layer), [said], pictures=pictures))
+    return sections
+
+
+def cut_story(run: Run) -> Story:
+    """The page of a cut network."""
+    facts = run.facts
+    curve, weights = facts.get("curve") or {}, facts.get("weights") or {}
+    name = facts.get("architecture") or "the network"
+    return Story(
+        name=run.folder.resolve().name,
+        title=f"{name}, cut after {facts['point']['layer']}",
+        finding=" ".join(facts["proof"]["lines"][:2]),
+        facts=[f"{facts['num_features']} features", f"weights: {weights.get('source', '')}"],
+        sections=[
+            saving_section(run),
+            *([Section("The curve that led to it", [curve["finding"]])] if curve else []),
+        ],
+        trust=trust(facts),
+    )
+
+
+def saving_section(run: Run) -> Section:
+    """What a cut keeps of the network's parameters and multiply-accumulates."""
+    section = cut_section(run.facts)
+    if not run.facts.get("costs"):
+        return section
+    name, layer = str(run.facts.get("architecture") or "network"), run.facts["point"]["layer"]
+    drawing = saving_drawing(pd.DataFrame(run.facts["costs"]), name, layer)
+    note = (
+        "Parameters and multiply-accumulates that are needed up to each layer, as a share of the "
+        "whole network's."
+    )
+    return replace(
+        section, figures=[Shown(f"saving-{run.folder.name}", "What is kept", note, drawing)]
+    )
+
+
+def plain_section(run: Run, name: str) -> Section:
+    """A table that no function was registered for, as it is."""
+    table = run.table(name)
+    rows: list[tuple[Cell, ...]] = [
+        tuple(None if pd.isna(cell) else cell for cell in row)
+        for row in table.itertuples(index=False, name=None)
+    ]
+    return Section(name, tables=[Table(name, tuple(map(str, table.columns)), rows)])
+
+
+# --- registries, keyed by the name of a table ----------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Plot:
+    """A figure of a table.
+
+    Args:
+        name: of its files.
+        draw: from the run to the figure, or None where there is nothing to draw.
+        title: of its section of the page; empty if another section shows it.
+        note: below the title.
+    """
+
+    name: str
+    draw: Callable[[Run], Drawing | None]
+    title: str = ""
+    note: str = ""
+
+    def section(self, drawing: Drawing) -> Section:
+        return Section(self.title, figures=[Shown(self.name, self.title, self.note, drawing)])
+
+
+def _of_table(
+    name: str, make: Callable[[pd.DataFrame], Drawing], needed: Collection[str] = ()
+) -> Callable[[Run], Drawing | None]:
+    """A figure of one table, if it has any of the quantities that are needed."""
+
+    def draw(run: Run) -> Drawing | None:
+        table = run.table(name)
+        if needed and "quantity" in table and not table["quantity"].isin(list(needed)).any():
+            return None
+        return make(table)
+
+    return draw
+
+
+def _of_contest(
+    name: str, make: Callable[[pd.DataFrame, Mapping[str, Any]], Drawing]
+) -> Callable[[Run], Drawing | None]:
+    return lambda run: make(run.table(name), run.facts)
+
+
+def _printed(network: str) -> Callable[[Run], Drawing | None]:
+    """A network of the paper, if the table has its layers."""
+
+    def draw(run: Run) -> Drawing | None:
+        table = run.table("paper")
+        is_there = ((table.section == "A.2") & (table.network == network)).any()
+        return printed_drawing(table, network) if is_there else None
+
+    return draw
+
+
+FIGURES: dict[str, tuple[Plot, ...]] = {
+    "curve": (
+        Plot(
+            "curve",
+            lambda run: curve_drawing(
+                curve_of(run), evidence=run.facts.get("evidence", {}).get(MEAN)
+            ),
+        ),
+        Plot(
+            "subsets",
+            _several_subsets,
+            "Subset by subset",
+            "Each class of objects is probed separately; the uncoloured line is the mean.",
+        ),
+        Plot(
+            "width",
+            _widths,
+            "Ridge, least squares and the width of a layer",
+            "n/d is the number of training images over the number of features. Where the two are "
+            "about equal, least squares interpolates its training images and follows the noise, "
+            "whatever the layer encodes.",
+        ),
+        Plot(
+            "curve_exponential",
+            lambda run: exponential_drawing(curve_of(run)),
+            "On the axis of the paper",
+            "e^(R²)/e is 1 at R² = 1, 0.37 at R² = 0, and close to 0 where a fit is far off, so no "
+            "value leaves the figure. It is computed from the mean R².",
+        ),
+        Plot(
+            "predicted",
+            _at_the_peak,
+            "True against predicted scale",
+            "At the peak, class by class: the mean over images of similar scale, and a band that "
+            "holds four of five of them. Lines flatter than the dotted one show regression to the "
+            "mean.",
+        ),
+    ),
+    "learning": (
+        Plot(
+            "learning",
+            _of_table("learning", learning_drawing),
+            "With fewer training images",
+            "A curve holds for the number of images that it was fitted to.",
+        ),
+    ),
+    "invariance": (
+        Plot(
+            "invariance",
+            _of_table("invariance", invariance_drawing, ANSWERS),
+            "How the prediction changes",
+            "Compared with the prediction at the training resolution.",
+        ),
+        Plot(
+            "drift",
+            _of_table("invariance", drift_drawing, MOVES),
+            "How the features change",
+            "From one size to the next, one octave larger.",
+        ),
+    ),
+    "noise": (
+        Plot(
+            "noise",
+            _of_table("noise", noise_drawing),
+            "Image size predicted from noise",
+            "These images hold no object, so whatever is predicted is a leak.",
+        ),
+    ),
+    "scenes": (
+        Plot(
+            "scenes",
+            _of_table("scenes", scenes_drawing),
+            "Object scale and image size separated",
+            "Synthetic scenes in which each of the two is set, not measured.",
+        ),
+    ),
+    "rcv": (
+        Plot(
+            "directions",
+            _of_table("rcv", directions_drawing),
+            "The direction of scale",
+            "The direction in which the features grow with the scale of the object: how stable it "
+            "is, how many channels carry it, and whether it transfers to other subsets.",
+        ),
+    ),
+    "sweep": (
+        Plot(
+            "sweep",
+            _of_contest("sweep", sweep_drawing),
+            "Cut at every layer",
+            "Test scores of the network cut after each of its layers.",
+        ),
+    ),
+    "calibration": (
+        Plot(
+            "calibration",
+            _of_contest("calibration", calibration_drawing),
+            "Predicted against true values",
+            "The mean over fits and patches; on the dotted line the two agree.",
+        ),
+    ),
+    "recall": (
+        Plot(
+            "recall",
+            _of_contest("recall", recall_drawing),
+            "Recall by magnification",
+            "The share of the patches of each magnification that is classified correctly.",
+        ),
+    ),
+    "paper": tuple(Plot(network, _printed(network)) for network in PRINTED),
+}
+
+SECTIONS: dict[str, Callable[[Run, Mapping[str, Drawing]], list[Section]]] = {
+    "transfer": lambda run, _: [
+        transfer_section(
+            run.table("transfer", TRANSFER_COLUMNS["transfer"]),
+            run.table("differences", TRANSFER_COLUMNS["differences"]),
+            run.facts,
+        )
+    ],
+    "differences": lambda *_: [],  # of a probe or a transfer: part of their own sections
+    "agreement": lambda run, _: [
+        foretold_section(run.table("agreement", TRANSFER_COLUMNS["agreement"]))
+    ],
+    "configurations": lambda run, _: [
+        tuned_section(run.table("configurations", TRANSFER_COLUMNS["configurations"]))
+    ],
+    "losses": lambda run, _: [training_section(run.table("losses", TRANSFER_COLUMNS["losses"]))],
+    "units": unit_sections,
+    "paper": paper_sections,
+    "claims": lambda *_: [],  # the first section of the paper
+}

@@ -1,0 +1,330 @@
+"""Commands made from verbs: the signature gives the options, the docstring's Args their help.
+
+A verb's source is read, not imported, so that `--help` and errors about options come before torch is
+loaded. A parameter that is a dataclass (`Reading`, `Computation`, ...) is flattened into one option
+per field. What a type means on the command line stands in `_KINDS`.
+"""
+
+import ast
+import importlib
+import inspect
+import re
+import textwrap
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import click
+import typer
+
+import scalecut
+
+ROOT = Path(scalecut.__file__).parent
+NOT_OPTIONS = ("progress",)
+_REQUIRED = object()
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """A parameter of a verb, or a field of a dataclass among its parameters."""
+
+    name: str
+    annotation: str
+    default: Any
+    help: str
+    owner: str = ""  # the parameter whose dataclass this is a field of
+
+
+@dataclass(frozen=True, slots=True)
+class Verb:
+    """A function of the package, known by its source alone.
+
+    Args:
+        path: `package.module:function`.
+        summary: the first line of its docstring.
+        owners: parameters that are dataclasses, with where these are defined.
+    """
+
+    path: str
+    summary: str
+    options: tuple[Option, ...]
+    owners: Mapping[str, str]
+
+    def call(self, values: Mapping[str, Any], **more: Any) -> Any:
+        """Import the function and call it, dataclasses put together from their fields."""
+        arguments: dict[str, Any] = {}
+        grouped: dict[str, dict[str, Any]] = {owner: {} for owner in self.owners}
+        for option in self.options:
+            value = values[option.name]
+            if isinstance(value, str):
+                flag = "--" + option.name.replace("_", "-")
+                value = converted(option.annotation, value, flag, option.default)
+            (grouped[option.owner] if option.owner else arguments)[option.name] = value
+        for owner, given in grouped.items():
+            arguments[owner] = imported(self.owners[owner])(**given)
+        return imported(self.path)(**arguments, **more)
+
+
+def imported(path: str) -> Any:
+    """The object at `package.module:name` of this package."""
+    module, name = path.split(":")
+    return getattr(importlib.import_module(f"scalecut.{module}"), name)
+
+
+def verb_of(path: str) -> Verb:
+    """Read a verb from its source."""
+    module, name = path.split(":")
+    tree = _tree(module)
+    function = next(n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name == name)
+    documented = ast.get_docstring(function) or ""
+    help_of = _args(documented)
+    positional = function.args.posonlyargs + function.args.args
+    defaults = [None] * (len(positional) - len(function.args.defaults)) + function.args.defaults
+    options: list[Option] = []
+    owners: dict[str, str] = {}
+    pairs = [
+        *zip(positional, defaults, strict=True),
+        *zip(function.args.kwonlyargs, function.args.kw_defaults, strict=True),
+    ]
+    for argument, default in pairs:
+        if argument.arg in NOT_OPTIONS:
+            continue
+        assert argument.annotation is not None
+        if isinstance(default, ast.Call) and isinstance(default.func, ast.Name):
+            place = _place_of(tree, module, default.func.id)
+            owners[argument.arg] = place
+            changed = {word.arg: word.value for word in default.keywords if word.arg}
+            options += _fields(place, argument.arg, changed)
+            continue
+        options.append(
+            Option(
+                argument.arg,
+                ast.unparse(argument.annotation),
+                _REQUIRED if default is None else _value(tree, default),
+                help_of.get(argument.arg, ""),
+            )
+        )
+    return Verb(path, documented.splitlines()[0], tuple(options), owners)
+
+
+def callback(verb: Verb, finish: Callable[..., None], extra: Sequence[inspect.Parameter]) -> Any:
+    """A function with the verb's options in its signature, for typer.
+
+    Args:
+        finish: is given the verb, the options' values and those of `extra`.
+        extra: parameters of the command that the verb does not have, such as `--out`.
+    """
+    parameters = [
+        _parameter(option, is_first=number == 0) for number, option in enumerate(verb.options)
+    ]
+
+    def command(**values: Any) -> None:
+        own = {parameter.name: values.pop(parameter.name) for parameter in extra}
+        finish(verb, values, **own)
+
+    command.__signature__ = inspect.Signature([*parameters, *extra])  # type: ignore[attr-defined]
+    command.__annotations__ = {p.name: p.annotation for p in (*parameters, *extra)}
+    return command
+
+
+# --- reading the source --------------------------------------------------------------------------
+
+
+def _tree(module: str) -> ast.Module:
+    file = ROOT.joinpath(*module.split(".")).with_suffix(".py")
+    return ast.parse(file.read_text(encoding="utf-8"))
+
+
+def _args(docstring: str) -> dict[str, str]:
+    """The Args of a docstring, each in one line."""
+    found = re.search(r"^Args:\n((?:[ \t]+.*\n?|\n)+)", docstring, re.M)
+    if not found:
+        return {}
+    texts: dict[str, str] = {}
+    name = ""
+    for line in textwrap.dedent(found[1]).splitlines():
+        head = re.match(r"(\w+): (.*)", line)
+        if head:
+            name, texts[head[1]] = head[1], head[2]
+        elif name and line.startswith(" "):
+            texts[name] += " " + line.strip()
+        else:
+            name = ""
+    return texts
+
+
+def _fields(place: str, owner: str, changed: Mapping[str, ast.expr]) -> list[Option]:
+    """The fields of a dataclass, their defaults possibly changed by the verb."""
+    module, name = place.split(":")
+    tree = _tree(module)
+    found = next(n for n in tree.body if isinstance(n, ast.ClassDef) and n.name == name)
+    help_of = _args(ast.get_docstring(found) or "")
+    return [
+        Option(
+            node.target.id,
+            ast.unparse(node.annotation),
+            _value(tree, changed.get(node.target.id, node.value)),
+            help_of.get(node.target.id, ""),
+            owner,
+        )
+        for node in found.body
+        if isinstance(node, ast.AnnAssign)
+        and isinstance(node.target, ast.Name)
+        and node.value is not None
+    ]
+
+
+def _place_of(tree: ast.Module, module: str, name: str) -> str:
+    """Where a class is defined that a module names: in it, or where it imports it from."""
+    for node in tree.body:
+        if isinstance(node, ast.ClassDef) and node.name == name:
+            return f"{module}:{name}"
+        if isinstance(node, ast.ImportFrom) and any(each.name == name for each in node.names):
+            parents = module.split(".")[: -node.level] if node.level else []
+            place = ".".join([*parents, *(node.module or "").split(".")]).strip(".")
+            if ROOT.joinpath(*place.split(".")).is_dir():  # the face of a package
+                face = ast.parse((ROOT.joinpath(*place.split(".")) / "__init__.py").read_text())
+                return _place_of(face, f"{place}.__init__", name)
+            return f"{place}:{name}"
+    raise LookupError(f"{module} names no class {name}")
+
+
+def _value(tree: ast.Module, node: ast.expr | None) -> Any:
+    """A default: a literal, or a name that the module gives a literal."""
+    if isinstance(node, ast.Name):
+        for each in tree.body:
+            if isinstance(each, ast.Assign) and any(
+                isinstance(target, ast.Name) and target.id == node.id for target in each.targets
+            ):
+                return _value(tree, each.value)
+    assert node is not None
+    return ast.literal_eval(node)
+
+
+# --- what a type is on the command line ----------------------------------------------------------
+
+
+def _parameter(option: Option, *, is_first: bool) -> inspect.Parameter:
+    kind, settings = _kind_of(option)
+    default = "" if option.default is None and kind is str else option.default
+    if isinstance(default, tuple | list):
+        default = ",".join(map(str, default))
+    flag = "--" + option.name.rstrip("_").replace("_", "-")
+    if is_first and option.default is _REQUIRED:
+        declared: Any = typer.Argument(help=option.help, show_default=False)
+    else:
+        declared = typer.Option(flag, help=option.help, **settings)
+    return inspect.Parameter(
+        option.name,
+        inspect.Parameter.KEYWORD_ONLY,
+        annotation=Annotated[kind, declared],
+        **({} if default is _REQUIRED else {"default": default}),
+    )
+
+
+def _kind_of(option: Option) -> tuple[Any, dict[str, Any]]:
+    """The type that typer checks, and more that it should know."""
+    choices = _choices(option.annotation)
+    least = re.search(r"at least (\d+)", option.help)
+    if option.annotation == "bool":
+        return bool, {}
+    if option.annotation == "int":
+        if option.name == "seed":
+            return int, {"min": 0, "max": 2**32 - 1}
+        return int, {"min": int(least[1])} if least else {}
+    if option.annotation == "float":
+        return float, {}
+    if choices and not option.annotation.startswith("Sequence"):
+        kind: Any = Literal[tuple(choices)]
+        return (kind | None if option.default is None else kind), {}
+    is_shown = option.default not in (None, "", ())
+    return str, {"metavar": _metavar(option), "show_default": is_shown}
+
+
+def _choices(annotation: str) -> list[str]:
+    found = re.search(r"Literal\[([^\]]*)\]", annotation)
+    return list(ast.literal_eval(f"[{found[1]}]")) if found else []
+
+
+def _metavar(option: Option) -> str:
+    choices = _choices(option.annotation)
+    if choices:
+        return ",".join(choices)
+    if "Path" in option.annotation and "str" not in option.annotation:
+        return "PATH"
+    if option.annotation.startswith(("Sequence", "tuple")):
+        return "A,B,..."
+    return "TEXT"
+
+
+def converted(annotation: str, text: str, flag: str = "", default: Any = None) -> Any:
+    """What a parameter of this type is given for what was typed.
+
+    Raises:
+        click.BadParameter: if the text does not fit.
+    """
+    if text == "" and default is None and "None" in annotation:
+        return None
+    for pattern, convert in _KINDS:
+        if re.fullmatch(pattern, annotation):
+            try:
+                return convert(text)
+            except ValueError as error:
+                raise click.BadParameter(f"{flag} {text!r} {error}.") from error
+    return text
+
+
+def _listed(text: str) -> tuple[str, ...]:
+    """The parts of a comma-separated text."""
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def _chosen(text: str) -> tuple[str, ...]:
+    return _listed(text)
+
+
+def _size(text: str) -> tuple[int, int]:
+    sides = text.lower().split("x")
+    if len(sides) > 2 or not all(side.strip().isdecimal() and int(side) > 0 for side in sides):
+        raise ValueError("is no size in pixels. Give 224, or 224x320 (height x width)")
+    return int(sides[0]), int(sides[-1])
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(part) for part in _listed(text))
+    except ValueError as error:
+        raise ValueError("is no list of numbers. Give numbers, such as 0.5,1,2") from error
+
+
+def _whole_numbers(text: str) -> tuple[int, ...]:
+    if not all(part.isdecimal() for part in _listed(text)):
+        raise ValueError("is no list of whole numbers. Give such as 160,224")
+    return tuple(int(part) for part in _listed(text))
+
+
+def _three(text: str) -> tuple[float, ...]:
+    values = _numbers(text)
+    if len(values) != 3:
+        raise ValueError("is not three numbers. Give red, green and blue, such as 0.5,0.5,0.5")
+    return values
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError as error:
+        raise ValueError("is no number") from error
+
+
+_KINDS: tuple[tuple[str, Callable[[str], Any]], ...] = (
+    (r"Sequence\[(str|Literal\[.*\])\]( \| None)?", _chosen),
+    (r"Sequence\[float\]( \| None)?", _numbers),
+    (r"Sequence\[int\]( \| None)?", _whole_numbers),
+    (r"int \| tuple\[int, int\]( \| None)?", _size),
+    (r"tuple\[float, float, float\]( \| None)?", _three),
+    (r"float \| None", _number),
+    (r"int \| None", int),
+    (r"Path( \| None)?", Path),
+)

@@ -1,0 +1,117 @@
+"""Commands about what is already on disk: pages of runs, the cache, and what is installed."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .. import cache as cache_folder
+from .. import runs
+from ..errors import DataError
+from .console import OUT, JsonOption, print_json
+
+
+def add_to(app: typer.Typer) -> None:
+    """Register the commands."""
+    app.command()(report)
+    app.command()(cache)
+    app.command()(doctor)
+
+
+def report(
+    folders: Annotated[list[Path], typer.Argument(help="Run folders, or folders of cuts.")],
+    compare: Annotated[
+        bool, typer.Option("--compare", help="Show two runs next to each other on one page.")
+    ] = False,
+    subset: Annotated[str, typer.Option(help="The subset that the page shows first.")] = "",
+    no_thumbnails: Annotated[
+        bool, typer.Option("--no-thumbnails", help="Keep the images out of the page.")
+    ] = False,
+) -> None:
+    """Draw the figures of a run again, and write its page.
+
+    \b
+    Examples:
+      scalecut report runs/demo
+      scalecut report runs/demo --no-thumbnails
+      scalecut report --compare runs/resnet50 runs/inception
+    """
+    from ..report.report import render, write_comparison
+
+    options = {"subset": subset, "has_thumbnails": not no_thumbnails}
+    if not compare:
+        for folder in folders:
+            page, figures = render(folder, **options)
+            for path in (*figures, page):
+                OUT.print(str(path), soft_wrap=True)
+        return
+    if len(folders) != 2:
+        raise DataError(f"--compare needs two run folders, got {len(folders)}.")
+    from ..probing.curve import compare_curves, read_curve
+
+    one, other = folders
+    try:
+        differences = compare_curves(read_curve(one), read_curve(other))
+    except DataError as error:
+        differences = str(error)
+    file = one.parent / f"{one.name}-{other.name}.html"
+    write_comparison(folders, file, differences, **options)
+    OUT.print(str(file), soft_wrap=True)
+
+
+def cache(
+    clear: Annotated[
+        bool, typer.Option("--clear", help="Delete all cached features and fits.")
+    ] = False,
+) -> None:
+    """Show the cache of features and trained fits, or clear it.
+
+    \b
+    Examples:
+      scalecut cache
+      scalecut cache --clear
+    """
+    n_files, n_bytes = cache_folder.summary()
+    if clear:
+        cache_folder.clear()
+    verb = "deleted from" if clear else "in"
+    OUT.print(
+        f"{n_files} files, {n_bytes / 1e6:.1f} MB, {verb} {cache_folder.folder()}", soft_wrap=True
+    )
+
+
+def doctor(as_json: JsonOption = False) -> None:
+    """Show what is installed, what the processor has, and which weights are found.
+
+    \b
+    Example:
+      scalecut doctor
+    """
+    import torch
+
+    from ..features.backends import resolved_precision
+    from ..networks.network import weights_found
+
+    facts = {
+        "versions": runs.versions(),
+        "threads": torch.get_num_threads(),
+        "gpu": torch.cuda.get_device_name(0) if torch.cuda.is_available() else None,
+        "precision": resolved_precision("auto", "auto"),
+        "cache": str(cache_folder.folder()),
+        "weights": {
+            model: weights_found(model)
+            for model in ("tf_efficientnet_lite0", "inception_v3", "resnet50", "resnet50_v1")
+        },
+    }
+    if as_json:
+        print_json(facts)
+        return
+    for name, version in facts["versions"].items():
+        OUT.print(f"{name:14} {version}")
+    OUT.print(
+        f"{'computes on':14} {facts['gpu'] or str(facts['threads']) + ' threads of the processor'}, "
+        f"{facts['precision']}"
+    )
+    OUT.print(f"{'cache':14} {facts['cache']}", soft_wrap=True)
+    for model, found in facts["weights"].items():
+        OUT.print(f"{'weights':14} {model}: {found}", soft_wrap=True)

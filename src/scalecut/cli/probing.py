@@ -1,0 +1,164 @@
+"""Commands about one curve besides `probe`: the demo, the layers of a network, two curves compared."""
+
+from pathlib import Path
+from typing import Annotated
+
+import pandas as pd
+import typer
+
+from ..errors import DataError
+from .console import (
+    ERR,
+    OUT,
+    JsonOption,
+    OutOption,
+    bars,
+    finish,
+    place,
+    plain_table,
+    print_json,
+    records,
+)
+
+
+def add_to(app: typer.Typer) -> None:
+    """Register the commands."""
+    app.command()(demo)
+    app.command()(layers)
+    app.command()(compare)
+
+
+def demo(
+    out: OutOption = None,
+    images: Annotated[int, typer.Option(min=1, help="Synthetic scenes.")] = 600,
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Random seed.")] = 0,
+    as_json: JsonOption = False,
+) -> None:
+    """Probe a network on synthetic scenes: no data, no download.
+
+    \b
+    Example:
+      scalecut demo
+    """
+    from ..data.scenes import make_scenes
+    from ..probing.probe import probe
+
+    if not as_json:
+        OUT.print(
+            "EfficientNet-Lite0, trained on ImageNet, is shown synthetic scenes in which the share "
+            "of the image that an object fills is known exactly. How much of it does each layer "
+            "encode?\n"
+        )
+    folder = place(out or Path("runs/demo"), "demo")
+    with bars(ERR, quiet=as_json) as progress:
+        scenes = make_scenes(images, seed=seed)
+        curve = probe("tf_efficientnet_lite0", scenes, seed=seed, progress=progress)
+    finish(curve, folder, as_json=as_json)
+
+
+def layers(
+    model: Annotated[str, typer.Argument(help="As in `scalecut probe`.")],
+    weights: Annotated[
+        str, typer.Option(help="pretrained, random, or a safetensors or state-dict file.")
+    ] = "random",
+    allow_partial: Annotated[
+        bool, typer.Option("--allow-partial", help="Accept a weights file that lacks tensors.")
+    ] = False,
+    layers: Annotated[str, typer.Option(help="Names, aliases or globs, comma-separated.")] = "",
+    input_size: Annotated[str, typer.Option(help="224, or 224x320 (height x width).")] = "",
+    as_json: JsonOption = False,
+) -> None:
+    """List the layers of a network, in order of execution.
+
+    \b
+    Examples:
+      scalecut layers resnet50_v1
+      scalecut layers vit_small_patch16_224 --json
+      scalecut layers inception_v3 --layers 'mixed*'
+    """
+    from ..networks.selection import list_layers
+    from .commands import converted
+
+    found = list_layers(
+        model,
+        weights=weights,
+        allow_partial=allow_partial,
+        layers=converted("Sequence[str]", layers),
+        input_size=converted("int | tuple[int, int] | None", input_size, "--input-size"),
+    )
+    if as_json:
+        print_json(records(found))
+        return
+    OUT.print(plain_table(_shown(found), model))
+
+
+def _shown(found: pd.DataFrame) -> pd.DataFrame:
+    """The table of layers with thousands separated, a dash for what is unknown."""
+
+    def whole(column: str) -> list[str]:
+        return ["–" if pd.isna(n) else f"{int(n):,}" for n in found[column]]
+
+    return pd.DataFrame(
+        {
+            "layer": found.layer,
+            "alias": found.alias,
+            " depth": [f"{depth:.2f}" for depth in found.depth],
+            " channels": whole("channels"),
+            " stride": whole("stride"),
+            " field px": whole("receptive_field"),
+            " parameters": whole("parameters"),
+            " MACs": [f"{macs / 1e6:,.0f} M" for macs in found.macs],
+        }
+    )
+
+
+def compare(
+    run: Annotated[Path, typer.Argument(help="The run folder of a probe.")],
+    other: Annotated[Path, typer.Argument(help="Another, of the same images and splits.")],
+    layers: Annotated[
+        str, typer.Option(help="One layer of each, comma-separated; the peaks if empty.")
+    ] = "",
+    as_json: JsonOption = False,
+) -> None:
+    """Compare the curves of two networks, paired by image.
+
+    \b
+    Examples:
+      scalecut compare runs/resnet50 runs/vit
+      scalecut compare runs/resnet50 runs/inception --layers add_13,mixed8
+    """
+    pair = tuple(part.strip() for part in layers.split(",") if part.strip())
+    if len(pair) not in (0, 2):
+        raise DataError(
+            f"--layers {layers!r} names {len(pair)} layers. Give one layer of each run, such as "
+            "add_13,mixed8."
+        )
+    from ..probing.curve import compare_curves, read_curve
+    from ..report.sections import names_of
+    from ..runs import read_run
+
+    table = compare_curves(read_curve(run), read_curve(other), (pair[0], pair[1]) if pair else None)
+    if as_json:
+        print_json(records(table))
+        return
+    names = names_of([read_run(run), read_run(other)])
+    OUT.print(plain_table(_differences(table, names), f"R² of {names[0]} minus {names[1]}"))
+
+
+def _differences(table: pd.DataFrame, names: list[str]) -> pd.DataFrame:
+    from ..probing.curve import score_text
+
+    return pd.DataFrame(
+        {
+            "subset": table.subset,
+            f"layer of {names[0]}": table.layer,
+            " R²": table.r2.map(score_text),
+            f"layer of {names[1]}": table.other_layer,
+            " R² ": table.other_r2.map(score_text),
+            " difference": table.difference.map(score_text),
+            " 95 % interval": [
+                f"[{score_text(low)}, {score_text(high)}]"
+                for low, high in zip(table.difference_low, table.difference_high, strict=True)
+            ],
+        }
+    )
