@@ -259,14 +259,14 @@ def test_layer_that_was_not_asked_for_is_not_given_the_reason_of_another():
         left_out=[("Mixed_7c (mixed10)", "lacks a tensor")],  # mixed1 is part of its name
     )
     rows = lines_of(numbers_of(Found(curves={INCEPTION: asked})), section="A.2", item="mixed1")
-    assert set(rows.why) == {"this layer was not read"}
+    assert set(rows.why) == {"this layer was skipped"}
     assert set(rows["mark"]) == {INCOMPARABLE}
 
 
 @pytest.mark.parametrize("network", [INCEPTION, RESNET])
 def test_curve_that_is_lacking_leaves_the_printed_numbers_and_the_reason(network):
     rows = lines_of(
-        numbers_of(Found(lacking={network: "no photographs at hand"})),
+        numbers_of(Found(lacking={network: "no images with boxes"})),
         section="A.2",
         network=network,
     )
@@ -275,7 +275,7 @@ def test_curve_that_is_lacking_leaves_the_printed_numbers_and_the_reason(network
     assert sorted(rows.paper) == sorted(r2 for kind in KINDS for r2 in theirs.get(kind, []))
     assert len(rows) == n_kinds * len(theirs["layers"])
     assert set(rows["mark"]) == {INCOMPARABLE}
-    assert set(rows.why) == {"no photographs at hand"}
+    assert set(rows.why) == {"no images with boxes"}
 
 
 def test_stand_in_that_is_lacking_is_one_row():
@@ -290,7 +290,7 @@ def test_scenes_are_not_compared_with_photographs(curves):
     assert len(printed) == 3 * 13 + 17
     assert printed.ours_as_paper.notna().all()
     assert set(printed["mark"]) == {INCOMPARABLE}
-    assert set(printed.why) == {"made-up scenes, not photographs; give --data DIR"}
+    assert set(printed.why) == {"synthetic scenes, not photographs; give --data DIR"}
     assert not {REPRODUCED, NOT_REPRODUCED} & set(rows["mark"])
 
 
@@ -386,8 +386,8 @@ def noise(best=0.9):
 def test_answers_kept_are_those_an_octave_up_and_down():
     rows = section_of(numbers_of(Found(tables={SIZES_STEP: resized()})), "4.1")
     assert dict(zip(rows["item"], rows.ours, strict=True)) == pytest.approx({
-        "the picture at half the side": 0.25, "the object at half the side": 0.2,
-        "the picture at double the side": 0.45, "the object at double the side": 0.4,
+        "the image at half the side": 0.25, "the object at half the side": 0.2,
+        "the image at double the side": 0.45, "the object at double the side": 0.4,
     })  # fmt: skip
     assert set(rows["mark"]) == {INCOMPARABLE}
     assert set(rows.why) == {"the paper's protocol is not recoverable; this one is ours"}
@@ -419,7 +419,7 @@ def test_network_without_logits_keeps_no_answers_and_says_why():
     drift = resized().assign(quantity="drift")
     found = Found(curves={INCEPTION: short}, tables={step_of(SIZES, INCEPTION): drift})
     row = one(section_of(numbers_of(found), "4.1"), network=INCEPTION)
-    assert (row["mark"], row.why) == (INCOMPARABLE, "no answers: lacks a tensor")
+    assert (row["mark"], row.why) == (INCOMPARABLE, "no predictions: lacks a tensor")
 
 
 def test_pictures_are_named_where_they_are_and_lacked_where_not():
@@ -428,7 +428,7 @@ def test_pictures_are_named_where_they_are_and_lacked_where_not():
     )
     rows = section_of(numbers_of(found), "A.3")
     assert dict(zip(rows.network, rows.why, strict=True)) == {
-        INCEPTION: f"pictures: {step_of(PICTURES, INCEPTION)}/figures and "
+        INCEPTION: f"images: {step_of(PICTURES, INCEPTION)}/figures and "
                    f"{step_of(PICTURES, INCEPTION)}/report.html",
         RESNET: "no weights",
     }  # fmt: skip
@@ -487,7 +487,7 @@ def test_peak_that_is_the_last_layer_read_says_so():
     values = only(planted(INCEPTION), without=["Mixed_7b", "Mixed_7c", *LAST])
     row = one(numbers_of(Found(curves={INCEPTION: curve(INCEPTION, values)})), section="3.4",
               network=INCEPTION, item="at mixed8, the paper's peak")  # fmt: skip
-    assert row.why == "the best layer here too, and the last that could be read"
+    assert row.why == "the best layer here too, and the last that is available"
 
 
 def test_peak_that_was_not_read_keeps_its_printed_number():
@@ -549,7 +549,7 @@ def test_on_the_papers_own_tiles_the_counts_still_depend_on_an_overlap_that_is_n
     rows = section_of(numbers_of(found), "Table 1")
     others = rows[rows["mark"] != MISPRINT]
     assert set(others["mark"]) == {INCOMPARABLE}
-    assert set(others.why) == {"how its patches overlap is not told"}
+    assert set(others.why) == {"how its patches overlap is not known"}
 
 
 def test_misprints_stand_there_without_any_patches():
@@ -644,7 +644,7 @@ def test_weights_that_end_early_leave_a_row_for_the_cut_that_can_be_made(curves)
     printed = rows[rows.paper.notna()]
     assert len(printed) == 6
     assert printed.ours.isna().all()
-    assert printed.why.str.endswith("; the weights at hand do not reach that layer").all()
+    assert printed.why.str.endswith("; the available weights do not reach that layer").all()
     others = rows[rows.paper.isna()]
     assert set(others["item"]) == {"scratch, to add_13", "cut, to add_13"}  # the third is the cut
     assert set(others.why) == {"the paper has no such cut"}
@@ -741,7 +741,7 @@ def test_step_that_could_not_be_done_now_is_not_read_from_an_earlier_time(tmp_pa
     (tmp_path / INCEPTION).mkdir()
     curves[INCEPTION].save(tmp_path / INCEPTION)
     write_table_run(tmp_path / SIZES_STEP, invariance=resized())
-    lacking = {INCEPTION: "no photographs at hand", SIZES_STEP: "it failed"}
+    lacking = {INCEPTION: "no images with boxes", SIZES_STEP: "it failed"}
     rows = numbers_of(read(tmp_path, lacking, is_photographs=False))
     rows = rows[(rows.network == INCEPTION) & (rows.section == "A.2") | (rows.section == "4.1")]
     assert rows[["ours_as_paper", "ours"]].isna().all(axis=None)
@@ -764,6 +764,6 @@ def test_run_of_a_newer_version_is_refused(tmp_path, curves):
     folder.mkdir()
     curves[INCEPTION].save(folder)
     facts = json.loads((folder / "run.json").read_text())
-    (folder / "run.json").write_text(json.dumps({**facts, "format": runs.FORMAT + 1}))
+    (folder / "run.json").write_text(json.dumps({**facts, "format": 2 + 1}))
     with pytest.raises(DataError, match="Update scalecut"):
         read(tmp_path, {}, is_photographs=True)

@@ -432,7 +432,10 @@ def execute(arguments: Sequence[str]) -> tuple[int, str]:
 def _fingerprint(place: Path) -> str:
     """A hash that changes when a file, or anything in a folder, is replaced."""
     files = sorted(path for path in (place, *place.rglob("*")) if path.is_file())
-    stats = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+    stats = [
+        (str(path), each.st_size, each.st_mtime_ns, each.st_ctime_ns)
+        for path, each in ((path, path.stat()) for path in files)
+    ]
     return hashlib.sha256(json.dumps(stats).encode()).hexdigest()
 
 
