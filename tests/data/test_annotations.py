@@ -72,7 +72,7 @@ def test_voc_gives_a_row_for_each_class_of_an_image(voc):
     np.testing.assert_allclose(images.measure, [0.1, 0.25, 0.25])
     np.testing.assert_array_equal(images.boxes, [CAT[1:], DOG[1:], DOG[1:]])
     assert (images.measure_name, images.left_out) == ("area", ())
-    assert images.images[0].picture().size == (WIDE, HIGH)
+    assert images.images[0].decode().size == (WIDE, HIGH)
 
 
 def test_listing_tells_how_many_pictures_are_done(voc):
@@ -158,7 +158,7 @@ def test_box_and_picture_agree_after_turning(voc, orientation, convention):
     size = {"stored": (80, 60), "upright": (60, 80), "unsaid": None}[convention]
     folder = voc("1", ("dog", *box), orientation=orientation, size=size)
     images = read_images(f"voc:{folder}", SQUARE, measure="height")
-    assert images.images[0].picture().size == (60, 80)
+    assert images.images[0].decode().size == (60, 80)
     np.testing.assert_array_equal(images.boxes, [upright])
     np.testing.assert_allclose(images.measure, [0.5])
 
@@ -172,7 +172,7 @@ def test_turned_box_lies_on_the_object_in_the_decoded_picture(voc, orientation):
     tags[0x0112] = orientation
     stored.save(folder / "JPEGImages" / "1.jpg", quality=100, exif=tags)
     images = read_images(f"voc:{folder}", SQUARE)
-    white = np.asarray(images.images[0].picture().convert("L")) > 128
+    white = np.asarray(images.images[0].decode().convert("L")) > 128
     rows, columns = np.nonzero(white)
     expected = columns.min(), rows.min(), columns.max() + 1, rows.max() + 1
     np.testing.assert_array_equal(images.boxes[0], expected)
@@ -298,7 +298,7 @@ def test_pictures_are_not_decoded_by_reading(voc):
     file.write_bytes(file.read_bytes()[:-1000])
     images = read_images(f"voc:{folder}", SQUARE)
     with pytest.raises(DataError, match="truncated"):
-        images.images[0].picture()
+        images.images[0].decode()
 
 
 @pytest.mark.parametrize("flag", ["truncated", "difficult"])
@@ -702,7 +702,7 @@ def test_animals_have_the_documented_numbers_and_quartiles(real):
         assert len(measure) == n
         found = np.quantile(measure, [0, 0.25, 0.5, 0.75, 1])
         np.testing.assert_allclose(found, quartiles, atol=0.011)
-    assert max(images.images[0].picture().size) == 400
+    assert max(images.images[0].decode().size) == 400
 
 
 @pytest.mark.data

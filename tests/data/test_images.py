@@ -65,7 +65,7 @@ def test_picture_is_upright_and_so_is_its_header(tmp_path, pixels, orientation, 
     image = saved(tmp_path / f"a{suffix}", pixels, exif=exif(orientation))
     with PIL.Image.open(image.source) as stored:
         expected = PIL.ImageOps.exif_transpose(stored).convert("RGB")
-    picture = image.picture()
+    picture = image.decode()
     assert (picture.mode, picture.size) == ("RGB", expected.size)
     np.testing.assert_array_equal(np.asarray(picture), np.asarray(expected))
     assert header(image.source)[:2] == picture.size == ((24, 40) if orientation > 4 else (40, 24))
@@ -73,7 +73,7 @@ def test_picture_is_upright_and_so_is_its_header(tmp_path, pixels, orientation, 
 
 def test_orientation_6_puts_the_left_edge_on_top(tmp_path, pixels):
     image = saved(tmp_path / "a.png", pixels, exif=exif(6))
-    np.testing.assert_array_equal(np.asarray(image.picture()), np.rot90(pixels, -1))
+    np.testing.assert_array_equal(np.asarray(image.decode()), np.rot90(pixels, -1))
 
 
 def test_header_does_not_decode(tmp_path, pixels):
@@ -90,7 +90,7 @@ def test_every_usual_mode_becomes_rgb(tmp_path, pixels, mode):
     stored.save(path)
     with PIL.Image.open(path) as again:
         expected = np.asarray(again.convert("RGB"))
-    np.testing.assert_array_equal(np.asarray(Image("a", path).picture()), expected)
+    np.testing.assert_array_equal(np.asarray(Image("a", path).decode()), expected)
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
@@ -99,7 +99,7 @@ def test_transparent_parts_lie_on_white(tmp_path, pixels, mode):
     alpha[:12] = 0
     stored = PIL.Image.fromarray(np.concatenate([pixels, alpha], axis=-1)).convert(mode)
     stored.save(tmp_path / "a.png")
-    seen = np.asarray(Image("a", tmp_path / "a.png").picture())
+    seen = np.asarray(Image("a", tmp_path / "a.png").decode())
     assert (seen[:12] == 255).all()
     np.testing.assert_array_equal(seen[12:], np.asarray(stored.convert("RGB"))[12:])
 
@@ -108,12 +108,12 @@ def test_transparent_parts_lie_on_white(tmp_path, pixels, mode):
 def test_of_16_bits_the_upper_8_are_kept(tmp_path, suffix):
     grey = np.arange(0, 65536, 64, dtype=np.uint16).reshape(32, 32)
     PIL.Image.fromarray(grey).save(tmp_path / f"a{suffix}")
-    seen = np.asarray(Image("a", tmp_path / f"a{suffix}").picture())
+    seen = np.asarray(Image("a", tmp_path / f"a{suffix}").decode())
     np.testing.assert_array_equal(seen, np.stack([grey // 256] * 3, axis=-1))
 
 
 def test_picture_from_memory_is_its_array(pixels):
-    np.testing.assert_array_equal(np.asarray(Image("a", pixels).picture()), pixels)
+    np.testing.assert_array_equal(np.asarray(Image("a", pixels).decode()), pixels)
 
 
 def test_key_follows_the_content_and_not_the_name(tmp_path, pixels):
@@ -159,14 +159,14 @@ def broken_files(folder, pixels):
 def test_each_broken_picture_gets_one_line(tmp_path, pixels):
     for name, reason in broken_files(tmp_path, pixels).items():
         with pytest.raises(DataError) as error:
-            Image(name, tmp_path / name).picture()
+            Image(name, tmp_path / name).decode()
         assert str(error.value) == f"{name}: {reason}"
 
 
 def test_truncated_jpeg_says_so(tmp_path, pixels):
     broken_files(tmp_path, pixels)
     with pytest.raises(DataError) as error:
-        Image("cut.jpg", tmp_path / "cut.jpg").picture()
+        Image("cut.jpg", tmp_path / "cut.jpg").decode()
     said = str(error.value)
     assert said.startswith("cut.jpg: it is truncated or broken (image file is truncated (")
     assert said.endswith(" bytes not processed)); copy the file again")
@@ -192,20 +192,20 @@ def test_large_picture_below_the_limit_gives_no_warning_of_pillow(tmp_path):
 @pytest.mark.parametrize("block", [b"II*\x00\x08\x00\x00\x00\x05\x00", b"rubbish", b""])
 def test_broken_exif_counts_as_upright_without_a_warning(tmp_path, pixels, block):
     image = saved(tmp_path / "a.jpg", pixels, exif=b"Exif\x00\x00" + block)
-    assert image.picture().size == (40, 24)
+    assert image.decode().size == (40, 24)
 
 
 @pytest.mark.parametrize("value", [0, 9, 60_000])
 def test_orientation_out_of_range_counts_as_upright(tmp_path, pixels, value):
     image = saved(tmp_path / "a.jpg", pixels, exif=exif(value))
-    assert image.picture().size == (40, 24)
+    assert image.decode().size == (40, 24)
 
 
 def test_threads_leave_the_warnings_as_they_were(tmp_path, pixels):
     images = [saved(tmp_path / f"{n}.tif", pixels, exif=exif(6)) for n in range(40)]
     before = list(warnings.filters)
     with ThreadPoolExecutor(4) as threads:
-        sizes = set(threads.map(lambda image: image.picture().size, images))
+        sizes = set(threads.map(lambda image: image.decode().size, images))
     assert sizes == {(24, 40)}
     assert warnings.filters == before
 
@@ -311,9 +311,9 @@ def photograph(tmp_path):
 )
 def test_large_jpeg_is_decoded_at_least_twice_as_large_as_it_is_shown(photograph, frame, size):
     image = Image("large", photograph)
-    assert image.picture(frame).size == size
-    assert image.picture().size == (1600, 1200)
-    slow, fast = (fitted(p, frame).astype(int) for p in (image.picture(), image.picture(frame)))
+    assert image.decode(frame).size == size
+    assert image.decode().size == (1600, 1200)
+    slow, fast = (fitted(p, frame).astype(int) for p in (image.decode(), image.decode(frame)))
     assert np.abs(slow - fast).mean() < 1
 
 
@@ -322,8 +322,8 @@ def test_turned_jpeg_is_decoded_as_large_as_its_upright_picture_needs(photograph
     with PIL.Image.open(photograph) as stored:
         stored.save(turned, quality=90, exif=exif(6))  # upright it is 1200 wide and 1600 high
     image = Image("turned", turned)
-    assert image.picture(Frame(400, 300)).size == (600, 800)
-    assert image.picture(Frame(300, 400)).size == (1200, 1600)
+    assert image.decode(Frame(400, 300)).size == (600, 800)
+    assert image.decode(Frame(300, 400)).size == (1200, 1600)
 
 
 @pytest.mark.parametrize("suffix", ["png", "tif", "webp"])
@@ -331,13 +331,13 @@ def test_only_jpeg_is_decoded_smaller(photograph, tmp_path, suffix):
     path = tmp_path / f"large.{suffix}"
     with PIL.Image.open(photograph) as stored:
         stored.save(path)
-    assert Image("large", path).picture(Frame(32, 32)).size == (1600, 1200)
+    assert Image("large", path).decode(Frame(32, 32)).size == (1600, 1200)
 
 
 def test_broken_jpeg_is_found_at_any_size(photograph):
     photograph.write_bytes(photograph.read_bytes()[:-20_000])
     with pytest.raises(DataError, match="truncated"):
-        Image("large", photograph).picture(Frame(32, 32))
+        Image("large", photograph).decode(Frame(32, 32))
 
 
 def test_subsets_are_named_once_in_order(some):
@@ -371,7 +371,7 @@ def test_set_from_files_pictures_and_arrays(tmp_path, pixels):
     assert [image.name for image in images.images[2:]] == ["image 2", "image 3", "image 4"]
     expected = [pixels, pixels, np.rot90(pixels, -1), pixels, np.stack([pixels[..., 0]] * 3, -1)]
     for image, array in zip(images.images, expected, strict=True):
-        np.testing.assert_array_equal(np.asarray(image.picture()), array)
+        np.testing.assert_array_equal(np.asarray(image.decode()), array)
     assert images.subset == ("images",) * 5
     assert images.group[0] == images.group[1] == str(path)  # a file never meets itself in a test
     assert (images.measure_name, images.boxes, images.left_out) == ("measure", None, ())

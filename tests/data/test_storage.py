@@ -108,7 +108,7 @@ def table(folder, n=6, prefix=""):
 
 def same_pixels(one: ImageSet, other: ImageSet):
     for a, b in zip(one.images, other.images, strict=True):
-        np.testing.assert_array_equal(np.asarray(a.picture()), np.asarray(b.picture()))
+        np.testing.assert_array_equal(np.asarray(a.decode()), np.asarray(b.decode()))
         assert a.key() == b.key()
 
 
