@@ -236,6 +236,8 @@ def leave(item: LeftOut, left_out: list[LeftOut], strict: bool) -> None:
 
 def told(left_out: Sequence[LeftOut]) -> str:
     """The number of skipped items, and the first of them."""
+    if not left_out:
+        return ""
     first = left_out[0]
     return f"{len(left_out)} were skipped, the first is {first.name}: {first.reason}."
 

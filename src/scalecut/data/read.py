@@ -32,6 +32,7 @@ from .storage import Stored, is_address
 
 LEAST_IMAGES = 20  # of one subset: 14 for training, 6 for testing
 LEAST_GROUPS = 4
+SEVERAL = ", and --objects single takes one"
 WHOLE = Frame(1, 1)  # the whole image, whatever its size
 Objects = Literal["single", "largest", "mean"]
 
@@ -59,7 +60,7 @@ class Reader:
 READERS: dict[str, Reader] = {
     "voc": Reader("a folder with Annotations and JPEGImages", annotations.voc, "folder"),
     "coco": Reader("an instances file, JSON", annotations.coco, "file"),
-    "csv": Reader("a table with the columns image and measure", tables.csv, "remote file", "its table"),
+    "csv": Reader("a table with image and measure", tables.csv, "remote file", "its table"),
     "parquet": Reader("such a table as Parquet", tables.parquet, "remote file", "its table"),
     "tar": Reader("shards of images, each with a .json", tables.shards, "pattern", "its .json"),
     "masks": Reader("a folder with images and masks", annotations.masks, "folder"),
@@ -183,7 +184,8 @@ def read_images(
         else:
             labelled.append(item)
     if not labelled:
-        raise DataError(f"Nothing in {place} can be used. {told(skipped)}")
+        found = told(skipped) or f"Give {scheme}: {reader.what}."
+        raise DataError(f"Nothing in {_text(place)} can be used. {found}")
     wanted = _wanted(place, asked.subset, {kind for item in labelled for kind in item.kinds})
     rows: list[_Row] = []
     for number, item in enumerate(labelled, start=1):
@@ -196,7 +198,7 @@ def read_images(
             skipped += [each for each in found if isinstance(each, LeftOut)]
         if progress:
             progress("listing", number, len(labelled))
-    _check_found(place, rows, wanted if asked.subset else frozenset(), asked.objects, skipped)
+    _check_found(place, rows, wanted if asked.subset else frozenset(), skipped)
     name = "measure" if reader.measure_in else asked.measure
     return _assembled(rows, name, tuple(skipped))
 
@@ -258,15 +260,27 @@ def _rows(
         for kind in kinds:
             yield _Row(kind, item.image, item.label, group, None)
         return
-    chosen = [(kind, _chosen(item.label, kind, asked.objects)) for kind in sorted(kinds)]
-    if not any(marks for _, marks in chosen):
+    chosen = []
+    for kind in sorted(kinds):
+        marks = _of_kind(item.label, kind)
+        if asked.objects == "single" and isinstance(marks, tuple) and len(marks) > 1:
+            yield LeftOut(item.image.name, f"it has {len(marks)} objects of {kind}{SEVERAL}")
+            continue
+        if isinstance(marks, tuple):
+            marks = tuple(mark for mark in marks if "crowd" not in mark.flags)
+        if marks:
+            chosen.append((kind, marks))
+    if not chosen:
         return
     width, height, orientation = header(cast(Path, item.image.source))
     flags = {"truncated": asked.skip_truncated, "difficult": asked.skip_difficult}
     avoided = {flag for flag, is_avoided in flags.items() if is_avoided}
     for kind, marks in chosen:
         if isinstance(marks, Path):
-            seen = _seen_in_mask(marks, width, height, frame, asked.objects)
+            seen = _seen_in_mask(marks, width, height, frame)
+            if asked.objects == "single" and len(seen) > 1:
+                yield LeftOut(item.image.name, f"it has {len(seen)} objects{SEVERAL}")
+                continue
         else:
             flagged = sorted(avoided & {flag for mark in marks for flag in mark.flags})
             if flagged:
@@ -275,20 +289,14 @@ def _rows(
             boxes = _upright_boxes(item, marks, width, height, orientation)
             window = frame.window(width, height)
             seen = [_Seen(*share_of(box, window), box) for box in boxes]
-        if seen:
-            area, tall, box = _summary(seen, kind, asked.objects)
-            value = measure_named(asked.measure)(area, tall, frame)
-            yield _Row(kind, item.image, value, group, box)
+        area, tall, box = _summary(seen, kind, asked.objects)
+        value = measure_named(asked.measure)(area, tall, frame)
+        yield _Row(kind, item.image, value, group, box)
 
 
-def _chosen(label: tuple[Mark, ...] | Path, kind: str, objects: str) -> tuple[Mark, ...] | Path:
-    """The objects of a kind to be measured; none if there are several but a single one is asked."""
-    if isinstance(label, Path):
-        return label
-    alike = [mark for mark in label if mark.kind == kind]
-    if objects == "single" and len(alike) > 1:
-        return ()
-    return tuple(mark for mark in alike if "crowd" not in mark.flags)
+def _of_kind(label: tuple[Mark, ...] | Path, kind: str) -> tuple[Mark, ...] | Path:
+    """The objects of a kind, or the mask."""
+    return label if isinstance(label, Path) else tuple(m for m in label if m.kind == kind)
 
 
 def _upright_boxes(
@@ -307,8 +315,8 @@ def _upright_boxes(
     return [clipped(box, width, height) for box in boxes]
 
 
-def _seen_in_mask(file: Path, width: int, height: int, frame: Frame, objects: str) -> list[_Seen]:
-    """Each object of a mask; none if there are several but a single one is asked for."""
+def _seen_in_mask(file: Path, width: int, height: int, frame: Frame) -> list[_Seen]:
+    """Each object of a mask."""
     labels = labels_of(file)
     if labels.shape != (height, width):
         raise DataError(
@@ -318,8 +326,6 @@ def _seen_in_mask(file: Path, width: int, height: int, frame: Frame, objects: st
     found = shares_of_labels(labels, frame.window(width, height))
     if not found:
         raise DataError("its mask marks no pixel; mark its object, or remove the image")
-    if objects == "single" and len(found) > 1:
-        return []
     return [_Seen(*each) for each in found]
 
 
@@ -341,15 +347,14 @@ def _check_found(
     place: object,
     rows: list[_Row],
     asked: frozenset[str],
-    objects: str,
     skipped: list[LeftOut],
 ) -> None:
     lacking = sorted(asked - {row.subset for row in rows})
     if rows and not lacking:
         return
     what = f"of subset {lacking[0]!r} " if lacking else ""
-    rest = told(skipped) if skipped else ""
-    if objects == "single":
+    rest = told(skipped)
+    if any(item.reason.endswith(SEVERAL) for item in skipped):
         what += "with exactly one object "
         rest = f"--objects largest or mean takes those with several. {rest}"
     raise DataError(f"{_text(place)} has no image {what}that can be used. {rest}".rstrip())

@@ -429,8 +429,8 @@ def _checked_shares(subject: str, shares: tuple[float, float]) -> tuple[float, f
     limit = largest_share(subject)
     if smallest > limit:
         raise DataError(
-            f"The {subject} can fill at most {_rounded_down(limit)} of the canvas, but shares start "
-            f"at {smallest:g}. Give a smaller share, or omit this object."
+            f"The {subject} can fill at most {_rounded_down(limit)} of the canvas, but shares "
+            f"start at {smallest:g}. Give a smaller share, or omit this object."
         )
     return smallest, min(largest, limit)
 
