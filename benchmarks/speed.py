@@ -59,7 +59,7 @@ def files() -> list[Image]:
     found = []
     for number, scene in enumerate(make_scenes(FILES, seed=0).images):
         path = folder / f"{number}.jpg"
-        scene.picture().resize((400, 300)).save(path, quality=90)
+        scene.decode().resize((400, 300)).save(path, quality=90)
         found.append(Image(path.name, path))
     return found
 

@@ -68,7 +68,7 @@ def network():
         *[("two", nn.Conv2d(8, 6, 3, stride=2)), ("sigmoid", nn.Sigmoid())],
         channels=6,
     )
-    some = [fitted(image.picture(), AS_IT_IS.frame(), "bilinear") for image in textured(30).images]
+    some = [fitted(image.decode(), AS_IT_IS.frame(), "bilinear") for image in textured(30).images]
     with torch.no_grad():
         features = network.module[:6](AS_IT_IS.tensor(np.stack(some)))
         network.module.fc.weight.mul_(100)
@@ -144,9 +144,9 @@ def test_every_value_is_what_its_formula_gives(network):
     def answers(octave, change):
         side = round(SIDE * 2**octave) if change == "image-size" else SIDE
         pictures = [
-            fitted(image.picture(), Frame(side, side), "bilinear")
+            fitted(image.decode(), Frame(side, side), "bilinear")
             if change == "image-size"
-            else shown(image.picture(), float(octave), None, AS_IT_IS)
+            else shown(image.decode(), float(octave), None, AS_IT_IS)
             for image in images.images
         ]
         with torch.inference_mode():

@@ -107,7 +107,7 @@ def input_of(network, pictures):
     """The batch as the network takes it, prepared picture by picture."""
     frame = network.preprocessing.frame("squash")
     way = network.preprocessing.interpolation
-    arrays = [fitted(image.picture(), frame, way) for image in pictures]
+    arrays = [fitted(image.decode(), frame, way) for image in pictures]
     return network.preprocessing.tensor(np.stack(arrays))
 
 

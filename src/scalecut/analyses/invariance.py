@@ -218,7 +218,7 @@ def _answers(
             image = images.images[number]
             box = None if images.boxes is None else tuple(images.boxes[number].tolist())
             try:
-                pictures.append((image.picture(), box))
+                pictures.append((image.decode(), box))
             except DataError as error:
                 unreadable[number] = str(error).removeprefix(f"{image.name}: ")
         for done, view in enumerate(views):

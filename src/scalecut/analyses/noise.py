@@ -215,7 +215,7 @@ def _batches(network: Network, pictures: ImageSet) -> Iterator[tuple[list[int], 
         size = max(1, BATCH * own.height * own.width // side**2)
         for start in range(0, len(numbers), size):
             rows = numbers[start : start + size]
-            pixels = [np.asarray(pictures.images[row].picture()) for row in rows]
+            pixels = [np.asarray(pictures.images[row].decode()) for row in rows]
             yield rows, own.tensor(np.stack(pixels))
 
 

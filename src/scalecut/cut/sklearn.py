@@ -160,7 +160,7 @@ class _Squash:
         self.preprocessing = preprocessing
 
     def __call__(self, picture: PIL.Image.Image) -> PIL.Image.Image:
-        upright = image_of(0, picture).picture()
+        upright = image_of(0, picture).decode()
         own = self.preprocessing
         return PIL.Image.fromarray(
             fitted(upright, own.frame("squash"), own.interpolation, own.fill())

@@ -331,7 +331,7 @@ def decoded(
 
 
 def _pixels(image: Image, frame: Frame, preprocessing: Preprocessing) -> UInt8[np.ndarray, "h w 3"]:
-    return fitted(image.picture(frame), frame, preprocessing.interpolation, preprocessing.fill())
+    return fitted(image.decode(frame), frame, preprocessing.interpolation, preprocessing.fill())
 
 
 def _network_setting(network: Network) -> dict[str, object]:
