@@ -12,7 +12,7 @@ from torch import nn
 from scalecut.errors import LayerError
 from scalecut.networks.hooks import pooled_outputs
 from scalecut.networks.layers import channel_axis, probe_points, select_layers
-from scalecut.networks.network import load_network
+from scalecut.networks.load import load_network
 
 TAIL = ["pooled", "logits", "softmax"]
 VGG16 = [64, 64, "M", 128, 128, "M", 256, 256, 256, "M", 512, 512, 512, "M", 512, 512, 512, "M"]

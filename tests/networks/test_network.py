@@ -21,15 +21,14 @@ from scalecut.data.decoding import fitted
 from scalecut.errors import ModelError
 from scalecut.networks.hooks import pooled_outputs
 from scalecut.networks.layers import probe_points
+from scalecut.networks.load import load_network, weights_places
 from scalecut.networks.network import (
     Network,
     Preprocessing,
     Weights,
-    load_network,
-    permuted_twin,
-    random_twin,
+    permuted,
+    randomly_initialised,
     tensors_sha256,
-    weights_places,
 )
 
 CATS = range(281, 286)  # tabby, tiger cat, Persian, Siamese, Egyptian cat
@@ -478,7 +477,7 @@ def test_the_factory_of_random_weights_is_seeded(factories):
 
 def test_a_twin_of_a_factorys_trained_network_is_random(factories):
     for network in (
-        random_twin(load_network("my_networks:trained"), seed=0),
+        randomly_initialised(load_network("my_networks:trained"), seed=0),
         load_network("my_networks:trained", weights="random"),
     ):
         assert network.weights.kind == "random"
@@ -522,7 +521,7 @@ def test_a_twin_is_its_seed(by_name):
     network = load_network("test_resnet", weights="random", seed=5)
     if not by_name:
         network = plain(network.module)
-    one, again, other = (random_twin(network, seed) for seed in (1, 1, 2))
+    one, again, other = (randomly_initialised(network, seed) for seed in (1, 1, 2))
     assert tensors_sha256(one.module) == tensors_sha256(again.module)
     assert tensors_sha256(one.module) != tensors_sha256(other.module)
     assert tensors_sha256(one.module) != tensors_sha256(network.module)
@@ -544,7 +543,7 @@ def test_the_callers_random_numbers_are_left_alone(small, by_name):
     expected = torch.rand(3)
     torch.manual_seed(11)
     load_network("test_resnet", weights="random", seed=1)
-    random_twin(network, seed=2)
+    randomly_initialised(network, seed=2)
     assert torch.equal(torch.rand(3), expected)
 
 
@@ -552,7 +551,7 @@ def test_the_callers_network_is_left_alone():
     network = load_network("test_resnet", weights="random")
     before = tensors_sha256(network.module)
     batches = [torch.rand(4, 3, 32, 32)]
-    twin = random_twin(network, seed=1, batches=batches)
+    twin = randomly_initialised(network, seed=1, batches=batches)
     assert tensors_sha256(network.module) == before
     assert network.weights.source == "seed 0"
     ours = {parameter.data_ptr() for parameter in network.module.parameters()}
@@ -580,7 +579,7 @@ def resnet50s():
     """A fresh ResNet50, its twin, and what both answer to eight images."""
     images = torch.rand(8, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     fresh = load_network("resnet50", weights="random", seed=0)
-    twin = random_twin(fresh, seed=0, batches=[images])
+    twin = randomly_initialised(fresh, seed=0, batches=[images])
     return seen_at(fresh, images), seen_at(twin, images)
 
 
@@ -609,7 +608,7 @@ def test_images_stay_apart_at_every_depth_of_a_twin(resnet50s):
 
 def test_batch_norms_of_a_twin_have_the_mean_statistics_of_the_batches(small):
     batches = [torch.rand(4, 3, 4, 4), torch.rand(4, 3, 4, 4) + 2]
-    twin = random_twin(plain(small, size=4), seed=0, batches=batches).module
+    twin = randomly_initialised(plain(small, size=4), seed=0, batches=batches).module
     with torch.no_grad():
         maps = [twin[0](batch) for batch in batches]
     mean = torch.stack([each.mean(dim=(0, 2, 3)) for each in maps]).mean(dim=0)
@@ -645,7 +644,7 @@ def test_layer_scales_of_a_twin_are_one(kind, by_build):
     network = plain(module)
     if by_build:
         network = Network(kind, module, network.preprocessing, network.weights, SCALES[kind])
-    after = dict(random_twin(network, seed=0).module.named_parameters())
+    after = dict(randomly_initialised(network, seed=0).module.named_parameters())
     for name in before:
         assert (after[name] == 1.0).all(), name
     biases = [
@@ -668,7 +667,7 @@ class Own(nn.Module):
 def test_the_twin_of_ones_own_module_draws_every_parameter_anew():
     torch.manual_seed(1)
     module = Own()
-    twin = random_twin(plain(module), seed=0).module
+    twin = randomly_initialised(plain(module), seed=0).module
     for name, parameter in twin.named_parameters():
         assert not (parameter == module.get_parameter(name)).any(), name
     assert twin.query.std().item() == pytest.approx(module.query.std().item(), rel=0.2)
@@ -677,14 +676,14 @@ def test_the_twin_of_ones_own_module_draws_every_parameter_anew():
 
 def test_the_twin_of_incomplete_weights_is_complete(small, tmp_path):
     path = state_file(tmp_path / "a.safetensors", small, **{"3.weight": None})
-    twin = random_twin(load_network(small, weights=path, allow_partial=True), seed=0)
+    twin = randomly_initialised(load_network(small, weights=path, allow_partial=True), seed=0)
     assert twin.weights.missing == ()
     assert all(parameter.isfinite().all() for parameter in twin.module.parameters())
 
 
 def test_permuted_weights_keep_their_histograms_and_lose_their_order(small):
     before = {name: parameter.clone() for name, parameter in small.named_parameters()}
-    here, there, again = (permuted_twin(plain(small), seed=seed) for seed in (0, 1, 0))
+    here, there, again = (permuted(plain(small), seed=seed) for seed in (0, 1, 0))
     assert here.weights == Weights("permuted", "seed 0")
     for name, parameter in here.module.named_parameters():
         assert torch.equal(parameter.flatten().sort().values, before[name].flatten().sort().values)
@@ -699,7 +698,7 @@ def test_permuted_weights_take_their_statistics_from_what_they_are_shown():
     network = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))
     network[1].running_mean.fill_(100.0)
     batch = torch.randn(64, 3, 8, 8)
-    twin = permuted_twin(plain(network), 0, [batch]).module
+    twin = permuted(plain(network), 0, [batch]).module
     answer = twin(batch)
     assert answer.mean(dim=(0, 2, 3)).abs().max() < 0.1 + network[1].bias.abs().max()
     assert network[1].running_mean.eq(100.0).all()
