@@ -16,7 +16,8 @@ from scalecut.data.decoding import fitted
 from scalecut.data.images import Image, LeftOut, make_image_set
 from scalecut.data.measures import Frame
 from scalecut.errors import DataError, LayerError, ModelError
-from scalecut.networks.network import Preprocessing, load_network
+from scalecut.networks.load import load_network
+from scalecut.networks.network import Preprocessing
 from scalecut.networks.selection import chosen_points
 
 SIDE = 32

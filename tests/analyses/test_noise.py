@@ -10,7 +10,8 @@ from torch import nn
 
 from scalecut.analyses.noise import BLOCKS, COLUMNS, KINDS, default_sizes, noise_curve, noise_images
 from scalecut.errors import DataError, LayerError, ModelError
-from scalecut.networks.network import Preprocessing, load_network
+from scalecut.networks.load import load_network
+from scalecut.networks.network import Preprocessing
 from scalecut.networks.selection import chosen_points
 
 SIDE = 32

@@ -33,7 +33,8 @@ from scalecut.features.extract import (
 from scalecut.networks import hooks as taps
 from scalecut.networks.hooks import pool, pooled_outputs
 from scalecut.networks.layers import probe_points, select_layers
-from scalecut.networks.network import Preprocessing, load_network
+from scalecut.networks.load import load_network
+from scalecut.networks.network import Preprocessing
 from scalecut.networks.selection import answerable
 
 SMALL = Preprocessing(height=16, width=16)

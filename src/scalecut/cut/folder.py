@@ -26,7 +26,8 @@ from torch import nn
 
 from .. import runs
 from ..errors import ModelError, ScalecutError
-from ..networks.network import Network, Preprocessing, hub_name, licence_of, load_network
+from ..networks.load import hub_name, licence_of, load_network
+from ..networks.network import Network, Preprocessing
 from ..networks.points import ProbePoint
 from ..probing.choose import Choice
 from ..probing.curve import Curve

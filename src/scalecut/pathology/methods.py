@@ -20,7 +20,7 @@ from ..cut.network import cut_after
 from ..data.images import Image, LeftOut, evenly
 from ..errors import DataError, LayerError
 from ..features.extract import Computation, Progress, decoded, extract_features
-from ..networks.network import Network, random_twin, seeded, take_statistics
+from ..networks.network import Network, randomly_initialised, seeded, take_statistics
 from ..networks.points import ProbePoint
 
 NAMES = (
@@ -144,7 +144,7 @@ class Source:
 
     def _weighted(self, kind: str, seed: int) -> Network:
         if kind == "random":
-            return random_twin(self.network, seed, self._batches(self.network))
+            return randomly_initialised(self.network, seed, self._batches(self.network))
         if kind == "reset":
             assert self.cut is not None  # planned() refuses it
             return reset_behind(self.network, self.cut, seed, self._batches)
@@ -185,7 +185,7 @@ def reset_behind(
 
     Batch norms behind the cut take their statistics from `batches`.
     """
-    twin = random_twin(network, seed)
+    twin = randomly_initialised(network, seed)
     kept = {
         name.removeprefix("body."): tensor
         for name, tensor in cut_after(network, cut).state_dict().items()

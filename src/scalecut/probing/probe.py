@@ -19,11 +19,12 @@ from ..data.read import Reading, check_size, images_of
 from ..errors import DataError, check_names
 from ..features.cluster import computing
 from ..features.extract import Computation, Extracted, Progress, Stages, check_finite, provenance
-from ..networks.network import Network, load_network
+from ..networks.load import load_network
+from ..networks.network import Network
 from ..networks.points import ProbePoint
 from ..networks.selection import chosen_points
 from ..runs import settings_of
-from .controls import CHECKED_IMAGES, check_int8, pixel_network, twin_of
+from .controls import CHECKED_IMAGES, check_int8, control_of, pixel_network
 from .curve import Curve
 from .scores import MATCHED, MOST_TWINS, Answers, Part, Scores, draw_parts, score
 
@@ -135,7 +136,7 @@ def probe(
         frame = network.preprocessing.frame(computation.fit)
         image_set = images_of(data, frame, reading, seed=seed, progress=progress)
     if network.weights.kind == "random":
-        network = twin_of(network, image_set, computation, seed)
+        network = control_of(network, image_set, computation, seed)
     with computing(computation.cluster) as stages.compute:
         kept, found = _readable(
             network, image_set, points, computation, stages, strict=reading.strict
@@ -216,7 +217,7 @@ def _control_answers(
         for number in range(n):
             stage = f"{kind} twin {number + 1}" if n > 1 else f"{kind} twin"
             with stages(stage):
-                twin = twin_of(network, image_set, computation, seed + number, kind)
+                twin = control_of(network, image_set, computation, seed + number, kind)
             found = stages.extracted(twin, image_set.images, points, computation, stage)
             check_finite(twin, found)
             _checked_in_int8(twin, image_set, points, computation, found, stages)
