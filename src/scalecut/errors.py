@@ -6,14 +6,14 @@
     ├── LayerError (LookupError)    layers of a network
     └── OutputError (OSError)       places that results are written to
 
-The command line turns them into one line and exit status 2; anything else is our fault.
+The command line turns them into one line and exit status 2; any other exception is a bug.
 """
 
 from collections.abc import Sequence
 
 
 class ScalecutError(Exception):
-    """Whatever the user can mend."""
+    """Any error that the user can fix."""
 
 
 class DataError(ScalecutError, ValueError):
@@ -21,7 +21,7 @@ class DataError(ScalecutError, ValueError):
 
 
 class ModelError(ScalecutError, ValueError):
-    """A network that is not known, or weights that do not fit it."""
+    """An unknown network, or weights that do not fit it."""
 
 
 class LayerError(ScalecutError, LookupError):
