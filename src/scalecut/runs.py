@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from . import cache
 from .errors import DataError, OutputError
 
 FORMATS = {"run": 2, "cut": 1, "patches": 2, "paper": 2}  # of the JSON file and the tables
@@ -265,23 +266,16 @@ def write_table(table: pd.DataFrame, path: Path) -> None:
 
 
 def write_features(table: pd.DataFrame, path: Path) -> None:
-    """A table of features as .parquet or .csv; whole, or not there.
+    """Write a table of features as .parquet or .csv, atomically.
 
     Raises:
         OutputError: if it cannot be written.
     """
-    part = path.with_name(f".{path.name}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with cache.written(path, unwritable) as part:
         if path.suffix == ".parquet":
             table.to_parquet(part, index=False)
         else:
             table.to_csv(part, index=False, lineterminator="\n")
-        part.replace(path)
-    except OSError as error:
-        raise OutputError(unwritable(path, error)) from error
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def write_arrays(arrays: Mapping[str, np.ndarray], path: Path) -> None:

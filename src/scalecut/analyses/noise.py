@@ -25,7 +25,7 @@ from ..features.extract import Progress, Stages, forward, resolved_device, resol
 from ..networks.network import Network
 from ..networks.points import ProbePoint
 from ..networks.selection import first_line
-from ..probing.scores import Answers, draw_parts, score
+from ..probing.scores import Features, draw_parts, score
 
 PADDINGS = ("zeros", "reflect", "circular")
 KINDS = ("white", "pink", "blocks")
@@ -85,7 +85,7 @@ def noise_curve(
             for padding in paddings:
                 told = report(f"{kind} noise, {padding}")
                 matrices = _features(network, points, pooled, pictures, padding, told)
-                answers[padding] = Answers(tuple(points), (matrices,))
+                answers[padding] = Features(tuple(points), (matrices,))
             parts = draw_parts(pictures, REPEATS, seed, shuffled=False)
             scores = score(parts, answers, ("ridge",), report=report(f"regression, {kind}"))
             tables.append(scores.table)
