@@ -17,7 +17,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, fields, is_dataclass
 from importlib import metadata
 from pathlib import Path
@@ -365,7 +365,8 @@ def write_features(table: pd.DataFrame, path: Path) -> None:
     except OSError as error:
         raise OutputError(unwritable(path, error)) from error
     finally:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):  # its folder may be a file
+            part.unlink(missing_ok=True)
 
 
 def write_arrays(arrays: Mapping[str, np.ndarray], path: Path) -> None:
