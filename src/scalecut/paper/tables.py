@@ -8,7 +8,7 @@ import pandas as pd
 
 from ..paper import published
 from ..pathology.transfer import Transfer
-from ..report.sections import HEADINGS, OF_CLAIMS, number, rows_of
+from ..report.paper import HEADINGS, OF_CLAIMS, number, rows_of
 from .numbers import (
     CLOSE,
     INCEPTION,
