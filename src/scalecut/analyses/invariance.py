@@ -39,7 +39,7 @@ from ..features.extract import (
     resolved_device,
     resolved_precision,
 )
-from ..figures.analyses import ANSWERS, MOVES, drift_drawing, invariance_drawing
+from ..figures.analyses import drift_drawing, invariance_drawing
 from ..figures.drawing import page_figure
 from ..figures.notebook import html_of
 from ..networks.network import Network, Preprocessing
@@ -84,7 +84,7 @@ class Variation:
         noise_images: Images of each kind of noise, at least 20.
     """
 
-    sizes: Sequence[str | float] = (0.25, 0.35, 0.5, 0.71, 1, 1.41, 2, 2.83, 4)
+    sizes: Sequence[str | float | int] = (0.25, 0.35, 0.5, 0.71, 1, 1.41, 2, 2.83, 4)
     changes: Sequence[Literal["image-size", "object-scale"]] = ("image-size", "object-scale")
     noise: Sequence[Literal["white", "pink", "blocks"]] = ()
     padding: Sequence[Literal["zeros", "reflect", "circular"]] = ("zeros", "reflect", "circular")
@@ -170,7 +170,7 @@ class Invariance:
         if self.table is None:
             assert self.noise is not None
             return self.noise.plot()
-        has_predictions = self.table.quantity.isin(list(ANSWERS)).any()
+        has_predictions = (self.table.quantity == "agreement").any()
         return page_figure((invariance_drawing if has_predictions else drift_drawing)(self.table))
 
     def save(self, folder: str | Path, *, command: str = "") -> Path:
@@ -183,7 +183,7 @@ class Invariance:
         return save(self.tables(), facts, folder, command=command)
 
     def _repr_html_(self) -> str:
-        can_plot = self.table is None or self.table.quantity.isin([*ANSWERS, *MOVES]).any()
+        can_plot = self.table is None or self.table.quantity.isin(["agreement", "drift"]).any()
         table = next(iter(self.summary().values()))
         return html_of(self.finding(), table, self.plot() if can_plot else None)
 

@@ -30,13 +30,15 @@ from torch.utils._pytree import tree_map_only
 
 from .. import runs
 from ..data.images import Image, ImageSet, LeftOut, evenly
-from ..data.read import Reading, images_of
+from ..data.read import Reading, check_size, images_of
 from ..errors import DataError, LayerError
 from ..features.cluster import computing
 from ..features.extract import (
     Computation,
+    Extracted,
     Progress,
     Stages,
+    check_finite,
     decoded,
     provenance,
     resolved_device,
@@ -48,7 +50,6 @@ from ..networks.layers import probe_points, tensors_in
 from ..networks.network import Network
 from ..networks.points import LOGITS, SOFTMAX, ProbePoint
 from ..networks.selection import answerable
-from ..probing.probe import readable
 from ..probing.scores import Part, draw_parts, n_processors
 from ..report.report import save
 from ..stats.inference import bootstrap_r_squared, interval
@@ -255,9 +256,8 @@ def rcv(
         frame = network.preprocessing.frame(computation.fit)
         image_set = images_of(data, frame, reading, seed=seed, progress=progress)
     with computing(computation.cluster) as stages.compute:
-        kept, found = readable(
-            network, image_set, points, computation, stages, strict=reading.strict
-        )
+        found = stages.extracted(network, image_set.images, points, computation)
+    kept = _readable(network, image_set, found, strict=reading.strict)
     parts = draw_parts(kept, estimation.repeats, seed, shuffled=False, permutations=1)
     with threadpool_limits(1):  # one thread a regression: the same numbers on any number of cores
         vectors = {part.subset: _vectors(part, found.matrices) for part in parts}
@@ -276,6 +276,19 @@ def rcv(
     facts = provenance(network, settings, stages, found, kept)
     left_out = (*subject.left_out, *image_set.left_out, *found.left_out)
     return Directions(table.reindex(columns=COLUMNS), vectors, left_out, facts)
+
+
+def _readable(network: Network, image_set: ImageSet, found: Extracted, *, strict: bool) -> ImageSet:
+    """The images that have features, which are finite."""
+    if strict and found.left_out:
+        bad = found.left_out[0]
+        raise DataError(
+            f"{bad.name}: {bad.reason.rstrip('.')}. Fix or remove it, or drop --strict."
+        )
+    check_finite(network, found)
+    kept = image_set.rows(found.is_read)
+    check_size(kept)
+    return kept
 
 
 def _table(

@@ -326,7 +326,7 @@ def _number(text: str) -> float:
 
 
 _KINDS: tuple[tuple[str, Callable[[str], Any]], ...] = (
-    (r"Sequence\[(str( \| float)?|Literal\[.*\])\]( \| None)?", _chosen),
+    (r"Sequence\[(str( \| float \| int)?|Literal\[.*\])\]( \| None)?", _chosen),
     (r"Sequence\[float\]( \| None)?", _numbers),
     (r"Sequence\[int\]( \| None)?", _whole_numbers),
     (r"int \| tuple\[int, int\]( \| None)?", _size),

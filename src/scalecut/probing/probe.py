@@ -137,7 +137,7 @@ def probe(
     if network.weights.kind == "random":
         network = twin_of(network, image_set, computation, seed)
     with computing(computation.cluster) as stages.compute:
-        kept, found = readable(
+        kept, found = _readable(
             network, image_set, points, computation, stages, strict=reading.strict
         )
         own = Answers(tuple(points), (found.matrices,))
@@ -161,7 +161,7 @@ def probe(
     )
 
 
-def readable(
+def _readable(
     network: Network,
     image_set: ImageSet,
     points: Sequence[ProbePoint],
@@ -175,7 +175,7 @@ def readable(
     if strict and found.left_out:
         bad = found.left_out[0]
         reason = bad.reason.rstrip(".")
-        raise DataError(f"{bad.name}: {reason}. Fix or remove it, or drop --strict.")
+        raise DataError(f"{bad.name}: {reason}. Mend or remove it, or drop --strict.")
     check_finite(network, found)
     kept = image_set.rows(found.is_read)
     check_size(kept)
