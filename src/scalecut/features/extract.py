@@ -425,7 +425,12 @@ def provenance(
     }
 
 
-def check_finite(network: Network, features: Extracted) -> None:
+def check_finite(network: Network, features: Extracted, where: str = "") -> None:
+    """Refuse features that are not finite; `where` is added to the message.
+
+    Raises:
+        LayerError: naming the first such layer.
+    """
     for layer, matrix in features.matrices.items():
         n_bad = 0
         for start in range(0, len(matrix), CHECKED_ROWS):
@@ -436,8 +441,8 @@ def check_finite(network: Network, features: Extracted) -> None:
             without_half = " and no --half" if matrix.dtype == np.float16 else ""
             raise LayerError(
                 f"Layer {layer!r} of {network.name} gave values that are not finite for {n_bad} "
-                f"of {len(matrix)} images. Try --precision float32{without_half}, or choose other "
-                "--layers."
+                f"of {len(matrix)} images{where}. Try --precision float32{without_half}, or choose "
+                "other --layers."
             )
 
 

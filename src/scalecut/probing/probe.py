@@ -20,7 +20,8 @@ from ..data.read import Reading, check_size, images_of
 from ..errors import DataError, check_names
 from ..features.cluster import computing
 from ..features.extract import Computation, Extracted, Progress, Stages, check_finite, provenance
-from ..networks.network import Network, load_network
+from ..networks.load import load_network
+from ..networks.network import Network
 from ..networks.points import ProbePoint
 from ..networks.selection import chosen_points
 from ..runs import settings_of
