@@ -869,6 +869,7 @@ SECTIONS: dict[str, Callable[[Run, Mapping[str, Drawing]], list[Section]]] = {
         )
     ],
     "differences": lambda *_: [],  # of a probe or a transfer: part of their own sections
+    "scores": lambda *_: [],  # of a transfer: part of its section
     "agreement": lambda run, _: [
         foretold_section(run.table("agreement", TRANSFER_COLUMNS["agreement"]))
     ],
