@@ -55,12 +55,14 @@ PACKAGES = ("scalecut", "torch", "timm", "numpy", "scipy", "scikit-learn", "pand
 NAMES = (
     "model", "subset", "measure", "layer", "alias", "weights", "target", "regressor", "change",
     "quantity", "noise", "padding", "other",
+    "contestant", "tile", "best", "foretold", "layers",
 )
 NUMBERS = (
     "p_value", "r2_spread", "learned", "learned_low", "learned_high", "value", "low", "high", "r2",
     "r2_low", "r2_high", "paper", "ours_as_paper", "ours", "ours_low", "ours_high", "better",
     "effect", "start", "end", "rho", "rho_depth", "regret", "regret_last", "loss",
     "validation_loss", "kappa", "mae", "octaves", "kappa_quadratic", "recall", "recall_sd",
+    "mae_sd", "octaves_sd", "kappa_sd", "kappa_quadratic_sd",
 )
 # fmt: on
 DIGITS = 6  # decimals in the tables

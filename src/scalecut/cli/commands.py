@@ -216,7 +216,7 @@ def _parameter(option: Option, *, is_first: bool) -> inspect.Parameter:
     kind, settings = _kind_of(option)
     default = "" if option.default is None and kind is str else option.default
     if isinstance(default, tuple | list):
-        default = ",".join(map(str, default))
+        default = ",".join(f"{v:g}" if isinstance(v, float) else str(v) for v in default)
     flag = "--" + option.name.rstrip("_").replace("_", "-")
     if is_first and option.default is _REQUIRED:
         declared: Any = typer.Argument(help=option.help, show_default=False)

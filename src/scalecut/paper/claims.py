@@ -10,7 +10,7 @@ import pandas as pd
 from scipy.stats import ttest_ind_from_stats
 
 from ..networks.points import LOGITS, SOFTMAX
-from ..pathology.fits import PAPER_SEEDS
+from ..pathology.methods import PAPER_SEEDS
 from ..probing.curve import ALPHA, Curve
 from . import published
 from .numbers import (

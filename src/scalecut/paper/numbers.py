@@ -125,7 +125,7 @@ def read(
             **tables("invariance", SIZES),
             **tables("noise", NOISE),
             **tables("transfer", *TRIALS),
-            **{step: read_patches(folder / step) for step in there(PATCHES)},
+            **{step: read_patches(folder / step).table for step in there(PATCHES)},
         },
         tables("differences", *TRIALS),
         {step: runs.read_run(folder / step, "cut").facts for step in of_networks(CUT)},

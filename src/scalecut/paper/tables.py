@@ -107,7 +107,7 @@ def with_the_paper(found: Transfer, model: str) -> pd.DataFrame:
     Errors in px; theirs are of other patches, tissue and training: not to be compared in value.
     """
     printed = published.transfer_scores().assign(whose=lambda t: t.model.map(PAPERS) + ", theirs")
-    ours = found.summary().assign(whose=f"{model}, ours")
+    ours = found.scores().assign(whose=f"{model}, ours")
     rows = [
         {
             "network": row["whose"],
