@@ -38,7 +38,7 @@ def cut(
     rule: Annotated[
         Literal["cheapest", "peak"] | None,
         typer.Option(
-            help="cheapest, the default: the earliest layer not shown to be worse than the peak."
+            help="peak, or cheapest (default): the earliest layer not shown to be worse than it."
         ),
     ] = None,
     subset: Annotated[

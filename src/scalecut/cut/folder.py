@@ -17,7 +17,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -93,7 +93,7 @@ def save_cut(
     *,
     choice: Choice | None = None,
     curve: Curve | None = None,
-    exports: Sequence[Literal["onnx", "torch"]] = (),
+    exports: Sequence[str] = (),
     command: str = "",
 ) -> SavedCut:
     """Verify a cut network and write it to a folder, which is complete or absent.

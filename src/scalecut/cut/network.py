@@ -17,7 +17,7 @@ from collections.abc import Mapping, Set
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pandas as pd
 import torch
@@ -213,7 +213,7 @@ def cut_after(
     layer: str | ProbePoint,
     *,
     weights: str | Path = "pretrained",
-    pooling: Literal["mean", "cls", "both"] = "mean",
+    pooling: str = "mean",
     head: int = 0,
 ) -> CutNetwork:
     """A copy of a network that ends after `layer`.

@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -42,8 +42,8 @@ class CutFeatures(TransformerMixin, BaseEstimator):
     def __init__(
         self,
         network: str | Path | CutNetwork,
-        fit_to: Literal["squash", "crop", "pad"] = "squash",
-        precision: Literal["auto", "float32", "bfloat16"] = "float32",
+        fit_to: str = "squash",
+        precision: str = "float32",
         device: str = "auto",
         batch_size: int = 32,
     ) -> None:

@@ -1,7 +1,6 @@
 """The layer at which a network is cut: a pure function of its curve."""
 
 from dataclasses import dataclass
-from typing import Literal
 
 from ..data.images import MEAN
 from ..errors import DataError, LayerError
@@ -39,9 +38,7 @@ class Choice:
     peak_macs: int
 
 
-def choose_layer(
-    curve: Curve, rule: Literal["cheapest", "peak"] = "cheapest", subset: str = MEAN
-) -> Choice:
+def choose_layer(curve: Curve, rule: str = "cheapest", subset: str = MEAN) -> Choice:
     """Choose the layer to cut at from a curve.
 
     Args:
