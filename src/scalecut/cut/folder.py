@@ -229,6 +229,7 @@ def check_cut(folder: str | Path, network: nn.Module | None = None) -> dict[str,
     """
     folder = Path(folder)
     facts = runs.read_run(folder, "cut", NEEDED).facts
+    _check_unchanged(folder, facts, MODEL)
     for name in facts["files"]:
         _check_unchanged(folder, facts, name)
     cut, example = load_cut(folder, network), load_file(folder / EXAMPLE)
@@ -308,9 +309,15 @@ def _difference(found: Float32[np.ndarray, "n c"], expected: Float32[np.ndarray,
 
 def _check_unchanged(folder: Path, facts: Mapping[str, Any], name: str) -> None:
     path = folder / name
+    files = facts["files"]
+    if not isinstance(files, dict) or name not in files:
+        raise ModelError(
+            f"{FACTS} of {str(folder)!r} does not list {name}, so it cannot be checked. Copy the "
+            "folder again, or cut again."
+        )
     if not path.is_file():
         raise ModelError(f"{str(folder)!r} has no {name}. Copy the folder again, or cut again.")
-    if _sha256(path) != facts["files"].get(name):
+    if _sha256(path) != files[name]:
         raise ModelError(
             f"{name} of {str(folder)!r} was changed after it was written (its sha256 differs), so "
             "it is not used. Copy the folder again, or cut again."
