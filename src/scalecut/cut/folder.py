@@ -32,8 +32,8 @@ from torch import nn
 from .. import runs
 from ..data.images import MEAN
 from ..errors import ModelError, ScalecutError, check_names
-from ..figures.curve import STYLE, curve_drawing
-from ..figures.drawing import page_figure
+from ..figures.curve import curve_drawing
+from ..figures.drawing import STYLE, page_figure
 from ..networks.network import Network, Preprocessing, hub_name, licence_of, load_network
 from ..networks.points import ProbePoint
 from ..probing.choose import Choice

@@ -102,6 +102,7 @@ class CutFeatures(TransformerMixin, BaseEstimator):
         tags = super().__sklearn_tags__()
         tags.requires_fit = False
         tags.no_validation = True  # of columns: what an image must be is checked by `transform`
+        tags.transformer_tags.preserves_dtype = []  # features are float32
         tags.input_tags.three_d_array = True
         tags.input_tags.string = True
         return tags
