@@ -74,7 +74,9 @@ def point(shards: Path, n: int, how: str) -> None:
         curve = probe(network, images, batch_size=BATCH, controls=[])
     else:
         cluster = "" if how == STREAMED else how
-        curve = stream(network, images, look=Computation(batch_size=BATCH), controls=[], cluster=cluster)
+        curve = stream(
+            network, images, look=Computation(batch_size=BATCH), controls=[], cluster=cluster
+        )
     stages = {"pilot": {"seconds": 0.0}, **curve.provenance["stages"]}
     found = {name: stages[name]["seconds"] for name in ("pilot", "features", "regression")}
     total = time.perf_counter() - start
@@ -86,7 +88,7 @@ def point(shards: Path, n: int, how: str) -> None:
 def costs() -> tuple[pd.DataFrame, pd.DataFrame]:
     """What a network's sums take, and what a layer's regression takes, by width."""
     from scalecut import load_network
-    from scalecut.networks.selection import (chosen_points)
+    from scalecut.networks.selection import chosen_points
     from scalecut.sums import add, cross_validated, empty, scale_of
 
     rng, n = np.random.default_rng(0), 2048

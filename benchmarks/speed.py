@@ -27,7 +27,7 @@ from torch import Tensor
 from scalecut import make_image_set, load_network
 from scalecut.features import calibration_of, decoded, forward
 from scalecut.images import Image
-from scalecut.networks.selection import (chosen_points)
+from scalecut.networks.selection import chosen_points
 from scalecut.layers import ProbePoint
 from scalecut.models import Network, Preprocessing
 from scalecut.regression import PENALTIES
