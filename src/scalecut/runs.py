@@ -248,8 +248,15 @@ def write_run(
         "machine": {"platform": platform.platform(), "python": platform.python_version()},
         **facts,
     }
-    text = json.dumps(plain(whole), indent=2, ensure_ascii=False, allow_nan=False)
-    (folder / "run.json").write_text(text + "\n", encoding="utf-8")
+    write_json(folder / MARKS["run"], whole)
+
+
+def write_json(path: Path, facts: Mapping[str, object]) -> None:
+    """Write facts as JSON, atomically; what is not finite is null."""
+    text = json.dumps(plain(facts), indent=2, ensure_ascii=False, allow_nan=False)
+    part = path.with_name(f".{path.name}.part")
+    part.write_text(text + "\n", encoding="utf-8")
+    part.replace(path)
 
 
 def write_table(table: pd.DataFrame, path: Path) -> None:

@@ -21,7 +21,7 @@ import typer
 import scalecut
 
 ROOT = Path(scalecut.__file__).parent
-NOT_OPTIONS = ("progress",)
+NOT_OPTIONS = ("progress", "command")
 _REQUIRED = object()
 
 
