@@ -147,7 +147,7 @@ def test_running_twice_gives_the_same_numbers_to_the_last_digit():
 def test_curve_of_efficientnet_lite0_chooses_a_cut_that_saves_and_incomplete_weights_are_cut_off(
     paper_run,
 ):
-    chosen = scalecut.choose(read_run(paper_run / "tf_efficientnet_lite0"))
+    chosen = scalecut.choose_layer(read_curve(paper_run / "tf_efficientnet_lite0"))
     assert chosen.layer in ("blocks.5.0", "blocks.5.1", "blocks.5.2", "blocks.5.3")
     assert chosen.macs <= chosen.peak_macs
     file = Path(DATA) / "weights" / WEIGHTS["inception_v3"]
