@@ -45,7 +45,7 @@ test: $(VENV)/ready
 	$(PYTEST) $(WORKERS)
 
 test-data: $(VENV)/ready
-	$(PYTEST) -m 'data and slow'
+	$(PYTEST) -m 'data and slow and not hours'
 
 test-install: $(VENV)/ready
 	$(PYTEST) -m 'install and slow'
