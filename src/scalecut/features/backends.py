@@ -112,7 +112,7 @@ def resolved_device(device: str) -> str:
     there = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": n_mps}.get(asked.type, 0)
     if (asked.index or 0) >= there:
         raise ModelError(
-            f"The device {device!r} is not there: torch sees {there} of this kind. "
+            f"The device {device!r} is not available: torch finds {there} of this kind. "
             "Give --device cpu."
         )
     return device
@@ -144,7 +144,7 @@ def torch_vectors(taps: nn.Module, precision: str, device: str) -> Vectors:
         except torch.OutOfMemoryError as error:
             if len(batch) == 1:
                 raise ModelError(_too_large(1, device)) from error
-        warnings.warn(f"{_too_large(len(batch), device)} It goes on in halves.", stacklevel=2)
+        warnings.warn(f"{_too_large(len(batch), device)} Retrying with half the batch size.", stacklevel=2)
         halves = batch.split(-(-len(batch) // 2))
         try:
             found = [computed(half) for half in halves]
