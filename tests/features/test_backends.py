@@ -17,7 +17,7 @@ from scalecut import cache
 from scalecut.data.images import Image, evenly, make_image_set
 from scalecut.errors import ModelError
 from scalecut.features import backends, processor
-from scalecut.features.backends import Way, resolved_way
+from scalecut.features.backends import Backend, resolved_backend
 from scalecut.features.extract import (
     Computation,
     Extracted,
@@ -310,9 +310,9 @@ def test_a_graph_that_answers_otherwise_is_refused(network):
     with pytest.raises(ModelError) as error:
         extracted(network, discs(3).images)
     found = str(error.value)
-    start = "OpenVINO answers otherwise than PyTorch at 'three': 0.0"
+    start = "OpenVINO and PyTorch differ at 'three' by 0.0"
     assert found.startswith(start), found
-    assert found.endswith(" standard deviations off, where 0.001 are allowed. Give --engine torch.")
+    assert found.endswith(" standard deviations; 0.001 is allowed. Give --engine torch.")
     assert not stored_graphs()
 
 
@@ -440,7 +440,7 @@ def test_int8_that_loses_the_measure_is_refused(network):
     assert -2 < float(moved) < -0.5
     assert str(error.value) == (
         f"int8 moved R² at 'three' of {network.name} by {moved} from float32, on 40 images; 0.02 "
-        "is allowed. Give --precision bfloat16."
+        f"is allowed. Give --precision {backends.resolved_precision('auto', 'cpu')}."
     )
 
 
@@ -541,24 +541,24 @@ def machine(monkeypatch):
 
 
 CHOSEN = [  # what is not as usual, what is asked for, what is chosen
-    ({}, ("torch", "auto"), Way("torch", "bfloat16", "cpu")),
-    ({}, ("auto", "auto"), Way("openvino", "bfloat16", "cpu")),
-    ({}, ("auto", "float32"), Way("openvino", "float32", "cpu")),
-    ({}, ("openvino", "auto"), Way("openvino", "bfloat16", "cpu")),
-    ({}, ("openvino", "int8"), Way("openvino", "int8", "cpu")),
-    ({"bfloat16": False}, ("auto", "auto"), Way("torch", "float32", "cpu")),
-    ({"bfloat16": False}, ("openvino", "auto"), Way("openvino", "float32", "cpu")),
-    ({"bfloat16": False}, ("auto", "int8"), Way("openvino", "int8", "cpu")),
-    ({"openvino": False}, ("auto", "auto"), Way("torch", "bfloat16", "cpu")),
+    ({}, ("torch", "auto"), Backend("torch", "bfloat16", "cpu")),
+    ({}, ("auto", "auto"), Backend("openvino", "bfloat16", "cpu")),
+    ({}, ("auto", "float32"), Backend("openvino", "float32", "cpu")),
+    ({}, ("openvino", "auto"), Backend("openvino", "bfloat16", "cpu")),
+    ({}, ("openvino", "int8"), Backend("openvino", "int8", "cpu")),
+    ({"bfloat16": False}, ("auto", "auto"), Backend("torch", "float32", "cpu")),
+    ({"bfloat16": False}, ("openvino", "auto"), Backend("openvino", "float32", "cpu")),
+    ({"bfloat16": False}, ("auto", "int8"), Backend("openvino", "int8", "cpu")),
+    ({"openvino": False}, ("auto", "auto"), Backend("torch", "bfloat16", "cpu")),
 ]
 
 
 def test_auto_is_what_the_machine_can_do_and_never_int8(machine, monkeypatch):
     for unusual, asked, way in CHOSEN:
         machine(**unusual)
-        assert resolved_way(*asked, "auto") == way, (unusual, asked)
+        assert resolved_backend(*asked, "auto") == way, (unusual, asked)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert resolved_way("auto", "float32", "auto") == Way("torch", "float32", "cuda")
+    assert resolved_backend("auto", "float32", "auto") == Backend("torch", "float32", "cuda")
 
 
 NO_INT8 = (
@@ -599,7 +599,7 @@ def test_what_does_not_go_together_is_refused(machine):
     for unusual, asked, message in MESSAGES:
         machine(**unusual)
         with pytest.raises(ModelError) as error:
-            resolved_way(*asked)
+            resolved_backend(*asked)
         assert str(error.value) == message
 
 
