@@ -511,7 +511,7 @@ def with_a_broken_file(folder):
     """Thirty discs in files, one of which is truncated."""
     whole = discs(30)
     for number, image in enumerate(whole.images):
-        image.picture().save(folder / f"{number}.png")
+        image.decode().save(folder / f"{number}.png")
     broken = folder / "7.png"
     content = broken.read_bytes()
     broken.write_bytes(content[: len(content) // 2])

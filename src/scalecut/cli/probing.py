@@ -134,7 +134,7 @@ def compare(
             "add_13,mixed8."
         )
     from ..probing.curve import compare_curves, read_curve
-    from ..report.sections import names_of
+    from ..report.curve import names_of
     from ..runs import read_run
 
     table = compare_curves(read_curve(run), read_curve(other), (pair[0], pair[1]) if pair else None)

@@ -20,11 +20,12 @@ from ..data.read import Reading, check_size, images_of
 from ..errors import DataError, check_names
 from ..features.cluster import computing
 from ..features.extract import Computation, Extracted, Progress, Stages, check_finite, provenance
-from ..networks.network import Network, load_network
+from ..networks.load import load_network
+from ..networks.network import Network
 from ..networks.points import ProbePoint
 from ..networks.selection import chosen_points
 from ..runs import settings_of
-from .controls import CHECKED_IMAGES, check_int8, pixel_network, twin_of
+from .controls import CHECKED_IMAGES, check_int8, control_of, pixel_network
 from .curve import COLUMNS, Curve
 from .scores import MATCHED, MOST_RANDOM, Features, Part, Scores, draw_parts, score
 
@@ -131,7 +132,7 @@ def probe(
         frame = network.preprocessing.frame(computation.fit)
         image_set = images_of(data, frame, reading, seed=seed, progress=progress)
     if network.weights.kind == "random":
-        network = twin_of(network, image_set, computation, seed)
+        network = control_of(network, image_set, computation, seed)
     asked = _Asked(network, tuple(points), computation, fitting, seed, stages)
     with computing(computation.cluster) as stages.compute:
         kept, found = asked.readable(image_set, strict=reading.strict)
@@ -204,7 +205,7 @@ class _Asked:
             for number in range(n):
                 stage = f"{kind} control {number + 1}" if n > 1 else f"{kind} control"
                 with self.stages(stage):
-                    control = twin_of(network, images, self.computation, self.seed + number, kind)
+                    control = control_of(network, images, self.computation, self.seed + number, kind)
                 found = self.extracted(control, images, stage)
                 check_finite(control, found)
                 self.checked_in_int8(control, images, found)
