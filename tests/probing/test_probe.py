@@ -448,15 +448,15 @@ MESSAGES = {
     "width": ({"match_width": -3}, f"--match-width {LEAST} 0, got -3."),
     "few images": (
         {"images": discs(50, subset=["many"] * 31 + ["few"] * 19), "subset": ["many", "few"]},
-        "There are 19 images of 'few', but at least 20 are needed ",
+        "Subset 'few' needs at least 20 images for training and testing, got 19. ",
     ),
     "one image": (
         {"images": discs(50, subset=["many"] * 49 + ["few"]), "subset": ["few"]},
-        "There is 1 image of 'few', but ",
+        "Subset 'few' needs at least 20 images for training and testing, got 1. ",
     ),
     "few groups": (
         {"images": discs(30, group=list(np.arange(30) % 3))},
-        "The 30 images of 'disc' are of 3 groups, but at least 4 are needed to keep groups apart.",
+        "Subset 'disc' needs images of at least 4 groups, ",
     ),
     "not finite": (
         {"images": with_one(np.nan)},
