@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from datetime import datetime
 from inspect import Parameter
 from pathlib import Path
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Any, Protocol, runtime_checkable
 
 import pandas as pd
 import typer
@@ -53,6 +53,7 @@ OUT_FOLDER = Parameter("out", Parameter.KEYWORD_ONLY, default=None, annotation=O
 JSON = Parameter("as_json", Parameter.KEYWORD_ONLY, default=False, annotation=JsonOption)
 
 
+@runtime_checkable
 class Result(Protocol):
     """What every verb returns, as far as a command needs it."""
 
