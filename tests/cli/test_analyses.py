@@ -10,13 +10,13 @@ import pandas as pd
 import pytest
 import torch
 
+from scalecut import load_network
 from scalecut.analyses.invariance import COLUMNS as INVARIANCE_COLUMNS
 from scalecut.analyses.noise import COLUMNS as NOISE_COLUMNS
 from scalecut.analyses.rcv import COLUMNS as RCV_COLUMNS
 from scalecut.analyses.synthetic import COLUMNS as SCENES_COLUMNS
 from scalecut.analyses.visualise import COLUMNS as UNITS_COLUMNS
 from scalecut.cli.console import OUT
-from scalecut import load_network
 from tests.cli.test_app import assert_refused, blobs, facts, scalecut, tree, words
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -319,11 +319,11 @@ def test_sizes_images_and_layers_that_are_skipped_are_named():
 # --- curves compared -----------------------------------------------------------------------------
 
 
-def test_curves_are_compared_at_their_peaks(done):
+def test_curves_are_compared_at_their_peaks_or_at_named_layers(done):
     one, two = done["one"].folder, done["two"].folder
     result = scalecut("compare", one, two)
     assert result.exit_code == 0
-    title = "R² of tiny_networks:network less tiny_networks:other"
+    title = "R² of tiny_networks:network minus tiny_networks:other"
     assert words(result.stdout).startswith(title)
     table = strict(scalecut("compare", one, two, "--json").stdout)
     assert [row["subset"] for row in table] == ["cat", "dog", "mean"]
@@ -332,10 +332,6 @@ def test_curves_are_compared_at_their_peaks(done):
         assert [row["layer"], row["other_layer"]] == [peak["peak"] for peak in peaks]
         assert row["difference"] == pytest.approx(peaks[0]["r2"] - peaks[1]["r2"], abs=2e-6)
         assert row["difference_low"] <= row["difference_high"]
-
-
-def test_curves_are_compared_at_layers_by_name_or_alias(done):
-    one, two = done["one"].folder, done["two"].folder
     layers = ("--layers", "pooled, pre_softmax")
     there = strict(scalecut("compare", one, two, *layers, "--json").stdout)
     assert {(row["layer"], row["other_layer"]) for row in there} == {("pooled", "logits")}
@@ -343,61 +339,43 @@ def test_curves_are_compared_at_layers_by_name_or_alias(done):
     for row, turned in zip(there, back, strict=True):
         assert row["difference"] == pytest.approx(-turned["difference"])
         assert row["difference_low"] == pytest.approx(-turned["difference_high"])
+    same = strict(scalecut("compare", one, one, "--json").stdout)
+    assert {row[f"difference{end}"] for row in same for end in ("", "_low", "_high")} == {0}
 
 
-def test_curve_does_not_differ_from_itself(done):
-    table = strict(scalecut("compare", done["one"].folder, done["one"].folder, "--json").stdout)
-    differences = {row[f"difference{end}"] for row in table for end in ("", "_low", "_high")}
-    assert differences == {0}
-
-
-@pytest.mark.parametrize("layers", ["pooled", "pooled,logits,end"])
-def test_curves_are_compared_at_a_layer_of_each(done, layers):
-    result = scalecut("compare", done["one"].folder, done["two"].folder, "--layers", layers)
-    text = (
-        f"--layers '{layers}' names {layers.count(',') + 1} layers, but one of each run is "
-        "needed, such as add_13,mixed8."
-    )
-    assert_refused(result, tree(), text)
-
-
-def test_layer_that_a_curve_does_not_have_is_named(done):
-    one, two = done["one"].folder, done["two"].folder
-    result = scalecut("compare", one, two, "--layers", "pooled,block9")
-    text = (
-        "The curve of tiny_networks:other has no layer 'block9'. It has 5, from '0.act' to "
-        "'logits'."
-    )
-    assert_refused(result, tree(), text)
-
-
-@pytest.mark.parametrize(("more", "what"), [(("--subset", "cat"), "images"), (("--seed", 1), "")])
-def test_runs_of_other_images_or_splits_are_not_compared(done, more, what):
-    asked("probe", "network", *PROBE, "--layers", "pooled", *more)
+def test_curves_that_cannot_be_compared_are_refused_in_one_line(done):
+    one, two, rcv = (done[name].folder for name in ("one", "two", "rcv"))
     before = tree()
-    one, other = facts(done["one"].folder), facts()
-    if what:
-        entries = [{"sha256": told["images"]["sha256"]} for told in (one, other)]
-    else:
-        what = "splits"
-        entries = [{k: told["probe"][k] for k in ("repeats", "seed")} for told in (one, other)]
-    text = (
-        f"The two runs are not of the same {what} ({entries[0]} and {entries[1]}), so they cannot "
-        "be compared image by image. Probe both networks with the same --data, --subset, "
-        "--measure, --fit, --repeats and --seed."
-    )
-    assert_refused(scalecut("compare", done["one"].folder, "run"), before, text)
+    for typed, text in (
+        (
+            (one, two, "--layers", "pooled"),
+            "--layers 'pooled' names 1 layers. Give one layer of each run, such as add_13,mixed8.",
+        ),
+        (
+            (one, two, "--layers", "pooled,block9"),
+            "The curve of tiny_networks:other has no layer 'block9'. It has 5, from '0.act' to "
+            "'logits'.",
+        ),
+        ((one, "none"), "There is no folder 'none'. Give a folder that `scalecut probe` wrote."),
+        (
+            (one, rcv),
+            f"{str(rcv)!r} holds no curve, as it was written by another command. Give the folder "
+            "that `scalecut probe` wrote (--out).",
+        ),
+    ):
+        assert_refused(scalecut("compare", *typed), before, text)
 
 
-def test_folder_that_is_no_curve_is_not_compared(done):
-    one, rcv = done["one"].folder, done["rcv"].folder
-    text = "There is no run folder 'none'. Give the folder that a probe wrote (--out)."
-    assert_refused(scalecut("compare", one, "none"), tree(), text)
-    text = (
-        f"{str(rcv)!r} holds no curve: it is empty, or was made by another command. Give the "
-        "folder that a probe wrote (--out)."
-    )
-    assert_refused(scalecut("compare", one, rcv), tree(), text)
+def test_runs_of_other_images_or_splits_are_not_compared(done):
+    one = done["one"].folder
+    for more, what, at, keys in (
+        (("--subset", "cat"), "images", "images", ("sha256",)),
+        (("--seed", 1), "splits", "probe", ("repeats", "seed")),
+    ):
+        asked("probe", "network", *PROBE, "--layers", "pooled", *more)
+        entries = [{key: run[at][key] for key in keys} for run in (facts(one), facts())]
+        text = f"The two runs are not of the same {what} ({entries[0]} and {entries[1]}), so they"
+        assert_refused(scalecut("compare", one, "run"), tree(), text, whole=False)
 
 
 # --- bad input -----------------------------------------------------------------------------------
