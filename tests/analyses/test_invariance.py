@@ -28,7 +28,8 @@ from scalecut.data.measures import Frame
 from scalecut.data.read import Reading
 from scalecut.errors import DataError, LayerError, ModelError
 from scalecut.features.extract import Computation
-from scalecut.networks.network import Preprocessing, load_network
+from scalecut.networks.load import load_network
+from scalecut.networks.network import Preprocessing
 
 SIDE = 32
 OCTAVES = np.arange(-2, 2.5, 0.5).tolist()
@@ -82,7 +83,7 @@ def network():
         *[("two", nn.Conv2d(8, 6, 3, stride=2)), ("sigmoid", nn.Sigmoid())],
         channels=6,
     )
-    some = [fitted(image.picture(), AS_IT_IS.frame(), "bilinear") for image in textured(30).images]
+    some = [fitted(image.decode(), AS_IT_IS.frame(), "bilinear") for image in textured(30).images]
     with torch.no_grad():
         features = network.module[:6](AS_IT_IS.tensor(np.stack(some)))
         network.module.fc.weight.mul_(100)
@@ -160,9 +161,9 @@ def test_every_value_is_what_its_formula_gives(network):
     def outputs(octave, change):
         side = round(SIDE * 2**octave) if change == "image-size" else SIDE
         pixels = [
-            fitted(image.picture(), Frame(side, side), "bilinear")
+            fitted(image.decode(), Frame(side, side), "bilinear")
             if change == "image-size"
-            else shown(image.picture(), float(octave), None, AS_IT_IS)
+            else shown(image.decode(), float(octave), None, AS_IT_IS)
             for image in images.images
         ]
         with torch.inference_mode():

@@ -29,7 +29,8 @@ from scalecut.analyses.noise import (
 )
 from scalecut.errors import DataError, LayerError, ModelError
 from scalecut.features.extract import Computation
-from scalecut.networks.network import Preprocessing, load_network
+from scalecut.networks.load import load_network
+from scalecut.networks.network import Preprocessing
 from scalecut.networks.selection import chosen_points
 
 SIDE = 32

@@ -37,7 +37,8 @@ from scalecut.data.images import LeftOut
 from scalecut.data.scenes import OBJECTS, Picture, largest_share, random_scene, render
 from scalecut.errors import DataError, LayerError, ModelError
 from scalecut.features.extract import Computation
-from scalecut.networks.network import Network, Preprocessing, Weights, load_network
+from scalecut.networks.load import load_network
+from scalecut.networks.network import Network, Preprocessing, Weights
 from scalecut.networks.points import ProbePoint
 from scalecut.stats.ridge import PENALTIES
 

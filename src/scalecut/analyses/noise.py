@@ -41,7 +41,7 @@ from ..figures.notebook import html_of
 from ..networks.network import Network
 from ..networks.points import ProbePoint
 from ..networks.selection import first_line
-from ..probing.scores import Answers, draw_parts, score
+from ..probing.scores import Features, draw_parts, score
 from ..report.report import save
 from ..runs import Run, settings_of
 from .quantities import layer_summary, read_analysis, skipped_of
@@ -236,7 +236,7 @@ def noise_table(
                     Extracted(found, np.ones(n, dtype=bool), (), precision, n, 0.0),
                     " of noise",
                 )
-                answers[name] = Answers(tuple(points), (found,))
+                answers[name] = Features(tuple(points), (found,))
             parts = draw_parts(images, REPEATS, seed, shuffled=False)
             scores = score(parts, answers, ("ridge",), report=report(f"regression, {kind}"))
             tables.append(scores.table)

@@ -547,7 +547,7 @@ def _rows(
     """
     n = len(part.rows)
     weights, predicted = _repeats(part, features, part.targets["true"][0])
-    by_chance, _ = _repeats(part, features, part.dealt[:, 1])
+    by_chance, _ = _repeats(part, features, part.permuted[:, 1])
     for kind, found in (("", weights), ("_shuffled", by_chance)):
         standardised = found * deviations(features[part.rows])
         angles = pair_angles(standardised)

@@ -10,7 +10,8 @@ from torch import nn
 from ..data.images import LeftOut
 from ..errors import DataError
 from ..features.extract import Computation
-from ..networks.network import Network, load_network
+from ..networks.load import load_network
+from ..networks.network import Network
 from ..networks.points import ProbePoint
 from ..networks.selection import chosen_points
 from ..probing.controls import comparable

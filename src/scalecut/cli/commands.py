@@ -1,10 +1,10 @@
 """Commands made from verbs: the signature gives the options, the docstring's Args their help.
 
-A verb's source is read, not imported, so that `--help` and errors about options come before torch is
-loaded. A parameter that is a dataclass (`Reading`, `Computation`, ...) is flattened into one option
-per field, but for the fields that the verb's module names in `UNUSED`. Where a field means something
-else for a verb, its Args say so: `reading.at_most: ...`. What a type means on the command line
-stands in `_KINDS`. An option named like a keyword of Python ends with an underscore: `class_`.
+A verb's source is read, not imported, so that `--help` and errors about options come before torch
+is loaded. A parameter that is a dataclass (`Reading`, `Computation`, ...) is flattened into one
+option per field, but for the fields that the verb's module names in `UNUSED`. Where a field means
+something else for a verb, its Args say so: `reading.at_most: ...`. What a type means on the command
+line stands in `_KINDS`. An option named like a keyword of Python ends with an underscore: `class_`.
 """
 
 import ast
@@ -23,7 +23,7 @@ import typer
 import scalecut
 
 ROOT = Path(scalecut.__file__).parent
-NOT_OPTIONS = ("progress",)
+NOT_OPTIONS = ("progress", "command")
 _REQUIRED = object()
 
 
@@ -216,7 +216,7 @@ def _parameter(option: Option, *, is_first: bool) -> inspect.Parameter:
     kind, settings = _kind_of(option)
     default = "" if option.default is None and kind is str else option.default
     if isinstance(default, tuple | list):
-        default = ",".join(map(str, default))
+        default = ",".join(f"{v:g}" if isinstance(v, float) else str(v) for v in default)
     flag = "--" + option.name.rstrip("_").replace("_", "-")
     if is_first and option.default is _REQUIRED:
         declared: Any = typer.Argument(help=option.help, show_default=False)

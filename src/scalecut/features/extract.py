@@ -25,7 +25,15 @@ from ..errors import DataError, LayerError
 from ..networks.hooks import Taps
 from ..networks.network import Network, Preprocessing, tensors_sha256, with_preprocessing
 from ..networks.points import ProbePoint
-from .backends import Calibration, Way, openvino_vectors, resolved_way, torch_vectors, versions
+from .backends import (
+    Calibration,
+    Way,
+    openvino_vectors,
+    quantisation,
+    resolved_way,
+    torch_vectors,
+    versions,
+)
 from .backends import resolved_device as resolved_device  # offered from here as well
 from .backends import resolved_precision as resolved_precision
 
@@ -257,6 +265,7 @@ def setting_of(task: Task) -> dict[str, object]:
         setting["engine"] = versions(way.precision)
     if task.calibration is not None:
         setting["calibration"] = task.calibration.name
+        setting["quantised"] = quantisation()
     return setting
 
 
@@ -331,7 +340,7 @@ def decoded(
 
 
 def _pixels(image: Image, frame: Frame, preprocessing: Preprocessing) -> UInt8[np.ndarray, "h w 3"]:
-    return fitted(image.picture(frame), frame, preprocessing.interpolation, preprocessing.fill())
+    return fitted(image.decode(frame), frame, preprocessing.interpolation, preprocessing.fill())
 
 
 def _network_setting(network: Network) -> dict[str, object]:
