@@ -60,7 +60,7 @@ def point(shards: Path, n: int, how: str) -> None:
     from scalecut import Preprocessing, load_network, probe
     from scalecut.features.extract import Computation
     from scalecut.streaming import stream
-    from scalecut.data.tables import read_shards
+    from scalecut import read_images
 
     network = load_network(NETWORK, preprocessing=Preprocessing(SIDE, SIDE))
     with torch.inference_mode():
@@ -68,7 +68,7 @@ def point(shards: Path, n: int, how: str) -> None:
     own = peak()
     start = time.perf_counter()
     last = (n - 1) // A_SHARD
-    images = read_shards(f"{shards}/discs-{{000..{last:03d}}}.tar")
+    images = read_images(f"tar:{shards}/discs-{{000..{last:03d}}}.tar")
     listed = time.perf_counter() - start
     if how == STORED:
         curve = probe(network, images, batch_size=BATCH, controls=[])

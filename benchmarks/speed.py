@@ -32,7 +32,7 @@ from scalecut.layers import ProbePoint
 from scalecut.models import Network, Preprocessing
 from scalecut.regression import PENALTIES
 from scalecut.scenes import make_scenes
-from scalecut.scores import Answers, draw_parts, score
+from scalecut.scores import Features, draw_parts, score
 from scalecut.probing.curve import read_run
 
 NETWORKS = ("inception_v3", "resnet50", "tf_efficientnet_lite0", "vit_small_patch16_224")
@@ -59,7 +59,7 @@ def files() -> list[Image]:
     found = []
     for number, scene in enumerate(make_scenes(FILES, seed=0).images):
         path = folder / f"{number}.jpg"
-        scene.picture().resize((400, 300)).save(path, quality=90)
+        scene.decode().resize((400, 300)).save(path, quality=90)
         found.append(Image(path.name, path))
     return found
 
@@ -173,7 +173,7 @@ def regression(console: Console) -> None:
         for point in points
     }
     parts = draw_parts(images, REPEATS, 0, shuffled=True, permutations=PERMUTATIONS)
-    answers = {kind: Answers(points, (matrices,)) for kind in ("pretrained", "random")}
+    answers = {kind: Features(points, (matrices,)) for kind in ("pretrained", "random")}
     ours = timed(lambda: score(parts, answers, ("ridge", "ols")))
     theirs, n_fit = 0.0, round(0.7 * IMAGES)
     for point in points:

@@ -18,7 +18,8 @@ import scalecut
 from scalecut.cut.export import EXPORTS, export_onnx, onnx_features
 from scalecut.cut.network import cut_after
 from scalecut.errors import ModelError
-from scalecut.networks.network import Preprocessing, load_network
+from scalecut.networks.load import load_network
+from scalecut.networks.network import Preprocessing
 from scalecut.networks.selection import chosen_points
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -15,7 +15,8 @@ from torch import nn
 from scalecut.cut.network import cut_after
 from scalecut.cut.verify import Costs, Verification, verify_cut
 from scalecut.errors import DataError, LayerError
-from scalecut.networks.network import Preprocessing, load_network
+from scalecut.networks.load import load_network
+from scalecut.networks.network import Preprocessing
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

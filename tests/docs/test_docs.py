@@ -145,7 +145,7 @@ def test_examples_about_cutting_run_as_they_stand(empty_folder, demo, scenes):
     Path("pictures").mkdir()
     paths = [f"pictures/{number:02}.png" for number in range(len(scenes))]
     for image, path in zip(scenes.images, paths, strict=True):
-        image.picture().save(path)
+        image.decode().save(path)
     pd.DataFrame({"image": paths, "measure": scenes.measure}).to_csv("sizes.csv", index=False)
     names = run("cutting.md", demo)
     assert names["scores"].mean() > 0.5

@@ -84,7 +84,8 @@ def cut(
         from ..cut.folder import save_cut
         from ..cut.network import cut_after, network_of_run
         from ..data.images import MEAN
-        from ..networks.network import load_network, with_preprocessing
+        from ..networks.load import load_network
+        from ..networks.network import with_preprocessing
         from ..probing.choose import RULES, choose_layer
         from ..probing.curve import check_model, read_curve
 

@@ -34,7 +34,8 @@ from ..data.images import MEAN
 from ..errors import ModelError, ScalecutError, check_names
 from ..figures.curve import curve_drawing
 from ..figures.drawing import STYLE, page_figure
-from ..networks.network import Network, Preprocessing, hub_name, licence_of, load_network
+from ..networks.load import hub_name, licence_of, load_network
+from ..networks.network import Network, Preprocessing
 from ..networks.points import ProbePoint
 from ..probing.choose import Choice
 from ..probing.curve import Curve

@@ -30,7 +30,8 @@ from ..figures.drawing import page_figure
 from ..figures.notebook import html_of
 from ..networks.hooks import pool
 from ..networks.layers import select_layers, tensors_in
-from ..networks.network import Network, Preprocessing, load_network, tensors_sha256
+from ..networks.load import load_network
+from ..networks.network import Network, Preprocessing, tensors_sha256
 from ..networks.points import LOGITS, SOFTMAX, ProbePoint
 from ..networks.selection import answerable, chosen_points, every_point
 from ..networks.truncation import (
