@@ -415,8 +415,8 @@ REFUSED = [
     ("cut --from gone", "There is no folder 'gone'. Give a folder that `scalecut probe` wrote."),
     (
         "cut short_networks:wide --from run",
-        "The run 'run' is of short_networks:chain, not of short_networks:wide. Give a run of this "
-        "network, or name short_networks:chain.",
+        "The run 'run' is of short_networks:chain, not of short_networks:wide. Give a run of "
+        "short_networks:wide, or the model short_networks:chain.",
     ),
     (
         "cut --from run --weights net.pth",
@@ -426,8 +426,7 @@ REFUSED = [
     ("cut --from run --subset cow", "The curve has no subset 'cow'. It has mean, dog."),
     (
         "cut CHAIN --at add_2 --out run",
-        "'run' is there and holds no cut of scalecut, so it is not replaced. Give --out a new "
-        "folder.",
+        "'run' exists and holds no cut of scalecut, so it is not replaced.",
     ),
     (
         "cut CHAIN --at add_2 --out net.pth",

@@ -39,7 +39,7 @@ from ..networks.network import Network, Preprocessing
 from ..networks.points import ProbePoint
 from ..probing.choose import Choice
 from ..probing.curve import Curve
-from ..report.report import DOTS_PER_INCH, render
+from ..report.report import DOTS_PER_INCH, write_report
 from ..runs import plain, versions
 from .export import EXPORTS
 from .network import CutNetwork, preprocessing_of, rebuilt
@@ -147,7 +147,7 @@ def save_cut(
         (made / FACTS).write_text(text + "\n", encoding="utf-8")
         (made / "README.md").write_text(card(json.loads(text), cut), encoding="utf-8")
         reloaded = reloaded_from(made) if whole.build is not None else check_cut(made, whole.module)
-        render(made)
+        write_report(made)
     return SavedCut(folder, verification, reloaded, failed)
 
 
