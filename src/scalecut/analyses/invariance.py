@@ -39,13 +39,13 @@ from ..features.extract import (
     resolved_device,
     resolved_precision,
 )
+from ..figures import text
 from ..figures.analyses import drift_drawing, invariance_drawing
 from ..figures.drawing import page_figure
 from ..figures.notebook import html_of
 from ..networks.network import Network, Preprocessing
 from ..networks.points import SOFTMAX, ProbePoint
 from ..networks.selection import refusal
-from ..probing.curve import score_text
 from ..report.report import save
 from ..runs import settings_of
 from ..stats.inference import group_draws
@@ -633,7 +633,7 @@ def _summary(table: pd.DataFrame) -> pd.DataFrame:
     for quantity, name in SHOWN.items():
         if quantity in set(table.quantity):
             values = [each.get(quantity, np.nan) for each in found.values()]
-            columns[f" {name}"] = [score_text(value) for value in values]
+            columns[f" {name}"] = [text.number(value) for value in values]
     return pd.DataFrame(columns)
 
 

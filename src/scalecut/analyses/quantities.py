@@ -9,8 +9,8 @@ import pandas as pd
 
 from ..data.images import LeftOut
 from ..errors import DataError
+from ..figures import text
 from ..networks.points import SOFTMAX
-from ..probing.curve import score_text
 from ..runs import Run, read_run
 
 
@@ -47,7 +47,7 @@ def layer_summary(table: pd.DataFrame, names: Mapping[str, str]) -> pd.DataFrame
     found = means(table, ["layer"])
     shown = {q: name for q, name in names.items() if any(q in each for each in found.values())}
     columns = {
-        f" {name}": [score_text(each.get(quantity, np.nan)) for each in found.values()]
+        f" {name}": [text.number(each.get(quantity, np.nan)) for each in found.values()]
         for quantity, name in shown.items()
     }
     return pd.DataFrame({"layer": [layer for (layer,) in found], **columns})

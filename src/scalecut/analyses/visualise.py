@@ -37,7 +37,7 @@ from ..features.extract import (
     provenance,
     resolved_device,
 )
-from ..figures.curve import STYLE
+from ..figures.drawing import STYLE
 from ..figures.notebook import html_of
 from ..figures.sheet import sheet
 from ..networks.hooks import pool

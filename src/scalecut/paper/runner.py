@@ -22,7 +22,7 @@ import safetensors
 from .. import runs
 from ..data.images import Progress
 from ..errors import DataError
-from ..report.report import PAGE, render
+from ..report.report import PAGE, write_report
 from .claims import claims as claims_of
 from .numbers import (
     AREAS,
@@ -481,5 +481,5 @@ def _written(
         tables = {"paper": table, "claims": claims}
         runs.write_run(made, tables, facts, command=command)
         (made / "paper.md").write_text(markdown(table, claims), encoding="utf-8")
-        render(made)
+        write_report(made)
     return Reproduction(out, table, claims, facts)
