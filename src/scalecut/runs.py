@@ -17,7 +17,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, is_dataclass
 from importlib import metadata
 from pathlib import Path
@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from . import cache
 from .errors import DataError, OutputError
 
 FORMATS = {"run": 2, "cut": 1, "patches": 2, "paper": 2}  # of the JSON file and the tables
@@ -54,12 +55,14 @@ PACKAGES = ("scalecut", "torch", "timm", "numpy", "scipy", "scikit-learn", "pand
 NAMES = (
     "model", "subset", "measure", "layer", "alias", "weights", "target", "regressor", "change",
     "quantity", "noise", "padding", "other",
+    "contestant", "tile", "best", "foretold", "layers",
 )
 NUMBERS = (
     "p_value", "r2_spread", "learned", "learned_low", "learned_high", "value", "low", "high", "r2",
     "r2_low", "r2_high", "paper", "ours_as_paper", "ours", "ours_low", "ours_high", "better",
     "effect", "start", "end", "rho", "rho_depth", "regret", "regret_last", "loss",
     "validation_loss", "kappa", "mae", "octaves", "kappa_quadratic", "recall", "recall_sd",
+    "mae_sd", "octaves_sd", "kappa_sd", "kappa_quadratic_sd",
 )
 # fmt: on
 DIGITS = 6  # decimals in the tables
@@ -339,8 +342,15 @@ def write_run(
         "machine": {"platform": platform.platform(), "python": platform.python_version()},
         **facts,
     }
-    text = json.dumps(plain(whole), indent=2, ensure_ascii=False, allow_nan=False)
-    (folder / "run.json").write_text(text + "\n", encoding="utf-8")
+    write_json(folder / MARKS["run"], whole)
+
+
+def write_json(path: Path, facts: Mapping[str, object]) -> None:
+    """Write facts as JSON, atomically; what is not finite is null."""
+    text = json.dumps(plain(facts), indent=2, ensure_ascii=False, allow_nan=False)
+    part = path.with_name(f".{path.name}.part")
+    part.write_text(text + "\n", encoding="utf-8")
+    part.replace(path)
 
 
 def write_table(table: pd.DataFrame, path: Path) -> None:
@@ -349,24 +359,16 @@ def write_table(table: pd.DataFrame, path: Path) -> None:
 
 
 def write_features(table: pd.DataFrame, path: Path) -> None:
-    """Write a table of features as .parquet or .csv; complete or absent.
+    """Write a table of features as .parquet or .csv, atomically.
 
     Raises:
         OutputError: if it cannot be written.
     """
-    part = path.with_name(f".{path.name}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with cache.written(path, unwritable) as part:
         if path.suffix == ".parquet":
             table.to_parquet(part, index=False)
         else:
             table.to_csv(part, index=False, lineterminator="\n")
-        part.replace(path)
-    except OSError as error:
-        raise OutputError(unwritable(path, error)) from error
-    finally:
-        with suppress(OSError):  # its folder may be a file
-            part.unlink(missing_ok=True)
 
 
 def write_arrays(arrays: Mapping[str, np.ndarray], path: Path) -> None:

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scalecut.pathology.fits import Task, Trial, repeated_ridge
 from scipy import stats
 from sklearn.metrics import cohen_kappa_score, mean_absolute_error, recall_score
 from threadpoolctl import threadpool_limits
@@ -26,7 +27,6 @@ from scalecut.pathology.comparison import (
     sentence,
     tile_metrics,
 )
-from scalecut.pathology.fits import Task, Trial, repeated_ridge
 
 CENTRES = np.array([50.0, 100.0, 200.0, 400.0])
 LAYERS = {"cut": "blocks.2", "pretrained": "blocks.9", "all-layers": "all"}

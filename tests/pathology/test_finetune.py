@@ -279,7 +279,7 @@ def test_precision_is_whole_on_a_processor_and_mixed_on_a_gpu(monkeypatch):
         monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
         return module_under_test._resolved(Training(precision=precision, device=device)).precision
 
-    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
+    monkeypatch.setattr("scalecut.features.backends.instructions", lambda: ("BF16",))
     assert name("auto", "cpu", False) == "32-true"
     assert name("float32", "cuda", True) == "32-true"
     assert name("bfloat16", "cpu", False) == "bf16-mixed"

@@ -9,6 +9,7 @@ import pandas as pd
 import PIL.Image
 import pytest
 import torch
+from scalecut.pathology.fits import Trial, beside, task_of
 from sklearn.metrics import cohen_kappa_score, recall_score
 from torch import nn
 
@@ -22,7 +23,6 @@ from scalecut.networks.truncation import output_at
 from scalecut.paper import published
 from scalecut.paper.tables import beside_the_paper
 from scalecut.pathology.comparison import METRICS, Difference, metrics, sentence, tile_metrics
-from scalecut.pathology.fits import Trial, beside, task_of
 from scalecut.pathology.methods import NAMES, Source, planned, reset_behind
 from scalecut.pathology.patches import COLUMNS as PATCH_COLUMNS
 from scalecut.pathology.transfer import ALL, COLUMNS, transfer

@@ -90,7 +90,7 @@ def doctor(as_json: JsonOption = False) -> None:
     import torch
 
     from ..features.backends import resolved_precision
-    from ..networks.network import weights_found
+    from ..networks.load import weights_found
 
     facts = {
         "versions": runs.versions(),
