@@ -71,7 +71,10 @@ def sections_of(run: Run, drawn: Sequence[tuple[Plot, Drawing]]) -> list[Section
     sections += [plain_section(run, name) for name in run.names() if name not in known]
     if not run.has("paper"):  # whose cuts are steps, with pages of their own
         folders = sorted(path.parent for path in run.folder.glob(f"*/{MARKS['cut']}"))
-        sections += [cut.cut_section(read_run(each, "cut", cut.NEEDED)) for each in folders]
+        sections += [
+            cut.cut_section(read_run(each, "cut", cut.NEEDED), f"saving-{each.name}")
+            for each in folders
+        ]
     return sections
 
 
