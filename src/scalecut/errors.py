@@ -6,14 +6,15 @@
     ├── LayerError (LookupError)    layers of a network
     └── OutputError (OSError)       places that results are written to
 
-The command line turns them into one line and exit status 2; anything else is our fault.
+The command line turns them into one line and exit status 2; any other exception is a bug.
 """
 
-from collections.abc import Sequence
+import difflib
+from collections.abc import Iterable, Sequence
 
 
 class ScalecutError(Exception):
-    """Whatever the user can mend."""
+    """Any error that the user can fix."""
 
 
 class DataError(ScalecutError, ValueError):
@@ -33,6 +34,11 @@ class OutputError(ScalecutError, OSError):
 
 
 def check_names(given: Sequence[str], known: Sequence[str], what: str) -> tuple[str, ...]:
+    """The given name or names, each once and each among the known ones.
+
+    Raises:
+        DataError: if one is unknown.
+    """
     is_one = isinstance(given, str)
     names = (given,) if is_one else tuple(dict.fromkeys(given))
     for name in names:
@@ -40,3 +46,14 @@ def check_names(given: Sequence[str], known: Sequence[str], what: str) -> tuple[
             most = "one" if is_one else "one or more"
             raise DataError(f"No {what} is named {name!r}. Give {most} of {', '.join(known)}.")
     return names
+
+
+def nearest(given: str, known: Iterable[str], most: int = 5) -> str:
+    """The known names as an error lists them, the most similar to the given one first."""
+
+    def likeness(name: str) -> float:
+        return difflib.SequenceMatcher(None, given.lower(), name.lower()).ratio()
+
+    ordered = sorted(known, key=lambda name: (-likeness(name), name))
+    listed = ", ".join(repr(name) for name in ordered[:most])
+    return listed if len(ordered) <= most else f"{listed} and {len(ordered) - most} more"

@@ -17,7 +17,7 @@ from scalecut.analyses.rcv import COLUMNS as RCV_COLUMNS
 from scalecut.analyses.synthetic import COLUMNS as SCENES_COLUMNS
 from scalecut.cli import analyses as experiments
 from scalecut.cli.console import OUT
-from scalecut.networks.network import load_network
+from scalecut.networks.load import load_network
 from tests.cli.test_app import assert_refused, blobs, facts, scalecut, tree, words
 
 NETWORKS = """

@@ -11,12 +11,12 @@ import PIL.Image
 import pytest
 import torch
 import typer
+from scalecut.cli.visualise import COLUMNS
 from typer.testing import CliRunner
 
 from scalecut import load_network
 from scalecut.cli import visualise as drawing
 from scalecut.cli.console import OUT, Commands
-from scalecut.cli.visualise import COLUMNS
 from scalecut.features.extract import forward
 from scalecut.networks.network import tensors_sha256
 from scalecut.networks.selection import chosen_points

@@ -1,4 +1,4 @@
-"""Pictures are compared with what Pillow or numpy gives in one plain line."""
+"""Decoded images are compared with the result of Pillow or numpy in one line."""
 
 import io
 import struct
@@ -12,29 +12,22 @@ import PIL.ImageOps
 import pytest
 
 from scalecut.data.decoding import fitted, header
-from scalecut.data.images import Image, ImageSet, LeftOut, image_of, make_image_set, read_table
+from scalecut.data.images import Image, ImageSet, LeftOut, image_of, make_image_set
 from scalecut.data.measures import Frame, share_of
 from scalecut.errors import DataError
+from tests.data.layouts import exif, said
 
-ORIENTATION = 0x0112
 
-
-@pytest.fixture(params=[0, 1])
-def rng(request):
-    return np.random.default_rng(request.param)
+@pytest.fixture
+def rng():
+    return np.random.default_rng(0)
 
 
 @pytest.fixture
 def pixels():
-    """A smooth picture, whose every corner differs: 40 wide, 24 high."""
+    """A smooth image, whose every corner differs: 40 wide, 24 high."""
     y, x = np.mgrid[0:24, 0:40]
     return np.stack([x * 6, y * 10, (x + y) * 3], axis=-1).astype(np.uint8)
-
-
-def exif(orientation):
-    tags = PIL.Image.Exif()
-    tags[ORIENTATION] = orientation
-    return tags
 
 
 def saved(path, pixels, **options):
@@ -43,7 +36,7 @@ def saved(path, pixels, **options):
 
 
 def png_header(path, width, height):
-    """A file of a hundred bytes that claims to be a large picture."""
+    """A file of a hundred bytes that claims to be a large image."""
 
     def chunk(kind, data):
         return (
@@ -59,21 +52,28 @@ def png_header(path, width, height):
     return Image(path.name, path)
 
 
-@pytest.mark.parametrize("suffix", [".jpg", ".png", ".tif", ".webp"])
-@pytest.mark.parametrize("orientation", range(1, 9))
-def test_picture_is_upright_and_so_is_its_header(tmp_path, pixels, orientation, suffix):
+@pytest.mark.parametrize(
+    ("suffix", "orientation"),
+    [
+        *[(".jpg", orientation) for orientation in range(1, 9)],
+        (".png", 6),
+        (".tif", 7),
+        (".webp", 8),
+    ],
+)
+def test_image_is_upright_and_so_is_its_header(tmp_path, pixels, orientation, suffix):
     image = saved(tmp_path / f"a{suffix}", pixels, exif=exif(orientation))
     with PIL.Image.open(image.source) as stored:
         expected = PIL.ImageOps.exif_transpose(stored).convert("RGB")
-    picture = image.picture()
-    assert (picture.mode, picture.size) == ("RGB", expected.size)
-    np.testing.assert_array_equal(np.asarray(picture), np.asarray(expected))
-    assert header(image.source)[:2] == picture.size == ((24, 40) if orientation > 4 else (40, 24))
+    seen = image.decode()
+    assert (seen.mode, seen.size) == ("RGB", expected.size)
+    np.testing.assert_array_equal(np.asarray(seen), np.asarray(expected))
+    assert header(image.source)[:2] == seen.size == ((24, 40) if orientation > 4 else (40, 24))
 
 
 def test_orientation_6_puts_the_left_edge_on_top(tmp_path, pixels):
     image = saved(tmp_path / "a.png", pixels, exif=exif(6))
-    np.testing.assert_array_equal(np.asarray(image.picture()), np.rot90(pixels, -1))
+    np.testing.assert_array_equal(np.asarray(image.decode()), np.rot90(pixels, -1))
 
 
 def test_header_does_not_decode(tmp_path, pixels):
@@ -90,7 +90,7 @@ def test_every_usual_mode_becomes_rgb(tmp_path, pixels, mode):
     stored.save(path)
     with PIL.Image.open(path) as again:
         expected = np.asarray(again.convert("RGB"))
-    np.testing.assert_array_equal(np.asarray(Image("a", path).picture()), expected)
+    np.testing.assert_array_equal(np.asarray(Image("a", path).decode()), expected)
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
@@ -99,21 +99,21 @@ def test_transparent_parts_lie_on_white(tmp_path, pixels, mode):
     alpha[:12] = 0
     stored = PIL.Image.fromarray(np.concatenate([pixels, alpha], axis=-1)).convert(mode)
     stored.save(tmp_path / "a.png")
-    seen = np.asarray(Image("a", tmp_path / "a.png").picture())
+    seen = np.asarray(Image("a", tmp_path / "a.png").decode())
     assert (seen[:12] == 255).all()
     np.testing.assert_array_equal(seen[12:], np.asarray(stored.convert("RGB"))[12:])
 
 
 @pytest.mark.parametrize("suffix", [".png", ".tif"])
-def test_of_16_bits_the_upper_8_are_kept(tmp_path, suffix):
+def test_upper_8_of_16_bits_are_kept(tmp_path, suffix):
     grey = np.arange(0, 65536, 64, dtype=np.uint16).reshape(32, 32)
     PIL.Image.fromarray(grey).save(tmp_path / f"a{suffix}")
-    seen = np.asarray(Image("a", tmp_path / f"a{suffix}").picture())
+    seen = np.asarray(Image("a", tmp_path / f"a{suffix}").decode())
     np.testing.assert_array_equal(seen, np.stack([grey // 256] * 3, axis=-1))
 
 
-def test_picture_from_memory_is_its_array(pixels):
-    np.testing.assert_array_equal(np.asarray(Image("a", pixels).picture()), pixels)
+def test_image_in_memory_is_its_array(pixels):
+    np.testing.assert_array_equal(np.asarray(Image("a", pixels).decode()), pixels)
 
 
 def test_key_follows_the_content_and_not_the_name(tmp_path, pixels):
@@ -156,117 +156,109 @@ def broken_files(folder, pixels):
     }
 
 
-def test_each_broken_picture_gets_one_line(tmp_path, pixels):
+def test_each_broken_image_gets_one_line(tmp_path, pixels):
     for name, reason in broken_files(tmp_path, pixels).items():
         with pytest.raises(DataError) as error:
-            Image(name, tmp_path / name).picture()
+            Image(name, tmp_path / name).decode()
         assert str(error.value) == f"{name}: {reason}"
 
 
 def test_truncated_jpeg_says_so(tmp_path, pixels):
     broken_files(tmp_path, pixels)
     with pytest.raises(DataError) as error:
-        Image("cut.jpg", tmp_path / "cut.jpg").picture()
+        Image("cut.jpg", tmp_path / "cut.jpg").decode()
     said = str(error.value)
     assert said.startswith("cut.jpg: it is truncated or broken (image file is truncated (")
     assert said.endswith(" bytes not processed)); copy the file again")
 
 
 def test_content_of_a_missing_file_is_an_error_of_ours(tmp_path):
-    with pytest.raises(DataError) as error:
-        Image("a", tmp_path / "a").key()
-    assert str(error.value) == "a: there is no such file; check its name and folder"
-    with pytest.raises(DataError) as error:
-        Image("a", tmp_path).content()
-    assert str(error.value) == (
+    assert (
+        said(Image("a", tmp_path / "a").key)
+        == "a: there is no such file; check its name and folder"
+    )
+    assert said(Image("a", tmp_path).content) == (
         "a: the file cannot be read (Is a directory); check it and its permissions"
     )
 
 
-def test_large_picture_below_the_limit_gives_no_warning_of_pillow(tmp_path):
+def test_large_image_below_the_limit_gives_no_warning_of_pillow(tmp_path):
     most = PIL.Image.MAX_IMAGE_PIXELS
     assert header(png_header(tmp_path / "a.png", 14_000, 14_000).source) == (14_000, 14_000, 1)
     assert most == PIL.Image.MAX_IMAGE_PIXELS
 
 
-@pytest.mark.parametrize("block", [b"II*\x00\x08\x00\x00\x00\x05\x00", b"rubbish", b""])
+@pytest.mark.parametrize("block", [b"II*\x00\x08\x00\x00\x00\x05\x00", b"rubbish"])
 def test_broken_exif_counts_as_upright_without_a_warning(tmp_path, pixels, block):
     image = saved(tmp_path / "a.jpg", pixels, exif=b"Exif\x00\x00" + block)
-    assert image.picture().size == (40, 24)
+    assert image.decode().size == (40, 24)
 
 
-@pytest.mark.parametrize("value", [0, 9, 60_000])
+@pytest.mark.parametrize("value", [0, 9])
 def test_orientation_out_of_range_counts_as_upright(tmp_path, pixels, value):
     image = saved(tmp_path / "a.jpg", pixels, exif=exif(value))
-    assert image.picture().size == (40, 24)
+    assert image.decode().size == (40, 24)
 
 
 def test_threads_leave_the_warnings_as_they_were(tmp_path, pixels):
     images = [saved(tmp_path / f"{n}.tif", pixels, exif=exif(6)) for n in range(40)]
     before = list(warnings.filters)
     with ThreadPoolExecutor(4) as threads:
-        sizes = set(threads.map(lambda image: image.picture().size, images))
+        sizes = set(threads.map(lambda image: image.decode().size, images))
     assert sizes == {(24, 40)}
     assert warnings.filters == before
 
 
-@pytest.mark.parametrize(
-    ("name", "resample"), [("nearest", 0), ("bilinear", 2), ("bicubic", 3), ("lanczos", 1)]
-)
-def test_squash_is_the_resize_of_pillow(pixels, name, resample):
-    picture = PIL.Image.fromarray(pixels)
-    seen = fitted(picture, Frame(13, 17), name)
-    np.testing.assert_array_equal(seen, np.asarray(picture.resize((17, 13), resample)))
-    assert seen.flags.writeable
+def test_squash_is_the_resize_of_pillow(pixels):
+    image = PIL.Image.fromarray(pixels)
+    for name, resample in (("nearest", 0), ("bilinear", 2), ("bicubic", 3), ("lanczos", 1)):
+        seen = fitted(image, Frame(13, 17), name)
+        np.testing.assert_array_equal(seen, np.asarray(image.resize((17, 13), resample)))
+        assert seen.flags.writeable
 
 
 def test_crop_is_resizing_and_then_cropping_as_timm_does(pixels):
-    picture = PIL.Image.fromarray(pixels)
-    seen = fitted(picture, Frame(12, 12, "crop"), "bilinear")
-    expected = picture.resize((20, 12), PIL.Image.Resampling.BILINEAR).crop((4, 0, 16, 12))
+    image = PIL.Image.fromarray(pixels)
+    seen = fitted(image, Frame(12, 12, "crop"), "bilinear")
+    expected = image.resize((20, 12), PIL.Image.Resampling.BILINEAR).crop((4, 0, 16, 12))
     np.testing.assert_array_equal(seen, np.asarray(expected))
 
 
-def test_pad_lays_the_whole_picture_on_the_canvas(pixels):
-    picture = PIL.Image.fromarray(pixels)
-    seen = fitted(picture, Frame(20, 20, "pad"), fill=(1, 2, 3))
+def test_pad_lays_the_whole_image_on_the_canvas(pixels):
+    image = PIL.Image.fromarray(pixels)
+    seen = fitted(image, Frame(20, 20, "pad"), fill=(1, 2, 3))
     expected = np.full((20, 20, 3), (1, 2, 3))
-    expected[4:16] = np.asarray(picture.resize((20, 12), PIL.Image.Resampling.BICUBIC))
+    expected[4:16] = np.asarray(image.resize((20, 12), PIL.Image.Resampling.BICUBIC))
     np.testing.assert_array_equal(seen, expected)
 
 
-def test_pad_keeps_a_line_of_a_very_long_picture():
+def test_pad_keeps_a_line_of_a_very_long_image():
     seen = fitted(PIL.Image.new("RGB", (1000, 1), "red"), Frame(9, 9, "pad"), fill=(0, 0, 0))
     assert (seen == (255, 0, 0)).all(axis=-1).sum() == 9
 
 
 def test_resizing_is_antialiased():
     board = np.indices((256, 256)).sum(axis=0) % 2 * 255
-    picture = PIL.Image.fromarray(np.stack([board] * 3, axis=-1).astype(np.uint8))
-    assert np.ptp(fitted(picture, Frame(32, 32))) <= 2
+    image = PIL.Image.fromarray(np.stack([board] * 3, axis=-1).astype(np.uint8))
+    assert np.ptp(fitted(image, Frame(32, 32))) <= 2
 
 
-@pytest.mark.parametrize(
-    "frame", [Frame(80, 60), Frame(80, 60, "crop", 0.8), Frame(80, 60, "pad"), Frame(60, 90, "pad")]
-)
-def test_shown_picture_holds_the_share_that_is_measured(rng, frame):
+@pytest.mark.parametrize("frame", [Frame(80, 60), Frame(80, 60, "crop", 0.8), Frame(60, 90, "pad")])
+def test_shown_image_holds_the_share_that_is_measured(rng, frame):
     """The link between pixels and measure: white box on black, counted after fitting."""
     x, y = rng.integers(0, 100, 2), rng.integers(0, 70, 2)
     box = (x.min(), y.min(), x.max() + 40, y.max() + 40)
-    picture = PIL.Image.new("RGB", (160, 120))
-    picture.paste((255, 255, 255), tuple(map(int, box)))
-    seen = fitted(picture, frame, "bilinear", fill=(0, 0, 0)) / 255
+    image = PIL.Image.new("RGB", (160, 120))
+    image.paste((255, 255, 255), tuple(map(int, box)))
+    seen = fitted(image, frame, "bilinear", fill=(0, 0, 0)) / 255
     area, height = share_of(tuple(map(float, box)), frame.window(160, 120))
     assert seen.mean() == pytest.approx(area, abs=0.012)
     assert seen.max(axis=(1, 2)).sum() / frame.height == pytest.approx(height, abs=0.02)
 
 
 def test_unknown_interpolation_is_refused(pixels):
-    with pytest.raises(DataError) as error:
-        fitted(PIL.Image.fromarray(pixels), Frame(9, 9), "cubic")
-    assert str(error.value) == (
-        "There is no interpolation 'cubic'. "
-        "Choose one of 'bicubic', 'bilinear', 'lanczos', 'nearest'."
+    assert said(fitted, PIL.Image.fromarray(pixels), Frame(9, 9), "cubic") == (
+        "No interpolation is named 'cubic'. Give one of nearest, bilinear, bicubic, lanczos."
     )
 
 
@@ -295,73 +287,61 @@ def photograph(tmp_path):
 @pytest.mark.parametrize(
     ("frame", "size"),
     [
-        (Frame(600, 600), (1600, 1200)),
         (Frame(300, 400), (800, 600)),  # just twice as large
         (Frame(301, 400), (1600, 1200)),
-        (Frame(150, 150), (400, 300)),
-        (Frame(151, 150), (800, 600)),
-        (Frame(96, 96), (400, 300)),
         (Frame(32, 32), (200, 150)),
-        (Frame(300, 300, "crop"), (800, 600)),
         (Frame(300, 300, "crop", 0.9), (1600, 1200)),  # 300 of 1,080, so 2 x 333 of 1,200
-        (Frame(400, 400, "pad"), (800, 600)),
         (Frame(401, 401, "pad"), (1600, 1200)),
     ],
     ids=str,
 )
 def test_large_jpeg_is_decoded_at_least_twice_as_large_as_it_is_shown(photograph, frame, size):
     image = Image("large", photograph)
-    assert image.picture(frame).size == size
-    assert image.picture().size == (1600, 1200)
-    slow, fast = (fitted(p, frame).astype(int) for p in (image.picture(), image.picture(frame)))
+    assert image.decode(frame).size == size
+    assert image.decode().size == (1600, 1200)
+    slow, fast = (fitted(p, frame).astype(int) for p in (image.decode(), image.decode(frame)))
     assert np.abs(slow - fast).mean() < 1
 
 
-def test_turned_jpeg_is_decoded_as_large_as_its_upright_picture_needs(photograph, tmp_path):
+def test_turned_jpeg_is_decoded_as_large_as_its_upright_image_needs(photograph, tmp_path):
     turned = tmp_path / "turned.jpg"
     with PIL.Image.open(photograph) as stored:
         stored.save(turned, quality=90, exif=exif(6))  # upright it is 1200 wide and 1600 high
     image = Image("turned", turned)
-    assert image.picture(Frame(400, 300)).size == (600, 800)
-    assert image.picture(Frame(300, 400)).size == (1200, 1600)
+    assert image.decode(Frame(400, 300)).size == (600, 800)
+    assert image.decode(Frame(300, 400)).size == (1200, 1600)
 
 
-@pytest.mark.parametrize("suffix", ["png", "tif", "webp"])
-def test_only_jpeg_is_decoded_smaller(photograph, tmp_path, suffix):
-    path = tmp_path / f"large.{suffix}"
+def test_only_jpeg_is_decoded_smaller(photograph, tmp_path):
+    path = tmp_path / "large.png"
     with PIL.Image.open(photograph) as stored:
         stored.save(path)
-    assert Image("large", path).picture(Frame(32, 32)).size == (1600, 1200)
+    assert Image("large", path).decode(Frame(32, 32)).size == (1600, 1200)
 
 
 def test_broken_jpeg_is_found_at_any_size(photograph):
     photograph.write_bytes(photograph.read_bytes()[:-20_000])
     with pytest.raises(DataError, match="truncated"):
-        Image("large", photograph).picture(Frame(32, 32))
+        Image("large", photograph).decode(Frame(32, 32))
 
 
 def test_subsets_are_named_once_in_order(some):
     assert (len(some), some.subsets) == (4, ("b", "a", "c"))
 
 
-@pytest.mark.parametrize(
-    "which", [np.array([True, False, True, False]), np.array([0, 2]), [0, 2], [-4, -2]]
-)
-def test_rows_are_chosen_by_mask_or_number(some, which):
-    chosen = some.rows(which)
-    assert [image.name for image in chosen.images] == ["0", "2"]
-    assert (chosen.subset, chosen.group) == (("b", "b"), ("p", "p"))
-    np.testing.assert_array_equal(chosen.measure, [0, 2])
-    np.testing.assert_array_equal(chosen.boxes, [[0, 1, 2, 3], [8, 9, 10, 11]])
-    assert chosen.left_out == some.left_out
-    assert chosen.measure_name == "area"
-
-
-def test_no_rows_are_an_empty_set(some):
+def test_rows_are_chosen_by_mask_or_number(some):
+    for which in (np.array([True, False, True, False]), np.array([0, 2]), [-4, -2]):
+        chosen = some.rows(which)
+        assert [image.name for image in chosen.images] == ["0", "2"]
+        assert (chosen.subset, chosen.group) == (("b", "b"), ("p", "p"))
+        np.testing.assert_array_equal(chosen.measure, [0, 2])
+        np.testing.assert_array_equal(chosen.boxes, [[0, 1, 2, 3], [8, 9, 10, 11]])
+        assert chosen.left_out == some.left_out
+        assert chosen.measure_name == "area"
     assert len(some.rows([])) == 0
 
 
-def test_set_from_files_pictures_and_arrays(tmp_path, pixels):
+def test_set_from_files_images_and_arrays(tmp_path, pixels):
     path = tmp_path / "a.png"
     saved(path, pixels)
     stored = io.BytesIO()
@@ -371,7 +351,7 @@ def test_set_from_files_pictures_and_arrays(tmp_path, pixels):
     assert [image.name for image in images.images[2:]] == ["image 2", "image 3", "image 4"]
     expected = [pixels, pixels, np.rot90(pixels, -1), pixels, np.stack([pixels[..., 0]] * 3, -1)]
     for image, array in zip(images.images, expected, strict=True):
-        np.testing.assert_array_equal(np.asarray(image.picture()), array)
+        np.testing.assert_array_equal(np.asarray(image.decode()), array)
     assert images.subset == ("images",) * 5
     assert images.group[0] == images.group[1] == str(path)  # a file never meets itself in a test
     assert (images.measure_name, images.boxes, images.left_out) == ("measure", None, ())
@@ -393,149 +373,23 @@ def test_set_takes_names_of_subset_and_group(pixels):
             3,
             [0.1, float("nan"), float("inf")],
             "2 of 3 measures are not finite, the first at row 1. "
-            "Drop these images, or measure them.",
+            "Remove these images, or measure them.",
         ),
     ],
 )
 def test_set_with_wrong_measures_is_refused(pixels, images, measure, message):
-    with pytest.raises(DataError) as error:
-        make_image_set([pixels] * images, measure)
-    assert str(error.value) == message
+    assert said(make_image_set, [pixels] * images, measure) == message
 
 
 def test_set_with_unusable_images_is_refused(tmp_path, pixels):
-    with pytest.raises(DataError) as error:
-        make_image_set([pixels, pixels / 255], [0.1, 0.2])
-    assert str(error.value) == (
+    assert said(make_image_set, [pixels, pixels / 255], [0.1, 0.2]) == (
         "image 1 is an array of float64 and shape (24, 40, 3). "
         "Give uint8 of shape (height, width, 3), or (height, width) for grey."
     )
-    with pytest.raises(DataError) as error:
-        make_image_set([tmp_path / "a.png"], [0.1])
-    assert str(error.value) == f"{tmp_path}/a.png: there is no such file; check its name and folder"
-    with pytest.raises(DataError) as error:
-        image_of(1, None)
-    assert str(error.value) == (
-        "image 1 is of the type NoneType. Give a file, a PIL image or an array."
+    assert (
+        said(make_image_set, [tmp_path / "a.png"], [0.1])
+        == f"{tmp_path}/a.png: there is no such file; check its name and folder"
     )
-
-
-@pytest.fixture
-def table(tmp_path, pixels):
-    """Writes a table beside three pictures."""
-    for name in ("a.png", "b.png", "c.png"):
-        saved(tmp_path / name, pixels)
-
-    def write(text):
-        (tmp_path / "sizes.csv").write_text(text, encoding="utf-8")
-        return tmp_path / "sizes.csv"
-
-    return write
-
-
-def test_table_gives_its_measure_as_it_stands(table):
-    text, told = "\ufeffmeasure,image\n3.5,c.png\n-1e3,a.png\n", []  # with Excel's mark
-    images = read_table(table(text), progress=lambda *args: told.append(args))
-    assert told == [("listing", 1, 2), ("listing", 2, 2)]
-    assert [image.name for image in images.images] == ["a.png", "c.png"]
-    np.testing.assert_array_equal(images.measure, [-1000, 3.5])
-    assert (images.subset, images.group) == (("sizes", "sizes"), ("a.png", "c.png"))
-    assert (images.measure_name, images.boxes) == ("measure", None)
-
-
-def test_table_may_name_groups_and_subsets(table):
-    text = "image,measure,group,subset\na.png,1,007,x\nb.png,2,007,y\nc.png,3,8,x\na.png,4,9,NA\n"
-    images = read_table(table(text))
-    assert images.subset == ("NA", "x", "x", "y")
-    assert images.group == ("9", "007", "8", "007")
-    chosen = read_table(table(text), subsets=("y", "NA"))
-    np.testing.assert_array_equal(chosen.measure, [4, 2])
-
-
-def test_table_may_lie_elsewhere_than_its_images(table, tmp_path):
-    path = table("image,measure\na.png,1\n")
-    moved = tmp_path / "tables" / "sizes.csv"
-    moved.parent.mkdir()
-    path.rename(moved)
-    assert len(read_table(moved, images_folder=tmp_path)) == 1
-
-
-def test_image_missing_from_the_folder_is_left_out(table):
-    path = table("image,measure\na.png,1\nnone.png,2\n")
-    images = read_table(path)
-    assert [image.name for image in images.images] == ["a.png"]
-    reason = "there is no such file; check its name and folder"
-    assert images.left_out == (LeftOut("none.png", reason),)
-    with pytest.raises(DataError) as error:
-        read_table(path, strict=True)
-    assert str(error.value) == f"none.png: {reason} (strict, so nothing is left out)."
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        (
-            "file,area\na.png,1\n",
-            "{} has no column 'image'; its columns are 'file', 'area'. "
-            "Give image and measure, and if you like group and subset.",
-        ),
-        (
-            "image;measure\na.png;1\n",
-            "{} has no column 'image'; its columns are 'image;measure'. "
-            "Give image and measure, and if you like group and subset.",
-        ),
-        (
-            "image,measure\n",
-            "{} has no rows; its columns are 'image', 'measure'. "
-            "Give image and measure, and if you like group and subset.",
-        ),
-        (
-            "image,measure\na.png,1\nb.png,\nc.png,wide\n",
-            "{}: 2 of 3 rows have no usable measure, the first at row 3 (''; the header is row 1). "
-            "Mend or remove these rows.",
-        ),
-        (
-            "image,measure\na.png,1\nb.png,nan\n",
-            "{}: 1 of 2 rows have no usable measure, the first at row 3 ('nan'; the header is "
-            "row 1). Mend or remove these rows.",
-        ),
-        (
-            "image,measure,group\na.png,1,\n",
-            "{}: 1 of 1 rows have no usable group, the first at row 2 (''; the header is row 1). "
-            "Mend or remove these rows.",
-        ),
-        (
-            "image,measure\na.png,1,5\nb.png,2,6\n",
-            "{} has rows of more than 2 cells. Name every column.",
-        ),
-        (
-            "",
-            "{} is no table (No columns to parse from file). "
-            "Give a CSV file with the columns image and measure.",
-        ),
-        (
-            "image,measure\na.png,1\nb.png,2,3\n",
-            "{} is no table (Error tokenizing data. C error: Expected 2 fields in line 3, saw 3). "
-            "Give a CSV file with the columns image and measure.",
-        ),
-        (
-            "image,measure\nx.png,1\ny.png,2\n",
-            "None of the images of {} can be used. 2 were left out, the first x.png: "
-            "there is no such file; check its name and folder.",
-        ),
-    ],
-)
-def test_table_that_cannot_be_used_is_refused(table, text, message):
-    path = table(text)
-    with pytest.raises(DataError) as error:
-        read_table(path)
-    assert str(error.value) == message.format(path)
-
-
-def test_subset_that_the_table_lacks_is_refused(table):
-    path = table("image,measure,subset\na.png,1,dog\nb.png,1,cat\n")
-    with pytest.raises(DataError) as error:
-        read_table(path, subsets=("dgo",))
-    assert str(error.value) == (
-        f"{path} has no subset 'dgo'. It has 2, the nearest first: 'dog', 'cat'."
+    assert said(image_of, 1, None) == (
+        "image 1 is of the type NoneType. Give a file, a PIL image or an array."
     )

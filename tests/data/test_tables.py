@@ -1,7 +1,5 @@
-"""What is read from shards is compared with tarfile's own bytes, and with the files packed."""
+"""Shards are compared with tarfile's bytes and with the packed files, tables with their text."""
 
-import io
-import json
 import re
 import tarfile
 from pathlib import Path
@@ -11,21 +9,14 @@ import numpy as np
 import pandas as pd
 import PIL.Image
 import pytest
-from typer.testing import CliRunner
 
-from scalecut import Preprocessing, cache, probe, read_images
-from scalecut.cli import app as cli
-from scalecut.data.measures import Frame
-from scalecut.data.storage import Stored
+from scalecut import cache
+from scalecut.data import tables
 from scalecut.data.tables import _names, shards_of
-from scalecut.features.extract import decoded
-from tests.builders import LAYERS, discs, planted
-from tests.data.test_storage import said, same_pixels, served  # noqa: F401 - served is a fixture
+from tests.data.layouts import draw, names, packed, read, said, skipped
+from tests.data.test_storage import same_pixels, served  # noqa: F401 - served is a fixture
 
-SQUARE = Frame(8, 8)
-PICTURE = b"a picture, for all that a shard knows"
-
-pytestmark = pytest.mark.usefixtures("one_thread")
+PICTURE = b"an image, as far as a shard knows"
 
 
 @pytest.fixture(autouse=True)
@@ -42,31 +33,20 @@ def memory():
     system.store.clear()
 
 
-def packed(file, members, form=tarfile.PAX_FORMAT):
-    """A shard of names and bytes, or of names and what is to be JSON."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(file, "w", format=form) as tar:
-        for name, content in members:
-            content = content if isinstance(content, bytes) else json.dumps(content).encode()
-            member = tarfile.TarInfo(name)
-            member.size = len(content)
-            tar.addfile(member, io.BytesIO(content))
-    return file
-
-
 def sample(key, measure=0.5, **more):
     return [(f"{key}.jpg", PICTURE), (f"{key}.json", {"measure": measure, **more})]
 
 
 def tiles(folder, n=40, n_shards=2):
-    """The same discs as files with a table, and as shards: the data as two options."""
+    """The same images as files with a table, and as shards; their specifications."""
     folder.mkdir(exist_ok=True)
-    images = discs(n)
-    names = [f"{number:03d}.png" for number in range(n)]
+    rng = np.random.default_rng(0)
+    files = [f"{number:03d}.png" for number in range(n)]
     groups = [f"slide {number // 2}" for number in range(n)]
-    for name, image in zip(names, images.images, strict=True):
-        PIL.Image.fromarray(image.source).save(folder / name)
-    columns = {"image": names, "measure": images.measure, "group": groups, "subset": "disc"}
+    for name in files:
+        pixels = rng.integers(0, 256, (6, 6, 3)).astype(np.uint8)
+        PIL.Image.fromarray(pixels).save(folder / name)
+    columns = {"image": files, "measure": rng.random(n), "group": groups, "subset": "disc"}
     pd.DataFrame(columns).to_csv(folder / "tiles.csv", index=False)
     table = pd.read_csv(folder / "tiles.csv")
     for shard in range(n_shards):
@@ -79,15 +59,17 @@ def tiles(folder, n=40, n_shards=2):
     return f"csv:{folder / 'tiles.csv'}", f"tar:{folder / 'tiles-{00..01}.tar'}"
 
 
-def left_out(images):
-    return {each.name: each.reason for each in images.left_out}
-
-
 # --- what a shard holds --------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("form", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
-@pytest.mark.parametrize("at", ["local", "memory", "http"])
+@pytest.mark.parametrize(
+    ("at", "form"),
+    [
+        ("local", tarfile.USTAR_FORMAT),
+        ("memory", tarfile.GNU_FORMAT),
+        ("http", tarfile.PAX_FORMAT),
+    ],
+)
 def test_bytes_of_a_member_are_those_that_tarfile_extracts(at, form, tmp_path, request):
     rng = np.random.default_rng(0)
     names = ["0.jpg", "./in/1.PNG", "in/a folder/2.tif", "long/" + "n" * 90 + "/3.jpeg"]
@@ -102,8 +84,8 @@ def test_bytes_of_a_member_are_those_that_tarfile_extracts(at, form, tmp_path, r
         url = "memory://s/a.tar"
     elif at == "http":
         url = request.getfixturevalue("served") + "/s/a.tar"
-    images = read_images(f"tar:{url}", SQUARE)
-    assert left_out(images) == {}
+    images = read(f"tar:{url}")
+    assert skipped(images) == {}
     assert sorted(image.source.member for image in images.images) == sorted(
         name.removeprefix("./") for name in names
     )
@@ -116,80 +98,39 @@ def test_bytes_of_a_member_are_those_that_tarfile_extracts(at, form, tmp_path, r
             assert names[int(measure)].removeprefix("./") == image.source.member
 
 
-def test_pictures_are_those_of_the_files_packed(tmp_path):
-    of_table, of_shards = (read_images(spec, SQUARE) for spec in tiles(tmp_path / "t"))
+def test_images_are_those_of_the_files_packed(tmp_path):
+    of_table, of_shards = (read(spec) for spec in tiles(tmp_path / "t"))
     assert (of_shards.subset, of_shards.group) == (of_table.subset, of_table.group)
     np.testing.assert_array_equal(of_shards.measure, of_table.measure)
     same_pixels(of_shards, of_table)
-    (_, one, bad), (_, other, _) = (
-        next(decoded(each.images, range(40), Preprocessing(8, 8), batch_size=40))
-        for each in (of_shards, of_table)
-    )
-    assert bad == {}
-    np.testing.assert_array_equal(one, other)
-
-
-def test_curve_of_shards_is_that_of_the_files(tmp_path):
-    curves = [
-        probe(planted(), spec, layers=LAYERS, precision="float32", controls=["shuffled"])
-        for spec in tiles(tmp_path / "t")
-    ]
-    pd.testing.assert_frame_equal(*(curve.frame() for curve in curves))
-
-
-def test_command_probes_shards_and_shows_their_pictures(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("scalecut.report.report.DOTS_PER_INCH", 20)
-    tables = []
-    for name, spec in zip(("files", "shards"), tiles(tmp_path / "t"), strict=True):
-        typed = ["probe", "test_resnet", "--weights", "random", "--input-size", "32"]
-        typed += ["--data", spec, "--layers", "logits", "--controls", "none", "--repeats", "2"]
-        result = CliRunner().invoke(cli.app, [*typed, "--permutations", "20", "--out", name])
-        assert result.exit_code == 0, result.output
-        tables.append(pd.read_csv(Path(name) / "curve.csv"))
-    pd.testing.assert_frame_equal(*tables)
-    images = pd.read_parquet("shards/images.parquet")
-    assert images.file[0] == f"{tmp_path}/t/tiles-00.tar#000.png"
-    assert images.thumbnail.notna().all()
-    page = Path("shards/report.html").read_text(encoding="utf-8")
-    assert page.count("data:image/jpeg") == 40
-
-
-def test_too_many_pictures_for_the_page_are_not_read_again(tmp_path, monkeypatch):
-    from scalecut import runs
-
-    monkeypatch.setattr(runs, "MOST_FETCHED", 3)
-    packed(tmp_path / "a.tar", [part for n in range(4) for part in sample(f"{n}")])
-    images = read_images(f"tar:{tmp_path}/a.tar", SQUARE)
-    monkeypatch.setattr(Stored, "read", None)  # to read would raise
-    assert runs._images(images).thumbnail.isna().all()
 
 
 def test_listing_tells_how_many_shards_are_done(tmp_path):
     tiles(tmp_path, n_shards=3)
     told = []
-    read_images(f"tar:{tmp_path}/*.tar", SQUARE, progress=lambda *args: told.append(args))
-    assert told == [("listing shards", done, 3) for done in (1, 2, 3)]
+    read(f"tar:{tmp_path}/*.tar", progress=lambda *args: told.append(args))
+    assert told[:3] == [("listing shards", done, 3) for done in (1, 2, 3)]
+    assert told[3:] == [("listing", done, 40) for done in range(1, 41)]
 
 
 def test_what_a_json_says_is_taken_and_the_rest_is_usual(tmp_path):
     members = [*sample("b/0", 1), *sample("a.b", 2.5, group="slide", subset="lung", other=[1])]
     members += sample("c", 3, subset="lung")
-    images = read_images(f"tar:{packed(tmp_path / 'x.tar', members)}", SQUARE)
+    images = read(f"tar:{packed(tmp_path / 'x.tar', members)}")
     assert [image.name for image in images.images] == ["x.tar/b/0.jpg", "x.tar/c.jpg"]
     assert images.subset == ("images", "lung")
     assert images.group == ("x.tar/b/0.jpg", "x.tar/c.jpg")
     assert images.measure.tolist() == [1, 3]
-    # `a.b.jpg` ends in `.b.jpg`, as the first dot divides: neither a picture nor a .json
-    assert left_out(images) == {}
+    # `a.b.jpg` ends in `.b.jpg`, as the first dot divides: neither an image nor a .json
+    assert skipped(images) == {}
 
 
 def test_subsets_are_chosen_and_groups_kept(tmp_path):
     members = [*sample("0", 1, subset="x", group="g"), *sample("1", 2, subset="y", group="g")]
     spec = f"tar:{packed(tmp_path / 'x.tar', members)}"
-    chosen = read_images(spec, SQUARE, subsets=["y"])
+    chosen = read(spec, subset=["y"])
     assert (chosen.subset, chosen.group, chosen.measure.tolist()) == (("y",), ("g",), [2])
-    assert said(lambda: read_images(spec, SQUARE, subsets=["z"])).startswith(
+    assert said(lambda: read(spec, subset=["z"])).startswith(
         f"{tmp_path}/x.tar has no subset 'z'. It has 2, the nearest first: "
     )
 
@@ -197,18 +138,18 @@ def test_subsets_are_chosen_and_groups_kept(tmp_path):
 def test_parts_of_a_sample_may_lie_anywhere_and_other_files_are_ignored(tmp_path):
     members = [("0.jpg", PICTURE), ("README", b""), (".hidden.jpg", b""), ("notes.txt", b"")]
     members += [*sample("1", 1), ("0.json", {"measure": 7}), ("0.cls", b"3"), ("0.seg.png", b"")]
-    images = read_images(f"tar:{packed(tmp_path / 'x.tar', members)}", SQUARE)
+    images = read(f"tar:{packed(tmp_path / 'x.tar', members)}")
     assert images.measure.tolist() == [7, 1]
-    assert left_out(images) == {}
+    assert skipped(images) == {}
 
 
 @pytest.mark.parametrize(
     ("members", "reason"),
     [
-        ([("0.json", {"measure": 1})], "it has no picture in the shard; pack one a sample"),
-        ([*sample("0"), ("0.png", b"")], "it has 2 pictures in the shard; pack one a sample"),
-        ([("0.jpg", b"")], "it has no .json; pack one a sample"),
-        ([*sample("0"), ("0.json", {})], "it has 2 .json; pack one a sample"),
+        ([("0.json", {"measure": 1})], "it has no image in the shard; pack one per sample"),
+        ([*sample("0"), ("0.png", b"")], "it has 2 images in the shard; pack one per sample"),
+        ([("0.jpg", b"")], "it has no .json; pack one per sample"),
+        ([*sample("0"), ("0.json", {})], "it has 2 .json; pack one per sample"),
         (
             [("0.jpg", b""), ("0.json", b"{")],
             "its .json is broken (Expecting property name enclosed in double quotes: line 1 "
@@ -229,29 +170,27 @@ def test_parts_of_a_sample_may_lie_anywhere_and_other_files_are_ignored(tmp_path
                 (b'{"measure": 1' + b"0" * 400 + b"}", "1" + "0" * 38 + "…"),
             ]
         ),
-        (sample("0", group=7), "the group in its .json is 7; give a text"),
-        (sample("0", subset=None), "the subset in its .json is null; give a text"),
+        (sample("0", group=7), "the group in its .json is 7; give text"),
+        (sample("0", subset=None), "the subset in its .json is null; give text"),
     ],
 )
-def test_sample_that_cannot_be_used_is_left_out_with_its_reason(tmp_path, members, reason):
+def test_sample_that_cannot_be_used_is_skipped_with_its_reason(tmp_path, members, reason):
     spec = f"tar:{packed(tmp_path / 'x.tar', [*members, *sample('1')])}"
-    images = read_images(spec, SQUARE)
+    images = read(spec)
     assert [image.name for image in images.images] == ["x.tar/1.jpg"]
-    assert left_out(images) == {"x.tar/0": reason}
-    assert said(lambda: read_images(spec, SQUARE, strict=True)) == (
-        f"x.tar/0: {reason} (strict, so nothing is left out)."
-    )
+    assert skipped(images) == {"x.tar/0": reason}
+    assert said(lambda: read(spec, strict=True)) == (f"x.tar/0: {reason} (--strict skips nothing).")
 
 
-@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE])
-def test_link_is_left_out(tmp_path, kind):
+@pytest.mark.parametrize("kind", [tarfile.SYMTYPE])
+def test_link_is_skipped(tmp_path, kind):
     file = packed(tmp_path / "x.tar", [*sample("1"), ("0.json", {"measure": 1})])
     with tarfile.open(file, "a") as tar:
         link = tarfile.TarInfo("0.jpg")
         link.type, link.linkname = kind, "1.jpg"
         tar.addfile(link)
-    images = read_images(f"tar:{file}", SQUARE)
-    assert left_out(images) == {"x.tar/0": "0.jpg is a link or sparse; pack the file itself"}
+    images = read(f"tar:{file}")
+    assert skipped(images) == {"x.tar/0": "0.jpg is a link or sparse; pack the file itself"}
 
 
 # --- which shards --------------------------------------------------------------------------------
@@ -269,7 +208,7 @@ def test_pattern_stands_for_shards(tmp_path, memory):
             ("s-*.tar", [0, 1, 2]),
             ("{s-[12],s-2}.tar", [1, 2]),
         ):
-            images = read_images(f"tar:{place}/{pattern}", SQUARE)
+            images = read(f"tar:{place}/{pattern}")
             assert images.measure.tolist() == expected
     packed(tmp_path / "{odd}[1].tar", sample("9"))
     assert shards_of(f"{tmp_path}/{{odd}}[1].tar") == [f"{tmp_path}/{{odd}}[1].tar"]
@@ -278,7 +217,7 @@ def test_pattern_stands_for_shards(tmp_path, memory):
 def test_local_shards_are_relative_to_where_one_is(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     packed(tmp_path / "a.tar", sample("0"))
-    (image,) = read_images("tar:a.tar", SQUARE).images
+    (image,) = read("tar:a.tar").images
     assert (image.name, image.place()) == ("a.tar/0.jpg", f"{tmp_path}/a.tar#0.jpg")
 
 
@@ -294,9 +233,9 @@ def broken(kind, whole):
     """A shard with something wrong, and what is said of it."""
     end = whole.index(b"\0" * 1024)
     return {
-        "no tar": (b"<html>" * 200, "it is no tar (invalid header)"),
-        "empty": (b"", "it is no tar (empty file)"),
-        "in a picture": (whole[:700], "it is truncated (unexpected end of data)"),
+        "not tar": (b"<html>" * 200, "it is not a tar file (invalid header)"),
+        "empty": (b"", "it is not a tar file (empty file)"),
+        "in an image": (whole[:700], "it is truncated (unexpected end of data)"),
         "between members": (whole[:1024], "it is truncated at byte 1024"),
         "in a header": (whole[:1100], "it is truncated at byte 1024"),
         "of garbage": (whole[:1024] + b"x" * 512 + whole[1536:], "it is broken at byte 1024"),
@@ -309,38 +248,32 @@ def broken(kind, whole):
 
 @pytest.mark.parametrize(
     "kind",
-    ["no tar", "empty", "in a picture", "between members", "in a header", "of garbage",
+    ["not tar", "empty", "in an image", "between members", "in a header", "of garbage",
      "before its end"],
 )  # fmt: skip
-@pytest.mark.parametrize("at", ["local", "memory"])
-def test_broken_shard_is_refused(at, kind, tmp_path, memory):
+def test_broken_shard_is_refused(kind, tmp_path, memory):
     file = packed(tmp_path / "x.tar", sample("0") + sample("1"), tarfile.USTAR_FORMAT)
     content, reason = broken(kind, file.read_bytes())
     file.write_bytes(content)
     memory.pipe_file("/x.tar", content)
-    url = str(file) if at == "local" else "memory://x.tar"
-    todo = "give one that tar wrote without compression" if "no tar" in reason else None
-    assert said(lambda: read_images(f"tar:{url}", SQUARE)) == (
-        f"{url}: {reason}; {todo or 'copy the shard again'}."
-    )
+    todo = "give one written by tar without compression" if "not a tar" in reason else None
+    for url in (str(file), "memory://x.tar"):
+        assert said(read, f"tar:{url}") == f"{url}: {reason}; {todo or 'copy the shard again'}."
     assert not (tmp_path / "cache" / "indexes").exists()
 
 
-@pytest.mark.parametrize(
-    ("start", "undone_by"),
-    [
+def test_compressed_shard_is_refused(tmp_path):
+    for start, undone_by in [
         (b"\x1f\x8b\x08", "gunzip"),
         (b"BZh9", "bunzip2"),
         (b"\xfd7zXZ\x00", "unxz"),
         (b"\x28\xb5\x2f\xfd", "unzstd"),
-    ],
-)
-def test_compressed_shard_is_refused(tmp_path, start, undone_by):
-    (tmp_path / "x.tar").write_bytes(start + b"...")
-    assert said(lambda: read_images(f"tar:{tmp_path}/x.tar", SQUARE)) == (
-        f"{tmp_path}/x.tar: it is compressed, so that no picture in it can be reached by itself; "
-        f"unpack it ({undone_by}) and give the .tar."
-    )
+    ]:
+        (tmp_path / "x.tar").write_bytes(start + b"...")
+        assert said(lambda: read(f"tar:{tmp_path}/x.tar")) == (
+            f"{tmp_path}/x.tar: it is compressed, so its images cannot be read one by one; "
+            f"decompress it ({undone_by}) and give the .tar."
+        )
 
 
 @pytest.mark.parametrize(
@@ -356,38 +289,30 @@ def test_compressed_shard_is_refused(tmp_path, start, undone_by):
         (
             "tar:s4://b/{{0..1}}.tar",
             {},
-            "s4://b/0.tar: there is no file system s4://; give one that fsspec knows, such as "
+            "s4://b/0.tar: there is no file system s4://; give one known to fsspec, such as "
             "s3://, gs://, az://, hf:// or https://.",
         ),
         (
             "tar:s4://b/*.tar",
             {},
-            "s4://b/*.tar: there is no file system s4://; give one that fsspec knows, such as "
+            "s4://b/*.tar: there is no file system s4://; give one known to fsspec, such as "
             "s3://, gs://, az://, hf:// or https://.",
-        ),
-        (
-            "tar:{}/x.tar",
-            {"measure": "height"},
-            "A shard brings its own measure, so 'height' cannot be had of it. Give no measure, or "
-            "put that one into its .json.",
         ),
     ],
 )  # fmt: skip
 def test_what_is_no_shard_is_refused(tmp_path, spec, options, message):
-    assert said(lambda: read_images(spec.format(tmp_path), SQUARE, **options)) == (
-        message.format(tmp_path)
-    )
+    assert said(lambda: read(spec.format(tmp_path), **options)) == (message.format(tmp_path))
 
 
 def test_shards_without_a_sample_are_refused(tmp_path):
     file = packed(tmp_path / "x.tar", [("notes.txt", b"")])
-    assert said(lambda: read_images(f"tar:{file}", SQUARE)) == (
-        f"Nothing in {file} can be used. There is no sample: a picture and a .json."
+    assert said(lambda: read(f"tar:{file}")) == (
+        f"Nothing in {file} can be used. Give tar: shards of images, each with a .json."
     )
     packed(file, [("0.jpg", b"")])
-    assert said(lambda: read_images(f"tar:{file}", SQUARE)) == (
-        f"Nothing in {file} can be used. 1 were left out, the first x.tar/0: it has no .json; "
-        "pack one a sample."
+    assert said(lambda: read(f"tar:{file}")) == (
+        f"Nothing in {file} can be used. 1 were skipped, the first is x.tar/0: it has no .json; "
+        "pack one per sample."
     )
 
 
@@ -396,10 +321,8 @@ def test_shards_without_a_sample_are_refused(tmp_path):
 
 def listings(monkeypatch):
     """How often a shard was listed so far."""
-    from scalecut.data import tables as tars
-
-    listed, calls = tars.listed, []
-    monkeypatch.setattr(tars, "listed", lambda file: calls.append(1) or listed(file))
+    listed, calls = tables.listed, []
+    monkeypatch.setattr(tables, "listed", lambda file: calls.append(1) or listed(file))
     return calls
 
 
@@ -411,23 +334,23 @@ def test_index_is_kept_until_the_shard_changes(tmp_path, monkeypatch, memory):
             packed(file, sample("0", measure))
             memory.put_file(str(file), "/x.tar")
         for url in (file, "memory://x.tar"):
-            images = read_images(f"tar:{url}", SQUARE)
+            images = read(f"tar:{url}")
             assert images.measure.tolist() == [measure]
             assert images.images[0].content() == PICTURE
         assert len(calls) == n_listed
 
 
-@pytest.mark.parametrize("harm", ["cut", "changed", "emptied"])
+@pytest.mark.parametrize("harm", ["cut", "changed"])
 def test_broken_index_is_made_again(tmp_path, cached, harm, monkeypatch):
     calls = listings(monkeypatch)
     spec = f"tar:{packed(tmp_path / 'x.tar', sample('0', 0.125))}"
-    whole = read_images(spec, SQUARE)
+    whole = read(spec)
     (index,) = (cached / "indexes").iterdir()
     content = index.read_bytes()
     index.write_bytes(
         {"cut": content[:-3], "changed": content.replace(b"0.125", b"0.126"), "emptied": b""}[harm]
     )
-    again = read_images(spec, SQUARE)
+    again = read(spec)
     assert again.measure.tolist() == whole.measure.tolist()
     assert again.images == whole.images
     assert len(calls) == 2
@@ -435,7 +358,7 @@ def test_broken_index_is_made_again(tmp_path, cached, harm, monkeypatch):
 
 
 def test_clearing_the_cache_deletes_indexes(tmp_path, cached):
-    read_images(f"tar:{packed(tmp_path / 'x.tar', sample('0'))}", SQUARE)
+    read(f"tar:{packed(tmp_path / 'x.tar', sample('0'))}")
     assert cache.summary()[0] == 1
     cache.clear()
     assert list((cached / "indexes").iterdir()) == []
@@ -445,7 +368,7 @@ def test_clearing_the_cache_deletes_indexes(tmp_path, cached):
 
 
 def test_shards_are_packed_as_the_page_says(tmp_path, monkeypatch):
-    page = Path(__file__).parents[1] / "docs" / "how-to" / "many.md"
+    page = Path(__file__).parents[2] / "docs" / "how-to" / "many.md"
     (code,) = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.S)
     assert "10_000" in code
     tiles(tmp_path)
@@ -453,10 +376,106 @@ def test_shards_are_packed_as_the_page_says(tmp_path, monkeypatch):
     table = pd.read_csv("tiles.csv")
     table.rename(columns={"group": "slide"}).to_csv("tiles.csv", index=False)
     exec(code.replace("10_000", "15"), {})
-    images = read_images("tar:tiles-{000..002}.tar", SQUARE)
-    assert left_out(images) == {}
+    images = read("tar:tiles-{000..002}.tar")
+    assert skipped(images) == {}
     assert images.measure.tolist() == table.measure.tolist()
     assert list(images.group) == table.group.tolist()
     assert [image.content() for image in images.images] == [
         Path(name).read_bytes() for name in table.image
     ]
+
+
+# --- tables --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def table(tmp_path):
+    """Writes a table next to three images."""
+    for name in ("a.png", "b.png", "c.png"):
+        draw(tmp_path / name)
+
+    def write(text):
+        (tmp_path / "sizes.csv").write_text(text, encoding="utf-8")
+        return f"csv:{tmp_path}/sizes.csv"
+
+    return write
+
+
+def test_table_gives_its_measure_as_it_is(table):
+    images = read(table("\ufeffmeasure,image\n3.5,c.png\n-1e3,a.png\n"))  # Excel's mark
+    assert names(images) == ["a.png", "c.png"]
+    np.testing.assert_array_equal(images.measure, [-1000, 3.5])
+    assert (images.subset, images.group) == (("sizes", "sizes"), ("a.png", "c.png"))
+    assert (images.measure_name, images.boxes) == ("measure", None)
+
+
+def test_table_may_name_groups_and_subsets(table):
+    text = "image,measure,group,subset\na.png,1,007,x\nb.png,2,007,y\nc.png,3,8,x\na.png,4,9,NA\n"
+    images = read(table(text))
+    assert images.subset == ("NA", "x", "x", "y")
+    assert images.group == ("9", "007", "8", "007")
+    np.testing.assert_array_equal(read(table(text), subset=("y", "NA")).measure, [4, 2])
+
+
+def test_parquet_is_read_as_csv(table, tmp_path):
+    spec = table("image,measure,group,subset\na.png,1.5,7,x\nb.png,2,7,y\n")
+    typed = pd.read_csv(tmp_path / "sizes.csv")
+    typed["subset"] = typed["subset"].astype("category")
+    typed.to_parquet(tmp_path / "sizes.parquet")
+    one, other = read(spec), read(f"parquet:{tmp_path}/sizes.parquet")
+    assert (one.subset, one.group, names(one)) == (other.subset, other.group, names(other))
+    np.testing.assert_array_equal(one.measure, other.measure)
+    typed.assign(measure=[1.5, None]).to_parquet(tmp_path / "sizes.parquet")
+    assert said(read, f"parquet:{tmp_path}/sizes.parquet") == (
+        f"{tmp_path}/sizes.parquet: 1 of 2 rows have no usable measure, the first is row 3 (''; "
+        "the header is row 1). Fix or remove these rows."
+    )
+
+
+def test_table_may_be_elsewhere_than_its_images(table, tmp_path):
+    table("image,measure\na.png,1\n")
+    (tmp_path / "tables").mkdir()
+    moved = (tmp_path / "sizes.csv").rename(tmp_path / "tables" / "sizes.csv")
+    assert len(read(f"csv:{moved}", images=tmp_path)) == 1
+
+
+def test_image_missing_from_the_folder_is_skipped(table):
+    spec = table("image,measure\na.png,1\nnone.png,2\n")
+    reason = "there is no such file; check its name and folder"
+    assert skipped(read(spec)) == {"none.png": reason}
+    assert said(read, spec, strict=True) == f"none.png: {reason} (--strict skips nothing)."
+
+
+GIVE = "Give image and measure, optionally group and subset."
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("file,area\na.png,1\n", "{} has no column 'image'; its columns are 'file', 'area'. "
+         + GIVE),
+        ("image;measure\na.png;1\n", "{} has no column 'image'; its columns are 'image;measure'. "
+         + GIVE),
+        ("image,measure\n", "{} has no rows; its columns are 'image', 'measure'. " + GIVE),
+        ("image,measure\na.png,1\nb.png,\nc.png,wide\n", "{}: 2 of 3 rows have no usable measure, "
+         "the first is row 3 (''; the header is row 1). Fix or remove these rows."),
+        ("image,measure\na.png,1\nb.png,nan\n", "{}: 1 of 2 rows have no usable measure, the first "
+         "is row 3 ('nan'; the header is row 1). Fix or remove these rows."),
+        ("image,measure,group\na.png,1,\n", "{}: 1 of 1 rows have no usable group, the first is "
+         "row 2 (''; the header is row 1). Fix or remove these rows."),
+        ("image,measure\na.png,1,5\nb.png,2,6\n", "{} has rows of more than 2 cells. Name every "
+         "column."),
+        ("", "{} is not a table (No columns to parse from file). Give a CSV file with the columns "
+         "image and measure."),
+        ("image,measure\na.png,1\nb.png,2,3\n", "{} is not a table (Error tokenizing data. C "
+         "error: Expected 2 fields in line 3, saw 3). Give a CSV file with the columns image and "
+         "measure."),
+        ("image,measure\nx.png,1\ny.png,2\n", "{} has no image that can be used. 2 were skipped, "
+         "the first is x.png: there is no such file; check its name and folder."),
+        ("image,measure,subset\na.png,1,cat\n", "{} has no subset 'dog'. It has 1, the nearest "
+         "first: 'cat'."),
+    ],
+)  # fmt: skip
+def test_table_that_cannot_be_used_is_refused(table, tmp_path, text, message):
+    asked = {"subset": ("dog",)} if "subset" in text else {}
+    assert said(read, table(text), **asked) == message.format(tmp_path / "sizes.csv")

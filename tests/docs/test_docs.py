@@ -1,4 +1,4 @@
-"""What the documentation tells people to type does what it says."""
+"""The examples of the documentation run, and give what it says."""
 
 import os
 import re
@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from scalecut import make_scenes
 from scalecut.cli.app import app
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 
 
@@ -88,7 +88,7 @@ def as_typed(page):
 
 
 def findings(text):
-    """The best layer of each curve that a text tells of, and its R²."""
+    """The best layer of each finding in a text, and its R²."""
     told = " ".join(line.removeprefix("> ") for line in text.splitlines())
     return re.findall(r"object's scale best at (\S+) .*?R² ([\d.]+) \[", " ".join(told.split()))
 
@@ -145,7 +145,7 @@ def test_examples_about_cutting_run_as_they_stand(empty_folder, demo, scenes):
     Path("pictures").mkdir()
     paths = [f"pictures/{number:02}.png" for number in range(len(scenes))]
     for image, path in zip(scenes.images, paths, strict=True):
-        image.picture().save(path)
+        image.decode().save(path)
     pd.DataFrame({"image": paths, "measure": scenes.measure}).to_csv("sizes.csv", index=False)
     names = run("cutting.md", demo)
     assert names["scores"].mean() > 0.5

@@ -19,7 +19,8 @@ from scalecut.features import backends as engines
 from scalecut.features.backends import Way, resolved_way
 from scalecut.features.extract import Computation, Extracted, Stages, calibration_of
 from scalecut.networks.layers import probe_points, select_layers
-from scalecut.networks.network import Preprocessing, load_network
+from scalecut.networks.load import load_network
+from scalecut.networks.network import Preprocessing
 from scalecut.probing.controls import check_int8
 from scalecut.probing.probe import probe
 

@@ -18,7 +18,8 @@ from scalecut.data.images import Image
 from scalecut.errors import ModelError
 from scalecut.features.backends import Way
 from scalecut.features.extract import Task, computed_here
-from scalecut.networks.network import Preprocessing, load_network
+from scalecut.networks.load import load_network
+from scalecut.networks.network import Preprocessing
 from scalecut.networks.selection import chosen_points
 from scalecut.probing.probe import probe
 

@@ -33,7 +33,8 @@ from scalecut.features.extract import (
 from scalecut.networks import hooks as taps
 from scalecut.networks.hooks import pool, pooled_outputs
 from scalecut.networks.layers import probe_points, select_layers
-from scalecut.networks.network import Preprocessing, load_network
+from scalecut.networks.load import load_network
+from scalecut.networks.network import Preprocessing
 from scalecut.networks.selection import answerable
 
 SMALL = Preprocessing(height=16, width=16)
@@ -107,7 +108,7 @@ def input_of(network, pictures):
     """The batch as the network takes it, prepared picture by picture."""
     frame = network.preprocessing.frame("squash")
     way = network.preprocessing.interpolation
-    arrays = [fitted(image.picture(), frame, way) for image in pictures]
+    arrays = [fitted(image.decode(), frame, way) for image in pictures]
     return network.preprocessing.tensor(np.stack(arrays))
 
 

@@ -259,7 +259,7 @@ def test_precision_is_float32_on_a_processor_and_mixed_on_a_gpu(monkeypatch):
         monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
         return mixed_type(precision, device)
 
-    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
+    monkeypatch.setattr("scalecut.features.backends.instructions", lambda: ("BF16",))
     assert mixed("auto", "cpu", False) is mixed("float32", "cuda", True) is None
     assert mixed("bfloat16", "cpu", False) == mixed("auto", "cuda", True) == torch.bfloat16
     assert mixed("auto", "cuda:0", False) == torch.float16

@@ -20,7 +20,7 @@ from scalecut import DataError, LayerError, Preprocessing, ProbePoint, make_imag
 from scalecut.data.images import LeftOut
 from scalecut.data.read import LEAST_IMAGES
 from scalecut.probing.curve import COLUMNS
-from scalecut.probing.scores import Answers, draw_parts, score
+from scalecut.probing.scores import Features, draw_parts, score
 from scalecut.stats.ridge import PENALTIES
 
 SIDE = 32
@@ -359,7 +359,7 @@ POINT = ProbePoint("layer", "", 0.0, "layer", "output", channels=1)
 
 def table_of(images, matrix, *, repeats=5, regressors=("ridge",), shuffled=False, seed=0):
     parts = draw_parts(images, repeats, seed, shuffled=shuffled)
-    answers = {"pretrained": Answers((POINT,), ({"layer": matrix.astype(np.float32)},))}
+    answers = {"pretrained": Features((POINT,), ({"layer": matrix.astype(np.float32)},))}
     return parts, score(parts, answers, regressors).table
 
 
@@ -545,7 +545,7 @@ def with_a_broken_file(folder):
     """Thirty discs in files, one of which breaks off after its header."""
     whole = discs(np.random.default_rng(0), n=30)
     for number, image in enumerate(whole.images):
-        image.picture().save(folder / f"{number}.png")
+        image.decode().save(folder / f"{number}.png")
     broken = folder / "7.png"
     content = broken.read_bytes()
     broken.write_bytes(content[: len(content) // 2])

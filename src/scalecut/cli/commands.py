@@ -2,7 +2,9 @@
 
 A verb's source is read, not imported, so that `--help` and errors about options come before torch is
 loaded. A parameter that is a dataclass (`Reading`, `Computation`, ...) is flattened into one option
-per field. What a type means on the command line stands in `_KINDS`.
+per field, but for the fields that the verb's module names in `UNUSED`. Where a field means something
+else for a verb, its Args say so: `reading.at_most: ...`. What a type means on the command line
+stands in `_KINDS`. An option named like a keyword of Python ends with an underscore: `class_`.
 """
 
 import ast
@@ -58,7 +60,7 @@ class Verb:
         for option in self.options:
             value = values[option.name]
             if isinstance(value, str):
-                flag = "--" + option.name.replace("_", "-")
+                flag = "--" + option.name.rstrip("_").replace("_", "-")
                 value = converted(option.annotation, value, flag, option.default)
             (grouped[option.owner] if option.owner else arguments)[option.name] = value
         for owner, given in grouped.items():
@@ -81,6 +83,7 @@ def verb_of(path: str) -> Verb:
     help_of = _args(documented)
     positional = function.args.posonlyargs + function.args.args
     defaults = [None] * (len(positional) - len(function.args.defaults)) + function.args.defaults
+    unused = _value(tree, ast.Name("UNUSED"), ())
     options: list[Option] = []
     owners: dict[str, str] = {}
     pairs = [
@@ -95,7 +98,8 @@ def verb_of(path: str) -> Verb:
             place = _place_of(tree, module, default.func.id)
             owners[argument.arg] = place
             changed = {word.arg: word.value for word in default.keywords if word.arg}
-            options += _fields(place, argument.arg, changed)
+            fields = _fields(place, argument.arg, changed, help_of)
+            options += [field for field in fields if field.name not in unused]
             continue
         options.append(
             Option(
@@ -144,7 +148,7 @@ def _args(docstring: str) -> dict[str, str]:
     texts: dict[str, str] = {}
     name = ""
     for line in textwrap.dedent(found[1]).splitlines():
-        head = re.match(r"(\w+): (.*)", line)
+        head = re.match(r"([\w.]+): (.*)", line)
         if head:
             name, texts[head[1]] = head[1], head[2]
         elif name and line.startswith(" "):
@@ -154,8 +158,10 @@ def _args(docstring: str) -> dict[str, str]:
     return texts
 
 
-def _fields(place: str, owner: str, changed: Mapping[str, ast.expr]) -> list[Option]:
-    """The fields of a dataclass, their defaults possibly changed by the verb."""
+def _fields(
+    place: str, owner: str, changed: Mapping[str, ast.expr], help_of_verb: Mapping[str, str]
+) -> list[Option]:
+    """The fields of a dataclass, their defaults and help possibly changed by the verb."""
     module, name = place.split(":")
     tree = _tree(module)
     found = next(n for n in tree.body if isinstance(n, ast.ClassDef) and n.name == name)
@@ -165,7 +171,7 @@ def _fields(place: str, owner: str, changed: Mapping[str, ast.expr]) -> list[Opt
             node.target.id,
             ast.unparse(node.annotation),
             _value(tree, changed.get(node.target.id, node.value)),
-            help_of.get(node.target.id, ""),
+            help_of_verb.get(f"{owner}.{node.target.id}", help_of.get(node.target.id, "")),
             owner,
         )
         for node in found.body
@@ -190,7 +196,7 @@ def _place_of(tree: ast.Module, module: str, name: str) -> str:
     raise LookupError(f"{module} names no class {name}")
 
 
-def _value(tree: ast.Module, node: ast.expr | None) -> Any:
+def _value(tree: ast.Module, node: ast.expr | None, otherwise: Any = None) -> Any:
     """A default: a literal, or a name that the module gives a literal."""
     if isinstance(node, ast.Name):
         for each in tree.body:
@@ -198,6 +204,7 @@ def _value(tree: ast.Module, node: ast.expr | None) -> Any:
                 isinstance(target, ast.Name) and target.id == node.id for target in each.targets
             ):
                 return _value(tree, each.value)
+        return otherwise
     assert node is not None
     return ast.literal_eval(node)
 
@@ -319,7 +326,7 @@ def _number(text: str) -> float:
 
 
 _KINDS: tuple[tuple[str, Callable[[str], Any]], ...] = (
-    (r"Sequence\[(str|Literal\[.*\])\]( \| None)?", _chosen),
+    (r"Sequence\[(str( \| float \| int)?|Literal\[.*\])\]( \| None)?", _chosen),
     (r"Sequence\[float\]( \| None)?", _numbers),
     (r"Sequence\[int\]( \| None)?", _whole_numbers),
     (r"int \| tuple\[int, int\]( \| None)?", _size),

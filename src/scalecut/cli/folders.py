@@ -36,12 +36,12 @@ def report(
       scalecut report runs/demo --no-thumbnails
       scalecut report --compare runs/resnet50 runs/inception
     """
-    from ..report.report import render, write_comparison
+    from ..report.report import write_comparison, write_report
 
     options = {"subset": subset, "has_thumbnails": not no_thumbnails}
     if not compare:
         for folder in folders:
-            page, figures = render(folder, **options)
+            page, figures = write_report(folder, **options)
             for path in (*figures, page):
                 OUT.print(str(path), soft_wrap=True)
         return
@@ -90,7 +90,7 @@ def doctor(as_json: JsonOption = False) -> None:
     import torch
 
     from ..features.backends import resolved_precision
-    from ..networks.network import weights_found
+    from ..networks.load import weights_found
 
     facts = {
         "versions": runs.versions(),

@@ -1,6 +1,6 @@
-"""Images, and sets of them with a measure each.
+"""Images, and sets of images with one measure per image.
 
-A picture is decoded when it is asked for. Whatever is wrong with a file is said by DataError in one
+An image is decoded when its pixels are needed. A file that cannot be used raises a DataError of one
 line.
 
 Shapes: n images, h x w pixels.
@@ -8,40 +8,36 @@ Shapes: n images, h x w pixels.
 
 import hashlib
 import io
-import math
-from collections.abc import Callable, Iterator, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
-from pathlib import Path, PurePath
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import PIL.Image
 from jaxtyping import Bool, Float64, Integer, UInt8
 
 from ..errors import DataError
 from .decoding import header, opened, unreadable, upright_rgb
-from .measures import Frame, nearest
-from .storage import Stored, beside, is_address
+from .measures import Box, Frame
+from .storage import Stored
 
-MEAN = "mean"  # the subset that stands for the mean over all
-Progress = Callable[[str, int, int], None]  # stage, how many are done, how many in all
-ASKED_AT_ONCE = 16  # images, of a server that takes its time for each
+MEAN = "mean"  # reserved name: the mean over all subsets
+Progress = Callable[[str, int, int], None]  # stage, done, total
+REQUESTS = 16  # images requested from a server at the same time
 QUEUED = 1024
-LOSSLESS = {".png", ".tif", ".tiff", ".bmp", ".gif"}  # the losses of JPEG change labels
-SUFFIXES = LOSSLESS | {".jpg", ".jpeg", ".webp", ".ppm", ".pgm", ".jp2"}
 
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """One picture: a local file, one stored elsewhere or in an archive, or pixels in memory."""
+    """An image: a local file, a file stored elsewhere or in an archive, or pixels in memory."""
 
     name: str
     source: Path | Stored | UInt8[np.ndarray, "h w 3"]
 
     def content(self) -> bytes:
-        """What the picture depends on: the bytes of the file, or shape and pixels."""
+        """The bytes of the file, or shape and pixels in memory."""
         try:
             if isinstance(self.source, Stored):
                 return self.source.read()
@@ -57,8 +53,8 @@ class Image:
         """SHA-256 of the content, in hexadecimal."""
         return hashlib.sha256(self.content()).hexdigest()
 
-    def picture(self, frame: Frame | None = None) -> PIL.Image.Image:
-        """The picture decoded: RGB, upright, its first frame; see `decoding.upright_rgb`."""
+    def decode(self, frame: Frame | None = None) -> PIL.Image.Image:
+        """The decoded image: RGB and upright; see `decoding.upright_rgb`."""
         source = self.source
         if not isinstance(source, Path | Stored):
             return PIL.Image.fromarray(source)
@@ -70,19 +66,19 @@ class Image:
             raise DataError(f"{self.name}: {error}") from error
 
     def place(self) -> str:
-        """Where it lies: its absolute path or its address; nothing for pixels in memory."""
+        """Its absolute path or address; empty for pixels in memory."""
         if isinstance(self.source, Stored):
             return self.source.address()
         return str(self.source.absolute()) if isinstance(self.source, Path) else ""
 
 
 def keys_of(images: Sequence[Image]) -> Iterator[str | DataError]:
-    """The key of each image in turn, or why there is none; stored ones are asked for together."""
+    """The key of each image in order, or its error; stored images are requested concurrently."""
     if not any(isinstance(image.source, Stored) for image in images):
         yield from map(_key_or_error, images)
         return
-    with ThreadPoolExecutor(ASKED_AT_ONCE) as workers:
-        for start in range(0, len(images), QUEUED):  # what waits takes a kilobyte an image
+    with ThreadPoolExecutor(REQUESTS) as workers:
+        for start in range(0, len(images), QUEUED):  # each queued image takes 1 kB
             yield from workers.map(_key_or_error, images[start : start + QUEUED])
 
 
@@ -95,23 +91,55 @@ def _key_or_error(image: Image) -> str | DataError:
 
 @dataclass(frozen=True, slots=True)
 class LeftOut:
-    """An image, or another thing, that is not used, and why."""
+    """An image, or another item, that was skipped, and the reason."""
 
     name: str
     reason: str
 
 
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """An object on an image: its class, its box, and its flags (truncated, difficult, crowd)."""
+
+    kind: str
+    box: Box
+    flags: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Labelled:
+    """An image and its label, as a reader finds it; neither is opened yet.
+
+    Args:
+        kinds: the classes of its objects, or the subset of its row.
+        label: boxes, the file of a mask, or the measure itself.
+        size: width and height of the image that the boxes were drawn on, if known.
+        group: shared by images that belong together; by default each image is its own group.
+    """
+
+    image: Image
+    kinds: frozenset[str]
+    label: tuple[Mark, ...] | Path | float
+    size: tuple[int, int] | None = None
+    group: str = ""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class ImageSet:
-    """Images and what is to be read from them, row by row."""
+    """Images and one measure per image, in rows.
+
+    Args:
+        facts: what reading found or assumed; part of `run.json`.
+    """
 
     images: tuple[Image, ...]
     measure: Float64[np.ndarray, " n"]
     measure_name: str
-    subset: tuple[str, ...]  # the class of the object, or whatever the rows are told apart by
-    group: tuple[str, ...]  # images that share one (slide, patient) stay on one side of a split
+    subset: tuple[str, ...]  # the class of the object, or another name that rows share
+    group: tuple[str, ...]  # images of one group (slide, patient) are never split
     boxes: Float64[np.ndarray, "n 4"] | None = None  # in pixels of the upright image
     left_out: tuple[LeftOut, ...] = ()
+    facts: Mapping[str, object] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -124,17 +152,16 @@ class ImageSet:
     def rows(
         self, which: Bool[np.ndarray, " n"] | Integer[np.ndarray, " k"] | Sequence[int]
     ) -> "ImageSet":
-        """The chosen rows, by a mask or by their numbers; what was left out stays listed."""
+        """The chosen rows, by a mask or by their numbers; skipped items stay listed."""
         asked = np.asarray(which)
         places = np.arange(len(self))[asked if asked.dtype == bool else asked.astype(np.int64)]
-        return ImageSet(
+        return replace(
+            self,
             images=tuple(self.images[place] for place in places),
             measure=self.measure[places],
-            measure_name=self.measure_name,
             subset=tuple(self.subset[place] for place in places),
             group=tuple(self.group[place] for place in places),
             boxes=None if self.boxes is None else self.boxes[places],
-            left_out=self.left_out,
         )
 
 
@@ -146,12 +173,12 @@ def make_image_set(
     group: Sequence[object] | None = None,
     measure_name: str = "measure",
 ) -> ImageSet:
-    """A set from what is at hand in Python: files, PIL images or arrays, and a measure each.
+    """A set of files, PIL images or arrays, with one measure per image.
 
     Args:
-        measure: one finite number an image.
-        subset: one name for all, or one an image; "images" by default.
-        group: what images share that belong together; by default each file, or array, is its own.
+        measure: one finite number per image.
+        subset: one name for all, or one per image; "images" by default.
+        group: a value shared by images that belong together; by default each image is its own.
     """
     n = len(images)
     subset = [subset or "images"] * n if subset is None or isinstance(subset, str) else subset
@@ -165,7 +192,7 @@ def make_image_set(
     if bad.size:
         raise DataError(
             f"{bad.size} of {n} measures are not finite, the first at row {bad[0]}. "
-            "Drop these images, or measure them."
+            "Remove these images, or measure them."
         )
     entries = tuple(image_of(place, given) for place, given in enumerate(images))
     groups = [image.name for image in entries] if group is None else group
@@ -200,135 +227,28 @@ def image_of(place: int, given: Any) -> Image:
     return Image(name, pixels)
 
 
-def read_table(
-    file: Path | Stored,
-    *,
-    subsets: Sequence[str] = (),
-    strict: bool = False,
-    images_folder: Path | None = None,
-    progress: Progress | None = None,
-) -> ImageSet:
-    """A set from a CSV file with the columns image, measure and, if wanted, group and subset.
-
-    Args:
-        file: the measure is used as it stands; paths start at the file's folder, and may be
-            addresses (`s3://...`), which are not opened before they are needed.
-        subsets: which to read; all by default. Without the column, all rows are of one subset,
-            the file's name.
-        strict: raise at the first image that would be left out.
-        images_folder: where the paths start, if not at the file.
-        progress: called with (stage, pictures opened, all).
-    """
-    columns = _columns(file)
-    place = file.url if isinstance(file, Stored) else str(file)
-    names, measure = columns["image"], np.array([float(cell) for cell in columns["measure"]])
-    subset = columns.get("subset", [PurePath(place).stem] * len(names))
-    group = columns.get("group", names)
-    wanted = wanted_subsets(place, subsets, set(subset))
-    kept: list[int] = []
-    left_out: list[LeftOut] = []
-    images = [Image(name, _source(name, place, images_folder)) for name in names]
-    order = sorted(range(len(names)), key=lambda row: (subset[row], names[row]))
-    for done, row in enumerate(order, start=1):
-        if subset[row] in wanted:
-            try:
-                source = images[row].source
-                if isinstance(source, Path):
-                    header(source)
-                kept.append(row)
-            except DataError as error:
-                leave(LeftOut(names[row], str(error)), left_out, strict)
-        if progress:
-            progress("listing", done, len(names))
-    if not kept:
-        raise DataError(f"None of the images of {place} can be used. {told(left_out)}")
-    everything = ImageSet(tuple(images), measure, "measure", tuple(subset), tuple(group))
-    return replace(everything.rows(kept), left_out=tuple(left_out))
-
-
-def _source(name: str, table: str, images_folder: Path | None) -> Path | Stored:
-    """Where a table's image is: by its name, or beside the table."""
-    if is_address(name):
-        return Stored(name)
-    if is_address(table) and images_folder is None and not PurePath(name).is_absolute():
-        return Stored(beside(table, name))
-    return (images_folder or Path(table).parent) / name
-
-
-def _columns(file: Path | Stored) -> dict[str, list[str]]:
-    """The columns of a table as text, found to be complete."""
-    place = file.url if isinstance(file, Stored) else str(file)
-    try:
-        content = io.BytesIO(file.read()) if isinstance(file, Stored) else file
-    except DataError as error:
-        raise DataError(f"{place}: {error}.") from error
-    try:
-        table = pd.read_csv(content, dtype=str, keep_default_na=False, encoding="utf-8-sig")
-    except (ValueError, OSError) as error:
-        raise DataError(
-            f"{place} is no table ({' '.join(str(error).split())}). "
-            "Give a CSV file with the columns image and measure."
-        ) from error
-    columns = {str(name): [str(cell) for cell in table[name]] for name in table.columns}
-    missing = [name for name in ("image", "measure") if name not in columns]
-    if missing or table.empty:
-        raise DataError(
-            f"{place} has {f'no column {missing[0]!r}' if missing else 'no rows'}; "
-            f"its columns are {', '.join(map(repr, list(columns)[:8]))}. "
-            "Give image and measure, and if you like group and subset."
-        )
-    if not isinstance(table.index, pd.RangeIndex):  # pandas takes the surplus for an index
-        raise DataError(f"{place} has rows of more than {len(columns)} cells. Name every column.")
-    for name in [name for name in ("image", "measure", "group", "subset") if name in columns]:
-        rule = _is_number if name == "measure" else bool
-        bad = [row for row, cell in enumerate(columns[name]) if not rule(cell)]
-        if bad:
-            raise DataError(
-                f"{place}: {len(bad)} of {len(table)} rows have no usable {name}, the first at row "
-                f"{bad[0] + 2} ({columns[name][bad[0]]!r}; the header is row 1). "
-                "Mend or remove these rows."
-            )
-    return columns
-
-
-def _is_number(cell: str) -> bool:
-    try:
-        return math.isfinite(float(cell))
-    except ValueError:
-        return False
-
-
-def wanted_subsets(place: str, asked: Sequence[str], there: Set[str]) -> frozenset[str]:
-    """The subsets asked for, each of them there; all, if none is asked for."""
-    for subset in asked:
-        if subset not in there:
-            raise DataError(
-                f"{place} has no subset {subset!r}. "
-                f"It has {len(there)}, the nearest first: {nearest(subset, there)}."
-            )
-    return frozenset(asked or there)
-
-
 def leave(item: LeftOut, left_out: list[LeftOut], strict: bool) -> None:
-    """Add to what is left out, or raise if nothing may be."""
+    """Add to the skipped items, or raise if `strict`."""
     if strict:
-        raise DataError(f"{item.name}: {item.reason} (strict, so nothing is left out).")
+        raise DataError(f"{item.name}: {item.reason} (--strict skips nothing).")
     left_out.append(item)
 
 
 def told(left_out: Sequence[LeftOut]) -> str:
-    """How many were left out, and the first of them."""
+    """The number of skipped items, and the first of them."""
+    if not left_out:
+        return ""
     first = left_out[0]
-    return f"{len(left_out)} were left out, the first {first.name}: {first.reason}."
+    return f"{len(left_out)} were skipped, the first is {first.name}: {first.reason}."
 
 
 def evenly(n: int, most: int) -> list[int]:
-    """At most so many of n numbers, spread over all of them."""
+    """At most `most` of the numbers 0 to n - 1, evenly spaced."""
     return np.linspace(0, n - 1, min(n, most)).round().astype(int).tolist()
 
 
 def image_facts(image_set: ImageSet) -> dict[str, object]:
-    """Numbers and a fingerprint: the hash of every image's content with its measure and subset."""
+    """Counts, what reading assumed, and a hash of every image's content, measure and subset."""
     digest = hashlib.sha256()
     keys = keys_of(image_set.images)
     rows = zip(keys, image_set.measure, image_set.subset, image_set.group, strict=True)
@@ -342,4 +262,5 @@ def image_facts(image_set: ImageSet) -> dict[str, object]:
         "n_by_subset": {subset: int((names == subset).sum()) for subset in image_set.subsets},
         "measure": image_set.measure_name,
         "sha256": digest.hexdigest(),
+        **image_set.facts,
     }

@@ -1,4 +1,4 @@
-"""The scale of an object: how much of the picture that the network sees it fills.
+"""The scale of an object: the share that it fills of the image shown to the network.
 
 Shapes: image h x w. All pixel coordinates are continuous, (left, top, right, bottom), in the
 upright image (EXIF orientation applied), unless a name says stored.
@@ -7,16 +7,15 @@ Source of the default measure, box area / image area without a square root: `gra
 docs/references.bib.
 """
 
-import difflib
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Float64, Integer
 from scipy import ndimage
 
-from ..errors import DataError
+from ..errors import DataError, check_names
 
 Box = tuple[float, float, float, float]  # left, top, right, bottom, in pixels
 FITS = ("squash", "crop", "pad")
@@ -24,12 +23,12 @@ FITS = ("squash", "crop", "pad")
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """Which window of an image a network is shown, and at what size.
+    """The window of an image that is shown to a network, and its size.
 
     Args:
         height, width: the network's input, in pixels.
-        fit: `squash` shows the whole image, stretched (the paper); `crop` the middle of it, as timm
-            evaluates; `pad` all of it on a larger canvas, its proportions kept.
+        fit: `squash` shows the whole image, stretched (the paper); `crop` its centre, as timm
+            evaluates; `pad` the whole image on a larger canvas, its proportions kept.
         shown: for `crop`, share of the shorter side that is kept (timm's `crop_pct`).
     """
 
@@ -39,18 +38,15 @@ class Frame:
     shown: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.fit not in FITS:
-            raise DataError(
-                f"There is no fit {self.fit!r}. Choose one of {nearest(self.fit, FITS)}."
-            )
+        check_names(self.fit, FITS, "fit")
         if min(self.height, self.width) < 1:
             raise DataError(
-                f"A frame of {self.width} x {self.height} pixels holds no picture. "
-                "Give a width and a height of 1 or more."
+                "Width and height of a frame must be at least 1 pixel, "
+                f"got {self.width} x {self.height}."
             )
         if not 0 < self.shown <= 1:
             raise DataError(
-                f"A crop cannot show {self.shown:g} of an image. Give a share above 0, up to 1."
+                f"The shown share of a crop must be above 0 and at most 1, got {self.shown:g}."
             )
 
     def window(self, image_width: int, image_height: int) -> Box:
@@ -87,17 +83,13 @@ MEASURES: dict[str, Measure] = {
 
 
 def measure_named(name: str) -> Measure:
-    """The function behind a name of `MEASURES`."""
-    if name not in MEASURES:
-        raise DataError(
-            f"There is no measure {name!r}. Choose one of {nearest(name, MEASURES)}, "
-            "or give your own in a table: csv:FILE."
-        )
+    """The function of shares that `MEASURES` holds under this name."""
+    check_names(name, tuple(MEASURES), "measure")
     return MEASURES[name]
 
 
 def share_of(box: Box, window: Box) -> tuple[float, float]:
-    """Shares of the window's area and height that the box fills, as far as it lies inside."""
+    """Shares of the window's area and height that the box fills, clipped to the window."""
     width = max(0.0, min(box[2], window[2]) - max(box[0], window[0]))
     height = max(0.0, min(box[3], window[3]) - max(box[1], window[1]))
     if width == 0:
@@ -107,9 +99,9 @@ def share_of(box: Box, window: Box) -> tuple[float, float]:
 
 
 def share_of_mask(mask: Bool[np.ndarray, "h w"], window: Box) -> tuple[float, float]:
-    """The same of a mask: the area of its pixels, and the height from its first to its last row.
+    """Shares of the window's area and height that a mask fills, from its first to its last row.
 
-    A pixel that an edge of the window cuts counts with the share of it that lies inside.
+    A pixel cut by an edge of the window counts with the share of it that lies inside.
     """
     left, top, right, bottom = window
     rows = _inside(mask.shape[0], top, bottom)
@@ -124,7 +116,7 @@ def share_of_mask(mask: Bool[np.ndarray, "h w"], window: Box) -> tuple[float, fl
 def shares_of_labels(
     labels: Integer[np.ndarray, "h w"], window: Box
 ) -> list[tuple[float, float, Box]]:
-    """Shares of area and height, and the box, of each object labelled 1, 2, ... without gap."""
+    """Shares of area and height, and the box, of each object labelled 1, 2, ... without gaps."""
     left, top, right, bottom = window
     found = []
     for label, (rows, columns) in enumerate(ndimage.find_objects(labels), start=1):
@@ -141,42 +133,31 @@ def _inside(n: int, start: float, stop: float) -> Float64[np.ndarray, " n"]:
 
 
 def clipped(box: Box, width: int, height: int, slack: float = 1.0) -> Box:
-    """The box within its image; refused if it is empty or reaches beyond by more than the slack.
+    """The box clipped to its image; refused if it is empty or outside by more than the slack.
 
     Args:
         slack: in pixels; 1 covers corners counted from 1 and edges that were rounded.
     """
     left, top, right, bottom = box
     corners = " ".join(f"{edge:g}" for edge in box)
-    if not (left < right and top < bottom):  # so written, NaN is refused too
+    if not (left < right and top < bottom):  # also refuses NaN
         raise DataError(
             f"box {corners} is empty: its right and bottom must lie beyond its left and top; "
-            "mend the annotation"
+            "fix the annotation"
         )
     if min(left, top) < -slack or right > width + slack or bottom > height + slack:
         raise DataError(
-            f"box {corners} reaches outside the image of {width} x {height}; mend the annotation, "
+            f"box {corners} reaches outside the image of {width} x {height}; fix the annotation, "
             "or give the image that it was drawn on"
         )
     return max(left, 0.0), max(top, 0.0), min(right, float(width)), min(bottom, float(height))
 
 
 def upright(box: Box, orientation: int, stored_width: int, stored_height: int) -> Box:
-    """A box in stored pixels, after the quarter turn that EXIF orientation 5 to 8 asks for."""
+    """A box in stored pixels after the quarter turn of EXIF orientation 5 to 8."""
     left, top, right, bottom = box
     flipped_x = stored_width - right, stored_width - left
     flipped_y = stored_height - bottom, stored_height - top
     across = flipped_y if orientation in (6, 7) else (top, bottom)
     down = flipped_x if orientation in (7, 8) else (left, right)
     return across[0], down[0], across[1], down[1]
-
-
-def nearest(given: str, known: Iterable[str], most: int = 5) -> str:
-    """The known names as an error offers them: those most like the given one first."""
-
-    def likeness(name: str) -> float:
-        return difflib.SequenceMatcher(None, given.lower(), name.lower()).ratio()
-
-    ordered = sorted(known, key=lambda name: (-likeness(name), name))
-    offered = ", ".join(repr(name) for name in ordered[:most])
-    return offered if len(ordered) <= most else f"{offered} and {len(ordered) - most} more"

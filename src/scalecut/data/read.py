@@ -1,51 +1,71 @@
-"""Images by name: a data specification to an ImageSet with enough images of each subset."""
+"""Images by specification: `KIND:PATH` to an ImageSet with enough images of each subset.
 
-from collections.abc import Sequence
+A reader of `READERS` yields labelled images; `read_images` measures their objects and makes rows:
+one per image and class of object. Only the headers of images are opened. What cannot be used is
+skipped and listed with its reason.
+"""
+
+from collections.abc import Callable, Iterator, Sequence, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, cast
+from typing import Any, Literal, cast, get_args
 
 import numpy as np
 
-from ..errors import DataError
-from .annotations import (
-    OBJECTS,
-    WITH_MEASURE,
-    Marked,
-    Row,
-    Rule,
-    assembled,
-    check_found,
-    coco,
-    masks,
-    measured,
-    place_of,
-    voc,
-)
-from .images import (
-    MEAN,
-    ImageSet,
-    LeftOut,
-    Progress,
-    leave,
-    read_table,
-    told,
-    wanted_subsets,
-)
+from ..errors import DataError, check_names, nearest
+from . import annotations, tables
+from .decoding import header
+from .images import MEAN, Image, ImageSet, Labelled, LeftOut, Mark, Progress, leave, told
+from .masks import labels_of
 from .measures import (
+    MEASURES,
+    Box,
     Frame,
+    clipped,
     measure_named,
-    nearest,
     share_of,
+    shares_of_labels,
+    upright,
 )
 from .scenes import make_scenes
-from .storage import Stored
-from .tables import read_shards
+from .storage import Stored, is_address
 
-LEAST_IMAGES = 20  # of one subset: 14 to fit, 6 to test
-
-
+LEAST_IMAGES = 20  # of one subset: 14 for training, 6 for testing
 LEAST_GROUPS = 4
+SEVERAL = ", and --objects single takes one"
+WHOLE = Frame(1, 1)  # the whole image, whatever its size
+Objects = Literal["single", "largest", "mean"]
+
+
+@dataclass(frozen=True, slots=True)
+class Reader:
+    """How one kind of data is read.
+
+    Args:
+        what: what the path names, as the command line explains it.
+        read: called with the place, the folder of images if given, and a progress; yields the
+            labelled images and what it skipped.
+        place: what the path must be: an existing folder or file, a file that may also be at an
+            address, or a pattern.
+        measure_in: where the data brings its own measure; empty if it is measured.
+    """
+
+    what: str
+    read: Callable[[Any, Path | None, Progress | None], Iterator[Labelled | LeftOut]]
+    place: Literal["folder", "file", "remote file", "pattern"]
+    measure_in: str = ""
+
+
+# fmt: off
+READERS: dict[str, Reader] = {
+    "voc": Reader("a folder with Annotations and JPEGImages", annotations.voc, "folder"),
+    "coco": Reader("an instances file, JSON", annotations.coco, "file"),
+    "csv": Reader("a table with image and measure", tables.csv, "remote file", "its table"),
+    "parquet": Reader("such a table as Parquet", tables.parquet, "remote file", "its table"),
+    "tar": Reader("shards of images, each with a .json", tables.shards, "pattern", "its .json"),
+    "masks": Reader("a folder with images and masks", annotations.masks, "folder"),
+}
+# fmt: on
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +93,30 @@ class Reading:
     strict: bool = False
     at_most: int = 0
 
+    def __post_init__(self) -> None:
+        check_names(self.measure, tuple(MEASURES), "measure")
+        check_names(self.objects, get_args(Objects), "choice of objects")
+        if self.at_most < 0:
+            raise DataError(f"--at-most must be 0 (all images) or more, got {self.at_most}.")
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    subset: str
+    image: Image
+    measure: float
+    group: str
+    box: Box | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """An object as the network is shown it."""
+
+    area: float  # shares of the frame's window
+    height: float
+    box: Box
+
 
 def images_of(
     data: str | ImageSet,
@@ -83,16 +127,16 @@ def images_of(
     enough: bool = True,
     progress: Progress | None = None,
 ) -> ImageSet:
-    """The rows that are asked for, of files, of made-up scenes, or as they are given.
+    """The images of a specification, of synthetic scenes, or of a given set.
 
     Args:
-        enough: leave out subsets that are too small to be probed.
+        enough: skip subsets that are too small to be probed.
 
     Raises:
         DataError: if there are too few images, or their measure does not vary.
     """
     if isinstance(data, ImageSet):
-        image_set = of_subsets(data, reading.subset)
+        image_set = _of_subsets(data, reading.subset)
     elif data == "scenes":
         image_set = _scenes(frame, reading, seed)
     else:
@@ -102,10 +146,239 @@ def images_of(
     return _large_enough(image_set, only_named=bool(reading.subset)) if enough else image_set
 
 
+def read_images(
+    spec: str,
+    frame: Frame | None = None,
+    reading: Reading | None = None,
+    *,
+    progress: Progress | None = None,
+) -> ImageSet:
+    """The images that `spec` names, one row for each subset that they belong to.
+
+    Args:
+        spec: `KIND:PATH`, such as `voc:DIR`, `coco:FILE`, `csv:FILE`, `parquet:FILE`, `masks:DIR`
+            or `tar:PATTERN`; tables and shards also at an address, `s3://...`.
+        frame: how the network is shown the images; by default the whole image is shown.
+        reading: which images, and how their objects are measured.
+        progress: called with (stage, done, total).
+
+    Raises:
+        DataError: if nothing can be used, or an option does not fit.
+    """
+    asked = reading or Reading()
+    images_folder = None if asked.images is None else Path(asked.images)
+    scheme, place = _place_of(spec, images_folder)
+    reader = READERS[scheme]
+    if reader.measure_in and asked.measure != "area":
+        raise DataError(
+            f"{scheme}: data brings its own measure, so {asked.measure!r} cannot be computed. "
+            f"Omit --measure, or put {asked.measure!r} into {reader.measure_in}."
+        )
+    if frame is None and asked.measure == "pixels":
+        raise DataError("Measure 'pixels' counts pixels of the network's input. Give a frame.")
+    labelled: list[Labelled] = []
+    skipped: list[LeftOut] = []
+    for item in reader.read(place, images_folder, progress):
+        if isinstance(item, LeftOut):
+            leave(item, skipped, asked.strict)
+        else:
+            labelled.append(item)
+    if not labelled:
+        found = told(skipped) or f"Give {scheme}: {reader.what}."
+        raise DataError(f"Nothing in {_text(place)} can be used. {found}")
+    wanted = _wanted(place, asked.subset, {kind for item in labelled for kind in item.kinds})
+    rows: list[_Row] = []
+    for number, item in enumerate(labelled, start=1):
+        try:
+            found = list(_rows(item, wanted & item.kinds, frame or WHOLE, asked))
+        except DataError as error:
+            leave(LeftOut(item.image.name, str(error)), skipped, asked.strict)
+        else:
+            rows += [each for each in found if isinstance(each, _Row)]
+            skipped += [each for each in found if isinstance(each, LeftOut)]
+        if progress:
+            progress("listing", number, len(labelled))
+    _check_found(place, rows, wanted if asked.subset else frozenset(), skipped)
+    name = "measure" if reader.measure_in else asked.measure
+    return _assembled(rows, name, tuple(skipped))
+
+
+def _place_of(spec: str, images_folder: Path | None) -> tuple[str, Path | Stored | str]:
+    """The kind of data, and its place: a local path, an address, or a pattern."""
+    scheme, colon, rest = spec.partition(":")
+    if not colon or scheme not in READERS or not rest:
+        kinds = "; ".join(f"{name}: {reader.what}" for name, reader in READERS.items())
+        raise DataError(f"Data {spec!r} is not of the form KIND:PATH. The kinds are {kinds}.")
+    if images_folder is not None and not images_folder.is_dir():
+        raise DataError(f"There is no folder {images_folder}. Give the one that holds the images.")
+    reader = READERS[scheme]
+    if reader.place == "pattern":
+        return scheme, rest
+    if is_address(rest):
+        if reader.place != "remote file":
+            remote = [
+                f"{name}:" for name, r in READERS.items() if r.place not in ("folder", "file")
+            ]
+            raise DataError(
+                f"{spec!r} is an address, which only {', '.join(remote)} can be read from. "
+                "Give one of these, or a local copy."
+            )
+        return scheme, Stored(rest)
+    place = Path(rest).expanduser()
+    if not (place.is_dir() if reader.place == "folder" else place.is_file()):
+        sort = reader.place.rpartition(" ")[2]
+        raise DataError(f"There is no {sort} {place}. Give {scheme}: {reader.what}.")
+    return scheme, place
+
+
+def _wanted(place: object, asked: Sequence[str], there: Set[str]) -> frozenset[str]:
+    """The subsets asked for, each of which must be there; all if none is asked for."""
+    for subset in asked:
+        if subset not in there:
+            raise DataError(
+                f"{_text(place)} has no subset {subset!r}. "
+                f"It has {len(there)}, the nearest first: {nearest(subset, there)}."
+            )
+    return frozenset(asked or there)
+
+
+def _text(place: object) -> str:
+    return place.url if isinstance(place, Stored) else str(place)
+
+
+# --- from labels to rows ---------------------------------------------------------------------
+
+
+def _rows(
+    item: Labelled, kinds: frozenset[str], frame: Frame, asked: Reading
+) -> Iterator[_Row | LeftOut]:
+    """One row for each kind of object that the image is chosen for."""
+    group = item.group or item.image.name
+    if isinstance(item.label, float):
+        if kinds and isinstance(item.image.source, Path):
+            header(item.image.source)
+        for kind in kinds:
+            yield _Row(kind, item.image, item.label, group, None)
+        return
+    chosen = []
+    for kind in sorted(kinds):
+        marks = _of_kind(item.label, kind)
+        if asked.objects == "single" and isinstance(marks, tuple) and len(marks) > 1:
+            yield LeftOut(item.image.name, f"it has {len(marks)} objects of {kind}{SEVERAL}")
+            continue
+        if isinstance(marks, tuple):
+            marks = tuple(mark for mark in marks if "crowd" not in mark.flags)
+        if marks:
+            chosen.append((kind, marks))
+    if not chosen:
+        return
+    width, height, orientation = header(cast(Path, item.image.source))
+    flags = {"truncated": asked.skip_truncated, "difficult": asked.skip_difficult}
+    avoided = {flag for flag, is_avoided in flags.items() if is_avoided}
+    for kind, marks in chosen:
+        if isinstance(marks, Path):
+            seen = _seen_in_mask(marks, width, height, frame)
+            if asked.objects == "single" and len(seen) > 1:
+                yield LeftOut(item.image.name, f"it has {len(seen)} objects{SEVERAL}")
+                continue
+        else:
+            flagged = sorted(avoided & {flag for mark in marks for flag in mark.flags})
+            if flagged:
+                yield LeftOut(item.image.name, f"its {kind} is marked {flagged[0]}, as asked")
+                continue
+            boxes = _upright_boxes(item, marks, width, height, orientation)
+            window = frame.window(width, height)
+            seen = [_Seen(*share_of(box, window), box) for box in boxes]
+        area, tall, box = _summary(seen, kind, asked.objects)
+        value = measure_named(asked.measure)(area, tall, frame)
+        yield _Row(kind, item.image, value, group, box)
+
+
+def _of_kind(label: tuple[Mark, ...] | Path, kind: str) -> tuple[Mark, ...] | Path:
+    """The objects of a kind, or the mask."""
+    return label if isinstance(label, Path) else tuple(m for m in label if m.kind == kind)
+
+
+def _upright_boxes(
+    item: Labelled, marks: tuple[Mark, ...], width: int, height: int, orientation: int
+) -> list[Box]:
+    """Boxes in upright pixels; the size that they were drawn on says if they already are."""
+    boxes = [mark.box for mark in marks]
+    size = item.size or (width, height)
+    if orientation >= 5 and size == (height, width) != (width, height):
+        boxes = [upright(box, orientation, height, width) for box in boxes]
+    elif size != (width, height):
+        raise DataError(
+            f"its boxes were drawn on {size[0]} x {size[1]} pixels, but the image has "
+            f"{width} x {height}; give the image that they were drawn on"
+        )
+    return [clipped(box, width, height) for box in boxes]
+
+
+def _seen_in_mask(file: Path, width: int, height: int, frame: Frame) -> list[_Seen]:
+    """Each object of a mask."""
+    labels = labels_of(file)
+    if labels.shape != (height, width):
+        raise DataError(
+            f"its mask has {labels.shape[1]} x {labels.shape[0]} pixels, the image {width} x "
+            f"{height}; give a mask of the same size"
+        )
+    found = shares_of_labels(labels, frame.window(width, height))
+    if not found:
+        raise DataError("its mask marks no pixel; mark its object, or remove the image")
+    return [_Seen(*each) for each in found]
+
+
+def _summary(seen: list[_Seen], kind: str, objects: str) -> tuple[float, float, Box | None]:
+    seen = [each for each in seen if each.area > 0]
+    if not seen:
+        raise DataError(
+            f"its {kind} lies outside the part that the network is shown; "
+            "--fit squash or pad shows all of it"
+        )
+    if objects == "mean":
+        areas, heights = [each.area for each in seen], [each.height for each in seen]
+        return float(np.mean(areas)), float(np.mean(heights)), None
+    largest = max(seen, key=lambda each: each.area)
+    return largest.area, largest.height, largest.box
+
+
+def _check_found(
+    place: object,
+    rows: list[_Row],
+    asked: frozenset[str],
+    skipped: list[LeftOut],
+) -> None:
+    lacking = sorted(asked - {row.subset for row in rows})
+    if rows and not lacking:
+        return
+    what = f"of subset {lacking[0]!r} " if lacking else ""
+    rest = told(skipped)
+    if any(item.reason.endswith(SEVERAL) for item in skipped):
+        what += "with exactly one object "
+        rest = f"--objects largest or mean takes those with several. {rest}"
+    raise DataError(f"{_text(place)} has no image {what}that can be used. {rest}".rstrip())
+
+
+def _assembled(rows: list[_Row], measure: str, skipped: tuple[LeftOut, ...]) -> ImageSet:
+    rows = sorted(rows, key=lambda row: (row.subset, row.image.name))
+    boxes = [row.box for row in rows if row.box is not None]
+    return ImageSet(
+        images=tuple(row.image for row in rows),
+        measure=np.array([row.measure for row in rows], dtype=np.float64),
+        measure_name=measure,
+        subset=tuple(row.subset for row in rows),
+        group=tuple(row.group for row in rows),
+        boxes=np.array(boxes, dtype=np.float64) if len(boxes) == len(rows) else None,
+        left_out=skipped,
+    )
+
+
+# --- sets that can be probed -----------------------------------------------------------------
+
+
 def _drawn(image_set: ImageSet, n: int, seed: int) -> ImageSet:
-    """A random part of at most n images in whole groups, in their own order."""
-    if n < 1:
-        raise DataError(f"--at-most must be at least 1, got {n}. Give 0 for all images.")
+    """A random part of at most n images in whole groups, in their order."""
     if len(image_set) <= n:
         return image_set
     groups, of_image = np.unique(image_set.group, return_inverse=True)
@@ -113,29 +386,29 @@ def _drawn(image_set: ImageSet, n: int, seed: int) -> ImageSet:
     order = np.random.default_rng([seed, n]).permutation(len(groups))
     drawn = order[np.cumsum(sizes[order]) <= n]
     part = image_set.rows(np.isin(of_image, drawn))
-    reason = f"not among the {len(part)} of {len(image_set)} images drawn by --at-most {n}"
-    dropped = LeftOut(f"{len(image_set) - len(part)} images", f"{reason} with seed {seed}")
-    return replace(part, left_out=(*image_set.left_out, dropped))
+    total = len(image_set)
+    reason = f"not among the {len(part)} of {total} images drawn by --at-most {n} with seed {seed}"
+    return replace(
+        part,
+        left_out=(*image_set.left_out, LeftOut(f"{total - len(part)} images", reason)),
+        facts={**image_set.facts, "drawn": {"n": len(part), "of": total, "seed": seed}},
+    )
 
 
 def _scenes(frame: Frame, reading: Reading, seed: int) -> ImageSet:
-    """Made-up scenes with the measure asked for, of what the frame shows of them."""
-    scenes = of_subsets(make_scenes(seed=seed), reading.subset)
+    """Synthetic scenes with the measure asked for, of the part that the frame shows."""
+    scenes = _of_subsets(make_scenes(seed=seed), reading.subset)
     of_shares = measure_named(reading.measure)
     measure = []
     for image, box in zip(scenes.images, cast(np.ndarray, scenes.boxes), strict=True):
-        width, height = image.picture().size
+        width, height = image.decode().size
         measure.append(of_shares(*share_of(tuple(box), frame.window(width, height)), frame))
     return replace(scenes, measure=np.array(measure), measure_name=reading.measure)
 
 
-def of_subsets(image_set: ImageSet, subsets: Sequence[str]) -> ImageSet:
+def _of_subsets(image_set: ImageSet, subsets: Sequence[str]) -> ImageSet:
     """The rows of some subsets; all if none is named."""
-    unknown = [name for name in subsets if name not in image_set.subsets]
-    if unknown:
-        raise DataError(
-            f"No subset is named {unknown[0]!r}. There are {', '.join(image_set.subsets)}."
-        )
+    check_names(tuple(subsets), image_set.subsets, "subset")
     return image_set.rows(np.isin(image_set.subset, list(subsets or image_set.subsets)))
 
 
@@ -145,16 +418,23 @@ def _large_enough(image_set: ImageSet, *, only_named: bool) -> ImageSet:
     small = {s: n for s in image_set.subsets if (n := int((names == s).sum())) < LEAST_IMAGES}
     if only_named or len(small) == len(image_set.subsets):
         check_size(image_set)
-    left_out = tuple(
-        LeftOut(subset, f"{n} images, fewer than the {LEAST_IMAGES} needed to fit and to test")
+    skipped = tuple(
+        LeftOut(
+            subset, f"{n} images, fewer than the {LEAST_IMAGES} needed for training and testing"
+        )
         for subset, n in small.items()
     )
     kept = image_set.rows(~np.isin(names, list(small)))
     check_size(kept)
-    return replace(kept, left_out=(*image_set.left_out, *left_out))
+    return replace(kept, left_out=(*image_set.left_out, *skipped))
 
 
 def check_size(image_set: ImageSet) -> None:
+    """Check that every subset can be probed.
+
+    Raises:
+        DataError: if one has too few images or groups, or a measure that is not finite or constant.
+    """
     names = np.array(image_set.subset)
     for subset in image_set.subsets:
         rows = names == subset
@@ -163,89 +443,26 @@ def check_size(image_set: ImageSet) -> None:
         bad = np.flatnonzero(~np.isfinite(measure))
         if subset == MEAN:
             raise DataError(
-                f"A subset is named {MEAN!r}, but that stands for the mean over subsets. Rename it."
+                f"A subset is named {MEAN!r}, which is reserved for the mean over subsets. "
+                "Rename it."
             )
         if bad.size:
             raise DataError(
                 f"{bad.size} of {n} images of {subset!r} have a measure that is not finite, the "
-                f"first is number {bad[0]}. Drop these images."
+                f"first is number {bad[0]}. Remove these images."
             )
         if n < LEAST_IMAGES:
-            given = "is 1 image" if n == 1 else f"are {n} images"
             raise DataError(
-                f"There {given} of {subset!r}, but at least {LEAST_IMAGES} are needed to fit and "
-                "to test. Add images, or choose other subsets."
+                f"Subset {subset!r} needs at least {LEAST_IMAGES} images for training and testing, "
+                f"got {n}. Add images, or choose other subsets."
             )
         if n_groups < LEAST_GROUPS:
             raise DataError(
-                f"The {n} images of {subset!r} are of {n_groups} groups, but at least "
-                f"{LEAST_GROUPS} are needed to keep groups apart. Give images of more groups, or a "
-                "group an image."
+                f"Subset {subset!r} needs images of at least {LEAST_GROUPS} groups, since groups "
+                f"are never split, but its {n} images have {n_groups}. Add images of more groups."
             )
         if np.ptp(measure) == 0:
             raise DataError(
                 f"All {n} images of {subset!r} have the same measure, {measure[0]:g}, so "
                 "nothing can be regressed on it. Choose images whose objects differ in size."
             )
-
-
-def read_images(
-    spec: str,
-    frame: Frame,
-    reading: Reading | None = None,
-    *,
-    progress: Progress | None = None,
-) -> ImageSet:
-    """The images that `spec` names, one row for each subset that they belong to.
-
-    Args:
-        spec: `voc:DIR`, `coco:FILE`, `csv:FILE`, `masks:DIR` or `tar:PATTERN`; after `csv:` and
-            `tar:` also an address, `s3://...`.
-        reading: which images, and how their objects are measured.
-        progress: called with (stage, done, all) where pictures or shards are opened one by one.
-    """
-    asked = reading or Reading()
-    subsets, strict, measure, objects = asked.subset, asked.strict, asked.measure, asked.objects
-    images_folder = None if asked.images is None else Path(asked.images)
-    scheme, place = place_of(spec, images_folder)
-    if scheme in WITH_MEASURE and measure != "area":
-        what, where = WITH_MEASURE[scheme]
-        raise DataError(
-            f"{what} its own measure, so {measure!r} cannot be had of it. "
-            f"Give no measure, or put that one into {where}."
-        )
-    if isinstance(place, str):
-        return read_shards(place, subsets=subsets, strict=strict, progress=progress)
-    if isinstance(place, Stored) or scheme == "csv":
-        found_by = {"images_folder": images_folder, "progress": progress}
-        return read_table(place, subsets=subsets, strict=strict, **found_by)
-    measure_named(measure)
-    if objects not in OBJECTS:
-        offered = nearest(objects, OBJECTS)
-        raise DataError(f"Objects cannot be chosen by {objects!r}. Choose one of {offered}.")
-    flags = {"truncated": asked.skip_truncated, "difficult": asked.skip_difficult}
-    rule = Rule(frame, measure, objects, frozenset(flag for flag, on in flags.items() if on))
-    marked: list[Marked] = []
-    left_out: list[LeftOut] = []
-    for item in {"voc": voc, "coco": coco, "masks": masks}[scheme](place, images_folder):
-        if isinstance(item, LeftOut):
-            leave(item, left_out, strict)
-        else:
-            marked.append(item)
-    if not marked:
-        raise DataError(f"Nothing in {place} can be used. {told(left_out)}")
-    there = frozenset(kind for item in marked for kind in item.kinds)
-    wanted = wanted_subsets(str(place), subsets, there)
-    rows: list[Row] = []
-    for number, item in enumerate(marked, start=1):
-        try:
-            found = list(measured(item, wanted & item.kinds, rule))
-        except DataError as error:
-            leave(LeftOut(item.image.name, str(error)), left_out, strict)
-        else:
-            rows += [each for each in found if isinstance(each, Row)]
-            left_out += [each for each in found if isinstance(each, LeftOut)]
-        if progress:
-            progress("listing", number, len(marked))
-    check_found(place, rows, wanted if subsets else frozenset(), objects, left_out)
-    return assembled(rows, measure, left_out)

@@ -1,30 +1,29 @@
-"""Pictures whose object scale is set, not measured: a cut-out photograph on an unrelated backdrop.
+"""Synthetic scenes: an object of known scale, cut out of a photograph, on an unrelated backdrop.
 
-A `Scene` says all that is in a picture and `render` does nothing but turn it into pixels, so one
-thing (share, place, backdrop, ...) is changed by `dataclasses.replace` and the rest stays.
+A `Scene` describes an image completely and `render` only turns it into pixels, so one property
+(share, place, backdrop, ...) is changed by `dataclasses.replace` and the others stay.
 
-The measure is the area of the object's tight box over that of the canvas, from the whole pixels
-that are really drawn. The backdrop fills the canvas and, like the light, knows nothing of it.
+The measure is the area of the object's tight box divided by that of the canvas, in the whole pixels
+that are drawn. The backdrop fills the canvas; backdrop and light are independent of the measure.
 
-What remains: an object that is drawn small is sharper, pixel by pixel, than one drawn large, as in
-photographs; above some 320 px of canvas large objects are enlarged and get blurred. Those that fill
-nearly all of the canvas have little choice of place and of proportions.
+Limits: a small object is sharper, pixel by pixel, than a large one, as in photographs; on a canvas
+above about 320 px large objects are enlarged and therefore blurred. Objects that fill nearly all of
+the canvas vary little in place and proportions.
 
-All photographs lie inside scikit-image's wheel; nothing is downloaded.
+All photographs are part of scikit-image; nothing is downloaded.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from functools import cache
+from typing import Any
 
 import numpy as np
 import PIL.Image
 from jaxtyping import Bool, Float64, UInt8
 from PIL import ImageDraw, ImageFilter
-from skimage import data
 
-from ..errors import DataError
+from ..errors import DataError, check_names
 from .images import Image, ImageSet
 from .measures import Box
 
@@ -79,11 +78,11 @@ TYRE: Points = (
     *((580, 417), (560, 398), (545, 380)),
 )
 
-OUTLINES: dict[str, tuple[Callable[[], np.ndarray], Points]] = {
-    "astronaut": (data.astronaut, ASTRONAUT),
-    "cat": (data.chelsea, CAT),
-    "coffee": (data.coffee, COFFEE),
-    "motorcycle": (lambda: data.stereo_motorcycle()[0], MOTORCYCLE),
+OUTLINES: dict[str, tuple[str, Points]] = {  # function of skimage.data, outline
+    "astronaut": ("astronaut", ASTRONAUT),
+    "cat": ("chelsea", CAT),
+    "coffee": ("coffee", COFFEE),
+    "motorcycle": ("stereo_motorcycle", MOTORCYCLE),
 }
 OBJECTS = tuple(OUTLINES)
 
@@ -92,21 +91,17 @@ Tint = tuple[float, float, float]
 ALL: Region = (slice(None), slice(None))
 
 # Parts of photographs without an object; the grey ones are given a colour.
-SURFACES: dict[str, tuple[Callable[[], np.ndarray], Region, Tint]] = {
-    "brick": (data.brick, ALL, (1.15, 0.75, 0.65)),
-    "grass": (data.grass, ALL, (0.85, 1.1, 0.55)),
-    "gravel": (data.gravel, ALL, (1.0, 0.97, 0.9)),
-    "moon": (data.moon, ALL, (1.1, 1.0, 0.8)),
-    "shelves": (
-        lambda: data.stereo_motorcycle()[0],
-        (slice(0, 105), slice(545, 741)),
-        (1.0, 1.0, 1.0),
-    ),
-    "sky": (data.rocket, (slice(0, 118), slice(215, 550)), (1.0, 1.0, 1.0)),
-    "stars": (data.hubble_deep_field, ALL, (1.0, 1.0, 1.0)),
-    "tissue": (data.immunohistochemistry, ALL, (1.0, 1.0, 1.0)),
-    "tower": (data.rocket, (slice(0, 340), slice(0, 190)), (1.0, 1.0, 1.0)),
-    "wood": (data.coffee, (slice(40, 400), slice(482, 600)), (1.0, 1.0, 1.0)),
+SURFACES: dict[str, tuple[str, Region, Tint]] = {
+    "brick": ("brick", ALL, (1.15, 0.75, 0.65)),
+    "grass": ("grass", ALL, (0.85, 1.1, 0.55)),
+    "gravel": ("gravel", ALL, (1.0, 0.97, 0.9)),
+    "moon": ("moon", ALL, (1.1, 1.0, 0.8)),
+    "shelves": ("stereo_motorcycle", (slice(0, 105), slice(545, 741)), (1.0, 1.0, 1.0)),
+    "sky": ("rocket", (slice(0, 118), slice(215, 550)), (1.0, 1.0, 1.0)),
+    "stars": ("hubble_deep_field", ALL, (1.0, 1.0, 1.0)),
+    "tissue": ("immunohistochemistry", ALL, (1.0, 1.0, 1.0)),
+    "tower": ("rocket", (slice(0, 340), slice(0, 190)), (1.0, 1.0, 1.0)),
+    "wood": ("coffee", (slice(40, 400), slice(482, 600)), (1.0, 1.0, 1.0)),
 }
 BACKDROPS = (*SURFACES, "noise", "gradient")
 
@@ -117,16 +112,17 @@ SMALLEST_CANVAS = 32
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """All that is in a picture.
+    """The complete description of a synthetic image.
 
     Args:
         share: area of the object's box / area of the canvas, above 0, at most `largest_share`.
-        place: where the box stands in the room it has, across (0 left, 1 right) and down (0 top).
+        place: position of the box in the room left for it, across (0 left, 1 right) and down
+            (0 top, 1 bottom).
         stretch: factor on the object's width over height.
-        canvas: side of the picture, in pixels.
-        seed: of the backdrop (which part of it, its colours) and of the light on both.
-        drawn_as: the share at whose size the object is drawn before it is resized to `share`; of
-            this only the blur is left.
+        canvas: side of the image, in pixels.
+        seed: random seed of the backdrop (crop, colours) and of the light on both.
+        drawn_as: the share at whose size the object is drawn before it is resized to `share`; only
+            the blur of this remains.
     """
 
     subject: str
@@ -149,7 +145,7 @@ class Picture:
 
     @property
     def share(self) -> float:
-        """Area of the box / area of the picture, exactly as drawn."""
+        """Area of the box / area of the image, exactly as drawn."""
         left, top, right, bottom = self.box
         return (right - left) * (bottom - top) / (self.pixels.shape[0] * self.pixels.shape[1])
 
@@ -162,18 +158,18 @@ def make_scenes(
     objects: Sequence[str] = OBJECTS,
     shares: tuple[float, float] = SHARES,
 ) -> ImageSet:
-    """Give n pictures, evenly many of each object, whose measure is known exactly.
+    """n synthetic images, evenly divided among the objects, whose measure is known exactly.
 
-    Scene i of an object follows from (seed, object, i) alone: a larger n only adds scenes.
+    Scene i of an object depends on (seed, object, i) only: a larger n only adds scenes.
 
     Args:
-        canvas: side of the pictures, in pixels; they are kept in memory, 0.2 MB each at 256.
-        objects: their names; they become the subsets.
-        shares: smallest and largest share of the canvas; an object that is not square ends earlier.
+        canvas: side of the images, in pixels; they are kept in memory, 0.2 MB each at 256.
+        objects: names of the objects; they become the subsets.
+        shares: smallest and largest share of the canvas; objects that are not square end earlier.
 
     Raises:
-        DataError: if an object is not known, n gives it no scene, or shares, canvas or seed are
-            outside their range.
+        DataError: if an object is unknown or gets no scene, or shares, canvas or seed are out of
+            range.
     """
     names = tuple(dict.fromkeys(objects))
     _check_request(n, names)
@@ -201,14 +197,14 @@ def random_scene(
     seed: int = 0,
     shares: tuple[float, float] = SHARES,
 ) -> Scene:
-    """Draw scene number `index` of an object: the share uniformly, all else without regard to it.
+    """Scene number `index` of an object: its share is uniform, all else is independent of it.
 
-    The one exception is the stretch, which must leave the box inside the canvas.
+    The only exception is the stretch, which must keep the box inside the canvas.
     """
-    _check_known("object", subject, OBJECTS)
+    check_names(subject, OBJECTS, "object")
     smallest, largest = _checked_shares(subject, shares)
     if seed < 0:
-        raise DataError(f"The seed is {seed}. Give a whole number of 0 or more.")
+        raise DataError(f"The seed must be 0 or more, got {seed}.")
     rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(*subject.encode(), index)))
     share = float(rng.uniform(smallest, largest))
     # The box fits while  share <= aspect * stretch <= 1 / share.
@@ -227,7 +223,7 @@ def random_scene(
 
 
 def render(scene: Scene) -> Picture:
-    """Draw the object of a scene on its backdrop:  backdrop + α (object - backdrop)."""
+    """The object of a scene drawn on its backdrop:  backdrop + α (object - backdrop)."""
     pixels = _backdrop(scene)
     left, top, right, bottom = _box(scene)
     patch = PIL.Image.fromarray(cutout(scene.subject))
@@ -245,30 +241,30 @@ def render(scene: Scene) -> Picture:
 
 
 def backdrop(scene: Scene) -> UInt8[np.ndarray, "h w 3"]:
-    """Draw a scene without its object."""
+    """A scene drawn without its object."""
     return _eight_bit(_backdrop(scene))
 
 
 @cache
 def cutout(subject: str) -> UInt8[np.ndarray, "h w 4"]:
-    """Give an object cropped to its tight box, colours and α, at the photograph's resolution."""
-    _check_known("object", subject, OBJECTS)
-    photograph, outline = OUTLINES[subject]
-    pixels = photograph()
+    """An object cropped to its tight box, as colours and α, at the photograph's resolution."""
+    check_names(subject, OBJECTS, "object")
+    name, outline = OUTLINES[subject]
+    pixels = _photograph(name)
     height, width = pixels.shape[:2]
     inside = _filled(outline, height, width)
     if subject == "motorcycle":
-        inside &= _near(data.stereo_motorcycle()[2]) | _filled(TYRE, height, width)
+        inside &= _near(_loaded("stereo_motorcycle")[2]) | _filled(TYRE, height, width)
     alpha = _feathered(inside)
     rows, columns = (np.flatnonzero((alpha >= 128).any(axis=axis)) for axis in (1, 0))
     whole = np.dstack([pixels, alpha])
     tight = whole[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1].copy()
-    tight.flags.writeable = False  # it is cached
+    tight.flags.writeable = False  # since it is cached
     return tight
 
 
 def largest_share(subject: str) -> float:
-    """Give the largest share of the canvas that an object can fill, if it is stretched most."""
+    """The largest share of the canvas that an object can fill, at the strongest stretch."""
     aspect = _aspect(subject)
     return min(1.0, STRETCH * min(aspect, 1 / aspect))
 
@@ -283,7 +279,7 @@ def _rounded_down(share: float) -> str:
 
 
 def _sides(scene: Scene, share: float) -> tuple[int, int]:
-    """Give the width and height, in whole pixels, at which the object fills a share."""
+    """The width and height, in whole pixels, at which the object fills a share."""
     aspect = _aspect(scene.subject) * scene.stretch
     across, down = (scene.canvas * np.sqrt(share * ratio) for ratio in (aspect, 1 / aspect))
     return max(1, round(across)), max(1, round(down))
@@ -294,9 +290,9 @@ def _box(scene: Scene) -> tuple[int, int, int, int]:
     width, height = _sides(scene, scene.share)
     if max(width, height) > scene.canvas:
         raise DataError(
-            f"The {scene.subject} with a share of {scene.share:g} is {width} x {height} pixels "
-            f"large, but the canvas {scene.canvas} x {scene.canvas}. Ask for a share of at most "
-            f"{_rounded_down(min(aspect, 1 / aspect))}, or stretch it otherwise."
+            f"The {scene.subject} with a share of {scene.share:g} has {width} x {height} pixels, "
+            f"but the canvas {scene.canvas} x {scene.canvas}. Ask for a share of at most "
+            f"{_rounded_down(min(aspect, 1 / aspect))}, or change the stretch."
         )
     across, down = scene.place
     left, top = round(across * (scene.canvas - width)), round(down * (scene.canvas - height))
@@ -310,9 +306,9 @@ def _filled(outline: Points, height: int, width: int) -> Bool[np.ndarray, "h w"]
 
 
 def _near(disparity: np.ndarray) -> Bool[np.ndarray, "h w"]:
-    """Tell what stands before the wall and above the floor, whose disparity grows row by row."""
+    """Pixels in front of the wall and above the floor, whose disparity grows row by row."""
     row = np.arange(len(disparity))[:, None]
-    floor = 39.8 + 0.175 * (row - 400)  # pixels, read off beside the wheels
+    floor = 39.8 + 0.175 * (row - 400)  # pixels, read off next to the wheels
     near = np.isfinite(disparity) & (disparity > np.maximum(30, floor + 3))
     # Where the right photograph shows nothing there is no disparity: close these gaps.
     mask = PIL.Image.fromarray(near.astype(np.uint8))
@@ -321,14 +317,14 @@ def _near(disparity: np.ndarray) -> Bool[np.ndarray, "h w"]:
 
 
 def _feathered(inside: Bool[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w"]:
-    """Give α with a soft edge drawn inwards, so that nothing of the old backdrop shows."""
+    """α with a soft edge drawn inwards, so that nothing of the old backdrop shows."""
     mask = PIL.Image.fromarray(inside.astype(np.uint8) * 255)
     blurred = np.asarray(mask.filter(ImageFilter.GaussianBlur(1.2))) / 255
     return np.round(255 * np.clip((blurred - 0.5) / 0.45, 0, 1)).astype(np.uint8)
 
 
 def _generators(scene: Scene) -> tuple[np.random.Generator, np.random.Generator]:
-    """Give the chance of the backdrop and that of the light on the object, apart."""
+    """Separate generators for the backdrop and for the light on the object."""
     behind, before = np.random.SeedSequence(scene.seed).spawn(2)
     return np.random.default_rng(behind), np.random.default_rng(before)
 
@@ -353,17 +349,29 @@ def _backdrop(scene: Scene) -> Float64[np.ndarray, "h w 3"]:
     return _relit(np.asarray(crop) / 255, rng)
 
 
+def _loaded(name: str) -> Any:
+    """What a function of skimage.data returns; imported here, since scikit-image loads slowly."""
+    from skimage import data
+
+    return getattr(data, name)()
+
+
+def _photograph(name: str) -> np.ndarray:
+    loaded = _loaded(name)
+    return loaded[0] if isinstance(loaded, tuple) else loaded  # a stereo pair and its disparity
+
+
 @cache
 def _surface(name: str) -> PIL.Image.Image:
     photograph, region, tint = SURFACES[name]
-    pixels = photograph()[region]
+    pixels = _photograph(photograph)[region]
     if pixels.ndim == 2:
         pixels = np.repeat(pixels[..., None], 3, axis=2)
     return PIL.Image.fromarray(_eight_bit(np.clip(pixels / 255 * np.array(tint), 0, 1)))
 
 
 def _pink_noise(rng: np.random.Generator, side: int) -> Float64[np.ndarray, "h w 3"]:
-    """Draw noise of amplitude 1 / frequency^slope, its three channels mixed at random."""
+    """Noise of amplitude 1 / frequency^slope, its three channels mixed at random."""
     frequency = np.hypot(np.fft.fftfreq(side)[:, None], np.fft.rfftfreq(side))
     frequency[0, 0] = np.inf  # no constant part
     amplitude = frequency ** -rng.uniform(0.8, 1.6)
@@ -376,7 +384,7 @@ def _pink_noise(rng: np.random.Generator, side: int) -> Float64[np.ndarray, "h w
 
 
 def _gradient(rng: np.random.Generator, side: int) -> Float64[np.ndarray, "h w 3"]:
-    """Draw a straight passage from one colour to another, faintly grained."""
+    """A linear gradient from one colour to another, with faint grain."""
     angle = rng.uniform(0, 2 * np.pi)
     ramp = np.linspace(-0.5, 0.5, side)
     along = 0.5 + (np.cos(angle) * ramp + np.sin(angle) * ramp[:, None]) / np.sqrt(2)
@@ -389,8 +397,8 @@ def _relit(
     values: Float64[np.ndarray, "h w 3"], rng: np.random.Generator
 ) -> Float64[np.ndarray, "h w 3"]:
     """Change contrast and brightness, and the colour of the light."""
-    # Wide: where each object has one colour, a network of random weights reads its share off the
-    # mean colour of the picture.
+    # Wide: where each object has one colour, its share can be decoded from the mean colour of the
+    # image, even by a randomly initialised network.
     contrast, brightness = rng.uniform(0.6, 1.3), rng.uniform(-0.2, 0.2)
     colour = rng.uniform(0.82, 1.18, size=3)
     return np.clip(((values - 0.5) * contrast + 0.5 + brightness) * colour, 0, 1)
@@ -400,23 +408,14 @@ def _eight_bit(values: Float64[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h w 3
     return np.round(255 * values).astype(np.uint8)
 
 
-def _check_known(kind: str, name: str, known: Sequence[str]) -> None:
-    if name in known:
-        return
-    nearest = get_close_matches(name, known, n=1)
-    hint = f"; the nearest is {nearest[0]!r}" if nearest else ""
-    raise DataError(f"There is no {kind} named {name!r}. Choose from {', '.join(known)}{hint}.")
-
-
 def _check_request(n: int, names: Sequence[str]) -> None:
     if not names:
-        raise DataError(f"No object was named. Choose from {', '.join(OBJECTS)}.")
-    for name in names:
-        _check_known("object", name, OBJECTS)
+        raise DataError(f"No object is named. Choose from {', '.join(OBJECTS)}.")
+    check_names(names, OBJECTS, "object")
     if n < len(names):
         raise DataError(
-            f"{n} scenes were asked for, of {len(names)} objects. Each object needs one at least: "
-            f"ask for {len(names)} scenes or more, or name fewer objects."
+            f"{n} scenes cannot be divided among {len(names)} objects. "
+            f"Ask for at least {len(names)} scenes, or name fewer objects."
         )
 
 
@@ -424,34 +423,33 @@ def _checked_shares(subject: str, shares: tuple[float, float]) -> tuple[float, f
     smallest, largest = shares
     if not 0 < smallest <= largest <= 1:
         raise DataError(
-            f"Shares from {smallest:g} to {largest:g} of the canvas were asked for. They must be "
-            f"above 0, at most 1, and the smaller first, such as {SHARES[0]:g} to {SHARES[1]:g}."
+            f"Shares must be above 0, at most 1, and the smaller first, got {smallest:g} to "
+            f"{largest:g}. Give shares such as {SHARES[0]:g} to {SHARES[1]:g}."
         )
     limit = largest_share(subject)
     if smallest > limit:
         raise DataError(
-            f"Shares from {smallest:g} of the canvas were asked for, but the {subject} can fill "
-            f"{_rounded_down(limit)} at most. Begin with a smaller share, or leave this object out."
+            f"The {subject} can fill at most {_rounded_down(limit)} of the canvas, but shares "
+            f"start at {smallest:g}. Give a smaller share, or omit this object."
         )
     return smallest, min(largest, limit)
 
 
 def _check_scene(scene: Scene) -> None:
-    _check_known("object", scene.subject, OBJECTS)
-    _check_known("backdrop", scene.backdrop, BACKDROPS)
+    check_names(scene.subject, OBJECTS, "object")
+    check_names(scene.backdrop, BACKDROPS, "backdrop")
     wrong = [s for s in (scene.share, scene.drawn_as) if s is not None and not 0 < s <= 1]
     if wrong:
         raise DataError(
-            f"A share of {wrong[0]:g} of the canvas was asked for. It must be above 0 and at "
-            "most 1: give the area of the object's box over that of the canvas."
+            f"A share must be above 0 and at most 1, got {wrong[0]:g}. "
+            "Give the area of the object's box divided by that of the canvas."
         )
     if not all(0 <= where <= 1 for where in scene.place):
         raise DataError(
-            f"The place {scene.place} lies outside the canvas. Give two numbers from 0 "
-            "(left, top) to 1 (right, bottom)."
+            f"The place {scene.place} is outside the canvas. Give two numbers from 0 (left, top) "
+            "to 1 (right, bottom)."
         )
     if scene.canvas < SMALLEST_CANVAS:
         raise DataError(
-            f"A canvas of {scene.canvas} pixels is too small to show an object. "
-            f"Give {SMALLEST_CANVAS} or more."
+            f"The canvas must have at least {SMALLEST_CANVAS} pixels, got {scene.canvas}."
         )

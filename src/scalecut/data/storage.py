@@ -1,6 +1,6 @@
-"""Bytes by address: files of any file system that fsspec knows, and parts of them.
+"""Bytes by address: files on any file system known to fsspec, and parts of them.
 
-Whatever is wrong is said by DataError in one line without the address, which the caller adds.
+Errors are DataErrors of one line without the address, which the caller adds.
 """
 
 import io
@@ -17,8 +17,8 @@ from fsspec.registry import known_implementations
 
 from ..errors import DataError
 
-BLOCK = 4 * 2**20  # bytes asked of a server at once, where a file is read from end to end
-# What file systems tell of a version of a file, the surest first.
+BLOCK = 4 * 2**20  # bytes per request, where a file is read from end to end
+# What file systems report about the version of a file, the most reliable first.
 _VERSIONS = (
     *("ETag", "etag", "md5Hash", "Content-MD5", "content_md5", "Digest", "generation"),
     *("mtime", "LastModified", "Last-Modified", "last_modified", "updated", "modified", "created"),
@@ -27,26 +27,26 @@ _VERSIONS = (
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """A file at an address or local path, or the part of it that a member of an archive is."""
+    """A file at an address or local path, or a part of it that is a member of an archive."""
 
     url: str
     offset: int = 0
-    size: int | None = None  # bytes; all that follow, if none
-    stamp: str = ""  # another one when the file is
-    member: str = ""  # what the part is called
+    size: int | None = None  # bytes; all that follow if None
+    stamp: str = ""  # changes with the file
+    member: str = ""  # name of the part
 
     def read(self) -> bytes:
         """The bytes.
 
         Raises:
-            DataError: if they cannot be had, or are fewer or more than asked for.
+            DataError: if they cannot be read, or are fewer or more than requested.
         """
         end = None if self.size is None else self.offset + self.size
         content = _part(self.url, self.offset, end)
         if self.size is not None and len(content) > self.size:
             raise DataError(
-                "its server does not answer requests for a part of a file; give one that knows "
-                "the header Range, or copy the file"
+                "its server ignores requests for a part of a file; give one that supports the "
+                "header Range, or copy the file"
             )
         if self.size is not None and len(content) < self.size:
             raise DataError(f"it ends {self.size - len(content)} bytes early; copy the file again")
@@ -58,7 +58,7 @@ class Stored:
 
 
 def is_address(place: str) -> bool:
-    """Whether it names a file system, `s3://bucket/a.png`, and is no local path."""
+    """Whether it names a file system, as `s3://bucket/a.png` does, rather than a local path."""
     return "://" in place
 
 
@@ -71,34 +71,34 @@ def beside(url: str, name: str) -> str:
 
 
 def version_of(url: str) -> tuple[int, str]:
-    """The size of a file in bytes, and a stamp that is another one when the file is.
+    """The size of a file in bytes, and a stamp that changes with the file.
 
     Raises:
-        DataError: if there is no such file, or its size is not told.
+        DataError: if there is no such file, or its size is unknown.
     """
     if not is_address(url):
-        with _told(url):
+        with _as_data_error(url):
             found = Path(url).stat()
         return found.st_size, f"{found.st_size}-{found.st_mtime_ns}"
-    with _told(url):
+    with _as_data_error(url):
         system, path = fsspec.url_to_fs(url)
         about = system.info(path)
     if about.get("type") == "directory":
         raise DataError("it is a folder; give a file")
     size = about.get("size")
     if size is None:
-        raise DataError("its server does not tell its size; copy the file")
+        raise DataError("its server does not report its size; copy the file")
     version = next((about[name] for name in _VERSIONS if about.get(name)), "")
     return size, f"{size}-{version}"
 
 
 def matching(pattern: str) -> list[str]:
-    """The addresses that a pattern with wildcards stands for, sorted.
+    """The addresses that match a pattern with wildcards, sorted.
 
     Raises:
-        DataError: if the file system cannot be asked.
+        DataError: if the file system cannot be read.
     """
-    with _told(pattern):
+    with _as_data_error(pattern):
         system, path = fsspec.url_to_fs(pattern)
         found = [str(each).rpartition("://")[2] for each in system.glob(path)]
     prefix, _, own = pattern.rpartition("://")
@@ -107,7 +107,7 @@ def matching(pattern: str) -> list[str]:
 
 @contextmanager
 def opened(url: str) -> Iterator[io.BufferedIOBase]:
-    """The file to be read from any place in it; a remote one comes in blocks.
+    """The file, open for reading from any position; a remote file is read in blocks.
 
     Raises:
         DataError: if it cannot be read.
@@ -117,7 +117,7 @@ def opened(url: str) -> Iterator[io.BufferedIOBase]:
         if is_address(url):
             yield until.enter_context(io.BufferedReader(_Blocks(url, size), BLOCK))
             return
-        with _told(url):
+        with _as_data_error(url):
             file = until.enter_context(Path(url).open("rb"))
         yield file
 
@@ -126,7 +126,7 @@ def opened(url: str) -> Iterator[io.BufferedIOBase]:
 
 
 class _Blocks(io.RawIOBase):
-    """A remote file, each read of which is a request of its own."""
+    """A remote file; each read is one request."""
 
     def __init__(self, url: str, size: int) -> None:
         self.url, self.size, self.place = url, size, 0
@@ -150,7 +150,7 @@ class _Blocks(io.RawIOBase):
 
 
 def _part(url: str, start: int, end: int | None) -> bytes:
-    with _told(url):
+    with _as_data_error(url):
         if is_address(url):
             system, path = fsspec.url_to_fs(url)
             return system.cat_file(path, start=start or None, end=end)
@@ -160,11 +160,11 @@ def _part(url: str, start: int, end: int | None) -> bytes:
 
 
 @contextmanager
-def _told(url: str) -> Iterator[None]:
+def _as_data_error(url: str) -> Iterator[None]:
     """Errors of file systems as DataError.
 
-    Each system has classes of its own (aiohttp's, botocore's, ...) without a common root, which
-    cannot be named unless it is installed; so all are caught, around single calls of fsspec.
+    Each system has its own classes (of aiohttp, botocore, ...) without a common root, which cannot
+    be named unless it is installed; so all are caught, around single calls of fsspec.
     """
     try:
         yield
@@ -176,7 +176,7 @@ def _reason(url: str, error: Exception) -> str:
     system = url.partition("://")[0].rpartition(":")[2]
     asked, cause = error, error.__cause__
     if isinstance(error, FileNotFoundError) and type(cause).__module__.startswith("aiohttp"):
-        asked = cast(Exception, cause)  # what HTTP says of every error when it is asked for a size
+        asked = cast(Exception, cause)  # HTTP reports every error as this when asked for a size
     if isinstance(error, ImportError):
         package = known_implementations.get(system, {"class": system})["class"].partition(".")[0]
         if package == "fsspec":
@@ -184,8 +184,8 @@ def _reason(url: str, error: Exception) -> str:
         return f"nothing that reads {system}:// is installed; pip install {package}"
     if isinstance(error, ValueError) and str(error).startswith("Protocol not known"):
         return (
-            f"there is no file system {system}://; give one that fsspec knows, such as s3://, "
-            "gs://, az://, hf:// or https://"
+            f"there is no file system {system}://; give one known to fsspec, such as s3://, gs://, "
+            "az://, hf:// or https://"
         )
     if status := getattr(asked, "status", 0):
         if status == 404:

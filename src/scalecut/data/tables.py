@@ -1,41 +1,45 @@
-"""Tar shards in the layout of WebDataset, as images with a measure each.
+"""Readers of images that bring their own measure: tables, and tar shards.
 
-The files of a sample share their path up to the first dot of the base name: one picture and one
-`.json` that holds `measure` and, if wanted, `group` and `subset`. Nothing is unpacked: a sample is
-where its picture lies in the shard. What a shard holds is listed once and kept in the cache.
+Tables: CSV or Parquet with the columns image, measure and, optionally, group and subset.
+
+Shards have the layout of WebDataset: the files of a sample share their path up to the first dot of
+the base name: one image and one `.json` that holds `measure` and, optionally, `group` and `subset`.
+Nothing is unpacked: a sample is a part of its shard. The content of a shard is listed once and kept
+in the cache.
 """
 
+import functools
 import glob
 import hashlib
+import io
 import json
 import math
-import sys
 import tarfile
-from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from io import BufferedIOBase
 from pathlib import Path, PurePath
 from typing import TypeAlias
 
-import numpy as np
+import pandas as pd
 from braceexpand import braceexpand
 
 from .. import cache
 from ..errors import DataError
 from . import storage
-from .images import SUFFIXES, Image, ImageSet, LeftOut, Progress, leave, told, wanted_subsets
-from .storage import Stored, is_address
+from .decoding import SUFFIXES
+from .images import Image, Labelled, LeftOut, Progress
+from .storage import Stored, beside, is_address
 
-AT_ONCE = 4  # shards that are listed
-LAYOUT = 1  # of a kept index: raise it when the same shard would be listed otherwise
+AT_ONCE = 4  # shards that are listed concurrently
+LAYOUT = 1  # version of kept indexes: raise it when the same shard would be listed differently
 _COMPRESSED = {
     b"\x1f\x8b": "gunzip",
     b"BZh": "bunzip2",
     b"\xfd7zXZ\x00": "unxz",
     b"\x28\xb5\x2f\xfd": "unzstd",
     b"\x04\x22\x4d\x18": "unlz4",
-}  # the first bytes of a file to what undoes it
+}  # the first bytes of a file, and the command that decompresses it
 
 # member, where its bytes begin, how many they are, measure, group, subset
 Sample: TypeAlias = tuple[str, int, int, float, str, str]
@@ -43,57 +47,153 @@ Sample: TypeAlias = tuple[str, int, int, float, str, str]
 Index: TypeAlias = tuple[list[Sample], list[tuple[str, str]]]
 
 
-def read_shards(
-    pattern: str,
+def csv(
+    file: Path | Stored, images_folder: Path | None, progress: Progress | None = None
+) -> Iterator[Labelled | LeftOut]:
+    """A CSV file; image paths are relative to its folder, or addresses (`s3://...`)."""
+    yield from _rows(file, images_folder, columns(file, CELLS))
+
+
+def parquet(
+    file: Path | Stored, images_folder: Path | None, progress: Progress | None = None
+) -> Iterator[Labelled | LeftOut]:
+    """A Parquet file with the columns of a CSV file."""
+    yield from _rows(file, images_folder, columns(file, CELLS, kind="Parquet"))
+
+
+def _rows(
+    file: Path | Stored, images_folder: Path | None, cells: Mapping[str, Sequence[str]]
+) -> Iterator[Labelled | LeftOut]:
+    place = _place(file)
+    n = len(cells["image"])
+    subsets = cells.get("subset", [PurePath(place).stem] * n)
+    groups = cells.get("group", cells["image"])
+    rows = zip(cells["image"], cells["measure"], subsets, groups, strict=True)
+    for name, measure, subset, group in rows:
+        image = Image(name, _source(name, place, images_folder))
+        yield Labelled(image, _subset(subset), float(measure), group=group)
+
+
+def _place(file: Path | Stored) -> str:
+    return file.url if isinstance(file, Stored) else str(file)
+
+
+def _source(name: str, table: str, images_folder: Path | None) -> Path | Stored:
+    """Where an image of a table is: by its own name, or relative to the table."""
+    if is_address(name):
+        return Stored(name)
+    if is_address(table) and images_folder is None and not PurePath(name).is_absolute():
+        return Stored(beside(table, name))
+    return (images_folder or Path(table).parent) / name
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        return math.isfinite(float(cell))
+    except ValueError:
+        return False
+
+
+# columns of a table of images: are they required, and which cells are usable
+CELLS: dict[str, tuple[bool, Callable[[str], bool]]] = {
+    "image": (True, bool),
+    "measure": (True, _is_number),
+    "group": (False, bool),
+    "subset": (False, bool),
+}
+
+
+def columns(
+    file: Path | Stored,
+    cells: Mapping[str, tuple[bool, Callable[[str], bool]]],
     *,
-    subsets: Sequence[str] = (),
-    strict: bool = False,
-    progress: Progress | None = None,
-) -> ImageSet:
-    """A set from the samples of tar shards.
+    kind: str = "CSV",
+) -> dict[str, list[str]]:
+    """The columns of a table as text, checked to be complete.
 
     Args:
-        pattern: a file, a wildcard or a range in braces, `s3://bucket/tiles-{000..099}.tar`.
-        subsets: which to read; all by default. Samples without one are of the subset "images".
-        strict: raise at the first sample that would be left out.
-        progress: called with (stage, shards listed, all).
+        cells: by column, whether it is required and which cells are usable.
+        kind: CSV or Parquet.
+
+    Raises:
+        DataError: if it is not such a table, lacks a column, or has a cell that is not usable.
+    """
+    place = _place(file)
+    required = [name for name, (is_required, _) in cells.items() if is_required]
+    optional = [name for name in cells if name not in required]
+    wanted = f"{' and '.join(required)}{f', optionally {_and(optional)}' if optional else ''}"
+    try:
+        content = io.BytesIO(file.read()) if isinstance(file, Stored) else file
+    except DataError as error:
+        raise DataError(f"{place}: {error}.") from error
+    try:
+        table = _parsed(content, kind)
+    except (ValueError, OSError) as error:  # those of pandas and pyarrow are among these
+        raise DataError(
+            f"{place} is not a table ({' '.join(str(error).split())}). "
+            f"Give a {kind} file with the columns {' and '.join(required)}."
+        ) from error
+    found = {str(name): [str(cell) for cell in table[name]] for name in table.columns}
+    missing = [name for name in required if name not in found]
+    if missing or table.empty:
+        raise DataError(
+            f"{place} has {f'no column {missing[0]!r}' if missing else 'no rows'}; its columns are "
+            f"{', '.join(map(repr, list(found)[:8]))}. Give {wanted}."
+        )
+    if not isinstance(table.index, pd.RangeIndex):  # pandas makes an index of surplus cells
+        raise DataError(f"{place} has rows of more than {len(found)} cells. Name every column.")
+    for name in [name for name in cells if name in found]:
+        bad = [row for row, cell in enumerate(found[name]) if not cells[name][1](cell)]
+        if bad:
+            raise DataError(
+                f"{place}: {len(bad)} of {len(table)} rows have no usable {name}, the first is row "
+                f"{bad[0] + 2} ({found[name][bad[0]]!r}; the header is row 1). "
+                "Fix or remove these rows."
+            )
+    return found
+
+
+def _parsed(content: Path | io.BytesIO, kind: str) -> pd.DataFrame:
+    if kind == "CSV":
+        return pd.read_csv(content, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+    table = pd.read_parquet(content).reset_index(drop=True)
+    return table.astype(object).where(table.notna(), "")
+
+
+def _and(words: Sequence[str]) -> str:
+    return " and ".join(words)
+
+
+def shards(
+    pattern: str, images_folder: Path | None, progress: Progress | None = None
+) -> Iterator[Labelled | LeftOut]:
+    """Tar shards, by a file, a wildcard or a range in braces, `s3://bucket/tiles-{000..099}.tar`.
+
+    Samples without a subset are of the subset "images".
     """
     urls = shards_of(pattern)
-    images: list[Image] = []
-    measure, subset, group = array("d"), list[str](), list[str]()
-    left_out: list[LeftOut] = []
     with ThreadPoolExecutor(AT_ONCE) as workers:
         indexes = workers.map(_kept_index, urls)
         listings = zip(urls, _names(urls), indexes, strict=True)
         for number, (url, shard, (stamp, (samples, bad))) in enumerate(listings, start=1):
             for name, reason in bad:
-                leave(LeftOut(f"{shard}/{name}", reason), left_out, strict)
-            for member, offset, size, measured, of_group, of_subset in samples:
-                name = f"{shard}/{member}"
-                images.append(Image(name, Stored(url, offset, size, stamp, member)))
-                measure.append(measured)
-                subset.append(sys.intern(of_subset or "images"))
-                group.append(of_group or name)
+                yield LeftOut(f"{shard}/{name}", reason)
+            for member, offset, size, measure, group, subset in samples:
+                image = Image(f"{shard}/{member}", Stored(url, offset, size, stamp, member))
+                kinds = _subset(subset or "images")
+                yield Labelled(image, kinds, measure, group=group)
             if progress:
                 progress("listing shards", number, len(urls))
-    if not images:
-        said = told(left_out) if left_out else "There is no sample: a picture and a .json."
-        raise DataError(f"Nothing in {pattern} can be used. {said}")
-    wanted = wanted_subsets(pattern, subsets, set(subset))
-    rows = [row for row, name in enumerate(subset) if name in wanted]
-    rows.sort(key=lambda row: (subset[row], images[row].name))
-    return ImageSet(
-        images=tuple(images[row] for row in rows),
-        measure=np.array(measure, dtype=np.float64)[rows],
-        measure_name="measure",
-        subset=tuple(subset[row] for row in rows),
-        group=tuple(group[row] for row in rows),
-        left_out=tuple(left_out),
-    )
+
+
+@functools.cache
+def _subset(name: str) -> frozenset[str]:
+    """One object for all samples of a subset."""
+    return frozenset({name})
 
 
 def shards_of(pattern: str) -> list[str]:
-    """The addresses, or absolute local paths, that a pattern stands for, each once.
+    """The addresses or absolute local paths that match a pattern, each once.
 
     Raises:
         DataError: if a wildcard matches nothing, or braces are not closed.
@@ -110,16 +210,16 @@ def shards_of(pattern: str) -> list[str]:
 
 
 def listed(file: BufferedIOBase) -> Index:
-    """What a shard holds, by its headers and `.json` members, read in one pass.
+    """The samples of a shard, by its headers and `.json` members, read in one pass.
 
     Raises:
-        DataError: if it is compressed, no tar, truncated or broken.
+        DataError: if it is compressed, not a tar file, truncated or broken.
     """
     start = file.read(8)
     for magic, undone_by in _COMPRESSED.items():
         if start.startswith(magic):
             raise DataError(
-                "it is compressed, so that no picture in it can be reached by itself; unpack it "
+                "it is compressed, so its images cannot be read one by one; decompress it "
                 f"({undone_by}) and give the .tar"
             )
     file.seek(0)
@@ -152,7 +252,7 @@ def _matching(pattern: str) -> list[str]:
 
 
 def _names(urls: Sequence[str]) -> list[str]:
-    """What shards are called: their file's name, and as much of the folder as tells them apart."""
+    """Names of shards: the file name, with as many folders as make the names unique."""
     for n in range(1, 1 + max(url.count("/") for url in urls)):
         names = ["/".join(PurePath(url).parts[-n:]) for url in urls]
         if len(set(names)) == len(names):
@@ -161,7 +261,7 @@ def _names(urls: Sequence[str]) -> list[str]:
 
 
 def _kept_index(url: str) -> tuple[str, Index]:
-    """The stamp of a shard and what it holds, from the cache if it is there."""
+    """The stamp of a shard and its content, from the cache if possible."""
     try:
         _, stamp = storage.version_of(url)
         kept = cache.index_of({"layout": LAYOUT, "url": url, "stamp": stamp})
@@ -170,14 +270,15 @@ def _kept_index(url: str) -> tuple[str, Index]:
             with storage.opened(url) as file:
                 index = listed(file)
             content = json.dumps(index).encode()
-            cache.write_whole(kept, hashlib.sha256(content).hexdigest().encode() + content)
+            with cache.written(kept) as part:
+                part.write_bytes(hashlib.sha256(content).hexdigest().encode() + content)
     except DataError as error:
         raise DataError(f"{url}: {error}.") from error
     return stamp, index
 
 
 def _loaded(kept: Path) -> Index | None:
-    """A kept index; none if there is none or it does not match its own hash."""
+    """A kept index, or None if there is none or it does not match its own hash."""
     try:
         content = kept.read_bytes()
     except OSError:
@@ -189,16 +290,16 @@ def _loaded(kept: Path) -> Index | None:
 
 
 def _members(file: BufferedIOBase) -> Iterator[tuple[tarfile.TarInfo, bytes]]:
-    """Pictures and `.json` files with their headers; of `.json` also the bytes."""
+    """Images and `.json` files with their headers, and the bytes of `.json` files."""
     try:
-        tar = tarfile.open(fileobj=file, mode="r:")  # noqa: SIM115 - the file is the caller's
+        tar = tarfile.open(fileobj=file, mode="r:")  # noqa: SIM115 - the file belongs to the caller
     except (tarfile.TarError, UnicodeError) as error:
         raise DataError(
-            f"it is no tar ({error}); give one that tar wrote without compression"
+            f"it is not a tar file ({error}); give one written by tar without compression"
         ) from error
     try:
         while (member := tar.next()) is not None:
-            # Else all headers stay in memory.
+            # Otherwise all headers stay in memory.
             tar.members.clear()  # pyright: ignore[reportAttributeAccessIssue]
             key, ending = _key_and_ending(member.name)
             if not key or member.isdir() or ending not in SUFFIXES | {".json"}:
@@ -219,44 +320,44 @@ def _members(file: BufferedIOBase) -> Iterator[tuple[tarfile.TarInfo, bytes]]:
 
 
 def _key_and_ending(name: str) -> tuple[str, str]:
-    """What the files of a sample share, and the rest, from the first dot of the base name on."""
+    """The part of the name that the files of a sample share, and the rest from its first dot."""
     folder, slash, base = name.removeprefix("./").rpartition("/")
     stem, dot, ending = base.partition(".")
     return (f"{folder}{slash}{stem}" if stem else ""), f"{dot}{ending}".lower()
 
 
 def _sample(files: Sequence[tuple[tarfile.TarInfo, bytes]]) -> Sample:
-    """One picture and what is said of it.
+    """One image and its measure, group and subset.
 
     Raises:
-        DataError: if the sample is not of one picture and one `.json` with a measure.
+        DataError: if the sample is not one image and one `.json` with a measure.
     """
     odd = [member.name for member, _ in files if not member.isreg() or member.issparse()]
     if odd:
         raise DataError(f"{PurePath(odd[0]).name} is a link or sparse; pack the file itself")
     texts = [content for member, content in files if _key_and_ending(member.name)[1] == ".json"]
-    pictures = [member for member, _ in files if _key_and_ending(member.name)[1] != ".json"]
-    if len(pictures) != 1:
-        what = f"{len(pictures)} pictures" if pictures else "no picture"
-        raise DataError(f"it has {what} in the shard; pack one a sample")
+    images = [member for member, _ in files if _key_and_ending(member.name)[1] != ".json"]
+    if len(images) != 1:
+        what = f"{len(images)} images" if images else "no image"
+        raise DataError(f"it has {what} in the shard; pack one per sample")
     if len(texts) != 1:
         raise DataError(
-            f"it has {f'{len(texts)} .json' if texts else 'no .json'}; pack one a sample"
+            f"it has {f'{len(texts)} .json' if texts else 'no .json'}; pack one per sample"
         )
-    (picture,) = pictures
-    measure, group, subset = _said(texts[0])
+    (image,) = images
+    measure, group, subset = _stated(texts[0])
     return (
-        picture.name.removeprefix("./"),
-        picture.offset_data,
-        picture.size,
+        image.name.removeprefix("./"),
+        image.offset_data,
+        image.size,
         measure,
         group,
         subset,
     )
 
 
-def _said(text: bytes) -> tuple[float, str, str]:
-    """The measure, group and subset that a `.json` holds; the latter two may be empty."""
+def _stated(text: bytes) -> tuple[float, str, str]:
+    """The measure, group and subset in a `.json`; the latter two may be empty."""
     try:
         about = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -269,12 +370,12 @@ def _said(text: bytes) -> tuple[float, str, str]:
         )
     for name in ("group", "subset"):
         if not isinstance(about.get(name, ""), str):
-            raise DataError(f"the {name} in its .json is {_short(about[name])}; give a text")
+            raise DataError(f"the {name} in its .json is {_short(about[name])}; give text")
     return measure, about.get("group", ""), about.get("subset", "")
 
 
 def _number(given: object) -> float:
-    """What is given as a float; not finite, if it is no number."""
+    """The value as a float; not finite if it is not a number."""
     if isinstance(given, bool) or not isinstance(given, int | float):
         return math.nan
     try:

@@ -1,4 +1,4 @@
-"""Small pictures of images, and which images are worth one.
+"""Thumbnails of images, and which images to show.
 
 Shapes: n images, L layers, k images chosen.
 """
@@ -14,18 +14,18 @@ from .images import Image
 
 LONGEST = 128  # pixels of the longer side
 QUALITY = 72  # of the JPEG, 0 to 100
-SPREAD = 0.25  # of the images chosen, by their measure and not by their errors
+SPREAD = 0.25  # share of the images chosen by their measure instead of their errors
 
 
 def thumbnail(image: Image) -> bytes:
-    """A JPEG of the upright picture.
+    """A small JPEG of the upright image.
 
     Raises:
-        DataError: if the picture cannot be read.
+        DataError: if the image cannot be read.
     """
-    picture, stored = image.picture(), io.BytesIO()
-    picture.thumbnail((LONGEST, LONGEST), Resampling.LANCZOS)
-    picture.save(stored, "JPEG", quality=QUALITY, optimize=True)
+    small, stored = image.decode(), io.BytesIO()
+    small.thumbnail((LONGEST, LONGEST), Resampling.LANCZOS)
+    small.save(stored, "JPEG", quality=QUALITY, optimize=True)
     return stored.getvalue()
 
 
@@ -35,9 +35,9 @@ def worth_showing(
     subset: list[str],
     most: int,
 ) -> Int64[np.ndarray, " k"]:
-    """Up to `most` images, by number: some over the whole range of the measure, then the worst.
+    """Numbers of up to `most` images: some over the whole range of the measure, then the worst.
 
-    What is worst at any layer comes first, then what is second to it, in each subset.
+    The images predicted worst at any layer come first, then the second worst, in each subset.
     """
     errors = pd.DataFrame(np.abs(predicted - measure).T)
     rank = errors.groupby(np.array(subset)).rank(ascending=False, method="first").min(axis=1)
@@ -45,5 +45,5 @@ def worth_showing(
     spread = np.argsort(measure, kind="stable")[
         np.linspace(0, len(measure) - 1, n_spread).round().astype(np.int64)
     ]
-    worst = np.argsort(rank.to_numpy(), kind="stable")  # nan, never held out, comes last
+    worst = np.argsort(rank.to_numpy(), kind="stable")  # NaN, never held out, comes last
     return pd.unique(np.concatenate([spread, worst]))[:most].astype(np.int64)

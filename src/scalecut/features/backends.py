@@ -30,6 +30,7 @@ from torch import Tensor, nn
 
 from .. import cache
 from ..errors import ModelError
+from .processor import instructions, weight_bits
 
 if TYPE_CHECKING:
     from openvino import InferRequest, Model
@@ -38,7 +39,7 @@ ENGINES = ("torch", "openvino", "auto")
 # Between a graph in float32 and PyTorch, in standard deviations of the layer; and what is rounding,
 # relative to its largest value: softmax over many classes hardly varies.
 MOST_OFF, ROUNDING = 1e-3, 1e-6
-HINTS = {"float32": "f32", "bfloat16": "bf16", "int8": "bf16"}  # int8: what is not quantised
+HINTS = {"float32": "f32", "bfloat16": "bf16"}
 
 Vectors = Callable[[Tensor], list[Float32[np.ndarray, "_ _"]]]  # one matrix a layer
 
@@ -96,7 +97,7 @@ def resolved_precision(precision: str, device: str) -> str:
         return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
     if kind != "cpu":
         return "float32"
-    return "bfloat16" if torch.cpu._is_avx512_bf16_supported() else "float32"
+    return "bfloat16" if "BF16" in instructions() else "float32"
 
 
 def resolved_device(device: str) -> str:
@@ -121,6 +122,11 @@ def versions(precision: str) -> list[str]:
     """Of the libraries that shape what OpenVINO computes, beside PyTorch."""
     packages = ["openvino", "nncf"] if precision == "int8" else ["openvino"]
     return [f"{package} {metadata.version(package)}" for package in packages]
+
+
+def quantisation() -> dict[str, object]:
+    """What shapes a graph in int8, apart from the network and the images of its ranges."""
+    return {"versions": versions("int8"), "weight bits": weight_bits(), "bias correction": False}
 
 
 def torch_vectors(taps: nn.Module, precision: str, device: str) -> Vectors:
@@ -195,7 +201,7 @@ def openvino_vectors(
         assert calibration is not None
         images = calibration
         return _kept(
-            name | {"versions": versions("int8"), "calibration": images.name},
+            name | {"calibration": images.name, "quantised": quantisation()},
             lambda: _quantised(exact, images.batches()),
         )
 
@@ -308,16 +314,28 @@ def _failures(openvino: ModuleType) -> tuple[type[Exception], ...]:
 
 
 def _quantised(graph: "Model", batches: Iterable[Float32[Tensor, "k 3 h w"]]) -> "Model":
-    """The graph in int8, with activations in ranges that hold what these images give."""
+    """The graph in int8, with activations in ranges that hold what these images give.
+
+    Without NNCF's fast bias correction, which moved R² more than it helped (docs/log.md).
+    """
     images = [image[None].numpy() for batch in batches for image in batch]
     with silence():
         import nncf
+        from nncf.quantization.advanced_parameters import (
+            AdvancedQuantizationParameters,
+            OverflowFix,
+        )
 
+        in_7_bits = weight_bits() == 7
         return nncf.quantize(
             graph,
             nncf.Dataset(images),
             subset_size=len(images),
             model_type=nncf.ModelType.TRANSFORMER if _attends(graph) else None,
+            advanced_parameters=AdvancedQuantizationParameters(
+                overflow_fix=OverflowFix.ENABLE if in_7_bits else OverflowFix.DISABLE,
+                disable_bias_correction=True,
+            ),
         )
 
 
@@ -330,7 +348,10 @@ def _attends(graph: "Model") -> bool:
 def _compiled(graph: "Model", precision: str) -> Vectors:
     openvino, n_threads = _openvino(), torch.get_num_threads()
     settings = {
-        "INFERENCE_PRECISION_HINT": HINTS[precision],
+        # in int8, of what is not quantised
+        "INFERENCE_PRECISION_HINT": HINTS[
+            resolved_precision("auto", "cpu") if precision == "int8" else precision
+        ],
         "INFERENCE_NUM_THREADS": n_threads,
         "NUM_STREAMS": n_threads,
     }

@@ -25,7 +25,15 @@ from ..errors import DataError, LayerError
 from ..networks.hooks import Taps
 from ..networks.network import Network, Preprocessing, tensors_sha256, with_preprocessing
 from ..networks.points import ProbePoint
-from .backends import Calibration, Way, openvino_vectors, resolved_way, torch_vectors, versions
+from .backends import (
+    Calibration,
+    Way,
+    openvino_vectors,
+    quantisation,
+    resolved_way,
+    torch_vectors,
+    versions,
+)
 from .backends import resolved_device as resolved_device  # offered from here as well
 from .backends import resolved_precision as resolved_precision
 
@@ -257,6 +265,7 @@ def setting_of(task: Task) -> dict[str, object]:
         setting["engine"] = versions(way.precision)
     if task.calibration is not None:
         setting["calibration"] = task.calibration.name
+        setting["quantised"] = quantisation()
     return setting
 
 
@@ -331,7 +340,7 @@ def decoded(
 
 
 def _pixels(image: Image, frame: Frame, preprocessing: Preprocessing) -> UInt8[np.ndarray, "h w 3"]:
-    return fitted(image.picture(frame), frame, preprocessing.interpolation, preprocessing.fill())
+    return fitted(image.decode(frame), frame, preprocessing.interpolation, preprocessing.fill())
 
 
 def _network_setting(network: Network) -> dict[str, object]:
@@ -416,7 +425,12 @@ def provenance(
     }
 
 
-def check_finite(network: Network, features: Extracted) -> None:
+def check_finite(network: Network, features: Extracted, where: str = "") -> None:
+    """Refuse features that are not finite; `where` is added to the message.
+
+    Raises:
+        LayerError: naming the first such layer.
+    """
     for layer, matrix in features.matrices.items():
         n_bad = 0
         for start in range(0, len(matrix), CHECKED_ROWS):
@@ -427,8 +441,8 @@ def check_finite(network: Network, features: Extracted) -> None:
             without_half = " and no --half" if matrix.dtype == np.float16 else ""
             raise LayerError(
                 f"Layer {layer!r} of {network.name} gave values that are not finite for {n_bad} "
-                f"of {len(matrix)} images. Try --precision float32{without_half}, or choose other "
-                "--layers."
+                f"of {len(matrix)} images{where}. Try --precision float32{without_half}, or choose "
+                "other --layers."
             )
 
 

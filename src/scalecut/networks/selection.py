@@ -14,7 +14,8 @@ from ..data.images import LeftOut
 from ..errors import ModelError, ScalecutError
 from .hooks import pooled_outputs
 from .layers import probe_points, select_layers
-from .network import Network, load_network, with_preprocessing
+from .load import load_network
+from .network import Network, with_preprocessing
 from .points import ProbePoint
 
 COLUMNS = (

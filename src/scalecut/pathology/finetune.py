@@ -222,7 +222,7 @@ class _Batches:
 
         def shown(row: int) -> Image:
             image = self.images[row]
-            return Image(image.name, fitted(image.picture(), frame, own.interpolation, own.fill()))
+            return Image(image.name, fitted(image.decode(), frame, own.interpolation, own.fill()))
 
         images = list(self.images)
         with ThreadPoolExecutor(max_workers=max(2, torch.get_num_threads())) as workers:

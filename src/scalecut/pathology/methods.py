@@ -29,7 +29,7 @@ from ..cut.network import cut_after
 from ..data.images import Image, LeftOut, evenly
 from ..errors import DataError, LayerError, check_names
 from ..features.extract import Computation, Stages, decoded
-from ..networks.network import Network, random_twin, seeded, take_statistics
+from ..networks.network import Network, randomly_initialised, seeded, take_statistics
 from ..networks.points import ProbePoint
 from ..probing.scores import n_processors
 from ..stats.ridge import decompose, left_group_out, nested_ridge
@@ -275,7 +275,7 @@ class Source:
 
     def _weighted(self, kind: str, seed: int) -> Network:
         if kind == "random":
-            return random_twin(self.network, seed, self._batches(self.network))
+            return randomly_initialised(self.network, seed, self._batches(self.network))
         if kind == "reset":
             assert self.cut is not None  # planned() refuses it
             return reset_after(self.network, self.cut, seed, self._batches)
@@ -317,7 +317,7 @@ def reset_after(
 
     Batch norms after the cut take their statistics from `batches`.
     """
-    reset = random_twin(network, seed)
+    reset = randomly_initialised(network, seed)
     kept = {
         name.removeprefix("body."): tensor
         for name, tensor in cut_after(network, cut).state_dict().items()

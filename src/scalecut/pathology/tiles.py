@@ -134,7 +134,7 @@ def read(
     Raises:
         DataError: if one cannot be read, the sizes differ, or the mask is a photograph.
     """
-    pixels = np.asarray(Image(tile.name, tile.image).picture())
+    pixels = np.asarray(Image(tile.name, tile.image).decode())
     try:
         marks = read_mask(tile.mask)
     except DataError as error:

@@ -24,10 +24,11 @@ from ..features.extract import Computation, Progress, Stages, provenance
 from ..figures.drawing import page_figure
 from ..figures.notebook import html_of
 from ..figures.pathology import calibration_drawing, sweep_drawing
-from ..networks.network import Network, load_network
+from ..networks.load import load_network
+from ..networks.network import Network
 from ..networks.points import LOGITS, SOFTMAX, ProbePoint
 from ..networks.selection import chosen_points
-from ..probing.choose import choose
+from ..probing.choose import choose_layer
 from ..probing.curve import Curve, check_model, read_curve
 from ..report.report import save
 from ..runs import read_run, settings_of
@@ -237,7 +238,7 @@ def transfer(
             check_model(curve, Path(cut.from_ or ""), network.name)
         readable, layers_left_out = chosen_points(network)
     points = [point for point in readable if point.layer not in (LOGITS, SOFTMAX)]
-    layer = cut.at or (choose(curve, cut.rule or "cheapest").layer if curve else "")
+    layer = cut.at or (choose_layer(curve, cut.rule or "cheapest").layer if curve else "")
     at = _point_of(points, layer) if layer else None
     plan = planned(trial.methods, points, at)
     images = [Image(name, patches.folder / name) for name in patches.table.patch]

@@ -14,7 +14,7 @@ from ..data.scenes import make_scenes
 from ..errors import ModelError
 from ..features.backends import resolved_way
 from ..features.extract import Computation, Stages, decoded
-from ..networks.network import Network, Preprocessing, Weights, permuted_twin, random_twin
+from ..networks.network import Network, Preprocessing, Weights, permuted, randomly_initialised
 from ..networks.points import ProbePoint
 from ..stats.ridge import decompose, left_group_out, r_squared
 
@@ -23,7 +23,7 @@ CHECKED_IMAGES = 128  # in int8 and in float32
 MOST_MOVED = 0.02  # by int8, in R²
 
 
-def twin_of(
+def control_of(
     network: Network, image_set: ImageSet, look: Computation, seed: int, kind: str = "random"
 ) -> Network:
     """A `random` or `permuted` twin whose batch norms know the images it will be probed on."""
@@ -34,7 +34,7 @@ def twin_of(
     batches = (batch.to(network.device) for _, batch, _ in ready if len(batch) > 1)
     on = network.device.type
     in_bfloat16 = resolved_way(look.engine, look.precision, on).precision == "bfloat16"
-    twin = permuted_twin if kind == "permuted" else random_twin
+    twin = permuted if kind == "permuted" else randomly_initialised
     with torch.autocast(on, torch.bfloat16, enabled=in_bfloat16):
         return twin(network, seed, batches)
 
@@ -46,7 +46,7 @@ def comparable(network: Network, seed: int) -> Network:
     """
     if network.weights.kind != "random":
         return network
-    return twin_of(network, make_scenes(TWIN_IMAGES, seed=seed), Computation(), seed)
+    return control_of(network, make_scenes(TWIN_IMAGES, seed=seed), Computation(), seed)
 
 
 def check_int8(
