@@ -79,8 +79,8 @@ def _transfer(
     with bars(ERR, quiet=as_json) as progress:
         result = verb.call(given, progress=progress)
     if not as_json and values["task"] == "area":
-        from ..paper.tables import beside_the_paper
+        from ..paper.tables import with_the_paper
 
         title = "Table 2 of Graziani et al. 2021 (other patches, all weights trained), and ours"
-        OUT.print(plain_table(beside_the_paper(result, values["model"]), title))
+        OUT.print(plain_table(with_the_paper(result, values["model"]), title))
     finish(result, folder, as_json=as_json)
