@@ -14,7 +14,7 @@ import numpy as np
 
 from ..errors import DataError, check_names, nearest
 from . import annotations, tables
-from .decoding import header
+from .decoding import Rendering, header
 from .images import MEAN, Image, ImageSet, Labelled, LeftOut, Mark, Progress, leave, told
 from .masks import labels_of
 from .measures import (
@@ -27,6 +27,7 @@ from .measures import (
     shares_of_labels,
     upright,
 )
+from .rendering import check_intensity, settled
 from .scenes import make_scenes
 from .storage import Stored, is_address
 
@@ -80,7 +81,11 @@ class Reading:
         images: The folder of images, where the annotations do not name it.
         skip_truncated: Skip images whose object is flagged as truncated.
         skip_difficult: Skip images whose object is flagged as difficult.
-        strict: Stop at the first image that would be skipped.
+        strict: Stop at the first image that would be skipped, and at whatever is assumed.
+        intensity: Values shown as black and white, of images deeper than 8 bits: auto detects the
+            range in use over all images; full, data, percentiles, or two numbers, LOW,HIGH.
+        channels: Channels to show, counted from 1: one as grey, or three as red, green and blue.
+        page: Page or plane of files with several, counted from 1.
         at_most: A random part of this many images, drawn by group; 0 for all.
     """
 
@@ -91,13 +96,29 @@ class Reading:
     skip_truncated: bool = False
     skip_difficult: bool = False
     strict: bool = False
+    intensity: str = "auto"
+    channels: Sequence[int] = ()
+    page: int = 0
     at_most: int = 0
 
     def __post_init__(self) -> None:
+        check_intensity(self.intensity)
+        object.__setattr__(self, "channels", _channels(self.channels))
+        if self.page < 0:
+            raise DataError(f"--page must be 1 or more, got {self.page}.")
         check_names(self.measure, tuple(MEASURES), "measure")
         check_names(self.objects, get_args(Objects), "choice of objects")
         if self.at_most < 0:
             raise DataError(f"--at-most must be 0 (all images) or more, got {self.at_most}.")
+
+
+def _channels(given: Sequence[int]) -> tuple[int, ...]:
+    if len(given) not in (0, 1, 3) or any(channel < 1 for channel in given):
+        raise DataError(
+            "--channels must be one number, or three for red, green and blue, each 1 or more, got "
+            f"{','.join(map(str, given))}."
+        )
+    return tuple(given)
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,9 +219,26 @@ def read_images(
             skipped += [each for each in found if isinstance(each, LeftOut)]
         if progress:
             progress("listing", number, len(labelled))
+    rendering = Rendering(channels=tuple(asked.channels), page=asked.page)
+    shown = settled([row.image for row in rows], rendering, asked.intensity)
+    for item in shown.skipped:
+        leave(item, skipped, asked.strict)
+    unusable = {item.name for item in shown.skipped}
+    rows = [
+        replace(row, image=replace(row.image, rendering=shown.renderings.get(row.image)))
+        for row in rows
+        if row.image.name not in unusable
+    ]
     _check_found(place, rows, wanted if asked.subset else frozenset(), skipped)
     name = "measure" if reader.measure_in else asked.measure
-    return _assembled(rows, name, tuple(skipped))
+    return _assembled(rows, name, tuple(skipped), _assumed(shown.assumed, asked.strict))
+
+
+def _assumed(statements: Sequence[str], strict: bool) -> dict[str, object]:
+    """What was assumed, as facts; nothing may be if `strict`."""
+    if statements and strict:
+        raise DataError(f"Assumed: {statements[0]} (--strict assumes nothing). Give this option.")
+    return {"assumed": list(statements)} if statements else {}
 
 
 def _place_of(spec: str, images_folder: Path | None) -> tuple[str, Path | Stored | str]:
@@ -360,7 +398,9 @@ def _check_found(
     raise DataError(f"{_text(place)} has no image {what}that can be used. {rest}".rstrip())
 
 
-def _assembled(rows: list[_Row], measure: str, skipped: tuple[LeftOut, ...]) -> ImageSet:
+def _assembled(
+    rows: list[_Row], measure: str, skipped: tuple[LeftOut, ...], facts: dict[str, object]
+) -> ImageSet:
     rows = sorted(rows, key=lambda row: (row.subset, row.image.name))
     boxes = [row.box for row in rows if row.box is not None]
     return ImageSet(
@@ -371,6 +411,7 @@ def _assembled(rows: list[_Row], measure: str, skipped: tuple[LeftOut, ...]) -> 
         group=tuple(row.group for row in rows),
         boxes=np.array(boxes, dtype=np.float64) if len(boxes) == len(rows) else None,
         left_out=skipped,
+        facts=facts,
     )
 
 
