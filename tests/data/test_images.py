@@ -11,7 +11,7 @@ import PIL.Image
 import PIL.ImageOps
 import pytest
 
-from scalecut.data.decoding import fitted, header
+from scalecut.data.decoding import _FORMATS, fitted, header
 from scalecut.data.images import Image, ImageSet, LeftOut, image_of, make_image_set
 from scalecut.data.measures import Frame, share_of
 from scalecut.errors import DataError
@@ -136,7 +136,7 @@ def broken_files(folder, pixels):
     (folder / "text.jpg").write_text("a letter")
     (folder / "empty.jpg").write_bytes(b"")
     png_header(folder / "bomb.png", 60_000, 50_000)
-    formats = "JPEG, PNG, TIFF, BMP, GIF, WEBP, PPM, JPEG2000"
+    formats = ", ".join(_FORMATS)
     return {
         "none.jpg": "there is no such file; check its name and folder",
         "text.jpg": f"this is not an image that can be read; give one of {formats}",

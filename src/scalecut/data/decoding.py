@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import PIL.features
 import PIL.Image
 from jaxtyping import Shaped, UInt8
 from PIL.Image import Resampling, Transpose
@@ -36,20 +37,10 @@ INTERPOLATIONS = {
 }
 # Formats that Pillow decodes itself: it hands EPS, for example, to another program.
 _FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "GIF", "WEBP", "PPM", "JPEG2000")
-SUFFIXES = {
-    ".png",
-    ".tif",
-    ".tiff",
-    ".bmp",
-    ".gif",
-    ".jpg",
-    ".jpeg",
-    ".webp",
-    ".ppm",
-    ".pgm",
-    ".jp2",
-}
-LOSSLESS = {".png", ".tif", ".tiff", ".bmp", ".gif"}  # losses of JPEG would change labels
+_FORMATS += ("AVIF",) if PIL.features.check("avif") else ()
+LOSSLESS = {".png", ".tif", ".tiff", ".bmp", ".gif"}
+JPEG = {".jpg", ".jpeg", ".jpe", ".jfif"}
+SUFFIXES = LOSSLESS | JPEG | {".webp", ".ppm", ".pgm", ".jp2", ".avif"}
 _TURNS = {
     2: Transpose.FLIP_LEFT_RIGHT,
     3: Transpose.ROTATE_180,
@@ -179,11 +170,13 @@ def header(path: Path) -> tuple[int, int, int]:
     """Width and height of the upright image, and its EXIF orientation."""
     tiff = tiff_contents(path)
     if tiff is not None and not tiff.is_plain:
-        turned = tiff.orientation >= 5
-        return (*(tiff.size[::-1] if turned else tiff.size), 1)
+        width, height = tiff.size[::-1] if tiff.orientation >= 5 else tiff.size
+        return width, height, tiff.orientation
     with opened(path) as stored:
         orientation = _orientation(stored)
         width, height = stored.size
+        if stored.format == "TIFF":  # Pillow gives its upright size
+            return width, height, tiff.orientation if tiff is not None else 1
     return (height, width, orientation) if orientation >= 5 else (width, height, orientation)
 
 

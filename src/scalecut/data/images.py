@@ -100,7 +100,10 @@ class LeftOut:
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """An object on an image: its class, its box, and its flags (truncated, difficult, crowd)."""
+    """An object on an image: its class, its box, and its flags (truncated, difficult, crowd).
+
+    The numbers of the box are those of the file, in the form that its `Labelled` states.
+    """
 
     kind: str
     box: Box
@@ -116,6 +119,7 @@ class Labelled:
         label: boxes, the file of a mask, or the measure itself.
         size: width and height of the image that the boxes were drawn on, if known.
         group: shared by images that belong together; by default each image is its own group.
+        form: of boxes: xyxy, xywh or cxcywh, in pixels, or with "normalised " before it.
     """
 
     image: Image
@@ -123,6 +127,7 @@ class Labelled:
     label: tuple[Mark, ...] | Path | float
     size: tuple[int, int] | None = None
     group: str = ""
+    form: str = "xyxy"
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -14,8 +14,8 @@ import numpy as np
 
 from ..errors import DataError
 from .decoding import (
-    Rendering,
     FileError,
+    Rendering,
     all_values,
     contents,
     described,
