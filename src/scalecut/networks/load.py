@@ -57,7 +57,7 @@ class Source:
         build: makes the module.
         fresh: makes it with fresh random weights; None if only a copy can be reset.
         pretrained: loads the pretrained weights into a module and says where they come from; it is
-            told whether tensors may be missing.
+            given whether tensors may be missing.
         preprocessing: None for that of the module's timm configuration.
     """
 

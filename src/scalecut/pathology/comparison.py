@@ -45,8 +45,8 @@ class Held:
     def __post_init__(self) -> None:
         if len(np.unique(self.tiles)) < 2:
             raise DataError(
-                "The test part has one tile, which does not generalise to others. Give two or more; "
-                "intervals are useful from about ten on."
+                "The test part has one tile, which does not generalise to others. Give two or "
+                "more; intervals are useful from about ten on."
             )
 
 
