@@ -118,6 +118,6 @@ def _caution(loss: float, n_fit: int) -> str:
     if loss <= LARGE_LOSS:
         return ""
     return (
-        f" Caution: it is {number(loss)} below the peak, and {n_fit} training images are too few to "
-        "show whether this difference is real. Probe with more images, or use --rule peak."
+        f" Caution: it is {number(loss)} below the peak, and {n_fit} training images are too few "
+        "to show whether this difference is real. Probe with more images, or use --rule peak."
     )
