@@ -373,7 +373,7 @@ def test_result_comes_back_from_its_folder_with_noise_or_without(network, tmp_pa
         assert back.provenance["settings"]["sizes"] == [0.5, 1, 2]
         assert found.plot().axes
         assert found._repr_html_().startswith(f"<p><b>{found.finding()}")
-    with pytest.raises(DataError, match=r"holds no invariance.csv or noise.csv, as it was written"):
+    with pytest.raises(DataError, match=r"holds no invariance.csv or noise.csv, because"):
         (tmp_path / "n" / "noise.csv").unlink()
         read_invariance(tmp_path / "n")
 

@@ -63,8 +63,8 @@ def read_analysis(folder: str | Path, tables: Iterable[str], command: str) -> Ru
     tables = list(tables)
     if not any(run.has(name) for name in tables):
         raise DataError(
-            f"{str(folder)!r} holds no {' or '.join(f'{name}.csv' for name in tables)}, as it was "
-            f"written by another command. Give a folder that `scalecut {command}` wrote."
+            f"{str(folder)!r} holds no {' or '.join(f'{name}.csv' for name in tables)}, because "
+            f"another command wrote it. Give a folder that `scalecut {command}` wrote."
         )
     return run
 

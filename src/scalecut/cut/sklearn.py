@@ -180,7 +180,7 @@ class _Squash:
         self.preprocessing = preprocessing
 
     def __call__(self, image: PIL.Image.Image) -> PIL.Image.Image:
-        upright = image_of(0, image).picture()
+        upright = image_of(0, image).decode()
         own = self.preprocessing
         return PIL.Image.fromarray(
             fitted(upright, own.frame("squash"), own.interpolation, own.fill())
