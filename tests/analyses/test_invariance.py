@@ -550,10 +550,6 @@ REFUSED = {
         lambda network: Variation(("1", "32px")).octaves(32),
         "--sizes '1,32px' names no size but the training resolution. Give others, such as 0.5,1,2.",
     ),
-    "negative number of images": (
-        lambda network: looked(network, textured(6), reading=Reading(at_most=-1)),
-        "--at-most must not be negative, got -1. Give 0 for all.",
-    ),
     "option without effect": (
         lambda network: looked(network, textured(6), computation=Computation(fit="crop")),
         "fit='crop' has no effect in this analysis. Leave it at its default, 'squash'.",

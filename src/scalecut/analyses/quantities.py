@@ -31,7 +31,7 @@ def by_layer(table: pd.DataFrame, quantity: str) -> dict[str, float]:
 
     The softmax is not among them, unless it is the only layer.
     """
-    rows = table[(table["quantity"] == quantity) & np.isfinite(table["value"])]
+    rows = table.loc[(table["quantity"] == quantity) & np.isfinite(table["value"])]
     found = {layer: each[quantity] for (layer,), each in means(rows, ["layer"]).items()}
     if len(found) > 1:
         found.pop(SOFTMAX, None)
