@@ -44,8 +44,12 @@ def curve(table=None, **provenance):
     table = curve_table() if table is None else table
     noise = np.random.default_rng(1).normal(size=(len(table), 50))
     draws = (table.r2.to_numpy()[:, None] + 0.01 * noise).astype(np.float32)
-    skipped = (LeftOut("fc", "lacks a tensor"),), (LeftOut("a.jpg", "it is broken"),)
-    return Curve(table, draws, POINTS, *skipped, provenance)
+    facts: dict[str, object] = {
+        **provenance,
+        "layers_left_out": (LeftOut("fc", "lacks a tensor"),),
+        "images_left_out": (LeftOut("a.jpg", "it is broken"),),
+    }
+    return Curve(table, draws, POINTS, facts)
 
 
 def with_images(folder, n=24, subset=("dog", "cat")):
