@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import click
 import typer
 
 import scalecut
@@ -269,7 +268,7 @@ def converted(annotation: str, text: str, flag: str = "", default: Any = None) -
     """What a parameter of this type is given for what was typed.
 
     Raises:
-        click.BadParameter: if the text does not fit.
+        typer.BadParameter: if the text does not fit.
     """
     if text == "" and default is None and "None" in annotation:
         return None
@@ -278,7 +277,7 @@ def converted(annotation: str, text: str, flag: str = "", default: Any = None) -
             try:
                 return convert(text)
             except ValueError as error:
-                raise click.BadParameter(f"{flag} {text!r} {error}.") from error
+                raise typer.BadParameter(f"{flag} {text!r} {error}.") from error
     return text
 
 
