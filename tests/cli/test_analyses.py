@@ -359,8 +359,8 @@ def test_curves_that_cannot_be_compared_are_refused_in_one_line(done):
         ((one, "none"), "There is no folder 'none'. Give a folder that `scalecut probe` wrote."),
         (
             (one, rcv),
-            f"{str(rcv)!r} holds no curve, as it was written by another command. Give the folder "
-            "that `scalecut probe` wrote (--out).",
+            f"{str(rcv)!r} holds no curve, because another command wrote it. Give the folder that "
+            "`scalecut probe` wrote (--out).",
         ),
     ):
         assert_refused(scalecut("compare", *typed), before, text)
@@ -374,7 +374,7 @@ def test_runs_of_other_images_or_splits_are_not_compared(done):
     ):
         asked("probe", "network", *PROBE, "--layers", "pooled", *more)
         entries = [{key: run[at][key] for key in keys} for run in (facts(one), facts())]
-        text = f"The two runs are not of the same {what} ({entries[0]} and {entries[1]}), so they"
+        text = f"The two runs differ in their {what} ({entries[0]} and {entries[1]})"
         assert_refused(scalecut("compare", one, "run"), tree(), text, whole=False)
 
 
@@ -447,14 +447,14 @@ def test_place_is_refused_before_any_work_is_done(command):
     before = tree()
     more = {"rcv": ("--data", "none:x"), "visualise": ("--layer", "x")}.get(command, ())
     result = scalecut(command, "no_such_network", *more, "--out", "blobs")
-    assert_refused(result, before, "'blobs' is there and holds no run of scalecut", whole=False)
+    assert_refused(result, before, "'blobs' exists and holds no run of scalecut", whole=False)
 
 
 @pytest.mark.parametrize(
     ("work", "typed"),
     [
         ("analyses.synthetic.separated", ("scenes", *SCENES)),
-        ("report.report.render", ("invariance", *INVARIANCE, "--layers", "end")),
+        ("report.report.write_report", ("invariance", *INVARIANCE, "--layers", "end")),
     ],
 )
 def test_ctrl_c_leaves_no_run(monkeypatch, work, typed):

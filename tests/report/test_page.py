@@ -19,7 +19,8 @@ import pytest
 
 from scalecut import Computation, Fitting, make_image_set, probe
 from scalecut.data.images import Image
-from scalecut.report.cells import interval, minus, number, p_value, sort_key, spread
+from scalecut.figures.text import typeset
+from scalecut.report.cells import interval, number, p_value, sort_key, spread
 from scalecut.report.page import MOST_VALUES, Predictions, Story, Table, page
 from scalecut.report.report import write_comparison, write_report
 from tests.builders import LAYERS, discs, planted
@@ -417,9 +418,9 @@ def test_cells_are_written_to_be_read_and_sorted():
 
 
 def test_text_has_true_minus_signs_before_numbers_alone():
-    assert minus("R² -0.3 [-1.2, -.1]") == "R² −0.3 [−1.2, −.1]"
+    assert typeset("R² -0.3 [-1.2, -.1]") == "R² −0.3 [−1.2, −.1]"
     as_it_is = "2026-11-23, blocks.1-2, --at -x"
-    assert minus(f"(-5) on {as_it_is}") == f"(−5) on {as_it_is}"
+    assert typeset(f"(-5) on {as_it_is}") == f"(−5) on {as_it_is}"
 
 
 def test_column_is_of_numbers_if_any_cell_is_one():

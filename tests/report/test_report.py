@@ -12,10 +12,11 @@ from markupsafe import escape
 
 from scalecut import compare_curves
 from scalecut.errors import DataError, OutputError
+from scalecut.figures.text import typeset
 from scalecut.probing.curve import image_table
 from scalecut.report import curve as of_curve
 from scalecut.report import report, sections
-from scalecut.report.cells import interval, minus
+from scalecut.report.cells import interval
 from scalecut.report.cut import NEEDED
 from scalecut.report.facts import trust
 from scalecut.report.predictions import MOST_THUMBNAILS, read_predictions
@@ -47,8 +48,7 @@ def probe_run(folder, *table, **provenance):
     """A run of a probe, without its figures and its page."""
     made = curve(curve_table(*table), **provenance)
     facts = {"evidence": {s: asdict(made.evidence(s)) for s in dict.fromkeys(made.table.subset)}}
-    skipped = {"layers_left_out": made.layers_left_out, "images_left_out": made.images_left_out}
-    facts |= {**provenance, "finding": made.finding(), "points": made.points, **skipped}
+    facts |= {**made.provenance, "finding": made.finding(), "points": made.points}
     run_of(folder, facts, **made.tables())
     np.save(folder / "draws.npy", made.draws)
     return folder
@@ -198,7 +198,7 @@ def test_saved_result_has_its_page_which_begins_with_the_finding(imaged):
     run, whole = imaged
     told = (run / "report.html").read_text(encoding="utf-8")
     after = told.split("<h1>net</h1>")[1].strip()
-    assert after.startswith(f'<p class="lead">{escape(minus(whole.finding()))}<')
+    assert after.startswith(f'<p class="lead">{escape(typeset(whole.finding()))}<')
     assert {path.name for path in run.glob("figures/*.png")} == {
         *("curve.png", "curve_exponential.png", "predicted.png", "subsets.png"),
     }

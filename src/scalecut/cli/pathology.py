@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from inspect import Parameter
 from typing import Annotated, Any
 
-import click
 import typer
 
+from ..errors import DataError
 from .commands import Verb, callback, verb_of
 from .console import (
     ERR,
@@ -73,7 +73,7 @@ def _transfer(
     verb: Verb, values: Mapping[str, Any], contestants: str, out: Any, as_json: bool
 ) -> None:
     if contestants and values["methods"]:
-        raise click.UsageError("--contestants is the former name of --methods. Give --methods.")
+        raise DataError("--contestants is the former name of --methods. Give --methods alone.")
     folder = place(out, f"{values['model']}-transfer")
     given = {**values, "methods": values["methods"] or contestants}
     with bars(ERR, quiet=as_json) as progress:
