@@ -16,7 +16,7 @@ from torch import nn
 from scalecut import make_image_set
 from scalecut.data.images import Image
 from scalecut.errors import ModelError
-from scalecut.features.backends import Way
+from scalecut.features.backends import Backend
 from scalecut.features.extract import Task, computed_here
 from scalecut.networks.load import load_network
 from scalecut.networks.network import Preprocessing
@@ -68,7 +68,7 @@ def task_of(grave=""):
     network = load_network(module, preprocessing=preprocessing)
     points, _ = chosen_points(network, [])
     module.grave = network.module.grave = str(grave)
-    return Task(network, tuple(points), "squash", Way("torch", "float32", "cpu"), 4)
+    return Task(network, tuple(points), "squash", Backend("torch", "float32", "cpu"), 4)
 
 
 def alone(task, images):

@@ -1,10 +1,10 @@
 """Commands made from verbs: the signature gives the options, the docstring's Args their help.
 
-A verb's source is read, not imported, so that `--help` and errors about options come before torch is
-loaded. A parameter that is a dataclass (`Reading`, `Computation`, ...) is flattened into one option
-per field, but for the fields that the verb's module names in `UNUSED`. Where a field means something
-else for a verb, its Args say so: `reading.at_most: ...`. What a type means on the command line
-stands in `_KINDS`. An option named like a keyword of Python ends with an underscore: `class_`.
+A verb's source is read, not imported, so that `--help` and errors about options come before torch
+is loaded. A parameter that is a dataclass (`Reading`, `Computation`, ...) is flattened into one
+option per field, but for the fields that the verb's module names in `UNUSED`. Where a field means
+something else for a verb, its Args say so: `reading.at_most: ...`. What a type means on the command
+line stands in `_KINDS`. An option named like a keyword of Python ends with an underscore: `class_`.
 """
 
 import ast
