@@ -117,3 +117,42 @@ def test_mask_of_a_tile_that_marks_nothing_is_refused(tmp_path):
         "it has 4800 values in 4799 regions, like a photograph; "
         "give a mask of two values, or of one value per object"
     )
+
+
+# --- which mask belongs to which image -----------------------------------------------------------
+
+
+def test_masks_of_common_names_are_found(tmp_path):
+    one = (nuclei() == 2).astype(np.uint8)
+    for ending in ("_mask", "_cp_masks", "_seg", ""):
+        spec = add_mask(tmp_path / ending, "1", None)
+        (tmp_path / ending / "masks").mkdir()
+        PIL.Image.fromarray(one).save(tmp_path / ending / "masks" / f"1{ending}.png")
+        assert names(read(spec)) == ["1.jpg"]
+
+
+@pytest.mark.parametrize(
+    ("images", "masks", "message"),
+    [
+        (["a/1", "b/1"], ["1.png"], "The mask masks/1.png could be that of a/1.jpg or of b/1.jpg. "
+         "Put masks into folders of the same names as images."),
+        (["a/1"], ["x/1.png", "y/1.png"], "a/1.jpg has two masks, x/1.png and y/1.png. Keep one, "
+         "or put masks into folders of the same names as images."),
+        (["1"], ["1.png", "1_mask.tif"], "1.jpg has two masks, 1.png and 1_mask.tif. Keep one, or "
+         "put masks into folders of the same names as images."),
+    ],
+)  # fmt: skip
+def test_masks_that_could_be_of_two_images_are_refused(tmp_path, images, masks, message):
+    for name in images:
+        spec = add_mask(tmp_path, name, None)
+    for name in masks:
+        file = tmp_path / "masks" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        PIL.Image.fromarray(nuclei()).save(file)
+    assert said(read, spec) == message
+
+
+def test_mask_without_an_image_is_skipped(tmp_path):
+    spec = add_mask(tmp_path, "1", (nuclei() == 2).astype(np.uint8))
+    PIL.Image.fromarray(nuclei()).save(tmp_path / "masks" / "2.png")
+    assert skipped(read(spec)) == {"masks/2.png": "there is no image for this mask"}

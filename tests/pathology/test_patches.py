@@ -17,7 +17,6 @@ from skimage.segmentation import clear_border
 
 from scalecut.data.images import LeftOut
 from scalecut.errors import DataError
-from scalecut.paper.published import Misprint, check_counts
 from scalecut.pathology import patches
 from scalecut.pathology.patches import (
     COLUMNS,
@@ -518,39 +517,3 @@ def test_counts_of_patches_without_a_magnification_are_refused():
     with pytest.raises(DataError) as error:
         counts(table)
     assert str(error.value) == "Some patches have no magnification. Give each its own."
-
-
-# Table 1 of graziani2021 as it is printed
-PRINTED = pd.DataFrame(
-    [
-        [94, 2174, 4141, 7293, 9002, 10736, 11638],
-        [8, 588, 1197, 2132, 2604, 3504, 3150],
-        [36, 428, 900, 1728, 2198, 2802, 3166],
-    ],
-    index=["train", "validation", "test"],
-    columns=["5X", "8X", "10X", "15X", "20X", "30X", "40X"],
-)
-PRINTED_TOTALS = pd.Series({"train": 45078, "validation": 12733, "test": 11208, "total": 69019})
-
-
-def test_the_two_misprints_of_the_papers_table_are_found():
-    assert check_counts(PRINTED, PRINTED_TOTALS) == (
-        Misprint("validation", "30X", 3504, 3054),
-        Misprint("test", "40X", 3166, 3116),
-    )
-
-
-def test_the_papers_table_adds_up_without_its_misprints():
-    mended = PRINTED.copy()
-    for wrong in check_counts(PRINTED, PRINTED_TOTALS):
-        mended.loc[wrong.row, wrong.column] = wrong.right
-    assert check_counts(mended, PRINTED_TOTALS) == ()
-    assert mended.to_numpy().sum() == 69019
-
-
-def test_totals_that_do_not_add_up_are_refused():
-    with pytest.raises(DataError) as error:
-        check_counts(PRINTED, PRINTED_TOTALS.replace(69019, 69020))
-    assert str(error.value) == (
-        "The rows add up to 69,019, but the total is 69,020. Mend the totals first."
-    )

@@ -358,7 +358,7 @@ def _batches(network: Network, images: ImageSet) -> Iterator[tuple[list[int], Te
         size = max(1, BATCH * own.height * own.width // side**2)
         for start in range(0, len(numbers), size):
             rows = numbers[start : start + size]
-            pixels = [np.asarray(images.images[row].picture()) for row in rows]
+            pixels = [np.asarray(images.images[row].decode()) for row in rows]
             yield rows, own.tensor(np.stack(pixels))
 
 

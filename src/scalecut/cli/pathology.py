@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from inspect import Parameter
 from typing import Annotated, Any
 
-import click
 import typer
 
+from ..errors import DataError
 from .commands import Verb, callback, verb_of
 from .console import (
     ERR,
@@ -73,14 +73,14 @@ def _transfer(
     verb: Verb, values: Mapping[str, Any], contestants: str, out: Any, as_json: bool
 ) -> None:
     if contestants and values["methods"]:
-        raise click.UsageError("--contestants is the former name of --methods. Give --methods.")
+        raise DataError("--contestants is the former name of --methods. Give --methods alone.")
     folder = place(out, f"{values['model']}-transfer")
     given = {**values, "methods": values["methods"] or contestants}
     with bars(ERR, quiet=as_json) as progress:
         result = verb.call(given, progress=progress)
     if not as_json and values["task"] == "area":
-        from ..paper.tables import beside_the_paper
+        from ..paper.tables import with_the_paper
 
         title = "Table 2 of Graziani et al. 2021 (other patches, all weights trained), and ours"
-        OUT.print(plain_table(beside_the_paper(result, values["model"]), title))
+        OUT.print(plain_table(with_the_paper(result, values["model"]), title))
     finish(result, folder, as_json=as_json)

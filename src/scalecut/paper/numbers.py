@@ -25,7 +25,7 @@ from .published import Misprint, check_counts
 
 REPRODUCED, NOT_REPRODUCED = "reproduced", "not reproduced"
 INCOMPARABLE, MISPRINT = "cannot be compared", "misprint"
-CLOSE = 0.2  # of R², between the paper's photographs and others
+CLOSE = 0.2  # of R², between the paper's images and others
 WITHIN = 2  # standard deviations of the printed seeds, between scores on the paper's own tissue
 
 OURS = "the paper's protocol is not recoverable; this one is ours"
@@ -210,7 +210,7 @@ def _of_layer(
         why = "the paper prints no number" if is_theirs else "not a network of the paper"
         return Row(*head, *numbers, why=why)
     if not found.is_photographs:
-        return Row(*head, *numbers, why="synthetic scenes, not photographs; give --data DIR")
+        return Row(*head, *numbers, why="synthetic scenes, not images with boxes; give --data DIR")
     return Row(*head, *numbers, *marked(paper, numbers[0]))
 
 

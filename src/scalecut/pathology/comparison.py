@@ -45,8 +45,8 @@ class Held:
     def __post_init__(self) -> None:
         if len(np.unique(self.tiles)) < 2:
             raise DataError(
-                "The test part has one tile, which does not generalise to others. Give two or more; "
-                "intervals are useful from about ten on."
+                "The test part has one tile, which does not generalise to others. Give two or "
+                "more; intervals are useful from about ten on."
             )
 
 
@@ -56,9 +56,9 @@ class Difference:
 
     Args:
         better: mean over seeds, in the unit of the metric; for errors, how much smaller.
-        low, high: 95 % interval over tiles and fits; NaN, like `better`, for a kappa of one class.
+        low, high: 95 % interval over tiles and fits; NaN, like `better`, if kappa is undefined.
         p_value: two-sided, Holm-corrected over the comparisons made together.
-        effect: the difference divided by its standard deviation over tiles (Cohen's d of pairs).
+        effect: the difference over its standard deviation among tiles (Cohen's d of pairs).
         n_seeds_better, n_seeds: fits in which it is better, and all.
     """
 

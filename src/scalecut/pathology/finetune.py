@@ -146,7 +146,7 @@ def finetuned(
             }
             with _atomic(folder / RESULT) as file:
                 np.savez(file, allow_pickle=False, **result)
-            (folder / LAST).unlink()
+            (folder / LAST).unlink(missing_ok=True)
         with np.load(folder / RESULT) as stored:
             outputs, losses, validation_losses = (
                 stored[name] for name in ("outputs", "losses", "validation_losses")

@@ -55,7 +55,8 @@ class Trial:
     Args:
         task: area (mean area of the nuclei in px) or magnification (in octaves).
         mode: frozen fits ridge regression to pooled features; finetune trains all weights.
-        methods: By default pretrained, scratch, cut, cut-random and, if frozen, all-layers.
+        methods: Any of pretrained, scratch, cut, cut-random, reset, sweep, up-to-cut, all-layers
+            and tuned; by default pretrained, scratch, cut, cut-random and, if frozen, all-layers.
         seeds: Fits of each method, at least 1: each draws the training tiles with replacement or,
             with finetune, starts from its own seed.
         log: Regress the log2 of the area.
@@ -63,10 +64,7 @@ class Trial:
 
     task: Literal["area", "magnification"] = "area"
     mode: Literal["frozen", "finetune"] = "frozen"
-    methods: Sequence[Literal[
-        "pretrained", "scratch", "cut", "cut-random", "reset", "sweep", "up-to-cut", "all-layers",
-        "tuned",
-    ]] = ()  # fmt: skip
+    methods: Sequence[str] = ()
     seeds: int = 10
     log: bool = False
 
