@@ -304,7 +304,7 @@ def _pink(extent: int, rng: np.random.Generator) -> UInt8[np.ndarray, "side side
 
 
 def _blocks(extent: int, rng: np.random.Generator) -> UInt8[np.ndarray, "side side 3"]:
-    """Squares of one colour; half of each size is painted over by the next smaller."""
+    """Squares of one colour; half of each size is covered by the next smaller."""
     canvas = np.zeros((extent, extent, 3), dtype=np.uint8)
     for block in BLOCKS:
         n = -(-extent // block)

@@ -80,8 +80,8 @@ class CutFeatures(TransformerMixin, BaseEstimator):
     ) -> tuple[Float32[np.ndarray, "m c"], tuple[LeftOut, ...]]:
         """The features of the images that can be read, and the images that were skipped."""
         computation = Computation(
-            fit=self.fit_to,
-            precision=self.precision,
+            fit=self.fit_to,  # pyright: ignore[reportArgumentType] - checked there
+            precision=self.precision,  # pyright: ignore[reportArgumentType]
             device=self.device,
             batch_size=self.batch_size,
         )

@@ -137,7 +137,7 @@ def read(
 
 
 def numbers_of(found: Found) -> pd.DataFrame:
-    """The columns of COLUMNS, a row a number, section by section."""
+    """The columns of COLUMNS, one row per number, section by section."""
     rows = (
         *_of_layers(found),
         *_of_classes(found),
@@ -399,7 +399,7 @@ def _of_transfer(found: Found) -> Iterator[Row]:
 
 
 def _scored(found: Found, kind: str, network: str) -> dict[tuple[str, str, str], float]:
-    """By contestant, the paper's name of the layer it ends with, and metric: the mean over fits.
+    """By method, the paper's name of the layer it ends with, and metric: the mean over fits.
 
     Pooled features are those of the last block, which the paper names.
     """

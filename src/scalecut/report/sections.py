@@ -120,7 +120,8 @@ def _of_table(
 
     def draw(run: Run) -> Drawing | None:
         table = run.table(name)
-        if needed and "quantity" in table and not table["quantity"].isin(list(needed)).any():
+        has_quantities = "quantity" in table and bool(needed)
+        if has_quantities and not bool(table["quantity"].isin(list(needed)).any()):
             return None
         return make(table)
 
