@@ -517,7 +517,7 @@ def _pillow_values(file: Path | io.BytesIO, page: int) -> np.ndarray:
                 raise DataError("it is 16-bit grey with alpha; save it without alpha")
             upper = np.asarray(decoded(stored)).astype(np.uint16)
             with opened(file) as again:
-                again.tile = [_swapped(tile) for tile in again.tile]
+                again.tile = [_swapped(tile) for tile in again.tile]  # pyright: ignore[reportAttributeAccessIssue]
                 return upper << 8 | np.asarray(decoded(again))
         values = _values_of(stored)
     if stored.mode == "I" and stored.format in ("PNG", "PPM", "JPEG2000"):

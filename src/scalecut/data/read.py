@@ -16,7 +16,7 @@ from ..errors import DataError, check_names, nearest
 from . import annotations, boxes, tables
 from .decoding import Rendering, header
 from .images import MEAN, Image, ImageSet, Labelled, LeftOut, Mark, Progress, leave, told
-from .masks import labels_of
+from .masks import KINDS, MaskRule, background_code, labels_of, understood
 from .measures import (
     MEASURES,
     Box,
@@ -84,6 +84,9 @@ class Reading:
         strict: Stop at the first image that would be skipped, and at whatever is assumed.
         boxes: What the numbers of a box mean, where the file does not follow its format: xyxy,
             xywh or cxcywh, and normalised for shares of width and height.
+        mask_kind: What masks mean: binary (each connected region is an object), instances (each
+            value is one), or classes (each connected region of a value); detected by default.
+        background: The value or colour (R,G,B) of masks that marks nothing, instead of 0.
         intensity: Values shown as black and white, of images deeper than 8 bits: auto detects the
             range in use over all images; full, data, percentiles, or two numbers, LOW,HIGH.
         channels: Channels to show, counted from 1: one as grey, or three as red, green and blue.
@@ -99,6 +102,8 @@ class Reading:
     skip_difficult: bool = False
     strict: bool = False
     boxes: Sequence[Literal["xyxy", "xywh", "cxcywh", "normalised"]] = ()
+    mask_kind: Literal["", "binary", "instances", "classes"] = ""
+    background: str = ""
     intensity: str = "auto"
     channels: Sequence[int] = ()
     page: int = 0
@@ -106,6 +111,8 @@ class Reading:
 
     def __post_init__(self) -> None:
         check_names(self.boxes, (*boxes.IN_WORDS, boxes.NORMALISED), "convention of boxes")
+        check_names(self.mask_kind, ("", *KINDS), "kind of mask")
+        background_code(self.background)
         check_intensity(self.intensity)
         object.__setattr__(self, "channels", _channels(self.channels))
         if self.page < 0:
@@ -222,10 +229,14 @@ def read_images(
         )
     labelled = boxes.in_pixels(labelled, asked.boxes, _text(place))
     wanted = _wanted(place, asked.subset, {kind for item in labelled for kind in item.kinds})
+    files = [item.label for item in labelled if isinstance(item.label, Path)]
+    rule = understood(files, asked.mask_kind, asked.background, asked.page) if files else None
+    if rule is not None:
+        assumed += rule.assumed
     rows: list[_Row] = []
     for number, item in enumerate(labelled, start=1):
         try:
-            found = list(_rows(item, wanted & item.kinds, frame or WHOLE, asked))
+            found = list(_rows(item, wanted & item.kinds, frame or WHOLE, asked, rule))
         except DataError as error:
             leave(LeftOut(item.image.name, str(error)), skipped, asked.strict)
         else:
@@ -243,11 +254,12 @@ def read_images(
         for row in rows
         if row.image.name not in unusable
     ]
-    _check_found(place, rows, wanted if asked.subset else frozenset(), skipped)
+    _check_found(place, rows, wanted if asked.subset else frozenset(), skipped, rule)
     name = "measure" if reader.measure_in else asked.measure
-    return _assembled(
-        rows, name, tuple(skipped), _assumed([*assumed, *shown.assumed], asked.strict)
-    )
+    facts = _assumed([*assumed, *shown.assumed], asked.strict)
+    if rule is not None:
+        facts["mask_kind"] = rule.kind
+    return _assembled(rows, name, tuple(skipped), facts)
 
 
 def _assumed(statements: Sequence[str], strict: bool) -> dict[str, object]:
@@ -304,11 +316,15 @@ def _text(place: object) -> str:
 
 
 def _rows(
-    item: Labelled, kinds: frozenset[str], frame: Frame, asked: Reading
+    item: Labelled,
+    kinds: frozenset[str],
+    frame: Frame,
+    asked: Reading,
+    rule: MaskRule | None,
 ) -> Iterator[_Row | LeftOut]:
     """One row for each kind of object that the image is chosen for."""
     group = item.group or item.image.name
-    if isinstance(item.label, float):
+    if isinstance(item.label, int | float):
         if kinds and isinstance(item.image.source, Path):
             header(item.image.source)
         for kind in kinds:
@@ -331,7 +347,9 @@ def _rows(
     avoided = {flag for flag, is_avoided in flags.items() if is_avoided}
     for kind, marks in chosen:
         if isinstance(marks, Path):
-            seen = _seen_in_mask(marks, width, height, frame)
+            seen = _seen_in_mask(
+                marks, width, height, orientation, frame, asked.measure, cast(MaskRule, rule)
+            )
             if asked.objects == "single" and len(seen) > 1:
                 yield LeftOut(item.image.name, f"it has {len(seen)} objects{SEVERAL}")
                 continue
@@ -391,13 +409,31 @@ def _upright_boxes(
     return [clipped(box, width, height) for box in boxes]
 
 
-def _seen_in_mask(file: Path, width: int, height: int, frame: Frame) -> list[_Seen]:
-    """Each object of a mask."""
-    labels = labels_of(file)
+def _seen_in_mask(
+    file: Path,
+    width: int,
+    height: int,
+    orientation: int,
+    frame: Frame,
+    measure: str,
+    rule: MaskRule,
+) -> list[_Seen]:
+    """Each object of a mask; one that was drawn before EXIF turned its image is turned too."""
+    try:
+        labels = labels_of(file, rule)
+        if orientation >= 5 and labels.shape == (width, height) != (height, width):
+            labels = labels_of(file, rule, orientation)
+    except DataError as error:
+        raise DataError(f"its mask {file.name} cannot be used: {error}") from error
     if labels.shape != (height, width):
         raise DataError(
             f"its mask has {labels.shape[1]} x {labels.shape[0]} pixels, the image {width} x "
             f"{height}; give a mask of the same size"
+        )
+    if orientation >= 5 and width == height and (measure == "height" or frame.fit != "squash"):
+        raise DataError(
+            f"its EXIF orientation {orientation} turns it, and its mask could be drawn before or "
+            "after; use an area with --fit squash, or save it upright"
         )
     found = shares_of_labels(labels, frame.window(width, height))
     if not found:
@@ -424,6 +460,7 @@ def _check_found(
     rows: list[_Row],
     asked: frozenset[str],
     skipped: list[LeftOut],
+    rule: MaskRule | None,
 ) -> None:
     lacking = sorted(asked - {row.subset for row in rows})
     if rows and not lacking:
@@ -432,6 +469,8 @@ def _check_found(
     rest = told(skipped)
     if any(item.reason.endswith(SEVERAL) for item in skipped):
         what += "with exactly one object "
+        if rule is not None and rule.kind == "binary":
+            rest = f"--mask-kind instances takes all that a mask marks as one object. {rest}"
         rest = f"--objects largest or mean takes those with several. {rest}"
     raise DataError(f"{_text(place)} has no image {what}that can be used. {rest}".rstrip())
 

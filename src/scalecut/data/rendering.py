@@ -8,7 +8,7 @@ import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 
@@ -63,7 +63,7 @@ def settled(images: Sequence[Image], asked: Rendering, intensity: str) -> Settle
     Raises:
         DataError: if images could mean several things and no option chooses, or all are blank.
     """
-    unique = list({image.source: image for image in images if _is_file(image)}.values())
+    unique: list[Any] = list({image.source: image for image in images if _is_file(image)}.values())
     local = [image for image in unique if isinstance(image.source, Path)]
     stored = [image for image in unique if isinstance(image.source, Stored)]
     looked_at = {unique[i].source for i in evenly(len(unique), LOOKED_AT)}

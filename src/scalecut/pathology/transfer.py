@@ -146,7 +146,7 @@ class Transfer:
     def summary(self) -> dict[str, pd.DataFrame]:
         """The scores as mean ± standard deviation, and the correlation of a sweep with a curve."""
         table, trial = self.scores(), self.provenance["transfer"]
-        shown = table.rename(columns={"contestant": "method"})[["method", "layer"]]
+        shown = pd.DataFrame({"method": table.contestant, "layer": table.layer})
         for metric in compared.METRICS:
             d = (1 if trial["task"] == "area" else 3) if metric == "mae" else 2
             pairs = zip(table[metric], table[f"{metric}_sd"], strict=True)
