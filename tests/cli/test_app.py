@@ -664,7 +664,7 @@ MADE_HERE = {
     ),
     "out is a folder of others": (
         ["--out", "blobs"],
-        "'blobs' exists and holds no run of scalecut, so it is not replaced. "
+        "'blobs' is there and holds no run of scalecut, so it is not replaced. "
         "Give --out a new folder.",
     ),
     "out is a file": (
@@ -674,11 +674,11 @@ MADE_HERE = {
     "out below a file": (
         ["--out", "blobs/JPEGImages/000.jpg/sub/run"],
         "'blobs/JPEGImages/000.jpg/sub/run' cannot be written (Not a directory). "
-        "Give --out a writable folder.",
+        "Give --out a folder that can.",
     ),
     "out with a name too long": (
         ["--out", "r" * 300],
-        f"'{'r' * 300}' cannot be written (File name too long). Give --out a writable folder.",
+        f"'{'r' * 300}' cannot be written (File name too long). Give --out a folder that can.",
     ),
 }
 
