@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from scalecut import cut_after, load_network
-from scalecut.cut.verify import Verification, verify
+from scalecut.cut.verify import Verification, verify_cut
 
 CUTS = [
     ("inception_v3", "mixed8"),
@@ -49,7 +49,8 @@ def main() -> None:
     console = Console(width=None if sys.stdout.isatty() else 180)
     for model, layer in CUTS:
         whole = load_network(model, weights="random")
-        table.add_row(*row(verify(whole, cut_after(whole, layer), pairs=PAIRS, batch_size=BATCH)))
+        cut = cut_after(whole, layer)
+        table.add_row(*row(verify_cut(whole, cut, pairs=PAIRS, batch_size=BATCH)))
     console.print(table)
     console.print(
         f"torch {torch.__version__}, {torch.get_num_threads()} threads, {platform.platform()}"

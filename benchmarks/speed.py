@@ -32,7 +32,7 @@ from scalecut.data.images import Image
 from scalecut.features.extract import calibration_of, decoded, forward
 from scalecut.networks.network import Network, Preprocessing
 from scalecut.networks.selection import chosen_points
-from scalecut.probing.scores import Answers, draw_parts, score
+from scalecut.probing.scores import Features, draw_parts, score
 from scalecut.runs import read_run
 from scalecut.stats.ridge import PENALTIES
 
@@ -60,7 +60,7 @@ def files() -> list[Image]:
     found = []
     for number, scene in enumerate(make_scenes(FILES, seed=0).images):
         path = folder / f"{number}.jpg"
-        scene.picture().resize((400, 300)).save(path, quality=90)
+        scene.decode().resize((400, 300)).save(path, quality=90)
         found.append(Image(path.name, path))
     return found
 
@@ -174,8 +174,8 @@ def regression(console: Console) -> None:
         for point in points
     }
     parts = draw_parts(images, REPEATS, 0, shuffled=True, permutations=PERMUTATIONS)
-    answers = {kind: Answers(points, (matrices,)) for kind in ("pretrained", "random")}
-    ours = timed(lambda: score(parts, answers, ("ridge", "ols")))
+    features = {kind: Features(points, (matrices,)) for kind in ("pretrained", "random")}
+    ours = timed(lambda: score(parts, features, ("ridge", "ols")))
     theirs, n_fit = 0.0, round(0.7 * IMAGES)
     for point in points:
         X = matrices[point.layer].astype(np.float64)

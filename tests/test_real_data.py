@@ -1,8 +1,8 @@
 """The paper's experiments on real images and tissue, by real networks: what they must show.
 
 They take minutes and need SCALECUT_DATA, a folder with `voc-animals` (PASCAL VOC layout), `monuseg`
-and `weights` (InceptionV3 to mixed8, ResNet50 v1 to add_13). `make test-data` runs the curves and cuts
-of `scalecut paper --quick`; `make test-slow` runs all of it.
+and `weights` (InceptionV3 to mixed8, ResNet50 v1 to add_13). `make test-data` runs the curves and
+cuts of `scalecut paper --quick`; `make test-slow` runs all of it.
 """
 
 import os

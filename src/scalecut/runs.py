@@ -348,9 +348,8 @@ def write_run(
 def write_json(path: Path, facts: Mapping[str, object]) -> None:
     """Write facts as JSON, atomically; what is not finite is null."""
     text = json.dumps(plain(facts), indent=2, ensure_ascii=False, allow_nan=False)
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(text + "\n", encoding="utf-8")
-    part.replace(path)
+    with cache.written(path, unwritable) as part:
+        part.write_text(text + "\n", encoding="utf-8")
 
 
 def write_table(table: pd.DataFrame, path: Path) -> None:

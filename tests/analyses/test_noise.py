@@ -424,8 +424,8 @@ REFUSED = (
     ),
     (
         {"n": 12},
-        "There are 12 images of 'white', but at least 20 are needed to fit and to test. Add "
-        "images, or choose other subsets.",
+        "Subset 'white' needs at least 20 images for training and testing, got 12. Add images, or "
+        "choose other subsets.",
     ),
 )
 

@@ -488,8 +488,8 @@ def test_place_that_holds_something_else_is_refused(tmp_path):
     (tmp_path / "file").write_text("a file")
     before = tree(tmp_path)
     for name, reason in {
-        "thesis": "is there and holds no cut of scalecut, so it is not replaced",
-        "run": "is there and holds no cut of scalecut, so it is not replaced",
+        "thesis": "exists and holds no cut of scalecut, so it is not replaced",
+        "run": "exists and holds no cut of scalecut, so it is not replaced",
         "file": "is a file, but a folder is needed",
     }.items():
         with pytest.raises(OutputError) as error:
@@ -782,9 +782,8 @@ def test_card_and_page_give_the_reason_and_the_curve(chosen):
     assert "curve.png" in facts_of(folder)["files"]
     page = (folder / "report.html").read_bytes()
     assert choose_layer(curve).reason.encode() in page
-    write_report(folder)  # whose figure is named after the folder
-    again = (folder / "report.html").read_bytes()
-    assert again == re.sub(rb"saving-[^\"]+", b"saving-cut", page)
+    write_report(folder)
+    assert (folder / "report.html").read_bytes() == page
 
 
 def test_card_without_a_figure_shows_none(chosen):

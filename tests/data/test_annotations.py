@@ -94,13 +94,39 @@ def test_turned_box_covers_the_object_in_the_decoded_image(tmp_path, orientation
     np.testing.assert_array_equal(images.boxes[0], expected)
 
 
-@pytest.mark.parametrize("drawn_on", ["upright", "unknown"])
-def test_upright_box_stays_as_it_is(tmp_path, drawn_on):
-    size = {"upright": (60, 80), "unknown": None}[drawn_on]
-    spec = add_voc(tmp_path, "1", ("dog", 6, 8, 36, 48), orientation=6, size=size)
+def test_upright_box_stays_as_it_is(tmp_path):
+    spec = add_voc(tmp_path, "1", ("dog", 6, 8, 36, 48), orientation=6, size=(60, 80))
     images = read(spec, measure="height")
     np.testing.assert_array_equal(images.boxes, [[6, 8, 36, 48]])
     np.testing.assert_allclose(images.measure, [0.5])
+
+
+TURNED = (
+    "its EXIF orientation 6 turns it, and its annotation does not say whether its box was drawn "
+    "before or after; use an area with --fit squash, or save it upright"
+)
+
+
+@pytest.mark.parametrize("box", [(6, 8, 36, 48), (24, 6, 64, 36)])
+def test_only_the_area_of_a_box_is_known_where_a_turn_is_not(tmp_path, box):
+    """The second box lies outside of the upright image, so it was drawn on the stored one."""
+    add_voc(tmp_path, "1", ("dog", 6, 8, 36, 48))
+    spec = add_voc(tmp_path, "2", ("dog", *box), orientation=6, size=None)
+    images = read(spec)
+    np.testing.assert_allclose(images.measure, 0.25)
+    assert images.boxes is None
+    assert skipped(read(spec, measure="height")) == {"2.jpg": TURNED}
+    assert skipped(read(spec, Frame(9, 9, "crop"))) == {"2.jpg": TURNED}
+    square = tmp_path / "square"
+    add_voc(square, "2", ("dog", *box), image=False, size=(80, 80))
+    draw(square / "JPEGImages" / "2.jpg", (80, 80), orientation=6)
+    assert "2.jpg: " + TURNED in said(read, f"voc:{square}", measure="height")
+
+
+def test_turned_tiff_is_read_as_turned_jpeg(tmp_path):
+    spec = add_voc(tmp_path, "1", DOG, image=False)
+    draw(tmp_path / "JPEGImages" / "1.tif", orientation=6)
+    np.testing.assert_array_equal(read(spec).boxes, [[24, 8, 54, 48]])
 
 
 def test_half_turns_leave_the_box_as_it_is(tmp_path):
@@ -224,6 +250,204 @@ def test_flagged_objects_are_skipped_if_asked(tmp_path, flag):
     assert skipped(asked) == {"2.jpg": f"its dog is marked {flag}, as asked"}
 
 
+@pytest.mark.parametrize(
+    ("text", "is_set"),
+    [("1", True), (" True ", True), ("yes", True), ("0.06", True), ("2", True), ("0", False),
+     ("False", False), ("Unspecified", False), ("", False), ("0.0", False), ("perhaps", False)],
+)  # fmt: skip
+def test_every_spelling_of_a_flag_is_known_or_stated(tmp_path, text, is_set):
+    add_voc(tmp_path, "1", CAT)
+    spec = add_voc(tmp_path, "2", DOG, flags=f"<truncated>{text}</truncated>")
+    images = read(spec, skip_truncated=True)
+    assert ("dog" in images.subset) != is_set
+    known = (
+        []
+        if text != "perhaps"
+        else ["truncated = 'perhaps' is no flag that is known (1 times), and counts as not set"]
+    )
+    assert images.facts.get("assumed", []) == known
+
+
+# --- which label belongs to which image ----------------------------------------------------------
+
+
+def test_annotation_belongs_to_the_image_of_its_own_name(tmp_path):
+    add_voc(tmp_path, "1", DOG, filename="2.jpg")
+    spec = add_voc(tmp_path, "2", CAT, filename="1.jpg")
+    images = read(spec)
+    assert dict(zip(names(images), images.subset, strict=True)) == {"1.jpg": "dog", "2.jpg": "cat"}
+    assert images.facts["assumed"] == [
+        "2 annotations name another file in <filename> (the first is 1.xml); each belongs to the "
+        "image of its own name"
+    ]
+    assert said(read, spec, strict=True).startswith("Assumed: 2 annotations name another file")
+
+
+@pytest.mark.parametrize(
+    ("stem", "stated", "image", "encoding"),
+    [
+        ("a", "C:\\data\\a.jpg", "a.jpg", "utf-8"),
+        ("a", "a.png", "a.jpg", "utf-8-sig"),  # stale suffix
+        ("b.v2", "b.v2", "b.v2.jpg", "utf-8"),
+        ("mu\u0308nze", "m\u00fcnze.jpg", "m\u00fcnze.jpg", "utf-8"),  # composed or not
+        ("a", "a.jpe", "a.jpe", "utf-8"),
+        ("a", "a.jfif", "a.jfif", "utf-8"),
+        ("a", "a.JPG", "a.JPG", "utf-8"),
+        ("n", "file:///home/x/other%20name.jpg", "other name.jpg", "utf-8"),
+    ],
+)
+def test_names_of_all_systems_find_their_image(tmp_path, stem, stated, image, encoding):
+    draw(tmp_path / "drawn.jpg")
+    (tmp_path / "JPEGImages").mkdir()
+    (tmp_path / "drawn.jpg").rename(tmp_path / "JPEGImages" / image)
+    text = xml(DOG, filename=stated).replace("<annotation>", "<annotation xmlns='urn:x'>")
+    add_voc(tmp_path, stem, text="", image=False)
+    (tmp_path / "Annotations" / f"{stem}.xml").write_text(text, encoding=encoding)
+    assert names(read(f"voc:{tmp_path}")) == [image]
+
+
+def test_sizes_may_be_text_or_fractions(tmp_path):
+    images = read(add_voc(tmp_path, "1", DOG, size=("80.0", "60.0")))
+    assert (images.measure[0], images.facts) == (0.25, {})
+    images = read(add_voc(tmp_path, "1", DOG, size=None))
+    assert images.facts["assumed"] == [
+        "1 annotations do not state the size of their image (the first is that of 1.jpg); "
+        "their boxes are taken to be drawn on it as it is"
+    ]
+
+
+def other_suffix(folder):
+    add_voc(folder, "1", DOG)
+    draw(folder / "JPEGImages" / "2.jpg")
+    (folder / "JPEGImages" / "2.jpg").rename(folder / "JPEGImages" / "2.heic")
+    return add_voc(folder, "2", DOG, image=False, filename="2.heic")
+
+
+def test_suffix_that_is_not_read_is_named(tmp_path):
+    assert skipped(read(other_suffix(tmp_path))) == {
+        "Annotations/2.xml": "files like 2.heic are not read; convert it to PNG or JPEG, with the "
+        "same name"
+    }
+
+
+def two_of_a_name(folder):
+    draw(folder / "JPEGImages" / "old" / "2.jpg")
+    return add_voc(folder, "2", DOG)
+
+
+def two_annotations(folder):
+    add_voc(folder, "1", DOG)
+    return add_voc(folder, "2", DOG, image=False, filename="1.jpg")
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (two_of_a_name, "2.jpg could be 2.jpg or old/2.jpg of {}/JPEGImages. Keep one, give the "
+         "folder of the right ones (--images), or name them apart."),
+        (two_annotations, "1.jpg is annotated twice, in 1.xml and 2.xml. Keep one annotation per "
+         "image."),
+    ],
+)  # fmt: skip
+def test_two_labels_or_images_are_refused(tmp_path, make, message):
+    assert said(read, make(tmp_path)) == message.format(tmp_path)
+
+
+def changed(part, number, **entry):
+    parts = coco_parts()
+    parts[part][number] |= entry
+    return parts
+
+
+def added(part, **entry):
+    parts = coco_parts()
+    parts[part].append(entry)
+    return parts
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        (changed("images", 1, id="7"), "the id 7 names two images, b.jpg and a.jpg, so annotations "
+         "could be of either. Number the images of merged files anew."),
+        (added("images", id=70, file_name="b.jpg"), "b.jpg is listed twice, with the ids 7 and 70. "
+         "Join the two entries, or remove one with its annotations."),
+        (added("categories", id=17.0, name="cow"), "the id 17 names two categories, cat and cow. "
+         "Give each category an id of its own."),
+    ],
+)  # fmt: skip
+def test_ids_that_could_mean_two_things_are_refused(tmp_path, parts, message):
+    spec = add_coco(tmp_path, parts)
+    assert said(read, spec) == f"{spec.removeprefix('coco:')}: {message}"
+
+
+OUTLINE = [[8, 6, 48, 6, 48, 36, 8, 36]]
+
+
+@pytest.mark.parametrize(
+    ("parts", "assumed"),
+    [
+        (changed("annotations", 0, image_id="7", category_id=18.0), []),
+        (changed("images", 0, width="80", height=60.0), []),
+        (changed("images", 0, file_name="train\\b.jpg"), []),
+        (changed("images", 0, file_name="/srv/up/b.jpg"), []),
+        (changed("images", 0, file_name="https://x.invalid/up/b.jpg?size=full"), []),
+        (added("annotations", **coco_parts()["annotations"][0]), ["1 annotations occur twice with "
+         "the same box, and count once"]),
+        (changed("annotations", 0, bbox=[0, 0, 0, 0], segmentation=OUTLINE), ["1 annotations have "
+         "an outline but no box (the first is of b.jpg), and get the box around it"]),
+        (changed("annotations", 0, area=9999), ["1 annotations state an area larger than their box "
+         "(the first is of image 7), and their boxes count"]),
+    ],
+)  # fmt: skip
+def test_coco_of_all_tools_gives_the_same_rows(tmp_path, parts, assumed):
+    images = read(add_coco(tmp_path, parts))
+    np.testing.assert_allclose(images.measure, [0.1, 0.1, 0.25])
+    np.testing.assert_array_equal(images.boxes[2], [8, 6, 48, 36])
+    assert images.facts.get("assumed", []) == assumed
+
+
+# --- conventions of boxes ------------------------------------------------------------------------
+
+SHARES = [(8 / 80, 6 / 60, 48 / 80, 36 / 60), (0.5, 0.5, 1, 1)]
+PIXELS = [(8, 6, 48, 36), (40, 30, 80, 60)]
+CENTRES = [(28, 21, 40, 30), (60, 45, 40, 30)]
+
+
+@pytest.mark.parametrize(
+    ("boxes", "asked", "message"),
+    [
+        (SHARES, ("normalised",), "All 2 boxes of {} lie between 0 and 1 (the first is of 1.jpg), "
+         "so they may be shares of width and height or pixels. Choose --boxes normalised, or xyxy "
+         "for pixels."),
+        ([(x, y, right - x, bottom - y) for x, y, right, bottom in PIXELS], ("xywh",),
+         "1 of 2 boxes of {} (the "
+         "first is of 2.jpg) do not fit their images as corners x1, y1, x2, y2, but all fit as x, "
+         "y, width, height. Choose --boxes xywh, or xyxy to skip those that do not fit."),
+        (CENTRES, ("cxcywh",), "1 of 2 boxes of {} (the first is of 2.jpg) do not fit their images "
+         "as corners x1, y1, x2, y2, but all fit as centre x, centre y, width, height. Choose "
+         "--boxes cxcywh, or xyxy to skip those that do not fit."),
+        ([(x / 80, y / 60, w / 80, h / 60) for x, y, w, h in CENTRES], ("cxcywh", "normalised"),
+         "All 2 boxes of {} lie between 0 and 1 (the first is of 1.jpg), so they may be shares of "
+         "width and height or pixels. Choose --boxes normalised, or xyxy for pixels."),
+    ],
+)  # fmt: skip
+def test_boxes_of_another_convention_are_refused_and_converted(tmp_path, boxes, asked, message):
+    for number, box in enumerate(boxes, start=1):
+        spec = add_voc(tmp_path, str(number), ("dog", *box))
+    assert said(read, spec) == message.format(tmp_path)
+    np.testing.assert_allclose(read(spec, boxes=asked).boxes, PIXELS)
+
+
+def test_corners_in_coco_are_refused_and_converted(tmp_path):
+    parts = coco_parts()
+    parts["images"], parts["annotations"] = parts["images"][:2], parts["annotations"][:2]
+    parts["annotations"][0]["bbox"], parts["annotations"][1]["bbox"] = PIXELS[1], PIXELS[0]
+    spec = add_coco(tmp_path, parts)
+    assert "Choose --boxes xyxy, or xywh to skip" in said(read, spec)
+    np.testing.assert_allclose(read(spec, boxes=("xyxy",)).boxes, PIXELS)
+
+
 # --- COCO ----------------------------------------------------------------------------------------
 
 
@@ -234,7 +458,7 @@ def test_coco_gives_one_row_per_image_and_class(tmp_path, folder):
     assert names(images) == ["a.jpg", "a.jpg", "b.jpg"]
     np.testing.assert_allclose(images.measure, [0.1, 0.1, 0.25])
     np.testing.assert_array_equal(images.boxes[2], [8, 6, 48, 36])
-    assert images.left_out == ()
+    assert skipped(images) == {"bare.jpg": "it has no annotation"}
 
 
 def test_coco_takes_the_folder_of_its_images(tmp_path):
@@ -279,7 +503,7 @@ def test_bad_annotation_of_coco_is_skipped(tmp_path, change, name, reason):
     parts["annotations"][0] |= change
     images = read(add_coco(tmp_path, parts))
     assert names(images) == ["a.jpg", "a.jpg"]
-    assert skipped(images) == {name: reason}
+    assert skipped(images)[name] == reason
 
 
 @pytest.mark.parametrize(

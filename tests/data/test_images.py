@@ -11,7 +11,7 @@ import PIL.Image
 import PIL.ImageOps
 import pytest
 
-from scalecut.data.decoding import fitted, header
+from scalecut.data.decoding import _FORMATS, fitted, header
 from scalecut.data.images import Image, ImageSet, LeftOut, image_of, make_image_set
 from scalecut.data.measures import Frame, share_of
 from scalecut.errors import DataError
@@ -105,11 +105,11 @@ def test_transparent_parts_lie_on_white(tmp_path, pixels, mode):
 
 
 @pytest.mark.parametrize("suffix", [".png", ".tif"])
-def test_upper_8_of_16_bits_are_kept(tmp_path, suffix):
+def test_full_16_bits_are_shown_as_8(tmp_path, suffix):
     grey = np.arange(0, 65536, 64, dtype=np.uint16).reshape(32, 32)
     PIL.Image.fromarray(grey).save(tmp_path / f"a{suffix}")
     seen = np.asarray(Image("a", tmp_path / f"a{suffix}").decode())
-    np.testing.assert_array_equal(seen, np.stack([grey // 256] * 3, axis=-1))
+    np.testing.assert_array_equal(seen, np.stack([np.rint(grey / 257)] * 3, axis=-1))
 
 
 def test_image_in_memory_is_its_array(pixels):
@@ -135,20 +135,13 @@ def broken_files(folder, pixels):
     (folder / "cut.png").write_bytes((folder / "whole.png").read_bytes()[:400])
     (folder / "text.jpg").write_text("a letter")
     (folder / "empty.jpg").write_bytes(b"")
-    PIL.Image.fromarray(np.ones((4, 4), np.float32)).save(folder / "float.tif")
-    PIL.Image.fromarray(np.full((4, 4), 70_000, np.int32)).save(folder / "deep.tif")
     png_header(folder / "bomb.png", 60_000, 50_000)
-    formats = "JPEG, PNG, TIFF, BMP, GIF, WEBP, PPM, JPEG2000"
+    formats = ", ".join(_FORMATS)
     return {
         "none.jpg": "there is no such file; check its name and folder",
         "text.jpg": f"this is not an image that can be read; give one of {formats}",
         "empty.jpg": f"this is not an image that can be read; give one of {formats}",
         "cut.png": "it is truncated or broken (image file is truncated); copy the file again",
-        "float.tif": (
-            "its pixels are of Pillow's mode F, whose range is not known; "
-            "save it with 8 or 16 bits a channel"
-        ),
-        "deep.tif": "its pixels reach from 70000 to 70000; save it with 8 or 16 bits a channel",
         "bomb.png": (
             "its header says 60000 x 50000 pixels, more than the 200 million that are decoded; "
             "scale it down or tile it"

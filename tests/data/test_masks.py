@@ -1,12 +1,27 @@
 """Masks are drawn with objects of known area."""
 
+from io import BytesIO
+
 import numpy as np
 import PIL.Image
 import pytest
+import tifffile
+from scipy import ndimage
 
-from scalecut import Frame
-from scalecut.data.masks import read_mask
-from tests.data.layouts import HIGH, WIDE, add_mask, names, nuclei, read, said, skipped
+from scalecut import Frame, Image
+from scalecut.data.masks import labels_of, read_mask, understood
+from tests.data.layouts import (
+    HIGH,
+    WIDE,
+    add_mask,
+    draw,
+    exif,
+    names,
+    nuclei,
+    read,
+    said,
+    skipped,
+)
 
 
 @pytest.mark.parametrize("kind", ["masks", "labels"])
@@ -74,7 +89,7 @@ PHOTOGRAPH = np.moveaxis(np.indices((HIGH, WIDE))[[0, 1, 1]], 0, -1).astype(np.u
         ),
         (
             PHOTOGRAPH,
-            "its mask 2.png has 4800 colours, like a photograph; "
+            "its mask 2.png cannot be used: it has 4800 colours, like a photograph; "
             "give one value or colour per object",
         ),
     ],
@@ -94,26 +109,217 @@ def test_broken_mask_is_skipped(tmp_path):
     assert skipped(read(spec))["2.jpg"].startswith(start)
 
 
+# --- what values mean ----------------------------------------------------------------------------
+
+
+def discs(rng, radius, n=12):
+    """Round cells of one radius that do not touch, numbered from 1."""
+    y, x = np.mgrid[:HIGH, :WIDE] + 0.5
+    numbers, centres = np.zeros((HIGH, WIDE), np.uint16), []
+    while len(centres) < n:
+        place = rng.uniform(radius + 1, [WIDE - radius - 1, HIGH - radius - 1])
+        if all(np.hypot(*(place - each)) > 2 * radius + 3 for each in centres):
+            centres.append(place)
+            numbers[np.hypot(x - place[0], y - place[1]) <= radius] = len(centres)
+    return numbers
+
+
+def as_jpeg(mask):
+    file = BytesIO()
+    PIL.Image.fromarray(mask).save(file, "JPEG", quality=80)
+    return np.asarray(PIL.Image.open(file))
+
+
+def resized(mask):
+    half = PIL.Image.fromarray(mask).resize((WIDE // 2, HIGH // 2), PIL.Image.Resampling.BILINEAR)
+    return np.asarray(half.resize((WIDE, HIGH), PIL.Image.Resampling.BILINEAR))
+
+
+def with_alpha(colour, alpha):
+    shape = (*alpha.shape, 1)
+    return np.concatenate([np.full((*alpha.shape, 3), colour, np.uint8), alpha.reshape(shape)], -1)
+
+
+def classes(numbers):
+    return np.array([0, *(1 + i % 3 for i in range(numbers.max()))], np.uint8)[numbers]
+
+
+def ringed(numbers, value):
+    """Void along the borders, as PASCAL VOC has it."""
+    marked = numbers > 0
+    ring = ndimage.binary_dilation(marked) & ~marked
+    return np.where(ring, value, classes(numbers)).astype(np.uint8)
+
+
+WHITE = 255
+# what is saved of numbered cells; options; what is assumed; how far an area may differ (pixels)
+FORMS = {
+    "numbers": (lambda m: m, {}, "", 0),
+    "numbers as float": (lambda m: m.astype(np.float32), {"suffix": ".tif"}, "", 0),
+    "one value": (lambda m: (m > 0).astype(np.uint8) * WHITE, {}, "", 0),
+    "one bit": (lambda m: m > 0, {}, "", 0),
+    "classes": (classes, {}, "values of masks are classes, so each connected region is an", 0),
+    "void": (lambda m: ringed(m, WHITE), {}, "the value 255 of masks means unknown, and counts", 0),
+    "noise": (lambda m: as_jpeg((m > 0).astype(np.uint8) * WHITE), {}, "grey values of masks", 3),
+    "resized": (lambda m: resized((m > 0).astype(np.uint8) * WHITE), {}, "grey values of masks", 6),
+    "alpha": (lambda m: with_alpha(WHITE, (m > 0).astype(np.uint8) * WHITE), {}, "masks are read "
+              "from alpha", 0),
+    "colours": (lambda m: np.array([[0, 0, 0], [255, 0, 0]], np.uint8)[(m > 0).astype(int)], {}, "",
+                0),
+    "other background": (lambda m: np.where(m > 0, 9, 4).astype(np.uint8), {"background": "4"}, "",
+                         0),
+    "coloured background": (lambda m: np.array([[68, 1, 84], [255, 255, 0]], np.uint8)[
+        (m > 0).astype(int)], {"background": "68,1,84"}, "", 0),
+    "inverted": (lambda m: (m == 0).astype(np.uint8) * WHITE, {"background": "255"}, "", 0),
+    "min is white": (lambda m: (m > 0).astype(np.uint8) * WHITE, {"suffix": ".tif",
+                     "photometric": "miniswhite"}, "", 0),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_every_form_of_a_mask_gives_the_mean_cell(tmp_path, name):
+    save, options, assumed, tolerance = FORMS[name]
+    options, suffix = dict(options), options.get("suffix", ".png")
+    options.pop("suffix", None)
+    photometric, expected = options.pop("photometric", None), []
+    for number in range(5):
+        cells = discs(np.random.default_rng(number), 3 + number / 2)
+        expected.append((cells > 0).sum() / 12)
+        spec = add_mask(tmp_path, str(number), None)
+        file = tmp_path / "masks" / f"{number}{suffix}"
+        file.parent.mkdir(exist_ok=True)
+        if suffix == ".tif":
+            tifffile.imwrite(file, save(cells), photometric=photometric)
+        else:
+            PIL.Image.fromarray(save(cells)).save(file)
+    images = read(spec, objects="mean", **options)
+    np.testing.assert_allclose(images.measure * WIDE * HIGH, expected, atol=tolerance + 1e-9)
+    stated = images.facts.get("assumed", [""])
+    assert stated[0].startswith(assumed) and bool(stated[0]) == bool(assumed)
+
+
+def test_single_takes_no_image_of_several_cells(tmp_path):
+    cells = discs(np.random.default_rng(0), 4)
+    add_mask(tmp_path, "1", (cells == 1).astype(np.uint8))
+    spec = add_mask(tmp_path, "2", (cells > 0).astype(np.uint8))
+    images = read(spec)
+    assert names(images) == ["1.jpg"]
+    assert skipped(images) == {"2.jpg": "it has 12 objects, and --objects single takes one"}
+    whole = read(spec, mask_kind="instances")
+    expected = [(cells == 1).mean(), (cells > 0).mean()]
+    np.testing.assert_allclose(whole.measure, expected)
+    assert whole.facts == {"mask_kind": "instances"}
+
+
+@pytest.mark.parametrize("orientation", [5, 6, 7, 8])
+def test_mask_drawn_before_the_turn_is_turned(tmp_path, orientation):
+    spec = add_mask(tmp_path, "1", nuclei())
+    draw(tmp_path / "images" / "1.jpg", orientation=orientation)
+    images = read(spec, objects="largest")
+    stored = PIL.Image.fromarray((nuclei() == 200).astype(np.uint8) * WHITE)
+    stored.save(tmp_path / "turned.png", exif=exif(orientation))
+    rows, columns = np.nonzero(np.asarray(Image("m", tmp_path / "turned.png").decode())[..., 0])
+    expected = columns.min(), rows.min(), columns.max() + 1, rows.max() + 1
+    np.testing.assert_array_equal(images.boxes[0], expected)
+
+
+def inside_and_border(numbers):
+    marked = numbers > 0
+    return np.where(ndimage.binary_erosion(marked), 1, np.where(marked, 2, 0)).astype(np.uint8)
+
+
+def pieces(numbers):
+    """Values each in two or three regions: objects in pieces, or classes."""
+    return np.array([0, *(1 + i % 5 for i in range(numbers.max()))], np.uint8)[numbers]
+
+
+@pytest.mark.parametrize(
+    ("save", "options", "message"),
+    [
+        (lambda m: np.where(m > 0, 1, 2).astype(np.uint8), {}, "The masks have the values 1, 2 "
+         "(the first mask is 0.png), and none is 0, so the background is not known. Give it, such "
+         "as --background 2."),
+        (lambda m: np.where(m > 0, 1, 2).astype(np.uint8), {"background": "7"}, "No mask has the "
+         "background 7; the values are 1, 2. Give one of them: --background."),
+        (lambda m: (m == 0).astype(np.uint8) * WHITE, {}, "In 3 of 3 masks (the first is 0.png) "
+         "the marked value surrounds the image and 0 does not, as in inverted masks. Choose "
+         "--background 255 if 0 marks the object, or --background 0."),
+        (inside_and_border, {}, "The masks have 72 connected regions of equal values, but only 36 "
+         "of any value (the first mask is 0.png), as if a value marks borders of objects. Choose "
+         "--mask-kind binary (regions of any value) or classes."),
+        (pieces, {}, "The masks have 36 connected regions of 15 values (the first mask is 0.png), "
+         "so a value could be an object in pieces or a class of objects. Choose --mask-kind "
+         "instances or classes."),
+        (lambda m: m, {"background": "white"}, "--background must be a value such as 0, or a "
+         "colour such as 68,1,84, got 'white'."),
+    ],
+)  # fmt: skip
+def test_masks_that_could_mean_several_things_are_refused(tmp_path, save, options, message):
+    for number in range(3):
+        cells = discs(np.random.default_rng(number), 4)
+        spec = add_mask(tmp_path, str(number), save(cells))
+    assert said(read, spec, objects="mean", **options) == message
+
+
+def test_mask_of_several_pages_needs_a_page(tmp_path):
+    spec = add_mask(tmp_path, "1", None)
+    (tmp_path / "masks").mkdir()
+    stack = np.stack([nuclei() == value for value in (1, 2, 200)]).astype(np.uint8)
+    tifffile.imwrite(tmp_path / "masks" / "1.tif", stack, photometric="minisblack")
+    assert said(read, spec) == "1.tif: it has 3 pages; choose one with --page 1 (to 3)."
+    rule = understood([tmp_path / "masks" / "1.tif"], page=2)
+    np.testing.assert_array_equal(labels_of(tmp_path / "masks" / "1.tif", rule), nuclei() == 2)
+
+
 def test_mask_of_a_tile_is_where_objects_are_or_their_numbers(tmp_path):
-    file = tmp_path / "m.png"
+    cells = discs(np.random.default_rng(0), 5)
     for mask, expected in (
-        (np.where(nuclei() > 0, 255, 7).astype(np.uint8), nuclei() > 0),  # the bright value
-        (nuclei(), np.where(nuclei() == 200, 3, nuclei())),
-        (np.where(nuclei() > 0, 250, 4).astype(np.uint8) + PHOTOGRAPH[..., 1] % 3, nuclei() > 0),
+        ((cells > 0).astype(np.uint8), cells > 0),
+        (cells, cells),
+        (as_jpeg((cells > 0).astype(np.uint8) * WHITE), cells > 0),
     ):
-        PIL.Image.fromarray(mask).save(file)
-        marks = read_mask(file)
+        PIL.Image.fromarray(mask).save(tmp_path / "m.png")
+        marks = read_mask(tmp_path / "m.png")
         assert (marks.dtype == bool) == (expected.dtype == bool)
-        np.testing.assert_array_equal(marks, expected)
+        assert (marks != expected).mean() < 0.005
+    PIL.Image.fromarray(np.zeros((9, 9), np.uint8)).save(tmp_path / "m.png")
+    assert said(read_mask, tmp_path / "m.png") == "it marks nothing; mark its objects"
 
 
-def test_mask_of_a_tile_that_marks_nothing_is_refused(tmp_path):
-    PIL.Image.fromarray(np.full((9, 9), 5, np.uint8)).save(tmp_path / "m.png")
-    assert said(read_mask, tmp_path / "m.png") == (
-        "it has one value only, so it marks nothing; mark its objects"
-    )
-    PIL.Image.fromarray(PHOTOGRAPH).save(tmp_path / "m.png")
-    assert said(read_mask, tmp_path / "m.png") == (
-        "it has 4800 values in 4799 regions, like a photograph; "
-        "give a mask of two values, or of one value per object"
-    )
+# --- which mask belongs to which image -----------------------------------------------------------
+
+
+def test_masks_of_common_names_are_found(tmp_path):
+    one = (nuclei() == 2).astype(np.uint8)
+    for ending in ("_mask", "_cp_masks", "_seg", ""):
+        spec = add_mask(tmp_path / ending, "1", None)
+        (tmp_path / ending / "masks").mkdir()
+        PIL.Image.fromarray(one).save(tmp_path / ending / "masks" / f"1{ending}.png")
+        assert names(read(spec)) == ["1.jpg"]
+
+
+@pytest.mark.parametrize(
+    ("images", "masks", "message"),
+    [
+        (["a/1", "b/1"], ["1.png"], "The mask masks/1.png could be that of a/1.jpg or of b/1.jpg. "
+         "Put masks into folders of the same names as images."),
+        (["a/1"], ["x/1.png", "y/1.png"], "a/1.jpg has two masks, x/1.png and y/1.png. Keep one, "
+         "or put masks into folders of the same names as images."),
+        (["1"], ["1.png", "1_mask.tif"], "1.jpg has two masks, 1.png and 1_mask.tif. Keep one, or "
+         "put masks into folders of the same names as images."),
+    ],
+)  # fmt: skip
+def test_masks_that_could_be_of_two_images_are_refused(tmp_path, images, masks, message):
+    for name in images:
+        spec = add_mask(tmp_path, name, None)
+    for name in masks:
+        file = tmp_path / "masks" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        PIL.Image.fromarray(nuclei()).save(file)
+    assert said(read, spec) == message
+
+
+def test_mask_without_an_image_is_skipped(tmp_path):
+    spec = add_mask(tmp_path, "1", (nuclei() == 2).astype(np.uint8))
+    PIL.Image.fromarray(nuclei()).save(tmp_path / "masks" / "2.png")
+    assert skipped(read(spec)) == {"masks/2.png": "there is no image for this mask"}

@@ -121,8 +121,8 @@ def test_what_a_json_says_is_taken_and_the_rest_is_usual(tmp_path):
     assert images.subset == ("images", "lung")
     assert images.group == ("x.tar/b/0.jpg", "x.tar/c.jpg")
     assert images.measure.tolist() == [1, 3]
-    # `a.b.jpg` ends in `.b.jpg`, as the first dot divides: neither an image nor a .json
-    assert skipped(images) == {}
+    reason = "its name has a dot, and only what precedes it, a, names a sample; rename it"
+    assert skipped(images) == {"x.tar/a.b": reason}
 
 
 def test_subsets_are_chosen_and_groups_kept(tmp_path):

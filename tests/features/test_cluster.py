@@ -16,7 +16,7 @@ from torch import nn
 from scalecut import make_image_set
 from scalecut.data.images import Image
 from scalecut.errors import ModelError
-from scalecut.features.backends import Way
+from scalecut.features.backends import Backend
 from scalecut.features.extract import Task, computed_here
 from scalecut.networks.load import load_network
 from scalecut.networks.network import Preprocessing
@@ -68,7 +68,7 @@ def task_of(grave=""):
     network = load_network(module, preprocessing=preprocessing)
     points, _ = chosen_points(network, [])
     module.grave = network.module.grave = str(grave)
-    return Task(network, tuple(points), "squash", Way("torch", "float32", "cpu"), 4)
+    return Task(network, tuple(points), "squash", Backend("torch", "float32", "cpu"), 4)
 
 
 def alone(task, images):
@@ -193,7 +193,8 @@ def test_cluster_gives_the_curve_of_one_process(two_nodes, discs, one_thread, is
     curve, alone = probed(discs, address, told), probed(discs)
     assert len(nodes) == is_lost
     pd.testing.assert_frame_equal(curve.table, alone.table, check_exact=True)
-    assert curve.images_left_out == alone.images_left_out
-    assert [each.name.rpartition("/")[2] for each in curve.images_left_out] == ["10.png"]
+    assert curve.provenance["images_left_out"] == alone.provenance["images_left_out"]
+    names = [each.name.rpartition("/")[2] for each in curve.provenance["images_left_out"]]
+    assert names == ["10.png"]
     assert (curve.table.n_images == 47).all()
     assert alone.scores(target="true").r2.max() > 0.9

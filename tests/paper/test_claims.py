@@ -277,15 +277,15 @@ def test_nothing_is_reproduced_by_a_network_of_random_weights(tmp_path):
 # --- early layers and the softmax ----------------------------------------------------------------
 
 
-def test_collapse_of_early_layers_is_told_as_of_the_method(like_theirs):
+def test_collapse_of_early_layers_is_an_artefact_of_the_method(like_theirs):
     ols = [
         planted(INCEPTION)["pretrained", "true", "ols", f"Mixed_{n}"] for n in ("5b", "5c", "5d")
     ]
     assert judged(like_theirs, EARLY) == (
         NOT_REPRODUCED,
         f"least squares has {text(min(ols))} to {text(max(ols))} at mixed0 to mixed2, below 0 as "
-        "printed; ridge, on the same features, 0.55 to 0.57. With 274 training images and 300 to 302 "
-        "channels least squares interpolates noise: the collapse is an artefact of the method",
+        "printed; ridge, on the same features, 0.55 to 0.57. With 274 training images and 300 to "
+        "302 channels least squares interpolates noise: the collapse is an artefact of the method",
     )
 
 
@@ -348,10 +348,10 @@ def test_answers_and_noise_are_told_and_judged_by_nobody():
     row = one(rows, claim=RESIZED)
     assert (row["mark"], row.network) == (INCOMPARABLE, STAND_IN)
     assert row.found == (
-        "25 % of the predictions stay where the image has half the side; 45 % of the predictions stay "
-        "where the image has double the side; 20 % of the predictions stay where the object has half "
-        "the side; 40 % of the predictions stay where the object has double the side; our protocol, as "
-        "theirs is not recoverable"
+        "25 % of the predictions stay where the image has half the side; 45 % of the predictions "
+        "stay where the image has double the side; 20 % of the predictions stay where the object "
+        "has half the side; 40 % of the predictions stay where the object has double the side; our "
+        "protocol, as theirs is not recoverable"
     )
     row = one(rows, claim=FROM_NOISE)
     assert (row["mark"], row.network) == (INCOMPARABLE, STAND_IN)
@@ -506,7 +506,8 @@ def test_misprints_are_claims_that_the_totals_refute():
     assert dict(zip(rows.claim, rows.found, strict=True)) == {
         "There are 3,504 patches at 30X in the validation part":
             "the row adds up to its total with 3,054",
-        "There are 3,166 patches at 40X in the test part": "the row adds up to its total with 3,116",
+        "There are 3,166 patches at 40X in the test part":
+            "the row adds up to its total with 3,116",
     }  # fmt: skip
     assert set(rows["mark"]) == {MISPRINT}
 

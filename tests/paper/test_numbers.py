@@ -290,7 +290,7 @@ def test_scenes_are_not_compared_with_photographs(curves):
     assert len(printed) == 3 * 13 + 17
     assert printed.ours_as_paper.notna().all()
     assert set(printed["mark"]) == {INCOMPARABLE}
-    assert set(printed.why) == {"synthetic scenes, not photographs; give --data DIR"}
+    assert set(printed.why) == {"synthetic scenes, not images with boxes; give --data DIR"}
     assert not {REPRODUCED, NOT_REPRODUCED} & set(rows["mark"])
 
 

@@ -174,10 +174,10 @@ def test_learning_table_goes_from_few_images_to_all(rng):
     assert table.r2.tolist() == [0.1, 0.2, 0.1, 0.1, 0.0, 0.3, 0.8, 0.5, 0.5, 0.1]
     assert curve.fewer[0].evidence().n_fit == 7
     assert curve.learning_lines() == [
-        "    7 training images: R² 0.20 at b (add_2), drops by 0.10 after b (add_2), 0.10 at logits "
-        "(pre_softmax)",
-        "   28 training images: R² 0.80 at b (add_2), drops by 0.30 after b (add_2), 0.50 at logits "
-        "(pre_softmax)",
+        "    7 training images: R² 0.20 at b (add_2), drops by 0.10 after b (add_2), 0.10 at "
+        "logits (pre_softmax)",
+        "   28 training images: R² 0.80 at b (add_2), drops by 0.30 after b (add_2), 0.50 at "
+        "logits (pre_softmax)",
     ]
     assert whole.learning_lines() == []
 

@@ -44,8 +44,11 @@ def curve(table=None, **provenance):
     table = curve_table() if table is None else table
     noise = np.random.default_rng(1).normal(size=(len(table), 50))
     draws = (table.r2.to_numpy()[:, None] + 0.01 * noise).astype(np.float32)
-    skipped = (LeftOut("fc", "lacks a tensor"),), (LeftOut("a.jpg", "it is broken"),)
-    return Curve(table, draws, POINTS, *skipped, provenance)
+    skipped = {
+        "layers_left_out": (LeftOut("fc", "lacks a tensor"),),
+        "images_left_out": (LeftOut("a.jpg", "it is broken"),),
+    }
+    return Curve(table, draws, POINTS, skipped | provenance)
 
 
 def with_images(folder, n=24, subset=("dog", "cat")):

@@ -376,8 +376,6 @@ def _read(
     frame = network.preprocessing.frame()
     every = replace(reading, at_most=0)
     image_set = images_of(data, frame, every, seed=seed, enough=False, progress=progress)
-    if reading.at_most < 0:
-        raise DataError(f"--at-most must not be negative, got {reading.at_most}. Give 0 for all.")
     n = len(image_set)
     return image_set.rows(evenly(n, reading.at_most or n))
 

@@ -304,7 +304,7 @@ def _pink(extent: int, rng: np.random.Generator) -> UInt8[np.ndarray, "side side
 
 
 def _blocks(extent: int, rng: np.random.Generator) -> UInt8[np.ndarray, "side side 3"]:
-    """Squares of one colour; half of each size is painted over by the next smaller."""
+    """Squares of one colour; half of each size is covered by the next smaller."""
     canvas = np.zeros((extent, extent, 3), dtype=np.uint8)
     for block in BLOCKS:
         n = -(-extent // block)
@@ -358,7 +358,7 @@ def _batches(network: Network, images: ImageSet) -> Iterator[tuple[list[int], Te
         size = max(1, BATCH * own.height * own.width // side**2)
         for start in range(0, len(numbers), size):
             rows = numbers[start : start + size]
-            pixels = [np.asarray(images.images[row].picture()) for row in rows]
+            pixels = [np.asarray(images.images[row].decode()) for row in rows]
             yield rows, own.tensor(np.stack(pixels))
 
 

@@ -31,7 +31,7 @@ def by_layer(table: pd.DataFrame, quantity: str) -> dict[str, float]:
 
     The softmax is not among them, unless it is the only layer.
     """
-    rows = table[(table["quantity"] == quantity) & np.isfinite(table["value"])]
+    rows = table.loc[(table["quantity"] == quantity) & np.isfinite(table["value"])]
     found = {layer: each[quantity] for (layer,), each in means(rows, ["layer"]).items()}
     if len(found) > 1:
         found.pop(SOFTMAX, None)
@@ -63,8 +63,8 @@ def read_analysis(folder: str | Path, tables: Iterable[str], command: str) -> Ru
     tables = list(tables)
     if not any(run.has(name) for name in tables):
         raise DataError(
-            f"{str(folder)!r} holds no {' or '.join(f'{name}.csv' for name in tables)}, as it was "
-            f"written by another command. Give a folder that `scalecut {command}` wrote."
+            f"{str(folder)!r} holds no {' or '.join(f'{name}.csv' for name in tables)}, because "
+            f"another command wrote it. Give a folder that `scalecut {command}` wrote."
         )
     return run
 

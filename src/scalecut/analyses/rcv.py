@@ -53,7 +53,7 @@ from ..networks.selection import answerable
 from ..probing.scores import Part, draw_parts, n_processors
 from ..report.report import save
 from ..stats.inference import bootstrap_r_squared, interval
-from ..stats.ridge import decompose, deviations, nested_ridge
+from ..stats.ridge import NO_SPREAD, decompose, deviations, nested_ridge
 from .quantities import by_layer, layer_summary, read_analysis, skipped_of
 from .subject import subject_of
 
@@ -404,8 +404,8 @@ def correlation_squared(
         y, z = y[held_out] - y[held_out].mean(), z[held_out] - z[held_out].mean()
         y_spread, z_spread = w @ y**2 - (w @ y) ** 2, w @ z**2 - (w @ z) ** 2
         together = np.maximum(w @ (y * z) - (w @ y) * (w @ z), 0.0)
-        fine = y_spread > 1e-12 * (y @ y)
-        told = fine & (z_spread > 1e-12 * (z @ z))
+        fine = y_spread > NO_SPREAD * (y @ y)
+        told = fine & (z_spread > NO_SPREAD * (z @ z))
         used += fine
         total[told] += together[told] ** 2 / (y_spread[told] * z_spread[told])
     return np.where(used > 0, total / np.maximum(used, 1), np.nan)

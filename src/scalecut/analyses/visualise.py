@@ -126,11 +126,11 @@ class Pictures:
         height, width = self.images[0].shape[:2]
         said = f"{len(self.table)} image{'s' * (len(self.table) > 1)} of {height} x {width} px"
         sign = self.table["direction"].map(lambda name: SIGNS.get(name, 1))
-        fails = self.table[sign * (self.table["end"] - self.table["start"]) <= 0]
+        fails = self.table.loc[sign * (self.table["end"] - self.table["start"]) <= 0]
         if fails.empty:
             return f"{said}: each drives its target further than the noise it started from."
         return (
-            f"{said}: {len(fails)} of them, the first {fails['picture'].iloc[0]}, drive their "
+            f"{said}: {len(fails)} of them, the first {fails.iloc[0]['picture']}, drive their "
             "target no further than the noise they started from."
         )
 
@@ -138,7 +138,7 @@ class Pictures:
         """The activation before and after, one row per image."""
         names = [n for n in ("unit", "subset", "direction") if self.table[n].iloc[0] != ""]
         title = f"Activations, {self.table.model.iloc[0]}"
-        return {title: self.table[["layer", *names, "start", "end"]]}
+        return {title: self.table.reindex(columns=["layer", *names, "start", "end"])}
 
     def notes(self) -> list[str]:
         """Nothing besides the table."""

@@ -43,7 +43,8 @@ COMMANDS: Mapping[str, Command] = {
             "scalecut probe vit_small_patch16_224 --data csv:lesions.csv --out runs/lesions",
             "scalecut probe mypackage.nets:factory --weights best.pth --data masks:cells",
             "scalecut probe resnet50 --data scenes --match-width 32 --learning-curve",
-            'scalecut probe resnet50 --data "tar:s3://bucket/tiles-{000..099}.tar" --at-most 100000',
+            'scalecut probe resnet50 --data "tar:s3://bucket/tiles-{000..099}.tar"'
+            " --at-most 100000",
             "scalecut probe resnet50 --data csv:tiles.csv --engine openvino --precision int8",
             "scalecut probe resnet50 --data csv:tiles.csv --cluster ray://HOST:10001",
         ),
@@ -69,7 +70,8 @@ COMMANDS: Mapping[str, Command] = {
         "analyses.rcv:rcv",
         (
             "scalecut rcv resnet50 --data voc:VOCdevkit/VOC2012 --subset dog,cat,horse",
-            "scalecut rcv tf_efficientnet_lite0 --data coco:val2017.json --subset cat --class tabby",
+            "scalecut rcv tf_efficientnet_lite0 --data coco:val2017.json --subset cat "
+            "--class tabby",
         ),
         folder="rcv",
     ),

@@ -1,10 +1,10 @@
 """Commands made from verbs: the signature gives the options, the docstring's Args their help.
 
-A verb's source is read, not imported, so that `--help` and errors about options come before torch is
-loaded. A parameter that is a dataclass (`Reading`, `Computation`, ...) is flattened into one option
-per field, but for the fields that the verb's module names in `UNUSED`. Where a field means something
-else for a verb, its Args say so: `reading.at_most: ...`. What a type means on the command line
-stands in `_KINDS`. An option named like a keyword of Python ends with an underscore: `class_`.
+A verb's source is read, not imported, so that `--help` and errors about options come before torch
+is loaded. A parameter that is a dataclass (`Reading`, `Computation`, ...) is flattened into one
+option per field, but for the fields that the verb's module names in `UNUSED`. Where a field means
+something else for a verb, its Args say so: `reading.at_most: ...`. What a type means on the command
+line stands in `_KINDS`. An option named like a keyword of Python ends with an underscore: `class_`.
 """
 
 import ast
@@ -20,6 +20,8 @@ from typing import Annotated, Any, Literal
 import typer
 
 import scalecut
+
+from ..errors import DataError
 
 ROOT = Path(scalecut.__file__).parent
 NOT_OPTIONS = ("progress", "command")
@@ -58,9 +60,11 @@ class Verb:
         grouped: dict[str, dict[str, Any]] = {owner: {} for owner in self.owners}
         for option in self.options:
             value = values[option.name]
+            flag = "--" + option.name.rstrip("_").replace("_", "-")
             if isinstance(value, str):
-                flag = "--" + option.name.rstrip("_").replace("_", "-")
                 value = converted(option.annotation, value, flag, option.default)
+            if option.annotation == "int":
+                _check_range(option, value, flag)
             (grouped[option.owner] if option.owner else arguments)[option.name] = value
         for owner, given in grouped.items():
             arguments[owner] = imported(self.owners[owner])(**given)
@@ -232,20 +236,23 @@ def _parameter(option: Option, *, is_first: bool) -> inspect.Parameter:
 def _kind_of(option: Option) -> tuple[Any, dict[str, Any]]:
     """The type that typer checks, and more that it should know."""
     choices = _choices(option.annotation)
-    least = re.search(r"at least (\d+)", option.help)
-    if option.annotation == "bool":
-        return bool, {}
-    if option.annotation == "int":
-        if option.name == "seed":
-            return int, {"min": 0, "max": 2**32 - 1}
-        return int, {"min": int(least[1])} if least else {}
-    if option.annotation == "float":
-        return float, {}
+    plain = {"bool": bool, "int": int, "float": float}
+    if option.annotation in plain:
+        return plain[option.annotation], {}
     if choices and not option.annotation.startswith("Sequence"):
         kind: Any = Literal[tuple(choices)]
         return (kind | None if option.default is None else kind), {}
     is_shown = option.default not in (None, "", ())
     return str, {"metavar": _metavar(option), "show_default": is_shown}
+
+
+def _check_range(option: Option, value: int, flag: str) -> None:
+    """Refuse what is less than the help says, before anything heavy is imported."""
+    least = re.search(r"at least (\d+)", option.help)
+    if least and value < int(least[1]):
+        raise DataError(f"{flag} must be at least {least[1]}, got {value}.")
+    if option.name == "seed" and not 0 <= value < 2**32:
+        raise DataError(f"{flag} must be from 0 to {2**32 - 1}, got {value}.")
 
 
 def _choices(annotation: str) -> list[str]:
@@ -268,7 +275,7 @@ def converted(annotation: str, text: str, flag: str = "", default: Any = None) -
     """What a parameter of this type is given for what was typed.
 
     Raises:
-        typer.BadParameter: if the text does not fit.
+        DataError: if the text does not fit.
     """
     if text == "" and default is None and "None" in annotation:
         return None
@@ -277,7 +284,7 @@ def converted(annotation: str, text: str, flag: str = "", default: Any = None) -
             try:
                 return convert(text)
             except ValueError as error:
-                raise typer.BadParameter(f"{flag} {text!r} {error}.") from error
+                raise DataError(f"{flag} {text!r} {error}.") from error
     return text
 
 

@@ -31,6 +31,7 @@ from ..errors import ScalecutError
 # Names of classes, layers and folders are shown as they are: [bold] and :cat: mean themselves.
 OUT = Console(highlight=False, markup=False, emoji=False)
 ERR = Console(stderr=True, highlight=False, markup=False, emoji=False)
+USAGE_ERROR: Any = typer.BadParameter.__bases__[0]  # typer has a click of its own
 MOST_LINES = 5  # of what was skipped; run.json lists everything
 # Options of earlier versions, by command: what they are called now, or what to do instead.
 RENAMED_OPTIONS: Mapping[str, Mapping[str, str]] = {"probe": {"--twins": "--random-networks"}}
@@ -92,6 +93,12 @@ class Commands(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
+        except USAGE_ERROR as error:
+            said = error.format_message().replace("Value error, ", "")
+            said = said if said.endswith((".", "?")) else f"{said}."
+            what = f"scalecut {error.ctx.info_name}" if error.ctx.parent else "scalecut"
+            ERR.print(f"scalecut: {said} See `{what} --help`.", soft_wrap=True)
+            raise typer.Exit(2) from error
         except ScalecutError as error:
             said = " ".join(str(error).split())  # in one line, whatever a library put into it
             ERR.print(f"scalecut: {said}", soft_wrap=True)

@@ -80,8 +80,8 @@ class CutFeatures(TransformerMixin, BaseEstimator):
     ) -> tuple[Float32[np.ndarray, "m c"], tuple[LeftOut, ...]]:
         """The features of the images that can be read, and the images that were skipped."""
         computation = Computation(
-            fit=self.fit_to,
-            precision=self.precision,
+            fit=self.fit_to,  # pyright: ignore[reportArgumentType] - checked there
+            precision=self.precision,  # pyright: ignore[reportArgumentType]
             device=self.device,
             batch_size=self.batch_size,
         )
@@ -180,7 +180,7 @@ class _Squash:
         self.preprocessing = preprocessing
 
     def __call__(self, image: PIL.Image.Image) -> PIL.Image.Image:
-        upright = image_of(0, image).picture()
+        upright = image_of(0, image).decode()
         own = self.preprocessing
         return PIL.Image.fromarray(
             fitted(upright, own.frame("squash"), own.interpolation, own.fill())

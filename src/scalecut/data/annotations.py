@@ -1,71 +1,156 @@
 """Readers of annotated images: what the files say, image by image.
 
-A reader yields `Labelled` images, and `LeftOut` for what cannot be used. It opens annotations, but
-no image; `read.read_images` turns what it yields into rows.
+A reader yields `Labelled` images, `LeftOut` for what cannot be used, and sentences for what it
+assumed. It opens annotations, but no image; `read.read_images` makes rows of what it yields. Two
+labels for one image, or two images for one label, are refused.
 
 Layouts: PASCAL VOC and the boxes of ImageNet (the same XML), COCO instances, folders of masks.
 """
 
 import json
-from collections import defaultdict
-from collections.abc import Iterator
+import math
+import unicodedata
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
 from pathlib import Path, PureWindowsPath
-from typing import Any
+from typing import Any, TypeAlias
+from urllib.parse import unquote
 from xml.etree.ElementTree import Element, ParseError
 
 import defusedxml.ElementTree
 from defusedxml import DefusedXmlException
 
 from ..errors import DataError
-from .decoding import LOSSLESS, SUFFIXES
+from .decoding import JPEG, LOSSLESS, SUFFIXES
 from .images import Image, Labelled, LeftOut, Mark, Progress
 
+Items: TypeAlias = Iterator[Labelled | LeftOut | str]
+TRUE = {"1", "true", "yes", "y", "t"}
+FALSE = {"", "0", "false", "no", "n", "f", "unspecified", "none"}
+MASK_ENDINGS = ("_cp_masks", "_masks", "_mask", "_labels", "_label", "_seg")  # before the suffix
 
-def voc(
-    folder: Path, images_folder: Path | None, progress: Progress | None = None
-) -> Iterator[Labelled | LeftOut]:
+
+class Files:
+    """The files of a folder, found by relative path, base name or stem.
+
+    Names are compared as Unicode composes them: file systems differ in that.
+    """
+
+    def __init__(self, folder: Path, suffixes: set[str] = SUFFIXES) -> None:
+        self.folder = folder
+        every = sorted(path for path in folder.rglob("*") if path.is_file())
+        self.paths = [path for path in every if path.suffix.lower() in suffixes]
+        read = set(self.paths)
+        self._others = {_composed(path.name): path for path in every if path not in read}
+        self._by_name: defaultdict[str, list[Path]] = defaultdict(list)
+        for path in self.paths:
+            relative = path.relative_to(folder).as_posix()
+            for name in {relative, path.name, path.stem}:
+                self._by_name[_composed(name)].append(path)
+
+    def named(self, name: str, near: str = "") -> Path | None:
+        """The one file of this name; None if there is none.
+
+        Args:
+            near: name of a folder; a file in a folder of this name comes before others.
+
+        Raises:
+            DataError: if there are several.
+        """
+        paths = self._by_name.get(_composed(name), [])
+        paths = [path for path in paths if path.parent.name == near] or paths
+        if len(paths) > 1:
+            raise DataError(
+                f"{name} could be {self.relative(paths[0])} or {self.relative(paths[1])} of "
+                f"{self.folder}. Keep one, give the folder of the right ones (--images), or name "
+                "them apart."
+            )
+        return paths[0] if paths else None
+
+    def relative(self, path: Path) -> str:
+        return path.relative_to(self.folder).as_posix()
+
+    def missing(self, name: str) -> DataError:
+        """The error for a name that no file has."""
+        other = self._others.get(_composed(name))
+        if other is not None:
+            return DataError(
+                f"files like {name} are not read; convert it to PNG or JPEG, with the same name"
+            )
+        return DataError(f"there is no image named {name}; add it, or give its folder")
+
+
+def _composed(name: str) -> str:
+    return unicodedata.normalize("NFC", name)
+
+
+def base_name(stated: str) -> str:
+    """The name of a file, of a path of any system or of a URL."""
+    text = stated.partition("?")[0] if "://" in stated else stated
+    return PureWindowsPath(unquote(text) if "://" in stated else text).name
+
+
+def voc(folder: Path, images_folder: Path | None, progress: Progress | None = None) -> Items:
     """A folder with one XML file per image, in Annotations or next to the images."""
     notes = folder / "Annotations" if (folder / "Annotations").is_dir() else folder
     files = sorted(notes.rglob("*.xml"))
     if not files:
         raise DataError(f"There is no XML file in {notes}. Give a folder with one per image.")
     places = (folder / name for name in ("JPEGImages", "images"))
-    images = images_folder or next((place for place in places if place.is_dir()), folder)
-    by_name: defaultdict[str, list[Path]] = defaultdict(list)
-    for path in _files(images):
-        by_name[path.name].append(path)
-        by_name[path.stem].append(path)
+    images = Files(images_folder or next((place for place in places if place.is_dir()), folder))
+    used: dict[Path, Path] = {}
+    renamed: list[str] = []
+    unknown: Counter[str] = Counter()
     for file in files:
+        note = file.relative_to(folder).as_posix()
         try:
-            stated, size, marks = _voc_marks(file)
-            path = _image_of(file, stated, by_name)
+            stated, size, marks = _voc_marks(file, unknown)
         except DataError as error:
-            yield LeftOut(file.relative_to(folder).as_posix(), str(error))
-        else:
-            image = Image(path.relative_to(images).as_posix(), path)
-            yield Labelled(image, frozenset(mark.kind for mark in marks), marks, size)
-
-
-def _files(folder: Path, suffixes: set[str] = SUFFIXES) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in suffixes)
-
-
-def _image_of(file: Path, stated: str, by_name: dict[str, list[Path]]) -> Path:
-    """The image of an annotation; ImageNet's XML names it without extension, or as `%s`."""
-    name = PureWindowsPath(stated).name  # splits at both slashes
-    for wanted in (name, PureWindowsPath(name).stem, file.stem):
-        paths = by_name.get(wanted, [])
-        paths = [path for path in paths if path.parent.name == file.parent.name] or paths
-        if len(paths) > 1:
+            yield LeftOut(note, str(error))
+            continue
+        path = _image_of(file, stated, images)
+        if path is None:
+            yield LeftOut(note, str(images.missing(base_name(stated) or file.stem)))
+            continue
+        if path in used:
             raise DataError(
-                f"{len(paths)} images are named {wanted}; give the folder of the right ones"
+                f"{images.relative(path)} is annotated twice, in {used[path].name} and {file.name}."
+                " Keep one annotation per image."
             )
-        if paths:
-            return paths[0]
-    raise DataError(f"there is no image named {name or file.stem}; add it, or give its folder")
+        used[path] = file
+        name = _composed(base_name(stated))
+        own = {_composed(path.stem), _composed(path.name), "", "%s"}
+        if not {name, PureWindowsPath(name).stem} & own:
+            renamed.append(file.name)
+        yield Labelled(
+            Image(images.relative(path), path), frozenset(m.kind for m in marks), marks, size
+        )
+    if renamed:
+        yield (
+            f"{len(renamed)} annotations name another file in <filename> (the first is "
+            f"{renamed[0]}); each belongs to the image of its own name"
+        )
+    for text, n in unknown.items():
+        yield f"{text} is no flag that is known ({n} times), and counts as not set"
 
 
-def _voc_marks(file: Path) -> tuple[str, tuple[int, int] | None, tuple[Mark, ...]]:
+def _image_of(file: Path, stated: str, images: Files) -> Path | None:
+    """The image of an annotation: that of its own name, else the one that it names.
+
+    ImageNet's XML names it without extension, or as `%s`.
+    """
+    name = base_name(stated)
+    own = PureWindowsPath(name).stem == file.stem and name != file.stem
+    for wanted in (name if own else "", file.stem, name, PureWindowsPath(name).stem):
+        found = images.named(wanted, near=file.parent.name) if wanted else None
+        if found is not None:
+            return found
+    return None
+
+
+def _voc_marks(
+    file: Path, unknown: Counter[str]
+) -> tuple[str, tuple[int, int] | None, tuple[Mark, ...]]:
     try:
         root = defusedxml.ElementTree.fromstring(file.read_bytes(), forbid_dtd=True)
     except DefusedXmlException as error:
@@ -75,17 +160,38 @@ def _voc_marks(file: Path) -> tuple[str, tuple[int, int] | None, tuple[Mark, ...
         ) from error
     except (ParseError, OSError, LookupError, ValueError) as error:
         raise DataError(f"its XML is broken ({error}); fix or remove it") from error
-    marks = tuple(_voc_mark(n, node) for n, node in enumerate(root.findall("object"), start=1))
+    for node in root.iter():
+        node.tag = node.tag.rpartition("}")[2]  # without namespace
+    nodes = enumerate(root.findall("object"), start=1)
+    marks = tuple(_voc_mark(number, node, unknown) for number, node in nodes)
     if not marks:
         raise DataError("it has no object with a box; draw one, or remove the file")
+    size = _size(root.findtext("size/width"), root.findtext("size/height"))
+    return (root.findtext("filename") or "").strip(), size, marks
+
+
+def _size(width: object, height: object) -> tuple[int, int] | None:
+    """Width and height as whole numbers; None if they are not given."""
     try:
-        size = int(root.findtext("size/width", "")), int(root.findtext("size/height", ""))
+        size = int(float(str(width))), int(float(str(height)))
+    except (ValueError, OverflowError):
+        return None
+    return size if min(size) > 0 else None
+
+
+def _flag(name: str, text: str, unknown: Counter[str]) -> bool:
+    """Whether a flag is set: a word for true, or a share above 0."""
+    word = text.strip().lower()
+    if word in TRUE | FALSE:
+        return word in TRUE
+    try:
+        return float(word) > 0
     except ValueError:
-        size = None
-    return root.findtext("filename") or "", size if size and min(size) > 0 else None, marks
+        unknown[f"{name} = {text.strip()!r}"] += 1
+        return False
 
 
-def _voc_mark(number: int, node: Element) -> Mark:
+def _voc_mark(number: int, node: Element, unknown: Counter[str]) -> Mark:
     kind = (node.findtext("name") or "").strip()
     corners = [node.findtext(f"bndbox/{edge}") or "" for edge in ("xmin", "ymin", "xmax", "ymax")]
     try:
@@ -97,44 +203,125 @@ def _voc_mark(number: int, node: Element) -> Mark:
         ) from error
     if not kind:
         raise DataError(f"its object {number} has no name; give its class")
-    flags = (flag for flag in ("truncated", "difficult") if (node.findtext(flag) or "0") == "1")
+    flags = (
+        flag
+        for flag in ("truncated", "difficult")
+        if _flag(flag, node.findtext(flag) or "", unknown)
+    )
     return Mark(kind, (left, top, right, bottom), frozenset(flags))
 
 
-def coco(
-    file: Path, images_folder: Path | None, progress: Progress | None = None
-) -> Iterator[Labelled | LeftOut]:
+def coco(file: Path, images_folder: Path | None, progress: Progress | None = None) -> Items:
     """An instances file of COCO, JSON."""
     parts = _coco_parts(file)
-    kinds = {each["id"]: str(each["name"]) for each in parts["categories"]}
-    notes: defaultdict[Any, list[dict[str, Any]]] = defaultdict(list)
+    kinds: dict[str, str] = {}
+    for each in parts["categories"]:
+        name, number = str(each["name"]).strip(), identity(each["id"])
+        if kinds.setdefault(number, name) != name:
+            raise DataError(
+                f"{file}: the id {number} names two categories, {kinds[number]} and {name}. "
+                "Give each category an id of its own."
+            )
+    entries = _coco_images(parts["images"], file)
+    notes: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
+    n_twice = 0
+    seen: set[tuple[str, str, str, str]] = set()
     for note in parts["annotations"]:
-        notes[note["image_id"]].append(note)
-    folder = _coco_folder(file, [str(each["file_name"]) for each in parts["images"]], images_folder)
-    for entry in parts["images"]:
-        name = str(entry["file_name"])
+        number = identity(note["image_id"])
+        shape = str(note.get("bbox")), str(note.get("segmentation"))
+        mark = number, identity(note["category_id"]), *shape
+        if mark in seen:
+            n_twice += 1
+        else:
+            seen.add(mark)
+            notes[number].append(note)
+    names = [str(entry["file_name"]) for entry in entries.values()]
+    images = Files(_coco_folder(file, names, images_folder))
+    from_outlines: list[str] = []
+    for number, entry in entries.items():
+        stated = str(entry["file_name"])
+        own = notes.pop(number, [])
+        path = _coco_image(stated, images)
+        name = stated if path is None else images.relative(path)
+        if not own:
+            yield LeftOut(name, "it has no annotation")
+            continue
+        if path is None:
+            yield LeftOut(name, str(images.missing(base_name(stated))))
+            continue
         try:
-            marks = tuple(_coco_mark(note, kinds) for note in notes.pop(entry["id"], []))
+            marks = tuple(_coco_mark(note, kinds, name, from_outlines) for note in own)
         except DataError as error:
             yield LeftOut(name, str(error))
             continue
-        drawn_on = entry.get("width") or 0, entry.get("height") or 0
-        size = drawn_on if drawn_on[0] and drawn_on[1] else None
-        if marks:
-            image = Image(name, folder / name)
-            yield Labelled(image, frozenset(mark.kind for mark in marks), marks, size)
+        size = _size(entry.get("width"), entry.get("height"))
+        of_kinds = frozenset(mark.kind for mark in marks)
+        yield Labelled(Image(name, path), of_kinds, marks, size, form="xywh")
     for number in notes:
-        yield LeftOut(f"image {number!r}", f"it is annotated, but {file.name} does not list it")
+        yield LeftOut(f"image {number}", f"it is annotated, but {file.name} does not list it")
+    if n_twice:
+        yield f"{n_twice} annotations occur twice with the same box, and count once"
+    larger = [note for note in parts["annotations"] if _is_larger(note)]
+    if larger:
+        yield (
+            f"{len(larger)} annotations state an area larger than their box (the first is of image "
+            f"{larger[0]['image_id']}), and their boxes count"
+        )
+    if from_outlines:
+        yield (
+            f"{len(from_outlines)} annotations have an outline but no box (the first is of "
+            f"{from_outlines[0]}), and get the box around it"
+        )
+
+
+def identity(given: object) -> str:
+    """An id by its value: 1, 1.0 and "1" are the same."""
+    text = str(given).strip()
+    try:
+        number = float(text)
+    except ValueError:
+        return text
+    return str(int(number)) if math.isfinite(number) and number == int(number) else text
+
+
+def _coco_images(entries: list[dict[str, Any]], file: Path) -> dict[str, dict[str, Any]]:
+    """The listed images by id, each once.
+
+    Raises:
+        DataError: if an id names two images, or an image has two ids.
+    """
+    by_id: dict[str, dict[str, Any]] = {}
+    by_name: dict[str, str] = {}
+    for entry in entries:
+        number, name = identity(entry["id"]), str(entry["file_name"])
+        other = by_id.setdefault(number, entry)
+        if str(other["file_name"]) != name:
+            raise DataError(
+                f"{file}: the id {number} names two images, {other['file_name']} and {name}, so "
+                "annotations could be of either. Number the images of merged files anew."
+            )
+        if by_name.setdefault(name, number) != number:
+            raise DataError(
+                f"{file}: {name} is listed twice, with the ids {by_name[name]} and {number}. "
+                "Join the two entries, or remove one with its annotations."
+            )
+    return by_id
+
+
+def _coco_image(stated: str, images: Files) -> Path | None:
+    """The file of an image, by its path as stated, else by its base name."""
+    as_posix = PureWindowsPath(stated).as_posix()
+    return images.named(as_posix) or images.named(base_name(stated))
 
 
 def _coco_parts(file: Path) -> dict[str, list[dict[str, Any]]]:
     try:
-        parts = json.loads(file.read_text(encoding="utf-8"))
+        parts = json.loads(file.read_bytes())  # of any Unicode encoding, with or without mark
     except (ValueError, OSError, RecursionError) as error:
         raise DataError(f"{file} is not JSON ({error}). Give an instances file of COCO.") from error
     fields = {
         "images": {"id", "file_name"},
-        "annotations": {"image_id", "category_id", "bbox"},
+        "annotations": {"image_id", "category_id"},
         "categories": {"id", "name"},
     }
     found = sorted(parts) if isinstance(parts, dict) else [type(parts).__name__]
@@ -152,7 +339,7 @@ def _coco_parts(file: Path) -> dict[str, list[dict[str, Any]]]:
                     f"{', '.join(sorted(needed))}. Give an instances file of COCO."
                 )
             for name in sorted(needed):
-                if name.endswith("id") and not isinstance(entry[name], int | str):
+                if name.endswith("id") and not isinstance(entry[name], int | float | str):
                     raise DataError(
                         f"{file}: entry {number} of {part} has {entry[name]!r} as {name}. "
                         "Give a number or a name."
@@ -160,17 +347,50 @@ def _coco_parts(file: Path) -> dict[str, list[dict[str, Any]]]:
     return parts
 
 
-def _coco_mark(note: dict[str, Any], kinds: dict[Any, str]) -> Mark:
-    if note["category_id"] not in kinds:
+def _coco_mark(
+    note: dict[str, Any], kinds: dict[str, str], name: str, from_outlines: list[str]
+) -> Mark:
+    kind = kinds.get(identity(note["category_id"]))
+    if kind is None:
         raise DataError(
             f"its annotation is of category {note['category_id']!r}, which the file does not name"
         )
-    try:
-        left, top, width, height = map(float, note["bbox"])
-    except (TypeError, ValueError) as error:
-        raise DataError(f"its box {note['bbox']!r} is not four numbers; fix it") from error
     flags = frozenset({"crowd"}) if note.get("iscrowd") else frozenset()
-    return Mark(kinds[note["category_id"]], (left, top, left + width, top + height), flags)
+    outline = _outline(note.get("segmentation"))
+    given = note.get("bbox")
+    is_empty = not given or (isinstance(given, list) and not any(map(_number, given)))
+    if is_empty and outline:
+        from_outlines.append(name)
+        xs, ys = outline[::2], outline[1::2]
+        return Mark(kind, (min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys)), flags)
+    if not isinstance(given, list) or len(given) != 4:
+        raise DataError(f"its box {given!r} is not four numbers; fix it")
+    try:
+        left, top, width, height = map(float, given)
+    except (TypeError, ValueError) as error:
+        raise DataError(f"its box {given!r} is not four numbers; fix it") from error
+    return Mark(kind, (left, top, width, height), flags)
+
+
+def _is_larger(note: dict[str, Any]) -> bool:
+    """Whether the stated area exceeds a box in pixels, as if this was drawn on a smaller copy."""
+    try:
+        _, _, width, height = map(float, note["bbox"])
+        return max(width, height) > 1 and float(note["area"]) > 1.1 * width * height
+    except (KeyError, TypeError, ValueError):
+        return False
+
+
+def _number(given: object) -> float:
+    """The value of a number; 1 for what is none, which is an error elsewhere."""
+    return float(given) if isinstance(given, int | float) else 1.0
+
+
+def _outline(segmentation: object) -> list[float]:
+    """The corners of all polygons, x and y by turns; empty for run lengths and none."""
+    if not isinstance(segmentation, list):
+        return []
+    return [float(x) for part in segmentation if isinstance(part, list) for x in part]
 
 
 def _coco_folder(file: Path, names: list[str], images_folder: Path | None) -> Path:
@@ -181,37 +401,77 @@ def _coco_folder(file: Path, names: list[str], images_folder: Path | None) -> Pa
     places = [here, here / "images"]
     if split:
         places += [here.parent / split, here.parent / "images" / split, here / split]
-    for place in places:
-        if any((place / name).is_file() for name in names[:20]):
-            return place
+    for form in (lambda name: PureWindowsPath(name).as_posix(), base_name):
+        for place in places:
+            if any((place / form(name)).is_file() for name in names[:20]):
+                return place
     raise DataError(
         f"The images of {file}, such as {names[0]}, are in none of "
         f"{', '.join(str(place) for place in places)}. Give their folder: --images."
     )
 
 
-def masks(
-    folder: Path, images_folder: Path | None, progress: Progress | None = None
-) -> Iterator[Labelled | LeftOut]:
-    """A folder with images and masks of the same names; folders under images are subsets."""
+def masks(folder: Path, images_folder: Path | None, progress: Progress | None = None) -> Items:
+    """A folder with images and masks of the same names; folders under images are subsets.
+
+    The name of a mask may end in `_mask` or the like.
+    """
     images = images_folder or folder / "images"
     places = [folder / name for name in ("masks", "labels") if (folder / name).is_dir()]
     if not places or not images.is_dir():
         lack = "images" if places else "masks (or labels)"
         raise DataError(f"{folder} has no folder {lack}. Give one with images and masks in it.")
-    by_name = {
-        path.relative_to(places[0]).with_suffix("").as_posix(): path
-        for path in _files(places[0], LOSSLESS)
-    }
-    paths = _files(images)
+    paths = Files(images).paths
     if not paths:
         raise DataError(f"There is no image in {images}. Give a folder with images in it.")
+    of_mask = _by_stem(Files(places[0], LOSSLESS | JPEG).paths, places[0], MASK_ENDINGS)
+    used: dict[Path, str] = {}
     for path in paths:
         name = path.relative_to(images)
-        mask = by_name.get(name.with_suffix("").as_posix()) or by_name.get(path.stem)
+        mask = _mask_of(name, of_mask, places[0])
         subset = name.parts[0] if len(name.parts) > 1 else folder.resolve().name
         if mask is None:
             reason = f"there is no mask {path.stem}.png (or .tif, .bmp, .gif); add it"
             yield LeftOut(name.as_posix(), reason)
-        else:
-            yield Labelled(Image(name.as_posix(), path), frozenset({subset}), mask)
+            continue
+        if mask in used:
+            raise DataError(
+                f"The mask {mask.relative_to(folder).as_posix()} could be that of {used[mask]} or "
+                f"of {name.as_posix()}. Put masks into folders of the same names as images."
+            )
+        used[mask] = name.as_posix()
+        yield Labelled(Image(name.as_posix(), path), frozenset({subset}), mask)
+    for mask in sorted({each for several in of_mask.values() for each in several} - used.keys()):
+        yield LeftOut(mask.relative_to(folder).as_posix(), "there is no image for this mask")
+
+
+def _by_stem(
+    paths: Iterable[Path], folder: Path, endings: tuple[str, ...]
+) -> dict[str, list[Path]]:
+    """Files by their path without suffix and ending, and by that of their base name."""
+    found: defaultdict[str, list[Path]] = defaultdict(list)
+    for path in paths:
+        stem = path.stem
+        for ending in endings:
+            stem = stem.removesuffix(ending)
+        relative = (path.relative_to(folder).parent / stem).as_posix()
+        for name in {_composed(relative), _composed(stem)}:
+            found[name].append(path)
+    return found
+
+
+def _mask_of(name: Path, of_mask: dict[str, list[Path]], folder: Path) -> Path | None:
+    """The mask of the same relative path, else of the same base name."""
+    for key in (_composed(name.with_suffix("").as_posix()), _composed(name.stem)):
+        found = of_mask.get(key, [])
+        own = [path for path in found if path.relative_to(folder).parent == name.parent]
+        found = own or found
+        if len(found) > 1:
+            one, other = (path.relative_to(folder).as_posix() for path in found[:2])
+            raise DataError(
+                f"{name.as_posix()} has two masks, {one} and {other}. Keep one, or put masks into "
+                "folders of the same names as images."
+            )
+        if found:
+            return found[0]
+    return None

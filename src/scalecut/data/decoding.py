@@ -1,6 +1,10 @@
 """An image file as pixels: upright, RGB, resized by Pillow. Errors are one line of text.
 
-Shapes: h x w pixels.
+Most files are 8-bit grey or RGB, and Pillow decodes them. All others (more bits, bands, pages,
+alpha) are read as arrays of stored values, TIFF by tifffile, and a `Rendering` makes RGB of them.
+What a file leaves open is refused, never guessed.
+
+Shapes: h x w pixels, c channels.
 """
 
 import io
@@ -11,11 +15,14 @@ import warnings
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import PIL.features
 import PIL.Image
-from jaxtyping import UInt8
+from jaxtyping import Shaped, UInt8
 from PIL.Image import Resampling, Transpose
 
 from ..errors import DataError, check_names
@@ -30,20 +37,10 @@ INTERPOLATIONS = {
 }
 # Formats that Pillow decodes itself: it hands EPS, for example, to another program.
 _FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "GIF", "WEBP", "PPM", "JPEG2000")
-SUFFIXES = {
-    ".png",
-    ".tif",
-    ".tiff",
-    ".bmp",
-    ".gif",
-    ".jpg",
-    ".jpeg",
-    ".webp",
-    ".ppm",
-    ".pgm",
-    ".jp2",
-}
-LOSSLESS = {".png", ".tif", ".tiff", ".bmp", ".gif"}  # losses of JPEG would change labels
+_FORMATS += ("AVIF",) if PIL.features.check("avif") else ()
+LOSSLESS = {".png", ".tif", ".tiff", ".bmp", ".gif"}
+JPEG = {".jpg", ".jpeg", ".jpe", ".jfif"}
+SUFFIXES = LOSSLESS | JPEG | {".webp", ".ppm", ".pgm", ".jp2", ".avif"}
 _TURNS = {
     2: Transpose.FLIP_LEFT_RIGHT,
     3: Transpose.ROTATE_180,
@@ -84,6 +81,10 @@ def fitted(
     corner = (frame.width - inner[0]) // 2, (frame.height - inner[1]) // 2
     canvas.paste(image.resize(inner, resample), corner)
     return np.array(canvas)
+
+
+class FileError(DataError):
+    """A fault of one file, unlike a choice that its whole data set leaves open."""
 
 
 @contextmanager
@@ -154,58 +155,436 @@ def _least_size(stored: PIL.Image.Image, frame: Frame) -> tuple[int, int]:
     return (down, across) if is_turned else (across, down)
 
 
-def header(path: Path) -> tuple[int, int, int]:
-    """Width and height of the upright image, and its EXIF orientation."""
-    with opened(path) as stored:
-        orientation = _orientation(stored)
-        width, height = stored.size
-    return (height, width, orientation) if orientation >= 5 else (width, height, orientation)
-
-
 def decoded(stored: PIL.Image.Image) -> PIL.Image.Image:
     """The image with its pixels in memory, as they are stored."""
     try:
-        with (
-            _quiet() if stored.format in ("TIFF", "GIF") else nullcontext()
-        ):  # these warn when they decode
+        # TIFF and GIF warn when they decode.
+        with _quiet() if stored.format in ("TIFF", "GIF") else nullcontext():
             stored.load()
     except _BROKEN as error:
-        raise DataError(f"it is truncated or broken ({error}); copy the file again") from error
+        raise FileError(f"it is truncated or broken ({error}); copy the file again") from error
     return stored
 
 
-def upright_rgb(stored: PIL.Image.Image, frame: Frame | None = None) -> PIL.Image.Image:
-    """The first frame of an image, decoded to upright RGB.
+def header(path: Path) -> tuple[int, int, int]:
+    """Width and height of the upright image, and its EXIF orientation."""
+    tiff = tiff_contents(path)
+    if tiff is not None and not tiff.is_plain:
+        width, height = tiff.size[::-1] if tiff.orientation >= 5 else tiff.size
+        return width, height, tiff.orientation
+    with opened(path) as stored:
+        orientation = _orientation(stored)
+        width, height = stored.size
+        if stored.format == "TIFF":  # Pillow gives its upright size
+            return width, height, tiff.orientation if tiff is not None else 1
+    return (height, width, orientation) if orientation >= 5 else (width, height, orientation)
 
-    Transparent parts are blended with white; the upper 8 of 16 bits are kept; colour profiles are
-    not applied.
+
+# --- what a file holds ---------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Rendering:
+    """How stored values become 8-bit RGB.
 
     Args:
+        low, high: the values shown as black and as white; None leaves 8 bits as they are, and
+            deeper values must then use the whole range of their type.
+        channels: which are shown, counted from 1: one as grey, or three as red, green and blue.
+        page: of a file with several, counted from 1.
+    """
+
+    low: float | None = None
+    high: float | None = None
+    channels: tuple[int, ...] = ()
+    page: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """What a file holds, by its header.
+
+    Args:
+        kind: name of numpy's type of the stored values.
+        channels: without alpha.
+        pages: pages, z-planes, times and channels that are stored one after the other.
+        is_white: whether the smallest value means white.
+    """
+
+    kind: str
+    channels: int
+    has_alpha: bool
+    size: tuple[int, int]  # width and height as stored
+    pages: int = 1
+    orientation: int = 1
+    is_white: bool = False
+    is_first: bool = True  # in the file: others precede the full resolution of some pyramids
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether its pixels mean one thing only: 8 bits, grey or RGB, one page, no alpha."""
+        is_usual = self.kind in ("uint8", "bool") and self.channels in (1, 3)
+        return is_usual and not self.has_alpha and self.pages == 1 and self.is_first
+
+
+def contents(file: Path | io.BytesIO) -> Contents:
+    """What a file holds; only its header is read.
+
+    Raises:
+        DataError: if it is not an image that can be read.
+    """
+    found = tiff_contents(file)
+    if found is None:
+        with opened(file) as stored:
+            return _pillow_contents(stored)
+    return found
+
+
+def _pillow_contents(stored: PIL.Image.Image) -> Contents:
+    mode = stored.mode
+    if mode == "LAB":
+        raise DataError("its colours are in LAB; save it as RGB")
+    is_16_bit = mode.startswith("I;16") or ";16" in _raw_mode(stored) or mode == "I"
+    kind = "float32" if mode == "F" else "uint16" if is_16_bit else "uint8"
+    bands = len([band for band in stored.getbands() if band.upper() != "A"])
+    pages = getattr(stored, "n_frames", 1) if stored.format in ("GIF", "WEBP", "PNG") else 1
+    return Contents(
+        kind,
+        3 if mode in ("P", "CMYK") or (bands == 3) else bands,
+        stored.has_transparency_data,
+        stored.size,
+        pages,
+        _orientation(stored),
+    )
+
+
+def _raw_mode(stored: PIL.Image.Image) -> str:
+    """Pillow's name of how pixels are stored, such as `RGB;16B`."""
+    tiles = getattr(stored, "tile", None) or [None]
+    args = getattr(tiles[0], "args", "")
+    return str(args[0] if isinstance(args, tuple) and args else args)
+
+
+_TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+
+
+def tiff_contents(file: Path | io.BytesIO) -> Contents | None:
+    """What a TIFF holds; None for other formats, and for what only Pillow can read."""
+    if not _is_tiff(file):
+        return None
+    with _tiff(file) as tiff:
+        if tiff is None:
+            return None
+        planes = _planes(tiff)
+        page = planes[0][0].keyframe
+        n = page.samplesperpixel
+        alpha = [i for i, each in enumerate(page.extrasamples) if int(each) in (1, 2)]
+        has_alpha = bool(alpha) and n in (2, 4) and len(page.extrasamples) == 1
+        is_coded = int(page.photometric) in (3, 5, 6, 8)  # palette, CMYK, YCbCr, LAB: by Pillow
+        if is_coded and (page.dtype is None or page.dtype.itemsize == 1):
+            return (
+                None
+                if len(planes) == 1
+                else Contents("uint8", 3, False, (page.imagewidth, page.imagelength), len(planes))
+            )
+        width, height = page.imagewidth, page.imagelength
+        if width * height > MOST_PIXELS:
+            raise DataError(
+                f"its header says {width} x {height} pixels, more than the "
+                f"{MOST_PIXELS // 10**6} million that are decoded; scale it down or tile it"
+            )
+        tag = page.tags.get(0x0112)
+        return Contents(
+            "bool" if page.bitspersample == 1 else np.dtype(page.dtype).name,
+            n - has_alpha,
+            has_alpha,
+            (width, height),
+            len(planes),
+            tag.value if tag is not None and tag.value in _TURNS else 1,
+            int(page.photometric) == 0,
+            page.index == 0,
+        )
+
+
+def _is_tiff(file: Path | io.BytesIO) -> bool:
+    try:
+        if isinstance(file, Path):
+            with file.open("rb") as stream:
+                return stream.read(4) in _TIFF
+        return file.getvalue()[:4] in _TIFF
+    except OSError as error:
+        raise DataError(unreadable(error)) from error
+
+
+@contextmanager
+def _tiff(file: Path | io.BytesIO) -> Iterator[Any]:
+    """The file opened by tifffile; None if it cannot be."""
+    import logging
+
+    import tifffile  # here, since few images are TIFF
+
+    logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # what matters is raised
+    if isinstance(file, io.BytesIO):
+        file.seek(0)
+    try:
+        with _HEADERS:
+            tiff = tifffile.TiffFile(file)
+        is_usable = bool(tiff.series) and tiff.pages.first.imagewidth > 0
+    except (*_BROKEN, tifffile.TiffFileError, AttributeError):
+        yield None
+        return
+    with tiff:
+        yield tiff if is_usable else None
+
+
+def _planes(tiff: Any) -> list[tuple[Any, int]]:
+    """Each page of a TIFF, as series and number in it; copies at lower resolution do not count."""
+    full = [series for series in tiff.series if not int(series.keyframe.subfiletype) & 5]
+    found = []
+    for series in full or tiff.series[:1]:
+        own = 3 if "S" in series.axes else 2  # axes of one page
+        n = math.prod(series.shape[: len(series.shape) - own])
+        found += [(series, number) for number in range(n)]
+    return found
+
+
+# --- from stored values to RGB -------------------------------------------------------------------
+
+
+def rendered(
+    file: Path | io.BytesIO, rendering: Rendering | None = None, frame: Frame | None = None
+) -> PIL.Image.Image:
+    """An image decoded to upright RGB.
+
+    Transparent parts are blended with white; colour profiles are not applied.
+
+    Args:
+        rendering: how stored values become RGB; needed where the file leaves it open.
         frame: how it will be shown. A JPEG is decoded at a half, a quarter or an eighth of its
             size, which is faster, if that is still `REDUCED` times as large as needed.
+
+    Raises:
+        DataError: if it cannot be decoded, or its pixels could mean several things.
+    """
+    asked = rendering or Rendering()
+    found = contents(file)
+    if found.is_plain and asked == Rendering():
+        with opened(file) as stored:
+            return upright_rgb(stored, frame)
+    values, is_upright = all_values(file, found, asked)
+    image = _in_colours(values, found, asked)
+    if is_upright or found.orientation not in _TURNS:
+        return image
+    return image.transpose(_TURNS[found.orientation])
+
+
+def rgb_of(image: PIL.Image.Image) -> PIL.Image.Image:
+    """An image of Pillow as upright RGB; as `rendered`, for images in memory."""
+    found = _pillow_contents(image)
+    if found.is_plain:
+        return upright_rgb(image)
+    image_rgb = _in_colours(_values_of(image), found, Rendering())
+    turn = _TURNS.get(found.orientation)
+    return image_rgb if turn is None else image_rgb.transpose(turn)
+
+
+def _in_colours(values: np.ndarray, found: Contents, asked: Rendering) -> PIL.Image.Image:
+    values, alpha = shown_values(values, found, asked)
+    low, high = _range(values, asked)
+    if found.is_white:
+        low, high = high, low
+    grey = np.rint((values.astype(np.float32) - low) * (255.0 / (high - low)))
+    shown = np.clip(grey, 0, 255).astype(np.uint8)
+    if shown.ndim == 2 or shown.shape[2] == 1:
+        shown = np.stack([shown.reshape(shown.shape[:2])] * 3, axis=-1)
+    image = PIL.Image.fromarray(shown)
+    if alpha is not None:
+        white = PIL.Image.new("RGB", image.size, "white")
+        image = PIL.Image.composite(image, white, PIL.Image.fromarray(alpha))
+    return image
+
+
+def shown_values(
+    values: Shaped[np.ndarray, "h w *c"], found: Contents, asked: Rendering
+) -> tuple[Shaped[np.ndarray, "h w *k"], UInt8[np.ndarray, "h w"] | None]:
+    """The values of the channels to be shown, and the opacity where it varies.
+
+    Raises:
+        DataError: if there are several bands and none is chosen, or alpha is implausible.
+    """
+    if np.issubdtype(values.dtype, np.floating) and not np.isfinite(values).all():
+        raise FileError("some of its values are not finite; replace or remove them")
+    n = values.shape[2] if values.ndim == 3 else 1
+    if asked.channels:
+        if max(asked.channels) > n:
+            raise DataError(f"it has {n} channels, but --channels asks for {max(asked.channels)}")
+        chosen = values if values.ndim == 3 else values[..., None]
+        return chosen[..., [channel - 1 for channel in asked.channels]], None
+    if not found.has_alpha:
+        if n not in (1, 3):
+            three = ", or three, such as --channels 1,2,3" if n > 2 else ""
+            raise DataError(
+                f"it has {n} channels, which may be bands or stains as well as colours; choose one "
+                f"with --channels 1 (to {n}){three}"
+            )
+        return values, None
+    colours, alpha = values[..., :-1], values[..., -1]
+    full = np.iinfo(alpha.dtype).max if alpha.dtype.kind == "u" else 1
+    if (alpha == full).all():
+        return colours, None
+    between = np.count_nonzero((alpha > 0) & (alpha < full)) / alpha.size
+    if not (alpha == full).any() or between > MOST_BETWEEN:
+        ones = ",".join(str(1 + i) for i in range(n - 1))
+        raise DataError(
+            f"its channel {n} is declared as opacity, but that is not plausible (values "
+            f"{alpha.min():g} to {alpha.max():g}, {100 * between:.0f} % of pixels partly "
+            f"transparent); --channels {ones} ignores it"
+        )
+    return colours, (alpha.astype(np.float32) * (255.0 / full)).astype(np.uint8)
+
+
+MOST_BETWEEN = 0.25  # share of partly transparent pixels: edges and shadows of cut-out objects
+
+
+def all_values(
+    file: Path | io.BytesIO, found: Contents, asked: Rendering
+) -> tuple[Shaped[np.ndarray, "h w *c"], bool]:
+    """The stored values of one page, channels last, and whether they are upright already.
+
+    Pages are the channels if channels are chosen but no page.
+
+    Raises:
+        DataError: if the file has several pages and none is chosen, or cannot be decoded.
+    """
+    if asked.page > found.pages:
+        raise DataError(f"it has {_counted(found.pages)}, but --page asks for {asked.page}")
+    if found.pages > 1 and not asked.page and not (asked.channels and found.channels == 1):
+        raise DataError(
+            f"it has {_counted(found.pages)}; choose one with --page 1 (to {found.pages})"
+            + (", or three as colours, such as --channels 1,2,3" if found.channels == 1 else "")
+        )
+    if not _is_tiff(file):
+        return _pillow_values(file, asked.page), False
+    with _tiff(file) as tiff:
+        if tiff is not None:
+            planes = _planes(tiff)
+            wanted = planes if not asked.page else planes[asked.page - 1 : asked.page]
+            try:
+                return _joined([_plane(series, number) for series, number in wanted]), False
+            except ValueError as error:
+                if "imagecodecs" not in str(error) or found.pages > 1:
+                    reason = str(error).strip("<> ")
+                    raise FileError(f"it cannot be decoded ({reason}); save it anew") from error
+            except _BROKEN as error:
+                raise FileError(
+                    f"it is truncated or broken ({error}); copy the file again"
+                ) from error
+    return _pillow_values(file, asked.page), True  # Pillow turns TIFF itself
+
+
+def _counted(n: int) -> str:
+    return f"{n} pages" if n != 1 else "1 page"
+
+
+def _plane(series: Any, number: int) -> np.ndarray:
+    """One page of a TIFF series, channels last."""
+    if len(series.pages) > 1 and series.pages[number] is not None:
+        values, axes = series.pages[number].asarray(), series.keyframe.axes
+    else:
+        values, axes = series.asarray(), series.axes
+        own = 3 if "S" in axes else 2
+        values = values.reshape(-1, *values.shape[len(axes) - own :])[number]
+        axes = axes[len(axes) - own :]
+    return np.moveaxis(values, 0, -1) if axes[:1] == "S" else values
+
+
+def _joined(planes: list[np.ndarray]) -> np.ndarray:
+    if len(planes) == 1:
+        return planes[0]
+    if len({plane.shape for plane in planes}) > 1:
+        raise FileError("its pages have different sizes, so they are no channels; give --page")
+    return np.stack(planes, axis=-1)
+
+
+def _pillow_values(file: Path | io.BytesIO, page: int) -> np.ndarray:
+    """The values that Pillow stores; both bytes of 16-bit colours, of which it keeps the upper."""
+    with opened(file) as stored:
+        if page:
+            stored.seek(page - 1)
+        raw = _raw_mode(stored)
+        if stored.mode in ("RGB", "RGBA") and ";16" in raw:
+            if raw.startswith("LA"):
+                raise DataError("it is 16-bit grey with alpha; save it without alpha")
+            upper = np.asarray(decoded(stored)).astype(np.uint16)
+            with opened(file) as again:
+                again.tile = [_swapped(tile) for tile in again.tile]  # pyright: ignore[reportAttributeAccessIssue]
+                return upper << 8 | np.asarray(decoded(again))
+        values = _values_of(stored)
+    if stored.mode == "I" and stored.format in ("PNG", "PPM", "JPEG2000"):
+        return values.astype(np.uint16)  # 16 bits that Pillow widens
+    return values
+
+
+def _values_of(stored: PIL.Image.Image) -> np.ndarray:
+    """The values of an image of Pillow, palettes and the like as colours."""
+    is_indexed = stored.mode in ("P", "PA", "CMYK", "YCbCr", "HSV", "La", "RGBa", "1")
+    has_colour_key = stored.has_transparency_data and stored.mode not in ("RGBA", "LA")
+    if is_indexed or has_colour_key:
+        mode = "RGBA" if stored.has_transparency_data else "RGB"
+        return np.asarray(decoded(stored).convert(mode))
+    return np.asarray(decoded(stored))
+
+
+def _swapped(tile: Any) -> Any:
+    """The same part of the file, decoded to the lower byte of each value instead of the upper."""
+    little = {"16L": "16B", "16B": "16L", "16N": "16B"}
+    args = tile.args if isinstance(tile.args, tuple) else (tile.args,)
+    name, _, order = str(args[0]).partition(";")
+    changed = (f"{name};{little[order]}", *args[1:])
+    return tile._replace(args=changed if isinstance(tile.args, tuple) else changed[0])
+
+
+def _range(values: np.ndarray, asked: Rendering) -> tuple[float, float]:
+    """The values shown as black and white."""
+    if asked.low is not None and asked.high is not None:
+        return asked.low, asked.high
+    if values.dtype == np.bool_:
+        return 0.0, 1.0
+    if values.dtype == np.uint8:
+        return 0.0, 255.0
+    low, high = full_range(values.dtype)
+    smallest, largest = float(values.min()), float(values.max())
+    if values.dtype != np.uint16 or largest - smallest < (high - low) / 2:
+        raise DataError(
+            f"its {described(values.dtype)} values reach from {smallest:g} to {largest:g}, which "
+            "does not say what is black and white; give --intensity LOW,HIGH, or read it with its "
+            "data set"
+        )
+    return low, high
+
+
+def full_range(kind: np.dtype) -> tuple[float, float]:
+    """The smallest and largest value of an integer type; 0 and 1 for floats."""
+    if np.issubdtype(kind, np.floating):
+        return 0.0, 1.0
+    limits = np.iinfo(kind)
+    return float(limits.min), float(limits.max)
+
+
+def described(kind: np.dtype) -> str:
+    """A type of values in words: 16-bit, signed 16-bit, 32-bit float."""
+    bits = f"{8 * kind.itemsize}-bit"
+    return f"signed {bits}" if kind.kind == "i" else f"{bits} float" if kind.kind == "f" else bits
+
+
+def upright_rgb(stored: PIL.Image.Image, frame: Frame | None = None) -> PIL.Image.Image:
+    """The first page of an 8-bit image that Pillow opened, decoded to upright RGB.
+
+    Args:
+        frame: as in `rendered`.
     """
     if frame is not None:
         stored.draft(None, _least_size(stored, frame))
     orientation = _orientation(stored)  # before decoding, as the header is read
-    image = _rgb(decoded(stored))
+    image = decoded(stored).convert("RGB")
     return image.transpose(_TURNS[orientation]) if orientation in _TURNS else image
-
-
-def _rgb(image: PIL.Image.Image) -> PIL.Image.Image:
-    if image.mode in ("F", "LAB"):
-        raise DataError(
-            f"its pixels are of Pillow's mode {image.mode}, whose range is not known; "
-            "save it with 8 or 16 bits a channel"
-        )
-    if image.mode.startswith("I"):  # I;16 and its like, or 32 bits that hold 16
-        values = np.asarray(image)
-        if values.min() < 0 or values.max() > 65535:
-            raise DataError(
-                f"its pixels reach from {values.min()} to {values.max()}; "
-                "save it with 8 or 16 bits a channel"
-            )
-        image = PIL.Image.fromarray((values >> 8).astype(np.uint8))
-    if image.has_transparency_data:
-        white = PIL.Image.new("RGBA", image.size, "white")
-        image = PIL.Image.alpha_composite(white, image.convert("RGBA"))
-    return image.convert("RGB")

@@ -19,7 +19,7 @@ import PIL.Image
 from jaxtyping import Bool, Float64, Integer, UInt8
 
 from ..errors import DataError
-from .decoding import header, opened, unreadable, upright_rgb
+from .decoding import Rendering, header, rendered, rgb_of, unreadable
 from .measures import Box, Frame
 from .storage import Stored
 
@@ -35,6 +35,7 @@ class Image:
 
     name: str
     source: Path | Stored | UInt8[np.ndarray, "h w 3"]
+    rendering: Rendering | None = None  # of stored values that are not plain 8-bit colours
 
     def content(self) -> bytes:
         """The bytes of the file, or shape and pixels in memory."""
@@ -50,18 +51,18 @@ class Image:
         return str(self.source.shape).encode() + self.source.tobytes()
 
     def key(self) -> str:
-        """SHA-256 of the content, in hexadecimal."""
-        return hashlib.sha256(self.content()).hexdigest()
+        """SHA-256 of the content, and of its rendering if there is one, in hexadecimal."""
+        rendering = b"" if self.rendering is None else repr(self.rendering).encode()
+        return hashlib.sha256(self.content() + rendering).hexdigest()
 
     def decode(self, frame: Frame | None = None) -> PIL.Image.Image:
-        """The decoded image: RGB and upright; see `decoding.upright_rgb`."""
+        """The decoded image: RGB and upright; see `decoding.rendered`."""
         source = self.source
         if not isinstance(source, Path | Stored):
             return PIL.Image.fromarray(source)
         try:
             file = io.BytesIO(source.read()) if isinstance(source, Stored) else source
-            with opened(file) as stored:
-                return upright_rgb(stored, frame)
+            return rendered(file, self.rendering, frame)
         except DataError as error:
             raise DataError(f"{self.name}: {error}") from error
 
@@ -99,7 +100,10 @@ class LeftOut:
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """An object on an image: its class, its box, and its flags (truncated, difficult, crowd)."""
+    """An object on an image: its class, its box, and its flags (truncated, difficult, crowd).
+
+    The numbers of the box are those of the file, in the form that its `Labelled` states.
+    """
 
     kind: str
     box: Box
@@ -115,6 +119,7 @@ class Labelled:
         label: boxes, the file of a mask, or the measure itself.
         size: width and height of the image that the boxes were drawn on, if known.
         group: shared by images that belong together; by default each image is its own group.
+        form: of boxes: xyxy, xywh or cxcywh, in pixels, or with "normalised " before it.
     """
 
     image: Image
@@ -122,6 +127,7 @@ class Labelled:
     label: tuple[Mark, ...] | Path | float
     size: tuple[int, int] | None = None
     group: str = ""
+    form: str = "xyxy"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -211,7 +217,7 @@ def image_of(place: int, given: Any) -> Image:
             header(Path(given))
             return Image(name, Path(given))
         if isinstance(given, PIL.Image.Image):
-            return Image(name, np.array(upright_rgb(given)))
+            return Image(name, np.array(rgb_of(given)))
     except DataError as error:
         raise DataError(f"{name}: {error}") from error
     if not isinstance(given, np.ndarray):

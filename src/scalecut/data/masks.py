@@ -1,79 +1,404 @@
-"""What a mask means: the objects that the values or colours of a mask file stand for.
+"""What masks mean: the objects that the values or colours of their files stand for.
 
-Used by `masks:` data and by the tiles of `pathology`.
+A mask is binary (each connected region is an object), or its values are numbers of instances (each
+value is an object), or of classes (each connected region of a value is an object). What is meant is
+decided once for a set of masks; what could mean several things is refused with the option that
+chooses. Used by `masks:` data and by the tiles of `pathology`.
 
 Shapes: h x w pixels.
 """
 
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
 
 import numpy as np
-from jaxtyping import Bool, Integer
+from jaxtyping import Bool, Integer, UInt8
+from scipy import ndimage
 
 from ..errors import DataError
-from .decoding import decoded, opened
+from .decoding import Rendering, all_values, decoded, opened, tiff_contents
 
+KINDS = ("binary", "instances", "classes")
+SURVEYED = 64  # masks, evenly chosen, that say what a set means
 MOST_COLOURS = 4096  # a coloured mask has fewer, a photograph more
-SMALLEST = 3  # pixels that a value covers on average, at least, if values stand for objects
+COLOUR = 2**24  # added to the number of a colour, so that grey values stand for themselves
+MOST_EDGES = 6  # pixels between two values, of small objects, over those of the larger value
+LEAST_GREYS, LEAST_RANGE = 6, 100  # values, and their range, of what should be two
+ENDS = 1 / 8  # of the range of grey values, at either end: marked, or not
+VOID, MOST_CLASSES = 255, 50  # values of PASCAL VOC and the like
+REPEATED, IN_PIECES = 3.0, 2.0  # regions per value: of classes, at least; of instances, at most
+TOUCHING = 1.5  # regions of classes over those of any value, at most
+INVERTED = 0.8  # of masks whose border is marked all around, at least
+_AROUND = np.ones((3, 3), dtype=bool)  # regions are connected over corners too
+_TURNS = {5: (0, True), 6: (-1, False), 7: (2, True), 8: (1, False)}  # EXIF: quarters, transposed
 
 
-def labels_of(file: Path) -> Integer[np.ndarray, "h w"]:
-    """0 for the background, and 1, 2, ... for the other values or colours of a mask."""
-    try:
-        with opened(file) as stored:
-            values = np.asarray(decoded(stored))
-    except DataError as error:
-        raise DataError(f"its mask {file.name} cannot be used: {error}") from error
-    codes = _codes(values)
-    found, labels = np.unique(codes, return_inverse=True)
-    if stored.mode != "I;16" and len(found) > MOST_COLOURS:
-        raise DataError(
-            f"its mask {file.name} has {len(found)} colours, like a photograph; "
-            "give one value or colour per object"
+@dataclass(frozen=True, slots=True)
+class MaskRule:
+    """What the values of a set of masks mean.
+
+    Args:
+        kind: binary, instances or classes.
+        background: the value, or colour as one number, that marks nothing.
+        threshold: of grey values that should be two; larger ones are marked.
+        void: a value that stands for unknown, and counts as background.
+        by_alpha: whether opacity is the mask.
+        page: of files with several.
+        assumed: what was not certain, in sentences.
+    """
+
+    kind: str = "binary"
+    background: int = 0
+    threshold: float | None = None
+    void: int | None = None
+    by_alpha: bool = False
+    page: int = 0
+    assumed: tuple[str, ...] = ()
+
+
+@dataclass(slots=True)
+class _Survey:
+    """Counts over some masks of a set."""
+
+    pixels: Counter[int] = field(default_factory=Counter)  # by value
+    n: int = 0
+    n_by_alpha: int = 0
+    n_without_zero: int = 0
+    n_inverted: int = 0
+    n_regions: int = 0  # of masks with several values, and their values
+    n_values: int = 0
+    n_merged: int = 0  # regions of these whatever their values
+    n_with_void: int = 0
+    most_values: int = 0  # of one mask
+    is_grey: bool = True
+    first: str = ""
+
+
+def understood(
+    files: Sequence[Path], kind: str = "", background: str = "", page: int = 0
+) -> MaskRule:
+    """What a set of masks means.
+
+    Args:
+        kind: binary, instances or classes, instead of what the values suggest.
+        background: the value or colour (R,G,B) that marks nothing, instead of 0.
+        page: of files with several.
+
+    Raises:
+        DataError: if the masks could mean several things.
+    """
+    given = background_code(background)
+    survey = _surveyed(files, 0 if given is None else given, page)
+    if not survey.n:
+        return MaskRule(kind or "binary", given or 0, page=page)
+    assumed = []
+    by_alpha = 2 * survey.n_by_alpha > survey.n
+    if by_alpha:
+        assumed.append("masks are read from alpha, since their colours do not vary")
+    values = Counter(survey.pixels)
+    void = None
+    others = [value for value in values if value not in (given or 0, VOID)]
+    if kind != "instances" and survey.n_with_void and others and max(others) <= MOST_CLASSES:
+        void = VOID
+        del values[VOID]
+        assumed.append(f"the value {VOID} of masks means unknown, and counts as background")
+    threshold = _threshold(values, survey) if kind in ("", "binary") else None
+    if threshold is not None:
+        low, high = min(values), max(values)
+        between = sum(n for value, n in values.items() if low < value < high)
+        share = 100 * between / sum(values.values())
+        assumed.append(
+            f"grey values of masks between {low} and {high} ({share:.1f} % of pixels) are cut at "
+            f"{threshold:g}"
         )
-    return labels.reshape(codes.shape) + (found[0] != 0)
+        kind = "binary"
+    else:
+        _check_background(survey, given)
+    if not kind:
+        kind = _kind(survey, void)
+        if kind == "classes":
+            assumed.append("values of masks are classes, so each connected region is an object")
+        if kind == "instances" and survey.n_regions > survey.n_values:
+            assumed.append(
+                f"values of masks are numbers of objects, though {survey.n_values} values are in "
+                f"{survey.n_regions} regions"
+            )
+    if kind == "binary" and given is None and survey.n_inverted > INVERTED * survey.n:
+        raise DataError(
+            f"In {survey.n_inverted} of {survey.n} masks (the first is {survey.first}) the marked "
+            "value surrounds the image and 0 does not, as in inverted masks. Choose --background "
+            f"{max(values)} if 0 marks the object, or --background 0."
+        )
+    return MaskRule(kind, given or 0, threshold, void, by_alpha, page, tuple(assumed))
+
+
+def background_code(text: str) -> int | None:
+    """The number that stands for a value or a colour; None for an empty text.
+
+    Raises:
+        DataError: if it is neither a whole number nor three.
+    """
+    if not text:
+        return None
+    parts = [part.strip() for part in text.split(",")]
+    if len(parts) not in (1, 3) or not all(part.isdecimal() for part in parts):
+        raise DataError(
+            f"--background must be a value such as 0, or a colour such as 68,1,84, got {text!r}."
+        )
+    if len(set(parts)) == 1:
+        return int(parts[0])
+    return COLOUR + sum(int(part) * 256**place for place, part in enumerate(parts))
+
+
+def labels_of(file: Path, rule: MaskRule, orientation: int = 1) -> Integer[np.ndarray, "h w"]:
+    """0 for the background, and 1, 2, ... for the objects of a mask.
+
+    Args:
+        orientation: EXIF orientation of the image; a mask that was drawn before it is turned.
+    """
+    marks = marks_of(file, rule)
+    if marks.dtype == bool:
+        marks = _regions(marks)
+    if orientation not in _TURNS:
+        return marks
+    quarters, is_transposed = _TURNS[orientation]
+    turned = np.rot90(marks, quarters)
+    return turned.T if is_transposed else turned
+
+
+def marks_of(file: Path, rule: MaskRule) -> Bool[np.ndarray, "h w"] | Integer[np.ndarray, "h w"]:
+    """Where a binary mask marks something; else the number of the object at each pixel.
+
+    Raises:
+        DataError: if it cannot be read, or does not fit the rule.
+    """
+    codes, _ = _codes(*_stored(file, rule.page), by_alpha=rule.by_alpha)
+    if rule.threshold is not None:
+        return codes > rule.threshold
+    codes = np.where(codes == rule.void, rule.background, codes)
+    found, _ = _counted(codes)
+    if len(found) > MOST_COLOURS and found.max() >= COLOUR:
+        raise DataError(
+            f"it has {len(found)} colours, like a photograph; give one value or colour per object"
+        )
+    if rule.kind == "binary":
+        return codes != rule.background
+    labels = _ranked(codes, found[found != rule.background])
+    return labels if rule.kind == "instances" else _regions_of_values(labels)
 
 
 def read_mask(file: Path) -> Bool[np.ndarray, "h w"] | Integer[np.ndarray, "h w"]:
-    """The objects that a mask marks: bool if it has two values, else the number of each object.
+    """The objects that a mask marks, understood by itself: see `marks_of`."""
+    marks = marks_of(file, understood([file]))
+    if not marks.any():
+        raise DataError("it marks nothing; mark its objects")
+    return marks
 
-    Values stand for objects if there are as many regions of one value as values (at most twice as
-    many: an object may be in pieces). Grey values along the edges of two values, or the noise of
-    JPEG, are cut by Otsu's threshold of the first channel (`graziani2021`) if few pixels lie
-    between. All else is a photograph.
+
+# --- inside --------------------------------------------------------------------------------------
+
+
+def _stored(file: Path, page: int) -> tuple[np.ndarray, UInt8[np.ndarray, "h w"] | None]:
+    """The stored values of a mask, indices of palettes as they are; and its opacity."""
+    tiff = tiff_contents(file)
+    if tiff is not None:
+        asked = Rendering(page=page if tiff.pages > 1 else 0)
+        values, by_pillow = all_values(file, tiff, asked)
+        if tiff.is_white and by_pillow and values.dtype == np.uint8:
+            values = 255 - values  # Pillow inverts it
+        has_alpha = tiff.has_alpha
+    else:
+        with opened(file) as stored:
+            n = getattr(stored, "n_frames", 1) if stored.format in ("GIF", "PNG", "WEBP") else 1
+            if n > 1:
+                if not page:
+                    raise DataError(f"it has {n} pages; choose one with --page 1 (to {n})")
+                stored.seek(page - 1)
+            values = np.asarray(decoded(stored))
+            has_alpha = stored.mode in ("LA", "RGBA")
+    if not has_alpha:
+        return values, None
+    return values[..., :-1], values[..., -1].astype(np.uint8)
+
+
+def _codes(
+    values: np.ndarray, alpha: np.ndarray | None, *, by_alpha: bool | None = None
+) -> tuple[Integer[np.ndarray, "h w"], bool]:
+    """One whole number per value or colour, and whether opacity is the mask.
+
+    Transparent pixels are background.
+
+    Args:
+        by_alpha: as decided for the set; None to decide for this mask.
     """
-    from skimage.filters import threshold_otsu  # here, since scikit-image loads slowly
-    from skimage.measure import label
+    planes = values[..., None] if values.ndim == 2 else values
+    if np.issubdtype(planes.dtype, np.floating):
+        if not np.isfinite(planes).all():
+            raise DataError("some of its values are not finite; replace them")
+        is_share = planes.min() >= 0 and planes.max() <= 1 and (planes != planes.round()).any()
+        planes = np.rint(planes * 255 if is_share else planes)
+    planes = planes.astype(np.int64)
+    if planes.min() < 0:
+        raise DataError(f"its smallest value is {planes.min()}; values of masks start at 0")
+    codes = planes[..., 0]
+    if planes.shape[2] >= 3:
+        is_grey = (planes[..., :3] == planes[..., :1]).all(axis=-1)
+        codes = np.where(is_grey, codes, COLOUR + planes[..., :3] @ (256 ** np.arange(3)))
+    if alpha is None or alpha.min() == alpha.max():
+        return codes, False
+    is_constant = codes.min() == codes.max()
+    if by_alpha or (by_alpha is None and is_constant):
+        return alpha.astype(np.int64), True
+    return np.where(alpha == 0, 0, codes), False
 
-    with opened(file) as stored:
-        values = np.asarray(decoded(stored))
-    codes, first = _codes(values), values if values.ndim == 2 else values[..., 0]
-    levels = np.unique(codes)
-    if len(levels) == 1:
-        raise DataError("it has one value only, so it marks nothing; mark its objects")
-    if len(levels) == 2:
-        return codes == levels[1]
-    labels = np.where(codes == 0, 0, np.searchsorted(levels[levels != 0], codes) + 1)
-    regions = cast(np.ndarray, label(labels))  # of equal values, connected over corners too
-    n_regions, n_levels = int(regions.max()), np.count_nonzero(levels)
-    if n_regions <= 2 * n_levels and SMALLEST * n_regions <= np.count_nonzero(labels):
-        return labels
-    low, high = np.quantile([first.min(), first.max()], [1 / 8, 7 / 8])
-    at_ends = np.count_nonzero(first <= low), np.count_nonzero(first >= high)
-    if first.size - sum(at_ends) < min(at_ends):
-        return first > threshold_otsu(first)
+
+def _surveyed(files: Sequence[Path], background: int, page: int) -> _Survey:
+    survey = _Survey()
+    chosen = np.linspace(0, len(files) - 1, min(len(files), SURVEYED)).round().astype(int)
+    for file in (files[number] for number in chosen):
+        try:
+            codes, by_alpha = _codes(*_stored(file, page))
+        except DataError as error:
+            if "--page" in str(error):
+                reason = str(error).partition(", or three")[0]
+                raise DataError(f"{file.name}: {reason}.") from error
+            continue  # it is skipped when it is measured
+        found, counts = _counted(codes)
+        if len(found) > MOST_COLOURS and found[-1] >= COLOUR:
+            continue  # a photograph, refused when it is measured
+        survey.first = survey.first or file.name
+        survey.n += 1
+        survey.n_by_alpha += by_alpha
+        survey.pixels.update(dict(zip(found.tolist(), counts.tolist(), strict=True)))
+        survey.is_grey &= bool(found[-1] < COLOUR)
+        marked = found[found != background]
+        survey.n_without_zero += len(marked) == len(found) and len(found) > 1
+        survey.n_inverted += _is_inverted(codes != background)
+        known = marked[marked != VOID]
+        if len(known) < len(marked) and len(known) > 0 and known.max() <= MOST_CLASSES:
+            survey.n_with_void += 1
+            marked = known
+        survey.most_values = max(survey.most_values, len(marked))
+        if 1 < len(marked) <= MOST_COLOURS:
+            labels = _ranked(codes, marked)
+            survey.n_values += len(marked)
+            survey.n_regions += int(_regions_of_values(labels).max())
+            survey.n_merged += int(_regions(labels > 0).max())
+    return survey
+
+
+def _counted(codes: Integer[np.ndarray, "h w"]) -> tuple[np.ndarray, np.ndarray]:
+    """The values of a mask, in order, and how many pixels have each."""
+    if codes.max() >= COLOUR:
+        return np.unique(codes, return_counts=True)
+    counts = np.bincount(codes.ravel())  # ten times as fast as sorting
+    found = np.flatnonzero(counts)
+    return found, counts[found]
+
+
+def _ranked(
+    codes: Integer[np.ndarray, "h w"], values: Integer[np.ndarray, " k"]
+) -> Integer[np.ndarray, "h w"]:
+    """1, 2, ... for the given values, which are in order, and 0 for all others."""
+    if not len(values):
+        return np.zeros(codes.shape, dtype=np.int64)
+    if codes.max() < COLOUR:
+        ranks = np.zeros(int(codes.max()) + 1, dtype=np.int64)
+        ranks[values] = np.arange(1, len(values) + 1)
+        return ranks[codes]
+    places = np.minimum(np.searchsorted(values, codes), len(values) - 1)
+    return np.where(values[places] == codes, places + 1, 0)
+
+
+def _is_inverted(marked: Bool[np.ndarray, "h w"]) -> bool:
+    edges = (marked[0], marked[-1], marked[:, 0], marked[:, -1])
+    return all(edge.all() for edge in edges) and not marked.all()
+
+
+def _check_background(survey: _Survey, given: int | None) -> None:
+    values = ", ".join(_in_words(value) for value in sorted(survey.pixels)[:4])
+    if given is not None and given not in survey.pixels:
+        raise DataError(
+            f"No mask has the background {_in_words(given)}; the values are {values}. "
+            "Give one of them: --background."
+        )
+    if given is None and 2 * survey.n_without_zero > survey.n:
+        usual = max(survey.pixels, key=lambda value: survey.pixels[value])
+        raise DataError(
+            f"The masks have the values {values} (the first mask is {survey.first}), and none is "
+            "0, so the background is not known. Give it, such as --background "
+            f"{_in_words(usual)}."
+        )
+
+
+def _in_words(code: int) -> str:
+    if code < COLOUR:
+        return str(code)
+    return ",".join(str((code - COLOUR) // 256**place % 256) for place in range(3))
+
+
+def _threshold(values: Counter[int], survey: _Survey) -> float | None:
+    """Where grey values that should be two are cut; None if they are not such.
+
+    Most marked pixels have the largest values, and several values between are edges; or the values
+    near both ends are many and scattered, as after JPEG.
+    """
+    low, high = min(values), max(values)
+    if not survey.is_grey or len(values) < LEAST_GREYS or high - low < LEAST_RANGE:
+        return None
+    start, stop = low + ENDS * (high - low), high - ENDS * (high - low)
+    between = {value: n for value, n in values.items() if start < value < stop}
+    n_low = sum(n for value, n in values.items() if value <= start)
+    n_high = sum(n for value, n in values.items() if value >= stop)
+    is_scattered = survey.n_regions >= REPEATED * survey.n_values
+    most = MOST_EDGES * n_high if is_scattered and len(values) > MOST_CLASSES else n_high
+    is_two = sum(between.values()) < min(n_low, most) and (len(between) >= 2 or is_scattered)
+    return (low + high) / 2 if is_two else None
+
+
+def _kind(survey: _Survey, void: int | None) -> str:
+    if survey.most_values <= 1:
+        return "binary"
+    if survey.n_regions <= IN_PIECES * survey.n_values:
+        return "instances"
+    n_distinct = len(survey.pixels) - 1 - (void is not None)
+    if survey.n_regions >= REPEATED * survey.n_values and n_distinct <= MOST_CLASSES:
+        if survey.n_regions > TOUCHING * survey.n_merged:
+            raise DataError(
+                f"The masks have {survey.n_regions} connected regions of equal values, but only "
+                f"{survey.n_merged} of any value (the first mask is {survey.first}), as if a value "
+                "marks borders of objects. Choose --mask-kind binary (regions of any value) or "
+                "classes."
+            )
+        return "classes"
     raise DataError(
-        f"it has {len(levels)} values in {n_regions} regions, like a photograph; "
-        "give a mask of two values, or of one value per object"
+        f"The masks have {survey.n_regions} connected regions of {survey.n_values} values (the "
+        f"first mask is {survey.first}), so a value could be an object in pieces or a class of "
+        "objects. Choose --mask-kind instances or classes."
     )
 
 
-def _codes(values: np.ndarray) -> Integer[np.ndarray, "h w"]:
-    """One number per value or colour, without alpha; 0 stays 0 and grey stays itself."""
-    if values.ndim == 2:
-        return values
-    planes = values[..., :3] if values.shape[2] >= 3 else values[..., :1]
-    if (planes == planes[..., :1]).all():
-        return planes[..., 0]
-    return planes.astype(np.int64) @ (256 ** np.arange(planes.shape[2]))
+def _regions(marked: Bool[np.ndarray, "h w"]) -> Integer[np.ndarray, "h w"]:
+    regions, _ = cast(tuple[np.ndarray, int], ndimage.label(marked, _AROUND))
+    return regions
+
+
+def _regions_of_values(labels: Integer[np.ndarray, "h w"]) -> Integer[np.ndarray, "h w"]:
+    """The connected regions of equal labels above 0, numbered from 1."""
+    regions = np.zeros(labels.shape, dtype=np.int64)
+    n = 0
+    for label, place in _places(labels):
+        found_there = ndimage.label(labels[place] == label, _AROUND)
+        own, found = cast(tuple[np.ndarray, int], found_there)
+        regions[place] += np.where(own > 0, own + n, 0)
+        n += found
+    return regions
+
+
+def _places(labels: Integer[np.ndarray, "h w"]) -> Iterator[tuple[int, tuple[slice, slice]]]:
+    for label, place in enumerate(ndimage.find_objects(labels), start=1):
+        if place is not None:
+            yield label, place

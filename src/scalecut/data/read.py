@@ -13,10 +13,10 @@ from typing import Any, Literal, cast, get_args
 import numpy as np
 
 from ..errors import DataError, check_names, nearest
-from . import annotations, tables
-from .decoding import header
+from . import annotations, boxes, tables
+from .decoding import Rendering, header
 from .images import MEAN, Image, ImageSet, Labelled, LeftOut, Mark, Progress, leave, told
-from .masks import labels_of
+from .masks import KINDS, MaskRule, background_code, labels_of, understood
 from .measures import (
     MEASURES,
     Box,
@@ -27,6 +27,7 @@ from .measures import (
     shares_of_labels,
     upright,
 )
+from .rendering import check_intensity, settled
 from .scenes import make_scenes
 from .storage import Stored, is_address
 
@@ -44,14 +45,14 @@ class Reader:
     Args:
         what: what the path names, as the command line explains it.
         read: called with the place, the folder of images if given, and a progress; yields the
-            labelled images and what it skipped.
+            labelled images, what it skipped, and sentences about what it assumed.
         place: what the path must be: an existing folder or file, a file that may also be at an
             address, or a pattern.
         measure_in: where the data brings its own measure; empty if it is measured.
     """
 
     what: str
-    read: Callable[[Any, Path | None, Progress | None], Iterator[Labelled | LeftOut]]
+    read: Callable[[Any, Path | None, Progress | None], Iterator[Labelled | LeftOut | str]]
     place: Literal["folder", "file", "remote file", "pattern"]
     measure_in: str = ""
 
@@ -80,7 +81,16 @@ class Reading:
         images: The folder of images, where the annotations do not name it.
         skip_truncated: Skip images whose object is flagged as truncated.
         skip_difficult: Skip images whose object is flagged as difficult.
-        strict: Stop at the first image that would be skipped.
+        strict: Stop at the first image that would be skipped, and at whatever is assumed.
+        boxes: What the numbers of a box mean, where the file does not follow its format: xyxy,
+            xywh or cxcywh, and normalised for shares of width and height.
+        mask_kind: What masks mean: binary (each connected region is an object), instances (each
+            value is one), or classes (each connected region of a value); detected by default.
+        background: The value or colour (R,G,B) of masks that marks nothing, instead of 0.
+        intensity: Values shown as black and white, of images deeper than 8 bits: auto detects the
+            range in use over all images; full, data, percentiles, or two numbers, LOW,HIGH.
+        channels: Channels to show, counted from 1: one as grey, or three as red, green and blue.
+        page: Page or plane of files with several, counted from 1.
         at_most: A random part of this many images, drawn by group; 0 for all.
     """
 
@@ -91,13 +101,35 @@ class Reading:
     skip_truncated: bool = False
     skip_difficult: bool = False
     strict: bool = False
+    boxes: Sequence[Literal["xyxy", "xywh", "cxcywh", "normalised"]] = ()
+    mask_kind: Literal["", "binary", "instances", "classes"] = ""
+    background: str = ""
+    intensity: str = "auto"
+    channels: Sequence[int] = ()
+    page: int = 0
     at_most: int = 0
 
     def __post_init__(self) -> None:
+        check_names(self.boxes, (*boxes.IN_WORDS, boxes.NORMALISED), "convention of boxes")
+        check_names(self.mask_kind, ("", *KINDS), "kind of mask")
+        background_code(self.background)
+        check_intensity(self.intensity)
+        object.__setattr__(self, "channels", _channels(self.channels))
+        if self.page < 0:
+            raise DataError(f"--page must be 1 or more, got {self.page}.")
         check_names(self.measure, tuple(MEASURES), "measure")
         check_names(self.objects, get_args(Objects), "choice of objects")
         if self.at_most < 0:
             raise DataError(f"--at-most must be 0 (all images) or more, got {self.at_most}.")
+
+
+def _channels(given: Sequence[int]) -> tuple[int, ...]:
+    if len(given) not in (0, 1, 3) or any(channel < 1 for channel in given):
+        raise DataError(
+            "--channels must be one number, or three for red, green and blue, each 1 or more, got "
+            f"{','.join(map(str, given))}."
+        )
+    return tuple(given)
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,19 +210,33 @@ def read_images(
         raise DataError("Measure 'pixels' counts pixels of the network's input. Give a frame.")
     labelled: list[Labelled] = []
     skipped: list[LeftOut] = []
+    assumed: list[str] = []
     for item in reader.read(place, images_folder, progress):
         if isinstance(item, LeftOut):
             leave(item, skipped, asked.strict)
+        elif isinstance(item, str):
+            assumed.append(item)
         else:
             labelled.append(item)
     if not labelled:
         found = told(skipped) or f"Give {scheme}: {reader.what}."
         raise DataError(f"Nothing in {_text(place)} can be used. {found}")
+    unsized = [i for i in labelled if isinstance(i.label, tuple) and i.size is None]
+    if unsized:
+        assumed.append(
+            f"{len(unsized)} annotations do not state the size of their image (the first is that "
+            f"of {unsized[0].image.name}); their boxes are taken to be drawn on it as it is"
+        )
+    labelled = boxes.in_pixels(labelled, asked.boxes, _text(place))
     wanted = _wanted(place, asked.subset, {kind for item in labelled for kind in item.kinds})
+    files = [item.label for item in labelled if isinstance(item.label, Path)]
+    rule = understood(files, asked.mask_kind, asked.background, asked.page) if files else None
+    if rule is not None:
+        assumed += rule.assumed
     rows: list[_Row] = []
     for number, item in enumerate(labelled, start=1):
         try:
-            found = list(_rows(item, wanted & item.kinds, frame or WHOLE, asked))
+            found = list(_rows(item, wanted & item.kinds, frame or WHOLE, asked, rule))
         except DataError as error:
             leave(LeftOut(item.image.name, str(error)), skipped, asked.strict)
         else:
@@ -198,9 +244,29 @@ def read_images(
             skipped += [each for each in found if isinstance(each, LeftOut)]
         if progress:
             progress("listing", number, len(labelled))
-    _check_found(place, rows, wanted if asked.subset else frozenset(), skipped)
+    rendering = Rendering(channels=tuple(asked.channels), page=asked.page)
+    shown = settled([row.image for row in rows], rendering, asked.intensity)
+    for item in shown.skipped:
+        leave(item, skipped, asked.strict)
+    unusable = {item.name for item in shown.skipped}
+    rows = [
+        replace(row, image=replace(row.image, rendering=shown.renderings.get(row.image)))
+        for row in rows
+        if row.image.name not in unusable
+    ]
+    _check_found(place, rows, wanted if asked.subset else frozenset(), skipped, rule)
     name = "measure" if reader.measure_in else asked.measure
-    return _assembled(rows, name, tuple(skipped))
+    facts = _assumed([*assumed, *shown.assumed], asked.strict)
+    if rule is not None:
+        facts["mask_kind"] = rule.kind
+    return _assembled(rows, name, tuple(skipped), facts)
+
+
+def _assumed(statements: Sequence[str], strict: bool) -> dict[str, object]:
+    """What was assumed, as facts; nothing may be if `strict`."""
+    if statements and strict:
+        raise DataError(f"Assumed: {statements[0]} (--strict assumes nothing). Give this option.")
+    return {"assumed": list(statements)} if statements else {}
 
 
 def _place_of(spec: str, images_folder: Path | None) -> tuple[str, Path | Stored | str]:
@@ -250,11 +316,15 @@ def _text(place: object) -> str:
 
 
 def _rows(
-    item: Labelled, kinds: frozenset[str], frame: Frame, asked: Reading
+    item: Labelled,
+    kinds: frozenset[str],
+    frame: Frame,
+    asked: Reading,
+    rule: MaskRule | None,
 ) -> Iterator[_Row | LeftOut]:
     """One row for each kind of object that the image is chosen for."""
     group = item.group or item.image.name
-    if isinstance(item.label, float):
+    if isinstance(item.label, int | float):
         if kinds and isinstance(item.image.source, Path):
             header(item.image.source)
         for kind in kinds:
@@ -277,7 +347,9 @@ def _rows(
     avoided = {flag for flag, is_avoided in flags.items() if is_avoided}
     for kind, marks in chosen:
         if isinstance(marks, Path):
-            seen = _seen_in_mask(marks, width, height, frame)
+            seen = _seen_in_mask(
+                marks, width, height, orientation, frame, asked.measure, cast(MaskRule, rule)
+            )
             if asked.objects == "single" and len(seen) > 1:
                 yield LeftOut(item.image.name, f"it has {len(seen)} objects{SEVERAL}")
                 continue
@@ -286,17 +358,32 @@ def _rows(
             if flagged:
                 yield LeftOut(item.image.name, f"its {kind} is marked {flagged[0]}, as asked")
                 continue
-            boxes = _upright_boxes(item, marks, width, height, orientation)
+            _check_turn(item, orientation, frame, asked)
+            upright_boxes = _upright_boxes(item, marks, width, height, orientation)
             window = frame.window(width, height)
-            seen = [_Seen(*share_of(box, window), box) for box in boxes]
+            seen = [_Seen(*share_of(box, window), box) for box in upright_boxes]
         area, tall, box = _summary(seen, kind, asked.objects)
         value = measure_named(asked.measure)(area, tall, frame)
-        yield _Row(kind, item.image, value, group, box)
+        is_known = isinstance(marks, Path) or not _may_be_turned(item, orientation)
+        yield _Row(kind, item.image, value, group, box if is_known else None)
 
 
 def _of_kind(label: tuple[Mark, ...] | Path, kind: str) -> tuple[Mark, ...] | Path:
     """The objects of a kind, or the mask."""
     return label if isinstance(label, Path) else tuple(m for m in label if m.kind == kind)
+
+
+def _may_be_turned(item: Labelled, orientation: int) -> bool:
+    """Whether boxes could have been drawn before or after the quarter turn of EXIF."""
+    return orientation >= 5 and (item.size is None or item.size[0] == item.size[1])
+
+
+def _check_turn(item: Labelled, orientation: int, frame: Frame, asked: Reading) -> None:
+    if _may_be_turned(item, orientation) and (asked.measure == "height" or frame.fit != "squash"):
+        raise DataError(
+            f"its EXIF orientation {orientation} turns it, and its annotation does not say whether "
+            "its box was drawn before or after; use an area with --fit squash, or save it upright"
+        )
 
 
 def _upright_boxes(
@@ -305,7 +392,14 @@ def _upright_boxes(
     """Boxes in upright pixels; the size that they were drawn on says if they already are."""
     boxes = [mark.box for mark in marks]
     size = item.size or (width, height)
-    if orientation >= 5 and size == (height, width) != (width, height):
+    if orientation >= 5 and item.size is None:
+        turned = [upright(box, orientation, height, width) for box in boxes]
+        is_inside = [box[2] <= width and box[3] <= height for box in boxes]
+        boxes = [
+            box if inside else other
+            for box, other, inside in zip(boxes, turned, is_inside, strict=True)
+        ]
+    elif orientation >= 5 and size == (height, width) != (width, height):
         boxes = [upright(box, orientation, height, width) for box in boxes]
     elif size != (width, height):
         raise DataError(
@@ -315,13 +409,31 @@ def _upright_boxes(
     return [clipped(box, width, height) for box in boxes]
 
 
-def _seen_in_mask(file: Path, width: int, height: int, frame: Frame) -> list[_Seen]:
-    """Each object of a mask."""
-    labels = labels_of(file)
+def _seen_in_mask(
+    file: Path,
+    width: int,
+    height: int,
+    orientation: int,
+    frame: Frame,
+    measure: str,
+    rule: MaskRule,
+) -> list[_Seen]:
+    """Each object of a mask; one that was drawn before EXIF turned its image is turned too."""
+    try:
+        labels = labels_of(file, rule)
+        if orientation >= 5 and labels.shape == (width, height) != (height, width):
+            labels = labels_of(file, rule, orientation)
+    except DataError as error:
+        raise DataError(f"its mask {file.name} cannot be used: {error}") from error
     if labels.shape != (height, width):
         raise DataError(
             f"its mask has {labels.shape[1]} x {labels.shape[0]} pixels, the image {width} x "
             f"{height}; give a mask of the same size"
+        )
+    if orientation >= 5 and width == height and (measure == "height" or frame.fit != "squash"):
+        raise DataError(
+            f"its EXIF orientation {orientation} turns it, and its mask could be drawn before or "
+            "after; use an area with --fit squash, or save it upright"
         )
     found = shares_of_labels(labels, frame.window(width, height))
     if not found:
@@ -348,6 +460,7 @@ def _check_found(
     rows: list[_Row],
     asked: frozenset[str],
     skipped: list[LeftOut],
+    rule: MaskRule | None,
 ) -> None:
     lacking = sorted(asked - {row.subset for row in rows})
     if rows and not lacking:
@@ -356,11 +469,15 @@ def _check_found(
     rest = told(skipped)
     if any(item.reason.endswith(SEVERAL) for item in skipped):
         what += "with exactly one object "
+        if rule is not None and rule.kind == "binary":
+            rest = f"--mask-kind instances takes all that a mask marks as one object. {rest}"
         rest = f"--objects largest or mean takes those with several. {rest}"
     raise DataError(f"{_text(place)} has no image {what}that can be used. {rest}".rstrip())
 
 
-def _assembled(rows: list[_Row], measure: str, skipped: tuple[LeftOut, ...]) -> ImageSet:
+def _assembled(
+    rows: list[_Row], measure: str, skipped: tuple[LeftOut, ...], facts: dict[str, object]
+) -> ImageSet:
     rows = sorted(rows, key=lambda row: (row.subset, row.image.name))
     boxes = [row.box for row in rows if row.box is not None]
     return ImageSet(
@@ -371,6 +488,7 @@ def _assembled(rows: list[_Row], measure: str, skipped: tuple[LeftOut, ...]) -> 
         group=tuple(row.group for row in rows),
         boxes=np.array(boxes, dtype=np.float64) if len(boxes) == len(rows) else None,
         left_out=skipped,
+        facts=facts,
     )
 
 

@@ -32,7 +32,7 @@ from .images import Image, Labelled, LeftOut, Progress
 from .storage import Stored, beside, is_address
 
 AT_ONCE = 4  # shards that are listed concurrently
-LAYOUT = 1  # version of kept indexes: raise it when the same shard would be listed differently
+LAYOUT = 2  # version of kept indexes: raise it when the same shard would be listed differently
 _COMPRESSED = {
     b"\x1f\x8b": "gunzip",
     b"BZh": "bunzip2",
@@ -224,10 +224,19 @@ def listed(file: BufferedIOBase) -> Index:
             )
     file.seek(0)
     parts: dict[str, list[tuple[tarfile.TarInfo, bytes]]] = {}
+    dotted: dict[str, str] = {}  # what looks like a sample whose name has a dot, and its key
     for member, content in _members(file):
-        key, _ = _key_and_ending(member.name)
-        parts.setdefault(key, []).append((member, content))
-    samples, bad = [], []
+        key, ending = _key_and_ending(member.name)
+        if ending in SUFFIXES | {".json"}:
+            parts.setdefault(key, []).append((member, content))
+        elif ending.endswith(".json"):
+            dotted[member.name.removeprefix("./")[: -len(".json")]] = key
+    samples = []
+    bad = [
+        (name, f"its name has a dot, and only what precedes it, {key}, names a sample; rename it")
+        for name, key in dotted.items()
+        if key not in parts
+    ]
     for key, files in parts.items():
         try:
             samples.append(_sample(files))
@@ -302,7 +311,8 @@ def _members(file: BufferedIOBase) -> Iterator[tuple[tarfile.TarInfo, bytes]]:
             # Otherwise all headers stay in memory.
             tar.members.clear()  # pyright: ignore[reportAttributeAccessIssue]
             key, ending = _key_and_ending(member.name)
-            if not key or member.isdir() or ending not in SUFFIXES | {".json"}:
+            is_wanted = ending in SUFFIXES or ending.endswith(".json")
+            if not key or member.isdir() or not is_wanted:
                 continue
             content = b""
             if ending == ".json" and member.isreg():

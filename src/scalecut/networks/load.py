@@ -57,7 +57,7 @@ class Source:
         build: makes the module.
         fresh: makes it with fresh random weights; None if only a copy can be reset.
         pretrained: loads the pretrained weights into a module and says where they come from; it is
-            told whether tensors may be missing.
+            given whether tensors may be missing.
         preprocessing: None for that of the module's timm configuration.
     """
 
@@ -174,7 +174,7 @@ def _as_it_is(model: str | nn.Module) -> Source | None:
 
 
 def _resnet50_v1(model: str | nn.Module) -> Source | None:
-    if model != "resnet50_v1":
+    if not isinstance(model, str) or model != "resnet50_v1":
         return None
     pretrained = functools.partial(_load_pretrained, model)
     return Source(model, _with_stride_first, _with_stride_first, pretrained, HE_2015)

@@ -25,7 +25,7 @@ from .published import Misprint, check_counts
 
 REPRODUCED, NOT_REPRODUCED = "reproduced", "not reproduced"
 INCOMPARABLE, MISPRINT = "cannot be compared", "misprint"
-CLOSE = 0.2  # of R², between the paper's photographs and others
+CLOSE = 0.2  # of R², between the paper's images and others
 WITHIN = 2  # standard deviations of the printed seeds, between scores on the paper's own tissue
 
 OURS = "the paper's protocol is not recoverable; this one is ours"
@@ -137,7 +137,7 @@ def read(
 
 
 def numbers_of(found: Found) -> pd.DataFrame:
-    """The columns of COLUMNS, a row a number, section by section."""
+    """The columns of COLUMNS, one row per number, section by section."""
     rows = (
         *_of_layers(found),
         *_of_classes(found),
@@ -210,7 +210,7 @@ def _of_layer(
         why = "the paper prints no number" if is_theirs else "not a network of the paper"
         return Row(*head, *numbers, why=why)
     if not found.is_photographs:
-        return Row(*head, *numbers, why="synthetic scenes, not photographs; give --data DIR")
+        return Row(*head, *numbers, why="synthetic scenes, not images with boxes; give --data DIR")
     return Row(*head, *numbers, *marked(paper, numbers[0]))
 
 
@@ -399,7 +399,7 @@ def _of_transfer(found: Found) -> Iterator[Row]:
 
 
 def _scored(found: Found, kind: str, network: str) -> dict[tuple[str, str, str], float]:
-    """By contestant, the paper's name of the layer it ends with, and metric: the mean over fits.
+    """By method, the paper's name of the layer it ends with, and metric: the mean over fits.
 
     Pooled features are those of the last block, which the paper names.
     """

@@ -85,7 +85,7 @@ def check_counts(cells: pd.DataFrame, totals: pd.Series) -> tuple[Misprint, ...]
     if of_rows.sum() != totals[TOTAL]:
         raise DataError(
             f"The rows add up to {of_rows.sum():,}, but the total is {totals[TOTAL]:,}. "
-            "Mend the totals first."
+            "Fix the totals first."
         )
     excess = cells.sum(axis=1) - of_rows
     trusted = cells[excess == 0] if (excess == 0).any() else cells

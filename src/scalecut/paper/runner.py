@@ -240,7 +240,7 @@ def _curves(plan: _Plan) -> Iterator[Step]:
 
 
 def _image_sizes(plan: _Plan) -> Iterator[Step]:
-    """Pictures at other sizes, and noise at other sizes."""
+    """Images at other sizes, and noise at other sizes."""
     few = ("--at-most", "96", "--sizes", "0.5,1,2") if plan.is_quick else ("--at-most", "400")
     kinds = ("--noise", "white,pink" if plan.is_quick else "white,pink,blocks")
     paddings = ("--padding", "zeros,circular", "--noise-images", "63") if plan.is_quick else ()

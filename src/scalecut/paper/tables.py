@@ -48,7 +48,7 @@ def finding(table: pd.DataFrame, claims: pd.DataFrame) -> str:
     if compared.empty:
         return (
             "None of the paper's numbers can be compared here: give --data a folder with "
-            f"photographs and weights. {held}"
+            f"images with boxes, and weights. {held}"
         )
     parts = [
         f"{_reproduced(rows)} of {network}"
@@ -102,7 +102,7 @@ PAPERS = {"inception_v3": "InceptionV3", "resnet50_v1": "ResNet50"}
 
 
 def with_the_paper(found: Transfer, model: str) -> pd.DataFrame:
-    """Table 2 of `graziani2021`, and below it our scores of the same contestants, as text.
+    """Table 2 of `graziani2021`, and below it our scores of the same methods, as text.
 
     Errors in px; theirs are of other patches, tissue and training: not to be compared in value.
     """

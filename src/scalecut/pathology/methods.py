@@ -55,8 +55,8 @@ class Trial:
     Args:
         task: area (mean area of the nuclei in px) or magnification (in octaves).
         mode: frozen fits ridge regression to pooled features; finetune trains all weights.
-        methods: Any of pretrained, scratch, cut, cut-random, reset, sweep, up-to-cut, all-layers
-            and tuned; by default pretrained, scratch, cut, cut-random and, if frozen, all-layers.
+        methods: Of pretrained, scratch, cut, cut-random, reset, sweep, up-to-cut, all-layers,
+            tuned; by default pretrained, scratch, cut, cut-random and, if frozen, all-layers.
         seeds: Fits of each method, at least 1: each draws the training tiles with replacement or,
             with finetune, starts from its own seed.
         log: Regress the log2 of the area.
@@ -413,7 +413,7 @@ def _tuned(
     task: Task,
     held: compared.Held,
 ) -> tuple[Method, pd.DataFrame]:
-    """The layer, alone or with all before it, of the highest kappa when groups are left out."""
+    """The layer, alone or with all before it, of the highest kappa on held-out groups."""
     train = task.fitted
     own = replace(
         held, truth=task.target[train], classes=task.classes[train], tiles=task.groups[train]

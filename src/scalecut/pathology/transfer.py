@@ -146,7 +146,7 @@ class Transfer:
     def summary(self) -> dict[str, pd.DataFrame]:
         """The scores as mean ± standard deviation, and the correlation of a sweep with a curve."""
         table, trial = self.scores(), self.provenance["transfer"]
-        shown = table[["contestant", "layer"]].rename(columns={"contestant": "method"})
+        shown = pd.DataFrame({"method": table.contestant, "layer": table.layer})
         for metric in compared.METRICS:
             d = (1 if trial["task"] == "area" else 3) if metric == "mae" else 2
             pairs = zip(table[metric], table[f"{metric}_sd"], strict=True)
@@ -283,7 +283,7 @@ def read_transfer(folder: str | Path) -> Transfer:
     others = {name: run.table(name) if run.has(name) else pd.DataFrame() for name in names}
     differences = run.table("differences") if run.has("differences") else _no_differences()
     table = run.table("transfer", COLUMNS)
-    return Transfer(table, differences, **others, **left_out, provenance=dict(run.facts))
+    return Transfer(table, differences, provenance=dict(run.facts), **others, **left_out)  # pyright: ignore[reportArgumentType]
 
 
 # --- inside --------------------------------------------------------------------------------------
@@ -310,7 +310,9 @@ def _point_of(points: Sequence[ProbePoint], layer: str) -> ProbePoint:
 
 
 def _trial_facts(trial: Trial, seed: int) -> dict[str, object]:
-    of_trial = {name: getattr(trial, name) for name in ("task", "mode", "seeds", "log")}
+    of_trial: dict[str, object] = {
+        name: getattr(trial, name) for name in ("task", "mode", "seeds", "log")
+    }
     return of_trial | {"seed": seed}
 
 

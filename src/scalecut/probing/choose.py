@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from ..data.images import MEAN
 from ..errors import DataError, LayerError
+from ..figures.text import number, with_interval
 from ..networks.points import LOGITS, SOFTMAX, ProbePoint
 from .curve import Curve
 
@@ -78,8 +79,8 @@ def choose_layer(curve: Curve, rule: str = "cheapest", subset: str = MEAN) -> Ch
         layer=layer,
         rule=rule,
         subset=subset,
-        reason=f"{'' if subset == MEAN else f'For {subset}, '}{reason}: R² {row.r2:.2f} "
-        f"[{row.r2_low:.2f}, {row.r2_high:.2f}]{_costs(chosen, peak, found.r2)}."
+        reason=f"{'' if subset == MEAN else f'For {subset}, '}{reason}: R² "
+        f"{with_interval(row.r2, row.r2_low, row.r2_high)}{_costs(chosen, peak, found.r2)}."
         + _caution(found.r2 - row.r2, found.n_fit),
         r2=float(row.r2),
         r2_low=float(row.r2_low),
@@ -109,7 +110,7 @@ def _costs(chosen: ProbePoint, peak: ProbePoint, peak_r2: float) -> str:
     if chosen is peak:
         return ""
     share = f"{100 * chosen.macs / peak.macs:.0f} % of its multiply-accumulates"
-    return f", {peak_r2:.2f} at the peak, for {share}"
+    return f", {number(peak_r2)} at the peak, for {share}"
 
 
 def _caution(loss: float, n_fit: int) -> str:
@@ -117,6 +118,6 @@ def _caution(loss: float, n_fit: int) -> str:
     if loss <= LARGE_LOSS:
         return ""
     return (
-        f" Caution: it is {loss:.2f} below the peak, and {n_fit} training images are too few to "
-        "show whether this difference is real. Probe with more images, or use --rule peak."
+        f" Caution: it is {number(loss)} below the peak, and {n_fit} training images are too few "
+        "to show whether this difference is real. Probe with more images, or use --rule peak."
     )

@@ -565,6 +565,6 @@ def check_model(curve: Curve, folder: Path | None, model: str) -> None:
     probed = str(curve.table.model.iloc[0])
     if model != probed:
         raise ModelError(
-            f"The run {str(folder)!r} is of {probed}, not of {model}. Give a run of {model}, or the "
-            f"model {probed}."
+            f"The run {str(folder)!r} is of {probed}, not of {model}. Give a run of {model}, or "
+            f"the model {probed}."
         )

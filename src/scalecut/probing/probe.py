@@ -204,8 +204,9 @@ class _Asked:
             matrices = []
             for number in range(n):
                 stage = f"{kind} control {number + 1}" if n > 1 else f"{kind} control"
+                seed = self.seed + number
                 with self.stages(stage):
-                    control = control_of(network, images, self.computation, self.seed + number, kind)
+                    control = control_of(network, images, self.computation, seed, kind)
                 found = self.extracted(control, images, stage)
                 check_finite(control, found)
                 self.checked_in_int8(control, images, found)

@@ -1,22 +1,18 @@
 """Cells of a page's tables: how numbers, intervals and names are written and sorted."""
 
 import math
-import re
 from collections.abc import Iterable
 from typing import Any, TypeAlias
 
 import numpy as np
 from jaxtyping import Float64
 
+from ..figures import text
+
 # Text, a number, or a text with the number that it is sorted by.
 Cell: TypeAlias = str | int | float | tuple[str, int | float] | None
 
 BLANK = "\N{NO-BREAK SPACE}"
-
-
-def minus(text: str) -> str:
-    """A text with a true minus sign before negative numbers."""
-    return re.sub(r"(?<![\w.,)-])-(?=[.\d])", "−", text)
 
 
 def number(cell: Cell) -> str:
@@ -49,8 +45,8 @@ def interval(low: float, high: float) -> Cell:
 
 
 def p_value(value: float | None) -> Cell:
-    """With two digits: 0.049 is not 0.05."""
-    return None if value is None or np.isnan(value) else (f"{value:.2g}", value)
+    """With two digits; nothing where it is unknown."""
+    return None if value is None or np.isnan(value) else (text.p_value(value), value)
 
 
 def spread(column: Iterable[Any]) -> Cell:

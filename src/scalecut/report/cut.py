@@ -32,8 +32,13 @@ def cut_story(run: Run) -> Story:
     )
 
 
-def cut_section(run: Run) -> Section:
-    """What a cut keeps of the network's parameters and multiply-accumulates."""
+def cut_section(run: Run, figure: str = "saving") -> Section:
+    """What a cut keeps of the network's parameters and multiply-accumulates.
+
+    Args:
+        run: folder of the cut.
+        figure: name of the figure, unique in the page.
+    """
     facts = run.facts
     verified, choice, layer = facts["proof"], facts.get("choice"), facts["point"]["layer"]
     costs = {
@@ -51,18 +56,18 @@ def cut_section(run: Run) -> Section:
     return Section(
         f"The cut after {layer}",
         [*([choice["reason"]] if choice else []), *verified["lines"]],
-        figures=_kept(run),
+        figures=_kept(run, figure),
         tables=[Table("Savings", ("cost", "whole network", "cut", "share kept"), rows)],
     )
 
 
-def _kept(run: Run) -> list[Shown]:
+def _kept(run: Run, name: str) -> list[Shown]:
     costs = run.facts.get("costs")
     if not costs:
         return []
     drawing = saving_drawing(pd.DataFrame(costs), _network(run), run.facts["point"]["layer"])
     note = "Parameters and multiply-accumulates up to each layer, as a share of the whole network."
-    return [Shown(f"saving-{run.folder.name}", "Share kept", note, drawing)]
+    return [Shown(name, "Share kept", note, drawing)]
 
 
 def _network(run: Run) -> str:

@@ -24,7 +24,8 @@ from markupsafe import Markup
 
 from ..data.thumbnails import worth_showing
 from ..figures.drawing import Drawing, Line, Panel, Scale
-from .cells import Cell, minus, number, sort_key
+from ..figures.text import typeset
+from .cells import Cell, number, sort_key
 
 MOST_VALUES = 250_000  # predictions in a page, 6 bytes each: the page stays below 5 MB
 SCRIPTS = ("elements.js", "panels.js", "scatter.js", "page.js")
@@ -191,7 +192,7 @@ def _environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"number": number, "sort_key": sort_key, "minus": minus}
+    environment.filters |= {"number": number, "sort_key": sort_key, "typeset": typeset}
     return environment
 
 

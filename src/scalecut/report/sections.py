@@ -71,7 +71,10 @@ def sections_of(run: Run, drawn: Sequence[tuple[Plot, Drawing]]) -> list[Section
     sections += [plain_section(run, name) for name in run.names() if name not in known]
     if not run.has("paper"):  # whose cuts are steps, with pages of their own
         folders = sorted(path.parent for path in run.folder.glob(f"*/{MARKS['cut']}"))
-        sections += [cut.cut_section(read_run(each, "cut", cut.NEEDED)) for each in folders]
+        sections += [
+            cut.cut_section(read_run(each, "cut", cut.NEEDED), f"saving-{each.name}")
+            for each in folders
+        ]
     return sections
 
 
@@ -117,7 +120,8 @@ def _of_table(
 
     def draw(run: Run) -> Drawing | None:
         table = run.table(name)
-        if needed and "quantity" in table and not table["quantity"].isin(list(needed)).any():
+        has_quantities = "quantity" in table and bool(needed)
+        if has_quantities and not bool(table["quantity"].isin(list(needed)).any()):
             return None
         return make(table)
 

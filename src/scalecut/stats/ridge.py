@@ -104,12 +104,12 @@ def nested_ridge(
     """Predictions of ridge, its penalty chosen by leave-one-group-out within the training part.
 
     With the hat matrix  H = 11ᵀ/n + U diag(s²/(s² + α)) Uᵀ  and residuals e = y - Hy, the residuals
-    of a group g that is left out are  (I - H_gg)⁻¹ e_g,  in closed form (`golub1979` for groups of
+    of a held-out group g are  (I - H_gg)⁻¹ e_g,  in closed form (`golub1979` for groups of
     one image, where this is leave-one-out). The penalty with the smallest sum of their squares is
     taken.
 
     Args:
-        groups: one number per image; images that share one are left out together.
+        groups: one number per image; images that share one are held out together.
     """
     u, s = decomposition.u, decomposition.s
     mean = targets.mean(axis=0)
@@ -234,7 +234,7 @@ def left_out(
     blocks: Blocks,
     n: int,
 ) -> Float64[np.ndarray, "k b t"]:
-    """Residuals of images when their group is left out of the fit, by penalty.
+    """Residuals of images when their group is held out of the fit, by penalty.
 
     Args:
         u, targets: rows of whole groups among the n training images; the targets are centred.

@@ -1,0 +1,122 @@
+"""What the four numbers of a box mean: its convention, checked over the whole data set.
+
+Corners in pixels are x1, y1, x2, y2. One file has one convention; where its numbers contradict what
+its format declares, it is refused with the option that converts.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from ..errors import DataError
+from .decoding import header
+from .images import Labelled, Mark
+from .measures import Box
+
+IN_WORDS = {
+    "xyxy": "corners x1, y1, x2, y2",
+    "xywh": "x, y, width, height",
+    "cxcywh": "centre x, centre y, width, height",
+}
+NORMALISED = "normalised"
+SLACK = 1.0  # pixels outside the image that rounding explains
+
+
+def corners(box: Box, form: str) -> Box:
+    """The corners of a box of the given form."""
+    first, second, third, fourth = box
+    if form == "xywh":
+        return first, second, first + third, second + fourth
+    if form == "cxcywh":
+        return (
+            first - third / 2,
+            second - fourth / 2,
+            first + third / 2,
+            second + fourth / 2,
+        )
+    return box
+
+
+def in_pixels(labelled: Sequence[Labelled], asked: Sequence[str], place: str) -> list[Labelled]:
+    """The images with the corners of their boxes in pixels.
+
+    Args:
+        asked: xyxy, xywh or cxcywh, and normalised if numbers are shares of width and height;
+            empty for what the format declares.
+
+    Raises:
+        DataError: if the numbers contradict the declared convention and nothing is asked.
+    """
+    if not asked:
+        _check(labelled, place)
+    return [_converted(item, asked) for item in labelled]
+
+
+def _converted(item: Labelled, asked: Sequence[str]) -> Labelled:
+    if not isinstance(item.label, tuple):
+        return item
+    form, is_normalised = item.form.removeprefix(NORMALISED + " "), NORMALISED in item.form
+    if asked:
+        form = next((name for name in asked if name != NORMALISED), form)
+        is_normalised = NORMALISED in asked
+    marks = tuple(replace(mark, box=corners(mark.box, form)) for mark in item.label)
+    size = item.size
+    if is_normalised:
+        if size is None and isinstance(item.image.source, Path):
+            try:
+                size = header(item.image.source)[:2]
+            except DataError:  # skipped when it is opened
+                return item
+        width, height = size or (1, 1)
+        marks = tuple(
+            Mark(mark.kind, _scaled(mark.box, width, height), mark.flags) for mark in marks
+        )
+    return replace(item, label=marks, size=size, form="xyxy")
+
+
+def _scaled(box: Box, width: int, height: int) -> Box:
+    return box[0] * width, box[1] * height, box[2] * width, box[3] * height
+
+
+def _boxes(labelled: Sequence[Labelled]) -> Iterator[tuple[Labelled, Box]]:
+    for item in labelled:
+        if isinstance(item.label, tuple) and NORMALISED not in item.form:
+            for mark in item.label:
+                if all(map(math.isfinite, mark.box)):
+                    yield item, mark.box
+
+
+def _check(labelled: Sequence[Labelled], place: str) -> None:
+    """Refuse boxes that fit another convention than the declared one, but not that."""
+    every = list(_boxes(labelled))
+    if not every:
+        return
+    form = every[0][0].form
+    numbers = [number for _, box in every for number in box]
+    if all(0 <= number <= 1 for number in numbers) and any(0 < number < 1 for number in numbers):
+        raise DataError(
+            f"All {len(every)} boxes of {place} lie between 0 and 1 (the first is of "
+            f"{every[0][0].image.name}), so they may be shares of width and height or pixels. "
+            f"Choose --boxes {NORMALISED}, or {form} for pixels."
+        )
+    sized = [(item, box) for item, box in every if item.size]
+    wrong = [item for item, box in sized if not _fits(item, box, form)]
+    if not wrong:
+        return
+    for other in IN_WORDS:
+        if other != form and all(_fits(item, box, other) for item, box in sized):
+            raise DataError(
+                f"{len(wrong)} of {len(sized)} boxes of {place} (the first is of "
+                f"{wrong[0].image.name}) do not fit their images as {IN_WORDS[form]}, but all fit "
+                f"as {IN_WORDS[other]}. Choose --boxes {other}, or {form} to skip those that do "
+                "not fit."
+            )
+
+
+def _fits(item: Labelled, box: Box, form: str) -> bool:
+    assert item.size is not None
+    left, top, right, bottom = corners(box, form)
+    width, height = item.size
+    is_inside = min(left, top) >= -SLACK and right <= width + SLACK and bottom <= height + SLACK
+    return is_inside and left < right and top < bottom

@@ -1,0 +1,299 @@
+"""The same smooth images, saved with more bits, bands and pages, are shown as their 8 bits."""
+
+import struct
+import zlib
+
+import numpy as np
+import PIL.Image
+import pytest
+import tifffile
+
+from scalecut.data.images import Image
+from scalecut.data.rendering import range_in_use
+from tests.data.layouts import exif, read, said, skipped
+
+N, HIGH, WIDE = 6, 24, 40
+
+
+def grey(number):
+    """Values from 40 to 240, darker the higher the number."""
+    y, x = np.mgrid[0:HIGH, 0:WIDE]
+    return (40 + (200 - 10 * number) * (x * y) / ((HIGH - 1) * (WIDE - 1))).astype(np.uint8)
+
+
+def colour(number):
+    return np.stack([grey(number), grey(number)[::-1], grey(number)[:, ::-1]], axis=-1)
+
+
+def png16(path, pixels):
+    """A PNG of 16-bit colours, which Pillow cannot write."""
+
+    def chunk(kind, data):
+        return (
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        )
+
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels)
+    size = struct.pack(">IIBBBBB", WIDE, HIGH, 16, {3: 2, 4: 6}[pixels.shape[2]], 0, 0, 0)
+    parts = chunk(b"IHDR", size) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + parts)
+
+
+def saved(path, values, **options):
+    if path.suffix == ".png" and values.dtype == np.uint16 and values.ndim == 3:
+        png16(path, values)
+    elif path.suffix == ".tif" and "compression" not in options:
+        tifffile.imwrite(path, values, **options)
+    else:
+        PIL.Image.fromarray(values).save(path, **options)
+
+
+def table(folder, values, suffix=".tif", **options):
+    """A table of images, one for each array; its specification."""
+    folder.mkdir(exist_ok=True)
+    lines = ["image,measure"]
+    for number, each in enumerate(values):
+        saved(folder / f"{number}{suffix}", each, **options)
+        lines.append(f"{number}{suffix},{number}")
+    (folder / "t.csv").write_text("\n".join(lines))
+    return f"csv:{folder}/t.csv"
+
+
+def shown(images):
+    return np.stack([np.asarray(image.decode()) for image in images.images])
+
+
+def in_grey(values):
+    return np.stack([np.stack([each] * 3, axis=-1) for each in values])
+
+
+GREY = [grey(number) for number in range(N)]
+COLOUR = [colour(number) for number in range(N)]
+WIDER = {
+    "8 of 16 bits": (GREY, lambda g: g.astype(np.uint16), {}),
+    "12 bits": (GREY, lambda g: g.astype(np.uint16) << 4, {"suffix": ".png"}),
+    "16 bits": (GREY, lambda g: g.astype(np.uint16) * 257, {"suffix": ".png"}),
+    "big-endian": (GREY, lambda g: g.astype(np.uint16) * 257, {"byteorder": ">"}),
+    "compressed": (GREY, lambda g: g.astype(np.uint16) << 4, {"compression": "tiff_lzw"}),
+    "32 bits": (GREY, lambda g: g.astype(np.uint32) * 16843009, {}),
+    "float": (GREY, lambda g: (g / 255).astype(np.float32), {}),
+    "float 255": (GREY, lambda g: g.astype(np.float64), {}),
+    "12 bits RGB": (COLOUR, lambda c: c.astype(np.uint16) << 4, {"photometric": "rgb"}),
+    "PNG RGB": (COLOUR, lambda c: c.astype(np.uint16) * 257, {"suffix": ".png"}),
+    "float RGB": (COLOUR, lambda c: (c / 255).astype(np.float32), {"photometric": "rgb"}),
+}
+
+
+@pytest.mark.parametrize("name", WIDER)
+def test_deeper_values_are_shown_as_their_8_bits(tmp_path, name):
+    plain, deepen, options = WIDER[name]
+    images = read(table(tmp_path, [deepen(each) for each in plain], **options))
+    expected = in_grey(plain) if plain[0].ndim == 2 else np.stack(plain)
+    np.testing.assert_allclose(shown(images).astype(int), expected, atol=1)
+    (assumed,) = images.facts["assumed"]
+    assert " values are shown from 0 (black) to " in assumed
+
+
+def test_min_is_white_is_inverted(tmp_path):
+    for kind, factor in ((np.uint8, 1), (np.uint16, 257)):
+        values = [(255 - each).astype(kind) * factor for each in GREY]
+        images = read(table(tmp_path, values, photometric="miniswhite"))
+        np.testing.assert_allclose(shown(images).astype(int), in_grey(GREY), atol=1)
+
+
+def test_narrow_and_signed_values_are_stretched_over_the_set(tmp_path):
+    """Black and white are those of the set: the ratio of brightness between images survives."""
+    for values in (
+        [33_000 + 15 * each.astype(np.uint16) for each in GREY],
+        [(10 * each.astype(int) - 1000).astype(np.int16) for each in GREY],
+        [(each / 50 - 3).astype(np.float32) for each in GREY],
+    ):
+        seen = shown(read(table(tmp_path, values))).astype(float)
+        expected = (in_grey(GREY).astype(float) - 40) / 200 * 255
+        np.testing.assert_allclose(seen, expected, atol=1)
+
+
+@pytest.mark.parametrize(
+    ("intensity", "low", "high"),
+    [("full", 0, 65535), ("data", 640, 3840), ("0,1000", 0, 1000), ("percentiles", 640, 3700)],
+)
+def test_intensity_chooses_black_and_white(tmp_path, intensity, low, high):
+    values = [each.astype(np.uint16) << 4 for each in GREY]
+    images = read(table(tmp_path, values), intensity=intensity)
+    expected = np.clip((in_grey(values).astype(float) - low) / (high - low), 0, 1) * 255
+    np.testing.assert_allclose(
+        shown(images), expected, atol=10 if intensity == "percentiles" else 1
+    )
+    assert "assumed" not in images.facts  # it was asked for
+
+
+def test_eight_bits_can_be_stretched_if_asked(tmp_path):
+    spec = table(tmp_path, [each // 4 for each in GREY], ".png")
+    np.testing.assert_allclose(shown(read(spec, intensity="0,60")).max(), 255)
+    assert shown(read(spec)).max() == 60
+    assert {image.rendering for image in read(spec).images} == {None}
+
+
+def test_rendering_is_part_of_the_key(tmp_path):
+    spec = table(tmp_path, [each.astype(np.uint16) << 4 for each in GREY])
+    one, other = (read(spec, intensity=text).images[0] for text in ("data", "full"))
+    assert one.key() != other.key() != Image("a", one.source).key()
+    assert one.key() == read(spec, intensity="640,3840").images[0].key()
+
+
+# --- channels, pages, alpha ----------------------------------------------------------------------
+
+
+def bands(number, n=4):
+    return np.stack([grey(number)] * 3 + [(255 - grey(number))] * (n - 3), axis=-1)
+
+
+def test_channels_and_pages_are_chosen(tmp_path):
+    five = [np.dstack([colour(i), colour(i)[..., ::-1] // 2])[..., :5] for i in range(N)]
+    spec = table(tmp_path / "five", five, photometric="minisblack", planarconfig="contig")
+    np.testing.assert_array_equal(
+        shown(read(spec, channels=(3, 2, 1))), np.stack(COLOUR)[..., ::-1]
+    )
+    np.testing.assert_array_equal(
+        shown(read(spec, channels=[2])), in_grey([each[..., 1] for each in five])
+    )
+    stacks = [np.moveaxis(each, -1, 0) for each in five]
+    spec = table(tmp_path / "stack", stacks, photometric="minisblack")
+    np.testing.assert_array_equal(shown(read(spec, page=2)), in_grey([each[1] for each in stacks]))
+    np.testing.assert_array_equal(shown(read(spec, channels=(1, 2, 3))), np.stack(COLOUR))
+    spec = table(tmp_path / "imagej", [s.reshape(5, 1, HIGH, WIDE) for s in stacks], imagej=True)
+    np.testing.assert_array_equal(shown(read(spec, page=5)), in_grey([each[4] for each in stacks]))
+
+
+def test_pyramid_has_one_page(tmp_path):
+    lines = "image,measure\n"
+    for number, each in enumerate(COLOUR):
+        with tifffile.TiffWriter(tmp_path / f"{number}.tif") as file:
+            file.write(each[::2, ::2], photometric="rgb", subfiletype=1)
+            file.write(each, photometric="rgb")
+        lines += f"{number}.tif,{number}\n"
+    (tmp_path / "t.csv").write_text(lines)
+    np.testing.assert_array_equal(shown(read(f"csv:{tmp_path}/t.csv")), np.stack(COLOUR))
+
+
+def test_turned_tiff_of_16_bits_is_upright(tmp_path):
+    values = [each.astype(np.uint16) * 257 for each in GREY]
+    for number, options in enumerate(({}, {"compression": "tiff_lzw", "tiffinfo": {274: 6}})):
+        extra = [] if options else [(274, "H", 1, 6, True)]
+        more = options or {"extratags": extra}
+        images = read(table(tmp_path / str(number), values, **more))
+        expected = np.stack([np.rot90(each, -1) for each in in_grey(GREY)])
+        np.testing.assert_allclose(shown(images).astype(int), expected, atol=1)
+
+
+def test_some_transparent_pixels_are_blended_with_white(tmp_path):
+    alpha = np.full((HIGH, WIDE, 1), 255, np.uint8)
+    alpha[:10], alpha[10] = 0, 128
+    images = read(table(tmp_path, [np.dstack([each, alpha]) for each in COLOUR], ".png"))
+    seen = shown(images).astype(float)
+    assert (seen[:, :10] == 255).all()
+    np.testing.assert_array_equal(seen[:, 11:], np.stack(COLOUR)[:, 11:])
+    np.testing.assert_allclose(
+        seen[:, 10], (np.stack(COLOUR)[:, 10].astype(float) + 255) / 2, atol=1
+    )
+
+
+def test_opaque_alpha_changes_nothing(tmp_path):
+    opaque = np.full((HIGH, WIDE, 1), 255, np.uint8)
+    images = read(table(tmp_path, [np.dstack([each, opaque]) for each in COLOUR], ".png"))
+    np.testing.assert_array_equal(shown(images), np.stack(COLOUR))
+
+
+CHOOSE = "which may be bands or stains as well as colours; choose"
+NOT_OPAQUE = "its channel 4 is declared as opacity, but that is not plausible (values {}; "
+
+
+def hot(number):
+    """12 bits with one broken pixel of the camera."""
+    values = grey(number).astype(np.uint16) << 4
+    values[0, 0] = 65535 if number == 2 else 0
+    return values
+
+
+@pytest.mark.parametrize(
+    ("values", "suffix", "options", "reading", "message"),
+    [
+        ([bands(i) for i in range(N)], ".tif", {"photometric": "minisblack",
+         "planarconfig": "contig"}, {}, "0.tif: it has 4 channels, " + CHOOSE + " one with "
+         "--channels 1 (to 4), or three, such as --channels 1,2,3."),
+        ([bands(i)[..., 2:] for i in range(N)], ".tif", {"photometric": "minisblack",
+         "planarconfig": "contig"}, {}, "0.tif: it has 2 channels, " + CHOOSE + " one with "
+         "--channels 1 (to 2)."),
+        ([np.stack([g, g, g, g]) for g in GREY], ".tif", {"photometric": "minisblack"}, {},
+         "0.tif: it has 4 pages; choose one with --page 1 (to 4), or three as colours, such as "
+         "--channels 1,2,3."),
+        (GREY, ".tif", {}, {"page": 2}, "0.tif: it has 1 page, but --page asks for 2."),
+        (COLOUR, ".tif", {"photometric": "rgb"}, {"channels": (4,)}, "0.tif: it has 3 channels, "
+         "but --channels asks for 4."),
+        ([bands(i) for i in range(N)], ".png", {}, {}, "0.png: " + NOT_OPAQUE.format("15 to 215, "
+         "100 % of pixels partly transparent)") + "--channels 1,2,3 ignores it."),
+        ([bands(i) * np.array([1, 1, 1, 0], np.uint8) for i in range(N)], ".png", {}, {},
+         "0.png: " + NOT_OPAQUE.format("0 to 0, 0 % of pixels partly transparent)")
+         + "--channels 1,2,3 ignores it."),
+        ([hot(i) for i in range(N)], ".png", {}, {}, "16-bit values reach from 0 to 65535, but all "
+         "except 0.1 % lie between 0 and 3701.78 (the first image is 0.png). Choose "
+         "--intensity data, percentiles, full, or LOW,HIGH."),
+        ([np.zeros((HIGH, WIDE), np.uint8)] * N, ".png", {}, {}, "All 6 images that were examined "
+         "are blank, the first is 0.png (every value is 0). Check the files, their bands and their "
+         "alpha."),
+        ([g.astype(np.uint16) for g in GREY], ".png", {}, {"strict": True}, "Assumed: 16-bit "
+         "values are shown from 0 (black) to 255 (white), as --intensity 0,255 would (--strict "
+         "assumes nothing). Give this option."),
+        (GREY, ".png", {}, {"intensity": "wide"}, "--intensity must be one of auto, full, data, "
+         "percentiles, or LOW,HIGH such as 0,4095, got 'wide'."),
+        (GREY, ".png", {}, {"channels": (1, 2)}, "--channels must be one number, or three for red, "
+         "green and blue, each 1 or more, got 1,2."),
+        (GREY, ".png", {}, {"page": -1}, "--page must be 1 or more, got -1."),
+    ],
+)  # fmt: skip
+def test_what_could_mean_several_things_is_refused(
+    tmp_path, values, suffix, options, reading, message
+):
+    assert said(read, table(tmp_path, values, suffix, **options), **reading) == message
+
+
+def test_single_image_of_unknown_range_is_refused(tmp_path):
+    saved(tmp_path / "a.png", grey(0).astype(np.uint16) << 4)
+    assert said(Image("a", tmp_path / "a.png").decode) == (
+        "a: its 16-bit values reach from 640 to 3840, which does not say what is black and white; "
+        "give --intensity LOW,HIGH, or read it with its data set"
+    )
+
+
+def test_images_without_usable_values_are_skipped(tmp_path):
+    blank = np.full((HIGH, WIDE), 255, np.uint8)
+    images = read(table(tmp_path / "blank", [*GREY, blank], ".png"))
+    assert len(images) == N
+    assert skipped(images) == {"6.png": "it is blank: every value is 255"}
+    values = [(each / 255).astype(np.float32) for each in GREY]
+    values[3][0] = np.nan
+    images = read(table(tmp_path / "nan", values))
+    assert len(images) == N - 1
+    reason = "some of its values are not finite; replace or remove them"
+    assert skipped(images) == {"3.tif": reason}
+
+
+def test_range_in_use_is_that_of_the_bits_if_half_full():
+    for kind, low, high, expected in (
+        (np.uint16, 10.0, 200.0, (0, 255)),
+        (np.uint16, 10.0, 600.0, (0, 1023)),
+        (np.uint16, 0.0, 4095.0, (0, 4095)),
+        (np.uint16, 10.0, 1100.0, (10, 1100)),
+        (np.float32, 0.1, 0.9, (0, 1)),
+        (np.float32, 0.1, 0.2, (0.1, 0.2)),
+    ):
+        assert range_in_use(np.dtype(kind), (low, high), (low, high)) == expected
+
+
+def test_animated_gif_is_refused(tmp_path):
+    frames = [PIL.Image.fromarray(each) for each in GREY]
+    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
+    PIL.Image.fromarray(GREY[0]).save(tmp_path / "b.png", exif=exif(1))
+    (tmp_path / "t.csv").write_text("image,measure\na.gif,1\nb.png,2\n")
+    message = "a.gif: it has 6 pages; choose one with --page 1 (to 6)."
+    assert said(read, f"csv:{tmp_path}/t.csv") == message
