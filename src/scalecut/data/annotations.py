@@ -22,7 +22,7 @@ from defusedxml import DefusedXmlException
 
 from ..errors import DataError
 from .decoding import JPEG, LOSSLESS, SUFFIXES
-from .images import Image, Labelled, LeftOut, Mark, Progress
+from .images import Image, Labelled, LeftOut, Mark, Source
 
 Items: TypeAlias = Iterator[Labelled | LeftOut | str]
 TRUE = {"1", "true", "yes", "y", "t"}
@@ -90,14 +90,14 @@ def base_name(stated: str) -> str:
     return PureWindowsPath(unquote(text) if "://" in stated else text).name
 
 
-def voc(folder: Path, images_folder: Path | None, progress: Progress | None = None) -> Items:
+def voc(folder: Path, source: Source) -> Items:
     """A folder with one XML file per image, in Annotations or next to the images."""
     notes = folder / "Annotations" if (folder / "Annotations").is_dir() else folder
     files = sorted(notes.rglob("*.xml"))
     if not files:
         raise DataError(f"There is no XML file in {notes}. Give a folder with one per image.")
     places = (folder / name for name in ("JPEGImages", "images"))
-    images = Files(images_folder or next((place for place in places if place.is_dir()), folder))
+    images = Files(source.images or next((place for place in places if place.is_dir()), folder))
     used: dict[Path, Path] = {}
     renamed: list[str] = []
     unknown: Counter[str] = Counter()
@@ -211,7 +211,7 @@ def _voc_mark(number: int, node: Element, unknown: Counter[str]) -> Mark:
     return Mark(kind, (left, top, right, bottom), frozenset(flags))
 
 
-def coco(file: Path, images_folder: Path | None, progress: Progress | None = None) -> Items:
+def coco(file: Path, source: Source) -> Items:
     """An instances file of COCO, JSON."""
     parts = _coco_parts(file)
     kinds: dict[str, str] = {}
@@ -236,7 +236,7 @@ def coco(file: Path, images_folder: Path | None, progress: Progress | None = Non
             seen.add(mark)
             notes[number].append(note)
     names = [str(entry["file_name"]) for entry in entries.values()]
-    images = Files(_coco_folder(file, names, images_folder))
+    images = Files(_coco_folder(file, names, source.images))
     from_outlines: list[str] = []
     for number, entry in entries.items():
         stated = str(entry["file_name"])
@@ -411,12 +411,12 @@ def _coco_folder(file: Path, names: list[str], images_folder: Path | None) -> Pa
     )
 
 
-def masks(folder: Path, images_folder: Path | None, progress: Progress | None = None) -> Items:
+def masks(folder: Path, source: Source) -> Items:
     """A folder with images and masks of the same names; folders under images are subsets.
 
     The name of a mask may end in `_mask` or the like.
     """
-    images = images_folder or folder / "images"
+    images = source.images or folder / "images"
     places = [folder / name for name in ("masks", "labels") if (folder / name).is_dir()]
     if not places or not images.is_dir():
         lack = "images" if places else "masks (or labels)"
