@@ -66,6 +66,9 @@ READERS: dict[str, Reader] = {
     "parquet": Reader("such a table as Parquet", tables.parquet, "remote file", "its table"),
     "tar": Reader("shards of images, each with a .json", tables.shards, "pattern", "its .json"),
     "masks": Reader("a folder with images and masks", annotations.masks, "folder"),
+    "yolo": Reader("a folder with images and labels, or data.yaml", annotations.yolo, "folder"),
+    "labelme": Reader("a folder with a JSON file per image", annotations.labelme, "folder"),
+    "cvat": Reader("an XML file of CVAT for images", annotations.cvat, "file"),
 }
 # fmt: on
 
@@ -197,8 +200,8 @@ def read_images(
     """The images that `spec` names, one row for each subset that they belong to.
 
     Args:
-        spec: `KIND:PATH`, such as `voc:DIR`, `coco:FILE`, `csv:FILE`, `parquet:FILE`, `masks:DIR`
-            or `tar:PATTERN`; tables and shards also at an address, `s3://...`.
+        spec: `KIND:PATH`, such as `voc:DIR` or `csv:FILE`; see `READERS`. Tables and shards may
+            also be at an address, `s3://...`.
         frame: how the network is shown the images; by default the whole image is shown.
         reading: which images, and how their objects are measured.
         progress: called with (stage, done, total).
@@ -232,7 +235,13 @@ def read_images(
     if not labelled:
         found = told(skipped) or f"Give {scheme}: {reader.what}."
         raise DataError(f"Nothing in {_text(place)} can be used. {found}")
-    unsized = [i for i in labelled if isinstance(i.label, tuple) and i.size is None]
+    unsized = [
+        item
+        for item in labelled
+        if isinstance(item.label, tuple)
+        and item.size is None
+        and boxes.NORMALISED not in (*asked.boxes, item.form.partition(" ")[0])
+    ]
     if unsized:
         assumed.append(
             f"{len(unsized)} annotations do not state the size of their image (the first is that "
