@@ -471,6 +471,8 @@ def all_values(
             wanted = planes if not asked.page else planes[asked.page - 1 : asked.page]
             try:
                 return _joined([_plane(series, number) for series, number in wanted]), False
+            except DataError:
+                raise
             except ValueError as error:
                 if "imagecodecs" not in str(error) or found.pages > 1:
                     reason = str(error).strip("<> ")

@@ -111,6 +111,22 @@ class Mark:
 
 
 @dataclass(frozen=True, slots=True)
+class Source:
+    """What a reader is told besides the place of its data.
+
+    Args:
+        images: the folder of images, if it is given.
+        group: the column of a table that names groups, if it is given.
+        has_groups: whether images of a table may share a group.
+    """
+
+    images: Path | None = None
+    group: str = ""
+    has_groups: bool = True
+    progress: Progress | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Labelled:
     """An image and its label, as a reader finds it; neither is opened yet.
 

@@ -15,7 +15,8 @@ import numpy as np
 from ..errors import DataError, check_names, nearest
 from . import annotations, boxes, tables
 from .decoding import Rendering, header
-from .images import MEAN, Image, ImageSet, Labelled, LeftOut, Mark, Progress, leave, told
+from .groups import check_grouping, grouped, joined
+from .images import MEAN, Image, ImageSet, Labelled, LeftOut, Mark, Progress, Source, leave, told
 from .masks import KINDS, MaskRule, background_code, labels_of, understood
 from .measures import (
     MEASURES,
@@ -44,15 +45,15 @@ class Reader:
 
     Args:
         what: what the path names, as the command line explains it.
-        read: called with the place, the folder of images if given, and a progress; yields the
-            labelled images, what it skipped, and sentences about what it assumed.
+        read: called with the place and more about it; yields the labelled images, what it
+            skipped, and sentences about what it assumed.
         place: what the path must be: an existing folder or file, a file that may also be at an
             address, or a pattern.
         measure_in: where the data brings its own measure; empty if it is measured.
     """
 
     what: str
-    read: Callable[[Any, Path | None, Progress | None], Iterator[Labelled | LeftOut | str]]
+    read: Callable[[Any, Source], Iterator[Labelled | LeftOut | str]]
     place: Literal["folder", "file", "remote file", "pattern"]
     measure_in: str = ""
 
@@ -65,6 +66,9 @@ READERS: dict[str, Reader] = {
     "parquet": Reader("such a table as Parquet", tables.parquet, "remote file", "its table"),
     "tar": Reader("shards of images, each with a .json", tables.shards, "pattern", "its .json"),
     "masks": Reader("a folder with images and masks", annotations.masks, "folder"),
+    "yolo": Reader("a folder with images and labels, or data.yaml", annotations.yolo, "folder"),
+    "labelme": Reader("a folder with a JSON file per image", annotations.labelme, "folder"),
+    "cvat": Reader("an XML file of CVAT for images", annotations.cvat, "file"),
 }
 # fmt: on
 
@@ -87,6 +91,10 @@ class Reading:
         mask_kind: What masks mean: binary (each connected region is an object), instances (each
             value is one), or classes (each connected region of a value); detected by default.
         background: The value or colour (R,G,B) of masks that marks nothing, instead of 0.
+        group: Column of a table that names groups (patients, slides), instead of group.
+        no_groups: Do not group images by a column or their names.
+        group_from_name: A regular expression whose first parenthesis, in the names of images, is
+            the group.
         intensity: Values shown as black and white, of images deeper than 8 bits: auto detects the
             range in use over all images; full, data, percentiles, or two numbers, LOW,HIGH.
         channels: Channels to show, counted from 1: one as grey, or three as red, green and blue.
@@ -104,6 +112,9 @@ class Reading:
     boxes: Sequence[Literal["xyxy", "xywh", "cxcywh", "normalised"]] = ()
     mask_kind: Literal["", "binary", "instances", "classes"] = ""
     background: str = ""
+    group: str = ""
+    no_groups: bool = False
+    group_from_name: str = ""
     intensity: str = "auto"
     channels: Sequence[int] = ()
     page: int = 0
@@ -113,6 +124,7 @@ class Reading:
         check_names(self.boxes, (*boxes.IN_WORDS, boxes.NORMALISED), "convention of boxes")
         check_names(self.mask_kind, ("", *KINDS), "kind of mask")
         background_code(self.background)
+        check_grouping(self.group, self.no_groups, self.group_from_name)
         check_intensity(self.intensity)
         object.__setattr__(self, "channels", _channels(self.channels))
         if self.page < 0:
@@ -188,8 +200,8 @@ def read_images(
     """The images that `spec` names, one row for each subset that they belong to.
 
     Args:
-        spec: `KIND:PATH`, such as `voc:DIR`, `coco:FILE`, `csv:FILE`, `parquet:FILE`, `masks:DIR`
-            or `tar:PATTERN`; tables and shards also at an address, `s3://...`.
+        spec: `KIND:PATH`, such as `voc:DIR` or `csv:FILE`; see `READERS`. Tables and shards may
+            also be at an address, `s3://...`.
         frame: how the network is shown the images; by default the whole image is shown.
         reading: which images, and how their objects are measured.
         progress: called with (stage, done, total).
@@ -211,7 +223,9 @@ def read_images(
     labelled: list[Labelled] = []
     skipped: list[LeftOut] = []
     assumed: list[str] = []
-    for item in reader.read(place, images_folder, progress):
+    by_column = not (asked.no_groups or asked.group_from_name)
+    source = Source(images_folder, asked.group, by_column, progress)
+    for item in reader.read(place, source):
         if isinstance(item, LeftOut):
             leave(item, skipped, asked.strict)
         elif isinstance(item, str):
@@ -221,13 +235,21 @@ def read_images(
     if not labelled:
         found = told(skipped) or f"Give {scheme}: {reader.what}."
         raise DataError(f"Nothing in {_text(place)} can be used. {found}")
-    unsized = [i for i in labelled if isinstance(i.label, tuple) and i.size is None]
+    unsized = [
+        item
+        for item in labelled
+        if isinstance(item.label, tuple)
+        and item.size is None
+        and boxes.NORMALISED not in (*asked.boxes, item.form.partition(" ")[0])
+    ]
     if unsized:
         assumed.append(
             f"{len(unsized)} annotations do not state the size of their image (the first is that "
             f"of {unsized[0].image.name}); their boxes are taken to be drawn on it as it is"
         )
     labelled = boxes.in_pixels(labelled, asked.boxes, _text(place))
+    labelled, found_groups = grouped(labelled, asked.group_from_name, not asked.no_groups)
+    assumed += found_groups
     wanted = _wanted(place, asked.subset, {kind for item in labelled for kind in item.kinds})
     files = [item.label for item in labelled if isinstance(item.label, Path)]
     rule = understood(files, asked.mask_kind, asked.background, asked.page) if files else None
@@ -256,10 +278,19 @@ def read_images(
     ]
     _check_found(place, rows, wanted if asked.subset else frozenset(), skipped, rule)
     name = "measure" if reader.measure_in else asked.measure
+    rows, n_identical = _merged(rows)
     facts = _assumed([*assumed, *shown.assumed], asked.strict)
+    if n_identical:
+        facts["identical_images"] = n_identical
     if rule is not None:
         facts["mask_kind"] = rule.kind
     return _assembled(rows, name, tuple(skipped), facts)
+
+
+def _merged(rows: list[_Row]) -> tuple[list[_Row], int]:
+    """The rows with groups joined that hold identical images, and how many images these are."""
+    groups, n = joined([row.image for row in rows], [row.group for row in rows])
+    return [replace(row, group=group) for row, group in zip(rows, groups, strict=True)], n
 
 
 def _assumed(statements: Sequence[str], strict: bool) -> dict[str, object]:
