@@ -243,7 +243,7 @@ def hot(number):
          "alpha."),
         ([g.astype(np.uint16) for g in GREY], ".png", {}, {"strict": True}, "Assumed: 16-bit "
          "values are shown from 0 (black) to 255 (white), as --intensity 0,255 would (--strict "
-         "assumes nothing). Give this option."),
+         "assumes nothing)."),
         (GREY, ".png", {}, {"intensity": "wide"}, "--intensity must be one of auto, full, data, "
          "percentiles, or LOW,HIGH such as 0,4095, got 'wide'."),
         (GREY, ".png", {}, {"channels": (1, 2)}, "--channels must be one number, or three for red, "
