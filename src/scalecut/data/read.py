@@ -323,11 +323,11 @@ def _shown(rows: Sequence[_Row], asked: Reading, log: _Log) -> list[_Row]:
     """The rows of images whose pixels are known to mean something, with their rendering."""
     rendering = Rendering(channels=tuple(asked.channels), page=asked.page)
     found = settled([row.image for row in rows], rendering, asked.intensity)
-    for item in found.skipped:
-        log.leave(item)
+    for name, reason in found.skipped:
+        log.leave(LeftOut(name, reason))
     for statement in found.assumed:
         log.assume(statement)
-    unusable = {item.name for item in found.skipped}
+    unusable = {name for name, _ in found.skipped}
     return [
         replace(row, image=replace(row.image, rendering=found.renderings.get(row.image)))
         for row in rows
