@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 from jaxtyping import Bool, Integer, UInt8
@@ -385,7 +386,7 @@ def _kind(survey: _Survey, void: int | None) -> str:
 
 
 def _regions(marked: Bool[np.ndarray, "h w"]) -> Integer[np.ndarray, "h w"]:
-    return ndimage.label(marked, _AROUND)[0]
+    return cast(tuple[np.ndarray, int], ndimage.label(marked, _AROUND))[0]
 
 
 def _regions_of_values(labels: Integer[np.ndarray, "h w"]) -> Integer[np.ndarray, "h w"]:
@@ -393,7 +394,7 @@ def _regions_of_values(labels: Integer[np.ndarray, "h w"]) -> Integer[np.ndarray
     regions = np.zeros(labels.shape, dtype=np.int64)
     n = 0
     for label, place in _places(labels):
-        own, found = ndimage.label(labels[place] == label, _AROUND)
+        own, found = cast(tuple[np.ndarray, int], ndimage.label(labels[place] == label, _AROUND))
         regions[place] += np.where(own > 0, own + n, 0)
         n += found
     return regions

@@ -390,7 +390,7 @@ def _rows(
 ) -> Iterator[_Row | LeftOut]:
     """One row for each kind of object that the image is chosen for."""
     group = item.group or item.image.name
-    if isinstance(item.label, float):
+    if isinstance(item.label, float | int):
         if kinds and isinstance(item.image.source, Path):
             header(item.image.source)
         for kind in kinds:
