@@ -1,44 +1,61 @@
-# Two commands on a fresh machine: `make demo` and `make test`. They need python3 (3.11 or newer) alone.
+# Two commands on a fresh machine: `make demo` and `make test`. They need only python3 (3.11 or newer).
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-data test-install test-slow bench docs lint clean
+.PHONY: help demo check test test-data test-install test-slow test-avx2 bench docs lint format clean
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+INSTALL := $(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --compile-bytecode
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+WORKERS := --numprocesses=auto --maxprocesses=4 --dist=loadfile
 
 help:
-	@echo "make demo          set everything up and probe a network on made-up scenes (2 minutes)"
-	@echo "make test          set everything up and run the tests"
-	@echo "make test-data     the tests on real photographs and weights, at SCALECUT_DATA"
-	@echo "make test-install  the tutorial, typed from its installation on, in a fresh environment"
+	@echo "make demo          install scalecut and probe a network on synthetic scenes (2 minutes)"
+	@echo "make test          install all extras and run the fast tests"
+	@echo "make check         lint and fast tests: what to run before a commit"
+	@echo "make lint          format, style, types, import directions and wording"
+	@echo "make format        format the code"
+	@echo "make test-data     the tests on real images and weights in SCALECUT_DATA"
+	@echo "make test-avx2     some tests as on a processor with AVX2 only"
+	@echo "make test-install  the tutorial as it is typed, from installation on, in a fresh environment"
 	@echo "make test-slow     the tests that take minutes"
 	@echo "make bench         measure speed, what cuts save, and growth with n (an hour and a half)"
 	@echo "make docs          build the documentation site into site/"
-	@echo "make lint          format, style and types"
 	@echo "make clean         delete the environment"
 
-$(VENV)/ready: pyproject.toml constraints.txt
+# What a user installs.
+$(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'scalecut needs Python 3.11 or newer: make PYTHON=python3.12')"
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet uv
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt \
-		--compile-bytecode --editable '.[onnx,finetune,fast,cluster]' --group test --group dev --group docs
+	$(INSTALL) --editable .
 	touch $@
 
-demo: $(VENV)/ready
+# What tests, linters and the documentation need as well.
+$(VENV)/ready: $(VENV)/installed
+	$(INSTALL) --editable '.[onnx,finetune,fast,cluster]' --group test --group dev --group docs
+	touch $@
+
+demo: $(VENV)/installed
 	$(BIN)/scalecut demo
 
+check: lint test
+
 test: $(VENV)/ready
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile
+	$(PYTEST) $(WORKERS)
 
 test-data: $(VENV)/ready
-	$(BIN)/python -m pytest -m 'data and slow'
+	$(PYTEST) -m 'data and slow and not hours'
 
 test-install: $(VENV)/ready
-	$(BIN)/python -m pytest -m 'install and slow'
+	$(PYTEST) -m 'install and slow'
 
 test-slow: $(VENV)/ready
-	$(BIN)/python -m pytest -m slow
+	$(PYTEST) -m slow
+
+# An AVX2 processor without AVX512 and VNNI is the usual laptop.
+test-avx2: $(VENV)/ready
+	ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 $(PYTEST) $(WORKERS) tests/features tests/networks tests/stats
 
 bench: $(VENV)/ready
 	$(BIN)/python benchmarks/speed.py
@@ -51,7 +68,13 @@ docs: $(VENV)/ready
 lint: $(VENV)/ready
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	$(BIN)/lint-imports
 	$(BIN)/basedpyright
+	$(BIN)/python tools/words.py
+
+format: $(VENV)/ready
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
 
 clean:
 	rm -rf $(VENV)

@@ -1,8 +1,8 @@
-"""What cuts save: the table of docs/benchmarks.md. Run by `make bench`.
+"""What a cut saves: the table of docs/benchmarks.md. Run by `make bench`.
 
-Weights are random, as costs do not depend on them. Layers: those at which the paper cuts
+Weights are random, because costs do not depend on them. Layers are those at which the paper cuts
 (`graziani2021`: mixed8, add_15), those of our own curves (docs/evidence.md), and the middle of a
-vision transformer. Latency is a median of pairs, whole and cut in turn, in one run.
+vision transformer. Latency is the median over pairs, whole and cut network measured in turn.
 """
 
 import platform
@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from scalecut import cut_after, load_network
-from scalecut.proof import Proof, prove
+from scalecut.cut.verify import Verification, verify_cut
 
 CUTS = [
     ("inception_v3", "mixed8"),
@@ -29,18 +29,18 @@ PAIRS, BATCH = 15, 8
 COLUMNS = ("network", "cut after", "parameters", "MACs", "latency", "peak memory", "latency / MACs")
 
 
-def row(proof: Proof) -> list[str]:
-    cut, whole = proof.cut, proof.whole
+def row(found: Verification) -> list[str]:
+    cut, whole = found.cut, found.whole
     of_macs = cut.macs / whole.macs
     return [
-        proof.model,
-        proof.layer,
+        found.model,
+        found.layer,
         f"{cut.parameters / 1e6:.1f} of {whole.parameters / 1e6:.1f} M",
         f"{cut.macs / 1e9:.2f} of {whole.macs / 1e9:.2f} G ({100 * of_macs:.0f} %)",
         f"{1e3 * cut.seconds:.0f} of {1e3 * whole.seconds:.0f} ms "
-        f"({100 * proof.seconds_ratio:.0f} %)",
+        f"({100 * found.seconds_ratio:.0f} %)",
         f"{cut.peak_bytes / 1e6:.0f} of {whole.peak_bytes / 1e6:.0f} MB",
-        f"{proof.seconds_ratio / of_macs:.2f}",
+        f"{found.seconds_ratio / of_macs:.2f}",
     ]
 
 
@@ -49,7 +49,8 @@ def main() -> None:
     console = Console(width=None if sys.stdout.isatty() else 180)
     for model, layer in CUTS:
         whole = load_network(model, weights="random")
-        table.add_row(*row(prove(whole, cut_after(whole, layer), pairs=PAIRS, batch_size=BATCH)))
+        cut = cut_after(whole, layer)
+        table.add_row(*row(verify_cut(whole, cut, pairs=PAIRS, batch_size=BATCH)))
     console.print(table)
     console.print(
         f"torch {torch.__version__}, {torch.get_num_threads()} threads, {platform.platform()}"

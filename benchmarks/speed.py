@@ -1,8 +1,9 @@
-"""What a probe costs, beside running the network once: the tables of docs/benchmarks.md.
+"""The cost of a probe compared with one forward pass: the tables of docs/benchmarks.md.
 
-Every round measures all ways in turn, so that what else the machine does meets all of them; ratios
-are taken within a round, and medians over rounds are told. Weights are random: costs do not depend
-on them. Photographs are those of SCALECUT_DATA/voc-animals, else made-up scenes saved as JPEG.
+Every round measures all variants in turn, so that other load on the machine affects all of them.
+Ratios are taken within a round; medians over rounds are reported. Weights are random, because costs
+do not depend on them. Images are those of SCALECUT_DATA/voc-animals, or synthetic scenes saved as
+JPEG.
 """
 
 import os
@@ -17,6 +18,7 @@ from collections.abc import Callable, Iterator
 from datetime import date
 from pathlib import Path
 from typing import Any
+
 import numpy as np
 import torch
 from rich.console import Console
@@ -24,16 +26,15 @@ from sklearn.linear_model import RidgeCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
-from scalecut import make_image_set, load_network
-from scalecut.features import calibration_of, decoded, forward
-from scalecut.images import Image
-from scalecut.networks.selection import (chosen_points)
-from scalecut.layers import ProbePoint
-from scalecut.models import Network, Preprocessing
-from scalecut.regression import PENALTIES
-from scalecut.scenes import make_scenes
-from scalecut.scores import Answers, draw_parts, score
-from scalecut.probing.curve import read_run
+
+from scalecut import ProbePoint, load_network, make_image_set, make_scenes
+from scalecut.data.images import Image
+from scalecut.features.extract import calibration_of, decoded, forward
+from scalecut.networks.network import Network, Preprocessing
+from scalecut.networks.selection import chosen_points
+from scalecut.probing.scores import Features, draw_parts, score
+from scalecut.runs import read_run
+from scalecut.stats.ridge import PENALTIES
 
 NETWORKS = ("inception_v3", "resnet50", "tf_efficientnet_lite0", "vit_small_patch16_224")
 ROUNDS, BATCH, FILES = 3, 16, 96
@@ -65,7 +66,7 @@ def files() -> list[Image]:
 
 
 def alone(network: Network, batch: Tensor, *, is_fast: bool) -> Callable[[], object]:
-    """The network without us: as a user writes it, or in the fastest setting of PyTorch."""
+    """The network without scalecut: as a user writes it, or in the fastest setting of PyTorch."""
     module = network.module.eval()
     if is_fast:
         module = module.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
@@ -78,10 +79,10 @@ def alone(network: Network, batch: Tensor, *, is_fast: bool) -> Callable[[], obj
     return run
 
 
-def ways(
+def variants(
     network: Network, points: list[ProbePoint], images: list[Image]
 ) -> Iterator[tuple[str, int, Callable[[], object]]]:
-    """What is timed, the images it takes, and a call that does it once."""
+    """What is timed, the number of images, and a call that runs it once."""
     own = network.preprocessing
     (_, batch, _) = next(decoded(images, range(BATCH), own, batch_size=BATCH))
     yield AS_WRITTEN, BATCH, alone(network, batch, is_fast=False)
@@ -98,13 +99,13 @@ def ways(
 def from_files(
     pooled: Callable[[Tensor], object], images: list[Image], preprocessing: Preprocessing
 ) -> None:
-    """As `features.computed_here` does it, with the network ready."""
+    """As `features.extract.computed_here`, without loading the network."""
     for _, batch, _ in decoded(images, range(len(images)), preprocessing, batch_size=BATCH):
         pooled(batch)
 
 
-def one_pass_a_layer(network: Network, points: list[ProbePoint], images: list[Image]) -> float:
-    """Images a second if each layer has a forward pass of its own, as most tools do it."""
+def one_pass_per_layer(network: Network, points: list[ProbePoint], images: list[Image]) -> float:
+    """Images per second with one forward pass per layer, as in most tools."""
     (_, batch, _) = next(decoded(images, range(BATCH), network.preprocessing, batch_size=BATCH))
     seconds = 0.0
     for point in points:
@@ -115,7 +116,7 @@ def one_pass_a_layer(network: Network, points: list[ProbePoint], images: list[Im
 
 
 def products(kind: torch.dtype) -> float:
-    """Operations a second, in 10^9, of the product of two large matrices: what can be had here."""
+    """GFLOP/s of the product of two large matrices: the limit of this machine."""
     one = torch.randn(1536, 1536).to(kind)
     one @ one
     return statistics.median(2 * 1536**3 / timed(lambda: one @ one) / 1e9 for _ in range(15))
@@ -130,9 +131,9 @@ def timed(run: Callable[[], object]) -> float:
 def extraction(console: Console, name: str, images: list[Image]) -> None:
     network = load_network(name, weights="random")
     points, _ = chosen_points(network, [])
-    every = [*ways(network, points, images)]
+    every = [*variants(network, points, images)]
     for _, _, run in every:
-        run()  # once before it counts
+        run()  # warm up
     speeds = {
         what: [n / timed(run) for what_of_round, n, run in every if what_of_round == what]
         for what, _, _ in every
@@ -147,19 +148,19 @@ def extraction(console: Console, name: str, images: list[Image]) -> None:
         ratios = [a / b for a, b in zip(speeds[what], speeds[AS_WRITTEN], strict=True)]
         row = f"{statistics.median(speeds[what]):.1f} | {statistics.median(ratios):.2f}"
         console.print(f"| {what} | {row} |")
-    slow = one_pass_a_layer(network, points, images)
+    slow = one_pass_per_layer(network, points, images)
     plain = statistics.median(speeds[AS_WRITTEN])
     console.print(f"| all layers, one pass each, float32 | {slow:.1f} | {slow / plain:.2f} |")
     reached = 2 * (points[-1].macs or 0) * plain / 1e9
     limits = [products(kind) for kind in (torch.float32, torch.bfloat16)]
     console.print(
-        f"\nThe first row makes {reached:.0f} GFLOP/s; products of two large matrices "
-        f"{limits[0]:.0f} in float32 and {limits[1]:.0f} in bfloat16, at the same time."
+        f"\nThe first row reaches {reached:.0f} GFLOP/s; products of two large matrices reach "
+        f"{limits[0]:.0f} in float32 and {limits[1]:.0f} in bfloat16 on the same machine."
     )
 
 
 def regression(console: Console) -> None:
-    """All layers of InceptionV3 with controls and permutations, against scikit-learn's loop."""
+    """All layers of InceptionV3 with controls and permutations, compared with scikit-learn."""
     rng = np.random.default_rng(0)
     measure = rng.random(IMAGES)
     blank = np.zeros((8, 8, 3), np.uint8)
@@ -173,8 +174,8 @@ def regression(console: Console) -> None:
         for point in points
     }
     parts = draw_parts(images, REPEATS, 0, shuffled=True, permutations=PERMUTATIONS)
-    answers = {kind: Answers(points, (matrices,)) for kind in ("pretrained", "random")}
-    ours = timed(lambda: score(parts, answers, ("ridge", "ols")))
+    features = {kind: Features(points, (matrices,)) for kind in ("pretrained", "random")}
+    ours = timed(lambda: score(parts, features, ("ridge", "ols")))
     theirs, n_fit = 0.0, round(0.7 * IMAGES)
     for point in points:
         X = matrices[point.layer].astype(np.float64)
@@ -187,14 +188,14 @@ def regression(console: Console) -> None:
     console.print(
         f"{len(CHANNELS)} layers, {IMAGES:,} images, {REPEATS} repeats, ridge and least squares, "
         f"random and shuffled controls, {PERMUTATIONS:,} permutations: {ours:.0f} s. One fit of "
-        f"scikit-learn's RidgeCV to each layer: {theirs:.1f} s; {fits:,} of them, as the same "
-        f"numbers take, by extrapolation {theirs * fits / 3600:.1f} hours, "
+        f"scikit-learn's RidgeCV per layer: {theirs:.1f} s; the {fits:,} fits that the same "
+        f"numbers need would take {theirs * fits / 3600:.1f} hours (extrapolated), "
         f"{theirs * fits / ours:,.0f} times as long."
     )
 
 
 def whole(console: Console) -> None:
-    """From photographs to the curve, with all controls."""
+    """From JPEG files to the curve, with all controls."""
     data = os.environ.get("SCALECUT_DATA")
     if not data:
         return
@@ -208,14 +209,15 @@ def whole(console: Console) -> None:
     console.print("\n### End to end\n")
     console.print(
         f"`scalecut probe tf_efficientnet_lite0 --data voc:voc-animals --subset dog,cat,horse`, "
-        f"1,174 photographs, 3 twins, empty cache: {seconds:.0f} s, peak memory {peak:.2f} GB."
+        f"1,174 images, 3 randomly initialised networks, empty cache: {seconds:.0f} s, peak memory "
+        f"{peak:.2f} GB."
     )
-    stages: Any = read_run(run).provenance["stages"]
+    stages: Any = read_run(run).facts["stages"]
     console.print(", ".join(f"{name} {each['seconds']:.0f} s" for name, each in stages.items()))
 
 
 def main() -> None:
-    os.environ["SCALECUT_CACHE"] = tempfile.mkdtemp()  # empty; converted graphs are kept in it
+    os.environ["SCALECUT_CACHE"] = tempfile.mkdtemp()  # empty; converted graphs are stored in it
     console = Console(width=10_000, highlight=False, markup=False)
     console.print(
         f"{date.today()}, {torch.get_num_threads()} threads, {platform.platform()}, torch "

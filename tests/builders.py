@@ -8,7 +8,7 @@ from torch import nn
 
 from scalecut import Preprocessing, make_image_set
 from scalecut.features.extract import Computation
-from scalecut.networks.network import load_network
+from scalecut.networks.load import load_network
 
 SIDE = 24
 AS_IT_IS = Preprocessing(height=SIDE, width=SIDE, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))

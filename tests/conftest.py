@@ -1,5 +1,6 @@
 """What test files of several modules share."""
 
+import jaxtyping
 import pytest
 import torch
 
@@ -11,3 +12,11 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(usual)
+
+
+@pytest.fixture
+def untyped():
+    """For messages about values that type hints forbid: types are not checked meanwhile."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)

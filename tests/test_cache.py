@@ -1,7 +1,8 @@
-"""What is kept is read back; what breaks on the way leaves nothing behind."""
+"""What is stored is read back; a failed write leaves nothing behind."""
 
 import errno
 import hashlib
+import os
 from pathlib import Path
 
 import numpy as np
@@ -20,9 +21,9 @@ def place(tmp_path, monkeypatch):
     return tmp_path / "cache"
 
 
-@pytest.fixture(params=[0, 1])
-def rng(request):
-    return np.random.default_rng(request.param)
+@pytest.fixture
+def rng():
+    return np.random.default_rng(0)
 
 
 def keys(*names):
@@ -50,44 +51,25 @@ def test_what_was_kept_is_read_back_to_the_last_bit(rng):
         np.testing.assert_array_equal(shard.matrices[name], matrix)
 
 
-def test_all_shards_of_a_setting_are_read_and_none_of_another(rng):
+def test_all_shards_of_a_setting_are_read_and_none_of_another(rng, place):
     other = cache.setting_hash({"weights": "b"})
+    assert list(cache.shards(SETTING)) == []
     cache.add_shard(SETTING, keys("cat"), matrices(rng, 1))
-    cache.add_shard(SETTING, keys("dog", "cow"), matrices(rng, 2))
+    for kept in [matrices(rng, 2)] * 2:  # the same rows twice are one file
+        cache.add_shard(SETTING, keys("dog", "cow"), kept)
     cache.add_shard(other, keys("horse"), matrices(rng, 1))
     found = {image for shard in cache.shards(SETTING) for image in shard.images}
     assert found == set(keys("cat", "dog", "cow"))
     assert [shard.images for shard in cache.shards(other)] == [tuple(keys("horse"))]
+    assert len(files(place)) == 3
+    for path in files(place):
+        assert path.name == f"{hashlib.sha256(path.read_bytes()).hexdigest()}.safetensors"
 
 
-def test_a_setting_that_was_never_kept_has_no_shards():
-    assert list(cache.shards(SETTING)) == []
-
-
-def test_the_same_rows_twice_are_one_file(rng, place):
-    kept = matrices(rng, 2)
-    cache.add_shard(SETTING, keys("cat", "dog"), kept)
-    cache.add_shard(SETTING, keys("cat", "dog"), kept)
-    assert len(files(place)) == 1
-
-
-def test_a_shard_is_named_by_the_hash_of_its_own_bytes(rng, place):
-    cache.add_shard(SETTING, keys("cat"), matrices(rng, 1))
-    (path,) = files(place)
-    assert path.name == f"{hashlib.sha256(path.read_bytes()).hexdigest()}.safetensors"
-
-
-@pytest.mark.parametrize(
-    ("one", "other", "is_same"),
-    [
-        ({"a": 1, "b": [2, 3]}, {"b": [2, 3], "a": 1}, True),
-        ({"mean": (0.5, 0.5)}, {"mean": [0.5, 0.5]}, True),
-        ({"a": 1}, {"a": 2}, False),
-        ({"a": 1}, {"a": "1"}, False),
-    ],
-)
-def test_settings_that_say_the_same_have_the_same_hash(one, other, is_same):
-    assert (cache.setting_hash(one) == cache.setting_hash(other)) is is_same
+def test_settings_have_the_same_hash_if_and_only_if_they_are_the_same():
+    same, differ = cache.setting_hash({"a": 1, "b": (2, 3)}), [{"a": 1}, {"a": 2}, {"a": "1"}]
+    assert cache.setting_hash({"b": [2, 3], "a": 1}) == same
+    assert len({same, *map(cache.setting_hash, differ)}) == 4
 
 
 @pytest.mark.parametrize("damage", ["a flipped bit", "a missing end", "nothing left"])
@@ -108,6 +90,25 @@ def test_a_damaged_shard_is_deleted_and_the_others_are_read(rng, place, damage):
     assert len(files(place)) == 1
 
 
+# --- atomic writes -------------------------------------------------------------------------------
+
+FULL = OSError(errno.ENOSPC, "No space left on device")
+DENIED = OSError(errno.EACCES, "Permission denied")
+MESSAGES = [
+    (
+        FULL,
+        "The disk of the cache {cache} is full. Free space, for example with `scalecut cache "
+        "--clear`, or set SCALECUT_CACHE to another folder; the same command continues with what "
+        "is cached.",
+    ),
+    (
+        DENIED,
+        "The cache {place} cannot be written (Permission denied). Set SCALECUT_CACHE to a writable "
+        "folder.",
+    ),
+]
+
+
 def failing(error):
     def replace(self, target):
         raise error
@@ -115,37 +116,44 @@ def failing(error):
     return replace
 
 
-def test_a_full_disk_is_told_and_leaves_nothing_behind(rng, place, monkeypatch):
-    full = OSError(errno.ENOSPC, "No space left on device")
-    monkeypatch.setattr(Path, "replace", failing(full))
+@pytest.mark.parametrize(("failure", "message"), MESSAGES, ids=["full", "denied"])
+def test_a_failed_write_is_an_error_that_leaves_nothing(rng, place, monkeypatch, failure, message):
+    monkeypatch.setattr(Path, "replace", failing(failure))
     with pytest.raises(OutputError) as error:
         cache.add_shard(SETTING, keys("cat"), matrices(rng, 1))
-    assert str(error.value) == (
-        f"The disk of the cache {place} is full. Free space, for example by "
-        "`scalecut cache --clear`, or set SCALECUT_CACHE to another folder; "
-        "what was computed is kept and the same command goes on."
-    )
+    folder = place / "features" / SETTING[:2] / SETTING
+    assert str(error.value) == message.format(cache=place, place=folder)
     assert isinstance(error.value, ScalecutError)
     assert files(place) == []
 
 
-def test_another_failure_says_the_place_and_leaves_nothing_behind(rng, place, monkeypatch):
-    monkeypatch.setattr(Path, "replace", failing(OSError(errno.EACCES, "Permission denied")))
-    with pytest.raises(OutputError) as error:
-        cache.add_shard(SETTING, keys("cat"), matrices(rng, 1))
-    assert str(error.value) == (
-        f"The cache {place / 'features' / SETTING[:2] / SETTING} cannot be written "
-        "(Permission denied). Set SCALECUT_CACHE to a folder that can."
-    )
-    assert files(place) == []
+@pytest.mark.parametrize("failure", [KeyboardInterrupt(), ValueError("a bug")])
+def test_an_interrupted_write_keeps_the_earlier_file_and_no_part(tmp_path, failure):
+    path = tmp_path / "made" / "table.csv"
+    with cache.written(path) as part:
+        part.write_text("earlier")
+        assert not path.exists() and part.parent == path.parent
+    assert path.stat().st_mode & 0o777 == 0o666 & ~umask()
+    with pytest.raises(type(failure)), cache.written(path) as part:
+        part.write_text("half of")
+        raise failure
+    assert [each.name for each in path.parent.iterdir()] == ["table.csv"]
+    assert path.read_text() == "earlier"
 
 
-def test_a_kill_while_writing_leaves_no_shard_and_no_part(rng, place, monkeypatch):
-    monkeypatch.setattr(Path, "replace", failing(KeyboardInterrupt()))
-    with pytest.raises(KeyboardInterrupt):
-        cache.add_shard(SETTING, keys("cat"), matrices(rng, 1))
-    assert files(place) == []
-    assert list(cache.shards(SETTING)) == []
+def umask():
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def test_a_writer_may_word_its_own_error(tmp_path):
+    (tmp_path / "file").touch()
+    with (
+        pytest.raises(OutputError, match=r"^table\.csv: (Not a directory|File exists)$"),
+        cache.written(tmp_path / "file" / "table.csv", lambda p, e: f"{p.name}: {e.strerror}"),
+    ):
+        pass
 
 
 def test_a_cache_that_is_a_file_cannot_be_written(rng, place):
@@ -162,6 +170,9 @@ def test_half_a_file_under_a_temporary_name_is_not_read(rng, place):
     assert [shard.images for shard in cache.shards(SETTING)] == [tuple(keys("cat"))]
 
 
+# --- the whole cache -----------------------------------------------------------------------------
+
+
 def test_summary_counts_files_and_bytes(rng, place):
     assert cache.summary() == (0, 0)
     cache.add_shard(SETTING, keys("cat"), matrices(rng, 1))
@@ -169,24 +180,23 @@ def test_summary_counts_files_and_bytes(rng, place):
     assert cache.summary() == (2, sum(len(path.read_bytes()) for path in files(place)))
 
 
-def test_clearing_deletes_features_and_keeps_weights(rng, place):
-    weights = place / "weights" / "resnet50.safetensors"
-    weights.parent.mkdir(parents=True)
-    weights.write_bytes(b"weights")
-    cache.add_shard(SETTING, keys("cat"), matrices(rng, 1))
-    cache.clear()
-    assert files(place) == [weights]
-    assert cache.summary() == (0, 0)
-
-
-def test_clearing_deletes_fits_and_keeps_what_lies_beside_them(place):
-    fit, beside = place / "fits" / "0123456789abcdef", place / "fits" / "mine" / "fit.npz"
-    for file in (fit / "fit.npz", fit / "logs" / "events", beside):
+def test_clearing_deletes_features_and_fits_and_keeps_everything_else(rng, place):
+    fit = place / "fits" / "0123456789abcdef"
+    of_others = [
+        place / "weights" / "resnet50.safetensors",
+        place / "fits" / "mine" / "fit.npz",
+        place / "features" / "notes.safetensors",
+    ]
+    for file in (fit / "fit.npz", fit / "logs" / "events", *of_others):
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(b"12345")
     assert cache.summary() == (2, 10)
+    cache.add_shard(SETTING, keys("cat"), matrices(rng, 1))
+    (place / "features" / SETTING[:2] / SETTING / ".0a.part").touch()  # of a killed process
+    assert cache.summary()[0] == 4
     cache.clear()
-    assert files(place) == [beside]
+    assert files(place) == sorted(of_others)
+    assert cache.summary() == (0, 0)
     assert not fit.exists()
 
 
@@ -206,25 +216,14 @@ def test_a_cache_that_cannot_be_cleared_is_told(rng, place, monkeypatch):
     assert str(error.value).startswith(f"The cache {place} cannot be cleared (Permission denied).")
 
 
-def test_the_cache_lies_where_the_variable_says(place, tmp_path, monkeypatch):
+def test_the_cache_is_where_the_variable_says_or_in_the_users_cache_folder(
+    place, tmp_path, monkeypatch
+):
     assert cache.folder() == place
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("SCALECUT_CACHE", "~/mine")
     assert cache.folder() == tmp_path / "mine"
-
-
-@pytest.mark.parametrize("value", [None, ""])
-def test_without_the_variable_it_lies_in_the_users_cache_folder(value, monkeypatch):
-    if value is None:
-        monkeypatch.delenv("SCALECUT_CACHE")
-    else:
-        monkeypatch.setenv("SCALECUT_CACHE", value)
+    monkeypatch.setenv("SCALECUT_CACHE", "")
     assert cache.folder() == Path(platformdirs.user_cache_dir("scalecut"))
-
-
-def test_clearing_deletes_nothing_that_is_not_the_caches_own(rng, place):
-    mine = place / "features" / "notes.safetensors"
-    cache.add_shard(SETTING, keys("cat"), matrices(rng, 1))
-    mine.write_bytes(b"mine")
-    cache.clear()
-    assert files(place) == [mine]
+    monkeypatch.delenv("SCALECUT_CACHE")
+    assert cache.folder() == Path(platformdirs.user_cache_dir("scalecut"))

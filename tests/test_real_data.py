@@ -1,24 +1,24 @@
-"""The paper's experiments on real photographs and tissue, by real networks: what they must show.
+"""The paper's experiments on real images and tissue, by real networks: what they must show.
 
-Minutes rather than seconds; `make test-slow` runs these. `scalecut paper --quick` is run once. They
-need SCALECUT_DATA, a folder with `voc-animals` (PASCAL VOC layout), `monuseg` and `weights`
-(InceptionV3 to mixed8, ResNet50 v1 to add_13).
+They take minutes and need SCALECUT_DATA, a folder with `voc-animals` (PASCAL VOC layout), `monuseg`
+and `weights` (InceptionV3 to mixed8, ResNet50 v1 to add_13). `make test-data` runs the curves and
+cuts of `scalecut paper --quick`; `make test-slow` runs all of it.
 """
 
 import os
+import subprocess
+import sys
 from functools import cache
 from pathlib import Path
 
 import pandas as pd
 import pytest
-from typer.testing import CliRunner
 
 import scalecut
-from scalecut import runs
-from scalecut.cli import app as cli
-from scalecut.cut.verify import prove
+from scalecut import Computation, Fitting, Reading, runs
+from scalecut.cut.verify import verify_cut
 from scalecut.paper.numbers import INCOMPARABLE, MISPRINT, REPRODUCED
-from scalecut.probing.curve import read_run
+from scalecut.probing.curve import read_curve
 
 DATA = os.environ.get("SCALECUT_DATA")
 pytestmark = [
@@ -40,13 +40,18 @@ def cache_folder(tmp_path_factory):
         yield
 
 
+OTHER_STEPS = "image-size,noise,patches,areas,magnifications,pictures"
+
+
+def paper(out, *more):
+    asked = ["paper", "--quick", "--data", DATA, "--out", str(out), *more]
+    subprocess.run([sys.executable, "-m", "scalecut", *asked], check=True)
+    return out
+
+
 @pytest.fixture(scope="module")
 def paper_run(tmp_path_factory, cache_folder):
-    out = tmp_path_factory.mktemp("runs") / "paper"
-    asked = ["paper", "--quick", "--data", DATA, "--out", str(out)]
-    result = CliRunner().invoke(cli.app, asked)
-    assert result.exit_code == 0, result.output
-    return out
+    return paper(tmp_path_factory.mktemp("runs") / "paper", "--skip", OTHER_STEPS)
 
 
 @cache
@@ -54,9 +59,9 @@ def curve(precision, controls):
     return scalecut.probe(
         "tf_efficientnet_lite0",
         f"voc:{DATA}/voc-animals",
-        subsets=ANIMALS,
-        precision=precision,
-        controls=controls,
+        reading=Reading(subset=ANIMALS),
+        computation=Computation(precision=precision),
+        fitting=Fitting(controls=controls),
     )
 
 
@@ -75,7 +80,7 @@ def check_controls(found, highest_random):
 
 
 def test_inception_v3_shows_the_papers_collapse_with_least_squares_and_none_with_ridge(paper_run):
-    found = read_run(paper_run / "inception_v3")
+    found = read_curve(paper_run / "inception_v3")
     ols, ridge = line(found, regressor="ols"), line(found)
     assert list(ridge) == [f"mixed{number}" for number in range(9)]
     assert all(ols[name] < 0 for name in ("mixed0", "mixed1", "mixed2"))
@@ -89,7 +94,7 @@ def test_inception_v3_shows_the_papers_collapse_with_least_squares_and_none_with
         "Mixed_7b (mixed9)", "Mixed_7c (mixed10)", "pooled", "logits (pre_softmax)", "softmax"
     ]  # fmt: skip
     assert all("Mixed_7b.branch3x3dbl_2.conv" in item["reason"] for item in left_out)
-    # the weights end at the peak, so no fall is claimed
+    # the weights end at the peak, so no drop is claimed
     evidence = found.evidence()
     assert evidence.peak == "Mixed_7a"
     assert evidence.fall_after is None
@@ -97,7 +102,7 @@ def test_inception_v3_shows_the_papers_collapse_with_least_squares_and_none_with
 
 
 def test_resnet50_of_the_paper_collapses_early_with_least_squares_and_rises_with_ridge(paper_run):
-    found = read_run(paper_run / "resnet50_v1")
+    found = read_curve(paper_run / "resnet50_v1")
     ols, ridge = line(found, regressor="ols"), line(found)
     assert list(ridge) == [f"add_{number}" for number in range(1, 14)]
     assert ols["add_1"] < -1
@@ -109,8 +114,8 @@ def test_resnet50_of_the_paper_collapses_early_with_least_squares_and_rises_with
     assert len(left_out) == 6
 
 
-def test_efficientnet_peaks_before_its_end_and_forgets_towards_the_logits(paper_run):
-    found = read_run(paper_run / "tf_efficientnet_lite0")
+def test_efficientnet_peaks_before_its_end_and_drops_towards_the_logits(paper_run):
+    found = read_curve(paper_run / "tf_efficientnet_lite0")
     ridge = line(found)
     peak = max(ridge, key=ridge.get)
     assert peak.startswith(("blocks.4.", "blocks.5."))
@@ -130,7 +135,7 @@ def test_efficientnet_peaks_before_its_end_and_forgets_towards_the_logits(paper_
 
 
 def test_bfloat16_and_float32_give_the_same_ridge_curve(paper_run):
-    fast = read_run(paper_run / "tf_efficientnet_lite0")
+    fast = read_curve(paper_run / "tf_efficientnet_lite0")
     exact = curve("float32", controls=())
     for subset in (*ANIMALS, "mean"):
         one, other = line(fast, subset=subset), line(exact, subset=subset)
@@ -138,16 +143,16 @@ def test_bfloat16_and_float32_give_the_same_ridge_curve(paper_run):
 
 
 def test_running_twice_gives_the_same_numbers_to_the_last_digit():
-    once = curve("float32", controls=("shuffled",)).frame()
+    once = curve("float32", controls=("shuffled",)).to_frame()
     curve.cache_clear()
-    again = curve("float32", controls=("shuffled",)).frame()
+    again = curve("float32", controls=("shuffled",)).to_frame()
     assert once.equals(again)
 
 
 def test_curve_of_efficientnet_lite0_chooses_a_cut_that_saves_and_incomplete_weights_are_cut_off(
     paper_run,
 ):
-    chosen = scalecut.choose(read_run(paper_run / "tf_efficientnet_lite0"))
+    chosen = scalecut.choose_layer(read_curve(paper_run / "tf_efficientnet_lite0"))
     assert chosen.layer in ("blocks.5.0", "blocks.5.1", "blocks.5.2", "blocks.5.3")
     assert chosen.macs <= chosen.peak_macs
     file = Path(DATA) / "weights" / WEIGHTS["inception_v3"]
@@ -155,13 +160,13 @@ def test_curve_of_efficientnet_lite0_chooses_a_cut_that_saves_and_incomplete_wei
     cut = scalecut.cut_after(whole, "mixed8")
     assert all(p.isfinite().all() for p in cut.parameters())
     assert not all(p.isfinite().all() for p in whole.module.parameters())
-    proof = prove(whole, cut, pairs=1, batch_size=1)
-    assert proof.largest_difference == 0
-    assert 0.87 < proof.cut.macs / proof.whole.macs < 0.88
+    found = verify_cut(whole, cut, pairs=1, batch_size=1)
+    assert found.largest_difference == 0
+    assert 0.87 < found.cut.macs / found.whole.macs < 0.88
 
 
 def test_table_a2_stands_beside_ours_with_the_same_signs_at_all_nine_layers(paper_run):
-    table = runs.read_table(paper_run, "paper")
+    table = runs.read_run(paper_run).table("paper")
     rows = table[(table.section == "A.2") & (table.network == "inception_v3")]
     rows = rows[rows.quantity == "R², ImageNet weights"].set_index("item")
     read = rows.loc[[f"mixed{number}" for number in range(9)]]
@@ -176,16 +181,21 @@ def test_table_a2_stands_beside_ours_with_the_same_signs_at_all_nine_layers(pape
     assert ours.corr(of_resnet.paper[ours.index], method="spearman") > 0.9
 
 
-def test_every_claim_of_the_paper_is_told_and_judged(paper_run):
-    claims = runs.read_table(paper_run, "claims")
+def test_every_claim_of_the_curves_is_judged(paper_run):
+    claims = runs.read_run(paper_run).table("claims")
     assert claims.found.astype(str).str.len().min() > 3
     early = claims[claims.claim.str.startswith("Early layers")]
-    assert early.found.str.contains("the collapse is of the method").all()
+    assert early.found.str.contains("the collapse is an artefact of the method").all()
     assert (claims["mark"] == MISPRINT).sum() == 2
-    told = claims[claims.claim.str.startswith("They tell it because they were trained")]
+    told = claims[claims.claim.str.startswith("Training makes the difference")]
     assert set(told["mark"]) == {REPRODUCED}
-    facts = runs.read_facts(paper_run)
+
+
+@pytest.mark.hours
+def test_paper_runs_from_end_to_end(tmp_path):
+    out = paper(tmp_path / "paper")
+    facts = runs.read_run(out).facts
     assert facts["left_out"] == []
     assert pd.Series([stage["seconds"] for stage in facts["stages"].values()]).min() > 1
     for name in ("report.html", "paper.md", "figures/inception_v3.png", "figures/resnet50_v1.svg"):
-        assert (paper_run / name).stat().st_size > 1000
+        assert (out / name).stat().st_size > 1000

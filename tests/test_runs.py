@@ -1,87 +1,25 @@
-"""A run folder is whole or not there; what is read back is what was written."""
+"""A run folder is complete or absent; what is read is what was written."""
 
 import errno
-import hashlib
-import io
-import json
 import os
-import re
+import subprocess
 import sys
-from dataclasses import replace
+import time
+from dataclasses import dataclass
 from importlib import metadata
-from io import StringIO
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
-import PIL.Image
 import pytest
-from rich.console import Console
 
-from scalecut import Curve, DataError, OutputError, ProbePoint, make_image_set
-from scalecut.cli.terminal import (
-    bars,
-    comparison_table,
-    controls_in_words,
-    curve_table,
-    layer_table,
-)
-from scalecut.data.images import LeftOut
-from scalecut.networks.network import Preprocessing, Weights
-from scalecut.probing.curve import compare, image_table, read_curve, read_run, write_curve
-from scalecut.report.report import draw
-from scalecut.report.sections import read_predictions
-from scalecut.runs import FORMAT, check_place, gathered, new_run, read_facts, versions, write_table
+from scalecut import runs
+from scalecut.errors import DataError, OutputError
+from scalecut.runs import Run, check_place, gathered, kind_of, new_run, open_run, read_run
+from tests.report.builders import curve, files_in
 
-HEADER = (
-    "model,subset,measure,layer,alias,depth,n_features,n_images,weights,target,regressor,"
-    "r2,r2_low,r2_high,p_value,seed_count,n_fit,r2_spread,learned,learned_low,learned_high"
-)
-LAYERS = {"0": "", "stem[0]": "add_1", "softmax": "softmax"}
-LINES = [("pretrained", "true"), ("random", "true"), ("pretrained", "shuffled")]
-
-
-def points():
-    return tuple(
-        ProbePoint(layer, alias, number / 2, layer, "output", channels=8 * (number + 1))
-        for number, (layer, alias) in enumerate(LAYERS.items())
-    )
-
-
-def table(subsets=("dog", "mean"), regressors=("ridge", "ols"), lines=LINES):
-    """A row for every combination; R² to more digits than are written."""
-    rng = np.random.default_rng(0)
-    rows = []
-    for subset in subsets:
-        for weights, target in lines:
-            for regressor in regressors:
-                for point in points():
-                    r2, is_main = rng.uniform(-2, 1), (weights, target) == ("pretrained", "true")
-                    rows.append(
-                        [
-                            *("net", subset, "area", point.layer, point.alias, point.depth),
-                            *(point.channels, 40, weights, target, regressor),
-                            *(r2, r2 - 0.1, r2 + 0.1, np.nan, 10, 28, np.nan),
-                            *((r2 - 0.3, r2 - 0.4, r2 - 0.2) if is_main else [np.nan] * 3),
-                        ]
-                    )
-    return pd.DataFrame(rows, columns=HEADER.split(","))
-
-
-def curve(frame=None, provenance=None):
-    left_out = (LeftOut("a.jpg", "it is broken"),)
-    frame = table() if frame is None else frame
-    noise = np.random.default_rng(1).normal(size=(len(frame), 50))
-    draws = (frame.r2.to_numpy()[:, None] + 0.01 * noise).astype(np.float32)
-    lacking = (LeftOut("fc", "lacks a tensor"),)
-    return Curve(frame, draws, points(), lacking, left_out, provenance or {})
-
-
-def tree(folder):
-    return {
-        path.relative_to(folder).as_posix(): path.read_bytes() if path.is_file() else None
-        for path in folder.rglob("*")
-    }
+TABLE = pd.DataFrame({"layer": ["007", "nan", ""], "r2": [1 / 3, np.nan, -2.0], "n_fit": [1, 2, 3]})
 
 
 def make_run(folder, text="a run"):
@@ -91,70 +29,49 @@ def make_run(folder, text="a run"):
         (place / "figures" / "curve.png").write_text(text)
 
 
-def write(folder, frame=None, **provenance):
+def write(folder, facts=None, **tables):
     folder.mkdir(exist_ok=True)
-    write_curve(curve(frame, provenance), folder, command="scalecut demo", settings={"seed": 0})
+    runs.write_run(folder, tables or {"curve": TABLE}, facts or {}, command="scalecut demo")
     return folder
 
 
-# --- whole, or not there -------------------------------------------------------------------------
+# --- complete or absent --------------------------------------------------------------------------
 
 
-def test_run_appears_when_it_is_whole_and_not_before(tmp_path):
+def test_run_appears_when_it_is_complete_and_replaces_an_earlier_one_as_a_whole(tmp_path):
     run = tmp_path / "deep" / "runs" / "mine"
     with new_run(run) as place:
-        (place / "run.json").write_text("{}")
+        (place / "run.json").write_text("old")
+        (place / "note.txt").write_text("of the old run")
         assert not run.exists()
         assert place.parent == run.parent  # the same disk, so that renaming is enough
-    assert tree(tmp_path / "deep") == {
-        "runs": None,
-        "runs/mine": None,
-        "runs/mine/run.json": b"{}",
-    }
     assert run.stat().st_mode & 0o777 == 0o755
-
-
-@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError, DataError])
-def test_run_that_is_broken_off_leaves_nothing(tmp_path, error):
-    with pytest.raises(error), new_run(tmp_path / "run") as place:
-        (place / "run.json").write_text("half")
-        raise error
-    assert tree(tmp_path) == {}
-
-
-def test_earlier_run_is_replaced_as_a_whole(tmp_path):
-    make_run(tmp_path / "run", "old")
-    (tmp_path / "run" / "note.txt").write_text("of the old run")
-    make_run(tmp_path / "run", "new")
-    assert tree(tmp_path) == {
-        "run": None,
-        "run/run.json": b"new",
-        "run/figures": None,
-        "run/figures/curve.png": b"new",
+    make_run(run, "new")
+    assert files_in(run.parent) == {
+        "mine": None,
+        "mine/run.json": b"new",
+        "mine/figures": None,
+        "mine/figures/curve.png": b"new",
     }
 
 
-def test_empty_folder_is_filled(tmp_path):
-    (tmp_path / "run").mkdir()
-    make_run(tmp_path / "run")
-    assert (tmp_path / "run" / "run.json").is_file()
-
-
-@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError(errno.EIO, "Input/output error")])
-def test_earlier_run_stays_while_the_new_one_is_not_whole(tmp_path, error):
+@pytest.mark.parametrize("error", [KeyboardInterrupt, DataError, OSError(errno.EIO, "I/O error")])
+def test_interrupted_run_leaves_everything_as_it_was(tmp_path, error):
+    (tmp_path / "empty").mkdir()
     make_run(tmp_path / "run", "old")
-    before = tree(tmp_path)
+    before = files_in(tmp_path)
     expected = OutputError if isinstance(error, OSError) else error
-    with pytest.raises(expected), new_run(tmp_path / "run") as place:
-        (place / "run.json").write_text("half")
-        raise error
-    assert tree(tmp_path) == before
+    for name in ("run", "empty", "none"):
+        with pytest.raises(expected), new_run(tmp_path / name) as place:
+            (place / "run.json").write_text("half")
+            raise error
+    assert files_in(tmp_path) == before
 
 
 def test_earlier_run_comes_back_if_the_new_one_cannot_take_its_place(tmp_path, monkeypatch):
     run = tmp_path / "run"
     make_run(run, "old")
-    before, rename = tree(tmp_path), Path.rename
+    before, rename = files_in(tmp_path), Path.rename
 
     def refused(self, target):
         if Path(target) == run and not self.name.endswith("-replaced"):
@@ -162,73 +79,44 @@ def test_earlier_run_comes_back_if_the_new_one_cannot_take_its_place(tmp_path, m
         return rename(self, target)
 
     monkeypatch.setattr(Path, "rename", refused)
-    with pytest.raises(OutputError) as caught:
+    with pytest.raises(OutputError, match="Permission denied"):
         make_run(run, "new")
-    assert str(caught.value) == (
-        f"'{run}' cannot be written (Permission denied). Give --out a folder that can."
-    )
-    assert tree(tmp_path) == before
+    assert files_in(tmp_path) == before
 
 
-@pytest.mark.parametrize(
-    ("error", "told"),
-    [
-        (
-            OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)),
-            "The disk of {run!r} is full. Free space or give --out another place; computed "
-            "features are cached, so the same command goes on from there.",
-        ),
-        (
-            OSError(errno.EROFS, "Read-only file system"),
-            "{run!r} cannot be written (Read-only file system). Give --out a folder that can.",
-        ),
-        (OutputError("said by the figures."), "said by the figures."),
-    ],
-    ids=["full", "read-only", "ours"],
-)
-def test_writing_that_fails_says_where_and_what_to_do(tmp_path, error, told):
-    run = str(tmp_path / "run")
-    with pytest.raises(OutputError) as caught, new_run(Path(run)):
-        raise error
-    assert str(caught.value) == told.format(run=run)
-    assert tree(tmp_path) == {}
+@pytest.fixture(scope="module")
+def dead():
+    """The number of a process that has ended."""
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    return process.pid
 
 
-def test_folder_of_others_is_not_replaced(tmp_path):
-    (tmp_path / "thesis.tex").write_text("years of work")
-    with pytest.raises(OutputError) as caught:
-        check_place(tmp_path)
-    assert str(caught.value) == (
-        f"'{tmp_path}' is there and holds no run of scalecut, so it is not replaced. "
-        "Give --out a new folder."
-    )
-    with pytest.raises(OutputError, match="holds no run of scalecut"), new_run(tmp_path):
-        pytest.fail("the block must not be entered")
-    assert tree(tmp_path) == {"thesis.tex": b"years of work"}
+def test_temporary_folders_of_killed_processes_are_removed_and_no_others(tmp_path, dead):
+    make_run(tmp_path / "run")
+    alive, hour = os.getpid(), 3700
+    ages = {
+        f".run-{dead}-abcdefgh": 0,
+        f".run-{dead}-abcdefgh-replaced": 0,
+        f".run-{alive}-ab_defg1": hour,
+        f".run-{alive}-abcdefgh": 0,
+        f".run-2-{dead}-abcdefgh": hour,  # of the run "run-2"
+        ".run-settings": hour,  # somebody else's
+    }
+    for name, age in ages.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "curve.csv").write_text("half")
+        os.utime(tmp_path / name, 2 * (time.time() - age,))
+    make_run(tmp_path / "run", "new")
+    assert {path.name for path in tmp_path.iterdir()} == {"run", *[*ages][3:]}
 
 
-def test_file_is_no_place_for_a_run(tmp_path):
-    file = tmp_path / "file"
-    file.touch()
-    with pytest.raises(OutputError) as caught:
-        check_place(file)
-    assert str(caught.value) == (
-        f"'{file}' is a file, but a folder is needed. Give --out a new folder."
-    )
-    with pytest.raises(OutputError) as caught:
-        check_place(file / "sub" / "run")
-    assert str(caught.value) == (
-        f"'{file}/sub/run' cannot be written (Not a directory). Give --out a folder that can."
-    )
-
-
-def test_place_is_checked_without_making_anything(tmp_path):
-    check_place(tmp_path / "a" / "b" / "run")
-    check_place(tmp_path / "run")
-    assert tree(tmp_path) == {}
-
-
-# --- beside the runs that a folder holds ---------------------------------------------------------
+def test_earlier_run_comes_back_if_its_process_was_killed_while_replacing_it(tmp_path, dead):
+    make_run(tmp_path / f".run-{dead}-abcdefgh-replaced", "earlier")
+    with pytest.raises(KeyboardInterrupt), new_run(tmp_path / "run"):
+        raise KeyboardInterrupt
+    assert {path.name for path in tmp_path.iterdir()} == {"run"}
+    assert (tmp_path / "run" / "run.json").read_text() == "earlier"
 
 
 def gather(folder, text="a table"):
@@ -237,450 +125,230 @@ def gather(folder, text="a table"):
         (place / "paper.csv").write_text(text)
         (place / "figures").mkdir()
         (place / "figures" / "paper.png").write_text(text)
-        return place, tree(folder)
+        return place, {name for name in files_in(folder) if not name.startswith(".made-")}
 
 
-@pytest.fixture
-def steps(tmp_path):
-    """A folder that holds a run, and what makes it one of many runs."""
-    make_run(tmp_path / "paper" / "step")
-    (tmp_path / "paper" / "paper.json").write_text("{}")
-    return tmp_path / "paper"
-
-
-def test_what_is_gathered_appears_beside_the_runs_when_it_is_whole(steps):
-    before = tree(steps)
-    place, meanwhile = gather(steps)
-    assert place.parent == steps  # the same disk, so that renaming is enough
-    assert {name for name in meanwhile if not name.startswith(".made-")} == set(before)
-    assert tree(steps) == before | {
-        "run.json": b"a table",
-        "paper.csv": b"a table",
-        "figures": None,
-        "figures/paper.png": b"a table",
-    }
-
-
-def test_run_json_comes_last_so_that_it_vouches_for_the_rest(steps, monkeypatch):
-    moved, replace_ = [], Path.replace
+def test_gathered_files_appear_next_to_the_runs_run_json_last(tmp_path, monkeypatch):
+    make_run(tmp_path / "step")
+    before, moved, replace = files_in(tmp_path), [], Path.replace
 
     def noted(self, target):
-        moved.append(Path(target).relative_to(steps).as_posix())
-        return replace_(self, target)
+        moved.append(Path(target).relative_to(tmp_path).as_posix())
+        return replace(self, target)
 
     monkeypatch.setattr(Path, "replace", noted)
-    gather(steps)
-    assert moved[-1] == "run.json"
-    assert sorted(moved) == ["figures/paper.png", "paper.csv", "run.json"]
-
-
-@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError, DataError])
-def test_gathering_that_is_broken_off_changes_nothing(steps, error):
-    gather(steps, "earlier")
-    before = tree(steps)
-    with pytest.raises(error), gathered(steps) as place:
+    place, meanwhile = gather(tmp_path)
+    assert place.parent == tmp_path
+    assert meanwhile == set(before)
+    assert moved[-1] == "run.json"  # so that it vouches for the rest
+    gather(tmp_path, "later")
+    now = before | {"run.json": b"later", "paper.csv": b"later", "figures": None}
+    assert files_in(tmp_path) == now | {"figures/paper.png": b"later"}
+    with pytest.raises(KeyboardInterrupt), gathered(tmp_path) as place:
         (place / "run.json").write_text("half")
-        raise error
-    assert tree(steps) == before
+        raise KeyboardInterrupt
+    assert files_in(tmp_path)["run.json"] == b"later"
 
 
-def test_what_was_gathered_earlier_is_replaced_file_by_file(steps):
-    for text in ("earlier", "later"):
-        gather(steps, text)
-    found = tree(steps)
-    assert {found[name] for name in ("run.json", "paper.csv", "figures/paper.png")} == {b"later"}
-    assert found["step/run.json"] == b"a run"
+# --- places that cannot be written to ------------------------------------------------------------
 
-
-@pytest.mark.parametrize(
-    ("error", "told"),
-    [
-        (
-            OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)),
-            "The disk of {run!r} is full. Free space or give --out another place; computed "
-            "features are cached, so the same command goes on from there.",
-        ),
-        (
-            OSError(errno.EROFS, "Read-only file system"),
-            "{run!r} cannot be written (Read-only file system). Give --out a folder that can.",
-        ),
-        (OutputError("said by the figures."), "said by the figures."),
-    ],
-    ids=["full", "read-only", "ours"],
+FULL = (
+    "The disk of 'run' is full. Free space, or give --out a folder on another disk. Computed "
+    "features are cached, so the same command continues from there."
 )
-def test_gathering_that_cannot_be_written_says_where_and_what_to_do(steps, error, told):
-    before = tree(steps)
-    with pytest.raises(OutputError) as caught, gathered(steps):
-        raise error
-    assert str(caught.value) == told.format(run=str(steps))
-    assert tree(steps) == before
+REFUSED = [
+    (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), FULL),
+    (
+        OSError(errno.EROFS, "Read-only file system"),
+        "'run' cannot be written (Read-only file system). Give --out a writable folder.",
+    ),
+    (OutputError("said by the figures."), "said by the figures."),
+]
 
 
-def test_nothing_is_gathered_where_there_is_no_folder(tmp_path):
-    with pytest.raises(OutputError) as caught, gathered(tmp_path / "none"):
-        pytest.fail("the block must not be entered")
-    assert str(caught.value) == (
-        f"'{tmp_path / 'none'}' cannot be written (No such file or directory). Give --out a folder "
-        "that can."
+def test_failed_writing_says_where_and_what_to_do(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for act in (new_run, gathered):
+        if act is gathered:
+            make_run(Path("run"))
+        before = files_in(tmp_path)
+        for error, text in REFUSED:
+            with pytest.raises(OutputError) as caught, act(Path("run")):
+                raise error
+            assert str(caught.value) == text
+        assert files_in(tmp_path) == before
+
+
+def test_place_is_checked_before_anything_is_made(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for place in ("a/b/run", "run"):
+        check_place(Path(place))
+    assert files_in(tmp_path) == {}
+    Path("thesis").mkdir()
+    Path("thesis/thesis.tex").write_text("years of work")
+    Path("file").touch()
+    make_run(Path("run"))
+    exists = (
+        "{!r} exists and holds no {} of scalecut, so it is not replaced. Give --out a new folder."
     )
+    refused = [
+        ("thesis", "run", exists.format("thesis", "run")),
+        ("run", "paper", exists.format("run", "paper")),
+        ("file", "run", "'file' is a file, but a folder is needed. Give --out a new folder."),
+        (
+            "file/run",
+            "run",
+            "'file/run' cannot be written (Not a directory). Give --out a writable folder.",
+        ),
+    ]
+    before = files_in(tmp_path)
+    for place, kind, text in refused:
+        for act in (check_place, lambda *given: new_run(*given).__enter__()):
+            with pytest.raises(OutputError) as caught:
+                act(Path(place), kind)
+            assert str(caught.value) == text
+    assert files_in(tmp_path) == before
 
 
-def test_run_is_no_place_for_many_runs(tmp_path):
-    make_run(tmp_path / "run")
-    with pytest.raises(OutputError, match="holds no paper of scalecut, so it is not replaced"):
-        check_place(tmp_path / "run", "paper")
+# --- what is written, and read again -------------------------------------------------------------
 
 
-# --- what is written -----------------------------------------------------------------------------
+def test_tables_have_six_decimals_and_names_stay_text(tmp_path):
+    run = read_run(write(tmp_path / "run"))
+    text = (run.folder / "curve.csv").read_bytes().decode()
+    assert text == "layer,r2,n_fit\n007,0.333333,1\nnan,,2\n,-2.000000,3\n"
+    assert (run.names(), run.has("curve"), run.has("noise")) == (["curve"], True, False)
+    table = run.table("curve", ["layer", "r2"])
+    pd.testing.assert_frame_equal(table, TABLE, atol=5e-7, rtol=0, check_dtype=False)
+    (run.folder / "curve.csv").unlink()
+    assert run.table("curve") is table  # it was parsed once
 
 
-def test_curve_has_the_documented_header_and_six_decimals(tmp_path):
-    write(tmp_path / "run")
-    header, *lines = (tmp_path / "run" / "curve.csv").read_bytes().decode().split("\n")
-    assert header == HEADER
-    assert lines.pop() == ""
-    for line, (_, row) in zip(lines, table().iterrows(), strict=True):
-        names = f"net,{row.subset},area,{row.layer},{row.alias},{row.depth:.6f}"
-        counts = f"{row.n_features},40,{row.weights},{row.target},{row.regressor}"
-        learned = [row.learned, row.learned_low, row.learned_high]
-        listed = ",".join("" if np.isnan(value) else f"{value:.6f}" for value in learned)
-        scores = f"{row.r2:.6f},{row.r2_low:.6f},{row.r2_high:.6f},,10,28,,{listed}"
-        assert line == f"{names},{counts},{scores}"
+def test_run_json_holds_the_facts_and_what_they_were_computed_with(tmp_path):
+    @dataclass
+    class Weights:
+        kind: str
+        missing: tuple
 
-
-def test_run_json_holds_what_was_asked_and_what_it_was_computed_from(tmp_path):
     facts = {
-        "weights": Weights("pretrained", "file net.pth", "abc", ("fc.weight",)),
-        "preprocessing": Preprocessing(height=32),
-        "images": {"n_images": 40},
+        "weights": Weights("random", ("fc",)),
+        "p": float("nan"),
+        "note": "猫",
+        "at": Path("x"),
     }
-    frame, folder = table(), tmp_path / "run"
-    folder.mkdir()
-    settings = {"data": "voc:DIR", "images": Path("pictures"), "seed": 0}
-    write_curve(curve(frame, facts), folder, command="scalecut probe net", settings=settings)
-    told = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-    assert list(told) == [
-        *("format", "command", "settings", "written", "versions", "machine"),
-        *(
-            *facts,
-            "evidence",
-            "evidence_with_fewer_to_fit",
-            "points",
-            "layers_left_out",
-            "images_left_out",
-        ),
-    ]
-    assert told["format"] == FORMAT
-    assert told["command"] == "scalecut probe net"
-    assert told["settings"] == {"data": "voc:DIR", "images": "pictures", "seed": 0}
-    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00", told["written"])
-    assert told["versions"] == versions()
+    run = read_run(write(tmp_path / "run", facts))
+    assert "猫" in (run.folder / "run.json").read_text(encoding="utf-8")
+    told = dict(run.facts)
+    assert list(told)[:5] == ["format", "command", "written", "versions", "machine"]
+    assert (told["format"], told["command"]) == (runs.FORMATS["run"], "scalecut demo")
+    assert told["versions"] == {name: metadata.version(name) for name in runs.PACKAGES}
     assert told["machine"]["python"] == ".".join(map(str, sys.version_info[:3]))
-    assert told["weights"]["sha256"] == "abc"
-    assert told["weights"]["missing"] == ["fc.weight"]
-    assert told["preprocessing"]["height"] == 32
-    assert set(told["evidence"]) == {"dog", "mean"}
-    assert told["evidence"]["dog"]["p_value"] is None  # JSON has no nan
-    assert [point["layer"] for point in told["points"]] == list(LAYERS)
-    assert told["layers_left_out"] == [{"name": "fc", "reason": "lacks a tensor"}]
-    assert told["images_left_out"] == [{"name": "a.jpg", "reason": "it is broken"}]
+    assert (told["p"], told["note"], told["at"]) == (None, "猫", "x")  # JSON has no nan
+    assert told["weights"] == {"kind": "random", "missing": ["fc"]}
 
 
-def test_names_of_any_script_are_written_as_they_are(tmp_path):
-    write(tmp_path / "run", table(subsets=('猫, "größte"', "mean")), note="猫")
-    assert '"note": "猫"' in (tmp_path / "run" / "run.json").read_text(encoding="utf-8")
-    assert set(read_curve(tmp_path / "run").subset) == {'猫, "größte"', "mean"}
+def test_settings_are_the_arguments_with_options_flattened():
+    @dataclass
+    class Options:
+        fit: str = "squash"
+        sizes: tuple = (1, 2)
+
+    given = {"model": Options(), "data": "voc:DIR", "reading": Options(), "progress": print}
+    assert runs.settings_of(given) == {
+        "model": "Options",
+        "data": "voc:DIR",
+        "fit": "squash",
+        "sizes": (1, 2),
+    }
 
 
-def test_versions_are_those_installed():
-    found = versions()
-    assert {"scalecut", "torch", "timm", "numpy", "scikit-learn"} <= found.keys()
-    assert all(metadata.version(name) == version for name, version in found.items())
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_features_are_written_complete_or_not_at_all(tmp_path, suffix):
+    file = tmp_path / "new" / f"features{suffix}"
+    runs.write_features(TABLE, file)
+    read = pd.read_csv if suffix == ".csv" else pd.read_parquet
+    assert read(file).r2.tolist()[::2] == TABLE.r2.tolist()[::2]
+    with pytest.raises(OutputError):
+        runs.write_features(TABLE, file / f"below{suffix}")
+    assert set(files_in(tmp_path)) == {"new", f"new/features{suffix}"}
 
 
-# --- what is read back ---------------------------------------------------------------------------
+# --- folders that cannot be read -----------------------------------------------------------------
+
+UNREADABLE = "'run' holds no run of scalecut: run.json cannot be read ({}). Give a folder that "
+UNREADABLE += "`scalecut probe` wrote."
 
 
-def test_curve_is_read_back_as_it_was_written(tmp_path):
-    frame = read_curve(write(tmp_path / "run"))
-    pd.testing.assert_frame_equal(frame, table(), atol=5.1e-7, rtol=0, check_dtype=False)
-    again = tmp_path / "again.csv"
-    write_table(frame, again)
-    assert again.read_bytes() == (tmp_path / "run" / "curve.csv").read_bytes()
+def test_folder_that_cannot_be_read_is_refused_with_the_remedy(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
 
+    def refusal(act, *given):
+        with pytest.raises(DataError) as error:
+            act(*given)
+        return str(error.value)
 
-@pytest.mark.parametrize("name", ["nan", "None", "1", "007", "true", ""])
-def test_names_that_look_like_values_stay_names(tmp_path, name):
-    frame = table().assign(layer=name, subset=name, alias="")
-    read = read_curve(write(tmp_path / "run", frame))
-    for column in ("layer", "subset"):
-        assert set(read[column]) == {name}
-    assert set(read.alias) == {""}
-    assert read.p_value.isna().all()
-
-
-def test_figures_of_a_run_are_the_same_when_drawn_again(tmp_path, monkeypatch):
-    monkeypatch.setattr("scalecut.report.report.DOTS_PER_INCH", 20)
-    run = write(tmp_path / "run")
-    hashes = []
-    for _ in range(2):
-        paths = draw(run)
-        hashes.append([hashlib.sha256(path.read_bytes()).hexdigest() for path in paths])
-    assert hashes[0] == hashes[1]
-
-
-def test_missing_run_is_refused(tmp_path):
-    with pytest.raises(DataError) as caught:
-        read_curve(tmp_path / "none")
-    assert str(caught.value) == (
-        f"There is no run folder '{tmp_path / 'none'}'. Give the folder that a probe wrote (--out)."
+    assert refusal(read_run, "run", "cut") == (
+        "There is no folder 'run'. Give a folder that `scalecut cut` wrote."
     )
-
-
-def test_run_of_a_newer_version_is_refused(tmp_path):
-    run = write(tmp_path / "run")
-    facts = read_facts(run)
-    (run / "run.json").write_text(json.dumps({**facts, "format": FORMAT + 1}))
-    with pytest.raises(DataError) as caught:
-        read_curve(run)
-    assert str(caught.value) == (
-        f"The run '{run}' has format {FORMAT + 1}, but this version reads up to {FORMAT}. "
-        "Update scalecut."
+    file = write(Path("run")) / "run.json"
+    broken = {
+        "[]": "it holds a list",
+        '{"format": "2"}': "its format is '2'",
+        '{"format": 2, "proof": {}}': "it lacks 'proof.lines'",
+    }
+    for text, reason in broken.items():
+        file.write_text(text)
+        assert refusal(read_run, "run", "run", ["proof.lines"]) == UNREADABLE.format(reason)
+    for content in (b"{", b"\xff", b""):
+        file.write_bytes(content)
+        assert refusal(read_run, "run").startswith(UNREADABLE.split("{}")[0])
+    file.write_text('{"format": 99}')
+    assert refusal(read_run, "run", "run", ["proof"]) == (
+        "'run' has format 99, but this version reads up to 2. Update scalecut."
     )
-
-
-def test_curve_without_a_column_is_refused(tmp_path):
-    run = write(tmp_path / "run")
-    table().drop(columns=["r2_low", "target"]).to_csv(run / "curve.csv", index=False)
-    with pytest.raises(DataError) as caught:
-        read_curve(run)
-    assert str(caught.value) == (
-        f"curve.csv of '{run}' lacks the column 'target'. Run the probe again."
+    run, table = Run(Path("run"), {}), "The run 'run' has no readable {}.csv ({}). Run the command "
+    table += "again."
+    assert refusal(run.table, "curve", ["layer", "depth"]) == (
+        table.format("curve", "it lacks the column 'depth'")
     )
+    Path("run/noise.csv").touch()
+    assert refusal(run.table, "noise") == table.format("noise", "No columns to parse from file")
 
 
-def test_run_without_its_curve_is_refused(tmp_path):
-    run = write(tmp_path / "run")
-    path = run / "curve.csv"
-    path.unlink()
-    with pytest.raises(DataError) as caught:
-        read_curve(run)
-    assert str(caught.value) == (
-        f"'{run}' holds no curve: it is empty, or was made by another command. Give the folder "
-        "that a probe wrote (--out)."
-    )
-    path.touch()
-    with pytest.raises(DataError) as caught:
-        read_curve(run)
-    assert str(caught.value) == (
-        f"The run '{run}' has no readable curve.csv (No columns to parse from file). "
-        "Run the probe again."
-    )
+# --- a run as the result that wrote it -----------------------------------------------------------
 
 
-@pytest.mark.parametrize("text", ["{", "[]", "\udcff", ""], ids=["half", "list", "bytes", "empty"])
-def test_broken_run_json_is_refused(tmp_path, text):
-    run = write(tmp_path / "run")
-    (run / "run.json").write_bytes(text.encode(errors="surrogateescape"))
-    with pytest.raises(DataError) as caught:
-        read_curve(run)
-    start = re.escape(f"The run '{run}' has no readable run.json (")
-    assert re.fullmatch(start + r".+\)\. Run the probe again\.", str(caught.value))
-
-
-# --- what a terminal shows of it -----------------------------------------------------------------
-
-
-def shown(thing, width=80):
-    console = Console(file=StringIO(), width=width, markup=False, emoji=False)
-    console.print(thing)
-    return console.file.getvalue().splitlines()
-
-
-def test_table_has_a_row_a_layer_with_what_is_learned_and_its_twin():
-    title, header, *lines = shown(curve_table(curve()))
-    assert title.strip() == "R² of area, net, 40 images (dog)"
-    names = ["layer", "d", "ridge [95 %]", "learned [95 %]", "random", "ols"]
-    assert re.split(r"  +", header) == names
-    by_line = table().set_index(["subset", "weights", "target", "regressor", "layer"])
-    means = by_line.sort_index().loc["mean"].r2
-    for line, point in zip(lines, points(), strict=True):
-        name, channels, ridge, learned, random, ols = re.split(r"  +", line.strip())
-        assert (name, channels) == (point.label, str(point.channels))
-        expected = means["pretrained", "true", "ridge", point.layer]
-        assert ridge == f"{expected:.2f} [{expected - 0.1:.2f}, {expected + 0.1:.2f}]"
-        of_it = (f"{expected - less:.2f}" for less in (0.3, 0.4, 0.2))
-        assert learned == "{} [{}, {}]".format(*of_it)
-        assert random == f"{means['random', 'true', 'ridge', point.layer]:.2f}"
-        assert ols == f"{means['pretrained', 'true', 'ols', point.layer]:.2f}"
-    low, high = means["pretrained", "shuffled", "ridge"].agg(["min", "max"])
-    assert controls_in_words(curve()) == f"shuffled measure {low:.2f} to {high:.2f}"
-
-
-@pytest.mark.parametrize("name", ["logits", "stages.3.downsample.conv.1"])
-def test_table_fits_into_80_characters_with_every_layer_named(name):
+def test_curve_is_opened_as_a_curve(tmp_path):
     made = curve()
-    frame = made.table.replace({"layer": {"stem[0]": name}})
-    named = tuple(replace(p, layer=name) if p.layer == "stem[0]" else p for p in made.points)
-    lines = shown(curve_table(replace(made, table=frame, points=named)))
-    assert max(map(len, lines)) <= 80
-    first_column = "".join(line[:20].split("  ")[0].strip() for line in lines)
-    assert name[:12] in first_column
+    found = open_run(made.save(tmp_path / "run"))
+    assert type(found) is type(made)
+    assert found.finding() == made.finding()
+    np.testing.assert_array_equal(found.draws, made.draws)
 
 
-def test_pixels_and_p_values_are_told_in_words():
-    frame = table()
-    main = (frame.weights == "pretrained") & (frame.target == "true") & (frame.regressor == "ridge")
-    frame.loc[main, "p_value"] = np.resize([0.001, 0.04, 0.06], main.sum())
-    one = frame[main & (frame.subset == "mean")].iloc[:1]
-    pixels = one.assign(weights="pixels", layer="pixels", r2=0.123)
-    said = controls_in_words(curve(pd.concat([frame, pixels], ignore_index=True)))
-    assert said.startswith("pixels alone 0.12; shuffled measure ")
-    assert said.endswith("; p ≤ 0.05 (corrected over layers) at 2 of 3 layers")
+@pytest.mark.parametrize("name", ["transfer", "noise", "cut", "patches"])
+def test_folder_is_opened_by_what_is_registered_for_its_table_or_kind(tmp_path, monkeypatch, name):
+    opened = []
+    module, function = runs.RESULTS[name].split(":")
+    reader = SimpleNamespace(**{function: opened.append})
+    monkeypatch.setitem(sys.modules, f"scalecut.{module}", reader)
+    if name in runs.MARKS:
+        (tmp_path / runs.MARKS[name]).write_text("{}")
+    else:
+        write(tmp_path, **{name: TABLE, "differences": TABLE})
+    assert kind_of(tmp_path) == (name if name in runs.MARKS else "run")
+    open_run(tmp_path)
+    assert opened == [tmp_path]
 
 
-def test_table_of_least_squares_alone_has_no_ridge():
-    header = shown(curve_table(curve(table(regressors=("ols",)))))[1]
-    assert re.split(r"  +", header)[2:] == ["ols [95 %]", "learned [95 %]", "random"]
-
-
-def test_network_with_random_weights_is_not_compared_with_itself():
-    lines = [("random", "true"), ("random", "shuffled")]
-    frame = table(lines=lines)
-    _, header, first, *_ = shown(curve_table(curve(frame)))
-    assert re.split(r"  +", header)[2:] == ["ridge [95 %]", "ols"]
-    own = frame[(frame.subset == "mean") & (frame.regressor == "ridge")].iloc[0]
-    assert re.split(r"  +", first)[2].startswith(f"{own.r2:.2f} [")
-
-
-def test_collapsed_scores_are_shown_without_decimals():
-    frame = table()
-    frame.loc[frame.regressor == "ols", "r2"] = -11077.4
-    frame.loc[frame.weights == "random", "r2"] = np.nan
-    lines = shown(curve_table(curve(frame)))[2:]
-    assert all(line.split()[-2:] == ["–", "-11,077"] for line in lines)
-
-
-def test_comparison_has_a_row_a_subset():
-    rows = compare(curve(), curve())
-    lines = shown(comparison_table(rows, "one", "other"), width=120)
-    assert lines[0].strip() == "R² of one less other"
-    assert [line.split()[0] for line in lines[2:]] == ["dog", "mean"]
-    assert all(line.rstrip().endswith("0.00   [0.00, 0.00]") for line in lines[2:])
-
-
-def test_run_is_read_back_with_its_draws_and_points(tmp_path):
-    written = curve()
-    found = read_run(write(tmp_path / "run"))
-    np.testing.assert_array_equal(found.draws, written.draws)
-    assert found.points == written.points
-    assert found.evidence("dog").peak == written.evidence("dog").peak
-    assert found.finding() == written.finding()
-
-
-def test_run_without_draws_is_refused(tmp_path):
-    run = write(tmp_path / "run")
-    (run / "draws.npy").unlink()
-    with pytest.raises(DataError, match=r"has no readable draws.npy and points .*Run the probe"):
-        read_run(run)
-
-
-def test_peak_stands_out_in_the_table():
-    frame = table()
-    main = (frame.weights == "pretrained") & (frame.target == "true") & (frame.regressor == "ridge")
-    frame.loc[main & (frame.layer == "stem[0]"), "r2"] = 2.0
-    styles = [row.style for row in curve_table(curve(frame)).rows]
-    assert styles == [None, "bold", None]
-
-
-def test_probe_points_without_a_field_or_stride_have_a_dash():
-    lines = shown(layer_table("[b]net[/b]", points()))
-    assert lines[0].strip() == "[b]net[/b]"
-    assert [line.split() for line in lines[2:]] == [
-        ["0", "0.00", "8", "–", "–", "–", "0", "M"],
-        ["stem[0]", "add_1", "0.50", "16", "–", "–", "–", "0", "M"],
-        ["softmax", "softmax", "1.00", "24", "–", "–", "–", "0", "M"],
-    ]
-
-
-def test_bars_count_images_on_a_terminal_and_are_silent_elsewhere():
-    for is_terminal, quiet in ((True, False), (False, False), (True, True)):
-        console = Console(file=StringIO(), force_terminal=is_terminal, width=80)
-        with bars(console, quiet=quiet) as progress:
-            progress("features", 0, 40)
-            progress("features", 40, 40)
-        said = console.file.getvalue()
-        if is_terminal and not quiet:
-            assert "features" in said
-            assert "40/40" in said
-        else:
-            assert said.strip() == ""
-
-
-# --- what is read from each image ----------------------------------------------------------------
-
-
-def with_images(folder):
-    """A run of a curve with one image in a file and two in memory."""
-    PIL.Image.new("RGB", (40, 30)).save(folder / "a.png")
-    grey = [np.full((10, 20, 3), value, np.uint8) for value in (50, 200)]
-    images = make_image_set([folder / "a.png", *grey], [0.1, 0.2, 0.3], subset=["dog", "dog", "猫"])
-    images = replace(images, boxes=np.arange(12.0).reshape(3, 4))
-    predicted = np.array([[np.nan, 0.5, 0.25]] * len(points()))
-    whole = replace(curve(), image_set=images, predicted=predicted)
-    (folder / "run").mkdir()
-    write_curve(whole, folder / "run", command="scalecut probe", settings={})
-    return whole, folder / "run"
-
-
-def test_predictions_and_images_are_read_back_as_they_were(tmp_path):
-    whole, run = with_images(tmp_path)
-    images, predictions = read_predictions(run)
-    pd.testing.assert_frame_equal(predictions, whole.predictions())
-    told = image_table(whole.image_set)
-    pd.testing.assert_frame_equal(images[[*told]], told)
-
-
-def test_pictures_in_memory_are_kept_small_and_files_are_not(tmp_path):
-    images, _ = read_predictions(with_images(tmp_path)[1])
-    assert images.thumbnail[0] is None
-    for jpeg, value in zip(images.thumbnail[1:], (50, 200), strict=True):
-        np.testing.assert_allclose(np.array(PIL.Image.open(io.BytesIO(jpeg))), value, atol=2)
-
-
-def test_run_of_an_earlier_version_has_no_predictions(tmp_path):
-    assert read_predictions(write(tmp_path / "run")) is None
-
-
-@pytest.mark.parametrize(
-    ("name", "change", "reason"),
-    [
-        ("images", lambda table: table.drop(columns="left"), "the column 'left' is not there"),
-        (
-            "predictions",
-            lambda table: table.drop(columns="layer"),
-            "the column 'layer' is not there",
-        ),
-        ("images", lambda table: table[::-1], "they are not of the same images"),
-        ("predictions", lambda table: table[:-1], "they are not of the same images"),
-    ],
-)
-def test_tables_of_images_that_do_not_fit_are_refused(tmp_path, name, change, reason):
-    _, run = with_images(tmp_path)
-    path = run / f"{name}.parquet"
-    change(pd.read_parquet(path)).to_parquet(path)
-    with pytest.raises(DataError) as caught:
-        read_predictions(run)
-    assert str(caught.value) == (
-        f"The run '{run}' has no readable images.parquet and predictions.parquet ({reason}). Run "
-        "the probe again."
+def test_run_of_no_known_result_says_how_to_read_its_tables(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write(Path("run"), own=TABLE, other=TABLE)
+    with pytest.raises(DataError) as error:
+        open_run("run")
+    assert str(error.value) == (
+        "The run 'run' cannot be opened as a result: its tables are other, own. Read them with "
+        "scalecut.runs.read_run(folder).table(name)."
     )
-
-
-def test_one_table_of_images_without_the_other_is_refused(tmp_path):
-    _, run = with_images(tmp_path)
-    (run / "predictions.parquet").unlink()
-    with pytest.raises(
-        DataError, match=r"has no readable images\.parquet and predictions\.parquet"
-    ):
-        read_predictions(run)
+    with pytest.raises(DataError, match="There is no folder 'none'"):
+        open_run("none")

@@ -15,7 +15,8 @@ _NAMES = {
     "data.measures": ("Frame",),
     "data.read": ("Reading", "read_images"),
     "data.scenes": ("make_scenes",),
-    "networks.network": ("Network", "Preprocessing", "load_network"),
+    "networks.load": ("load_network",),
+    "networks.network": ("Network", "Preprocessing"),
     "networks.layers": ("ProbePoint",),
     "networks.selection": ("list_layers",),
     "features.extract": ("Computation", "extract_features"),
@@ -37,7 +38,7 @@ _NAMES = {
 }
 # fmt: on
 _HOME = {name: module for module, names in _NAMES.items() for name in names}
-__all__ = sorted(_HOME)  # noqa: PLE0605
+__all__ = sorted(_HOME)
 __version__ = metadata.version("scalecut")
 
 

@@ -1,9 +1,9 @@
-"""Features that were computed once, kept on disk by what they were computed from.
+"""The cache on disk: features that were computed once, named by what they were computed from.
 
-A *setting* is a hash of everything that shapes a vector except the image: weights, preprocessing,
-precision. Under it lie shards: safetensors files, each named by the sha256 of its own bytes, of one
-matrix a layer whose rows are images (named by the hash of their content). Shards are written under
-a temporary name and renamed, checked when read, and never changed.
+A *setting* is a hash of everything that determines a vector except the image: weights,
+preprocessing, precision. Each setting has shards: safetensors files, each named by the sha256 of
+its own bytes, with one matrix per layer whose rows are images (named by their content's hash).
+Shards are written atomically (`written`), verified when read, and never changed.
 """
 
 import ctypes
@@ -13,9 +13,11 @@ import json
 import math
 import mmap
 import os
+import secrets
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -32,25 +34,25 @@ IN_MEMORY = 2**26  # bytes of an array; larger ones are memory-mapped
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """Some images' vectors at some layers."""
+    """Vectors of some images at some layers."""
 
-    images: tuple[str, ...]  # hashes of content, a row each
+    images: tuple[str, ...]  # hashes of content, one per row
     matrices: Mapping[str, Float[np.ndarray, "m d"]]
 
 
 def folder() -> Path:
-    """The cache: `SCALECUT_CACHE`, or `scalecut` in the user's cache folder."""
+    """The folder of the cache: `SCALECUT_CACHE`, or `scalecut` in the user's cache folder."""
     chosen = os.environ.get("SCALECUT_CACHE")
     return Path(chosen).expanduser() if chosen else Path(platformdirs.user_cache_dir("scalecut"))
 
 
 def setting_hash(setting: Mapping[str, object]) -> str:
-    """One name for everything that shapes a vector except the image."""
+    """The hash of everything that determines a vector except the image."""
     return hashlib.sha256(json.dumps(setting, sort_keys=True).encode()).hexdigest()
 
 
 def shards(setting: str) -> Iterator[Shard]:
-    """All whole shards of a setting; one that does not match its own hash is deleted."""
+    """All complete shards of a setting; a shard that does not match its own hash is deleted."""
     for path in sorted(_place(setting).glob("*.safetensors")):
         try:
             content = path.read_bytes()
@@ -67,7 +69,7 @@ def shards(setting: str) -> Iterator[Shard]:
 def add_shard(
     setting: str, images: Sequence[str], matrices: Mapping[str, Float[np.ndarray, "m d"]]
 ) -> None:
-    """Keep the vectors of some images, all at once or not at all.
+    """Store the vectors of some images atomically.
 
     Raises:
         OutputError: if the cache cannot be written, or the disk is full.
@@ -79,27 +81,35 @@ def add_shard(
             **{name: np.ascontiguousarray(matrix) for name, matrix in matrices.items()},
         }
     )
-    write_whole(_place(setting) / f"{hashlib.sha256(content).hexdigest()}.safetensors", content)
+    with written(_place(setting) / f"{hashlib.sha256(content).hexdigest()}.safetensors") as part:
+        part.write_bytes(content)
 
 
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file of the cache, all at once or not at all.
+@contextmanager
+def written(path: Path, message: Callable[[Path, OSError], str] | None = None) -> Iterator[Path]:
+    """A temporary path next to `path`, renamed to `path` when the block ends without error.
+
+    So the file is complete or absent. The folder is created if needed. The temporary name has no
+    suffix that a reader would add or expect: open it, or give the library an open file.
+
+    Args:
+        message: the text of the error, by path; about the cache by default.
 
     Raises:
-        OutputError: if the cache cannot be written, or the disk is full.
+        OutputError: if the file cannot be written, or the disk is full.
     """
-    place, temporary = path.parent, None
+    part = path.with_name(f".{secrets.token_hex(8)}.part")
     try:
-        place.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=place, suffix=".part", delete=False) as file:
-            temporary = Path(file.name)
-            file.write(content)
-        temporary.replace(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield part
+        part.replace(path)
     except OSError as error:
-        raise OutputError(_unwritable(place, error)) from error
+        if isinstance(error, OutputError):
+            raise
+        raise OutputError((message or _unwritable)(path, error)) from error
     finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
 
 
 def zeros(shape: tuple[int, ...], kind: np.dtype) -> np.ndarray:
@@ -109,14 +119,14 @@ def zeros(shape: tuple[int, ...], kind: np.dtype) -> np.ndarray:
 
 
 def released(array: np.ndarray) -> None:
-    """Give back the memory that mirrors an array on disk; it is read anew when it is looked at."""
+    """Release the memory of an array on disk; it is read again when it is used."""
     mapped = getattr(array, "_mmap", None)
     if mapped is not None and hasattr(mmap, "MADV_DONTNEED"):
         mapped.madvise(mmap.MADV_DONTNEED)
 
 
 def freed() -> None:
-    """Return freed memory to the system; the C library of Linux keeps it for itself otherwise."""
+    """Return freed memory to the system, which the C library of Linux keeps otherwise."""
     if sys.platform == "linux":
         trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # musl has none
         if trim:
@@ -124,7 +134,7 @@ def freed() -> None:
 
 
 def scratch(shape: tuple[int, ...], kind: np.dtype) -> np.memmap:
-    """Zeros on the disk of the cache, memory-mapped; they go when nobody looks at them.
+    """Zeros on the disk of the cache, memory-mapped, deleted with the last reference to them.
 
     Raises:
         OutputError: if there is no room for them.
@@ -136,11 +146,11 @@ def scratch(shape: tuple[int, ...], kind: np.dtype) -> np.memmap:
                 os.posix_fallocate(file.fileno(), 0, math.prod(shape) * kind.itemsize)
             return np.memmap(file, kind, "w+", shape=shape)
     except OSError as error:
-        raise OutputError(_unwritable(folder(), error)) from error
+        raise OutputError(_unwritable(folder() / "array", error)) from error
 
 
 def index_of(what: Mapping[str, object]) -> Path:
-    """Where the list of what an archive holds is kept, by all that shapes it."""
+    """The file for the index of an archive, by everything that determines it."""
     return folder() / "indexes" / f"{setting_hash(what)}.json"
 
 
@@ -151,12 +161,12 @@ def summary() -> tuple[int, int]:
 
 
 def fits() -> Path:
-    """Where trained fits are kept, a folder each."""
+    """The folder of trained fits, one folder per fit."""
     return folder() / "fits"
 
 
 def clear() -> None:
-    """Delete all that is cached: features, fits, indexes; weights stay.
+    """Delete everything cached: features, fits and indexes. Weights are kept.
 
     Raises:
         OutputError: if a file cannot be deleted.
@@ -193,15 +203,14 @@ def _place(setting: str) -> Path:
     return _features() / setting[:2] / setting
 
 
-def _unwritable(place: Path, error: OSError) -> str:
+def _unwritable(path: Path, error: OSError) -> str:
     if error.errno == errno.ENOSPC:
         return (
-            f"The disk of the cache {folder()} is full. Free space, for example by `scalecut "
-            "cache --clear`, or "
-            "set SCALECUT_CACHE to another folder; what was computed is kept and the same "
-            "command goes on."
+            f"The disk of the cache {folder()} is full. Free space, for example with `scalecut "
+            "cache --clear`, or set SCALECUT_CACHE to another folder; the same command continues "
+            "with what is cached."
         )
     return (
-        f"The cache {place} cannot be written ({error.strerror or error}). Set SCALECUT_CACHE "
-        "to a folder that can."
+        f"The cache {path.parent} cannot be written ({error.strerror or error}). Set "
+        "SCALECUT_CACHE to a writable folder."
     )

@@ -6,7 +6,7 @@
     ├── LayerError (LookupError)    layers of a network
     └── OutputError (OSError)       places that results are written to
 
-The command line turns them into one line and exit status 2; anything else is a bug of ours.
+The command line turns them into one line and exit status 2; any other exception is a bug.
 """
 
 import difflib
@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 
 
 class ScalecutError(Exception):
-    """What the user can fix."""
+    """Any error that the user can fix."""
 
 
 class DataError(ScalecutError, ValueError):

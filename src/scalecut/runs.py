@@ -1,16 +1,21 @@
 """A result on disk: a folder with `run.json`, tables as NAME.csv, figures and a page.
 
 Knows no command. A folder is written under a temporary name and renamed: it is complete or absent.
-What kind of folder it is, the name of its JSON file says (`MARKS`).
+The name of its JSON file says what kind of folder it is (`MARKS`).
 """
 
 import datetime
 import errno
+import glob
+import importlib
 import json
 import math
+import os
 import platform
+import re
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, is_dataclass
@@ -21,6 +26,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from . import cache
 from .errors import DataError, OutputError
 
 FORMATS = {"run": 2, "cut": 1, "patches": 2, "paper": 2}  # of the JSON file and the tables
@@ -31,30 +37,46 @@ MARKS = {
     "patches": "patches.json",
     "paper": "paper.json",
 }  # the file that says what a folder is
+# What brings back the result of a folder, by one of its tables, or by its kind if it is no run:
+# module:function, imported when a folder is opened.
+RESULTS = {
+    "curve": "probing.curve:read_curve",
+    "transfer": "pathology.transfer:read_transfer",
+    "invariance": "analyses.invariance:read_invariance",
+    "noise": "analyses.noise:read_noise",
+    "scenes": "analyses.synthetic:read_scenes",
+    "rcv": "analyses.rcv:read_directions",
+    "units": "analyses.visualise:read_pictures",
+    "cut": "cut.folder:load_cut",
+    "patches": "pathology.patches:read_patches",
+}
 PACKAGES = ("scalecut", "torch", "timm", "numpy", "scipy", "scikit-learn", "pandas", "pillow")
 # fmt: off
 NAMES = (
     "model", "subset", "measure", "layer", "alias", "weights", "target", "regressor", "change",
     "quantity", "noise", "padding", "other",
+    "contestant", "tile", "best", "foretold", "layers",
 )
 NUMBERS = (
     "p_value", "r2_spread", "learned", "learned_low", "learned_high", "value", "low", "high", "r2",
     "r2_low", "r2_high", "paper", "ours_as_paper", "ours", "ours_low", "ours_high", "better",
     "effect", "start", "end", "rho", "rho_depth", "regret", "regret_last", "loss",
     "validation_loss", "kappa", "mae", "octaves", "kappa_quadratic", "recall", "recall_sd",
+    "mae_sd", "octaves_sd", "kappa_sd", "kappa_quadratic_sd",
 )
 # fmt: on
-DIGITS = 6  # of the decimals in curve.csv
+DIGITS = 6  # decimals in the tables
+STALE_AFTER = 3600.0  # seconds after which a temporary folder belongs to no process any more
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """A folder that was written before: its facts, and its tables, each parsed once.
+    """A folder on disk: its facts, and its tables, each parsed once.
 
     Args:
-        folder: where it lies.
+        folder: its path.
         facts: what its JSON file says.
-        kind: of `MARKS`.
+        kind: one of `MARKS`.
     """
 
     folder: Path
@@ -71,9 +93,10 @@ class Run:
         return sorted(path.stem for path in self.folder.glob("*.csv"))
 
     def table(self, name: str, columns: Sequence[str] = ()) -> pd.DataFrame:
-        """A table, its names as text, whatever they look like.
+        """The table of NAME.csv; names stay text, whatever they look like.
 
         Args:
+            name: without `.csv`.
             columns: that it must have.
 
         Raises:
@@ -98,13 +121,53 @@ class Run:
             ) from error
         return table
 
+    def parquet(self, name: str) -> pd.DataFrame:
+        """The table of NAME.parquet.
 
-def read_run(folder: str | Path, kind: str = "run", needed: Sequence[str] = ()) -> Run:
-    """What lies in a folder of this kind.
+        Raises:
+            OSError, ValueError: if it is missing or cannot be read.
+        """
+        path = self.folder / f"{name}.parquet"
+        if path.name not in self._parsed:
+            self._parsed[path.name] = pd.read_parquet(path)
+        return self._parsed[path.name]
+
+
+def open_run(folder: str | Path) -> Any:
+    """The result that wrote a folder: a curve, a transfer, a cut, or whatever else wrote it.
 
     Args:
-        kind: of `MARKS`.
-        needed: facts that must be there; a name after a dot is one inside the other.
+        folder: of a run, a cut network or patches.
+
+    Raises:
+        DataError: if it is none of these, or its tables belong to no result.
+    """
+    folder, kind = Path(folder), kind_of(Path(folder))
+    run = read_run(folder, kind)
+    has = run.names() if kind == "run" else [kind]
+    name = next((name for name in RESULTS if name in has), None)
+    if name is None:
+        tables = ", ".join(run.names()) or "none"
+        raise DataError(
+            f"The {kind} {str(folder)!r} cannot be opened as a result: its tables are {tables}. "
+            "Read them with scalecut.runs.read_run(folder).table(name)."
+        )
+    module, function = RESULTS[name].split(":")
+    return getattr(importlib.import_module(f".{module}", __package__), function)(folder)
+
+
+def kind_of(folder: str | Path, kinds: Sequence[str] = tuple(MARKS)) -> str:
+    """Which of the kinds a folder is, by the name of its JSON file; the first one if it is none."""
+    return next((kind for kind in kinds if (Path(folder) / MARKS[kind]).is_file()), kinds[0])
+
+
+def read_run(folder: str | Path, kind: str = "run", needed: Sequence[str] = ()) -> Run:
+    """The facts and tables of a folder.
+
+    Args:
+        folder: its path.
+        kind: one of `MARKS`.
+        needed: facts that must be there, as `outer.inner`.
 
     Raises:
         DataError: if the folder holds none, or one of a newer version.
@@ -148,19 +211,21 @@ def _holds(facts: Any, name: str, *inside: str) -> bool:
 def new_run(folder: Path, kind: str = "run") -> Iterator[Path]:
     """A folder to write a run into; it appears as `folder` when the block ends without error.
 
-    An earlier run of that name is replaced then, and not before.
+    An earlier run of that name is replaced then, and not before. What a killed process has left
+    next to it is removed.
 
     Args:
-        kind: `run` or `cut`; only a folder of the same kind is replaced.
+        folder: where the run is to appear.
+        kind: one of `MARKS`; only a folder of the same kind is replaced.
 
     Raises:
-        OutputError: if `folder` is there but none of ours, or cannot be written.
+        OutputError: if `folder` exists and is no such folder, or cannot be written.
     """
     check_place(folder, kind)
     made = earlier = None
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        made = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+        made = _temporary(folder.parent, folder.name)
         yield made
         made.chmod(0o755)
         if folder.exists():
@@ -180,7 +245,7 @@ def new_run(folder: Path, kind: str = "run") -> Iterator[Path]:
 
 @contextmanager
 def gathered(folder: Path) -> Iterator[Path]:
-    """A place to write what comes beside the runs that `folder` holds.
+    """A place to write what goes next to the runs that `folder` holds.
 
     Its files appear in `folder` when the block ends without error, `run.json` last.
 
@@ -189,7 +254,7 @@ def gathered(folder: Path) -> Iterator[Path]:
     """
     made = None
     try:
-        made = Path(tempfile.mkdtemp(prefix=".made-", dir=folder))
+        made = _temporary(folder, "made")
         yield made
         files = [path for path in made.rglob("*") if path.is_file()]
         for path in sorted(files, key=lambda path: path.name == "run.json"):
@@ -203,6 +268,35 @@ def gathered(folder: Path) -> Iterator[Path]:
     finally:
         if made is not None:
             shutil.rmtree(made, ignore_errors=True)
+
+
+def _temporary(parent: Path, name: str) -> Path:
+    """A new hidden folder, after those of killed processes are removed.
+
+    `.NAME-PID-RANDOM` is one that is being written, `...-replaced` the earlier run that it is about
+    to replace. If a process was killed between the two renames, the earlier run comes back.
+    """
+    for path in sorted(parent.glob(f".{glob.escape(name)}-*")):
+        found = re.fullmatch(r"-(\d+)-[a-z0-9_]{8}(-replaced)?", path.name[len(name) + 1 :])
+        if found is None or not _is_stale(path, int(found[1])):
+            continue
+        if found[2] and not (parent / name).exists():
+            path.rename(parent / name)
+        else:
+            shutil.rmtree(path, ignore_errors=True)
+    return Path(tempfile.mkdtemp(prefix=f".{name}-{os.getpid()}-", dir=parent))
+
+
+def _is_stale(path: Path, process: int) -> bool:
+    if time.time() - path.stat().st_mtime > STALE_AFTER:
+        return True
+    try:
+        os.kill(process, 0)  # sends nothing
+    except ProcessLookupError:
+        return True
+    except (PermissionError, OverflowError):  # another user's process
+        return False
+    return False
 
 
 def check_place(folder: Path, kind: str = "run") -> None:
@@ -221,8 +315,8 @@ def check_place(folder: Path, kind: str = "run") -> None:
 def _check_free(folder: Path, kind: str) -> None:
     if folder.is_dir() and any(folder.iterdir()) and not (folder / MARKS[kind]).is_file():
         raise OutputError(
-            f"{str(folder)!r} is there and holds no {kind} of scalecut, so it is not replaced. "
-            "Give --out a new folder."
+            f"{str(folder)!r} exists and holds no {kind} of scalecut, so it is not replaced. Give "
+            "--out a new folder."
         )
     if folder.exists() and not folder.is_dir():
         raise OutputError(
@@ -248,37 +342,36 @@ def write_run(
         "machine": {"platform": platform.platform(), "python": platform.python_version()},
         **facts,
     }
-    text = json.dumps(plain(whole), indent=2, ensure_ascii=False, allow_nan=False)
-    (folder / "run.json").write_text(text + "\n", encoding="utf-8")
+    write_json(folder / MARKS["run"], whole)
+
+
+def write_json(path: Path, facts: Mapping[str, object]) -> None:
+    """Write facts as JSON, atomically; what is not finite is null."""
+    text = json.dumps(plain(facts), indent=2, ensure_ascii=False, allow_nan=False)
+    with cache.written(path, unwritable) as part:
+        part.write_text(text + "\n", encoding="utf-8")
 
 
 def write_table(table: pd.DataFrame, path: Path) -> None:
-    """The long form that other programs read; one row per combination."""
+    """A table as CSV, numbers with DIGITS decimals."""
     table.to_csv(path, index=False, float_format=f"%.{DIGITS}f", lineterminator="\n")
 
 
 def write_features(table: pd.DataFrame, path: Path) -> None:
-    """A table of features as .parquet or .csv; whole, or not there.
+    """Write a table of features as .parquet or .csv, atomically.
 
     Raises:
         OutputError: if it cannot be written.
     """
-    part = path.with_name(f".{path.name}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with cache.written(path, unwritable) as part:
         if path.suffix == ".parquet":
             table.to_parquet(part, index=False)
         else:
             table.to_csv(part, index=False, lineterminator="\n")
-        part.replace(path)
-    except OSError as error:
-        raise OutputError(unwritable(path, error)) from error
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def write_arrays(arrays: Mapping[str, np.ndarray], path: Path) -> None:
-    """Named arrays, for `numpy.load`."""
+    """Write named arrays for `numpy.load`."""
     np.savez(path, allow_pickle=False, **dict(arrays))
 
 
@@ -291,7 +384,7 @@ def concatenated(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
 def settings_of(arguments: Mapping[str, Any]) -> dict[str, object]:
     """The arguments of a verb by option, for `run.json`: dataclasses become their fields.
 
-    What is no text, number or list of them (a module, images in memory) is told by its type.
+    What is no text, number or list of them (a module, images in memory) is given by its type.
     """
     settings: dict[str, object] = {}
     for name, value in arguments.items():
@@ -325,12 +418,13 @@ def plain(thing: object) -> object:
 
 
 def unwritable(folder: Path, error: OSError) -> str:
+    """The message for a folder or file that cannot be written."""
     if error.errno == errno.ENOSPC:
         return (
-            f"The disk of {str(folder)!r} is full. Free space or give --out another place; "
-            "computed features are cached, so the same command goes on from there."
+            f"The disk of {str(folder)!r} is full. Free space, or give --out a folder on another "
+            "disk. Computed features are cached, so the same command continues from there."
         )
     return (
-        f"{str(folder)!r} cannot be written ({error.strerror or error}). Give --out a folder "
-        "that can."
+        f"{str(folder)!r} cannot be written ({error.strerror or error}). Give --out a writable "
+        "folder."
     )

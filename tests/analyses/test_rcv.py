@@ -1,10 +1,11 @@
-"""Directions are compared with planted ones, slopes with what a small step really does."""
+"""Directions are compared with planted ones, slopes of logits with the effect of a small step."""
 
 from collections import OrderedDict
 from dataclasses import replace
 from functools import cache
 
 import numpy as np
+import pandas as pd
 import PIL.Image
 import pytest
 import torch
@@ -15,16 +16,28 @@ from timm.models.swin_transformer import SwinTransformer
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
-import scalecut.analyses.rcv
-from scalecut import DataError, LayerError, Preprocessing, load_network, make_image_set, probe
+from scalecut import (
+    Computation,
+    DataError,
+    Fitting,
+    LayerError,
+    Preprocessing,
+    load_network,
+    make_image_set,
+    probe,
+)
+from scalecut.analyses import rcv as module
 from scalecut.analyses.rcv import (
     COLUMNS,
+    Directions,
+    Estimation,
     carrying_share,
     class_of,
     correlation_squared,
     direction,
     pair_angles,
     rcv,
+    read_directions,
     relevance,
     ridge,
     sensitivity,
@@ -36,6 +49,7 @@ from scalecut.stats.ridge import decompose, nested_ridge
 
 SIDE = 16
 AS_IT_IS = Preprocessing(height=SIDE, width=SIDE, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
+EXACTLY = Computation(precision="float32")
 SHAPES = [(60, 8), (30, 50)]  # more images than features, and fewer
 
 
@@ -44,7 +58,7 @@ def own_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("SCALECUT_CACHE", str(tmp_path / "cache"))
 
 
-@pytest.fixture(params=[0, 1])
+@pytest.fixture(params=[0, pytest.param(1, marks=pytest.mark.slow)])
 def rng(request):
     return np.random.default_rng(request.param)
 
@@ -62,12 +76,8 @@ def test_direction_is_that_of_the_planted_weights(rng):
     found = direction(features, features @ weights + 3, np.arange(200))
     np.testing.assert_allclose(np.linalg.norm(found), 1)
     assert degrees(found, weights) < 1
-
-
-def test_direction_turns_round_with_the_measure(rng):
-    features, measure = rng.normal(size=(40, 6)), rng.normal(size=40)
-    there = direction(features, measure, np.arange(40))
-    np.testing.assert_allclose(direction(features, -2 * measure, np.arange(40)), -there)
+    reversed_ = direction(features, -2 * (features @ weights), np.arange(200))
+    np.testing.assert_allclose(reversed_, -found)
 
 
 @pytest.mark.parametrize(("n", "d"), SHAPES)
@@ -105,15 +115,12 @@ def test_noise_alone_gives_the_angle_of_the_images_that_two_repeats_share(rng):
     assert pair_angles(np.array(fits)).mean() == pytest.approx(np.degrees(np.arccos(0.7)), abs=6)
 
 
-def test_share_of_channels_is_the_planted_one():
+def test_share_of_channels_is_the_planted_one_and_that_of_theory(rng):
     weights = np.zeros(40)
     weights[3:13] = [1, -1] * 5
     assert carrying_share(weights) == 9 / 40
     assert carrying_share(np.array([3.0, 1.0, 0.0, 0.0])) == 1 / 4
     assert np.isnan(carrying_share(np.zeros(5)))
-
-
-def test_share_of_normally_distributed_weights_is_that_of_theory(rng):
     # weights beyond t carry 90 % of the squares: the tail of chi² with 3 degrees of freedom
     t_squared = chi2.isf(0.9, df=3)
     expected = chi2.sf(t_squared, df=1)
@@ -149,25 +156,15 @@ def test_squared_correlation_forgives_offset_and_slope_but_not_the_sign(rng):
 # --- relevance -----------------------------------------------------------------------------------
 
 
-def test_relevance_by_hand():
-    slopes, once = np.array([1.0, 2.0, 3.0, 6.0]), np.ones((1, 4))
+def test_relevance_by_hand_and_where_it_is_zero_or_has_no_value(rng):
+    slopes, once, r2 = np.array([1.0, 2.0, 3.0, 6.0]), np.ones((1, 4)), np.array([0.5])
     by_hand = 0.5 * 3 / np.sqrt((4 + 1 + 0 + 9) / 4)
-    np.testing.assert_allclose(relevance(slopes, np.array([0.5]), once), by_hand)
-    np.testing.assert_allclose(relevance(-slopes, np.array([0.5]), once), -by_hand)
-    np.testing.assert_allclose(relevance(1e3 * slopes, np.array([0.5]), once), by_hand)
-
-
-def test_relevance_of_what_cannot_be_read_is_zero():
+    np.testing.assert_allclose(relevance(slopes, r2, once), by_hand)
+    np.testing.assert_allclose(relevance(-slopes, r2, once), -by_hand)
+    np.testing.assert_allclose(relevance(1e3 * slopes, r2, once), by_hand)
     assert relevance(np.array([1.0, 2.0]), np.array([-3.0]), np.ones((1, 2))) == 0
-
-
-def test_relevance_without_spread_has_no_value_and_without_slope_is_zero():
-    once, r2 = np.ones((1, 3)), np.array([0.5])
-    assert np.isnan(relevance(np.array([2.0, 2.0, 2.0 + 1e-7]), r2, once)).all()
-    assert relevance(np.zeros(3), r2, once) == 0
-
-
-def test_relevance_in_a_draw_is_that_of_the_images_drawn(rng):
+    assert np.isnan(relevance(np.array([2.0, 2.0, 2.0 + 1e-7]), r2, np.ones((1, 3)))).all()
+    assert relevance(np.zeros(3), r2, np.ones((1, 3))) == 0
     slopes, count = rng.normal(size=12) + 1, rng.integers(0, 4, size=12)
     drawn = np.repeat(slopes, count)
     found = relevance(slopes, np.array([0.7]), count[None].astype(float))
@@ -178,7 +175,7 @@ def test_relevance_in_a_draw_is_that_of_the_images_drawn(rng):
 
 
 class Residual(nn.Module):
-    """Ends in an activation, in place, of a sum: the sum is the probe point."""
+    """Ends in an in-place activation of a sum: the sum is the probe point."""
 
     def __init__(self, channels):
         super().__init__()
@@ -192,7 +189,7 @@ class Residual(nn.Module):
 
 
 class Branches(nn.Module):
-    """Hands on a list of maps."""
+    """Returns a list of maps."""
 
     def __init__(self):
         super().__init__()
@@ -308,7 +305,7 @@ def moved(value, point, step):
 
 
 def logits_after_a_step(network, pixels, point, step):
-    """What the network answers, in float64, if the point's last value is moved by a step."""
+    """The logits, in float64, if the point's last value is moved by a step."""
     module, calls = loaded_double(network), []
     watched = dict(module.named_modules())[point.module]
 
@@ -340,7 +337,8 @@ def test_sensitivity_is_what_a_small_step_does(build, rng):
     points = points_of(network)
     pixels, step = noise(rng, 3), 1e-5
     vectors = {p.layer: rng.normal(size=p.channels) for p in points}
-    found = sensitivity(network, as_images(pixels), points, vectors, 1, batch_size=2)
+    two = Computation(batch_size=2)
+    found = sensitivity(network, as_images(pixels), points, vectors, 1, computation=two)
     assert list(found) == [point.layer for point in points if point.layer != SOFTMAX]
     for point in points[:-1]:
         along = step * vectors[point.layer]
@@ -368,16 +366,11 @@ def test_sensitivity_of_a_linear_head_is_that_of_its_weights(rng):
     for layer in (POOLED, "second.end"):
         np.testing.assert_allclose(found[layer], [weights[2] @ vectors[layer]] * 4, rtol=1e-5)
     np.testing.assert_allclose(found[LOGITS], [vectors[LOGITS][2]] * 4)
-
-
-def test_sensitivity_is_zero_where_the_class_does_not_depend_on_the_layer(rng):
-    network = loaded(residual_net)
     with torch.no_grad():
         network.module.head.weight[0] = 0
-    points = points_of(network, "stem", "first", POOLED)
-    vectors = {p.layer: rng.normal(size=p.channels) for p in points}
     found = sensitivity(network, as_images(noise(rng, 2)), points, vectors, 0)
-    assert all(not each.any() for each in found.values())
+    assert not found[POOLED].any()
+    assert not found["second.end"].any()
 
 
 def test_sensitivity_leaves_the_network_as_it_was(rng):
@@ -397,40 +390,35 @@ def test_sensitivity_leaves_the_network_as_it_was(rng):
         assert torch.equal(tensor, before[name])
 
 
-def test_vector_of_another_layer_is_refused(rng):
-    network = loaded(residual_net)
+class Closed(nn.Sequential):
+    """Lets no gradient through."""
+
+    @torch.no_grad()
+    def forward(self, x):
+        return super().forward(x)
+
+
+def test_what_has_no_sensitivity_is_refused_with_the_remedy(tmp_path):
+    rng = np.random.default_rng(0)
+    network, images = loaded(residual_net), as_images(noise(rng, 1))
     point = points_of(network, "first")
     with pytest.raises(DataError) as error:
-        sensitivity(network, as_images(noise(rng, 1)), point, {"first": np.ones(7)}, 0)
+        sensitivity(network, images, point, {"first": np.ones(7)}, 0)
     assert str(error.value) == (
         "The direction has 7 values, but layer 'first' has 4 channels. "
         "Give the direction that was fitted there."
     )
-
-
-def test_unreadable_image_is_named(rng, tmp_path):
     path = tmp_path / "broken.png"
     PIL.Image.fromarray(noise(rng, 1)[0]).save(path)
-    images = make_image_set([path], [1.0]).images
+    broken = make_image_set([path], [1.0]).images
     path.write_bytes(path.read_bytes()[:200])
-    network = loaded(residual_net)
-    with pytest.raises(DataError, match=r"broken.png: .*\. Mend it, or leave it out\.$"):
-        sensitivity(network, images, points_of(network, "first"), {"first": np.ones(4)}, 0)
-
-
-def test_network_that_lets_no_gradient_through_is_refused(rng):
-    class Closed(nn.Sequential):
-        @torch.no_grad()
-        def forward(self, x):
-            return super().forward(x)
-
-    network = loaded(lambda: Closed(*residual_net()))
+    with pytest.raises(DataError, match=r"broken.png: .*\. Fix it, or remove it\.$"):
+        sensitivity(network, broken, point, {"first": np.ones(4)}, 0)
+    closed = loaded(lambda: Closed(*residual_net()))
     point = points_of(loaded(lambda: nn.Sequential(*residual_net())), "2")
     with pytest.raises(LayerError) as error:
-        sensitivity(network, as_images(noise(rng, 1)), point, {"2": np.ones(4)}, 0)
-    assert str(error.value) == (
-        "Closed lets no gradient through to its logits. Give another network."
-    )
+        sensitivity(closed, images, point, {"2": np.ones(4)}, 0)
+    assert str(error.value) == "Closed passes no gradient to its logits. Give another network."
 
 
 # --- the class -----------------------------------------------------------------------------------
@@ -446,35 +434,34 @@ def imagenet_head():
     return headed(1000)
 
 
-@pytest.mark.parametrize("given", [281, "281", "tabby", "Tabby Cat"])
-def test_class_is_found_by_number_or_any_of_its_names(given):
-    assert class_of(imagenet_head(), given) == (281, "281 tabby")
-
-
-def test_class_without_a_known_name_is_called_by_its_number():
+def test_class_is_found_by_number_or_any_of_its_names():
+    for given in (281, "281", "tabby", "Tabby Cat"):
+        assert class_of(imagenet_head(), given) == (281, "281 tabby")
     assert class_of(headed(3), 2) == (2, "2")
 
 
-@pytest.mark.parametrize(
-    ("n_classes", "given", "text"),
-    [
-        (3, 3, "Sequential has no class '3'. Give a number from 0 to 2."),
-        (3, -1, "Sequential has no class '-1'. Give a number from 0 to 2."),
-        (3, "tabby", "Sequential has no class 'tabby'. Give a number from 0 to 2."),
+def test_class_that_does_not_exist_is_refused_with_those_that_do():
+    three = headed(3)
+    for network, given, text in (
+        (three, 3, "Sequential has no class '3'. Give a number from 0 to 2."),
+        (three, -1, "Sequential has no class '-1'. Give a number from 0 to 2."),
+        (three, "tabby", "Sequential has no class 'tabby'. Give a number from 0 to 2."),
         (
-            1000,
+            imagenet_head(),
             "golden retreiver",
             "Sequential has no class 'golden retreiver'; near it: golden retriever, flat-coated "
             "retriever, Labrador retriever. "
             "Give a number from 0 to 999, or a name of ImageNet.",
         ),
-        (1000, "crane", "2 classes are named 'crane': 134 and 517. Give the number."),
-    ],
-)
-def test_class_that_is_not_there_is_refused_with_what_is(n_classes, given, text):
-    with pytest.raises(DataError) as error:
-        class_of(imagenet_head() if n_classes == 1000 else headed(n_classes), given)
-    assert str(error.value) == text
+        (
+            imagenet_head(),
+            "crane",
+            "2 classes are named 'crane': 134 and 517. Give the number.",
+        ),
+    ):
+        with pytest.raises(DataError) as error:
+            class_of(network, given)
+        assert str(error.value) == text
 
 
 def test_network_without_a_head_has_no_class():
@@ -509,7 +496,7 @@ N = 40
 
 
 def colours(seed=0):
-    """Plain pictures, and measures that are linear in their colour, each subset in its own way."""
+    """Images of one colour, and measures linear in it, for each subset in its own way."""
     rng = np.random.default_rng(seed)
     pixels = np.broadcast_to(
         rng.integers(20, 236, size=(4 * N, 1, 1, 3)), (4 * N, SIDE, SIDE, 3)
@@ -542,17 +529,17 @@ def colour_net():
     return load_network(network, preprocessing=AS_IT_IS)
 
 
-def colour_directions(**settings):
-    network = colour_net()
-    settings = {"repeats": 4, "precision": "float32", **settings}
-    return rcv(network, colours(), points_of(network), **settings)
+def colour_directions(class_="", **settings):
+    estimation = Estimation(repeats=4, class_=class_)
+    return rcv(colour_net(), colours(), computation=EXACTLY, estimation=estimation, **settings)
 
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SCALECUT_CACHE", str(tmp_path_factory.mktemp("cache")))
-        return colour_directions(target_class=1, most_images=10)
+        patch.setattr(module, "MOST_IMAGES", 10)
+        return colour_directions(class_=1)
 
 
 def value(found, quantity, subset="here", layer="look", other=""):
@@ -570,25 +557,20 @@ def test_vectors_are_unit_and_point_where_the_measure_grows(found):
         assert degrees(by_layer["look"], sign * np.append(COLOUR, [0, 0])) < 1
 
 
-def test_directions_of_a_noiseless_measure_are_stable(found):
-    assert value(found, "stability_degrees").high < 1
+def test_directions_are_stable_unless_the_measure_is_shuffled(found):
+    true, chance = (value(found, f"stability{kind}_degrees") for kind in ("", "_shuffled"))
+    assert true.high < 1
+    assert chance.value > 20
+    assert value(shuffled_colours(colour_net()), "stability_degrees").value > 20
 
 
 def shuffled_colours(network):
     images = colours()
     shuffled = np.random.default_rng(0).permutation(images.measure[:N])
     noisy = make_image_set([image.source for image in images.images[:N]], shuffled, subset="here")
-    return rcv(network, noisy, points_of(network, "look"), repeats=4, precision="float32")
-
-
-def test_directions_of_a_shuffled_measure_are_not_stable():
-    assert value(shuffled_colours(colour_net()), "stability_degrees").value > 20
-
-
-def test_stability_stands_beside_that_of_a_shuffled_measure(found):
-    true, chance = (value(found, f"stability{kind}_degrees").value for kind in ("", "_shuffled"))
-    assert true < 2
-    assert chance > 20
+    return rcv(
+        network, noisy, layers=["look"], computation=EXACTLY, estimation=Estimation(repeats=4)
+    )
 
 
 def test_loudness_of_a_channel_changes_its_vector_but_neither_stability_nor_share():
@@ -619,9 +601,8 @@ def test_subsets_that_share_a_group_are_not_tested_on_each_other(tmp_path, monke
     found = rcv(
         network,
         replace(images, group=tuple(group)),
-        points_of(network),
-        repeats=2,
-        precision="float32",
+        computation=EXACTLY,
+        estimation=Estimation(repeats=2),
     )
     rows = found.table[found.table.quantity == "transfer_r2"]
     pairs = set(zip(rows.subset, rows.other, strict=True))
@@ -629,29 +610,26 @@ def test_subsets_that_share_a_group_are_not_tested_on_each_other(tmp_path, monke
     assert {("here", "here"), ("here", "offset"), ("alike", "reversed")} <= pairs
 
 
-@pytest.mark.parametrize(
-    ("other", "least_r2", "most_r2", "fair"),
-    [
+def test_transfer_is_that_of_the_map_two_subsets_share(found):
+    for other, least_r2, most_r2, fair in (
         ("here", 0.999, 1.0, 1.0),
         ("alike", 0.999, 1.0, 1.0),
         ("reversed", -50, -1, 0.0),
         ("offset", -1e4, -10, 1.0),
-    ],
-)
-def test_transfer_is_that_of_the_map_two_subsets_share(found, other, least_r2, most_r2, fair):
-    assert least_r2 <= value(found, "transfer_r2", other=other).value <= most_r2
-    row = value(found, "transfer_correlation2", other=other)
-    np.testing.assert_allclose([row.low, row.value, row.high], fair, atol=1e-3)
+    ):
+        assert least_r2 <= value(found, "transfer_r2", other=other).value <= most_r2
+        row = value(found, "transfer_correlation2", other=other)
+        np.testing.assert_allclose([row.low, row.value, row.high], fair, atol=1e-3)
 
 
 def test_transfer_to_the_same_subset_is_the_score_of_the_probe():
     images, network = colours(), colour_net()
     measure = images.measure + np.random.default_rng(0).normal(scale=0.2, size=len(images))
     noisy = make_image_set([i.source for i in images.images], measure, subset=images.subset)
-    found = rcv(network, noisy, points_of(network), repeats=3, precision="float32", seed=5)
-    curve = probe(
-        network, noisy, controls=(), regressors=("ridge",), repeats=3, precision="float32", seed=5
-    )
+    given = {"computation": EXACTLY, "seed": 5}
+    found = rcv(network, noisy, estimation=Estimation(repeats=3), **given)
+    fitting = Fitting(regressor=("ridge",), controls=(), repeats=3, permutations=0)
+    curve = probe(network, noisy, fitting=fitting, **given)
     for subset in noisy.subsets:
         for probed in curve.scores(subset=subset).itertuples():
             row = value(found, "transfer_r2", subset, probed.layer, subset)
@@ -683,7 +661,7 @@ def test_sensitivity_and_relevance_are_the_mean_over_evenly_spread_images(found)
 
 
 def test_class_that_no_layer_moves_has_neither_sensitivity_nor_relevance():
-    found = colour_directions(target_class=0, most_images=5)
+    found = colour_directions(class_=0)
     table = found.table[found.table.quantity.isin(["sensitivity", "br"])]
     before_logits = table[table.layer != LOGITS]
     assert len(before_logits) and (before_logits[["value", "low", "high"]] == 0).all(axis=None)
@@ -700,22 +678,67 @@ def test_table_has_a_row_for_each_quantity_and_none_for_classes_after_the_logits
 
 def test_the_same_seed_gives_the_same_numbers_on_any_number_of_cores(monkeypatch):
     here = colour_directions(seed=3)
-    monkeypatch.setattr(scalecut.directions, "n_processors", lambda: 1)
+    monkeypatch.setattr(module, "n_processors", lambda: 1)
     there = colour_directions(seed=3)
     assert here.table.equals(there.table)
     assert not here.table.equals(colour_directions(seed=4).table)
 
 
-def test_progress_tells_features_gradients_and_directions():
-    told = []
-    colour_directions(target_class=1, most_images=3, progress=lambda *each: told.append(each))
-    assert {stage for stage, _, _ in told} == {"features", "gradients", "directions"}
-    assert told[-1] == ("directions", 5, 5) and ("gradients", 3, 3) in told
+def test_progress_reports_features_gradients_and_directions(monkeypatch):
+    monkeypatch.setattr(module, "MOST_IMAGES", 3)
+    calls = []
+    colour_directions(class_=1, progress=lambda *each: calls.append(each))
+    assert {stage for stage, _, _ in calls} == {"features", "gradients", "directions"}
+    assert calls[-1] == ("directions", 5, 5) and ("gradients", 3, 3) in calls
 
 
 def test_a_single_repeat_is_refused():
     with pytest.raises(DataError) as error:
-        colour_directions(repeats=1)
-    assert str(error.value) == (
-        "--repeats 1 is too few for stability, which compares two. Give 2 or more."
+        Estimation(repeats=1)
+    assert str(error.value) == ("--repeats must be at least 2, as stability compares two, got 1.")
+
+
+# --- the result ----------------------------------------------------------------------------------
+
+
+def test_result_comes_back_from_its_folder(found, tmp_path, monkeypatch):
+    monkeypatch.setattr("scalecut.report.report.DOTS_PER_INCH", 20)
+    back = read_directions(found.save(tmp_path / "run"))
+    pd.testing.assert_frame_equal(back.to_frame(), found.to_frame(), atol=1e-6, check_dtype=False)
+    assert list(back.vectors) == list(found.vectors)
+    for subset, by_layer in found.vectors.items():
+        assert list(back.vectors[subset]) == list(by_layer)
+        for layer, vector in by_layer.items():
+            np.testing.assert_array_equal(back.vectors[subset][layer], vector)
+    assert back.finding() == found.finding()
+    assert back.provenance["settings"]["class_"] == 1
+    assert found.plot().axes
+    assert found._repr_html_().startswith(f"<p><b>{found.finding()}")
+    (tmp_path / "run" / "rcv.npz").unlink()
+    with pytest.raises(DataError, match=r"has no readable rcv.npz \(.*\. Run `scalecut rcv` again"):
+        read_directions(tmp_path / "run")
+
+
+def finding_of(own, other=(), **quantities):
+    """The finding of a table with these numbers, as (layer, value); `own` and `other` are R²."""
+    rows = [("here", "here", "transfer_r2", *row) for row in own]
+    rows += [("here", "there", "transfer_r2", *row) for row in other]
+    rows += [("here", "", name, *row) for name, each in quantities.items() for row in each]
+    columns = ["subset", "other", "quantity", "layer", "value"]
+    return Directions(pd.DataFrame(rows, columns=columns), {}).finding()
+
+
+def test_finding_is_of_the_layer_with_the_best_own_score():
+    assert finding_of(
+        own=[("a", 0.5), ("b", 0.9), ("b", 0.7), ("softmax", 0.95)],  # two subsets
+        other=[("a", 0.7), ("b", 0.6), ("b", 0.5)],
+        stability_degrees=[("a", 5.0), ("b", 12.3)],
+        stability_shuffled_degrees=[("a", 50.0), ("b", 46.0)],
+    ) == (
+        "The direction at b predicts scale with R² 0.80 in its own subset and 0.55 in the others. "
+        "Between repeats it turns by 12°; with a shuffled target, by 46°."
+    )
+    nowhere = {"stability_degrees": [("a", np.nan)], "stability_shuffled_degrees": [("a", np.nan)]}
+    assert finding_of(own=[("a", 0.0)], **nowhere) == (
+        "The direction at a predicts scale with R² 0.00 in its own subset."
     )

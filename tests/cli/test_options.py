@@ -3,10 +3,10 @@
 import math
 
 import pytest
-
 from scalecut.cli.options import listed, octaves_of, pixels_of, with_input
+
 from scalecut.errors import DataError, ModelError
-from scalecut.networks.network import load_network
+from scalecut.networks.load import load_network
 
 SIDES = [32, 160, 224, 299, 331]
 

@@ -1,15 +1,19 @@
+"""Cut networks are compared with the whole network, bit by bit."""
+
 import copy
 import pickle
+import re
 
 import pytest
 import timm
 import torch
 from torch import nn
 
-from scalecut import LayerError, ModelError, Preprocessing, cut_after, load_network, pooled_outputs
-from scalecut.cut.network import CutNetwork, rebuilt
+from scalecut import CutNetwork, LayerError, ModelError, Preprocessing, cut_after, load_network
+from scalecut.cut.network import rebuilt
+from scalecut.networks.hooks import pooled_outputs
 from scalecut.networks.selection import chosen_points
-from scalecut.networks.truncation import PassOn, tried
+from scalecut.networks.truncation import PassOn, trial_of
 
 SMALL = Preprocessing(height=32, width=32)
 
@@ -31,7 +35,7 @@ class Block(nn.Module):
 
 
 class Chain(nn.Module):
-    """Ordinary: every later module takes one map and gives one."""
+    """Every later module takes one map and returns one."""
 
     def __init__(self):
         super().__init__()
@@ -50,7 +54,7 @@ class Chain(nn.Module):
 
 
 class Flattening(nn.Module):
-    """Code between the modules needs more than any layer's output."""
+    """Code between the modules needs more than the output of a layer."""
 
     def __init__(self):
         super().__init__()
@@ -66,7 +70,7 @@ class Flattening(nn.Module):
 
 
 class Shared(nn.Module):
-    """One activation is called behind every layer, as in torchvision's ResNets."""
+    """One activation is called after every layer, as in torchvision's ResNets."""
 
     def __init__(self):
         super().__init__()
@@ -81,7 +85,7 @@ class Shared(nn.Module):
 
 
 class Attending(nn.Module):
-    """A transformer with a class token; its attention has tensors that no module call names."""
+    """A transformer with a class token; its attention uses tensors without calling their module."""
 
     def __init__(self):
         super().__init__()
@@ -175,69 +179,12 @@ def test_last_call_of_a_shared_module_is_where_the_network_is_cut():
     assert torch.equal(cut(x), expected[2])  # a second time too
 
 
-@pytest.mark.parametrize("make", [Chain, Flattening, Attending])
-def test_gradients_reach_every_parameter_that_is_left(make):
-    cut = cut_after(network_of(make), "blocks.1", head=2)
-    cut.train()
-    cut(images()).square().sum().backward()
-    assert all(p.grad is not None for p in cut.parameters())
-    assert tried(cut, "forward", images()).unreached == ()
-
-
-def test_layer_in_a_parallel_way_is_refused_and_the_block_around_it_named():
-    with pytest.raises(LayerError) as caught:
-        cut_after(network_of(Chain), "blocks.1.conv1")
-    assert str(caught.value) == (
-        "blocks.1.conv1 lies in one of several parallel ways: cut there, what the others carry "
-        "would be lost. Cut at blocks.1 (add_2)."
-    )
-
-
-def test_branch_of_inception_is_refused_and_the_block_named_as_in_the_paper():
-    with pytest.raises(
-        LayerError, match=r"^Mixed_5c\.branch1x1 lies in one .* Cut at Mixed_5c \(mixed1\)\.$"
-    ):
-        small = load_network("inception_v3", weights="random", preprocessing=Preprocessing(96, 96))
-        cut_after(small, "Mixed_5c.branch1x1")
-
-
 def test_tensors_keep_their_names_also_in_sequences_of_named_modules():
     whole = load_network("densenet121", weights="random", preprocessing=Preprocessing(64, 64))
     names = {f"body.{name}" for name in whole.module.state_dict()}
     cut = cut_after(whole, "features.transition1")
     assert cut.way == "passed on"
     assert cut.state_dict().keys() < names
-
-
-def test_unknown_layer_gets_the_nearest_names():
-    with pytest.raises(LayerError, match=r"^No layer is named 'blocks.9'. Near it: blocks"):
-        cut_after(network_of(Chain), "blocks.9")
-
-
-def test_layer_that_is_not_executed_is_refused():
-    class Unused(Chain):
-        def __init__(self):
-            super().__init__()
-            self.extra = nn.Linear(3, 3)
-
-    with pytest.raises(
-        LayerError, match=r"^'extra' is in Unused, but is not executed for an image"
-    ):
-        cut_after(network_of(Unused), "extra")
-
-
-def test_end_of_the_network_is_no_place_to_cut():
-    with pytest.raises(
-        LayerError, match=r"^logits \(pre_softmax\) is the whole network, so there is nothing"
-    ):
-        cut_after(network_of(Chain), "logits")
-
-
-def test_several_layers_are_refused():
-    with pytest.raises(
-        LayerError, match=r"^'blocks\.\*' fits 4 layers, but a network is cut at one\."
-    ):
-        cut_after(network_of(Chain), "blocks.*")
 
 
 def test_tokens_are_pooled_as_asked():
@@ -249,15 +196,6 @@ def test_tokens_are_pooled_as_asked():
     assert torch.equal(cls(x), tokens[:, 0])
     assert torch.equal(both(x), torch.cat([cls(x), mean(x)], dim=1))
     assert both.num_features == 16
-
-
-@pytest.mark.parametrize(("pooling", "said"), [
-    ("cls", r"^blocks.1 \(add_2\) has no class token, so pooling 'cls' has nothing"),
-    ("max", "^No pooling is named 'max'. Give mean, cls or both.$"),
-])  # fmt: skip
-def test_pooling_that_does_not_suit_is_refused(pooling, said):
-    with pytest.raises(LayerError, match=said):
-        cut_after(network_of(Chain), "blocks.1", pooling=pooling)
 
 
 def test_head_is_one_linear_layer_on_the_features():
@@ -285,24 +223,13 @@ def test_timm_reads_the_preprocessing_off_the_cut():
     )
 
 
-def test_timm_is_not_told_of_a_preprocessing_that_it_cannot_do():
-    own = Preprocessing(32, 32, channels="bgr")
-    cut = cut_after(load_network(Chain(), preprocessing=own), "blocks.1")
-    with pytest.raises(ModelError) as caught:
-        timm.data.resolve_model_data_config(cut)
-    assert str(caught.value) == (
-        "This network takes bgr, which timm's transforms do not give. Use "
-        "scalecut.transform(network)."
-    )
-
-
 @pytest.mark.parametrize(
     ("name", "layer", "side"),
     [
-        ("vit_tiny_patch16_224", "blocks.2", 224),
         ("resnet18", "layer2.0", 64),
-        ("mobilenetv3_small_050", "blocks.3.1", 64),
-        ("convnext_atto", "stages.1.blocks.1", 64),
+        pytest.param("vit_tiny_patch16_224", "blocks.2", 224, marks=pytest.mark.slow),
+        pytest.param("mobilenetv3_small_050", "blocks.3.1", 64, marks=pytest.mark.slow),
+        pytest.param("convnext_atto", "stages.1.blocks.1", 64, marks=pytest.mark.slow),
     ],
 )
 def test_gradient_checkpointing_works_where_the_network_has_it(name, layer, side):
@@ -337,37 +264,26 @@ def test_network_that_keeps_what_it_computed_is_cut():
     assert cut_after(network_of(Keeping), "blocks.1").way == "passed on"
 
 
-def test_network_without_checkpointing_says_so():
-    cut = cut_after(network_of(Chain), "blocks.1")
-    cut.set_grad_checkpointing(False)
-    with pytest.raises(
-        LayerError, match=r"^Chain cut after blocks.1 has no gradient checkpointing\."
-    ):
-        cut.set_grad_checkpointing()
-
-
 @pytest.mark.parametrize("make", [Chain, Flattening, Attending])
-def test_rebuilt_network_takes_the_tensors_of_the_first(make):
-    cut = cut_after(network_of(make, seed=0), "blocks.1", head=2)
-    other = network_of(make, seed=5)
+def test_cut_is_trained_copied_and_rebuilt(make):
+    cut, x = cut_after(network_of(make, seed=0), "blocks.1", head=2), images()
+    assert torch.equal(copy.deepcopy(cut)(x), cut(x))
+    assert torch.equal(pickle.loads(pickle.dumps(cut))(x), cut(x))
     again = rebuilt(
-        other, cut.point, way=cut.way, entry=cut.entry, pooling=cut.pooling, head=2,
-        tensors=set(cut.state_dict()),
+        network_of(make, seed=5), cut.point, way=cut.way, entry=cut.entry, pooling=cut.pooling,
+        head=2, tensors=set(cut.state_dict()),
     )  # fmt: skip
-    assert not torch.equal(again(images()), cut(images()))
+    assert not torch.equal(again(x), cut(x))
     again.load_state_dict(cut.state_dict())
-    assert torch.equal(again(images()), cut(images()))
+    assert torch.equal(again(x), cut(x))
     assert numbers(again) == numbers(cut)
+    cut.train()
+    cut(x).square().sum().backward()
+    assert all(parameter.grad is not None for parameter in cut.parameters())
+    assert trial_of(cut, "forward", x).unreached == ()
 
 
-@pytest.mark.parametrize("make", [Chain, Flattening, Attending])
-def test_cut_can_be_copied(make):
-    cut = cut_after(network_of(make), "blocks.1")
-    assert torch.equal(copy.deepcopy(cut)(images()), cut(images()))
-    assert torch.equal(pickle.loads(pickle.dumps(cut))(images()), cut(images()))
-
-
-def test_missing_weights_behind_the_cut_do_not_matter_and_before_it_are_said():
+def test_missing_weights_after_the_cut_do_not_matter():
     whole = network_of(Chain)
     with torch.no_grad():
         whole.module.blocks[3].conv2.weight.fill_(float("nan"))
@@ -385,7 +301,13 @@ SIDES = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", SIDES)
+DAILY = ("resnet50", "hrnet_w18_small", "vit_small_patch16_224")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [name if name in DAILY else pytest.param(name, marks=pytest.mark.slow) for name in SIDES],
+)
 def test_architectures_are_cut_at_three_depths(name):
     whole = load_network(
         name, weights="random", preprocessing=Preprocessing(SIDES[name], SIDES[name])
@@ -415,6 +337,84 @@ def test_architectures_are_cut_at_three_depths(name):
     assert sizes[-1] < numbers(whole.module)
 
 
-def test_half_of_a_vision_transformer_is_about_half_of_it():
-    whole = load_network("vit_small_patch16_224", weights="random")
-    assert 0.45 < numbers(cut_after(whole, "blocks.5")) / numbers(whole.module) < 0.55
+class Unused(Chain):
+    def __init__(self):
+        super().__init__()
+        self.extra = nn.Linear(3, 3)
+
+
+BGR = Preprocessing(32, 32, channels="bgr")
+REFUSED = [
+    (
+        LayerError,
+        lambda: cut_after(network_of(Chain), "blocks.1.conv1"),
+        "blocks.1.conv1 is in one of several parallel branches, and the outputs of the others "
+        "would be lost. Cut at blocks.1 (add_2).",
+    ),
+    (
+        LayerError,
+        lambda: cut_after(network_of(Unused), "extra"),
+        "'extra' is a module of Unused, but it is not executed for an image, so it has no output. "
+        "`scalecut layers MODEL` lists the layers that are executed.",
+    ),
+    (
+        LayerError,
+        lambda: cut_after(network_of(Chain), "logits"),
+        "logits (pre_softmax) is the whole network, so there is nothing to cut off. Cut at an "
+        "earlier layer; `scalecut layers MODEL` lists them.",
+    ),
+    (
+        LayerError,
+        lambda: cut_after(network_of(Chain), "blocks.*"),
+        "'blocks.*' matches 4 layers, but a network is cut at one. Give 'blocks.0', or another of "
+        "them.",
+    ),
+    (
+        LayerError,
+        lambda: cut_after(network_of(Chain), "blocks.1", pooling="cls"),
+        "blocks.1 (add_2) has no class token, which pooling 'cls' needs. Give mean.",
+    ),
+    (
+        LayerError,
+        lambda: cut_after(network_of(Chain), "blocks.1", pooling="max"),
+        "No pooling is named 'max'. Give mean, cls or both.",
+    ),
+    (
+        LayerError,
+        lambda: cut_after(network_of(Chain), "blocks.1", head=-1),
+        "--head must be at least 0, got -1. Give 0 for no head.",
+    ),
+    (
+        LayerError,
+        lambda: cut_after(network_of(Chain), "blocks.1").set_grad_checkpointing(),
+        "Chain cut after blocks.1 has no gradient checkpointing. Train with smaller batches, or "
+        "cut at another layer.",
+    ),
+    (
+        ModelError,
+        lambda: timm.data.resolve_model_data_config(
+            cut_after(load_network(Chain(), preprocessing=BGR), "blocks.1")
+        ),
+        "This network takes channels in the order bgr, which timm's transforms do not support. Use "
+        "scalecut.create_transform(network).",
+    ),
+]
+
+
+def test_messages():
+    for kind, refused, text in REFUSED:
+        with pytest.raises(kind) as error:
+            refused()
+        assert str(error.value) == text
+
+
+def test_unknown_layer_gets_the_nearest_names():
+    with pytest.raises(LayerError, match=r"^No layer is named 'blocks.9'.*: blocks.3, blocks.2"):
+        cut_after(network_of(Chain), "blocks.9")
+
+
+@pytest.mark.slow
+def test_branch_of_inception_is_refused_and_the_block_named_as_in_the_paper():
+    small = load_network("inception_v3", weights="random", preprocessing=Preprocessing(96, 96))
+    with pytest.raises(LayerError, match=re.escape("Cut at Mixed_5c (mixed1).")):
+        cut_after(small, "Mixed_5c.branch1x1")

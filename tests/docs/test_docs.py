@@ -1,4 +1,4 @@
-"""What the documentation tells people to type does what it says."""
+"""The examples of the documentation run, and give what it says."""
 
 import os
 import re
@@ -15,8 +15,9 @@ from typer.testing import CliRunner
 
 from scalecut import make_scenes
 from scalecut.cli.app import app
+from scalecut.cut.folder import check_cut
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 
 
@@ -44,7 +45,7 @@ def demo(tmp_path_factory):
 def empty_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SCALECUT_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("scalecut.cli.cut._checked_afresh", lambda folder: {})  # has its own test
+    monkeypatch.setattr("scalecut.cut.folder.reloaded_from", check_cut)  # has its own test
 
 
 def typed(*words):
@@ -88,9 +89,9 @@ def as_typed(page):
 
 
 def findings(text):
-    """The best layer of each curve that a text tells of, and its R²."""
+    """The best layer of each finding in a text, and its R²."""
     told = " ".join(line.removeprefix("> ") for line in text.splitlines())
-    return re.findall(r"object's scale best at (\S+) .*?R² ([\d.]+) \[", " ".join(told.split()))
+    return re.findall(r"object scale best at (\S+) .*?R² ([\d.]+) \[", " ".join(told.split()))
 
 
 @pytest.mark.slow
@@ -124,16 +125,12 @@ def test_the_tutorial_leads_from_nothing_to_a_cut_network_as_it_is_typed(tmp_pat
         assert (tmp_path / "here" / folder / "report.html").stat().st_size > 20_000
 
 
-@pytest.mark.parametrize("page", ["how-to/network.md", "how-to/table.md"])
-def test_examples_in_python_run_as_they_stand(empty_folder, capsys, page):
-    texts = [text for language, text in blocks(page) if language == "python"]
-    assert texts
-    for text in texts:
-        exec(compile(text, f"docs/{page}", "exec"), {})
-    assert capsys.readouterr().out
-
-
-def test_a_network_of_the_reader_is_found_where_the_page_says(empty_folder):
+def test_examples_in_python_and_a_network_of_the_reader_run(empty_folder, capsys):
+    for page in ("how-to/network.md", "how-to/table.md"):
+        texts = [text for language, text in blocks(page) if language == "python"]
+        for text in texts:
+            exec(compile(text, f"docs/{page}", "exec"), {})
+        assert capsys.readouterr().out
     page = (DOCS / "how-to/network.md").read_text()
     (module,) = re.findall(r'^```python title="mynets.py"\n(.*?)^```$', page, re.M | re.S)
     Path("mynets.py").write_text(module)
@@ -141,9 +138,9 @@ def test_a_network_of_the_reader_is_found_where_the_page_says(empty_folder):
     assert "scalecut layers mynets:small\n" in page
 
 
-def test_examples_about_cutting_run_as_they_stand(empty_folder, demo, scenes):
-    Path("pictures").mkdir()
-    paths = [f"pictures/{number:02}.png" for number in range(len(scenes))]
+def test_examples_about_cutting_run(empty_folder, demo, scenes):
+    Path("images").mkdir()
+    paths = [f"images/{number:02}.png" for number in range(len(scenes))]
     for image, path in zip(scenes.images, paths, strict=True):
         image.decode().save(path)
     pd.DataFrame({"image": paths, "measure": scenes.measure}).to_csv("sizes.csv", index=False)
@@ -156,5 +153,5 @@ def test_examples_about_cutting_run_as_they_stand(empty_folder, demo, scenes):
         "README.md", "curve.png", "example.safetensors", "model.onnx", "model.pt2",
         "model.safetensors", "report.html", "scalecut.json",
     }  # fmt: skip
-    with PIL.Image.open("exported/curve.png") as picture:
-        assert picture.width > 500
+    with PIL.Image.open("exported/curve.png") as image:
+        assert image.width > 500

@@ -1,4 +1,4 @@
-"""The example notebook runs as it stands, shows what it says, and is stored without output."""
+"""The example notebook runs, displays its results, and is stored without output."""
 
 import os
 import subprocess
@@ -8,8 +8,8 @@ from pathlib import Path
 import nbformat
 import pytest
 
-FILE = Path(__file__).parents[1] / "docs" / "notebooks" / "scales.ipynb"
-SHOWN = {  # how the last line of a cell begins, and what must stand in what it shows
+FILE = Path(__file__).parents[2] / "docs" / "notebooks" / "scales.ipynb"
+SHOWN = {  # how the last line of a cell begins, and what its output must contain
     "curve": ("<img src=", "carries the object", "<th>learned</th>"),
     "short": ("EfficientNet, cut after blocks.", "<td>mean</td>"),
 }
@@ -48,32 +48,26 @@ def ending(book, line):
 
 
 def html(cell):
-    """What a cell shows as HTML; empty if nothing."""
+    """The HTML output of a cell; empty if it has none."""
     return "".join(output.get("data", {}).get("text/html", "") for output in cell.outputs)
 
 
-def test_notebook_is_stored_without_what_it_shows(stored):
+def test_notebook_is_stored_without_output(stored):
     nbformat.validate(stored)
     assert [cell.outputs for cell in code(stored)] == [[]] * len(code(stored))
     assert {cell.execution_count for cell in code(stored)} == {None}
+    assert [cell.source for cell in code(stored) if "._" in cell.source] == []  # no private name
 
 
-def test_notebook_needs_no_private_name(stored):
-    assert [cell.source for cell in code(stored) if "._" in cell.source] == []
-
-
-@pytest.mark.parametrize("line", SHOWN)
-def test_results_show_themselves(executed, line):
-    shown = html(ending(executed, line))
-    assert [text for text in SHOWN[line] if text not in shown] == []
-
-
-def test_tables_show_themselves(executed):
+def test_results_and_tables_are_displayed(executed):
+    for line, texts in SHOWN.items():
+        shown = html(ending(executed, line))
+        assert [text for text in texts if text not in shown] == []
     tables = [cell for cell in code(executed) if "pd.DataFrame(" in cell.source]
     assert len(tables) == 3
     assert all("<table" in html(cell) for cell in tables)
 
 
-def test_what_is_left_reads_the_share_from_new_scenes(executed):
-    (said,) = ending(executed, "float(scalecut.r_squared").outputs
+def test_cut_predicts_the_share_in_new_scenes(executed):
+    (said,) = ending(executed, "model.score").outputs
     assert float(said.data["text/plain"]) > 0.7

@@ -1,4 +1,4 @@
-"""Two workers of Ray must give what one process gives, to the bit, whatever becomes of them."""
+"""Two workers of Ray give the features of one process to the bit, even if one of them is lost."""
 
 import functools
 import importlib
@@ -16,11 +16,12 @@ from torch import nn
 from scalecut import make_image_set
 from scalecut.data.images import Image
 from scalecut.errors import ModelError
-from scalecut.features.backends import Way
-from scalecut.features.extract import Task, computed_here
-from scalecut.networks.network import Preprocessing, load_network
+from scalecut.features.backends import Backend
+from scalecut.features.extract import Computation, Task, computed_here
+from scalecut.networks.load import load_network
+from scalecut.networks.network import Preprocessing
 from scalecut.networks.selection import chosen_points
-from scalecut.probing.probe import probe
+from scalecut.probing.probe import Fitting, probe
 
 ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'scalecut[cluster]'")
 
@@ -31,7 +32,7 @@ SIDE = 16
 
 
 class Net(nn.Module):
-    """Two layers; dies once, where it is told to by a file that is not there yet."""
+    """Two layers; its process dies once, if the file `grave` does not exist yet."""
 
     def __init__(self, grave=""):
         super().__init__()
@@ -67,7 +68,7 @@ def task_of(grave=""):
     network = load_network(module, preprocessing=preprocessing)
     points, _ = chosen_points(network, [])
     module.grave = network.module.grave = str(grave)
-    return Task(network, tuple(points), "squash", Way("torch", "float32", "cpu"), 4)
+    return Task(network, tuple(points), "squash", Backend("torch", "float32", "cpu"), 4)
 
 
 def alone(task, images):
@@ -98,7 +99,7 @@ def same(one, other):
     )
 
 
-def test_two_workers_give_the_bits_of_one_process_and_tell_what_cannot_be_read(
+def test_two_workers_give_the_bits_of_one_process_and_say_what_cannot_be_read(
     workers, images, tmp_path
 ):
     task, broken = task_of(), tmp_path / "broken.jpg"
@@ -119,15 +120,14 @@ def test_batch_of_a_worker_that_dies_is_computed_again_and_counted_once(workers,
     assert same(found, expected)
 
 
-@pytest.mark.parametrize("address", ["local", "local:", "local:0", "local:two"])
-def test_address_that_is_not_understood_is_refused_in_one_line(address):
-    said = (
-        f"--cluster {address!r} is not understood. Give local:2 for two workers here, or the "
-        "address of a Ray cluster, such as ray://HOST:10001 or auto."
-    )
-    with pytest.raises(ModelError) as raised, joined(address):
-        pass
-    assert str(raised.value) == said
+def test_address_that_is_not_understood_is_refused_in_one_line():
+    for address in ("local", "local:", "local:0", "local:two"):
+        with pytest.raises(ModelError) as error, joined(address):
+            pass
+        assert str(error.value) == (
+            f"--cluster {address!r} is not understood. Give local:2 for two workers here, or the "
+            "address of a Ray cluster, such as ray://HOST:10001 or auto."
+        )
 
 
 def test_without_an_address_this_process_computes():
@@ -153,7 +153,7 @@ def two_nodes():
 
 @pytest.fixture
 def discs(tmp_path):
-    """Images whose measure a network can read, as files; the eleventh is damaged."""
+    """Images whose measure a network encodes, as files; the eleventh is damaged."""
     rng = np.random.default_rng(0)
     measure, files = rng.random(48), []
     for number, share in enumerate(measure):
@@ -170,11 +170,8 @@ def probed(images, cluster="", told=None):
     return probe(
         task_of().network,
         images,
-        precision="float32",
-        batch_size=4,
-        controls=["shuffled"],
-        permutations=0,
-        cluster=cluster,
+        computation=Computation(precision="float32", batch_size=4, cluster=cluster),
+        fitting=Fitting(controls=["shuffled"], permutations=0),
         progress=told,
     )
 
@@ -192,7 +189,8 @@ def test_cluster_gives_the_curve_of_one_process(two_nodes, discs, one_thread, is
     curve, alone = probed(discs, address, told), probed(discs)
     assert len(nodes) == is_lost
     pd.testing.assert_frame_equal(curve.table, alone.table, check_exact=True)
-    assert curve.images_left_out == alone.images_left_out
-    assert [each.name.rpartition("/")[2] for each in curve.images_left_out] == ["10.png"]
+    assert curve.provenance["images_left_out"] == alone.provenance["images_left_out"]
+    names = [each.name.rpartition("/")[2] for each in curve.provenance["images_left_out"]]
+    assert names == ["10.png"]
     assert (curve.table.n_images == 47).all()
     assert alone.scores(target="true").r2.max() > 0.9

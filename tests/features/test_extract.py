@@ -21,11 +21,14 @@ from scalecut import cache
 from scalecut.data.decoding import fitted
 from scalecut.data.images import Image, LeftOut
 from scalecut.errors import DataError, LayerError, ModelError, OutputError
+from scalecut.features import backends
 from scalecut.features import extract as features
 from scalecut.features.backends import torch_vectors
 from scalecut.features.extract import (
+    Computation,
     check_finite,
     decoded,
+    extract_features,
     forward,
     resolved_device,
     resolved_precision,
@@ -33,7 +36,8 @@ from scalecut.features.extract import (
 from scalecut.networks import hooks as taps
 from scalecut.networks.hooks import pool, pooled_outputs
 from scalecut.networks.layers import probe_points, select_layers
-from scalecut.networks.network import Preprocessing, load_network
+from scalecut.networks.load import load_network
+from scalecut.networks.network import Preprocessing
 from scalecut.networks.selection import answerable
 
 SMALL = Preprocessing(height=16, width=16)
@@ -80,9 +84,10 @@ def images(n, seed=0):
     ]
 
 
-def extracted(network, pictures, points=None, **settings):
-    settings = {"precision": "float32", "batch_size": 4} | settings
-    return extract_features(network, pictures, points or points_of(network), **settings)
+def extracted(network, pictures, points=None, *, progress=None, stage="features", **settings):
+    computation = Computation(**{"precision": "float32", "batch_size": 4, **settings})
+    points = points or points_of(network)
+    return extract_features(network, pictures, points, computation, progress=progress, stage=stage)
 
 
 def hooks(module):
@@ -138,36 +143,24 @@ def test_outputs_carry_no_gradient(model):
     assert not outputs["2"].requires_grad
 
 
-@pytest.mark.parametrize(
-    ("shape", "axis", "prefix", "by_hand"),
-    [
-        ((5, 3, 4, 5), 1, 0, lambda x: x.sum((2, 3)) / 20),
-        ((5, 4, 5, 3), -1, 0, lambda x: x.sum((1, 2)) / 20),
-        ((5, 7, 3), -1, 0, lambda x: x.sum(1) / 7),
-        ((5, 7, 3), -1, 2, lambda x: sum(x[:, i] for i in range(2, 7)) / 5),
-        ((5, 3), 1, 0, lambda x: x),
-    ],
-)
+POOLED = [  # shape, axis of the channels, prefix tokens, the mean by hand
+    ((5, 3, 4, 5), 1, 0, lambda x: x.sum((2, 3)) / 20),
+    ((5, 4, 5, 3), -1, 0, lambda x: x.sum((1, 2)) / 20),
+    ((5, 7, 3), -1, 0, lambda x: x.sum(1) / 7),
+    ((5, 7, 3), -1, 2, lambda x: sum(x[:, i] for i in range(2, 7)) / 5),
+    ((5, 3), 1, 0, lambda x: x),
+]
+
+
 @pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("at_once", [1, 130, 10**6])  # one image, two or six, all
-def test_pooling_is_the_mean_over_places_in_float32(
-    shape, axis, prefix, by_hand, kind, at_once, monkeypatch
-):
+def test_pooling_is_the_mean_over_places_in_float32(kind, at_once, monkeypatch):
     monkeypatch.setattr(taps, "COPIED_AT_ONCE", at_once)
-    x = torch.rand(shape).to(kind)
-    found = pool(x, axis, prefix)
-    assert found.dtype == torch.float32
-    torch.testing.assert_close(found, by_hand(x.double()).float())
-
-
-@pytest.mark.parametrize(("shape", "axis"), [((2, 3, 4, 5, 6), 1), ((4,), 1), ((2, 7, 3), 1)])
-def test_other_shapes_are_refused(shape, axis):
-    with pytest.raises(LayerError) as error:
-        pool(torch.zeros(shape), axis)
-    assert str(error.value) == (
-        f"A layer gave a tensor of shape {shape}; only (n, c, h, w), (n, tokens, c) and (n, c) "
-        "can be pooled. Probe a layer before or after it."
-    )
+    for shape, axis, prefix, by_hand in POOLED:
+        x = torch.rand(shape).to(kind)
+        found = pool(x, axis, prefix)
+        assert found.dtype == torch.float32
+        torch.testing.assert_close(found, by_hand(x.double()).float())
 
 
 class Several(nn.Module):
@@ -209,41 +202,54 @@ def test_a_layer_that_gives_a_list_is_extracted():
     np.testing.assert_allclose(found, by_hand, rtol=1e-5, atol=1e-6)
 
 
-def test_a_layer_that_gives_no_tensor_is_refused():
-    class Named(nn.Module):
-        def forward(self, x):
-            return {"maps": x}
+class Named(nn.Module):
+    def forward(self, x):
+        return {"maps": x}
 
-    network = nn.Sequential(Named())
-    with pytest.raises(LayerError) as error, pooled_outputs(network, ["0"]):
-        network(torch.rand(1, 3, 4, 4))
-    assert str(error.value) == (
-        "Layer '0' gave a dict, but a tensor is needed. Probe a layer before or after it."
-    )
+
+def passed(network, layers, x=None):
+    with pooled_outputs(network, layers), torch.no_grad():
+        network(torch.rand(1, 3, 4, 4) if x is None else x)
+
+
+SHAPE = (
+    "A layer gave a tensor of shape {}; only (n, c, h, w), (n, tokens, c) and (n, c) can be "
+    "pooled. Probe a layer before or after it."
+)
+LAYER_MESSAGES = [
+    (lambda: pool(torch.zeros(2, 3, 4, 5, 6), 1), SHAPE.format("(2, 3, 4, 5, 6)")),
+    (lambda: pool(torch.zeros(4), 1), SHAPE.format("(4,)")),
+    (lambda: pool(torch.zeros(2, 7, 3), 1), SHAPE.format("(2, 7, 3)")),
+    (
+        lambda: passed(nn.Sequential(Named()), ["0"]),
+        "Layer '0' gave a dict, but a tensor is needed. Probe a layer before or after it.",
+    ),
+    (
+        lambda: passed(nn.Sequential(nn.ReLU(), nn.ReLU(), nn.ReLU()), ["0", "conv9"]),
+        "Sequential has no layer named 'conv9'. It has 3, from '0' to '2'; `scalecut layers MODEL` "
+        "prints them all.",
+    ),
+]
+
+
+def test_layers_that_cannot_be_read_are_refused():
+    for action, message in LAYER_MESSAGES:
+        with pytest.raises(LayerError) as error:
+            action()
+        assert str(error.value) == message
 
 
 # --- borrowing the network -----------------------------------------------------------------------
 
 
-def test_hooks_are_gone_after_the_block(model):
+def test_hooks_are_gone_after_the_block_by_an_error_too(model):
     with pooled_outputs(model, ["0", "2"]):
         assert len(hooks(model)) == 2
     assert hooks(model) == []
-
-
-def test_hooks_are_gone_after_an_error(model):
     with pytest.raises(RuntimeError), pooled_outputs(model, ["0"]):
         model(torch.rand(5, 7, 8, 8))
-    assert hooks(model) == []
-
-
-def test_unknown_layer_names_what_the_model_has(model):
-    with pytest.raises(LayerError) as error, pooled_outputs(model, ["0", "conv9"]):
+    with pytest.raises(LayerError), pooled_outputs(model, ["0", "conv9"]):
         pass
-    assert str(error.value) == (
-        "Sequential has no layer named 'conv9'. It has 3, from '0' to '2'; "
-        "`scalecut layers MODEL` prints them all."
-    )
     assert hooks(model) == []
 
 
@@ -283,8 +289,6 @@ def test_extracting_leaves_the_users_module_alone(network):
         assert torch.equal(tensor, before[name]), name
     assert network.module.two.weight.is_contiguous()  # the copy alone is channels-last
 
-
-def test_no_hook_is_left_on_the_users_module_by_a_kill(network, monkeypatch):
     def kill(*_):
         raise KeyboardInterrupt
 
@@ -363,10 +367,7 @@ class Called(nn.Module):
         return x
 
 
-@pytest.mark.parametrize(
-    ("layer", "n_calls"), [("one", 0), ("two", 1), ("three", 2), ("pooled", 2), ("logits", 3)]
-)
-def test_nothing_is_computed_after_the_last_layer_that_is_read(layer, n_calls, monkeypatch):
+def test_nothing_is_computed_after_the_last_layer_that_is_read(monkeypatch):
     module = nn.Sequential(
         OrderedDict(
             [
@@ -383,13 +384,15 @@ def test_nothing_is_computed_after_the_last_layer_that_is_read(layer, n_calls, m
         )
     )
     network = load_network(module, preprocessing=SMALL)
-    points = points_of(network, layer)
     batch = input_of(network, images(3))
-    with forward(network, points, "float32", "cpu") as pooled:
-        monkeypatch.setattr(Called, "seen", [])
-        (row,) = pooled(batch)
-    assert Called.seen == [3] * n_calls
-    np.testing.assert_array_equal(row, extracted(network, images(3), points).matrices[layer])
+    for layer, n_calls in {"one": 0, "two": 1, "three": 2, "pooled": 2, "logits": 3}.items():
+        points = points_of(network, layer)
+        with forward(network, points, "float32", "cpu") as pooled:
+            monkeypatch.setattr(Called, "seen", [])
+            (row,) = pooled(batch)
+        assert Called.seen == [3] * n_calls
+        found = extracted(network, images(3), points).matrices[layer]
+        np.testing.assert_array_equal(row, found)
 
 
 def test_a_shared_module_is_read_at_its_last_call():
@@ -447,8 +450,8 @@ def test_images_of_the_same_content_are_computed_once(network):
 
 def test_progress_counts_every_image_up_to_the_last(network):
     told = []
-    extracted(network, images(10), progress=lambda *args: told.append(args), stage="twin")
-    assert told == [("twin", n, 10) for n in (0, 4, 8, 10)]
+    extracted(network, images(10), progress=lambda *args: told.append(args), stage="random 1")
+    assert told == [("random 1", n, 10) for n in (0, 4, 8, 10)]
     told.clear()
     extracted(network, images(12), progress=lambda *args: told.append(args))
     assert told[0] == ("features", 10, 12) and told[-1] == ("features", 12, 12)
@@ -499,20 +502,13 @@ def test_two_copies_of_a_broken_image_are_both_left_out_with_the_reason(network,
 
 def test_nothing_to_read_is_refused(network, tmp_path):
     lost = [Image(name, tmp_path / name) for name in ("a.png", "b.png")]
-    with pytest.raises(DataError) as error:
-        extracted(network, lost)
-    assert str(error.value) == (
-        "None of 2 images could be read (there is no such file; check its name and folder). "
-        "Check the folder of images."
-    )
-
-
-def test_no_images_are_refused(network):
-    with pytest.raises(DataError) as error:
-        extracted(network, [])
-    assert str(error.value) == (
-        "None of 0 images could be read (there are none). Check the folder of images."
-    )
+    why = {2: "there is no such file; check its name and folder", 0: "there are none"}
+    for n, reason in why.items():
+        with pytest.raises(DataError) as error:
+            extracted(network, lost[:n])
+        assert str(error.value) == (
+            f"None of {n} images could be read ({reason}). Check the folder of images."
+        )
 
 
 def test_batches_hold_the_images_in_their_order_and_say_what_is_bad(network, tmp_path):
@@ -569,34 +565,28 @@ def with_other_code(network):
     return module
 
 
-@pytest.mark.parametrize(
-    "changed",
-    [
-        lambda network: (load_network(nudged(network), preprocessing=SMALL), {}),
-        lambda network: (load_network(with_other_code(network), preprocessing=SMALL), {}),
-        lambda network: (
-            load_network(network.module, preprocessing=Preprocessing(16, 16, mean=(0.5, 0.5, 0.4))),
-            {},
-        ),
-        lambda network: (
-            load_network(
-                network.module, preprocessing=Preprocessing(16, 16, interpolation="bicubic")
-            ),
-            {},
-        ),
-        lambda network: (network, {"precision": "bfloat16"}),
-        lambda network: (network, {"fit": "crop"}),
-    ],
-    ids=["weights", "code", "mean", "interpolation", "precision", "fit"],
-)
-def test_another_setting_computes_all_anew(network, changed):
+CHANGES = {
+    "weights": lambda network: (load_network(nudged(network), preprocessing=SMALL), {}),
+    "code": lambda network: (load_network(with_other_code(network), preprocessing=SMALL), {}),
+    "mean": lambda network: (network, {"mean": (0.5, 0.5, 0.4)}),
+    "interpolation": lambda network: (network, {"interpolation": "bicubic"}),
+    "precision": lambda network: (network, {"precision": "bfloat16"}),
+    "fit": lambda network: (network, {"fit": "crop"}),
+}
+
+
+def test_another_setting_computes_everything_again(network):
     pictures = images(3)
     before = extracted(network, pictures).matrices
-    other, settings = changed(network)
-    after = extracted(other, pictures, **settings)
-    assert after.n_computed == 3
-    assert not np.array_equal(after.matrices["logits"], before["logits"])
-    assert_same(extracted(network, pictures).matrices, before)
+    for what, changed in CHANGES.items():
+        other, settings = changed(network)
+        other = Computation(**settings).shown(other)
+        after = extracted(other, pictures, **settings)
+        assert after.n_computed == 3, what
+        assert not np.array_equal(after.matrices["logits"], before["logits"]), what
+        again = extracted(network, pictures)
+        assert again.n_computed == 0, what
+        assert_same(again.matrices, before)
 
 
 def test_batch_size_and_name_of_the_network_are_no_setting(network):
@@ -725,42 +715,36 @@ def test_complete_weights_leave_nothing_out(network):
 # --- precision and device ------------------------------------------------------------------------
 
 
-def test_a_precision_that_is_named_is_taken():
-    assert resolved_precision("float32", "cpu") == "float32"
-    assert resolved_precision("bfloat16", "cpu") == "bfloat16"
+def test_precision_and_device_follow_from_what_the_machine_has(monkeypatch):
+    for precision in ("float32", "bfloat16"):
+        assert resolved_precision(precision, "cpu") == precision
+    for found, precision in ((("AVX2", "BF16"), "bfloat16"), (("AVX2",), "float32")):
+        monkeypatch.setattr(backends, "instructions", lambda found=found: found)
+        assert resolved_precision("auto", "cpu") == precision
+    for has, device in ((True, "cuda"), (False, "cpu")):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda has=has: has)
+        assert resolved_device("auto") == device
 
 
-@pytest.mark.parametrize(("has", "precision"), [(True, "bfloat16"), (False, "float32")])
-def test_auto_is_bfloat16_where_the_processor_computes_in_it(has, precision, monkeypatch):
-    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: has)
-    assert resolved_precision("auto", "cpu") == precision
+DEVICE_MESSAGES = [
+    (
+        lambda: resolved_precision("float16", "cpu"),
+        "No precision is named 'float16'. Give auto, float32 or bfloat16.",
+    ),
+    (
+        lambda: resolved_device("cuda:77"),
+        "The device 'cuda:77' is not available: torch finds 0 of this kind. Give --device cpu.",
+    ),
+    (lambda: resolved_device("gpu"), "No device is named 'gpu'. Give auto, cpu, or cuda:0."),
+]
 
 
-def test_an_unknown_precision_is_refused():
-    with pytest.raises(ModelError) as error:
-        resolved_precision("float16", "cpu")
-    assert str(error.value) == ("No precision is named 'float16'. Give auto, float32 or bfloat16.")
-
-
-@pytest.mark.parametrize(("has", "device"), [(True, "cuda"), (False, "cpu")])
-def test_auto_is_the_gpu_if_there_is_one(has, device, monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: has)
-    assert resolved_device("auto") == device
-
-
-def test_a_gpu_that_is_not_there_is_refused(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(ModelError) as error:
-        resolved_device("cuda:1")
-    assert str(error.value) == (
-        "The device 'cuda:1' is not there: torch sees 0 of this kind. Give --device cpu."
-    )
-
-
-def test_an_unknown_device_is_refused():
-    with pytest.raises(ModelError) as error:
-        resolved_device("gpu")
-    assert str(error.value) == "No device is named 'gpu'. Give auto, cpu, or cuda:0."
+def test_unknown_precisions_and_devices_are_refused(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    for action, message in DEVICE_MESSAGES:
+        with pytest.raises(ModelError) as error:
+            action()
+        assert str(error.value) == message
 
 
 def with_room_for(n, monkeypatch):
@@ -778,7 +762,10 @@ def with_room_for(n, monkeypatch):
 def test_batch_too_large_for_the_memory_by_halves_is_refused(network, monkeypatch):
     with_room_for(1, monkeypatch)
     said = "A batch of 2 does not fit into the memory of cpu. Give a smaller one, such as "
-    with pytest.raises(ModelError) as error, pytest.warns(UserWarning, match="goes on in halves"):
+    with (
+        pytest.raises(ModelError) as error,
+        pytest.warns(UserWarning, match="Retrying with half the batch size"),
+    ):
         extracted(network, images(4))
     assert str(error.value) == f"{said}--batch-size 1."
 
@@ -797,7 +784,9 @@ def test_batch_too_large_for_the_memory_is_computed_in_halves_and_said(network, 
     cache.clear()
     with_room_for(3, monkeypatch)
     said = "A batch of 4 does not fit into the memory of cpu. Give a smaller one, such as "
-    with pytest.warns(UserWarning, match=f"{said}--batch-size 2. It goes on in halves.") as found:
+    with pytest.warns(
+        UserWarning, match=f"{said}--batch-size 2. Retrying with half the batch size."
+    ) as found:
         matrices = extracted(network, images(4)).matrices
     assert len(found) == 1
     for layer, matrix in expected.items():

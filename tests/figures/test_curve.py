@@ -1,4 +1,4 @@
-"""What a figure holds is read back and compared with the frame; no pictures are compared."""
+"""What a figure holds is read back and compared with the frame; no images are compared."""
 
 import io
 import math
@@ -23,7 +23,7 @@ from scalecut.figures.drawing import STYLE, page_figure
 
 
 def figure_of(drawing):
-    """The function that gives a drawing, as one that draws it."""
+    """A function that returns the figure of a drawing."""
     return lambda *table, **chosen: page_figure(drawing(*table, **chosen))
 
 
@@ -62,7 +62,7 @@ SUBSETS = {"dog": (430, 0.02), "cat": (420, -0.03), "horse": (314, 0.01), "mean"
 
 
 def rows(values, layers, aliases, regressor, weights="pretrained", target="true"):
-    """One row a subset and layer, the subsets a known distance from the mean."""
+    """One row per subset and layer, the subsets at a known distance from the mean."""
     for (subset, (n_images, offset)), (number, value) in product(
         SUBSETS.items(), enumerate(values)
     ):
@@ -130,215 +130,6 @@ def expected(frame, column="r2", subset="mean", regressor="ridge", label="pretra
     return chosen.sort_values("depth")[column].to_numpy()
 
 
-@pytest.mark.parametrize("label", NAMED)
-@pytest.mark.parametrize("subset", ["mean", "cat"])
-def test_lines_are_the_numbers_of_the_frame(frame, subset, label):
-    figure = curve_figure(frame, subset=subset)
-    for axes, regressor in zip(panels(figure), ["ridge", "ols"], strict=True):
-        line = drawn(axes, label)
-        np.testing.assert_array_equal(line.get_xdata(), range(13))
-        np.testing.assert_array_equal(
-            line.get_ydata(), expected(frame, "r2", subset, regressor, label)
-        )
-
-
-def test_band_spans_the_interval_of_pretrained_and_random_and_there_is_no_other(frame):
-    ridge = panels(curve_figure(frame))[0]
-    assert len(ridge.collections) == 2
-    for band, label in zip(ridge.collections, ["random weights", "pretrained"], strict=True):
-        corners = band.get_paths()[0].vertices
-        for layer in range(13):
-            there = corners[corners[:, 0] == layer, 1]
-            assert there.min() == expected(frame, "r2_low", label=label)[layer]
-            assert there.max() == expected(frame, "r2_high", label=label)[layer]
-
-
-def test_layers_stand_by_depth_and_not_by_row_or_name(frame):
-    turned = frame.sample(frac=1, random_state=3).assign(depth=1 - frame["depth"])
-    assert ticks(curve_figure(turned)) == ALIASES[::-1]
-    line = drawn(panels(curve_figure(turned))[0], "pretrained")
-    np.testing.assert_array_equal(line.get_ydata(), RIDGE[::-1])
-
-
-@pytest.mark.parametrize("blank", ["", math.nan, None])
-def test_layer_without_alias_is_called_by_its_own_name(frame, blank):
-    frame["alias"] = frame["alias"].where(frame["layer"] != "Mixed_6a", blank)
-    assert ticks(curve_figure(frame)) == [*ALIASES[:3], "Mixed_6a", *ALIASES[4:]]
-
-
-def test_numbers_as_layer_names_survive_a_csv():
-    layers = [str(number) for number in range(6)]
-    before = pd.DataFrame(rows(np.linspace(0, 1, 6), layers, [""] * 6, "ridge"))
-    after = pd.read_csv(io.StringIO(before.to_csv(index=False)))
-    assert after["layer"].dtype == np.int64
-    assert ticks(curve_figure(after)) == ticks(curve_figure(before)) == layers
-
-
-def test_peak_is_the_highest_ridge_value_of_the_pretrained_network(frame):
-    ridge, ols = panels(curve_figure(frame))
-    assert [text for text in texts(ridge) if "peak" in text] == ["peak: mixed8, R² 0.85"]
-    assert drawn(ridge, "peak").get_xydata().tolist() == [[8, 0.85]]
-    assert not [text for text in texts(ols) if "peak" in text]
-
-
-def test_peak_is_of_the_subset_that_is_shown_and_passes_over_missing_values(frame):
-    frame.loc[(frame["layer"] == "Mixed_7a") & (frame["regressor"] == "ridge"), "r2"] = math.nan
-    ridge = panels(curve_figure(frame, subset="dog"))[0]
-    assert "peak: mixed6, R² 0.85" in texts(ridge)  # 0.83 on average and 0.02 more for dogs
-
-
-def test_peak_is_marked_under_least_squares_only_if_there_is_no_ridge(frame):
-    (ols,) = panels(curve_figure(frame[frame["regressor"] == "ols"]))
-    assert "peak: mixed8, R² 0.84" in texts(ols)
-
-
-def test_values_below_the_floor_are_marked_and_written_and_no_other(frame):
-    figure = curve_figure(frame)
-    (strip,) = strips(figure)
-    for label, combination in NAMED.items():
-        below = [layer for layer, value in enumerate(OLS[combination]) if value < -1]
-        assert drawn(strip, label).get_xdata().tolist() == below
-        assert drawn(strip, label).get_marker() == "v"
-    assert texts(strip) == [
-        "below −1",
-        *("−2.4", "−3.1", "−3,861", "pretrained"),
-        *("−283", "−331", "−14", "random weights"),
-        *("−5.8", "−20", "−21", "−1.8", "−1.7", "−1.7", "−1.6", "−1.4", "−1.2", "−3.9", "−11k"),
-        "shuffled measure",
-    ]
-    ols = panels(figure)[1]
-    assert -1.1 < ols.get_ylim()[0] < -1.0
-    assert ols.get_position().y0 == pytest.approx(strip.get_position().y1)
-
-
-@pytest.mark.parametrize(("lowest", "is_below"), [(-0.999, False), (-1.0, False), (-1.001, True)])
-def test_strip_is_there_only_if_a_value_is_below_the_floor(frame, lowest, is_below):
-    frame = frame[frame["regressor"] == "ridge"].copy()
-    frame.loc[(frame["layer"] == "fc") & (frame["subset"] == "mean"), "r2"] = lowest
-    assert bool(strips(curve_figure(frame))) == is_below
-
-
-def test_zero_is_a_line_within_every_panel(frame):
-    for axes in panels(curve_figure(frame)):
-        assert set(drawn(axes, "zero").get_ydata()) == {0}
-        assert axes.get_ylim()[0] < 0 < axes.get_ylim()[1]
-
-
-@pytest.mark.parametrize(
-    ("r2", "shown"), [(1.0, 1.0), (0.0, 1 / math.e), (-1.0, math.e**-2), (-math.inf, 0.0)]
-)
-def test_exponential_axis_at_values_known_in_closed_form(frame, r2, shown):
-    frame.loc[frame["layer"] == "Mixed_6a", "r2"] = r2
-    for axes in panels(exponential_figure(frame)):
-        assert drawn(axes, "pretrained").get_ydata()[3] == pytest.approx(shown, abs=1e-15)
-
-
-def test_exponential_axis_shows_everything_and_says_where_zero_is(frame):
-    figure = exponential_figure(frame)
-    assert strips(figure) == []
-    for axes in panels(figure):
-        assert drawn(axes, "zero").get_ydata()[0] == pytest.approx(1 / math.e)
-        assert "R² = 0" in texts(axes)
-        assert axes.get_ylim()[0] < 0 and axes.get_ylim()[1] > 1
-    assert "peak: mixed8, R² 0.85" in texts(panels(figure)[0])
-
-
-def test_subsets_are_lines_of_their_own_and_the_mean_has_the_peak(frame):
-    (axes,) = panels(subset_figure(frame))
-    for subset in SUBSETS:
-        line = drawn(axes, subset)
-        np.testing.assert_array_equal(line.get_ydata(), expected(frame, subset=subset))
-    assert {"dog", "cat", "horse", "mean", "peak: mixed8, R² 0.85"} == set(texts(axes))
-
-
-def test_twenty_subsets_look_different_and_are_all_named(frame):
-    dogs = frame[frame["subset"] == "dog"]
-    many = pd.concat([dogs.assign(subset=f"class {number}") for number in range(20)])
-    (axes,) = panels(subset_figure(many))
-    lines = [line for line in axes.get_lines() if line.get_label() != "zero"]
-    looks = {(line.get_color(), line.get_linestyle(), line.get_marker()) for line in lines}
-    assert len(lines) == len(looks) == 20
-    assert set(texts(axes)) == {f"class {number}" for number in range(20)}
-
-
-def test_lines_of_a_curve_differ_without_colour(frame):
-    for axes in panels(curve_figure(frame)):
-        dashes = [drawn(axes, label).get_linestyle() for label in NAMED]
-        assert dashes == ["-", "--", ":"]
-
-
-@pytest.mark.parametrize(
-    ("subset", "caption"),
-    [
-        ("mean", "measure: area   ·   mean of dog, cat, horse   ·   n = 388 images"),
-        ("horse", "measure: area   ·   subset: horse   ·   n = 314 images"),
-    ],
-)
-def test_heading_names_model_measure_subset_and_n(frame, subset, caption):
-    heading = [text.get_text() for text in curve_figure(frame, subset=subset).texts]
-    assert heading == ["some_net", caption]
-
-
-def test_heading_gives_the_range_of_n_over_subsets(frame):
-    heading = [text.get_text() for text in subset_figure(frame).texts]
-    assert heading[1] == "measure: area   ·   by subset   ·   n = 314 to 430 images"
-
-
-def test_mean_of_one_subset_is_named_after_it(frame):
-    alone = frame[frame["subset"].isin(["cat", "mean"])]
-    assert "subset: cat" in curve_figure(alone).texts[1].get_text()
-    without_mean = frame[frame["subset"] == "cat"]
-    figure = curve_figure(without_mean)
-    assert "subset: cat" in figure.texts[1].get_text()
-    np.testing.assert_array_equal(
-        drawn(panels(figure)[0], "pretrained").get_ydata(), expected(frame, subset="cat")
-    )
-
-
-@pytest.mark.parametrize(
-    "query",
-    [
-        "regressor == 'ridge'",
-        "regressor == 'ols'",
-        "weights == 'pretrained'",
-        "weights == 'random'",
-        "target == 'true'",
-        "target == 'shuffled'",
-        "subset == 'mean'",
-        "layer == 'Mixed_7a'",
-        "regressor == 'ridge' or layer != 'Mixed_6a'",
-        "weights == 'pretrained' or layer < 'Mixed_6'",
-    ],
-)
-def test_missing_combinations_are_left_out(frame, query):
-    kept = frame.query(query)
-    for figure in (curve_figure(kept), exponential_figure(kept), subset_figure(kept)):
-        labels = {line.get_label() for axes in panels(figure) for line in axes.get_lines()}
-        assert labels <= {*NAMED, *SUBSETS, "zero", "peak"}
-        figure.savefig(io.BytesIO(), format="svg")
-
-
-def test_missing_layer_leaves_a_gap(frame):
-    gone = (frame["regressor"] == "ridge") & (frame["layer"] == "Mixed_6a")
-    values = drawn(panels(curve_figure(frame[~gone]))[0], "pretrained").get_ydata()
-    assert np.flatnonzero(np.isnan(values)).tolist() == [3]
-
-
-def test_value_alone_among_many_missing_is_still_seen():
-    frame = of_many_layers(DENSENET)
-    frame.loc[~frame["layer"].isin([DENSENET[20]]), "r2"] = math.nan
-    line = drawn(panels(curve_figure(frame))[0], "pretrained")
-    assert line.get_marker() == "o"
-    assert line.get_markevery() == [20]
-
-
-def test_nothing_but_missing_values_is_drawn_empty(frame):
-    empty = frame.assign(r2=math.nan, r2_low=math.nan, r2_high=math.nan)
-    ridge = panels(curve_figure(empty))[0]
-    assert np.isnan(drawn(ridge, "pretrained").get_ydata()).all()
-    assert texts(ridge) == []
-
-
 def placed(figure):
     """The rectangle of every text, as it is printed."""
     canvas = FigureCanvasAgg(figure)
@@ -354,10 +145,6 @@ def placed(figure):
         for text in written
         if text.get_text()
     ]
-
-
-FRAMES = {"inception": paper_like, "efficientnet": lambda: of_many_layers(EFFICIENTNET)}
-FRAMES["densenet"] = lambda: of_many_layers(DENSENET)
 
 
 def check_texts(figure):
@@ -379,122 +166,11 @@ def check_texts(figure):
     assert touching == []
 
 
-@pytest.mark.parametrize("draws", [curve_figure, exponential_figure, subset_figure])
-@pytest.mark.parametrize("name", FRAMES)
-def test_every_text_is_on_the_page_and_level_ones_do_not_touch(name, draws):
-    check_texts(draws(FRAMES[name]()))
-
-
-@pytest.mark.parametrize("name", FRAMES)
-def test_slanted_layer_names_keep_a_line_of_type_apart(name):
-    figure = curve_figure(FRAMES[name]())
-    axes = figure.axes[-1]
-    at = axes.transData.transform([(tick, 0) for tick in axes.get_xticks()])[:, 0]
-    across = np.diff(at) * 72 / figure.dpi * math.sin(math.pi / 4)
-    assert across.min() >= axes.get_xticklabels()[0].get_fontsize()
-
-
-def test_many_layers_have_thin_names_ending_with_the_last():
-    figure = curve_figure(of_many_layers(DENSENET))
-    assert ticks(figure)[-1] == "…denseblock4.denselayer16"
-    assert 10 <= len(ticks(figure)) <= 30
-    marks = [*figure.axes[-1].get_xticks(), *figure.axes[-1].get_xticks(minor=True)]
-    assert sorted(marks) == list(range(len(DENSENET)))
-
-
-def test_few_layers_are_named_level():
-    frame = pd.DataFrame(rows([0.1, 0.9], ["a", "b"], ["", ""], "ridge"))
-    assert {text.get_rotation() for text in curve_figure(frame).axes[-1].get_xticklabels()} == {0}
-
-
-@pytest.mark.parametrize("name", FRAMES)
-def test_type_is_large_enough_for_a_talk(name):
-    figure = curve_figure(FRAMES[name]())
-    assert figure.get_figwidth() == 10
-    for text, _ in placed(figure):
-        is_value = (
-            text.get_text().lstrip("−").replace(",", "").rstrip("k").replace(".", "").isdigit()
-        )
-        on_strip = text.axes in strips(figure) and not isinstance(text, Annotation)
-        assert text.get_fontsize() >= (10 if is_value and on_strip else 11)
-
-
-def test_dollar_signs_in_names_are_printed_as_they_are(frame):
-    priced = frame.assign(model="net $a$", subset=frame["subset"].replace("dog", "$x$"))
-    figure = curve_figure(priced, subset="$x$")
-    assert "subset: $x$" in figure.texts[1].get_text()
-    assert not any(text.get_parse_math() for text in figure.texts)
-
-
-@pytest.mark.parametrize("draws", [curve_figure, width_figure, learning_figure])
-def test_frame_and_settings_of_matplotlib_are_left_as_found(frame, draws):
-    frame = frame.assign(n_fit=70)
-    before, settings = frame.copy(), dict(matplotlib.rcParams)
-    draws(frame)
-    pd.testing.assert_frame_equal(frame, before)
-    assert dict(matplotlib.rcParams) == settings
-
-
 def written(figure):
     page = io.BytesIO()
     with matplotlib.rc_context(STYLE):
         figure.savefig(page, format="svg", metadata={"Date": None})
     return page.getvalue()
-
-
-def test_the_same_frame_gives_the_same_bytes(frame):
-    assert written(curve_figure(frame)) == written(curve_figure(frame))
-
-
-@pytest.mark.parametrize(
-    ("broken", "text"),
-    [
-        (
-            lambda frame: frame.drop(columns=["r2_high", "alias"]),
-            "The curve lacks 2 of the columns that a figure needs, the first is 'alias'. Give the "
-            "frame of a Curve, or a curve.csv as scalecut wrote it.",
-        ),
-        (
-            lambda frame: frame.iloc[:0],
-            "The curve has 0 rows, none of them of the regressors ridge or ols. Run `scalecut "
-            "probe` again; a finished run has rows of one of them.",
-        ),
-        (
-            lambda frame: frame.assign(regressor="lasso"),
-            "The curve has 312 rows, none of them of the regressors ridge or ols. Run `scalecut "
-            "probe` again; a finished run has rows of one of them.",
-        ),
-        (
-            lambda frame: pd.concat([frame, frame.assign(model="other_net")]),
-            "The curve has 2 models, 'some_net' and 'other_net' first; a figure shows one. Choose "
-            "one: frame[frame.model == 'some_net'].",
-        ),
-        (
-            lambda frame: pd.concat([frame, frame.assign(measure="height")]),
-            "The curve has 2 measures, 'area' and 'height' first; a figure shows one. Choose one: "
-            "frame[frame.measure == 'area'].",
-        ),
-        (
-            lambda frame: frame[frame["subset"] != "mean"],
-            "The curve has no subset 'mean'. It has 3: dog, cat, horse. Choose one of them.",
-        ),
-    ],
-)
-def test_frame_that_cannot_be_drawn_is_refused_with_the_remedy(frame, broken, text):
-    with pytest.raises(DataError) as error:
-        curve_figure(broken(frame))
-    assert str(error.value) == text
-
-
-def test_unknown_subset_is_answered_with_the_first_eight(frame):
-    dogs = frame[frame["subset"] == "dog"]
-    many = pd.concat([dogs.assign(subset=f"s{number}") for number in range(10)])
-    with pytest.raises(DataError) as error:
-        curve_figure(many, subset="zebra")
-    assert str(error.value) == (
-        "The curve has no subset 'zebra'. It has 10: s0, s1, s2, s3, s4, s5, s6, s7, …. "
-        "Choose one of them."
-    )
 
 
 PIXELS = 0.17
@@ -503,7 +179,7 @@ EVIDENCE |= {"fall_after": "Mixed_7b", "fall_first": "Mixed_7a", "fall_last": "M
 
 
 def with_controls(layers=INCEPTION, aliases=ALIASES):
-    """Ridge with every control, and what a curve has beside: matched, pixels, n_fit, spread."""
+    """Ridge with every control, and matched width, pixels, n_fit and spread."""
     count = len(layers)
     values = np.linspace(0.3, 0.9, count)
     table = [
@@ -523,52 +199,6 @@ def with_controls(layers=INCEPTION, aliases=ALIASES):
     return frame.assign(n_features=frame["n_features"].mask(frame["regressor"] == "matched", 32))
 
 
-def test_pixels_are_a_level_line_and_no_layer():
-    figure = curve_figure(with_controls(), subset="cat")
-    line = drawn(panels(figure)[0], "pixels alone")
-    assert ticks(figure) == ALIASES
-    np.testing.assert_allclose(line.get_ydata(), PIXELS - 0.03)
-    assert list(line.get_xdata()) == [-0.5, 12.5]
-
-
-def test_pixels_below_the_floor_are_written_once():
-    frame = with_controls()
-    frame.loc[frame["weights"] == "pixels", "r2"] = -2.6
-    (strip,) = strips(curve_figure(frame))
-    assert texts(strip) == ["below −1", "−2.6", "pixels alone"]
-    assert drawn(strip, "pixels alone").get_xdata().tolist() == list(range(13))
-
-
-def test_curve_has_a_line_of_each_control_and_none_of_their_shuffled_measures():
-    ridge = panels(curve_figure(with_controls()))[0]
-    labels = [line.get_label() for line in ridge.get_lines()]
-    known = ["pretrained", "random weights", "permuted weights", "pixels alone", "peak", "zero"]
-    assert sorted(labels) == sorted(known)
-    for label, divisor in (("random weights", 4), ("permuted weights", 9)):
-        values = drawn(ridge, label).get_ydata()
-        np.testing.assert_allclose(values, np.linspace(0.3, 0.9, 13) / divisor)
-    dashes = {drawn(ridge, label)._dash_pattern[1] and tuple(drawn(ridge, label)._dash_pattern[1])
-              for label in known[:4]}  # fmt: skip
-    assert len(dashes) == 4
-
-
-def test_width_matched_rows_are_no_part_of_a_curve():
-    frame = with_controls()
-    for draws in (curve_figure, subset_figure, exponential_figure):
-        without = draws(frame[frame["regressor"] != "matched"])
-        assert written(draws(frame)) == written(without)
-
-
-@pytest.mark.parametrize(
-    ("spread", "reach"), [(0.01, 0.03), (0.5, 0.5), (14.0, 1 - 0.3 / 4), (math.nan, 0.03)]
-)
-def test_band_of_random_weights_reaches_over_the_spread_of_the_twins(spread, reach):
-    ridge = panels(curve_figure(with_controls().assign(r2_spread=spread)))[0]
-    random, pretrained = (band.get_paths()[0].vertices for band in ridge.collections)
-    assert random[random[:, 0] == 0, 1].max() == pytest.approx(0.3 / 4 + reach)
-    assert pretrained[pretrained[:, 0] == 0, 1].max() == pytest.approx(0.33)
-
-
 def bars(axes, name):
     """The stretches under a bar above the panel."""
     return [list(line.get_xdata()) for line in axes.get_lines() if line.get_label() == name]
@@ -578,124 +208,10 @@ def shades(axes):
     return [(patch.get_x(), patch.get_x() + patch.get_width()) for patch in axes.patches]
 
 
-def test_evidence_is_marked_above_the_first_panel_only():
-    ridge, ols = panels(curve_figure(with_controls(), evidence=EVIDENCE))
-    assert bars(ridge, "95 % set of the peak") == [[5.5, 8.5]]
-    assert bars(ridge, "falls here") == [[8, 11]]  # the step after mixed8 to the one after mixed10
-    assert shades(ridge) == [(8, 11)]
-    assert [9.5, 9.5] in [list(line.get_xdata()) for line in ridge.get_lines()]
-    assert {"95 % set of the peak", "falls here"} <= set(texts(ridge))
-    assert drawn(ridge, "peak").get_xydata().tolist() == [[7, pytest.approx(0.65)]]
-    assert not shades(ols)
-    assert not bars(ols, "95 % set of the peak")
-
-
-def test_peak_of_the_evidence_is_marked_where_the_softmax_is_higher():
-    ridge = panels(curve_figure(with_controls(), evidence=EVIDENCE))[0]
-    assert "peak: mixed7, R² 0.65" in texts(ridge)
-    assert "peak: softmax, R² 0.90" in texts(panels(curve_figure(with_controls()))[0])
-
-
-def test_set_with_a_gap_has_two_bars_and_no_fall_is_no_mark():
-    evidence = EVIDENCE | {"confidence_set": ("Mixed_7a", "Mixed_5b", "Mixed_6e")}
-    evidence |= {"fall_after": None, "fall_first": None, "fall_last": None}
-    ridge = panels(curve_figure(with_controls(), evidence=evidence))[0]
-    assert bars(ridge, "95 % set of the peak") == [[-0.5, 0.5], [6.5, 8.5]]
-    assert "falls here" not in texts(ridge)
-    assert not shades(ridge)
-
-
-@pytest.mark.parametrize("key", ["peak", "confidence_set", "fall_after", "fall_first", "fall_last"])
-def test_evidence_of_another_curve_is_refused_with_the_remedy(key):
-    evidence = EVIDENCE | {key: ("conv9",) if key == "confidence_set" else "conv9"}
-    with pytest.raises(DataError) as error:
-        curve_figure(with_controls(), evidence=evidence)
-    assert str(error.value) == (
-        "The evidence names the layer 'conv9', which is none of the 13 of the curve, 'Mixed_5b' to "
-        "'softmax'. Give the evidence of the same curve."
-    )
-
-
-def test_heading_gives_the_images_to_fit():
-    heading = curve_figure(with_controls(), subset="cat").texts[1].get_text()
-    assert heading == "measure: area   ·   subset: cat   ·   420 images, n = 100 to fit"
-
-
-def test_width_figure_has_three_regressors_and_n_over_d_on_top():
-    (axes,) = panels(width_figure(with_controls(), "cat"))
-    for label, offset in (("ridge", 0), ("ridge, 32 components", -0.1), ("least squares", -0.7)):
-        values = drawn(axes, label).get_ydata()
-        np.testing.assert_allclose(values, np.linspace(0.3, 0.9, 13) - 0.03 + offset)
-    ratios = ["10", "5.0", "2.5", "1.2", "0.6", "0.3", "0.2", "0.1"]
-    assert [text for text in texts(axes) if text[0].isdigit()] == ratios + 5 * ["0.0"]
-    assert "n/d" in texts(axes)
-
-
-def test_width_figure_marks_layers_with_about_as_many_features_as_images():
-    (axes,) = panels(width_figure(with_controls()))
-    assert shades(axes) == [(2.5, 4.5)]  # n/d is 1.25 and 0.625
-    assert bars(axes, "n ≈ d: least squares interpolates noise") == [[2.5, 4.5]]
-
-
-def test_width_figure_explains_nothing_where_least_squares_is_not_there():
-    frame = with_controls()
-    (axes,) = panels(width_figure(frame[frame["regressor"] == "ridge"]))
-    assert {line.get_label() for line in axes.get_lines()} == {"zero", "ridge"}
-    assert not shades(axes)
-
-
 def of_numbers(numbers=(1200, 34, 300)):
     own = with_controls().query("weights == 'pretrained' and target == 'true'")
     each = [own.assign(n_fit=n, r2=own["r2"] - 3 / n, r2_low=math.nan) for n in numbers]
     return pd.concat(each, ignore_index=True)
-
-
-def test_learning_figure_has_a_line_for_each_number_of_images():
-    ridge, ols = panels(learning_figure(of_numbers(), "dog"))
-    for axes, offset in ((ridge, 0.02), (ols, -0.68)):
-        for label, n in (("n = 34", 34), ("n = 300", 300), ("n = 1,200", 1200)):
-            values = drawn(axes, label).get_ydata()
-            np.testing.assert_allclose(values, np.linspace(0.3, 0.9, 13) + offset - 3 / n)
-        assert len(axes.get_lines()) == 4
-
-
-def test_learning_lines_get_darker_with_more_images():
-    ridge = panels(learning_figure(of_numbers()))[0]
-    colours = [drawn(ridge, f"n = {n}").get_color() for n in ("34", "300", "1,200")]
-    light = [sum(matplotlib.colors.to_rgb(colour)) for colour in colours]
-    assert light[0] > light[1] > light[2]
-    caption = learning_figure(of_numbers()).texts[1].get_text()
-    assert caption.endswith("388 images, n = 34 to 1,200 to fit")
-
-
-def test_one_number_of_images_is_the_darkest():
-    (line,) = [
-        line
-        for line in panels(learning_figure(of_numbers((50,))))[0].get_lines()
-        if line.get_label() == "n = 50"
-    ]
-    assert line.get_color() == matplotlib.colors.to_hex(matplotlib.colormaps["Blues"](1.0))
-
-
-@pytest.mark.parametrize(("draws", "column"), [(width_figure, "n_fit"), (learning_figure, "n_fit")])
-def test_figure_that_needs_n_says_so(frame, draws, column):
-    with pytest.raises(DataError) as error:
-        draws(frame)
-    assert str(error.value) == (
-        f"The curve lacks 1 of the columns that a figure needs, the first is {column!r}. Give the "
-        "frame of a Curve, or a curve.csv as scalecut wrote it."
-    )
-
-
-NEW = {
-    "curve": lambda frame: curve_figure(
-        frame, evidence=evidence_of(list(dict.fromkeys(frame["layer"])))
-    ),
-    "width": width_figure,
-    "learning": lambda frame: learning_figure(
-        pd.concat([frame.assign(n_fit=n) for n in (20, 40)], ignore_index=True)
-    ),
-}
 
 
 def evidence_of(layers):
@@ -705,13 +221,406 @@ def evidence_of(layers):
     return {"peak": layers[-1], "confidence_set": layers, **fall}
 
 
-@pytest.mark.parametrize("name", NEW)
-@pytest.mark.parametrize("layers", [["conv"], EFFICIENTNET, DENSENET], ids=len)
-def test_texts_of_the_new_figures_are_on_the_page_and_do_not_touch(name, layers):
-    check_texts(NEW[name](with_controls(layers, [""] * len(layers))))
+# --- lines ---------------------------------------------------------------------------------------
 
 
-def test_only_pixels_are_no_curve():
+def test_lines_and_bands_are_the_numbers_of_the_frame(frame):
+    for subset in ("mean", "cat"):
+        figure = curve_figure(frame, subset=subset)
+        for axes, regressor in zip(panels(figure), ["ridge", "ols"], strict=True):
+            for label in NAMED:
+                line = drawn(axes, label)
+                np.testing.assert_array_equal(line.get_xdata(), range(13))
+                values = expected(frame, "r2", subset, regressor, label)
+                np.testing.assert_array_equal(line.get_ydata(), values)
+    ridge = panels(curve_figure(frame))[0]
+    for band, label in zip(ridge.collections, ["random weights", "pretrained"], strict=True):
+        corners = band.get_paths()[0].vertices
+        for layer in range(13):
+            there = corners[corners[:, 0] == layer, 1]
+            assert there.min() == expected(frame, "r2_low", label=label)[layer]
+            assert there.max() == expected(frame, "r2_high", label=label)[layer]
+
+
+def test_layers_are_ordered_by_depth_and_not_by_row_or_name(frame):
+    turned = frame.sample(frac=1, random_state=3).assign(depth=1 - frame["depth"])
+    assert ticks(curve_figure(turned)) == ALIASES[::-1]
+    line = drawn(panels(curve_figure(turned))[0], "pretrained")
+    np.testing.assert_array_equal(line.get_ydata(), RIDGE[::-1])
+
+
+def test_layer_without_alias_has_its_own_name_even_if_that_is_a_number(frame):
+    for blank in ("", math.nan, None):
+        frame["alias"] = frame["alias"].where(frame["layer"] != "Mixed_6a", blank)
+        assert curve_drawing(frame).places == [*ALIASES[:3], "Mixed_6a", *ALIASES[4:]]
+    layers = [str(number) for number in range(6)]
+    before = pd.DataFrame(rows(np.linspace(0, 1, 6), layers, [""] * 6, "ridge"))
+    after = pd.read_csv(io.StringIO(before.to_csv(index=False)))
+    assert after["layer"].dtype == np.int64
+    assert curve_drawing(after).places == curve_drawing(before).places == layers
+
+
+def test_peak_is_the_highest_value_of_the_first_regressor(frame):
+    ridge, ols = panels(curve_figure(frame))
+    assert drawn(ridge, "peak").get_xydata().tolist() == [[8, 0.85]]
+    peaks = [[text for text in texts(axes) if "peak" in text] for axes in (ridge, ols)]
+    assert peaks == [["peak: mixed8, R² 0.85"], []]
+    (alone,) = panels(curve_figure(frame[frame["regressor"] == "ols"]))
+    assert "peak: mixed8, R² 0.84" in texts(alone)
+    frame.loc[(frame["layer"] == "Mixed_7a") & (frame["regressor"] == "ridge"), "r2"] = math.nan
+    of_dogs = panels(curve_figure(frame, subset="dog"))[0]
+    assert "peak: mixed6, R² 0.85" in texts(of_dogs)  # 0.83 on average and 0.02 more for dogs
+
+
+def test_values_below_the_floor_are_marked_and_written_and_no_other(frame):
+    figure = curve_figure(frame)
+    (strip,) = strips(figure)
+    for label, combination in NAMED.items():
+        below = [layer for layer, value in enumerate(OLS[combination]) if value < -1]
+        assert drawn(strip, label).get_xdata().tolist() == below
+        assert drawn(strip, label).get_marker() == "v"
+    assert texts(strip) == [
+        "below −1",
+        *("−2.4", "−3.1", "−3,861", "pretrained"),
+        *("−283", "−331", "−14", "random weights"),
+        *("−5.8", "−20", "−21", "−1.8", "−1.7", "−1.7", "−1.6", "−1.4", "−1.2", "−3.9", "−11k"),
+        "shuffled measure",
+    ]
+    ols = panels(figure)[1]
+    assert -1.1 < ols.get_ylim()[0] < -1.0
+    assert ols.get_position().y0 == pytest.approx(strip.get_position().y1)
+    ridge = frame[frame["regressor"] == "ridge"].copy()
+    for lowest, is_below in ((-1.0, False), (-1.001, True)):
+        ridge.loc[(ridge["layer"] == "fc") & (ridge["subset"] == "mean"), "r2"] = lowest
+        assert bool(strips(curve_figure(ridge))) == is_below
+
+
+def test_zero_is_a_line_within_every_panel(frame):
+    for axes in panels(curve_figure(frame)):
+        assert set(drawn(axes, "zero").get_ydata()) == {0}
+        assert axes.get_ylim()[0] < 0 < axes.get_ylim()[1]
+
+
+def test_exponential_axis_shows_every_value_in_closed_form(frame):
+    known = {1.0: 1.0, 0.0: 1 / math.e, -1.0: math.e**-2, -math.inf: 0.0}
+    for place, r2 in enumerate(known):
+        frame.loc[frame["layer"] == INCEPTION[place], "r2"] = r2
+    figure = exponential_figure(frame)
+    assert strips(figure) == []
+    for axes in panels(figure):
+        values = drawn(axes, "pretrained").get_ydata()[: len(known)]
+        np.testing.assert_allclose(values, [*known.values()], atol=1e-15)
+        assert drawn(axes, "zero").get_ydata()[0] == pytest.approx(1 / math.e)
+        assert "R² = 0" in texts(axes)
+        assert axes.get_ylim()[0] < 0 and axes.get_ylim()[1] > 1
+
+
+def test_each_subset_is_a_line_and_the_mean_has_the_peak(frame):
+    (axes,) = panels(subset_figure(frame))
+    for subset in SUBSETS:
+        values = expected(frame, subset=subset)
+        np.testing.assert_array_equal(drawn(axes, subset).get_ydata(), values)
+    assert {*SUBSETS, "peak: mixed8, R² 0.85"} == set(texts(axes))
+    dogs = frame[frame["subset"] == "dog"]
+    many = pd.concat([dogs.assign(subset=f"class {number}") for number in range(20)])
+    (axes,) = panels(subset_figure(many))
+    lines = [line for line in axes.get_lines() if line.get_label() != "zero"]
+    looks = {(line.get_color(), line.get_linestyle(), line.get_marker()) for line in lines}
+    assert len(lines) == len(looks) == 20
+    assert set(texts(axes)) == {f"class {number}" for number in range(20)}
+
+
+def test_caption_names_measure_subset_and_n(frame):
+    several, alone = frame, frame[frame["subset"] == "cat"]
+    captions = [
+        (curve_drawing(several), "mean of dog, cat, horse   ·   n = 388 images"),
+        (curve_drawing(several, subset="horse"), "subset: horse   ·   n = 314 images"),
+        (subset_drawing(several), "by subset   ·   n = 314 to 430 images"),
+        (
+            curve_drawing(frame[frame["subset"].isin(["cat", "mean"])]),
+            "subset: cat   ·   n = 388 images",
+        ),
+        (curve_drawing(alone), "subset: cat   ·   n = 420 images"),
+        (
+            curve_drawing(with_controls(), subset="cat"),
+            "subset: cat   ·   420 images, n = 100 for training",
+        ),
+    ]
+    for drawing, caption in captions:
+        assert drawing.heading == "some_net"
+        assert drawing.caption == f"measure: area   ·   {caption}"
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "regressor == 'ols'",
+        "weights == 'random' and target == 'shuffled' or layer == 'Mixed_7a'",
+        "subset == 'mean' and (regressor == 'ridge' or layer != 'Mixed_6a')",
+        "weights == 'pretrained' or layer < 'Mixed_6'",
+    ],
+)
+def test_missing_combinations_are_not_drawn(frame, query):
+    kept = frame.query(query)
+    for figure in (curve_figure(kept), exponential_figure(kept), subset_figure(kept)):
+        labels = {line.get_label() for axes in panels(figure) for line in axes.get_lines()}
+        assert labels <= {*NAMED, *SUBSETS, "zero", "peak"}
+
+
+def test_missing_values_are_gaps(frame):
+    gone = (frame["regressor"] == "ridge") & (frame["layer"] == "Mixed_6a")
+    values = drawn(panels(curve_figure(frame[~gone]))[0], "pretrained").get_ydata()
+    assert np.flatnonzero(np.isnan(values)).tolist() == [3]
+    empty = frame.assign(r2=math.nan, r2_low=math.nan, r2_high=math.nan)
+    ridge = panels(curve_figure(empty))[0]
+    assert np.isnan(drawn(ridge, "pretrained").get_ydata()).all()
+    assert texts(ridge) == []
+    ols = frame[frame["regressor"] == "ols"]
+    low = panels(curve_figure(ols.assign(r2=-2.0)))[0]
+    assert not [text for text in texts(low) if "peak" in text]  # it would be off the page
+    peak = (ols["layer"] == EVIDENCE["peak"]) & (ols["weights"] == "pretrained")
+    low = panels(curve_figure(ols.assign(r2=ols["r2"].mask(peak, -2.0)), evidence=EVIDENCE))[0]
+    assert not [text for text in texts(low) if "peak:" in text]
+    many = of_many_layers(DENSENET)
+    many.loc[~many["layer"].isin([DENSENET[20]]), "r2"] = math.nan
+    line = drawn(panels(curve_figure(many))[0], "pretrained")
+    assert (line.get_marker(), line.get_markevery()) == ("o", [20])  # alone, and still seen
+
+
+# --- controls and evidence -----------------------------------------------------------------------
+
+
+def test_pixels_are_a_level_line_and_no_layer():
     frame = with_controls()
-    with pytest.raises(DataError, match="none of them of the regressors ridge or ols"):
-        curve_figure(frame[frame["weights"] == "pixels"])
+    figure = curve_figure(frame, subset="cat")
+    line = drawn(panels(figure)[0], "pixels alone")
+    assert ticks(figure) == ALIASES
+    np.testing.assert_allclose(line.get_ydata(), PIXELS - 0.03)
+    assert list(line.get_xdata()) == [-0.5, 12.5]
+    frame.loc[frame["weights"] == "pixels", "r2"] = -2.6
+    (strip,) = strips(curve_figure(frame))
+    assert texts(strip) == ["below −1", "−2.6", "pixels alone"]  # written once
+
+
+def test_each_control_is_a_line_that_differs_without_colour():
+    ridge = panels(curve_figure(with_controls()))[0]
+    known = ["pretrained", "random weights", "permuted weights", "pixels alone"]
+    assert sorted(line.get_label() for line in ridge.get_lines()) == sorted(
+        [*known, "peak", "zero"]
+    )
+    for label, divisor in (("random weights", 4), ("permuted weights", 9)):
+        values = drawn(ridge, label).get_ydata()
+        np.testing.assert_allclose(values, np.linspace(0.3, 0.9, 13) / divisor)
+    assert len({str(drawn(ridge, label)._dash_pattern) for label in known}) == 4
+
+
+def test_rows_of_matched_width_are_no_part_of_a_curve():
+    frame = with_controls()
+    without = frame[frame["regressor"] != "matched"]
+    assert written(curve_figure(frame)) == written(curve_figure(without))
+    assert written(subset_figure(frame)) == written(subset_figure(without))
+
+
+def test_band_of_random_weights_covers_the_spread_of_the_networks():
+    reaches = {0.01: 0.03, 0.5: 0.5, 14.0: 1 - 0.3 / 4, math.nan: 0.03}
+    for spread, reach in reaches.items():
+        ridge = panels(curve_figure(with_controls().assign(r2_spread=spread)))[0]
+        random, pretrained = (band.get_paths()[0].vertices for band in ridge.collections)
+        assert random[random[:, 0] == 0, 1].max() == pytest.approx(0.3 / 4 + reach)
+        assert pretrained[pretrained[:, 0] == 0, 1].max() == pytest.approx(0.33)
+
+
+def test_evidence_is_marked_above_the_first_panel_only():
+    ridge, ols = panels(curve_figure(with_controls(), evidence=EVIDENCE))
+    assert bars(ridge, "95 % set of the peak") == [[5.5, 8.5]]
+    assert bars(ridge, "drop") == [[8, 11]]  # the step after mixed8 to the one after mixed10
+    assert shades(ridge) == [(8, 11)]
+    assert [9.5, 9.5] in [list(line.get_xdata()) for line in ridge.get_lines()]
+    assert {"95 % set of the peak", "drop"} <= set(texts(ridge))
+    assert drawn(ridge, "peak").get_xydata().tolist() == [[7, pytest.approx(0.65)]]
+    assert not shades(ols)
+    assert not bars(ols, "95 % set of the peak")
+    # without evidence, the softmax is the highest
+    assert "peak: softmax, R² 0.90" in texts(panels(curve_figure(with_controls()))[0])
+
+
+def test_set_with_a_gap_has_two_bars_and_no_drop_is_no_mark():
+    evidence = EVIDENCE | {"confidence_set": ("Mixed_7a", "Mixed_5b", "Mixed_6e")}
+    evidence |= {"fall_after": None, "fall_first": None, "fall_last": None}
+    ridge = panels(curve_figure(with_controls(), evidence=evidence))[0]
+    assert bars(ridge, "95 % set of the peak") == [[-0.5, 0.5], [6.5, 8.5]]
+    assert "drop" not in texts(ridge)
+    assert not shades(ridge)
+
+
+# --- width and number of images ------------------------------------------------------------------
+
+
+def test_width_figure_has_three_regressors_and_n_over_d_on_top():
+    frame = with_controls()
+    (axes,) = panels(width_figure(frame, "cat"))
+    for label, offset in (("ridge", 0), ("ridge, 32 components", -0.1), ("least squares", -0.7)):
+        values = drawn(axes, label).get_ydata()
+        np.testing.assert_allclose(values, np.linspace(0.3, 0.9, 13) - 0.03 + offset)
+    ratios = ["10", "5.0", "2.5", "1.2", "0.6", "0.3", "0.2", "0.1"]
+    assert [text for text in texts(axes) if text[0].isdigit()] == ratios + 5 * ["0.0"]
+    assert "n/d" in texts(axes)
+    assert shades(axes) == [(2.5, 4.5)]  # n/d is 1.25 and 0.625
+    assert bars(axes, "n ≈ d: least squares interpolates noise") == [[2.5, 4.5]]
+    (axes,) = panels(width_figure(frame[frame["regressor"] == "ridge"]))
+    assert {line.get_label() for line in axes.get_lines()} == {"zero", "ridge"}
+    assert not shades(axes)
+
+
+def test_learning_figure_has_a_line_per_number_of_images_that_darkens_with_it():
+    figure = learning_figure(of_numbers(), "dog")
+    ridge, ols = panels(figure)
+    for axes, offset in ((ridge, 0.02), (ols, -0.68)):
+        for label, n in (("n = 34", 34), ("n = 300", 300), ("n = 1,200", 1200)):
+            values = drawn(axes, label).get_ydata()
+            np.testing.assert_allclose(values, np.linspace(0.3, 0.9, 13) + offset - 3 / n)
+        assert len(axes.get_lines()) == 4
+    colours = [drawn(ridge, f"n = {n}").get_color() for n in ("34", "300", "1,200")]
+    light = [sum(matplotlib.colors.to_rgb(colour)) for colour in colours]
+    assert light[0] > light[1] > light[2]
+    assert figure.texts[1].get_text().endswith("n = 34 to 1,200 for training")
+    alone = drawn(panels(learning_figure(of_numbers((50,))))[0], "n = 50")
+    assert alone.get_color() == matplotlib.colors.to_hex(matplotlib.colormaps["Blues"](1.0))
+
+
+# --- text ----------------------------------------------------------------------------------------
+
+FRAMES = {
+    "inception": paper_like,
+    "efficientnet": lambda: of_many_layers(EFFICIENTNET),
+    "densenet": lambda: of_many_layers(DENSENET),
+}
+DRAWN = {
+    "curve": curve_figure,
+    "exponential": exponential_figure,
+    "subsets": subset_figure,
+    "evidence": lambda frame: curve_figure(
+        frame[frame["regressor"] == "ridge"],
+        evidence=evidence_of(list(dict.fromkeys(frame["layer"]))),
+    ),
+    "width": lambda frame: width_figure(frame.assign(n_fit=100)),
+    "learning": lambda frame: learning_figure(
+        pd.concat([frame.assign(n_fit=n) for n in (20, 40)], ignore_index=True)
+    ),
+}
+
+
+@pytest.mark.parametrize("name", DRAWN)
+def test_every_text_is_on_the_page_and_level_ones_do_not_touch(name):
+    check_texts(DRAWN[name](of_many_layers(DENSENET)))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("layers", [["conv"], INCEPTION, EFFICIENTNET], ids=len)
+@pytest.mark.parametrize("name", DRAWN)
+def test_texts_of_other_networks_do_not_touch_either(name, layers):
+    check_texts(DRAWN[name](with_controls(layers, [""] * len(layers))))
+    if layers == INCEPTION:
+        check_texts(DRAWN[name](paper_like()))
+
+
+def test_many_layers_have_every_kth_name_ending_with_the_last():
+    figure = curve_figure(of_many_layers(DENSENET))
+    assert ticks(figure)[-1] == "…denseblock4.denselayer16"
+    assert 10 <= len(ticks(figure)) <= 30
+    axes = figure.axes[-1]
+    marks = [*axes.get_xticks(), *axes.get_xticks(minor=True)]
+    assert sorted(marks) == list(range(len(DENSENET)))
+    at = axes.transData.transform([(tick, 0) for tick in axes.get_xticks()])[:, 0]
+    across = np.diff(at) * 72 / figure.dpi * math.sin(math.pi / 4)
+    assert across.min() >= axes.get_xticklabels()[0].get_fontsize()
+    few = pd.DataFrame(rows([0.1, 0.9], ["a", "b"], ["", ""], "ridge"))
+    assert {text.get_rotation() for text in curve_figure(few).axes[-1].get_xticklabels()} == {0}
+
+
+@pytest.mark.parametrize("name", FRAMES)
+def test_type_is_large_enough_for_a_talk(name):
+    figure = curve_figure(FRAMES[name]())
+    assert figure.get_figwidth() == 10
+    for text, _ in placed(figure):
+        digits = text.get_text().lstrip("−").replace(",", "").rstrip("k").replace(".", "")
+        on_strip = text.axes in strips(figure) and not isinstance(text, Annotation)
+        assert text.get_fontsize() >= (10 if digits.isdigit() and on_strip else 11)
+
+
+def test_dollar_signs_in_names_are_printed_as_they_are(frame):
+    priced = frame.assign(model="net $a$", subset=frame["subset"].replace("dog", "$x$"))
+    figure = curve_figure(priced, subset="$x$")
+    assert "subset: $x$" in figure.texts[1].get_text()
+    assert not any(text.get_parse_math() for text in figure.texts)
+
+
+def test_frame_and_settings_of_matplotlib_are_left_as_found(frame):
+    frame = frame.assign(n_fit=70)
+    before, settings = frame.copy(), dict(matplotlib.rcParams)
+    for draws in (curve_figure, width_figure, learning_figure):
+        draws(frame)
+    pd.testing.assert_frame_equal(frame, before)
+    assert dict(matplotlib.rcParams) == settings
+    assert written(curve_figure(frame)) == written(curve_figure(frame))  # the same bytes
+
+
+NO_ROWS = (
+    "none of them of the regressors ridge or ols. Run `scalecut probe` again with --regressor "
+    "ridge or ols."
+)
+ELSEWHERE = (
+    "The evidence names the layer 'conv9', but the curve has 13 others, 'Mixed_5b' to 'softmax'. "
+    "Give the evidence of the same curve."
+)
+COLUMN = (
+    "The curve lacks {} of the columns that a figure needs, the first is {!r}. Give the frame of "
+    "a Curve, or a curve.csv as scalecut wrote it."
+)
+SEVERAL = "The curve has 2 {0}s, {1!r} and {2!r} first; a figure shows one. Choose it with "
+REFUSED = [
+    (lambda f: curve_drawing(f.drop(columns=["r2_high", "alias"])), COLUMN.format(2, "alias")),
+    (width_drawing, COLUMN.format(1, "n_fit")),
+    (learning_drawing, COLUMN.format(1, "n_fit")),
+    (lambda f: curve_drawing(f.iloc[:0]), f"The curve has 0 rows, {NO_ROWS}"),
+    (lambda f: curve_drawing(f.assign(regressor="lasso")), f"The curve has 312 rows, {NO_ROWS}"),
+    (
+        lambda f: curve_drawing(f.assign(weights="pixels")),
+        f"The curve has 312 rows, {NO_ROWS}",
+    ),
+    (
+        lambda f: curve_drawing(pd.concat([f, f.assign(model="other_net")])),
+        SEVERAL.format("model", "some_net", "other_net") + "frame[frame.model == 'some_net'].",
+    ),
+    (
+        lambda f: curve_drawing(pd.concat([f, f.assign(measure="height")])),
+        SEVERAL.format("measure", "area", "height") + "frame[frame.measure == 'area'].",
+    ),
+    (
+        lambda f: curve_drawing(f[f["subset"] != "mean"]),
+        "The curve has no subset 'mean'. It has 3: dog, cat, horse. Choose one of them.",
+    ),
+    (
+        lambda f: curve_drawing(
+            pd.concat([f[f.subset == "dog"].assign(subset=f"s{number}") for number in range(10)]),
+            subset="zebra",
+        ),
+        "The curve has no subset 'zebra'. It has 10: s0, s1, s2, s3, s4, s5, s6, s7, …. Choose one "
+        "of them.",
+    ),
+    *(
+        (lambda f, key=key, layer=layer: curve_drawing(f, evidence=EVIDENCE | {key: layer}),
+         ELSEWHERE)
+        for key, layer in {
+            "peak": "conv9", "confidence_set": ("conv9",), "fall_after": "conv9",
+            "fall_first": "conv9", "fall_last": "conv9",
+        }.items()
+    ),
+]  # fmt: skip
+
+
+def test_frame_that_cannot_be_drawn_is_refused_with_the_remedy(frame):
+    for draw, text in REFUSED:
+        with pytest.raises(DataError) as error:
+            draw(frame)
+        assert str(error.value) == text

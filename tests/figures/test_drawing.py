@@ -1,4 +1,4 @@
-"""A page read back: where its panels, names and marks stand."""
+"""A figure read back: where its panels, names and marks are."""
 
 import math
 
@@ -44,64 +44,44 @@ def page_of(*shown, **more):
 
 
 def heights(figure, name):
-    """How far up each text of that name stands, in pixels."""
+    """How far up each text of that name is, in pixels."""
     return [box.y0 for text, box in placed(figure) if text.get_text() == name]
 
 
-@pytest.mark.parametrize(
-    ("wanted", "places"),
-    [
+def test_names_move_as_little_as_possible():
+    moved = [
         ([], []),
         ([0.2, 0.8], [0.2, 0.8]),
         ([0.5, 0.5], [0.45, 0.55]),
         ([0.5, 0.5, 0.5], [0.4, 0.5, 0.6]),
         ([0.0, 0.0], [0.0, 0.1]),
         ([1.0, 1.0], [0.9, 1.0]),
-    ],
-)
-def test_names_move_as_little_as_it_takes(wanted, places):
-    np.testing.assert_allclose(_spread(wanted, 0.1, 0.0, 1.0), places, atol=1e-12)
+    ]
+    for wanted, places in moved:
+        np.testing.assert_allclose(_spread(wanted, 0.1, 0.0, 1.0), places, atol=1e-12)
 
 
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [
-        (-1.04, "−1.0"),
-        (-9.94, "−9.9"),
-        (-9.96, "−10"),
-        (-3861.0, "−3,861"),
-        (-11077.0, "−11k"),
-        (-4.2e25, "−4e25"),
-        (-math.inf, "−inf"),
-    ],
-)
-def test_values_off_the_scale_are_written_short(value, text):
-    assert _written(value) == text
+def test_values_off_the_scale_are_written_short():
+    texts = {-1.04: "−1.0", -9.94: "−9.9", -9.96: "−10", -3861.0: "−3,861", -11077.0: "−11k"}
+    texts |= {-4.2e25: "−4e25", -math.inf: "−inf"}
+    assert {value: _written(value) for value in texts} == texts
 
 
-@pytest.mark.parametrize(
-    ("least", "step"),
-    [(0.153, 0.2), (0.2, 0.2), (0.273, 0.5), (0.5, 0.5), (0.014, 0.02), (12.6, 20), (0.9, 1.0)],
-)
-def test_step_of_an_axis_is_the_next_round_number(least, step):
-    assert _step(least) == pytest.approx(step)
+def test_step_of_an_axis_is_the_next_round_number():
+    steps = {0.153: 0.2, 0.2: 0.2, 0.273: 0.5, 0.5: 0.5, 0.014: 0.02, 12.6: 20, 0.9: 1.0}
+    for least, step in steps.items():
+        assert _step(least) == pytest.approx(step)
 
 
-@pytest.mark.parametrize(
-    ("values", "ticks"),
-    [
-        (np.linspace(0, 0.03, 8), [0, 0.02, 0.04, 0.06, 0.08, 0.1]),
-        (np.linspace(0, 0.9, 8), [0, 0.2, 0.4, 0.6, 0.8]),
-        (np.linspace(-0.4, 3, 8), [-0.5, 0, 0.5, 1, 1.5, 2, 2.5, 3]),
-    ],
-)
-def test_axis_reaches_as_far_as_the_values(values, ticks):
-    scale = Scale("drift", top=0.1)
-    (axes,) = panels(page_of("net", "caption", PLACES, [panel(line(values), scale=scale)]))
-    bottom, top = axes.get_ylim()
-    assert bottom < values.min()
-    assert top > values.max()
-    np.testing.assert_allclose(axes.get_yticks(), ticks, atol=1e-12)
+def test_axis_reaches_as_far_as_the_values():
+    for highest, ticks in ((0.03, np.arange(6) * 0.02), (0.9, np.arange(5) * 0.2)):
+        values = np.linspace(0, highest, 8)
+        scale = Scale("drift", top=0.1)
+        (axes,) = panels(page_of("net", "caption", PLACES, [panel(line(values), scale=scale)]))
+        bottom, top = axes.get_ylim()
+        assert bottom < values.min()
+        assert top > values.max()
+        np.testing.assert_allclose(axes.get_yticks(), ticks, atol=1e-12)
 
 
 def test_band_widens_the_axis_upwards_where_it_is_drawn():
@@ -119,7 +99,7 @@ def test_named_values_have_a_line_across_and_their_name():
     assert {"nothing", "everything", "a line"} == set(texts(axes))
 
 
-def test_marks_stand_in_one_row_with_the_title_where_there_is_room():
+def test_marks_share_a_row_with_the_title_where_there_is_room():
     marks = (Mark("here", BLUE, ((1.5, 3.5),)), Mark("there", BLUE, ((5.5, 7.5),)))
     figure = page_of("net", "caption", PLACES, [panel(line(8 * [0.5]), marks=marks)])
     (here,), (there,) = heights(figure, "here"), heights(figure, "there")
@@ -127,13 +107,13 @@ def test_marks_stand_in_one_row_with_the_title_where_there_is_room():
     check_texts(figure)
 
 
-@pytest.mark.parametrize("second", [(2.5, 4.5), (3.5, 3.5), (-0.5, 7.5)])
-def test_marks_that_would_touch_stand_one_above_the_other(second):
-    marks = (Mark("a long name here", BLUE, ((1.5, 3.5),)), Mark("there", BLUE, (second,)))
-    figure = page_of("net", "caption", PLACES, [panel(line(8 * [0.5]), marks=marks)])
-    (here,), (there,) = heights(figure, "a long name here"), heights(figure, "there")
-    assert abs(here - there) > 15
-    check_texts(figure)
+def test_marks_that_would_touch_are_one_above_the_other():
+    for second in ((2.5, 4.5), (-0.5, 7.5)):
+        marks = (Mark("a long name here", BLUE, ((1.5, 3.5),)), Mark("there", BLUE, (second,)))
+        figure = page_of("net", "caption", PLACES, [panel(line(8 * [0.5]), marks=marks)])
+        (here,), (there,) = heights(figure, "a long name here"), heights(figure, "there")
+        assert abs(here - there) > 15
+        check_texts(figure)
 
 
 def test_numbers_on_top_are_thinned_and_stay_on_the_page():
@@ -147,15 +127,15 @@ def test_numbers_on_top_are_thinned_and_stay_on_the_page():
     check_texts(figure)
 
 
-@pytest.mark.parametrize("count", [1, 2, 60])
-def test_values_off_the_scale_are_written_between_the_edges(count):
-    places = [str(number) for number in range(count)]
-    figure = page_of("net", "caption", places, [panel(line(count * [-12345.0]))])
-    (strip,) = strips(figure)
-    edges = strip.get_window_extent()
-    boxes = [box for text, box in placed(figure) if text.get_text() == "−12k"]
-    assert boxes
-    assert all(edges.x0 <= box.x0 and box.x1 <= edges.x1 for box in boxes)
+def test_values_off_the_scale_are_written_between_the_edges():
+    for count in (1, 60):
+        places = [str(number) for number in range(count)]
+        figure = page_of("net", "caption", places, [panel(line(count * [-12345.0]))])
+        (strip,) = strips(figure)
+        edges = strip.get_window_extent()
+        boxes = [box for text, box in placed(figure) if text.get_text() == "−12k"]
+        assert boxes
+        assert all(edges.x0 <= box.x0 and box.x1 <= edges.x1 for box in boxes)
 
 
 def test_level_line_goes_from_edge_to_edge_even_with_one_place():
@@ -181,12 +161,13 @@ def test_axis_is_named_below_its_places_and_on_the_page():
     check_texts(figure)
 
 
-@pytest.mark.parametrize("ramp", ["Blues", "plasma"])
-def test_shades_are_ordered_in_lightness_and_differ(ramp):
-    looks = shade_looks(list("abcdefg"), ramp, *((0.5, 1.0) if ramp == "Blues" else (0.0, 0.75)))
-    # luminance of ITU-R BT.709
-    light = [matplotlib.colors.to_rgb(look.colour) @ np.array([0.21, 0.72, 0.07]) for look in looks]
-    assert np.all(np.diff(light) < 0) or np.all(np.diff(light) > 0)
+def test_shades_are_ordered_in_lightness_and_differ():
+    for ramp, first, last in (("Blues", 0.5, 1.0), ("plasma", 0.0, 0.75)):
+        looks = shade_looks(list("abcdefg"), ramp, first, last)
+        # luminance of ITU-R BT.709
+        rgb = [matplotlib.colors.to_rgb(look.colour) for look in looks]
+        steps = np.diff(rgb @ np.array([0.21, 0.72, 0.07]))
+        assert np.all(steps < 0) or np.all(steps > 0)
 
 
 def test_140_lines_look_different():

@@ -36,7 +36,7 @@ def lines_of(drawing, panel=0):
     return {line.look.label: line for line in drawing.panels[panel].lines}
 
 
-def test_sweep_shows_scores_with_their_intervals_above_the_probes_curve():
+def test_sweep_shows_scores_with_their_intervals_above_the_curve_of_the_probe():
     table = swept()
     drawing = sweep_drawing(table, FACTS)
     assert drawing.places == LAYERS
@@ -49,15 +49,18 @@ def test_sweep_shows_scores_with_their_intervals_above_the_probes_curve():
     (probe,) = drawing.panels[2].lines
     assert set(probe.values) == {0.5}
     titles = [panel.title for panel in drawing.panels]
-    assert titles[0] == "Magnification told; rank correlation with R² 0.80 [−0.21, 0.94]"
-    assert titles[1:] == ["Error", "Scale of objects in photographs, by the probe"]
+    assert (
+        titles[0]
+        == "Agreement with the true magnification; rank correlation with R² 0.80 [−0.21, 0.94]"
+    )
+    assert titles[1:] == ["Error", "Object scale in natural images, by the probe"]
     (mark,) = drawing.panels[0].marks
     assert (mark.name, mark.spans) == ("cut at blocks.1", ((0.5, 1.5),))
     assert "24 test patches of 3 tiles, 10 fits" in drawing.caption
     page_figure(drawing)
 
 
-def test_without_a_probe_the_sweep_stands_alone():
+def test_without_a_probe_the_sweep_has_no_third_panel():
     assert len(sweep_drawing(swept(np.nan), FACTS | {"agreement": None}).panels) == 2
 
 
@@ -72,7 +75,7 @@ def calibrated(task="area"):
     return pd.DataFrame(rows, columns=columns)
 
 
-def test_calibration_has_a_line_for_each_contestant_beside_the_truth():
+def test_calibration_has_a_line_per_method_and_one_for_the_truth():
     drawing = calibration_drawing(calibrated(), FACTS)
     found = lines_of(drawing)
     assert set(found) == {"truth", "pretrained", "cut"}
@@ -80,9 +83,6 @@ def test_calibration_has_a_line_for_each_contestant_beside_the_truth():
     np.testing.assert_allclose(found["cut"].values, [50.1, 100.1, 200.1])
     assert drawing.places == ["50 px", "100 px", "200 px"]
     page_figure(drawing)
-
-
-def test_magnifications_are_named_as_such():
     facts = FACTS | {"transfer": {"task": "magnification", "mode": "frozen", "seeds": 2}}
     drawing = calibration_drawing(calibrated("magnification"), facts)
     assert drawing.places == ["10X", "20X", "40X"]
@@ -101,11 +101,15 @@ def test_recall_is_by_magnification_with_chance_named():
     )
     drawing = recall_drawing(table, FACTS)
     assert drawing.places == ["10X", "20X", "40X", "12.5X"]
-    assert drawing.panels[0].scale.named == {0.25: "by chance"}
+    assert drawing.panels[0].scale.named == {0.25: "chance"}
     assert set(lines_of(drawing)["cut"].values) == {0.5}
     page_figure(drawing)
 
 
 def test_table_without_its_columns_is_refused():
-    with pytest.raises(DataError):
+    with pytest.raises(DataError) as error:
         sweep_drawing(swept().drop(columns="r2"), FACTS)
+    assert str(error.value) == (
+        "The sweep.csv lacks 1 of the columns that a figure needs, the first is 'r2'. Give the "
+        "table of the run as scalecut wrote it."
+    )

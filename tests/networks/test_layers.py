@@ -12,7 +12,7 @@ from torch import nn
 from scalecut.errors import LayerError
 from scalecut.networks.hooks import pooled_outputs
 from scalecut.networks.layers import channel_axis, probe_points, select_layers
-from scalecut.networks.network import load_network
+from scalecut.networks.load import load_network
 
 TAIL = ["pooled", "logits", "softmax"]
 VGG16 = [64, 64, "M", 128, 128, "M", 256, 256, 256, "M", 512, 512, 512, "M", 512, 512, 512, "M"]
@@ -159,7 +159,7 @@ class Backwards(nn.Module):
 
 
 @pytest.mark.parametrize("end", [nn.Softmax(dim=1), nn.LogSoftmax(dim=1)])
-def test_softmax_that_a_network_ends_in_itself_is_not_taken_for_logits(end):
+def test_softmax_at_the_end_of_a_network_is_not_taken_for_logits(end):
     body = [nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 8, 3), nn.AdaptiveAvgPool2d(1)]
     network = nn.Sequential(*body, nn.Flatten(), nn.Linear(8, 5), end)
     image = torch.rand(1, 3, 16, 16)
@@ -172,36 +172,52 @@ def test_softmax_that_a_network_ends_in_itself_is_not_taken_for_logits(end):
     torch.testing.assert_close(outputs["softmax"], before.softmax(dim=1))
 
 
-@pytest.mark.parametrize("name", BODIES)
+DAILY = ("inception_v3", "resnet50_v1", "vit_tiny_patch16_224")  # the others are slow
+
+
+def each_of(names):
+    return [name if name in DAILY else pytest.param(name, marks=pytest.mark.slow) for name in names]
+
+
+@pytest.mark.parametrize("name", each_of(BODIES))
 def test_points_are_the_blocks_in_order_then_pooled_logits_and_softmax(name):
-    assert names(points_of(name)) == BODIES[name][1] + TAIL
-
-
-@pytest.mark.parametrize("name", BODIES)
-def test_depth_grows_from_0_to_1_in_equal_steps(name):
-    depths = [point.depth for point in points_of(name)]
+    points, n_parameters = described(name)
+    assert names(points) == BODIES[name][1] + TAIL
+    depths = [point.depth for point in points]
     assert depths == pytest.approx([i / (len(depths) - 1) for i in range(len(depths))])
+    assert points[-2].parameters == points[-1].parameters == n_parameters
+    # HRNet's last points stand in parallel branches, each with parameters of its own.
+    for what in ("macs",) if name.startswith("hrnet") else ("parameters", "macs"):
+        counts = [getattr(point, what) for point in points]
+        assert counts == sorted(counts) and counts[0] > 0
+
+
+RESNET_CHANNELS = 3 * [256] + 4 * [512] + 6 * [1024] + 3 * [2048] + [2048, 1000, 1000]
+PAPER = {  # aliases and channels of graziani2021
+    "inception_v3": (
+        [f"mixed{i}" for i in range(11)],
+        [256] + 2 * [288] + 5 * [768] + [1280] + 2 * [2048] + [2048, 1000, 1000],
+    ),
+    "resnet50": ([f"add_{i}" for i in range(1, 17)], RESNET_CHANNELS),
+    "resnet50_v1": ([f"add_{i}" for i in range(1, 17)], RESNET_CHANNELS),
+}
+
+
+@pytest.mark.parametrize("name", each_of(PAPER))
+def test_aliases_and_channels_are_the_papers(name):
+    aliases, channels = PAPER[name]
+    points = points_of(name)
+    assert [point.alias for point in points] == [*aliases, "", "pre_softmax", "softmax"]
+    assert [point.channels for point in points] == channels
+
+
+def test_other_blocks_have_no_alias():
+    assert {point.alias for point in body_of("vit_tiny_patch16_224")} == {""}
 
 
 def test_order_is_that_of_execution_not_of_registration():
     points = probe_points(Backwards(), torch.zeros(1, 3, 4, 4))
     assert names(points) == ["first", "second", "third", *TAIL]
-
-
-def test_aliases_of_inception_are_mixed0_to_mixed10():
-    aliases = [point.alias for point in points_of("inception_v3")]
-    assert aliases == [*(f"mixed{i}" for i in range(11)), "", "pre_softmax", "softmax"]
-
-
-@pytest.mark.parametrize("name", ["resnet50", "resnet50_v1"])
-def test_aliases_of_resnet50_are_add_1_to_add_16(name):
-    aliases = [point.alias for point in points_of(name)]
-    assert aliases == [*(f"add_{i}" for i in range(1, 17)), "", "pre_softmax", "softmax"]
-
-
-@pytest.mark.parametrize("name", ["tf_efficientnet_lite0", "vit_tiny_patch16_224", "vgg16_bn"])
-def test_other_blocks_have_no_alias(name):
-    assert [point.alias for point in body_of(name)] == [""] * len(body_of(name))
 
 
 def test_a_plain_sequence_gives_its_weight_layers_with_their_norm_and_activation():
@@ -269,17 +285,6 @@ def test_any_module_can_be_read_besides_by_its_exact_name(resnet18):
 # --- what a point says ---------------------------------------------------------------------------
 
 
-def test_channels_of_inception_are_the_papers():
-    channels = [point.channels for point in points_of("inception_v3")]
-    assert channels == [256] + 2 * [288] + 5 * [768] + [1280] + 2 * [2048] + [2048, 1000, 1000]
-
-
-@pytest.mark.parametrize("name", ["resnet50", "resnet50_v1"])
-def test_channels_of_resnet50_are_the_papers(name):
-    channels = [point.channels for point in points_of(name)]
-    assert channels == 3 * [256] + 4 * [512] + 6 * [1024] + 3 * [2048] + [2048, 1000, 1000]
-
-
 STRIDES = {
     "inception_v3": 3 * [8] + 5 * [16] + 3 * [32],
     "resnet50": 3 * [4] + 4 * [8] + 6 * [16] + 3 * [32],
@@ -291,29 +296,28 @@ STRIDES = {
 }
 
 
-@pytest.mark.parametrize("name", STRIDES)
+@pytest.mark.parametrize("name", each_of(STRIDES))
 def test_strides_are_those_of_the_stages(name):
     assert [point.stride for point in body_of(name)] == STRIDES[name]
 
 
-def test_tokens_that_are_no_patch_are_counted_by_architecture():
-    found = {
-        name: {(point.channel_axis, point.prefix_tokens) for point in body_of(name)}
-        for name in BODIES
-        if name.startswith(("vit", "deit", "swin", "resnet18"))
-    }
-    assert found == {
-        "resnet18": {(1, 0)},
-        "vit_tiny_patch16_224": {(-1, 1)},
-        "deit_tiny_distilled_patch16_224": {(-1, 2)},
-        "swin_tiny_patch4_window7_224": {(-1, 0)},
-    }
+TOKENS = {  # axis of the channels, tokens that are no patches
+    "resnet50_v1": (1, 0),
+    "vit_tiny_patch16_224": (-1, 1),
+    "deit_tiny_distilled_patch16_224": (-1, 2),
+    "swin_tiny_patch4_window7_224": (-1, 0),
+}
+
+
+@pytest.mark.parametrize("name", each_of(TOKENS))
+def test_tokens_that_are_no_patches_are_counted_by_architecture(name):
+    assert {(p.channel_axis, p.prefix_tokens) for p in body_of(name)} == {TOKENS[name]}
 
 
 @pytest.mark.parametrize(
     ("name", "layer", "pixels"),
     [
-        ("vgg16_bn", "features.42", 196),  # conv5_3
+        pytest.param("vgg16_bn", "features.42", 196, marks=pytest.mark.slow),  # conv5_3
         ("resnet50_v1", "layer4.2", 483),
         ("inception_v3", "Mixed_7c", 1311),
     ],
@@ -344,29 +348,16 @@ def test_receptive_field_is_what_a_gradient_reaches():
     assert points.keys() == {"0", "2", "3"}
 
 
-@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "swin_tiny_patch4_window7_224"])
+@pytest.mark.parametrize("name", each_of(["vit_tiny_patch16_224", "swin_tiny_patch4_window7_224"]))
 def test_attention_has_no_receptive_field(name):
     assert {point.receptive_field for point in points_of(name)} == {None}
 
 
+@pytest.mark.slow
 def test_squeeze_and_excitation_ends_the_receptive_field():
     fields = [point.receptive_field for point in body_of("mobilenetv3_large_100")]
     assert fields[:3] == [7, 11, 19]  # stages 0 and 1 have none of it
     assert set(fields[3:]) == {None}
-
-
-@pytest.mark.parametrize("name", BODIES)
-def test_logits_depend_on_every_parameter(name):
-    points, n_parameters = described(name)
-    assert points[-2].parameters == points[-1].parameters == n_parameters
-
-
-@pytest.mark.parametrize("name", BODIES)
-def test_parameters_and_macs_never_fall_from_point_to_point(name):
-    # HRNet's last points stand in parallel branches, each with parameters of its own.
-    for what in ("macs",) if name.startswith("hrnet") else ("parameters", "macs"):
-        counts = [getattr(point, what) for point in points_of(name)]
-        assert counts == sorted(counts) and counts[0] > 0
 
 
 def test_parameters_of_a_residual_sum_are_those_of_all_blocks_up_to_it(resnet18):
@@ -379,16 +370,17 @@ def test_parameters_of_a_residual_sum_are_those_of_all_blocks_up_to_it(resnet18)
         assert point.parameters == by_hand
 
 
-@pytest.mark.parametrize(
-    ("name", "low", "high"),
-    [
-        ("resnet50", 0.97 * 4.09e9, 1.03 * 4.09e9),  # torchvision's model table
-        ("vgg16_bn", 0.97 * 15.5e9, 1.03 * 15.5e9),
-        ("vit_tiny_patch16_224", 0.97 * 1.26e9, 1.03 * 1.26e9),  # timm's benchmarks
-        ("tf_efficientnet_lite0", 0.385e9, 0.41e9),  # 407 M with the bias and ReLU6 of its authors
-    ],
-)
-def test_macs_at_the_logits_are_as_published(name, low, high):
+PUBLISHED = {  # multiply-accumulates: torchvision's model table, timm's benchmarks
+    "resnet50": (0.97 * 4.09e9, 1.03 * 4.09e9),
+    "vgg16_bn": (0.97 * 15.5e9, 1.03 * 15.5e9),
+    "vit_tiny_patch16_224": (0.97 * 1.26e9, 1.03 * 1.26e9),
+    "tf_efficientnet_lite0": (0.385e9, 0.41e9),  # 407 M with the bias and ReLU6 of its authors
+}
+
+
+@pytest.mark.parametrize("name", each_of(PUBLISHED))
+def test_macs_at_the_logits_are_as_published(name):
+    low, high = PUBLISHED[name]
     assert low <= select_layers(points_of(name), ["logits"])[0].macs <= high
 
 
@@ -468,15 +460,11 @@ def in_mixed_modes(network):
     return left_as(network)
 
 
-def test_the_network_is_left_as_it_was_found(resnet18):
+def test_the_network_is_left_as_it_was_found_after_an_error_too(resnet18):
     before = in_mixed_modes(resnet18)
+    assert set(before["training"]) == set(before["requires_grad"]) == {True, False}
     probe_points(resnet18, torch.rand(1, 3, 64, 64))
     assert left_as(resnet18) == before
-    assert set(before["training"]) == set(before["requires_grad"]) == {True, False}
-
-
-def test_the_network_is_left_as_it_was_found_by_an_error_too(resnet18):
-    before = in_mixed_modes(resnet18)
     with pytest.raises(RuntimeError):
         probe_points(resnet18, torch.rand(1, 7, 64, 64))
     assert left_as(resnet18) == before
@@ -492,66 +480,69 @@ def test_the_image_is_not_written_to(resnet18):
 # --- selecting -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("patterns", "chosen"),
-    [
-        (["Mixed_6a"], ["Mixed_6a"]),
-        (["mixed3"], ["Mixed_6a"]),
-        (["pre_softmax"], ["logits"]),
-        (["Mixed_7*"], ["Mixed_7a", "Mixed_7b", "Mixed_7c"]),
-        (["mixed1*"], ["Mixed_5c", "Mixed_7c"]),  # mixed1 and mixed10
-        (["softmax", "mixed8", "Mixed_5b"], ["Mixed_5b", "Mixed_7a", "softmax"]),
-        (["mixed0", "Mixed_5b", "Mixed_5?"], ["Mixed_5b", "Mixed_5c", "Mixed_5d"]),
-        (["*"], INCEPTION + TAIL),
-        ([], []),
-    ],
-)
-def test_layers_are_selected_by_name_alias_or_glob_in_order_of_execution(patterns, chosen):
-    assert names(select_layers(points_of("inception_v3"), patterns)) == chosen
+SELECTED = {
+    ("Mixed_6a",): ["Mixed_6a"],
+    ("mixed3",): ["Mixed_6a"],
+    ("pre_softmax",): ["logits"],
+    ("Mixed_7*",): ["Mixed_7a", "Mixed_7b", "Mixed_7c"],
+    ("mixed1*",): ["Mixed_5c", "Mixed_7c"],  # mixed1 and mixed10
+    ("softmax", "mixed8", "Mixed_5b"): ["Mixed_5b", "Mixed_7a", "softmax"],
+    ("mixed0", "Mixed_5b", "Mixed_5?"): ["Mixed_5b", "Mixed_5c", "Mixed_5d"],
+    ("*",): INCEPTION + TAIL,
+    (): [],
+}
 
 
-def test_a_layer_that_is_not_there_is_refused_with_the_nearest():
-    with pytest.raises(LayerError) as error:
-        select_layers(points_of("inception_v3"), ["mixed0", "mixd10"])
-    assert str(error.value) == (
-        "No layer is named 'mixd10'. Near it: mixed10, mixed1, mixed0; "
-        "`scalecut layers MODEL` prints all 14."
-    )
+def test_layers_are_selected_by_name_alias_or_glob_in_order_of_execution():
+    for patterns, chosen in SELECTED.items():
+        assert names(select_layers(points_of("inception_v3"), patterns)) == chosen, patterns
 
 
-def test_a_name_like_no_other_is_answered_with_the_first_names():
-    with pytest.raises(LayerError) as error:
-        select_layers(points_of("vit_tiny_patch16_224"), ["~~~"])
-    assert str(error.value) == (
-        "No layer is named '~~~'. Near it: blocks.0, blocks.1, blocks.2; "
-        "`scalecut layers MODEL` prints all 15."
-    )
+MESSAGES = [
+    (
+        lambda: select_layers(points_of("inception_v3"), ["mixed0", "mixd10"]),
+        "No layer is named 'mixd10'. Near it: mixed10, mixed1, mixed0; `scalecut layers MODEL` "
+        "prints all 14.",
+    ),
+    (
+        lambda: select_layers(points_of("vit_tiny_patch16_224"), ["~~~"]),
+        "No layer is named '~~~'. Near it: blocks.0, blocks.1, blocks.2; `scalecut layers MODEL` "
+        "prints all 15.",
+    ),
+    (
+        lambda: probe_points(nn.Sequential(nn.ReLU(), nn.MaxPool2d(2)), torch.zeros(1, 3, 8, 8)),
+        "Sequential executes no layer with weights, so nothing can be probed. Give a network with "
+        "convolutions or linear layers.",
+    ),
+    (
+        lambda: channel_axis(torch.zeros(1, 2, 3, 4, 5)),
+        "A layer gave a tensor of shape (1, 2, 3, 4, 5); only (n, c, h, w), (n, tokens, c) and "
+        "(n, c) can be pooled. Probe a layer before or after it.",
+    ),
+]
 
 
-def test_a_network_without_weights_is_refused():
-    with pytest.raises(LayerError) as error:
-        probe_points(nn.Sequential(nn.ReLU(), nn.MaxPool2d(2)), torch.zeros(1, 3, 8, 8))
-    assert str(error.value) == (
-        "Sequential executes no layer with weights, so nothing can be probed. "
-        "Give a network with convolutions or linear layers."
-    )
+def test_messages_say_what_was_given_and_what_to_do():
+    for action, message in MESSAGES:
+        with pytest.raises(LayerError) as error:
+            action()
+        assert str(error.value) == message
 
 
 # --- the axis of the channels --------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("shape", "axis"),
-    [
-        ((2, 96, 7, 7), 1),
-        ((2, 7, 7, 96), -1),  # as in Swin
-        ((2, 96, 7, 5), 1),  # no two axes agree: taken as timm's default
-        ((2, 50, 192), -1),  # tokens
-        ((2, 1000), 1),
-    ],
-)
-def test_axis_of_the_channels_follows_from_the_shape(shape, axis):
-    assert channel_axis(torch.zeros(shape)) == axis
+AXES = {
+    (2, 96, 7, 7): 1,
+    (2, 7, 7, 96): -1,  # as in Swin
+    (2, 96, 7, 5): 1,  # no two axes agree: taken as timm's default
+    (2, 50, 192): -1,  # tokens
+    (2, 1000): 1,
+}
+
+
+def test_axis_of_the_channels_follows_from_the_shape():
+    assert {shape: channel_axis(torch.zeros(shape)) for shape in AXES} == AXES
 
 
 def test_timms_own_word_decides_where_all_axes_are_equal():
@@ -559,12 +550,3 @@ def test_timms_own_word_decides_where_all_axes_are_equal():
     assert channel_axis(cube, network) == 1
     network.output_fmt = "NHWC"
     assert channel_axis(cube, network) == -1
-
-
-def test_an_output_of_five_axes_is_refused():
-    with pytest.raises(LayerError) as error:
-        channel_axis(torch.zeros(1, 2, 3, 4, 5))
-    assert str(error.value) == (
-        "A layer gave a tensor of shape (1, 2, 3, 4, 5); only (n, c, h, w), (n, tokens, c) and "
-        "(n, c) can be pooled. Probe a layer before or after it."
-    )

@@ -1,4 +1,4 @@
-"""Pictures are normalised by hand, files are written in the test, twins are watched at work."""
+"""Images are normalised by hand, weights files written in the test, controls observed."""
 
 import copy
 import hashlib
@@ -21,15 +21,14 @@ from scalecut.data.decoding import fitted
 from scalecut.errors import ModelError
 from scalecut.networks.hooks import pooled_outputs
 from scalecut.networks.layers import probe_points
+from scalecut.networks.load import load_network, weights_places
 from scalecut.networks.network import (
     Network,
     Preprocessing,
     Weights,
-    load_network,
-    permuted_twin,
-    random_twin,
+    permuted,
+    randomly_initialised,
     tensors_sha256,
-    weights_places,
 )
 
 CATS = range(281, 286)  # tabby, tiger cat, Persian, Siamese, Egyptian cat
@@ -85,34 +84,24 @@ def refusal(*args, **kwargs):
 # --- preprocessing -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("name", "size", "expected"),
-    [
-        ("inception_v3", 299, lambda rgb: rgb / 127.5 - 1),
-        ("tf_efficientnet_lite0", 224, lambda rgb: rgb / 127.5 - 1),
-        (
-            "resnet50",
-            224,
-            lambda rgb: (rgb / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225],
-        ),
-        ("resnet50_v1", 224, lambda rgb: rgb[::-1] - [103.939, 116.779, 123.68]),
-    ],
-)
-def test_a_colour_is_normalised_as_the_network_was_trained(name, size, expected):
+TRAINED_ON = {  # size, and how red, green and blue from 0 to 255 are normalised
+    "inception_v3": (299, lambda rgb: rgb / 127.5 - 1),
+    "resnet50": (224, lambda rgb: (rgb / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]),
+    "resnet50_v1": (224, lambda rgb: rgb[::-1] - [103.939, 116.779, 123.68]),
+}
+
+
+@pytest.mark.parametrize("name", TRAINED_ON)
+def test_a_colour_is_normalised_as_the_network_was_trained(name):
+    size, expected = TRAINED_ON[name]
     preprocessing = unbuilt(name).preprocessing
     found = preprocessing.tensor(one_colour(200, 120, 10))
     by_hand = expected(np.array([200.0, 120.0, 10.0]))
     assert (preprocessing.height, preprocessing.width) == (size, size)
     assert found.shape == (1, 3, 2, 2) and found.is_contiguous()
     np.testing.assert_allclose(found[0, :, 1, 0], by_hand, rtol=1e-4, atol=1e-4)
-
-
-@pytest.mark.parametrize("name", ["inception_v3", "resnet50", "resnet50_v1"])
-def test_the_colour_of_padding_is_what_the_network_sees_as_zero(name):
-    preprocessing = unbuilt(name).preprocessing
-    half_a_step = 0.51 / 255 / min(preprocessing.std)
-    seen = preprocessing.tensor(one_colour(*preprocessing.fill()))
-    assert seen.abs().max() <= half_a_step
+    half_a_step = 0.51 / 255 / min(preprocessing.std)  # the colour of padding becomes zero
+    assert preprocessing.tensor(one_colour(*preprocessing.fill())).abs().max() <= half_a_step
 
 
 def test_each_pixel_keeps_its_place():
@@ -195,22 +184,16 @@ def test_weights_from_a_package_say_their_version_and_hash(lite0):
 
 
 @pytest.mark.parametrize("place", range(3))
-def test_a_file_put_where_the_message_says_is_found(place):
+def test_a_file_put_where_the_message_says_is_found(place, tmp_path):
     stored = timm.create_model("test_resnet")
     path = weights_places("test_resnet")[place]
+    assert path.parent == tmp_path / "cache" / "weights"
     path.parent.mkdir(parents=True)
     state_file(path, stored)
     network = load_network("test_resnet")
     assert tensors_sha256(network.module) == tensors_sha256(stored)
     assert network.weights.source == f"file {path.name}"
     assert network.weights.sha256 == sha256(path)
-
-
-def test_places_lie_in_the_cache_folder(tmp_path):
-    assert weights_places("resnet50") == [
-        tmp_path / "cache" / "weights" / f"resnet50{ending}"
-        for ending in (".safetensors", ".pth", ".pt")
-    ]
 
 
 def test_weights_in_the_local_cache_of_the_hub_are_found(tmp_path):
@@ -226,20 +209,22 @@ def test_weights_in_the_local_cache_of_the_hub_are_found(tmp_path):
     assert network.weights.source == f"hub cache {hub}"
 
 
-def test_pretrained_weights_out_of_reach_name_the_place_for_a_file(tmp_path):
-    message = refusal("test_resnet")
-    assert message.startswith(
+def remedy(tmp_path, name):
+    return (
+        f"Put a safetensors or state-dict file at {tmp_path}/cache/weights/{name}.safetensors, "
+        "give it by --weights FILE, or use --weights random."
+    )
+
+
+def test_pretrained_weights_out_of_reach_name_the_place_for_a_file(tmp_path, monkeypatch):
+    start = (
         "Pretrained weights of 'test_resnet' are in no installed package or local cache and "
         "timm/test_resnet.r160_in1k could not be reached ("
     )
-    assert message.endswith(
-        f"). Put a safetensors or state-dict file at {tmp_path}/cache/weights/"
-        "test_resnet.safetensors, give it by --weights FILE, or use --weights random."
-    )
-    assert "\n" not in message
+    message = refusal("test_resnet")
+    assert message.startswith(start) and "\n" not in message
+    assert message.endswith(f"). {remedy(tmp_path, 'test_resnet')}")
 
-
-def test_the_reason_why_the_hub_could_not_be_reached_is_told(tmp_path, monkeypatch):
     def unreachable(model, pretrained):
         if pretrained:
             raise ConnectionError("no route to host\nwith many\nlines")
@@ -247,22 +232,12 @@ def test_the_reason_why_the_hub_could_not_be_reached_is_told(tmp_path, monkeypat
 
     create = timm.create_model
     monkeypatch.setattr(timm, "create_model", unreachable)
-    assert refusal("test_resnet") == (
-        "Pretrained weights of 'test_resnet' are in no installed package or local cache and "
-        "timm/test_resnet.r160_in1k could not be reached (no route to host). "
-        f"Put a safetensors or state-dict file at {tmp_path}/cache/weights/test_resnet.safetensors"
-        ", give it by --weights FILE, or use --weights random."
-    )
-
-
-def test_a_network_that_timm_has_no_weights_of_names_the_place_too(tmp_path):
+    assert refusal("test_resnet") == f"{start}no route to host). {remedy(tmp_path, 'test_resnet')}"
     with torch.device("meta"):
-        message = refusal("resnet50_v1")
-    assert message == (
-        "No pretrained weights of 'resnet50_v1' are known to timm. "
-        f"Put a safetensors or state-dict file at {tmp_path}/cache/weights/resnet50_v1.safetensors"
-        ", give it by --weights FILE, or use --weights random."
-    )
+        assert refusal("resnet50_v1") == (
+            "No pretrained weights of 'resnet50_v1' are known to timm. "
+            f"{remedy(tmp_path, 'resnet50_v1')}"
+        )
 
 
 # --- weights from a file -------------------------------------------------------------------------
@@ -300,14 +275,6 @@ def test_what_the_network_has_no_place_for_is_listed(small, tmp_path):
     assert load_network(small, weights=path).weights.ignored == ("aux.weight",)
 
 
-def test_missing_tensors_are_refused_unless_allowed(small, tmp_path):
-    path = state_file(tmp_path / "a.safetensors", small, **{"1.bias": None, "3.bias": None})
-    assert refusal(small, weights=path) == (
-        "a.safetensors lacks 2 of 8 tensors of Sequential, the first '1.bias'. "
-        "Give --allow-partial to probe the layers that do without."
-    )
-
-
 def test_allowed_missing_tensors_are_nan_and_no_others(small, tmp_path):
     path = state_file(tmp_path / "a.safetensors", small, **{"1.bias": None, "3.weight": None})
     network = load_network(small, weights=path, allow_partial=True)
@@ -340,40 +307,6 @@ def test_allow_partial_counts_for_a_file_that_was_found_by_name():
     assert network.weights.missing == ("fc.bias",)
 
 
-def test_another_shape_is_refused_with_both(small, tmp_path):
-    path = state_file(tmp_path / "a.pth", small, **{"3.weight": torch.zeros(5, 16)})
-    assert refusal(small, weights=path) == (
-        "a.pth does not fit Sequential: '3.weight' is (5, 16) in the file and (2, 16) in the "
-        "network. Give --allow-partial to probe the layers that do without."
-    )
-
-
-def test_the_file_of_another_network_is_refused(small, tmp_path):
-    safetensors.torch.save_file({"stem.weight": torch.ones(2)}, tmp_path / "a.safetensors")
-    for allow_partial in (False, True):
-        message = refusal(small, weights=tmp_path / "a.safetensors", allow_partial=allow_partial)
-        assert message == (
-            "a.safetensors holds 0 of the 8 tensors of Sequential: it has 'stem.weight', the "
-            "network '0.weight'. Give the weights of this network, under its own tensor names."
-        )
-
-
-def test_a_file_that_is_not_there_is_refused(tmp_path):
-    path = tmp_path / "nothing.safetensors"
-    assert refusal("test_resnet", weights=path) == (
-        f"There is no weights file {str(path)!r}. Give --weights the path of a safetensors or "
-        "state-dict file, or `pretrained` or `random`."
-    )
-
-
-@pytest.mark.parametrize("content", [{}, {"epoch": 3}])
-def test_a_file_without_tensors_is_refused(small, tmp_path, content):
-    torch.save(content, tmp_path / "a.pth")
-    assert refusal(small, weights=tmp_path / "a.pth") == (
-        "a.pth holds no tensors. Save model.state_dict(), not something else."
-    )
-
-
 def unreadable(name):
     return (
         f"{name} cannot be read as weights: it is neither safetensors nor a state dict of tensors "
@@ -392,53 +325,70 @@ class Evil:
         return os.mkdir, (str(self.place),)
 
 
-@pytest.mark.parametrize("name", ["evil.pth", "evil.pt", "evil.bin", "evil.safetensors"])
-@pytest.mark.parametrize(
-    "save", [torch.save, lambda found, path: path.write_bytes(pickle.dumps(found, protocol=2))]
-)
-def test_a_pickle_that_would_run_code_is_refused_without_running_it(small, tmp_path, name, save):
-    save({"0.weight": Evil(tmp_path / "owned")}, tmp_path / name)
+def truncated(path, module, share):
+    state_file(path, module)
+    path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
+
+
+NO_TENSORS = "a.pth holds no tensors. Save model.state_dict(), not something else."
+# How a file is written for the network `small`, and what is said of it.
+FILES = {
+    "tensors are missing": (
+        lambda path, small: state_file(path, small, **{"1.bias": None, "3.bias": None}),
+        "a.pth lacks 2 of 8 tensors of Sequential, the first '1.bias'. Give --allow-partial to "
+        "probe the layers that do without.",
+    ),
+    "another shape": (
+        lambda path, small: state_file(path, small, **{"3.weight": torch.zeros(5, 16)}),
+        "a.pth does not fit Sequential: '3.weight' is (5, 16) in the file and (2, 16) in the "
+        "network. Give --allow-partial to probe the layers that do without.",
+    ),
+    "another network": (
+        lambda path, small: torch.save({"stem.weight": torch.ones(2)}, path),
+        "a.pth holds 0 of the 8 tensors of Sequential: it has 'stem.weight', the network "
+        "'0.weight'. Give the weights of this network, under its own tensor names.",
+    ),
+    "empty": (lambda path, small: torch.save({}, path), NO_TENSORS),
+    "no tensors": (lambda path, small: torch.save({"epoch": 3}, path), NO_TENSORS),
+    "a pickled network": (lambda path, small: torch.save(small, path), unreadable("a.pth")),
+    "cut off at once": (lambda path, small: truncated(path, small, 0), unreadable("a.pth")),
+    "cut off": (lambda path, small: truncated(path, small, 0.5), unreadable("a.pth")),
+    "text": (lambda path, small: path.write_text("hello"), unreadable("a.pth")),
+    "a list": (lambda path, small: torch.save([torch.zeros(3)], path), None),
+    "nothing": (lambda path, small: torch.save(None, path), None),
+}
+
+
+@pytest.mark.parametrize("what", FILES)
+def test_files_that_cannot_be_used_are_refused(small, tmp_path, what):
+    write, message = FILES[what]
+    write(tmp_path / "a.pth", small)
+    assert refusal(small, weights=tmp_path / "a.pth") == (message or unreadable("a.pth"))
+    if what == "another network":
+        assert refusal(small, weights=tmp_path / "a.pth", allow_partial=True) == message
+
+
+def test_a_safetensors_file_that_is_cut_off_or_missing_is_refused(small, tmp_path):
+    path = tmp_path / "a.safetensors"
+    assert refusal(small, weights=path) == (
+        f"There is no weights file {str(path)!r}. Give --weights the path of a safetensors or "
+        "state-dict file, or `pretrained` or `random`."
+    )
+    truncated(path, small, 0.5)
+    assert refusal(small, weights=path) == unreadable("a.safetensors")
+
+
+@pytest.mark.parametrize("name", ["evil.pth", "evil.bin", "evil.safetensors"])
+def test_a_pickle_that_would_run_code_is_refused_without_running_it(small, tmp_path, name):
+    evil = {"0.weight": Evil(tmp_path / "owned")}
+    torch.save(evil, tmp_path / name)
+    assert refusal(small, weights=tmp_path / name) == unreadable(name)
+    (tmp_path / name).write_bytes(pickle.dumps(evil, protocol=2))
     assert refusal(small, weights=tmp_path / name) == unreadable(name)
     assert not (tmp_path / "owned").exists()
 
 
-def test_a_pickled_network_is_refused(small, tmp_path):
-    torch.save(small, tmp_path / "whole.pth")
-    assert refusal(small, weights=tmp_path / "whole.pth") == unreadable("whole.pth")
-
-
-@pytest.mark.parametrize("name", ["a.pth", "a.safetensors"])
-@pytest.mark.parametrize("share", [0.0, 0.5])
-def test_a_file_that_was_cut_off_is_refused(small, tmp_path, name, share):
-    path = state_file(tmp_path / name, small)
-    path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
-    assert refusal(small, weights=path) == unreadable(name)
-
-
-def test_a_text_that_is_called_pth_is_refused(small, tmp_path):
-    (tmp_path / "a.pth").write_text("hello")
-    assert refusal(small, weights=tmp_path / "a.pth") == unreadable("a.pth")
-
-
-@pytest.mark.parametrize("content", [torch.zeros(3), [torch.zeros(3)], None])
-def test_a_file_that_holds_no_dict_is_refused(small, tmp_path, content):
-    torch.save(content, tmp_path / "a.pth")
-    assert refusal(small, weights=tmp_path / "a.pth")
-
-
 # --- names and factories -------------------------------------------------------------------------
-
-
-def test_an_unknown_name_is_refused_with_the_nearest(monkeypatch):
-    monkeypatch.setattr(timm, "list_models", lambda: ["inception_v4", "inception_v3", "vgg16"])
-    assert refusal("inception_v33") == (
-        "No network is named 'inception_v33'. Near it: inception_v3, inception_v4. "
-        "Give a timm name (4 are known), or module.path:factory for one of your own."
-    )
-
-
-def test_a_name_like_no_other_is_refused_too():
-    assert "Near it: resnet50, inception_v3. Give" in refusal("@@@@")
 
 
 @pytest.fixture
@@ -476,41 +426,43 @@ def test_the_factory_of_random_weights_is_seeded(factories):
     assert one == again != other
 
 
-def test_a_twin_of_a_factorys_trained_network_is_random(factories):
+def test_a_factorys_trained_network_can_be_randomly_initialised(factories):
     for network in (
-        random_twin(load_network("my_networks:trained"), seed=0),
+        randomly_initialised(load_network("my_networks:trained"), seed=0),
         load_network("my_networks:trained", weights="random"),
     ):
         assert network.weights.kind == "random"
         assert not (network.module[0].weight == 7.0).any()
 
 
-@pytest.mark.parametrize(
-    ("spec", "reason"),
-    [
-        ("my_networks:missing", "module 'my_networks' has no attribute 'missing'"),
-        ("no_such_module:flat", "No module named 'no_such_module'"),
-    ],
+IMPORT_FAILED = (
+    " could not be imported ({}). Give module.path:factory, where factory() returns the network, "
+    "and start from the folder that holds the module or install it."
 )
-def test_a_factory_that_is_not_there_is_refused(factories, spec, reason):
-    assert refusal(spec) == (
-        f"{spec!r} could not be imported ({reason}). Give module.path:factory, where factory() "
-        "returns the network, and start from the folder that holds the module or install it."
-    )
+NAMES = {
+    "inception_v33": (
+        "No network is named 'inception_v33'. Near it: inception_v3, inception_v4. Give a timm "
+        "name (4 are known), or module.path:factory for one of your own."
+    ),
+    "@@@@": (
+        "No network is named '@@@@'. Near it: resnet50, inception_v3. Give a timm name (4 are "
+        "known), or module.path:factory for one of your own."
+    ),
+    "my_networks:missing": "'my_networks:missing'"
+    + IMPORT_FAILED.format("module 'my_networks' has no attribute 'missing'"),
+    "no_such_module:flat": "'no_such_module:flat'"
+    + IMPORT_FAILED.format("No module named 'no_such_module'"),
+    ":flat": "':flat'" + IMPORT_FAILED.format("Empty module name"),
+    "my_networks:wrong": "'my_networks:wrong' returned a str, but a torch.nn.Module is needed.",
+}
 
 
-def test_a_factory_without_a_module_is_refused(factories):
-    with pytest.raises(ModelError):
-        load_network(":flat")
+def test_names_of_no_network_are_refused(factories, monkeypatch):
+    monkeypatch.setattr(timm, "list_models", lambda: ["inception_v4", "inception_v3", "vgg16"])
+    assert {name: refusal(name) for name in NAMES} == NAMES
 
 
-def test_a_factory_that_gives_no_network_is_refused(factories):
-    assert refusal("my_networks:wrong") == (
-        "'my_networks:wrong' returned a str, but a torch.nn.Module is needed."
-    )
-
-
-# --- random twins --------------------------------------------------------------------------------
+# --- randomly initialised and permuted networks --------------------------------------------------
 
 
 def plain(module, size=64):
@@ -518,11 +470,11 @@ def plain(module, size=64):
 
 
 @pytest.mark.parametrize("by_name", [True, False])
-def test_a_twin_is_its_seed(by_name):
+def test_a_random_network_follows_from_its_seed(by_name):
     network = load_network("test_resnet", weights="random", seed=5)
     if not by_name:
         network = plain(network.module)
-    one, again, other = (random_twin(network, seed) for seed in (1, 1, 2))
+    one, again, other = (randomly_initialised(network, seed) for seed in (1, 1, 2))
     assert tensors_sha256(one.module) == tensors_sha256(again.module)
     assert tensors_sha256(one.module) != tensors_sha256(other.module)
     assert tensors_sha256(one.module) != tensors_sha256(network.module)
@@ -544,7 +496,7 @@ def test_the_callers_random_numbers_are_left_alone(small, by_name):
     expected = torch.rand(3)
     torch.manual_seed(11)
     load_network("test_resnet", weights="random", seed=1)
-    random_twin(network, seed=2)
+    randomly_initialised(network, seed=2)
     assert torch.equal(torch.rand(3), expected)
 
 
@@ -552,11 +504,11 @@ def test_the_callers_network_is_left_alone():
     network = load_network("test_resnet", weights="random")
     before = tensors_sha256(network.module)
     batches = [torch.rand(4, 3, 32, 32)]
-    twin = random_twin(network, seed=1, batches=batches)
+    control = randomly_initialised(network, seed=1, batches=batches)
     assert tensors_sha256(network.module) == before
     assert network.weights.source == "seed 0"
     ours = {parameter.data_ptr() for parameter in network.module.parameters()}
-    assert ours.isdisjoint(parameter.data_ptr() for parameter in twin.module.parameters())
+    assert ours.isdisjoint(parameter.data_ptr() for parameter in control.module.parameters())
 
 
 def test_the_mode_of_the_callers_module_is_left_alone(small):
@@ -577,47 +529,47 @@ STAGES = [range(1, 4), range(4, 8), range(8, 14), range(14, 17)]  # add_k of Res
 
 @pytest.fixture(scope="module")
 def resnet50s():
-    """A fresh ResNet50, its twin, and what both answer to eight images."""
+    """What a ResNet50 as initialised and our random one compute of eight images."""
     images = torch.rand(8, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     fresh = load_network("resnet50", weights="random", seed=0)
-    twin = random_twin(fresh, seed=0, batches=[images])
-    return seen_at(fresh, images), seen_at(twin, images)
+    control = randomly_initialised(fresh, seed=0, batches=[images])
+    return seen_at(fresh, images), seen_at(control, images)
 
 
 def follow_each_other(found, stage):
     return [(found[f"add_{k}"], found[f"add_{k + 1}"]) for k in stage[:-1]]
 
 
-def test_blocks_of_a_twin_differ_where_those_of_a_fresh_resnet_do_not(resnet50s):
-    fresh, twin = resnet50s
+def test_blocks_differ_where_those_of_a_fresh_resnet_do_not(resnet50s):
+    fresh, control = resnet50s
     for stage in STAGES:
         for one, other in follow_each_other(fresh, stage)[1:]:
             assert torch.allclose(one, other)  # the trap: a chain of identities
-        for one, other in follow_each_other(twin, stage):
+        for one, other in follow_each_other(control, stage):
             distance = (one - other).norm() / other.norm()
             assert distance > 0.1
 
 
-def test_images_stay_apart_at_every_depth_of_a_twin(resnet50s):
-    fresh, twin = (
+def test_images_stay_apart_at_every_depth(resnet50s):
+    fresh, control = (
         [found[f"add_{k}"].std(dim=0).mean().item() for k in range(1, 17)] for found in resnet50s
     )
-    assert min(twin) > 0.05 and max(twin) < 5
-    assert twin[-1] > twin[0]
+    assert min(control) > 0.05 and max(control) < 5
+    assert control[-1] > control[0]
     assert max(fresh) < 0.01  # the trap: statistics of 0 and 1 that fit no layer
 
 
-def test_batch_norms_of_a_twin_have_the_mean_statistics_of_the_batches(small):
+def test_batch_norms_have_the_mean_statistics_of_the_batches(small):
     batches = [torch.rand(4, 3, 4, 4), torch.rand(4, 3, 4, 4) + 2]
-    twin = random_twin(plain(small, size=4), seed=0, batches=batches).module
+    control = randomly_initialised(plain(small, size=4), seed=0, batches=batches).module
     with torch.no_grad():
-        maps = [twin[0](batch) for batch in batches]
+        maps = [control[0](batch) for batch in batches]
     mean = torch.stack([each.mean(dim=(0, 2, 3)) for each in maps]).mean(dim=0)
     variance = torch.stack([each.var(dim=(0, 2, 3)) for each in maps]).mean(dim=0)
-    torch.testing.assert_close(twin[1].running_mean, mean)
-    torch.testing.assert_close(twin[1].running_var, variance)
-    assert twin[1].momentum == small[1].momentum
-    assert not any(module.training for module in twin.modules())
+    torch.testing.assert_close(control[1].running_mean, mean)
+    torch.testing.assert_close(control[1].running_var, variance)
+    assert control[1].momentum == small[1].momentum
+    assert not any(module.training for module in control.modules())
 
 
 SCALES = {
@@ -638,14 +590,14 @@ SCALES = {
         ),
     ],
 )
-def test_layer_scales_of_a_twin_are_one(kind, by_build):
+def test_layer_scales_are_one(kind, by_build):
     module = SCALES[kind]()
     before = {n: p for n, p in module.named_parameters() if n.endswith("gamma")}
     assert before and all((p.abs() < 1e-3).all() for p in before.values())
     network = plain(module)
     if by_build:
         network = Network(kind, module, network.preprocessing, network.weights, SCALES[kind])
-    after = dict(random_twin(network, seed=0).module.named_parameters())
+    after = dict(randomly_initialised(network, seed=0).module.named_parameters())
     for name in before:
         assert (after[name] == 1.0).all(), name
     biases = [
@@ -665,26 +617,26 @@ class Own(nn.Module):
         return self.linear(x)
 
 
-def test_the_twin_of_ones_own_module_draws_every_parameter_anew():
+def test_every_parameter_of_a_module_is_drawn_again():
     torch.manual_seed(1)
     module = Own()
-    twin = random_twin(plain(module), seed=0).module
-    for name, parameter in twin.named_parameters():
+    control = randomly_initialised(plain(module), seed=0).module
+    for name, parameter in control.named_parameters():
         assert not (parameter == module.get_parameter(name)).any(), name
-    assert twin.query.std().item() == pytest.approx(module.query.std().item(), rel=0.2)
-    assert twin.linear.weight.abs().max() <= 3**-0.5  # the bound of torch's own initialisation
+    assert control.query.std().item() == pytest.approx(module.query.std().item(), rel=0.2)
+    assert control.linear.weight.abs().max() <= 3**-0.5  # the bound of torch's own initialisation
 
 
-def test_the_twin_of_incomplete_weights_is_complete(small, tmp_path):
+def test_a_random_network_has_no_missing_tensors(small, tmp_path):
     path = state_file(tmp_path / "a.safetensors", small, **{"3.weight": None})
-    twin = random_twin(load_network(small, weights=path, allow_partial=True), seed=0)
-    assert twin.weights.missing == ()
-    assert all(parameter.isfinite().all() for parameter in twin.module.parameters())
+    control = randomly_initialised(load_network(small, weights=path, allow_partial=True), seed=0)
+    assert control.weights.missing == ()
+    assert all(parameter.isfinite().all() for parameter in control.module.parameters())
 
 
 def test_permuted_weights_keep_their_histograms_and_lose_their_order(small):
     before = {name: parameter.clone() for name, parameter in small.named_parameters()}
-    here, there, again = (permuted_twin(plain(small), seed=seed) for seed in (0, 1, 0))
+    here, there, again = (permuted(plain(small), seed=seed) for seed in (0, 1, 0))
     assert here.weights == Weights("permuted", "seed 0")
     for name, parameter in here.module.named_parameters():
         assert torch.equal(parameter.flatten().sort().values, before[name].flatten().sort().values)
@@ -699,8 +651,8 @@ def test_permuted_weights_take_their_statistics_from_what_they_are_shown():
     network = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))
     network[1].running_mean.fill_(100.0)
     batch = torch.randn(64, 3, 8, 8)
-    twin = permuted_twin(plain(network), 0, [batch]).module
-    answer = twin(batch)
+    control = permuted(plain(network), 0, [batch]).module
+    answer = control(batch)
     assert answer.mean(dim=(0, 2, 3)).abs().max() < 0.1 + network[1].bias.abs().max()
     assert network[1].running_mean.eq(100.0).all()
 

@@ -27,7 +27,6 @@ from scalecut.paper.numbers import (
     read,
     step_of,
 )
-from scalecut.probing.curve import write_curve
 from tests.paper.test_numbers import (
     PAPERS,
     PRINTED,
@@ -45,19 +44,19 @@ from tests.paper.test_numbers import (
 SIZES_STEP, NOISE_STEP, AREAS_STEP, MAGNIFICATIONS_STEP = (
     step_of(kind, STAND_IN) for kind in (SIZES, NOISE, AREAS, MAGNIFICATIONS)
 )
-TOLD = "Features of a network trained on ImageNet tell the scale of an object"
-LEARNED = "They tell it because they were trained: random weights do not"
+TOLD = "Features of a network trained on ImageNet encode the scale of an object"
+LEARNED = "Training makes the difference: random weights do not encode it"
 CHANCE = "Random measures cannot be regressed"
-GROWS = "The share that is told grows with depth, up to mixed8 and add_15"
-FALLS = "Behind that layer it falls: the network forgets scale"
-EARLY = "Early layers tell nothing of scale: R² is far below 0"
-SOFTMAX = "The softmax tells less than nothing (R² −3861)"
-RESIZED = "Predictions change when the picture is resized; image size is not object scale"
-FROM_NOISE = "Image size can be read from noise, without any content"
-CAN_BE_CUT = "A network can be cut where scale is told best, and is smaller then"
+GROWS = "The encoded share grows with depth, up to mixed8 and add_15"
+FALLS = "It drops after that layer: the network becomes invariant to scale"
+EARLY = "Early layers do not encode scale: R² is far below 0"
+SOFTMAX = "The softmax encodes less than nothing (R² −3861)"
+RESIZED = "Predictions change when the image is resized; image size is not object scale"
+FROM_NOISE = "Image size can be predicted from noise, without content"
+CAN_BE_CUT = "A network can be cut where scale is encoded best, and is smaller then"
 SMALLER = "Cut, the network measures nuclei with a smaller error"
-KAPPA = "Cut, it tells the magnification better (kappa, from areas)"
-KAPPA_ITSELF = "Cut, it tells the magnification better (kappa, read itself)"
+KAPPA = "Cut, it classifies magnification better (kappa, from areas)"
+KAPPA_ITSELF = "Cut, it classifies magnification better (kappa, directly)"
 # by the names of the paper; it peaks at mixed8, and its early layers carry scale
 RIDGE = dict(zip(
     [*(f"mixed{k}" for k in range(11)), "pooled", "logits", "softmax"],
@@ -122,14 +121,14 @@ def test_without_permutations_the_interval_decides_and_no_p_is_told(like_theirs,
     assert judged(found, TOLD) == (mark, f"R² 0.86 [{text(low)}, 0.88] at mixed8")
 
 
-def test_what_is_learned_is_beside_the_random_twin(like_theirs):
+def test_gain_is_compared_with_the_random_control(like_theirs):
     # planted: 0.4 ± 0.1 is learned, and the twin grows with depth
     twin = {name: planted(INCEPTION)["random", "true", "ridge", layer]
             for layer, name in PAPERS[INCEPTION].items()}  # fmt: skip
     assert judged(like_theirs, LEARNED) == (
         REPRODUCED,
-        "0.40 [0.30, 0.50] more than random weights and pixels at mixed8; random weights have "
-        f"{text(twin['mixed8'])} there, and {text(max(twin.values()))} at their best",
+        "0.40 [0.30, 0.50] above random weights and pixels at mixed8; random weights have "
+        f"{text(twin['mixed8'])} there, and at most {text(max(twin.values()))}",
     )
 
 
@@ -144,9 +143,9 @@ def test_control_that_is_not_there_judges_nothing(control):
     found = curve(INCEPTION, values)
     if control == "random":
         found = changed(found, learned=math.nan, learned_low=math.nan, learned_high=math.nan)
-        assert judged(found, LEARNED) == (INCOMPARABLE, "no random twin was asked for")
+        assert judged(found, LEARNED) == (INCOMPARABLE, "no randomly initialised control was run")
     else:
-        assert judged(found, CHANCE) == (INCOMPARABLE, "no shuffled measure was asked for")
+        assert judged(found, CHANCE) == (INCOMPARABLE, "the target was not shuffled")
     assert judged(found, TOLD)[0] == REPRODUCED
 
 
@@ -209,7 +208,7 @@ def test_papers_peak_that_could_not_be_read_judges_nothing():
                                             "softmax"])  # fmt: skip
     mark, said = judged(curve(RESNET, values), GROWS, RESNET)
     assert mark == INCOMPARABLE
-    assert said.endswith("up to add_13, the best of 13 layers; add_15 could not be read")
+    assert said.endswith("up to add_13, the best of 13 layers; add_15 was not available")
 
 
 @pytest.mark.parametrize("peak", ["blocks.0", "blocks.4"])
@@ -223,11 +222,11 @@ def test_peak_that_is_the_last_layer_read_proves_neither_a_rise_to_it_nor_a_cut_
     found = curve(INCEPTION, only(with_ridge(**RIDGE), without=behind))
     mark, said = judged(found, GROWS)
     assert mark == INCOMPARABLE
-    assert said.endswith("the best of 9 layers; no layer behind mixed8 could be read")
+    assert said.endswith("the best of 9 layers; no layer after mixed8 was available")
     found = Found(curves={INCEPTION: found}, cuts={step_of(CUT, INCEPTION): cut()})
     row = one(claims(found), claim=CAN_BE_CUT, network=INCEPTION)
     assert row["mark"] == INCOMPARABLE
-    assert row.found.endswith("with the same features; no layer behind it could be read")
+    assert row.found.endswith("with the same features; no layer after it was available")
 
 
 def test_fall_is_from_the_best_still_to_come_to_what_comes_after():
@@ -236,18 +235,18 @@ def test_fall_is_from_the_best_still_to_come_to_what_comes_after():
     fall = np.mean([*upper.values()]) - np.mean([*lower.values()])
     mark, said = judged(found, FALLS)
     assert mark == REPRODUCED
-    assert said.startswith(f"falls by {text(fall)} [")
+    assert said.startswith(f"drops by {text(fall)} [")
     assert said.endswith("] after mixed10; the logits have 0.40, 0.46 below the peak")
 
 
 def test_curve_that_ends_before_the_logits_shows_no_fall():
     values = only(with_ridge(**RIDGE), without=["logits", "softmax"])
     assert judged(curve(INCEPTION, values), FALLS) == (
-        INCOMPARABLE, "the last layer that could be read is pooled"
+        INCOMPARABLE, "the last available layer is pooled"
     )  # fmt: skip
     values = only(values, without=["Mixed_7b", "Mixed_7c", "pooled"])
     assert judged(curve(INCEPTION, values), FALLS) == (
-        INCOMPARABLE, "the last layer that could be read is mixed8"
+        INCOMPARABLE, "the last available layer is mixed8"
     )  # fmt: skip
 
 
@@ -260,7 +259,7 @@ def test_flat_curve_shows_no_fall():
     values = with_ridge(**dict.fromkeys(RIDGE, 0.8) | {"mixed8": 0.8001})
     mark, said = judged(curve(INCEPTION, values), FALLS)
     assert mark == NOT_REPRODUCED
-    assert said.startswith("no fall is shown (p = ")
+    assert said.startswith("no drop is shown (p = ")
     assert float(said.split("= ")[1].rstrip(")")) > 0.05
 
 
@@ -268,7 +267,7 @@ def test_nothing_is_reproduced_by_a_network_of_random_weights(tmp_path):
     values = {("random", *key[1:]): r2 for key, r2 in with_ridge(**RIDGE).items()
               if key[0] == "pretrained"}  # fmt: skip
     (tmp_path / INCEPTION).mkdir()
-    write_curve(curve(INCEPTION, values), tmp_path / INCEPTION, command="", settings={})
+    curve(INCEPTION, values).save(tmp_path / INCEPTION)
     rows = claims(read(tmp_path, {}, is_photographs=True))
     rows = rows[(rows.network == INCEPTION) & rows["where"].str.contains("4.3")]
     assert len(rows) >= 6
@@ -278,15 +277,15 @@ def test_nothing_is_reproduced_by_a_network_of_random_weights(tmp_path):
 # --- early layers and the softmax ----------------------------------------------------------------
 
 
-def test_collapse_of_early_layers_is_told_as_of_the_method(like_theirs):
+def test_collapse_of_early_layers_is_an_artefact_of_the_method(like_theirs):
     ols = [
         planted(INCEPTION)["pretrained", "true", "ols", f"Mixed_{n}"] for n in ("5b", "5c", "5d")
     ]
     assert judged(like_theirs, EARLY) == (
         NOT_REPRODUCED,
         f"least squares has {text(min(ols))} to {text(max(ols))} at mixed0 to mixed2, below 0 as "
-        "printed; ridge, on the same features, 0.55 to 0.57. With 274 images to fit and 300 to 302 "
-        "channels least squares interpolates noise: the collapse is of the method",
+        "printed; ridge, on the same features, 0.55 to 0.57. With 274 training images and 300 to "
+        "302 channels least squares interpolates noise: the collapse is an artefact of the method",
     )
 
 
@@ -328,8 +327,8 @@ def test_softmax_that_ridge_can_read_is_of_the_method(like_theirs):
     ols = planted(INCEPTION)["pretrained", "true", "ols", "softmax"]
     assert judged(like_theirs, SOFTMAX) == (
         NOT_REPRODUCED,
-        f"least squares {ols:,.2f}; ridge {interval(0.41)}, so the size of the number is of the "
-        "method: probabilities near 0 make least squares ill-conditioned".replace("-", "−")
+        f"least squares {ols:,.2f}; ridge {interval(0.41)}, so the size of the number comes "
+        "from the method: probabilities near 0 make least squares ill-conditioned".replace("-", "−")
         .replace("ill−", "ill-"),
     )  # fmt: skip
 
@@ -349,10 +348,10 @@ def test_answers_and_noise_are_told_and_judged_by_nobody():
     row = one(rows, claim=RESIZED)
     assert (row["mark"], row.network) == (INCOMPARABLE, STAND_IN)
     assert row.found == (
-        "25 % of the answers stay where the picture has half the side; 45 % of the answers stay "
-        "where the picture has double the side; 20 % of the answers stay where the object has half "
-        "the side; 40 % of the answers stay where the object has double the side; our protocol, as "
-        "theirs is not recoverable"
+        "25 % of the predictions stay where the image has half the side; 45 % of the predictions "
+        "stay where the image has double the side; 20 % of the predictions stay where the object "
+        "has half the side; 40 % of the predictions stay where the object has double the side; our "
+        "protocol, as theirs is not recoverable"
     )
     row = one(rows, claim=FROM_NOISE)
     assert (row["mark"], row.network) == (INCOMPARABLE, STAND_IN)
@@ -431,7 +430,7 @@ def test_cut_where_the_weights_end_anyway_is_no_better_than_itself(layer, mark):
     assert row["mark"] == mark
     assert (f"{SMALLER} with blur matched" in set(rows.claim)) == (mark == REPRODUCED)
     if mark == INCOMPARABLE:
-        assert row.found == "the weights at hand end at mixed8, where it is cut"
+        assert row.found == "the available weights end at mixed8, where the network is cut"
 
 
 def test_every_network_has_claims_of_its_own_about_noise_and_answers():
@@ -439,7 +438,7 @@ def test_every_network_has_claims_of_its_own_about_noise_and_answers():
               step_of(NOISE, INCEPTION): noise()}  # fmt: skip
     rows = claims(Found(tables=tables))
     assert set(lines_of(rows, claim=RESIZED).network) == {RESNET, STAND_IN}
-    assert one(rows, claim=RESIZED, network=STAND_IN).found.startswith("the logits could not be")
+    assert one(rows, claim=RESIZED, network=STAND_IN).found.startswith("the logits were not")
     assert one(rows, claim=FROM_NOISE).network == INCEPTION
 
 
@@ -475,7 +474,7 @@ def test_p_values_of_the_printed_scores_are_those_of_welchs_formula():
     rows = rows[rows["where"] == "Table 2"]
     assert len(rows) == 8
     by = {(row["model"], row["contestant"]): row for row in PRINTED["transfer"]["rows"]}
-    n = len(PRINTED["transfer"]["seeds"])
+    n = 10
     for model in ("inception_v3", "resnet50_v1"):
         for metric, what, sign in (("mae", "lower error", -1), ("kappa", "higher kappa", 1)):
             for other in ("pretrained", "scratch"):
@@ -505,9 +504,10 @@ def test_misprints_are_claims_that_the_totals_refute():
     rows = claims(Found())
     rows = rows[rows["where"] == "Table 1"]
     assert dict(zip(rows.claim, rows.found, strict=True)) == {
-        "There are 3,504 patches of 30X in the validation part":
-            "the row's own total needs 3,054",
-        "There are 3,166 patches of 40X in the test part": "the row's own total needs 3,116",
+        "There are 3,504 patches at 30X in the validation part":
+            "the row adds up to its total with 3,054",
+        "There are 3,166 patches at 40X in the test part":
+            "the row adds up to its total with 3,116",
     }  # fmt: skip
     assert set(rows["mark"]) == {MISPRINT}
 

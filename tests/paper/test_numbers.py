@@ -1,4 +1,4 @@
-"""Curves with planted R² stand beside the paper's numbers, at the layer and kind they belong to."""
+"""Curves with planted R² are compared with the paper, at the layer and kind they belong to."""
 
 import json
 import math
@@ -29,15 +29,15 @@ from scalecut.paper.numbers import (
     SIZES,
     STAND_IN,
     Found,
-    beside,
     marked,
     marked_score,
     misprints,
+    numbers_of,
     read,
     section_of,
     step_of,
 )
-from scalecut.probing.curve import COLUMNS, write_curve
+from scalecut.probing.curve import COLUMNS
 
 PRINTED = tomllib.loads(
     resources.files("scalecut").joinpath("paper", "graziani2021.toml").read_text(encoding="utf-8")
@@ -136,7 +136,7 @@ def curves():
 
 @pytest.fixture(scope="module")
 def table(curves):
-    return beside(Found(curves=curves))
+    return numbers_of(Found(curves=curves))
 
 
 # --- the rule of marks ---------------------------------------------------------------------------
@@ -227,7 +227,7 @@ def test_every_printed_number_is_reproduced_by_itself():
             if key[2] == "ols" else r2
             for key, r2 in only(planted(INCEPTION), without=["pooled"]).items()
         }  # fmt: skip
-        rows = section_of(beside(Found(curves={INCEPTION: curve(INCEPTION, values)})), "A.2")
+        rows = section_of(numbers_of(Found(curves={INCEPTION: curve(INCEPTION, values)})), "A.2")
         rows = lines_of(rows, network=INCEPTION)
         assert set(rows["mark"]) == {expected}
         assert len(rows) == 3 * 13
@@ -241,7 +241,7 @@ def test_layer_that_was_left_out_keeps_its_printed_number_and_says_why():
         left_out=[("Mixed_7b (mixed9)", reason), ("Mixed_7c (mixed10)", "other"),
                   ("logits (pre_softmax)", "of logits"), ("softmax", "of softmax")],
     )  # fmt: skip
-    table = beside(Found(curves={INCEPTION: short}))
+    table = numbers_of(Found(curves={INCEPTION: short}))
     for name, why in (("mixed9", reason), ("mixed10", "other"), ("logits", "of logits"),
                       ("softmax", "of softmax")):  # fmt: skip
         rows = lines_of(table, section="A.2", network=INCEPTION, item=name)
@@ -258,43 +258,45 @@ def test_layer_that_was_not_asked_for_is_not_given_the_reason_of_another():
         only(planted(INCEPTION), without=["Mixed_5c", "Mixed_7c"]),
         left_out=[("Mixed_7c (mixed10)", "lacks a tensor")],  # mixed1 is part of its name
     )
-    rows = lines_of(beside(Found(curves={INCEPTION: asked})), section="A.2", item="mixed1")
-    assert set(rows.why) == {"this layer was not read"}
+    rows = lines_of(numbers_of(Found(curves={INCEPTION: asked})), section="A.2", item="mixed1")
+    assert set(rows.why) == {"this layer was skipped"}
     assert set(rows["mark"]) == {INCOMPARABLE}
 
 
 @pytest.mark.parametrize("network", [INCEPTION, RESNET])
 def test_curve_that_is_lacking_leaves_the_printed_numbers_and_the_reason(network):
     rows = lines_of(
-        beside(Found(lacking={network: "no photographs at hand"})), section="A.2", network=network
+        numbers_of(Found(lacking={network: "no images with boxes"})),
+        section="A.2",
+        network=network,
     )
     theirs = PRINTED[TABLE_OF[network]]
     n_kinds = sum(kind in theirs for kind in KINDS)
     assert sorted(rows.paper) == sorted(r2 for kind in KINDS for r2 in theirs.get(kind, []))
     assert len(rows) == n_kinds * len(theirs["layers"])
     assert set(rows["mark"]) == {INCOMPARABLE}
-    assert set(rows.why) == {"no photographs at hand"}
+    assert set(rows.why) == {"no images with boxes"}
 
 
 def test_stand_in_that_is_lacking_is_one_row():
-    row = one(beside(Found(lacking={STAND_IN: "it failed"})), section="A.2", network=STAND_IN)
+    row = one(numbers_of(Found(lacking={STAND_IN: "it failed"})), section="A.2", network=STAND_IN)
     assert (row["mark"], row.why, row["item"]) == (INCOMPARABLE, "it failed", "all layers")
 
 
 def test_scenes_are_not_compared_with_photographs(curves):
-    rows = beside(Found(curves=curves, is_photographs=False))
+    rows = numbers_of(Found(curves=curves, is_photographs=False))
     printed = lines_of(rows, section="A.2")
     printed = printed[printed.paper.notna()]
     assert len(printed) == 3 * 13 + 17
     assert printed.ours_as_paper.notna().all()
     assert set(printed["mark"]) == {INCOMPARABLE}
-    assert set(printed.why) == {"made-up scenes, not photographs; give --data DIR"}
+    assert set(printed.why) == {"synthetic scenes, not images with boxes; give --data DIR"}
     assert not {REPRODUCED, NOT_REPRODUCED} & set(rows["mark"])
 
 
 def test_run_without_least_squares_has_nothing_to_mark_but_shows_ridge():
     found = Found(curves={INCEPTION: curve(INCEPTION, only(planted(INCEPTION), without=["ols"]))})
-    rows = lines_of(section_of(beside(found), "A.2"), network=INCEPTION)
+    rows = lines_of(section_of(numbers_of(found), "A.2"), network=INCEPTION)
     assert set(rows["mark"]) == {INCOMPARABLE}
     assert rows.ours_as_paper.isna().all()
     row = one(rows, item="mixed8", quantity="R², ImageNet weights")
@@ -307,7 +309,7 @@ def test_run_without_least_squares_has_nothing_to_mark_but_shows_ridge():
 ])  # fmt: skip
 def test_run_without_a_control_cannot_be_compared_there_and_is_elsewhere(control, quantity):
     values = only(planted(INCEPTION), without=[control])
-    rows = lines_of(beside(Found(curves={INCEPTION: curve(INCEPTION, values)})), section="A.2",
+    rows = lines_of(numbers_of(Found(curves={INCEPTION: curve(INCEPTION, values)})), section="A.2",
                     network=INCEPTION)  # fmt: skip
     lacking = rows.quantity == quantity
     assert rows[["ours_as_paper", "ours"]][lacking].isna().all(axis=None)
@@ -321,8 +323,8 @@ def test_random_weights_are_never_told_as_those_of_imagenet(tmp_path):
     values = {("random", *key[1:]): r2 for key, r2 in planted(INCEPTION).items()
               if key[0] == "pretrained"}  # fmt: skip
     (tmp_path / INCEPTION).mkdir()
-    write_curve(curve(INCEPTION, values), tmp_path / INCEPTION, command="", settings={})
-    rows = beside(read(tmp_path, {}, is_photographs=True))
+    curve(INCEPTION, values).save(tmp_path / INCEPTION)
+    rows = numbers_of(read(tmp_path, {}, is_photographs=True))
     rows = rows[rows.quantity.str.contains("ImageNet|measures") & (rows.network == INCEPTION)]
     assert len(rows[rows.section == "A.2"]) >= 26
     assert rows[["ours_as_paper", "ours"]].isna().all(axis=None)
@@ -352,7 +354,7 @@ def test_classes_have_their_own_r2_at_the_layer_where_the_mean_is_highest(curves
 
 def test_one_class_alone_is_one_row():
     found = Found(curves={STAND_IN: curve(STAND_IN, subsets=("dog", "mean"))})
-    assert list(section_of(beside(found), "A.1")["item"]) == ["dog, 43 images"]
+    assert list(section_of(numbers_of(found), "A.1")["item"]) == ["dog, 43 images"]
 
 
 # --- image size, noise, pictures -----------------------------------------------------------------
@@ -382,17 +384,17 @@ def noise(best=0.9):
 
 
 def test_answers_kept_are_those_an_octave_up_and_down():
-    rows = section_of(beside(Found(tables={SIZES_STEP: resized()})), "4.1")
+    rows = section_of(numbers_of(Found(tables={SIZES_STEP: resized()})), "4.1")
     assert dict(zip(rows["item"], rows.ours, strict=True)) == pytest.approx({
-        "the picture at half the side": 0.25, "the object at half the side": 0.2,
-        "the picture at double the side": 0.45, "the object at double the side": 0.4,
+        "the image at half the side": 0.25, "the object at half the side": 0.2,
+        "the image at double the side": 0.45, "the object at double the side": 0.4,
     })  # fmt: skip
     assert set(rows["mark"]) == {INCOMPARABLE}
     assert set(rows.why) == {"the paper's protocol is not recoverable; this one is ours"}
 
 
 def test_noise_has_its_best_layer_for_each_kind_and_padding():
-    rows = section_of(beside(Found(tables={NOISE_STEP: noise()})), "4.2")
+    rows = section_of(numbers_of(Found(tables={NOISE_STEP: noise()})), "4.2")
     assert dict(zip(rows["item"], rows.ours, strict=True)) == pytest.approx({
         f"{kind} noise, padded with {padding}, pre_softmax":
             0.9 - 0.1 * (kind == "pink") - 0.3 * (padding == "circular")
@@ -404,7 +406,7 @@ def test_noise_has_its_best_layer_for_each_kind_and_padding():
 def test_every_network_that_was_resized_has_rows_of_its_own():
     tables = {step_of(SIZES, INCEPTION): resized().assign(model=INCEPTION), SIZES_STEP: resized()}
     tables |= {step_of(NOISE, RESNET): noise().assign(model=RESNET)}
-    rows = beside(Found(tables=tables))
+    rows = numbers_of(Found(tables=tables))
     assert rows[rows.section == "4.1"].network.value_counts().to_dict() == {
         INCEPTION: 4, STAND_IN: 4
     }  # fmt: skip
@@ -416,17 +418,17 @@ def test_network_without_logits_keeps_no_answers_and_says_why():
                   left_out=[("logits (pre_softmax)", "lacks a tensor")])  # fmt: skip
     drift = resized().assign(quantity="drift")
     found = Found(curves={INCEPTION: short}, tables={step_of(SIZES, INCEPTION): drift})
-    row = one(section_of(beside(found), "4.1"), network=INCEPTION)
-    assert (row["mark"], row.why) == (INCOMPARABLE, "no answers: lacks a tensor")
+    row = one(section_of(numbers_of(found), "4.1"), network=INCEPTION)
+    assert (row["mark"], row.why) == (INCOMPARABLE, "no predictions: lacks a tensor")
 
 
 def test_pictures_are_named_where_they_are_and_lacked_where_not():
     found = Found(
         painted=(step_of(PICTURES, INCEPTION),), lacking={step_of(PICTURES, RESNET): "no weights"}
     )
-    rows = section_of(beside(found), "A.3")
+    rows = section_of(numbers_of(found), "A.3")
     assert dict(zip(rows.network, rows.why, strict=True)) == {
-        INCEPTION: f"pictures: {step_of(PICTURES, INCEPTION)}/figures and "
+        INCEPTION: f"images: {step_of(PICTURES, INCEPTION)}/figures and "
                    f"{step_of(PICTURES, INCEPTION)}/report.html",
         RESNET: "no weights",
     }  # fmt: skip
@@ -437,7 +439,7 @@ def test_pictures_are_named_where_they_are_and_lacked_where_not():
     ("3.4", step_of(CUT, STAND_IN)),
 ])  # fmt: skip
 def test_step_that_is_lacking_says_why_in_its_section(section, step):
-    rows = section_of(beside(Found(lacking={step: "it failed so"})), section)
+    rows = section_of(numbers_of(Found(lacking={step: "it failed so"})), section)
     row = one(rows, network=STAND_IN)
     assert (row["mark"], row.why) == (INCOMPARABLE, "it failed so")
     assert math.isnan(row.ours)
@@ -457,7 +459,7 @@ def test_cut_tells_the_shares_that_are_kept():
     found = Found(
         cuts={step_of(CUT, INCEPTION): cut(), step_of(CUT, STAND_IN): cut("blocks.4", "")}
     )
-    rows = section_of(beside(found), "3.4")
+    rows = section_of(numbers_of(found), "3.4")
     for network, item in ((INCEPTION, "cut after mixed8"), (STAND_IN, "cut after blocks.4")):
         assert one(rows, network=network, quantity="share of parameters kept").ours == 0.25
         row = one(rows, network=network, quantity="share of multiply-accumulates kept")
@@ -473,7 +475,7 @@ def test_peak_of_the_paper_has_our_r2_at_that_layer_and_names_our_best(network):
         ("pooled", "the best layer here is pooled"),
     ):
         values = planted(network) | {("pretrained", "true", "ridge", best): 0.95}
-        rows = beside(Found(curves={network: curve(network, values)}))
+        rows = numbers_of(Found(curves={network: curve(network, values)}))
         row = one(rows, section="3.4", network=network, item=f"at {name}, the paper's peak")
         assert row.paper == printed
         assert row.ours_as_paper == values["pretrained", "true", "ols", layer]
@@ -483,15 +485,15 @@ def test_peak_of_the_paper_has_our_r2_at_that_layer_and_names_our_best(network):
 
 def test_peak_that_is_the_last_layer_read_says_so():
     values = only(planted(INCEPTION), without=["Mixed_7b", "Mixed_7c", *LAST])
-    row = one(beside(Found(curves={INCEPTION: curve(INCEPTION, values)})), section="3.4",
+    row = one(numbers_of(Found(curves={INCEPTION: curve(INCEPTION, values)})), section="3.4",
               network=INCEPTION, item="at mixed8, the paper's peak")  # fmt: skip
-    assert row.why == "the best layer here too, and the last that could be read"
+    assert row.why == "the best layer here too, and the last that is available"
 
 
 def test_peak_that_was_not_read_keeps_its_printed_number():
     values = only(planted(RESNET), without=[f"layer4.{k}" for k in range(3)])
     short = curve(RESNET, values, left_out=[("layer4.1 (add_15)", "lacks a tensor")])
-    row = one(beside(Found(curves={RESNET: short})), section="3.4",
+    row = one(numbers_of(Found(curves={RESNET: short})), section="3.4",
               item="at add_15, the paper's peak")  # fmt: skip
     assert (row.paper, row["mark"], row.why) == (0.774, INCOMPARABLE, "lacks a tensor")
     assert math.isnan(row.ours)
@@ -506,7 +508,7 @@ def patches():
 
 
 def test_table_of_patches_is_the_printed_one_and_ours_where_the_magnification_is_the_same():
-    rows = section_of(beside(Found(tables={PATCHES: patches()})), "Table 1")
+    rows = section_of(numbers_of(Found(tables={PATCHES: patches()})), "Table 1")
     assert len(rows) == 21
     for part in ("train", "validation", "test"):
         for place, power in enumerate(PRINTED["patches"]["magnifications"]):
@@ -524,7 +526,7 @@ def test_misprints_are_what_the_totals_of_the_rows_need():
         if excess:
             found[part] = excess
     assert found == {"validation": 450, "test": 50}
-    rows = section_of(beside(Found(tables={PATCHES: patches()})), "Table 1")
+    rows = section_of(numbers_of(Found(tables={PATCHES: patches()})), "Table 1")
     wrong = lines_of(rows, mark=MISPRINT)
     assert dict(zip(wrong["item"], wrong.why, strict=True)) == {
         "validation, 30X": "3,054 is what the row's total 12,733 needs",
@@ -544,14 +546,14 @@ def test_misprints_are_what_the_totals_of_the_rows_need():
 
 def test_on_the_papers_own_tiles_the_counts_still_depend_on_an_overlap_that_is_not_told():
     found = Found(tables={PATCHES: patches()}, is_their_tissue=True)
-    rows = section_of(beside(found), "Table 1")
+    rows = section_of(numbers_of(found), "Table 1")
     others = rows[rows["mark"] != MISPRINT]
     assert set(others["mark"]) == {INCOMPARABLE}
-    assert set(others.why) == {"how its patches overlap is not told"}
+    assert set(others.why) == {"how its patches overlap is not known"}
 
 
 def test_misprints_stand_there_without_any_patches():
-    rows = section_of(beside(Found(lacking={PATCHES: "no tiles"})), "Table 1")
+    rows = section_of(numbers_of(Found(lacking={PATCHES: "no tiles"})), "Table 1")
     assert (rows["mark"] == MISPRINT).sum() == 2
     assert rows.ours_as_paper.isna().all()
     assert set(rows.why[rows["mark"] != MISPRINT]) == {"no tiles"}
@@ -571,7 +573,7 @@ def transfer(shift=0.0):
 
 
 def test_table_of_transfer_is_the_printed_one_row_by_row():
-    rows = section_of(beside(Found(lacking={AREAS_STEP: "no tiles"})), "Table 2")
+    rows = section_of(numbers_of(Found(lacking={AREAS_STEP: "no tiles"})), "Table 2")
     for printed in PRINTED["transfer"]["rows"]:
         item = f"{printed['contestant']}, to {printed['layer']}"
         for metric, quantity in (("mae", "MAE, px"), ("kappa", "kappa")):
@@ -587,7 +589,7 @@ def test_ours_are_the_means_over_fits_of_all_tiles_together(is_finetuned):
     tables = {AREAS_STEP: transfer()} | (
         {step_of(FINETUNED, STAND_IN): transfer(7.0)} if is_finetuned else {}
     )
-    rows = lines_of(section_of(beside(Found(tables=tables)), "Table 2"), network=STAND_IN)
+    rows = lines_of(section_of(numbers_of(Found(tables=tables)), "Table 2"), network=STAND_IN)
     assert len(rows) == 4  # of r2 the paper prints nothing
     for item, base in (("pretrained, to pooled", 100.0), ("cut, to blocks.4", 60.0)):
         for quantity in ("MAE, px", "kappa"):
@@ -621,7 +623,7 @@ def test_ours_stand_beside_the_printed_score_of_the_same_layer_by_whatever_name(
         step_of(AREAS, network): scored(network, CUTS[network], 1.0),
         step_of(FINETUNED, network): scored(network, CUTS[network], 0.5),
     }
-    rows = section_of(beside(Found(curves=curves, tables=tables)), "Table 2")
+    rows = section_of(numbers_of(Found(curves=curves, tables=tables)), "Table 2")
     rows = lines_of(rows, network=network)
     assert len(rows) == 6  # pooled features are those of the last block, so none is left over
     for printed in (row for row in PRINTED["transfer"]["rows"] if row["model"] == network):
@@ -638,11 +640,11 @@ def test_ours_stand_beside_the_printed_score_of_the_same_layer_by_whatever_name(
 def test_weights_that_end_early_leave_a_row_for_the_cut_that_can_be_made(curves):
     ends = dict.fromkeys(("pretrained", "scratch", "cut"), "layer3.5")  # add_13
     found = Found(curves=curves, tables={step_of(AREAS, RESNET): scored(RESNET, ends)})
-    rows = lines_of(section_of(beside(found), "Table 2"), network=RESNET)
+    rows = lines_of(section_of(numbers_of(found), "Table 2"), network=RESNET)
     printed = rows[rows.paper.notna()]
     assert len(printed) == 6
     assert printed.ours.isna().all()
-    assert printed.why.str.endswith("; the weights at hand do not reach that layer").all()
+    assert printed.why.str.endswith("; the available weights do not reach that layer").all()
     others = rows[rows.paper.isna()]
     assert set(others["item"]) == {"scratch, to add_13", "cut, to add_13"}  # the third is the cut
     assert set(others.why) == {"the paper has no such cut"}
@@ -659,14 +661,14 @@ def test_on_the_papers_own_tiles_a_trained_score_within_two_spreads_is_reproduce
     step = step_of(FINETUNED, INCEPTION)
     tables = {step: scored(INCEPTION, CUTS[INCEPTION], shift)}
     found = Found(curves=curves, tables=tables, is_their_tissue=True)
-    rows = lines_of(section_of(beside(found), "Table 2"), network=INCEPTION)
+    rows = lines_of(section_of(numbers_of(found), "Table 2"), network=INCEPTION)
     assert set(rows["mark"]) == {mark}
 
 
 def test_frozen_features_reproduce_no_score_of_trained_weights(curves):
     tables = {step_of(AREAS, INCEPTION): scored(INCEPTION, CUTS[INCEPTION])}
     found = Found(curves=curves, tables=tables, is_their_tissue=True)
-    rows = lines_of(section_of(beside(found), "Table 2"), network=INCEPTION)
+    rows = lines_of(section_of(numbers_of(found), "Table 2"), network=INCEPTION)
     assert set(rows["mark"]) == {INCOMPARABLE}
     assert rows.why.str.endswith("; with all weights trained, which was not done here").all()
     assert marked_score(1.0, 0.1, math.nan)[0] == INCOMPARABLE
@@ -677,7 +679,7 @@ def test_frozen_features_reproduce_no_score_of_trained_weights(curves):
 
 @pytest.mark.parametrize("found", [Found(), Found(lacking=dict.fromkeys(NETWORKS, "why"))])
 def test_table_of_nothing_has_every_printed_number_and_no_verdict(found):
-    table = beside(found)
+    table = numbers_of(found)
     numbers = [r2 for each in ("inception_v3", "resnet50") for kind in KINDS
                for r2 in PRINTED[each].get(kind, [])]  # fmt: skip
     numbers += [PRINTED[each]["peak_r2"] for each in ("inception_v3", "resnet50")]
@@ -708,13 +710,13 @@ def test_section_that_is_none_of_the_papers_is_refused(table):
 
 def write_table_run(folder, **tables):
     folder.mkdir(parents=True)
-    runs.write_run(folder, tables, {}, command="", settings={})
+    runs.write_run(folder, tables, {}, command="")
 
 
 def test_what_is_read_from_the_folders_is_what_stands_in_the_table(tmp_path, curves, table):
     for network in NETWORKS:
         (tmp_path / network).mkdir()
-        write_curve(curves[network], tmp_path / network, command="", settings={})
+        curves[network].save(tmp_path / network)
     write_table_run(tmp_path / SIZES_STEP, invariance=resized())
     write_table_run(tmp_path / NOISE_STEP, noise=noise())
     write_table_run(tmp_path / step_of(PICTURES, RESNET))
@@ -723,7 +725,7 @@ def test_what_is_read_from_the_folders_is_what_stands_in_the_table(tmp_path, cur
     assert found.painted == (step_of(PICTURES, RESNET),)
     assert found.lacking == {"x": "why"}
     read_back, straight = (
-        beside(each) for each in (found, Found(
+        numbers_of(each) for each in (found, Found(
             curves=curves, tables={SIZES_STEP: resized(), NOISE_STEP: noise()},
             painted=(step_of(PICTURES, RESNET),)))
     )  # fmt: skip
@@ -732,15 +734,15 @@ def test_what_is_read_from_the_folders_is_what_stands_in_the_table(tmp_path, cur
 
 def test_empty_folder_is_a_table_of_printed_numbers(tmp_path):
     found = read(tmp_path, {}, is_photographs=True)
-    pd.testing.assert_frame_equal(beside(found), beside(Found()))
+    pd.testing.assert_frame_equal(numbers_of(found), numbers_of(Found()))
 
 
 def test_step_that_could_not_be_done_now_is_not_read_from_an_earlier_time(tmp_path, curves):
     (tmp_path / INCEPTION).mkdir()
-    write_curve(curves[INCEPTION], tmp_path / INCEPTION, command="", settings={})
+    curves[INCEPTION].save(tmp_path / INCEPTION)
     write_table_run(tmp_path / SIZES_STEP, invariance=resized())
-    lacking = {INCEPTION: "no photographs at hand", SIZES_STEP: "it failed"}
-    rows = beside(read(tmp_path, lacking, is_photographs=False))
+    lacking = {INCEPTION: "no images with boxes", SIZES_STEP: "it failed"}
+    rows = numbers_of(read(tmp_path, lacking, is_photographs=False))
     rows = rows[(rows.network == INCEPTION) & (rows.section == "A.2") | (rows.section == "4.1")]
     assert rows[["ours_as_paper", "ours"]].isna().all(axis=None)
     assert set(rows.why) == set(lacking.values())
@@ -760,8 +762,8 @@ def test_folder_without_its_table_is_refused(tmp_path, step):
 def test_run_of_a_newer_version_is_refused(tmp_path, curves):
     folder = tmp_path / INCEPTION
     folder.mkdir()
-    write_curve(curves[INCEPTION], folder, command="", settings={})
+    curves[INCEPTION].save(folder)
     facts = json.loads((folder / "run.json").read_text())
-    (folder / "run.json").write_text(json.dumps({**facts, "format": runs.FORMAT + 1}))
+    (folder / "run.json").write_text(json.dumps({**facts, "format": 2 + 1}))
     with pytest.raises(DataError, match="Update scalecut"):
         read(tmp_path, {}, is_photographs=True)

@@ -6,7 +6,6 @@ import re
 import pandas as pd
 import pytest
 
-from scalecut.figures.analyses import printed_drawing
 from scalecut.paper.claims import COLUMNS as CLAIM_COLUMNS
 from scalecut.paper.claims import claims
 from scalecut.paper.numbers import (
@@ -22,18 +21,10 @@ from scalecut.paper.numbers import (
     STAND_IN,
     WITH_MATCHED_BLUR,
     Found,
-    beside,
+    numbers_of,
 )
-from scalecut.paper.tables import (
-    HEADINGS,
-    NOTES,
-    finding,
-    markdown,
-    number,
-    paper_sections,
-    rows_of,
-)
-from scalecut.report.page import Shown
+from scalecut.paper.tables import NOTES, finding, markdown
+from scalecut.report.paper import HEADINGS, number, rows_of
 from tests.paper.test_numbers import curve
 
 NUMBERS = ["paper", "ours_as_paper", "ours", "ours_low", "ours_high"]
@@ -75,7 +66,7 @@ def value(shown):
 @pytest.fixture(scope="module")
 def whole():
     found = Found(curves={network: curve(network) for network in NETWORKS})
-    return beside(found), claims(found)
+    return numbers_of(found), claims(found)
 
 
 # --- the sentence --------------------------------------------------------------------------------
@@ -185,7 +176,9 @@ def test_every_row_stands_in_its_section_with_its_own_cells(whole):
 def test_claims_come_first_and_whole(whole):
     table, judged = whole
     text = markdown(table, judged)
-    assert text.startswith("# The paper beside ours\n\n" + finding(table, judged) + "\n\n## Claims")
+    assert text.startswith(
+        "# The paper next to ours\n\n" + finding(table, judged) + "\n\n## Claims"
+    )
     headings, _, *lines = tables(text)["Claims"]
     assert headings == list(CLAIM_COLUMNS)
     assert lines == judged.to_numpy().tolist()
@@ -215,23 +208,3 @@ def test_interval_is_shown_with_its_number_and_sorted_by_it():
     assert (cell[0].replace("\N{NO-BREAK SPACE}", " "), cell[1]) == ("0.84 [−0.10, 1.00]", 0.84)
     row = rows_of(table_of((INCEPTION, REPRODUCED)).assign(ours=0.84, ours_as_paper=523.0))[0]
     assert row[4:6] == (("523", 523.0), ("0.84", 0.84))  # as in Markdown
-
-
-# --- parts of the page ---------------------------------------------------------------------------
-
-
-def test_page_has_the_claims_the_pages_of_the_steps_and_each_section_with_its_rows(whole):
-    table, judged = whole
-    figure = Shown(INCEPTION, "", "", printed_drawing(table, INCEPTION))
-    claimed, pages, *others = paper_sections(table, judged, {INCEPTION: figure}, ["noise"])
-    (told,) = claimed.tables
-    assert list(told.columns) == list(CLAIM_COLUMNS)
-    assert [list(row) for row in told.rows] == judged.to_numpy().tolist()
-    assert pages.links == {"noise": "noise/report.html"}
-    there = [section for section in SECTIONS if (table.section == section).any()]
-    assert [other.title for other in others] == [f"{each}: {SECTIONS[each]}" for each in there]
-    for section, other in zip(there, others, strict=True):
-        (shown,) = other.tables
-        assert shown.columns == HEADINGS
-        assert repr(shown.rows) == repr(rows_of(table[table.section == section]))
-        assert other.figures == ([figure] if section == "A.2" else [])

@@ -1,7 +1,6 @@
-"""Tiny networks learn the areas of drawn discs; what training is, is written out a second time."""
+"""Tiny networks learn the areas of drawn discs; the training loop is written out in NumPy."""
 
 import copy
-import logging
 import os
 import signal
 import subprocess
@@ -23,10 +22,11 @@ from scalecut import DataError, Preprocessing, load_network
 from scalecut.cut.network import cut_after
 from scalecut.data.images import Image
 from scalecut.errors import ModelError, OutputError
+from scalecut.features.extract import Computation
 from scalecut.networks.network import seeded, tensors_sha256
 from scalecut.networks.selection import chosen_points
 from scalecut.pathology import finetune as module_under_test
-from scalecut.pathology.finetune import Fit, Parts, Training, finetuned
+from scalecut.pathology.finetune import Fit, Parts, Training, _History, finetuned, mixed_type
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -34,11 +34,12 @@ SIDE = 32
 OWN = Preprocessing(SIDE, SIDE)
 TRAINED, VALIDATED, TESTED = np.arange(33), np.arange(33, 53), np.arange(53, 73)
 PARTS, THREE = Parts(TRAINED, TESTED), Parts(TRAINED, TESTED, VALIDATED)
-QUICK = Training(epochs=3, batch_size=8, learning_rate=1e-2)
+QUICK = Training(epochs=3, learning_rate=1e-2)
+ON_CPU = Computation(batch_size=8, device="cpu")
 
 
 class Tiny(nn.Module):
-    """With all that makes a fit depend on its order: batch norm, and noise of its own."""
+    """With what makes a fit depend on its order: batch norm and dropout."""
 
     def __init__(self, dropout=0.2):
         super().__init__()
@@ -57,7 +58,7 @@ def tiny(dropout=0.2):
 
 
 def linear():
-    """The body is an identity: a straight line through mean colours."""
+    """Linear regression on mean colours."""
     return seeded(lambda: nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 1)), 0)
 
 
@@ -86,7 +87,8 @@ def colours(n=40, seed=0):
 
 def fit_of(place, module=None, parts=PARTS, training=QUICK, **changes):
     images, target = discs()
-    given = {"images": images, "target": target, "preprocessing": OWN, **changes}
+    given = {"images": images, "target": target, "preprocessing": OWN}
+    given |= {"computation": ON_CPU, **changes}
     return finetuned(
         tiny() if module is None else module,
         given.pop("images"),
@@ -102,15 +104,15 @@ def same(a, b):
     return all(np.array_equal(getattr(a, name), getattr(b, name)) for name in Fit.__slots__)
 
 
-def killed_at(n_done, with_what=KeyboardInterrupt):
-    def tell(stage, done, total):
+def killed_at(n_done):
+    def tell(loss, done, total):
         if done >= n_done:
-            raise with_what
+            raise KeyboardInterrupt
 
     return tell
 
 
-def shown_in_training(monkeypatch, kind=Tiny):
+def batches_of(monkeypatch, kind=Tiny):
     """Sizes of the batches that networks of this kind are trained on from now on."""
     sizes, forward = [], kind.forward
 
@@ -123,10 +125,10 @@ def shown_in_training(monkeypatch, kind=Tiny):
     return sizes
 
 
-# --- what is learnt ------------------------------------------------------------------------------
+# --- training ------------------------------------------------------------------------------
 
 
-def test_loss_falls_and_discs_that_were_not_seen_are_measured(tmp_path):
+def test_loss_drops_and_areas_of_new_discs_are_predicted(tmp_path):
     training = replace(QUICK, epochs=12, learning_rate=3e-2)
     found = fit_of(tmp_path, tiny(dropout=0.0), THREE, training)
     _, target = discs()
@@ -142,10 +144,10 @@ def test_training_is_adam_on_the_mean_squared_error_of_whole_batches(tmp_path, r
     images, target, inputs = colours()
     parts = Parts(np.arange(30), np.arange(30, 40))
     rate, epochs = 0.03, 4
-    training = Training(epochs=epochs, learning_rate=rate, batch_size=30, raw_target=raw)
+    training = Training(epochs=epochs, learning_rate=rate, raw_target=raw)
     found = finetuned(
         linear(), images, target, parts, tmp_path, preprocessing=Preprocessing(4, 4),
-        training=training,
+        training=training, computation=replace(ON_CPU, batch_size=30),
     )  # fmt: skip
     own = target[:30]
     mean, scale = (0.0, 1.0) if raw else (own.mean(), own.std())
@@ -166,20 +168,6 @@ def test_training_is_adam_on_the_mean_squared_error_of_whole_batches(tmp_path, r
     )
 
 
-def test_a_straight_line_becomes_that_of_least_squares(tmp_path):
-    images, target, inputs = colours()
-    parts = Parts(np.arange(30), np.arange(30, 40))
-    training = Training(epochs=120, learning_rate=0.05, batch_size=30)
-    found = finetuned(
-        linear(), images, target, parts, tmp_path, preprocessing=Preprocessing(4, 4),
-        training=training,
-    )  # fmt: skip
-    features = np.column_stack([inputs.mean((2, 3)).numpy(), np.ones(40)])
-    weights = np.linalg.lstsq(features[:30], target[:30])[0]
-    best = features[30:] @ weights
-    assert np.abs(found.predictions - best).max() < 0.02 * target.std()
-
-
 def test_the_unit_of_the_target_does_not_matter(tmp_path):
     _, target = discs()
     px, other = fit_of(tmp_path), fit_of(tmp_path, target=3 * target + 7)
@@ -187,8 +175,8 @@ def test_the_unit_of_the_target_does_not_matter(tmp_path):
     np.testing.assert_allclose(other.losses, px.losses, rtol=1e-4)
 
 
-def test_the_target_is_standardised_by_the_training_part_unless_it_is_to_stay_raw(tmp_path):
-    """A network that answers 0 and does not move has the losses that follow from the target."""
+def test_the_target_is_standardised_by_the_training_part_unless_it_is_raw(tmp_path):
+    """A network that outputs 0 and does not learn has the losses of the target alone."""
     still = linear()
     nn.init.zeros_(still[2].weight)
     nn.init.zeros_(still[2].bias)
@@ -206,21 +194,15 @@ def test_the_target_is_standardised_by_the_training_part_unless_it_is_to_stay_ra
     np.testing.assert_allclose(raw.predictions, 0.0, atol=1e-6)
 
 
-# --- what is shown -------------------------------------------------------------------------------
+# --- batches -------------------------------------------------------------------------------
 
 
-def test_an_image_that_would_be_alone_joins_the_batch_before(tmp_path, monkeypatch):
-    sizes = shown_in_training(monkeypatch)
-    fit_of(tmp_path, training=replace(QUICK, epochs=2))
-    assert sizes == [8, 8, 8, 9] * 2
-
-
-@pytest.mark.parametrize("n", [2, 9, 10, 16])
-def test_every_image_is_shown_once_an_epoch(tmp_path, monkeypatch, n):
-    sizes = shown_in_training(monkeypatch)
-    fit_of(tmp_path, parts=Parts(TRAINED[:n], TESTED[:1]), training=replace(QUICK, epochs=2))
-    assert sum(sizes) == 2 * n
-    assert min(sizes) > 1
+def test_every_image_is_in_one_batch_of_two_or_more_per_epoch(tmp_path, monkeypatch):
+    sizes = batches_of(monkeypatch)
+    for n, expected in ((2, [2]), (9, [9]), (10, [8, 2]), (16, [8, 8]), (33, [8, 8, 8, 9])):
+        fit_of(tmp_path, parts=Parts(TRAINED[:n], TESTED[:1]), training=replace(QUICK, epochs=2))
+        assert sizes == expected * 2
+        sizes.clear()
 
 
 def test_the_order_changes_from_epoch_to_epoch_and_with_the_seed(tmp_path):
@@ -242,16 +224,15 @@ def test_the_order_changes_from_epoch_to_epoch_and_with_the_seed(tmp_path):
 
 
 @pytest.mark.parametrize("fit", ["squash", "crop", "pad"])
-def test_pictures_are_fitted_once_whether_they_are_kept_in_memory_or_not(
-    tmp_path, monkeypatch, fit
-):
+def test_images_are_fitted_once_whether_they_are_kept_in_memory_or_not(tmp_path, monkeypatch, fit):
     images, target = discs(side=40)
     files = []
     for number, image in enumerate(images):
         path = tmp_path / f"{number}.png"
         PIL.Image.fromarray(image.source[:, :36]).save(path)
         files.append(Image(image.name, path))
-    given = {"images": files, "target": target, "fit": fit, "training": replace(QUICK, epochs=1)}
+    given = {"images": files, "target": target, "training": replace(QUICK, epochs=1)}
+    given["computation"] = replace(ON_CPU, fit=fit)
     kept = fit_of(tmp_path / "kept", **given)
     monkeypatch.setattr(module_under_test, "MOST_BYTES", 0)
     assert same(fit_of(tmp_path / "decoded each time", **given), kept)
@@ -263,109 +244,106 @@ def test_bfloat16_is_mixed_and_predictions_are_of_float32(tmp_path):
     module.conv.register_forward_hook(
         lambda conv, args, output: seen.add((conv.training, conv.weight.dtype, output.dtype))
     )
-    half = replace(QUICK, precision="bfloat16", device="cpu")
-    found = fit_of(tmp_path, module, training=half)
+    found = fit_of(tmp_path, module, computation=replace(ON_CPU, precision="bfloat16"))
     assert seen == {(True, torch.float32, torch.bfloat16), (False, torch.float32, torch.float32)}
     np.testing.assert_allclose(found.losses, fit_of(tmp_path).losses, rtol=0.05)
 
 
-def test_precision_is_whole_on_a_processor_and_mixed_on_a_gpu(monkeypatch):
-    """The GPU is pretended."""
+def test_precision_is_float32_on_a_processor_and_mixed_on_a_gpu(monkeypatch):
+    """The GPU is simulated."""
 
-    def name(precision, device, has_bfloat16):
+    def mixed(precision, device, has_bfloat16):
         monkeypatch.setattr(
             torch.cuda, "is_bf16_supported", lambda including_emulation: has_bfloat16
         )
         monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-        return module_under_test._resolved(Training(precision=precision, device=device)).precision
+        return mixed_type(precision, device)
 
-    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
-    assert name("auto", "cpu", False) == "32-true"
-    assert name("float32", "cuda", True) == "32-true"
-    assert name("bfloat16", "cpu", False) == "bf16-mixed"
-    assert name("auto", "cuda", True) == "bf16-mixed"
-    assert name("auto", "cuda:0", False) == "16-mixed"
+    monkeypatch.setattr("scalecut.features.backends.instructions", lambda: ("BF16",))
+    assert mixed("auto", "cpu", False) is mixed("float32", "cuda", True) is None
+    assert mixed("bfloat16", "cpu", False) == mixed("auto", "cuda", True) == torch.bfloat16
+    assert mixed("auto", "cuda:0", False) == torch.float16
 
 
-# --- killed, and gone on with --------------------------------------------------------------------
+# --- interrupted and resumed --------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("n_done", [10, 33 + 16, 66, 99])
-@pytest.mark.parametrize("parts", [PARTS, THREE], ids=["no validation", "validation"])
-def test_a_fit_that_was_interrupted_goes_on_to_the_same_numbers(
-    tmp_path, monkeypatch, parts, n_done
-):
+@pytest.mark.parametrize(
+    ("parts", "n_done"), [(PARTS, 10), (PARTS, 66), (THREE, 33 + 16), (THREE, 99)]
+)
+def test_an_interrupted_fit_resumes_to_the_same_numbers(tmp_path, monkeypatch, parts, n_done):
     whole = fit_of(tmp_path / "whole", parts=parts)
     with pytest.raises(KeyboardInterrupt):
-        fit_of(tmp_path / "killed", parts=parts, progress=killed_at(n_done))
-    sizes = shown_in_training(monkeypatch)
+        fit_of(tmp_path / "killed", parts=parts, tell=killed_at(n_done))
+    sizes = batches_of(monkeypatch)
     assert same(fit_of(tmp_path / "killed", parts=parts), whole)
     assert sum(sizes) == 99 - (n_done - 1) // 33 * 33  # whole epochs are not trained again
 
 
 def killed_for_good(place):
-    """Train until nothing can be tidied up any more; the test starts a process that does."""
-    assert "pytorch_lightning" not in sys.modules  # it is imported when it is needed
+    """Train until the process is killed without a chance to clean up."""
+    assert "tensorboard" not in sys.modules  # it is imported when it is needed
     torch.set_num_threads(1)
 
-    def tell(stage, done, total):
+    def tell(loss, done, total):
         if done > 40:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    fit_of(Path(place), parts=THREE, progress=tell)
+    fit_of(Path(place), parts=THREE, tell=tell)
 
 
-def test_a_process_that_was_killed_goes_on_to_the_same_numbers(tmp_path, monkeypatch):
-    code = "import sys, test_finetune; test_finetune.killed_for_good(sys.argv[1])"
+def test_a_killed_process_resumes_to_the_same_numbers(tmp_path, monkeypatch):
+    code = "import sys; from tests.pathology.test_finetune import killed_for_good as kill; "
+    code += "kill(sys.argv[1])"
     done = subprocess.run(
         [sys.executable, "-c", code, tmp_path / "killed"],
-        cwd=Path(__file__).parent,
+        cwd=Path(__file__).parents[2],
         capture_output=True,
         check=False,
     )
     assert done.returncode == -signal.SIGKILL, done.stderr.decode()
     whole = fit_of(tmp_path / "whole", parts=THREE)
-    sizes = shown_in_training(monkeypatch)
+    sizes = batches_of(monkeypatch)
     assert same(fit_of(tmp_path / "killed", parts=THREE), whole)
     assert sum(sizes) == 66
 
 
-def test_a_finished_fit_is_told_without_training(tmp_path, monkeypatch):
+def test_a_finished_fit_is_returned_without_training(tmp_path, monkeypatch):
     first = fit_of(tmp_path)
-    sizes, told = shown_in_training(monkeypatch), []
-    assert same(fit_of(tmp_path, progress=lambda *each: told.append(each)), first)
+    sizes, told = batches_of(monkeypatch), []
+    assert same(fit_of(tmp_path, tell=lambda *each: told.append(each)), first)
     assert sizes == []
-    assert told == [(f"finetune: loss {first.losses[-1]:.3g}", 99, 99)]
+    assert told == [(f"loss {first.losses[-1]:.3g}", 99, 99)]
     (folder,) = tmp_path.iterdir()
-    assert {path.suffix for path in folder.iterdir()}.isdisjoint({".ckpt", ".part"})
+    assert not list(folder.glob("*.ckpt")) + list(folder.glob("unfinished*"))
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"seed": 1},
-        {"module": seeded(Tiny, 1)},
-        {"module": tiny(dropout=0.3)},
-        {"training": replace(QUICK, learning_rate=2e-2)},
-        {"training": replace(QUICK, epochs=2)},
-        {"target": np.sqrt(discs()[1])},
-        {"images": discs(seed=1)[0]},
-        {"parts": Parts(TRAINED[::-1].copy(), TESTED)},
-        {"parts": Parts(TRAINED, TESTED[:7])},
-        {"preprocessing": replace(OWN, mean=(0.5, 0.5, 0.5))},
-        {"fit": "pad"},
-    ],
-    ids=lambda changes: " ".join(changes),
-)
-def test_a_fit_with_other_settings_is_not_taken_up(tmp_path, changes):
+OTHER = [
+    {"seed": 1},
+    {"module": seeded(Tiny, 1)},
+    {"module": tiny(dropout=0.3)},
+    {"training": replace(QUICK, learning_rate=2e-2)},
+    {"training": replace(QUICK, epochs=2)},
+    {"target": np.sqrt(discs()[1])},
+    {"images": discs(seed=1)[0]},
+    {"parts": Parts(TRAINED[::-1].copy(), TESTED)},
+    {"parts": Parts(TRAINED, TESTED[:7])},
+    {"preprocessing": replace(OWN, mean=(0.5, 0.5, 0.5))},
+    {"computation": replace(ON_CPU, fit="pad")},
+    {"computation": replace(ON_CPU, batch_size=16)},
+]
+
+
+@pytest.mark.parametrize("changes", OTHER[:1] + OTHER[5:6], ids=lambda changes: " ".join(changes))
+def test_a_fit_with_other_settings_is_not_resumed(tmp_path, changes):
     with pytest.raises(KeyboardInterrupt):
-        fit_of(tmp_path / "used", progress=killed_at(40))
+        fit_of(tmp_path / "used", tell=killed_at(40))
     found = fit_of(tmp_path / "used", **changes)
     assert same(found, fit_of(tmp_path / "fresh", **changes))
     assert len(list((tmp_path / "used").iterdir())) == 2
 
 
-def test_the_same_weights_in_other_code_are_another_fit(tmp_path):
+def test_every_setting_and_the_code_of_the_network_have_a_fit_of_their_own(tmp_path, monkeypatch):
     class Doubled(Tiny):
         def forward(self, x):
             return 2 * super().forward(x)
@@ -373,15 +351,16 @@ def test_the_same_weights_in_other_code_are_another_fit(tmp_path):
     Doubled.__name__ = "Tiny"
     other = Doubled()
     other.load_state_dict(tiny().state_dict())
-    fit_of(tmp_path)
-    fit_of(tmp_path, other)
-    assert len(list(tmp_path.iterdir())) == 2
+    monkeypatch.setattr(module_under_test, "_train", lambda *_: _History([1.0], []))
+    for n, changes in enumerate([{}, *OTHER, {"module": other}, {}], start=1):
+        fit_of(tmp_path, **changes)
+        assert len(list(tmp_path.iterdir())) == min(n, len(OTHER) + 2)
 
 
-# --- chance, and what is left as it was ----------------------------------------------------------
+# --- randomness, and surroundings ----------------------------------------------------------
 
 
-def test_numbers_follow_from_the_seed_and_from_nothing_else(tmp_path):
+def test_numbers_depend_on_the_seed_alone(tmp_path):
     torch.manual_seed(1)
     first = fit_of(tmp_path / "a", seed=3)
     torch.manual_seed(2)
@@ -394,26 +373,25 @@ def surroundings():
     cudnn = torch.backends.cudnn
     return {
         "chance": torch.get_rng_state().tolist(),
-        "numpy": str(np.random.get_state()),  # noqa: NPY002 - whether it is left alone
+        "numpy": str(np.random.get_state()),  # noqa: NPY002 - whether it is unchanged
         "gradients": torch.is_grad_enabled(),
         "cudnn": (cudnn.enabled, cudnn.deterministic, cudnn.benchmark),
         "algorithms": torch.are_deterministic_algorithms_enabled(),
         "threads": torch.get_num_threads(),
         "signals": [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)],
         "warnings": list(warnings.filters),
-        "loggers": [logging.getLogger(n).level for n in ("", "pytorch_lightning")],
         "environment": dict(os.environ),
     }
 
 
 @pytest.mark.parametrize("n_done", [1000, 40], ids=["to its end", "interrupted"])
 def test_the_process_is_left_as_it_was(tmp_path, n_done):
-    fit_of(tmp_path / "first")  # imports Lightning, which sets up its logger
+    fit_of(tmp_path / "first")  # imports TensorBoard
     before = surroundings()
     with torch.no_grad():
         if n_done < 99:
             with pytest.raises(KeyboardInterrupt):
-                fit_of(tmp_path, progress=killed_at(n_done))
+                fit_of(tmp_path, tell=killed_at(n_done))
         else:
             fit_of(tmp_path)
         assert not torch.is_grad_enabled()
@@ -429,15 +407,15 @@ def test_the_network_is_left_as_it_was(tmp_path):
     assert not any(p.requires_grad or p.grad is not None for p in module.parameters())
 
 
-def test_nothing_is_said_but_by_the_progress(tmp_path, capfd):
+def test_only_the_progress_is_told(tmp_path, capfd):
     told = []
-    found = fit_of(tmp_path, parts=THREE, progress=lambda *each: told.append(each), stage="cut 3")
+    found = fit_of(tmp_path, parts=THREE, tell=lambda *each: told.append(each))
     assert capfd.readouterr() == ("", "")
-    stages, done, totals = zip(*told, strict=True)
+    losses, done, totals = zip(*told, strict=True)
     assert set(totals) == {99}
     assert done == (8, 16, 24, 33, 41, 49, 57, 66, 74, 82, 90, 99, 99)
-    losses = [f"cut 3: loss {loss:.3g}" for loss in found.losses]
-    assert stages == ("cut 3",) * 4 + (losses[0],) * 4 + (losses[1],) * 4 + (losses[2],)
+    said = [f"loss {loss:.3g}" for loss in found.losses]
+    assert losses == ("",) * 4 + (said[0],) * 4 + (said[1],) * 4 + (said[2],)
 
 
 def test_it_trains_in_another_thread(tmp_path):
@@ -448,26 +426,19 @@ def test_it_trains_in_another_thread(tmp_path):
     assert same(found[0], fit_of(tmp_path / "b"))
 
 
-def test_a_program_asked_to_end_does_not_end_well(tmp_path):
-    """Lightning ends the batch and exits with status 0, as if all were done."""
-    with pytest.raises(SystemExit) as ended:
-        fit_of(tmp_path, progress=lambda *_: signal.raise_signal(signal.SIGTERM))
-    assert ended.value.code == 128 + signal.SIGTERM
-
-
 # --- validation ----------------------------------------------------------------------------------
 
 
 def restless(place, **settings):
     """A fit whose validation loss goes up and down: the rate is far too large."""
-    training = Training(epochs=12, batch_size=8, learning_rate=0.2, **settings)
+    training = Training(epochs=12, learning_rate=0.2, **settings)
     return fit_of(place, parts=THREE, training=training)
 
 
 def test_the_best_epoch_gives_what_a_fit_of_so_many_epochs_gives(tmp_path):
     best = restless(tmp_path, keep_best=True)
     assert best.epoch == np.argmin(best.validation_losses) + 1 < 12 == len(best.losses)
-    training = Training(epochs=best.epoch, batch_size=8, learning_rate=0.2)
+    training = Training(epochs=best.epoch, learning_rate=0.2)
     until_then = fit_of(tmp_path, parts=THREE, training=training)
     np.testing.assert_array_equal(best.predictions, until_then.predictions)
     last = restless(tmp_path)
@@ -483,8 +454,7 @@ def spent(losses, patience):
     return len(losses)
 
 
-@pytest.mark.parametrize("patience", [1, 2])
-@pytest.mark.parametrize("keep_best", [False, True])
+@pytest.mark.parametrize(("patience", "keep_best"), [(1, False), (2, True)])
 def test_training_stops_when_patience_is_spent(tmp_path, patience, keep_best):
     whole = restless(tmp_path)
     found = restless(tmp_path, patience=patience, keep_best=keep_best)
@@ -495,25 +465,23 @@ def test_training_stops_when_patience_is_spent(tmp_path, patience, keep_best):
 
 
 @pytest.mark.parametrize("keep_best", [False, True])
-def test_a_fit_that_was_killed_after_it_stopped_is_not_trained_on(tmp_path, monkeypatch, keep_best):
-    whole = restless(tmp_path / "whole", patience=1, keep_best=keep_best)
-    write = module_under_test._write
-    monkeypatch.setattr(module_under_test, "_write", lambda *_, **__: 1 / 0)
-    with pytest.raises(ZeroDivisionError):
+def test_a_fit_killed_after_it_stopped_is_not_trained_further(tmp_path, monkeypatch, keep_best):
+    finished = restless(tmp_path / "finished", patience=1, keep_best=keep_best)
+    with monkeypatch.context() as patch, pytest.raises(ZeroDivisionError):
+        patch.setattr(np, "savez", lambda *_, **__: 1 / 0)
         restless(tmp_path / "killed", patience=1, keep_best=keep_best)
-    monkeypatch.setattr(module_under_test, "_write", write)
-    sizes = shown_in_training(monkeypatch)
-    assert same(restless(tmp_path / "killed", patience=1, keep_best=keep_best), whole)
+    sizes = batches_of(monkeypatch)
+    assert same(restless(tmp_path / "killed", patience=1, keep_best=keep_best), finished)
     assert sizes == []
 
 
 def test_the_best_weights_are_kept_when_the_folder_moves(tmp_path):
     whole = restless(tmp_path / "whole", patience=4, keep_best=True)
-    training = Training(epochs=12, batch_size=8, learning_rate=0.2, patience=4, keep_best=True)
+    training = Training(epochs=12, learning_rate=0.2, patience=4, keep_best=True)
     with pytest.raises(KeyboardInterrupt):
         fit_of(
             tmp_path / "killed", parts=THREE, training=training,
-            progress=killed_at(33 * whole.epoch + 1),
+            tell=killed_at(33 * whole.epoch + 1),
         )  # fmt: skip
     (tmp_path / "killed").rename(tmp_path / "moved")
     assert same(restless(tmp_path / "moved", patience=4, keep_best=True), whole)
@@ -525,9 +493,18 @@ def test_validation_changes_no_weights(tmp_path):
     assert without.validation_losses.shape == (0,)
 
 
-def test_tensorboard_shows_the_losses_of_all_epochs_also_after_a_kill(tmp_path):
-    with pytest.raises(KeyboardInterrupt):
-        fit_of(tmp_path, parts=THREE, progress=killed_at(40))
+def test_tensorboard_has_the_losses_of_each_epoch_once_also_after_a_kill(tmp_path, monkeypatch):
+    """Killed after the second epoch was logged, and before its checkpoint was written."""
+    save, saved = torch.save, []
+
+    def killed(state, file):
+        if saved:
+            raise KeyboardInterrupt
+        saved.append(save(state, file))
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(torch, "save", killed)
+        fit_of(tmp_path, parts=THREE)
     found = fit_of(tmp_path, parts=THREE)
     (folder,) = tmp_path.iterdir()
     log = EventAccumulator(str(folder)).Reload()
@@ -537,7 +514,7 @@ def test_tensorboard_shows_the_losses_of_all_epochs_also_after_a_kill(tmp_path):
         assert all(a.step < b.step for a, b in pairwise(events))
 
 
-# --- what cannot be done -------------------------------------------------------------------------
+# --- what cannot be trained -----------------------------------------------------------------------
 
 
 class Failing(Tiny):
@@ -559,97 +536,58 @@ def wrong_target():
     return target
 
 
-@pytest.mark.parametrize(
-    ("kind", "changes", "text"),
-    [
-        (
-            DataError,
-            {"module": Failing()},
-            "The loss is nan in epoch 1, with a learning rate of 0.01. Give a smaller one, such as "
-            "0.001.",
-        ),
-        (
-            ModelError,
-            {"module": Failing(torch.OutOfMemoryError("CUDA out of memory.")),
-             "training": replace(QUICK, device="cpu")},
-            "Training on a batch of 8 does not fit into the memory of cpu. Give a smaller one, "
-            "such as --batch-size 4.",
-        ),
-        (
-            ModelError,
-            {"module": nn.Sequential(nn.Flatten(), nn.Linear(3 * SIDE**2, 5))},
-            "The network gives (2, 5) for 2 images, but one number an image is trained. Give it a "
-            "head of one output.",
-        ),
-        (
-            DataError,
-            {"parts": Parts(TRAINED[:1], TESTED)},
-            "There are 1 images to train on and 20 to test on. Give 2 or more, and 1 or more.",
-        ),
-        (
-            DataError,
-            {"target": wrong_target()},
-            "The target of 33 images to train on is nan to nan. Give finite targets that differ.",
-        ),
-        (
-            DataError,
-            {"target": np.full(73, 4.0)},
-            "The target of 33 images to train on is 4 to 4. Give finite targets that differ.",
-        ),
-        (
-            DataError,
-            {"training": replace(QUICK, epochs=0)},
-            "0 epochs in batches of 8 at a learning rate of 0.01 train nothing. Give 1 epoch or "
-            "more, batches of 2 or more and a rate above 0.",
-        ),
-        (
-            DataError,
-            {"training": replace(QUICK, patience=2)},
-            "Stopping early and keeping the best epoch need images to validate on, and there are "
-            "none. Cut patches with a validation part, or train a fixed number of epochs.",
-        ),
-        (
-            DataError,
-            {"images": [Image("gone.png", Path("gone.png"))] * 73},
-            "gone.png: there is no such file; check its name and folder",
-        ),
-    ],
-    ids=lambda value: value[:30] if isinstance(value, str) else "",
-)  # fmt: skip
-def test_what_cannot_be_trained_is_told_in_one_line(tmp_path, kind, changes, text):
-    with pytest.raises(kind) as error:
-        fit_of(tmp_path, **changes)
-    assert str(error.value) == text
+# fmt: off
+REFUSED = [
+    (DataError, {"module": Failing()},
+     "The loss is nan in epoch 1, with a learning rate of 0.01. Give a smaller one, such as "
+     "0.001."),
+    (ModelError, {"module": Failing(torch.OutOfMemoryError("CUDA out of memory."))},
+     "Training on a batch of 8 does not fit into the memory of cpu. Give a smaller one, such as "
+     "--batch-size 4."),
+    (ModelError, {"module": nn.Sequential(nn.Flatten(), nn.Linear(3 * SIDE**2, 5))},
+     "The network gives (2, 5) for 2 images, but one number per image is trained. Give it a head "
+     "with one output."),
+    (DataError, {"parts": Parts(TRAINED[:1], TESTED)},
+     "There are 1 training images and 20 test images. Give at least 2 for training and 1 for "
+     "testing."),
+    (DataError, {"target": wrong_target()},
+     "The target of the 33 training images is nan to nan. Give finite targets that differ."),
+    (DataError, {"target": np.full(73, 4.0)},
+     "The target of the 33 training images is 4 to 4. Give finite targets that differ."),
+    (DataError, {"training": replace(QUICK, epochs=0)},
+     "0 epochs in batches of 8 at a learning rate of 0.01 train nothing. Give --epochs 1 or more, "
+     "--batch-size 2 or more and a --learning-rate above 0."),
+    (DataError, {"training": replace(QUICK, patience=2)},
+     "--patience and --keep-best need validation images, and there are none. Cut patches with a "
+     "validation part, or train a fixed number of epochs."),
+    (DataError, {"images": [Image("gone.png", Path("gone.png"))] * 73},
+     "gone.png: there is no such file; check its name and folder"),
+]
+# fmt: on
 
 
-def test_a_damaged_picture_is_named(tmp_path):
+def test_what_cannot_be_trained_is_refused_in_one_line(tmp_path, monkeypatch):
+    for kind, changes, text in REFUSED:
+        with pytest.raises(kind) as error:
+            fit_of(tmp_path / "fits", **changes)
+        assert str(error.value) == text
     images, _ = discs()
     path = tmp_path / "damaged.png"
     PIL.Image.fromarray(images[0].source).save(path)
     path.write_bytes(path.read_bytes()[:300])
     images[0] = Image("damaged.png", path)
-    with pytest.raises(DataError, match=r"^damaged.png: it is truncated or broken .* Leave it out"):
+    with pytest.raises(DataError, match=r"^damaged.png: it is truncated or broken .* Remove it"):
         fit_of(tmp_path / "fits", images=images)
-
-
-def test_a_place_that_cannot_be_written_is_told(tmp_path):
-    (tmp_path / "file").write_text("")
     with pytest.raises(OutputError) as error:
-        fit_of(tmp_path / "file")
+        fit_of(path)
     assert str(error.value) == (
-        f"{tmp_path / 'file'} cannot be written (Not a directory). Give a folder that can; what "
-        "was trained up to the last whole epoch is kept."
+        f"{path} cannot be written (Not a directory). Give a folder that can; completed epochs are "
+        "kept."
     )
-
-
-@pytest.mark.parametrize("missing", ["pytorch_lightning", "tensorboard"])
-def test_a_missing_extra_is_told(tmp_path, monkeypatch, missing):
-    monkeypatch.setattr(module_under_test, "find_spec", lambda name: name != missing or None)
+    monkeypatch.setattr(module_under_test, "find_spec", lambda name: None)
     with pytest.raises(ModelError) as error:
         fit_of(tmp_path)
-    assert str(error.value) == (
-        "Mode finetune needs pytorch-lightning and tensorboard. Install scalecut[finetune]."
-    )
+    assert str(error.value) == "Mode finetune needs tensorboard. Install scalecut[finetune]."
 
 
 # --- real networks, and a GPU --------------------------------------------------------------------
@@ -657,7 +595,7 @@ def test_a_missing_extra_is_told(tmp_path, monkeypatch, missing):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("whole", [False, True], ids=["cut", "whole"])
-def test_efficientnet_lite0_learns_discs_and_goes_on_after_a_kill(tmp_path, whole):
+def test_efficientnet_lite0_learns_discs_and_resumes_after_a_kill(tmp_path, whole):
     torch.set_num_threads(2)
     network = load_network("tf_efficientnet_lite0")
     images, target = discs(200, side=224)
@@ -666,13 +604,12 @@ def test_efficientnet_lite0_learns_discs_and_goes_on_after_a_kill(tmp_path, whol
     module = seeded(lambda: cut_after(network, layer, head=1), 0)
     before = copy.deepcopy(module).state_dict()
     parts = Parts(np.arange(160), np.arange(180, 200), np.arange(160, 180))
-    given = {"preprocessing": network.preprocessing, "training": Training(epochs=2, device="cpu")}
+    given = {"preprocessing": network.preprocessing, "training": Training(epochs=2)}
+    given["computation"] = Computation(device="cpu")
     straight = finetuned(module, images, target, parts, tmp_path / "straight", **given)
     assert straight.losses[1] < straight.losses[0]
     with pytest.raises(KeyboardInterrupt):
-        finetuned(
-            module, images, target, parts, tmp_path / "killed", progress=killed_at(200), **given
-        )
+        finetuned(module, images, target, parts, tmp_path / "killed", tell=killed_at(200), **given)
     assert same(finetuned(module, images, target, parts, tmp_path / "killed", **given), straight)
     for name, tensor in module.state_dict().items():
         assert torch.equal(tensor, before[name])
@@ -680,7 +617,7 @@ def test_efficientnet_lite0_learns_discs_and_goes_on_after_a_kill(tmp_path, whol
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-def test_a_gpu_trains_in_mixed_precision_and_goes_on_after_a_kill(tmp_path):
+def test_a_gpu_trains_in_mixed_precision_and_resumes_after_a_kill(tmp_path):
     seen = set()
     module = tiny()
     module.conv.register_forward_hook(
@@ -688,11 +625,12 @@ def test_a_gpu_trains_in_mixed_precision_and_goes_on_after_a_kill(tmp_path):
     )
     training = replace(QUICK, epochs=12, learning_rate=3e-2)
     chance = torch.cuda.get_rng_state()
-    whole = fit_of(tmp_path / "whole", module, THREE, training)
+    on_gpu = {"computation": Computation(batch_size=8, device="cuda")}
+    whole = fit_of(tmp_path / "whole", module, THREE, training, **on_gpu)
     half = torch.bfloat16 if torch.cuda.is_bf16_supported(False) else torch.float16
     assert seen == {(True, "cuda", half), (False, "cuda", half), (False, "cuda", torch.float32)}
     assert torch.equal(torch.cuda.get_rng_state(), chance)
     assert whole.losses[-1] < 0.7 * whole.losses[0]
     with pytest.raises(KeyboardInterrupt):
-        fit_of(tmp_path / "killed", module, THREE, training, progress=killed_at(100))
-    assert same(fit_of(tmp_path / "killed", module, THREE, training), whole)
+        fit_of(tmp_path / "killed", module, THREE, training, tell=killed_at(100), **on_gpu)
+    assert same(fit_of(tmp_path / "killed", module, THREE, training, **on_gpu), whole)

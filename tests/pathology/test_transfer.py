@@ -1,8 +1,8 @@
-"""Networks that are made to forget how large bright discs are, or to keep it, on drawn patches."""
+"""Networks that are built to lose the size of bright discs, or to keep it, on drawn patches."""
 
 import copy
 import re
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -12,22 +12,31 @@ import torch
 from sklearn.metrics import cohen_kappa_score, recall_score
 from torch import nn
 
-from scalecut import DataError, LayerError, Preprocessing, load_network
+from scalecut import DataError, LayerError, Preprocessing, ScalecutError, load_network
 from scalecut.data.images import Image
-from scalecut.features.extract import Computation, extract
+from scalecut.features.extract import Computation, Stages, extract_features
 from scalecut.networks.network import tensors_sha256
 from scalecut.networks.points import LOGITS, SOFTMAX
 from scalecut.networks.selection import chosen_points
 from scalecut.networks.truncation import output_at
 from scalecut.paper import published
-from scalecut.paper.tables import beside_the_paper
+from scalecut.paper.tables import with_the_paper
 from scalecut.pathology.comparison import METRICS, Difference, metrics, sentence, tile_metrics
-from scalecut.pathology.fits import Trial, beside, task_of
-from scalecut.pathology.methods import NAMES, Source, planned, reset_behind
+from scalecut.pathology.methods import (
+    NAMES,
+    Source,
+    Trial,
+    concatenated,
+    planned,
+    reset_after,
+    task_of,
+)
 from scalecut.pathology.patches import COLUMNS as PATCH_COLUMNS
-from scalecut.pathology.transfer import ALL, COLUMNS, transfer
+from scalecut.pathology.patches import Patches
+from scalecut.pathology.transfer import ALL, COLUMNS, CutPoint, _point_of, read_transfer, transfer
+from scalecut.runs import read_run
 from scalecut.stats.ridge import decompose, nested_ridge
-from tests.probing.test_curve import curve_of, made_up
+from tests.probing.test_curve import curve_of, line_of
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -35,12 +44,12 @@ SIDE = 32
 AREAS = {10.0: 30.0, 20.0: 90.0, 40.0: 250.0}  # px, by magnification
 N_TILES = {"train": 6, "validation": 1, "test": 6}
 EACH = 3  # patches of a tile and magnification
-LOOK = Computation(precision="float32")
+EXACTLY = Computation(precision="float32")
 CUT = "blocks.0"
 
 
 class Block(nn.Module):
-    """A sum of two ways, colours kept apart, some of which are not handed on."""
+    """A residual block that keeps colours apart and drops some of them."""
 
     def __init__(self, kept):
         super().__init__()
@@ -54,7 +63,7 @@ class Block(nn.Module):
 
 
 class Planted(nn.Module):
-    """Red holds the disc: brightness times area once it is averaged."""
+    """The mean of red encodes the disc: brightness times area."""
 
     def __init__(self, kept):
         super().__init__()
@@ -82,12 +91,12 @@ def network(*kept):
 
 
 @pytest.fixture(scope="module")
-def forgetful():
+def losing():
     return network(0.0, 1.0, 1.0)
 
 
 @pytest.fixture(scope="module")
-def faithful():
+def keeping():
     return network(1.0, 1.0, 1.0)
 
 
@@ -102,7 +111,7 @@ def disc(area, rng):
 
 
 def draw(folder, seed=0):
-    """A table as `patches.cut_patches` gives it, the patches in the folder."""
+    """Patches as `patches.cut_patches` gives them, in the folder."""
     rng, rows = np.random.default_rng(seed), []
     (folder / "patches").mkdir(parents=True)
     for part, n_tiles in N_TILES.items():
@@ -115,20 +124,19 @@ def draw(folder, seed=0):
                     PIL.Image.fromarray(pixels).save(folder / name)
                     place = (name, tile, f"patient-{tile}", part, magnification, 0, 0)
                     rows.append((*place, 1, float(area), float(area), np.nan))
-    return pd.DataFrame(rows, columns=list(PATCH_COLUMNS))
+    return Patches(pd.DataFrame(rows, columns=list(PATCH_COLUMNS)), folder)
 
 
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory):
-    """Table and folder of patches that are only read."""
-    folder = tmp_path_factory.mktemp("drawn")
-    return draw(folder), folder
+    """Patches that are only read."""
+    return draw(tmp_path_factory.mktemp("drawn"))
 
 
-def ways(whole, drawn, *contestants, layer=CUT, seeds=4, **more):
-    table, folder = drawn
-    given = {"layer": layer, "seeds": seeds, "look": LOOK, **more}
-    return transfer(whole, table, folder, contestants=contestants, **given)
+def compared(whole, patches, *methods, at=CUT, curve=None, seed=0, seeds=4, **trial):
+    cut = CutPoint(at, curve)
+    asked = Trial(methods=methods, seeds=seeds, **trial)
+    return transfer(whole, patches, trial=asked, cut=cut, computation=EXACTLY, seed=seed)
 
 
 def difference(found, metric, other="pretrained"):
@@ -137,11 +145,11 @@ def difference(found, metric, other="pretrained"):
     return Difference(**row)
 
 
-# --- the verdict ---------------------------------------------------------------------------------
+# --- findings ---------------------------------------------------------------------------------
 
 
-def test_cut_before_the_network_forgets_is_called_better_than_the_whole(forgetful, drawn):
-    found = ways(forgetful, drawn, "pretrained", "cut", seeds=10)
+def test_cut_before_size_is_lost_is_better_than_the_whole_network(losing, drawn):
+    found = compared(losing, drawn, "pretrained", "cut", seeds=10)
     for metric in METRICS:
         assert difference(found, metric).is_shown, metric
         assert difference(found, metric).low > 0
@@ -150,30 +158,30 @@ def test_cut_before_the_network_forgets_is_called_better_than_the_whole(forgetfu
         r"10 of 10 seeds\.",
         found.finding(),
     )
-    scores = found.summary().set_index("contestant")
+    scores = found.scores().set_index("contestant")
     assert scores.kappa["cut"] > 0.8
     assert scores.kappa["pretrained"] < 0.4
 
 
-def test_cut_of_a_network_that_keeps_size_is_no_evidence(faithful, drawn):
-    found = ways(faithful, drawn, "pretrained", "cut", seeds=10)
+def test_cut_of_a_network_that_keeps_size_is_no_evidence(keeping, drawn):
+    found = compared(keeping, drawn, "pretrained", "cut", seeds=10)
     for metric in ("kappa", "kappa_quadratic"):
         assert not difference(found, metric).is_shown, metric
     for metric in ("mae", "octaves"):  # the same but for rounding
         assert abs(difference(found, metric).better) < 1e-3
     assert found.finding().startswith("No evidence that cut at blocks.0 differs from pretrained:")
-    assert found.summary().kappa.min() > 0.8
+    assert found.scores().kappa.min() > 0.8
 
 
-def test_magnification_is_read_off_in_octaves(forgetful, drawn):
-    found = ways(forgetful, drawn, "pretrained", "cut", task="magnification")
-    np.testing.assert_allclose(found.held.centres, [np.log2(each) for each in AREAS])
+def test_magnification_is_predicted_in_octaves(losing, drawn):
+    found = compared(losing, drawn, "pretrained", "cut", task="magnification")
+    np.testing.assert_allclose(found.predicted.held.centres, [np.log2(each) for each in AREAS])
     assert difference(found, "octaves").is_shown
     assert set(found.table.task) == {"magnification"}
 
 
-def test_finding_is_in_errors_where_there_is_no_kappa(forgetful, drawn):
-    found = ways(forgetful, drawn, "pretrained", "cut", seeds=2)
+def test_finding_is_in_errors_where_there_is_no_kappa(losing, drawn):
+    found = compared(losing, drawn, "pretrained", "cut", seeds=2)
     table = found.differences
     unknown = table.assign(**{name: table[name].mask(table.metric == "kappa")
                               for name in ("better", "low", "high")})  # fmt: skip
@@ -183,79 +191,80 @@ def test_finding_is_in_errors_where_there_is_no_kappa(forgetful, drawn):
     assert "nan" not in said
 
 
-def test_finding_is_the_sentences_about_the_cut(forgetful, drawn):
-    found = ways(forgetful, drawn, "pretrained", "scratch", "cut", "all-layers")
+def test_finding_is_the_sentences_about_the_cut(losing, drawn):
+    found = compared(losing, drawn, "pretrained", "scratch", "cut", "all-layers")
     two = [difference(found, "kappa", other) for other in ("pretrained", "scratch")]
-    assert found.finding() == " ".join(sentence(each, found.layers) for each in two)
+    assert found.finding() == " ".join(sentence(each, found.provenance["layers"]) for each in two)
     pairs = list(zip(found.differences.contestant, found.differences.other, strict=True))
     assert pairs == 4 * [("cut", "pretrained"), ("cut", "scratch"), ("all-layers", "cut")]
 
 
-def test_without_a_cut_nothing_is_found(forgetful, drawn):
-    found = ways(forgetful, drawn, "pretrained", layer=None)
+def test_without_a_cut_nothing_is_found(losing, drawn):
+    found = compared(losing, drawn, "pretrained", at="")
     assert found.finding() == "The cut was not compared with anything."
     assert found.differences.empty
 
 
-# --- contestants ---------------------------------------------------------------------------------
+# --- methods ---------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
-def everyone(forgetful, drawn):
-    return ways(forgetful, drawn, *NAMES, seeds=2)
+def everyone(losing, drawn):
+    return compared(losing, drawn, *NAMES, seeds=2)
 
 
 def points_of(whole):
     return [p for p in chosen_points(whole)[0] if p.layer not in (LOGITS, SOFTMAX)]
 
 
-def test_contestants_read_the_layers_that_they_should(everyone, forgetful):
-    layers = [point.layer for point in points_of(forgetful)]
+def test_methods_use_the_layers_that_they_should(everyone, losing):
+    layers = [point.layer for point in points_of(losing)]
     assert layers == ["blocks.0", "blocks.1", "blocks.2", "pooled"]
     own = {"pretrained": "pooled", "scratch": "pooled", "reset": "pooled"}
     own |= {"cut": CUT, "cut-random": CUT, "up-to-cut": CUT, "all-layers": "up to pooled"}
     chosen = everyone.configurations.set_index("layers").kappa
     own["tuned"] = chosen.idxmax()
     assert set(chosen.index) == {*layers, *(f"up to {layer}" for layer in layers[1:])}
-    assert everyone.layers == own | {f"sweep {layer}": layer for layer in layers}
+    assert everyone.provenance["layers"] == own | {f"sweep {layer}": layer for layer in layers}
 
 
 def test_cut_is_the_sweep_at_its_layer_and_the_whole_that_at_the_last(everyone):
-    predictions = everyone.predictions
+    predictions = everyone.predicted.predictions
     assert np.array_equal(predictions["cut"], predictions[f"sweep {CUT}"])
     assert np.array_equal(predictions["pretrained"], predictions["sweep pooled"])
     assert not np.array_equal(predictions["cut"], predictions["cut-random"])
     assert not np.array_equal(predictions["pretrained"], predictions["scratch"])
 
 
-def test_layers_may_be_named_as_in_the_paper(forgetful, drawn):
-    alias = points_of(forgetful)[0].alias
-    assert alias != CUT
-    assert ways(forgetful, drawn, "cut", layer=alias, seeds=2).layers == {"cut": CUT}
+def test_layers_may_be_named_as_in_the_paper(losing):
+    first, *others = points_of(losing)
+    points = [replace(first, alias="add_1"), *others]
+    assert _point_of(points, "add_1") is _point_of(points, CUT) is points[0]
 
 
-def test_features_of_all_layers_stand_side_by_side(forgetful, drawn):
-    table, folder = drawn
-    images = [Image(name, folder / name) for name in table.patch]
-    points = points_of(forgetful)
-    source = Source(forgetful, images, LOOK, points[0])
+def features_by_layer(network, patches, points):
+    images = [Image(name, patches.folder / name) for name in patches.table.patch]
+    return images, extract_features(network, images, points, EXACTLY).matrices
+
+
+def test_features_of_all_layers_are_concatenated(losing, drawn):
+    points = points_of(losing)
+    images, by_layer = features_by_layer(losing, drawn, points)
+    source = Source(losing, images, EXACTLY, Stages(None), points[0])
     every, cut = planned(["all-layers", "cut"], points, points[0])
     found = source.features([every, cut], 0)
-    by_layer = extract(forgetful, images, points, **asdict(LOOK)).matrices
-    side_by_side = beside(found, every)
-    assert side_by_side.shape == (len(table), sum(point.channels for point in points))
+    side_by_side = concatenated(found, every)
+    assert side_by_side.shape == (len(images), sum(point.channels for point in points))
     assert np.array_equal(side_by_side, np.hstack(list(by_layer.values())))
-    assert np.array_equal(beside(found, cut), by_layer[CUT])
+    assert np.array_equal(concatenated(found, cut), by_layer[CUT])
 
 
-def test_tuned_layers_are_those_that_predict_groups_left_out_best(forgetful, drawn):
+def test_tuned_layers_are_those_that_predict_groups_left_out_best(losing, drawn):
     """By a loop over the groups, with the penalty that the whole training part chooses."""
-    table, folder = drawn
-    images = [Image(name, folder / name) for name in table.patch]
-    points = points_of(forgetful)
-    by_layer = extract(forgetful, images, points, **asdict(LOOK)).matrices
-    task, held = task_of(table, Trial())
-    found = ways(forgetful, drawn, "tuned", seeds=2).configurations.set_index("layers")
+    points = points_of(losing)
+    _, by_layer = features_by_layer(losing, drawn, points)
+    task, held = task_of(drawn.table, Trial())
+    found = compared(losing, drawn, "tuned", seeds=2).configurations.set_index("layers")
     train, target = task.fitted, task.target[task.fitted]
     for layer in (points[0].layer, points[-1].layer):
         X = by_layer[layer][train].astype(float)
@@ -281,248 +290,270 @@ def noise():
     return torch.randn(8, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
 
 
-def test_reset_keeps_what_is_before_the_cut_and_changes_what_is_behind(faithful, noise):
-    before = tensors_sha256(faithful.module)
-    twin = reset_behind(faithful, points_of(faithful)[0], 0, lambda _: [noise])
-    assert tensors_sha256(faithful.module) == before
-    state = twin.module.state_dict()
-    for name, tensor in faithful.module.state_dict().items():
+def test_reset_keeps_the_weights_before_the_cut_and_replaces_those_after(keeping, noise):
+    before = tensors_sha256(keeping.module)
+    fresh = reset_after(keeping, points_of(keeping)[0], 0, lambda _: [noise])
+    assert tensors_sha256(keeping.module) == before
+    state = fresh.module.state_dict()
+    for name, tensor in keeping.module.state_dict().items():
         is_kept = name.startswith(("stem", "blocks.0."))
         if is_kept or name.endswith("kept"):
             assert torch.equal(state[name], tensor), name
         elif name.endswith(("conv.weight", "fc.weight", "running_mean", "running_var")):
             assert not torch.equal(state[name], tensor), name
-    again = reset_behind(faithful, points_of(faithful)[0], 0, lambda _: [noise])
-    other = reset_behind(faithful, points_of(faithful)[0], 1, lambda _: [noise])
-    assert tensors_sha256(again.module) == tensors_sha256(twin.module)
-    assert tensors_sha256(other.module) != tensors_sha256(twin.module)
+    again = reset_after(keeping, points_of(keeping)[0], 0, lambda _: [noise])
+    other = reset_after(keeping, points_of(keeping)[0], 1, lambda _: [noise])
+    assert tensors_sha256(again.module) == tensors_sha256(fresh.module)
+    assert tensors_sha256(other.module) != tensors_sha256(fresh.module)
 
 
-def test_reset_norms_know_what_comes_through_the_trained_part(faithful, noise):
-    """Those before the cut normalise as they were trained meanwhile, not by the batch."""
-    trained = replace(faithful, module=copy.deepcopy(faithful.module))
+def test_reset_norms_have_the_statistics_of_what_the_trained_part_gives(keeping, noise):
+    """Those before the cut normalise as they were trained, not by the batch."""
+    trained = replace(keeping, module=copy.deepcopy(keeping.module))
     trained.module.blocks[0].norm.running_mean += 3.0
     cut = points_of(trained)[0]
-    twin = reset_behind(trained, cut, 0, lambda _: [noise])
+    fresh = reset_after(trained, cut, 0, lambda _: [noise])
     arrives = output_at(trained.module, cut, noise)
-    norm = twin.module.blocks[1].norm
+    norm = fresh.module.blocks[1].norm
     torch.testing.assert_close(norm.running_mean, arrives.mean((0, 2, 3)))
     torch.testing.assert_close(norm.running_var, arrives.var((0, 2, 3)))
-    same = (output_at(each.module, cut, noise) for each in (twin, trained))
+    same = (output_at(each.module, cut, noise) for each in (fresh, trained))
     assert torch.equal(*same)
 
 
 # --- the split -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("seed", range(5))
-def test_groups_of_fits_are_never_tested_on(drawn, seed):
-    table, _ = drawn
+def test_groups_of_fits_are_never_tested_on(drawn):
+    table = drawn.table
     split, _ = task_of(table, Trial())
     tested = set(table.group[table.split == "test"])
     assert set(table.group.iloc[split.test]) == tested
-    draws = list(split.draws(Trial(seed=seed)))
-    for rows in draws:
-        groups = table.group.iloc[rows]
-        assert not tested & set(groups)
-        assert groups.nunique() > 1
-        # whole groups, as often as they were drawn; as many as there are
-        assert (groups.value_counts() % (EACH * len(AREAS)) == 0).all()
-        assert len(rows) == (N_TILES["train"] + N_TILES["validation"]) * EACH * len(AREAS)
-    assert len({tuple(rows) for rows in draws}) == 10
+    for seed in range(3):
+        draws = list(split.draws(10, seed))
+        for rows in draws:
+            groups = table.group.iloc[rows]
+            assert not tested & set(groups)
+            assert groups.nunique() > 1
+            # whole groups, as often as they were drawn; as many as there are
+            assert (groups.value_counts() % (EACH * len(AREAS)) == 0).all()
+            assert len(rows) == (N_TILES["train"] + N_TILES["validation"]) * EACH * len(AREAS)
+        assert len({tuple(rows) for rows in draws}) == 10
 
 
 def test_draws_of_two_groups_hold_both(drawn):
-    table, _ = drawn
+    table = drawn.table
     two = table[(table.split == "test") | table.tile.isin(["train0", "train1"])]
     split, _ = task_of(two.reset_index(drop=True), Trial())
-    assert all(len(set(split.groups[rows])) == 2 for rows in split.draws(Trial(seeds=50)))
+    assert all(len(set(split.groups[rows])) == 2 for rows in split.draws(50, 0))
 
 
-def test_test_targets_do_not_enter_fits_or_centres(forgetful, drawn):
-    table, folder = drawn
+def test_test_targets_do_not_enter_fits_or_centres(losing, drawn):
+    table = drawn.table
     is_test = table.split == "test"
     other = table.assign(mean_area_px=table.mean_area_px.where(~is_test, 7 * table.mean_area_px))
     one, two = (
-        ways(forgetful, (each, folder), "pretrained", "cut", "all-layers", seeds=2)
+        compared(losing, replace(drawn, table=each), "pretrained", "cut", "all-layers", seeds=2)
         for each in (table, other)
     )
-    for name, predicted in one.predictions.items():
-        assert np.array_equal(predicted, two.predictions[name])
-    assert np.array_equal(two.held.truth, 7 * one.held.truth)
+    for name, predicted in one.predicted.predictions.items():
+        assert np.array_equal(predicted, two.predicted.predictions[name])
+    assert np.array_equal(two.predicted.held.truth, 7 * one.predicted.held.truth)
     by_hand = table[~is_test].groupby("magnification").mean_area_px.mean()
-    np.testing.assert_allclose(one.held.centres, by_hand)
-    assert np.array_equal(one.held.centres, two.held.centres)
+    np.testing.assert_allclose(one.predicted.held.centres, by_hand)
+    assert np.array_equal(one.predicted.held.centres, two.predicted.held.centres)
 
 
-def test_log_regresses_octaves_and_gives_areas(forgetful, drawn):
-    table, folder = drawn
+def test_log_regresses_octaves_and_gives_areas(losing, drawn):
+    table = drawn.table
     in_octaves = table.assign(mean_area_px=np.log2(table.mean_area_px))
-    logged = ways(forgetful, drawn, "cut", seeds=2, log=True)
-    by_hand = ways(forgetful, (in_octaves, folder), "cut", seeds=2)
-    np.testing.assert_allclose(logged.predictions["cut"], 2 ** by_hand.predictions["cut"])
-    assert np.array_equal(logged.held.truth, table.mean_area_px[table.split == "test"])
+    logged = compared(losing, drawn, "cut", seeds=2, log=True)
+    by_hand = compared(losing, replace(drawn, table=in_octaves), "cut", seeds=2)
+    np.testing.assert_allclose(
+        logged.predicted.predictions["cut"], 2 ** by_hand.predicted.predictions["cut"]
+    )
+    assert np.array_equal(logged.predicted.held.truth, table.mean_area_px[table.split == "test"])
 
 
 # --- the table -----------------------------------------------------------------------------------
 
 
-def test_table_holds_each_contestant_seed_tile_and_metric_once(everyone, drawn):
-    table, (patches, _) = everyone.frame(), drawn
+def test_table_holds_each_method_seed_tile_and_metric_once(everyone, drawn):
+    table, patches = everyone.to_frame(), drawn.table
     assert list(table.columns) == COLUMNS
     keys = ["contestant", "layer", "seed", "tile", "metric"]
     assert not table.duplicated(keys).any()
-    assert len(table) == len(everyone.layers) * 2 * (N_TILES["test"] + 1) * len(METRICS)
+    assert len(table) == len(everyone.provenance["layers"]) * 2 * (N_TILES["test"] + 1) * len(
+        METRICS
+    )
     assert set(table.n_train) == {(patches.split != "test").sum()}
     assert set(table[table.tile == ALL].n_test) == {(patches.split == "test").sum()}
     assert set(table[table.tile != ALL].n_test) == {EACH * len(AREAS)}
 
 
 def test_values_of_the_table_are_those_of_the_predictions(everyone):
-    table, predicted = everyone.frame(), everyone.predictions["cut"]
+    table, predicted = everyone.to_frame(), everyone.predicted.predictions["cut"]
     of_cut = table[table.contestant == "cut"]
     for metric in METRICS:
         own = of_cut[of_cut.metric == metric].pivot(index="seed", columns="tile", values="value")
-        np.testing.assert_array_equal(own[ALL], metrics(predicted, everyone.held)[metric])
-        by_tile = tile_metrics(predicted, everyone.held)[metric]
+        np.testing.assert_array_equal(own[ALL], metrics(predicted, everyone.predicted.held)[metric])
+        by_tile = tile_metrics(predicted, everyone.predicted.held)[metric]
         np.testing.assert_array_equal(own.drop(columns=ALL), by_tile)
 
 
-def test_summary_is_mean_and_spread_over_seeds(everyone):
-    summary = everyone.summary()
-    assert len(summary) == len(everyone.layers)
+def test_scores_are_mean_and_spread_over_seeds(everyone):
+    summary = everyone.scores()
+    assert len(summary) == len(everyone.provenance["layers"])
     (row,) = summary[summary.contestant == "cut"].to_dict("records")
-    for metric, values in metrics(everyone.predictions["cut"], everyone.held).items():
+    for metric, values in metrics(
+        everyone.predicted.predictions["cut"], everyone.predicted.held
+    ).items():
         assert row[metric] == pytest.approx(values.mean())
         assert row[f"{metric}_sd"] == pytest.approx(values.std(ddof=1))
 
 
-def test_the_same_seed_gives_the_same_table_and_another_one_another(faithful, drawn):
+def test_the_same_seed_gives_the_same_table_and_another_one_another(keeping, drawn):
     names = ("pretrained", "scratch", "cut", "reset")
-    one, two = (ways(faithful, drawn, *names, seeds=2, seed=3) for _ in range(2))
-    pd.testing.assert_frame_equal(one.frame(), two.frame())
+    one, two = (compared(keeping, drawn, *names, seeds=2, seed=3) for _ in range(2))
+    pd.testing.assert_frame_equal(one.to_frame(), two.to_frame())
     pd.testing.assert_frame_equal(one.differences, two.differences)
-    other = ways(faithful, drawn, *names, seeds=2, seed=4)
-    assert not np.array_equal(one.frame().value, other.frame().value)
+    other = compared(keeping, drawn, *names, seeds=2, seed=4)
+    assert not np.array_equal(one.to_frame().value, other.to_frame().value)
 
 
 # --- bad input -----------------------------------------------------------------------------------
 
 
-def test_patches_that_cannot_be_read_are_left_out_for_all_and_named(forgetful, tmp_path):
-    table = draw(tmp_path)
+def test_patches_that_cannot_be_read_are_skipped_for_all_and_named(losing, tmp_path):
+    patches = draw(tmp_path)
+    table = patches.table
     damaged, absent = table.patch[table.split == "test"].iloc[[2, 5]]
-    (tmp_path / damaged).write_bytes(b"no picture")
+    (tmp_path / damaged).write_bytes(b"no image")
     (tmp_path / absent).unlink()
-    found = ways(forgetful, (table, tmp_path), "pretrained", "scratch", "cut", "reset", seeds=2)
-    assert sorted(each.name for each in found.left_out) == sorted([damaged, absent])
+    found = compared(losing, patches, "pretrained", "scratch", "cut", "reset", seeds=2)
+    assert sorted(each.name for each in found.images_left_out) == sorted([damaged, absent])
     n_left = int((table.split == "test").sum()) - 2
-    assert {predicted.shape for predicted in found.predictions.values()} == {(2, n_left)}
+    assert {predicted.shape for predicted in found.predicted.predictions.values()} == {(2, n_left)}
     rest = table[~table.patch.isin([damaged, absent])].reset_index(drop=True)
-    alone = ways(forgetful, (rest, tmp_path), "pretrained", "cut", seeds=2)
-    assert alone.left_out == ()
+    alone = compared(losing, replace(patches, table=rest), "pretrained", "cut", seeds=2)
+    assert alone.images_left_out == ()
     for name in ("pretrained", "cut"):
-        assert np.array_equal(alone.predictions[name], found.predictions[name])
+        assert np.array_equal(alone.predicted.predictions[name], found.predicted.predictions[name])
 
 
 def of_parts(table, *parts):
     return table[table.split.isin(parts)].reset_index(drop=True)
 
 
+OVERLAP = {"patient-test2": "patient-train1"}
 # fmt: off
-REFUSED = {
-    "no test part": (
-        lambda t: of_parts(t, "train"), {},
-        "The patches have 0 of 54 in the test part. Cut patches with a split that leaves tiles "
-        "for both."),
-    "no training part": (
-        lambda t: of_parts(t, "test"), {},
-        "The patches have 54 of 54 in the test part. Cut patches with a split that leaves tiles "
-        "for both."),
-    "one group to train on": (
-        lambda t: of_parts(t, "validation", "test"), {},
-        "The training part is of one group. Give tiles of two or more patients."),
-    "one tile to test on": (
-        lambda t: t[(t.split != "test") | (t.tile == "test0")], {},
-        "The test part is of one tile, which tells nothing about others. Give two or more; from "
-        "about ten on, intervals are of use."),
-    "a patient in both parts": (
-        lambda t: t.assign(group=t.group.replace("patient-test2", "patient-train1")), {},
-        "patient-train1 is in the training part and in the test part. Cut patches anew, with a "
-        "split by patient."),
-    "a magnification of the test part alone": (
-        lambda t: t[(t.split == "test") | (t.magnification != 20)], {},
-        "No training patch has the magnification 20. Cut patches with other --magnifications, or "
-        "more tiles."),
-    "unknown contestant": (
-        lambda t: t, {"contestants": ("cut", "best")},
-        "No contestant is named 'best'. Give one or more of pretrained, scratch, cut, cut-random, "
-        "reset, sweep, up-to-cut, all-layers, tuned."),
-    "unknown task": (
-        lambda t: t, {"task": "weight"},
-        "No task is named 'weight'. Give one of area, magnification."),
-    "a cut without a layer": (
-        lambda t: t, {"layer": None},
-        "A contestant is cut, but no layer is given. Give --at LAYER, or --from RUN."),
-    "unknown layer": (
-        lambda t: t, {"layer": "blocks.9"},
-        "No layer is named 'blocks.9' among those that can be read. `scalecut layers MODEL` prints "
-        "them."),
-}
+REFUSED = [
+    (lambda t: of_parts(t, "train"), {},
+     "0 of 54 patches are in the test part. Cut patches with a split that has tiles for training "
+     "and for testing."),
+    (lambda t: of_parts(t, "test"), {},
+     "54 of 54 patches are in the test part. Cut patches with a split that has tiles for training "
+     "and for testing."),
+    (lambda t: of_parts(t, "validation", "test"), {},
+     "The training part has one group. Give tiles of two or more patients."),
+    (lambda t: t[(t.split != "test") | (t.tile == "test0")], {},
+     "The test part has one tile, which does not generalise to others. Give two or more; intervals "
+     "are useful from about ten on."),
+    (lambda t: t.assign(group=t.group.replace(OVERLAP)), {},
+     "patient-train1 is in the training part and in the test part. Cut the patches again, split by "
+     "patient."),
+    (lambda t: t[(t.split == "test") | (t.magnification != 20)], {},
+     "No training patch has the magnification 20. Cut patches with other --magnifications, or from "
+     "more tiles."),
+    (lambda t: t, {"methods": ("cut", "best")},
+     "No method is named 'best'. Give one or more of pretrained, scratch, cut, cut-random, reset, "
+     "sweep, up-to-cut, all-layers, tuned."),
+    (lambda t: t, {"seeds": 0}, "--seeds must be at least 1, got 0."),
+    (lambda t: t, {"mode": "finetune", "methods": ("tuned",)},
+     "tuned chooses among frozen features, which needs --mode frozen. Drop tuned."),
+    (lambda t: t, {"mode": "finetune", "methods": ("all-layers",)},
+     "all-layers concatenates 4 layers, which needs --mode frozen. Drop all-layers, or train "
+     "sweep."),
+    (lambda t: t, {"mode": "finetune", "cluster": "local:2"},
+     "--engine openvino and --cluster compute frozen features. Drop them, or give --mode frozen."),
+    (lambda t: t, {"at": ""},
+     "Method cut needs a layer to cut at, and none is given. Give --at LAYER, or --from RUN."),
+    (lambda t: t, {"at": "blocks.9"},
+     "No layer is named 'blocks.9' among those that can be probed. `scalecut layers MODEL` prints "
+     "them."),
+    (lambda t: t, {"rule": "peak"},
+     "--rule chooses the layer by the curve of --from, and --at leaves nothing to choose. Give "
+     "--from RUN without --at, or drop --rule."),
+    (lambda t: t, {"at": "", "rule": "peak"},
+     "--rule chooses the layer by the curve of --from, and --at leaves nothing to choose. Give "
+     "--from RUN without --at, or drop --rule."),
+]
 # fmt: on
 
 
-@pytest.mark.parametrize(("change", "given", "text"), REFUSED.values(), ids=REFUSED)
-def test_what_cannot_be_compared_is_refused_in_one_line(
-    forgetful, drawn, monkeypatch, change, given, text
-):
-    """And before features are computed, which take minutes."""
-    monkeypatch.setattr(
-        "scalecut.pathology.methods.extract", lambda *_, **__: pytest.fail("computed")
-    )
-    table, folder = drawn
-    given = {"layer": CUT, "contestants": ("pretrained", "cut")} | given
-    kind = LayerError if "layer" in text.split(".")[0] else DataError
-    with pytest.raises(kind) as error:
-        transfer(forgetful, change(table), folder, look=LOOK, **given)
-    assert str(error.value) == text
+def test_what_cannot_be_compared_is_refused_in_one_line(losing, drawn, monkeypatch):
+    """And before features are computed, which takes minutes."""
+    monkeypatch.setattr(Stages, "extracted", lambda *_, **__: pytest.fail("computed"))
+    for change, given, text in REFUSED:
+        asked = {"methods": ("pretrained", "cut"), **given}
+        cut = {"at": asked.pop("at", CUT), "rule": asked.pop("rule", None)}
+        computation = replace(EXACTLY, cluster=asked.pop("cluster", ""))
+        patches = replace(drawn, table=change(drawn.table))
+        kind = LayerError if text.startswith(("Method", "No layer")) else DataError
+        with pytest.raises(ScalecutError) as error:
+            transfer(
+                losing, patches, trial=Trial(**asked), cut=CutPoint(**cut), computation=computation
+            )
+        assert str(error.value) == text
+        assert isinstance(error.value, kind)
+    for name, text in (("task", "area, magnification"), ("mode", "frozen, finetune")):
+        trial = Trial()
+        object.__setattr__(trial, name, "other")  # past the types, which tests check
+        with pytest.raises(DataError) as error:
+            trial.__post_init__()
+        assert str(error.value) == f"No {name} is named 'other'. Give one of {text}."
 
 
-# --- what is told beside the table ----------------------------------------------------------------
+# --- the other tables ----------------------------------------------------------------
 
 
 def test_recall_is_that_of_scikit_learn(everyone):
-    found = everyone.recall()
+    found = everyone.recall
     own = found[found.contestant == "cut"].recall.to_numpy()
-    classes = np.abs(everyone.predictions["cut"][..., None] - everyone.held.centres).argmin(-1)
-    by_hand = [recall_score(everyone.held.classes, each, average=None) for each in classes]
+    classes = np.abs(
+        everyone.predicted.predictions["cut"][..., None] - everyone.predicted.held.centres
+    ).argmin(-1)
+    by_hand = [
+        recall_score(everyone.predicted.held.classes, each, average=None) for each in classes
+    ]
     np.testing.assert_allclose(own, np.mean(by_hand, axis=0))
     assert list(found.magnification[:3]) == sorted(AREAS)
 
 
 def test_calibration_groups_are_tenths_of_the_true_areas_and_hold_every_patch(everyone):
-    found = everyone.calibration()
+    found = everyone.calibration
     own = found[found.contestant == "pretrained"]
-    n = len(everyone.patches)
+    n = everyone.provenance["n_test"]
     assert own.n_test.sum() == n
     assert own.n_test.max() - own.n_test.min() <= 1
     assert (own.truth.diff().dropna() > 0).all()
     np.testing.assert_allclose(
-        np.average(own.truth, weights=own.n_test), everyone.held.truth.mean()
+        np.average(own.truth, weights=own.n_test), everyone.predicted.held.truth.mean()
     )
     np.testing.assert_allclose(
-        np.average(own.predicted, weights=own.n_test), everyone.predictions["pretrained"].mean()
+        np.average(own.predicted, weights=own.n_test),
+        everyone.predicted.predictions["pretrained"].mean(),
     )
     assert ((own.low <= own.predicted) & (own.predicted <= own.high)).mean() > 0.8
 
 
-def test_calibration_of_magnifications_has_a_row_for_each(forgetful, drawn):
-    found = ways(forgetful, drawn, "cut", task="magnification", seeds=2).calibration()
+def test_calibration_of_magnifications_has_a_row_for_each(losing, drawn):
+    found = compared(losing, drawn, "cut", task="magnification", seeds=2).calibration
     np.testing.assert_allclose(found.truth, np.log2(sorted(AREAS)))
 
 
 def test_sweep_has_the_scores_of_the_table_and_intervals_around_them(everyone):
-    swept, table = everyone.sweep(), everyone.frame()
+    swept, table = everyone.sweep, everyone.to_frame()
     of_sweep = table[(table.contestant == "sweep") & (table.tile == ALL)]
     by_hand = of_sweep.groupby(["layer", "metric"]).value.mean()
     for row in swept.itertuples():
@@ -532,30 +563,31 @@ def test_sweep_has_the_scores_of_the_table_and_intervals_around_them(everyone):
     assert swept.r2.isna().all()
 
 
-def test_probe_that_knows_where_size_is_lost_foretells_the_sweep(everyone):
+def test_curve_that_drops_where_size_is_lost_predicts_the_sweep(losing, drawn, everyone):
     """R² planted as the errors themselves: the ranks agree, and choosing by them costs nothing."""
-    swept = everyone.sweep()
+    swept = everyone.sweep
     errors = swept[swept.metric == "mae"].set_index("layer").value
-    assert errors["blocks.0"] < errors["pooled"]  # this network forgets behind its first block
+    assert errors["blocks.0"] < errors["pooled"]  # this network loses size after its first block
     layers = list(dict.fromkeys(swept.layer))
     curve = probed(layers, [1 - errors[layer] / 200 for layer in layers])
-    found = everyone.agreement(curve).set_index("metric")
+    with_curve = compared(losing, drawn, "sweep", "cut", at="", curve=curve, seeds=2)
+    assert with_curve.provenance["layers"]["cut"] == errors.idxmin()  # chosen by the curve
+    found = with_curve.agreement.set_index("metric")
     assert found.rho["mae"] == pytest.approx(1)
     assert found.regret["mae"] == 0
     assert found.best["mae"] == found.foretold["mae"] == errors.idxmin()
     assert found.regret_last["mae"] == pytest.approx(errors[layers[-1]] - errors.min())
-    assert everyone.sweep(curve).r2.notna().all()
+    assert with_curve.sweep.r2.notna().all()
+    assert len(with_curve.summary()) == 2
+    without = compared(losing, drawn, "cut", at="", curve=curve, seeds=2)
+    assert without.sweep.empty
+    assert without.agreement.empty
+    assert everyone.agreement.empty
 
 
-def test_without_a_sweep_there_is_nothing_to_foretell(forgetful, drawn):
-    found = ways(forgetful, drawn, "cut", seeds=2)
-    assert found.sweep().empty
-    assert found.agreement(probed([CUT], [0.5])).empty
-
-
-def test_papers_numbers_stand_beside_ours_and_are_not_mixed(everyone):
-    table = beside_the_paper(everyone, "planted")
-    printed, ours = published.transfer_scores(), everyone.summary()
+def test_the_papers_numbers_are_next_to_ours_and_not_mixed(everyone):
+    table = with_the_paper(everyone, "planted")
+    printed, ours = published.transfer_scores(), everyone.scores()
     theirs, own = table[: len(printed)], table[len(printed) :]
     assert set(theirs.network) == {"InceptionV3, theirs", "ResNet50, theirs"}
     assert set(own.network) == {"planted, ours"}
@@ -572,14 +604,35 @@ def test_papers_numbers_stand_beside_ours_and_are_not_mixed(everyone):
 def probed(layers, r2):
     """A curve of planted R² without noise."""
     own = dict.fromkeys(layers, "")
-    line = made_up(None, r2, layers=own, noise=np.zeros((len(r2), 50)))
+    line = line_of(None, r2, layers=own, noise=np.zeros((len(r2), 50)))
     # another line comes first, so that rows of the table are not those of the layers
-    other = made_up(None, r2[::-1], layers=own, noise=np.zeros((len(r2), 50)), weights="random")
+    other = line_of(None, r2[::-1], layers=own, noise=np.zeros((len(r2), 50)), weights="random")
     return curve_of(other, line, layers=own)
 
 
 def test_result_shows_itself_in_a_notebook(everyone):
     shown = everyone._repr_html_()
     assert shown.count('<img src="data:image/png;base64,') == 1
-    assert shown.count("<tr") == len(everyone.summary()) + 1
+    assert shown.count("<tr") == len(everyone.scores()) + 1
     assert everyone.finding().split(",")[0] in shown
+
+
+def test_saved_transfer_is_read_again(everyone, tmp_path):
+    everyone.save(tmp_path / "run", command="scalecut transfer")
+    read = read_transfer(tmp_path / "run")
+    assert read.predicted is None
+    assert read.finding() == everyone.finding()
+    for name, table in everyone.tables().items():
+        pd.testing.assert_frame_equal(
+            read.tables()[name], table, check_dtype=False, rtol=1e-5, atol=1e-6
+        )
+    ((title, shown),) = read.summary().items()
+    assert title == "Planted, area, frozen, mean ± standard deviation of 2 fits"
+    pd.testing.assert_frame_equal(shown, everyone.summary()[title])
+    facts = read_run(tmp_path / "run").facts
+    assert facts["transfer"] == {
+        "task": "area", "mode": "frozen", "seeds": 2, "log": False, "seed": 0
+    }  # fmt: skip
+    assert {"fits", "features", "network"} <= set(facts["stages"])
+    with pytest.raises(DataError, match=r"holds no run of scalecut"):
+        read_transfer(tmp_path)

@@ -1,4 +1,4 @@
-"""Scores are formed again from fits of scikit-learn on the same splits, or from each other."""
+"""Scores are recomputed from fits of scikit-learn on the same splits, or from each other."""
 
 from dataclasses import replace
 
@@ -12,13 +12,13 @@ from sklearn.metrics import r2_score
 import scalecut.probing.scores
 import scalecut.stats.out_of_core
 from scalecut import ProbePoint, cache, make_image_set
-from scalecut.probing.scores import MOST_TWINS, Answers, _over_twins, draw_parts, score
-from scalecut.stats.inference import fall, interval, peak
+from scalecut.probing.scores import MOST_RANDOM, Features, _over_seeds, draw_parts, score
+from scalecut.stats.inference import drop, interval, peak
 
 LAYERS = ["a", "b", "c"]
 
 
-@pytest.fixture(params=[0, 1])
+@pytest.fixture(params=[0, pytest.param(1, marks=pytest.mark.slow)])
 def rng(request):
     return np.random.default_rng(request.param)
 
@@ -35,23 +35,23 @@ def points(layers=LAYERS, channels=4):
     )
 
 
-def features(rng, n, knows, d=4):
-    """A matrix a layer; each knows a share of the measure, and else noise."""
+def features(rng, n, known, d=4):
+    """One matrix per layer: what it encodes of the measure, and noise."""
     return {
         layer: (rng.normal(size=(n, d)) + share).astype(np.float32)
-        for layer, share in zip(LAYERS, knows, strict=True)
+        for layer, share in zip(LAYERS, known, strict=True)
     }
 
 
-def planted(rng, n=60, shares=(0.2, 3.0, 1.0), twins=2, **settings):
-    """Scores of a network, its twins and the pixels, on a measure that they know more or less."""
+def planted(rng, n=60, shares=(0.2, 3.0, 1.0), n_random=2, **settings):
+    """Scores of a network, random networks and pixels, which encode the measure more or less."""
     measure = rng.random(n)
     known = [share * (measure[:, None] - 0.5) for share in shares]
     weak = [0.5 * layer for layer in known]
     answers = {
-        "pretrained": Answers(points(), (features(rng, n, known),)),
-        "random": Answers(points(), tuple(features(rng, n, weak) for _ in range(twins))),
-        "pixels": Answers(points(["pixels"]), ({"pixels": features(rng, n, known)["a"]},)),
+        "pretrained": Features(points(), (features(rng, n, known),)),
+        "random": Features(points(), tuple(features(rng, n, weak) for _ in range(n_random))),
+        "pixels": Features(points(["pixels"]), ({"pixels": features(rng, n, known)["a"]},)),
     }
     repeats, permutations = settings.pop("repeats", 4), settings.pop("permutations", 0)
     parts = draw_parts(images(measure), repeats, 0, shuffled=True, permutations=permutations)
@@ -80,30 +80,30 @@ def test_p_values_of_least_squares_are_those_of_a_loop_over_scikit_learn(rng):
             found.append(r2_score(y[held_out], fit.predict(X[held_out])))
         return np.mean(found)
 
-    highest = [max(slow(layer, y) for layer in LAYERS) for y in part.dealt.T[1:]]
+    highest = [max(slow(layer, y) for layer in LAYERS) for y in part.permuted.T[1:]]
     rows, _ = line(scores, weights="pretrained", regressor="ols")
     for layer in LAYERS:
         at_least = sum(each >= slow(layer, part.targets["true"][0]) for each in highest)
         assert rows.p_value[layer] == pytest.approx((1 + at_least) / 31)
 
 
-def test_what_is_known_is_told_from_chance_and_what_is_not_is_not(rng):
+def test_only_a_layer_that_encodes_the_measure_is_significant(rng):
     _, _, scores = planted(rng, shares=(0.0, 4.0, 0.0), permutations=200)
     rows, _ = line(scores, weights="pretrained")
     assert rows.p_value["b"] == pytest.approx(1 / 201)
     assert rows.p_value[["a", "c"]].min() > 0.02
 
 
-def test_p_values_of_the_probe_are_uniform_if_features_know_nothing():
+def test_p_values_of_the_probe_are_uniform_if_features_are_noise():
     """End to end: many small image sets, each probed on noise; the best layer's p-value."""
     rng, found = np.random.default_rng(0), []
-    for number in range(150):
+    for number in range(100):
         n = 40
         common = rng.normal(size=(n, 4))  # layers of a network are alike
         matrices = {
             layer: (common + rng.normal(size=(n, 4))).astype(np.float32) for layer in LAYERS
         }
-        answers = {"pretrained": Answers(points(), (matrices,))}
+        answers = {"pretrained": Features(points(), (matrices,))}
         parts = draw_parts(images(rng.random(n)), 3, number, shuffled=False, permutations=59)
         table = score(parts, answers, ("ridge",)).table
         found.append(table[table.subset == "mean"].p_value.min())
@@ -111,21 +111,17 @@ def test_p_values_of_the_probe_are_uniform_if_features_know_nothing():
     assert np.mean(np.array(found) <= 0.05) < 0.11
 
 
-def test_without_permutations_there_is_no_p_value(rng):
-    _, _, scores = planted(rng)
-    assert scores.table.p_value.isna().all()
-
-
-def test_shuffled_measures_have_no_p_value(rng):
+def test_only_true_measures_with_permutations_have_a_p_value(rng):
+    assert planted(rng)[2].table.p_value.isna().all()
     _, _, scores = planted(rng, permutations=20)
     has_one = scores.table.p_value.notna()
     assert (has_one == (scores.table.target == "true")).all()
 
 
-# --- what is learned -----------------------------------------------------------------------------
+# --- the gain over controls ----------------------------------------------------------------------
 
 
-def test_learned_is_what_is_above_the_best_control(rng):
+def test_gain_is_what_is_above_the_best_control(rng):
     _, _, scores = planted(rng)
     for regressor in ("ridge", "ols"):
         own, draws = line(scores, weights="pretrained", regressor=regressor)
@@ -138,54 +134,50 @@ def test_learned_is_what_is_above_the_best_control(rng):
             low, high = interval(own.learned[layer], by_draw.astype(float))
             assert own.learned_low[layer] == pytest.approx(low)
             assert own.learned_high[layer] == pytest.approx(high)
+    is_own = (scores.table.weights == "pretrained") & (scores.table.target == "true")
+    assert (scores.table.learned.notna() == is_own).all()
 
 
-def test_only_the_network_itself_has_learned_something(rng):
-    _, _, scores = planted(rng)
-    table = scores.table
-    assert table[(table.weights != "pretrained") | (table.target != "true")].learned.isna().all()
-    assert table[(table.weights == "pretrained") & (table.target == "true")].learned.notna().all()
-
-
-def test_network_that_knows_no_more_than_its_twins_has_learned_nothing():
+def test_network_no_better_than_random_networks_shows_no_gain():
     rng, below = np.random.default_rng(0), []
     for _ in range(40):
         measure = rng.random(60)
         known = [share * (measure[:, None] - 0.5) for share in (0.5, 2.0, 1.0)]
         draw = [features(rng, 60, known) for _ in range(4)]
         answers = {
-            "pretrained": Answers(points(), (draw[0],)),
-            "random": Answers(points(), tuple(draw[1:])),
+            "pretrained": Features(points(), (draw[0],)),
+            "random": Features(points(), tuple(draw[1:])),
         }
         parts = draw_parts(images(measure), 4, 0, shuffled=False)
         below.append(line(score(parts, answers, ("ridge",)), weights="pretrained")[0].learned_low)
     assert np.mean(np.array(below) <= 0) > 0.9
 
 
-def test_random_row_is_the_mean_of_its_twins_with_their_spread(rng):
-    parts, answers, scores = planted(rng, twins=3)
+def test_random_row_is_the_mean_of_the_random_networks_with_their_spread(rng):
+    parts, answers, scores = planted(rng, n_random=3)
     rows, _ = line(scores, weights="random")
     alone = []
     for matrix in answers["random"].matrices:
-        one = score(parts, {"random": Answers(points(), (matrix,))}, ("ridge",))
+        one = score(parts, {"random": Features(points(), (matrix,))}, ("ridge",))
         alone.append(line(one, weights="random")[0].r2)
     np.testing.assert_allclose(rows.r2, np.mean(alone, axis=0))
     np.testing.assert_allclose(rows.r2_spread, np.std(alone, axis=0, ddof=1))
+    assert line(scores, weights="pretrained")[0].r2_spread.isna().all()  # one set of weights
 
 
-def test_interval_of_few_twins_covers_the_mean_of_all_twins():
-    """Twins that differ and images that do not: all that is uncertain is which twins were drawn."""
-    rng, places = np.random.default_rng(0), np.random.default_rng(1).random((1000, MOST_TWINS))
+def test_interval_over_few_random_networks_covers_the_mean_of_all():
+    """Networks differ and images do not: only which networks were drawn is uncertain."""
+    rng, places = np.random.default_rng(0), np.random.default_rng(1).random((1000, MOST_RANDOM))
     covered = []
     for n in (2, 3, 5):
         for _ in range(200):
-            draws = _over_twins(np.repeat(rng.normal(size=(n, 1)), 1001, axis=1), places)
+            draws = _over_seeds(np.repeat(rng.normal(size=(n, 1)), 1001, axis=1), places)
             low, high = interval(draws[0], draws[1:], most=np.inf)
             covered.append(low <= 0 <= high)
     assert 0.9 <= np.mean(covered) <= 0.99
 
 
-def test_interval_of_the_twins_knows_that_twins_differ():
+def test_interval_includes_the_spread_of_the_random_networks():
     rng = np.random.default_rng(0)
     measure = rng.random(200)
     knows = [features(rng, 200, [share * (measure[:, None] - 0.5)] * 3) for share in (0, 4)]
@@ -193,16 +185,11 @@ def test_interval_of_the_twins_knows_that_twins_differ():
 
     def width(matrices):
         rows, _ = line(
-            score(parts, {"random": Answers(points(), matrices)}, ("ridge",)), weights="random"
+            score(parts, {"random": Features(points(), matrices)}, ("ridge",)), weights="random"
         )
         return (rows.r2_high - rows.r2_low)["a"]
 
     assert width(tuple(knows)) > 2 * max(width((knows[0],)), width((knows[1],)))
-
-
-def test_one_set_of_weights_has_no_spread(rng):
-    _, _, scores = planted(rng)
-    assert line(scores, weights="pretrained")[0].r2_spread.isna().all()
 
 
 # --- width and learning curve --------------------------------------------------------------------
@@ -212,7 +199,7 @@ def test_width_is_matched_where_a_layer_is_wide_enough(rng):
     measure = rng.random(60)
     wide = rng.normal(size=(60, 30)).astype(np.float32)
     answers = {
-        "pretrained": Answers(points(["a", "b"]), ({"a": wide, "b": wide[:, :3]},)),
+        "pretrained": Features(points(["a", "b"]), ({"a": wide, "b": wide[:, :3]},)),
     }
     parts = draw_parts(images(measure), 2, 0, shuffled=False)
     rows, _ = line(
@@ -231,7 +218,7 @@ def test_all_components_are_the_ridge_itself(rng):
     np.testing.assert_allclose(ridge, matched)
 
 
-def test_smaller_shares_of_the_images_to_fit_lie_in_larger_ones(rng):
+def test_smaller_shares_of_the_training_images_are_subsets_of_larger_ones(rng):
     group = rng.integers(0, 25, size=80).tolist()
     parts = draw_parts(images(rng.random(80), group=group), 5, 0, shuffled=False)
     (part,) = parts
@@ -245,11 +232,11 @@ def test_smaller_shares_of_the_images_to_fit_lie_in_larger_ones(rng):
         assert not groups & set(part.groups[left])  # groups are taken whole
 
 
-def test_more_images_to_fit_are_no_worse_and_are_counted():
+def test_more_training_images_are_no_worse_and_are_counted():
     rng = np.random.default_rng(0)
     measure = rng.random(200)
     known = [share * (measure[:, None] - 0.5) for share in (1.0, 1.5, 2.0)]
-    answers = {"pretrained": Answers(points(), (features(rng, 200, known, d=20),))}
+    answers = {"pretrained": Features(points(), (features(rng, 200, known, d=20),))}
     parts = draw_parts(images(measure), 10, 0, shuffled=False)
     found = [
         line(score(parts, answers, ("ridge",), share=share), weights="pretrained")[0]
@@ -263,18 +250,18 @@ def test_more_images_to_fit_are_no_worse_and_are_counted():
 # --- the same numbers ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("n_threads", [1, 3])
-def test_number_of_threads_changes_nothing(monkeypatch, n_threads):
-    _, _, here = planted(np.random.default_rng(0), permutations=10)
-    monkeypatch.setattr(scalecut.scores, "n_processors", lambda: n_threads)
-    _, _, there = planted(np.random.default_rng(0), permutations=10)
-    assert here.table.equals(there.table)
-    assert np.array_equal(here.draws, there.draws)
+def test_number_of_threads_changes_nothing(monkeypatch):
+    found = []
+    for n_threads in (1, 3):
+        monkeypatch.setattr(scalecut.probing.scores, "n_processors", lambda n=n_threads: n)
+        found.append(planted(np.random.default_rng(0), permutations=10)[2])
+    pd.testing.assert_frame_equal(found[0].table, found[1].table, check_exact=True)
+    np.testing.assert_array_equal(found[0].draws, found[1].draws)
 
 
 def test_permutations_and_controls_do_not_change_the_scores(rng):
     parts, answers, scores = planted(rng, permutations=10)
-    bare = [replace(part, dealt=part.dealt[:, :0]) for part in parts]
+    bare = [replace(part, permuted=part.permuted[:, :0]) for part in parts]
     alone = score(bare, {"pretrained": answers["pretrained"]}, ("ridge",))
     rows, draws = line(scores, weights="pretrained")
     other, other_draws = line(alone, weights="pretrained")
@@ -282,20 +269,20 @@ def test_permutations_and_controls_do_not_change_the_scores(rng):
     np.testing.assert_array_equal(draws, other_draws)
 
 
-def test_twins_are_drawn_alike_in_all_subsets():
+def test_the_same_random_networks_are_drawn_in_all_subsets():
     rng = np.random.default_rng(0)
     subset = ["cat"] * 30 + ["dog"] * 30
     parts = draw_parts(images(rng.random(60), subset=subset), 2, 0, shuffled=False)
-    assert np.array_equal(parts[0].twins, parts[1].twins)
-    assert parts[0].twins.shape[1] == MOST_TWINS
+    assert np.array_equal(parts[0].drawn, parts[1].drawn)
+    assert parts[0].drawn.shape[1] == MOST_RANDOM
 
 
-# --- from images on ------------------------------------------------------------------------------
+# --- whole probes --------------------------------------------------------------------------------
 
 
 @pytest.mark.slow
-def test_flat_curves_show_no_fall_and_keep_their_layers_when_everything_is_fitted_anew():
-    """Eight layers that know the measure alike, each with noise of its own: 150 whole probes."""
+def test_flat_curves_show_no_drop_and_keep_their_layers_when_everything_is_fitted_anew():
+    """Eight layers that encode the measure equally, each with its own noise: 150 whole probes."""
     rng, n, shown, kept = np.random.default_rng(1), 100, [], []
     layers = [f"layer{number}" for number in range(8)]
     for seed in range(150):
@@ -305,16 +292,16 @@ def test_flat_curves_show_no_fall_and_keep_their_layers_when_everything_is_fitte
             layer: (known + rng.normal(size=(n, 20))).astype(np.float32) for layer in layers
         }
         parts = draw_parts(images(measure), 10, seed, shuffled=False)
-        answers = {"pretrained": Answers(points(layers, 20), (matrices,))}
+        answers = {"pretrained": Features(points(layers, 20), (matrices,))}
         rows, draws = line(score(parts, answers, ("ridge",)), weights="pretrained")
         r2, draws = rows.r2.to_numpy(), draws.T.astype(np.float64)
-        shown.append(fall(r2, draws).after is not None)
+        shown.append(drop(r2, draws).after is not None)
         kept.append(len(peak(r2, draws).confidence_set) / len(layers))
     assert np.mean(shown) <= 0.07
     assert np.mean(kept) >= 0.93
 
 
-# --- what is read from each image ----------------------------------------------------------------
+# --- predictions for each image ------------------------------------------------------------------
 
 
 def test_predictions_are_the_means_of_a_loop_over_scikit_learn(rng):
@@ -329,7 +316,7 @@ def test_predictions_are_the_means_of_a_loop_over_scikit_learn(rng):
                 found[row].append(fit.predict(X[row : row + 1])[0])
         slow = [np.mean(each) if each else np.nan for each in found]
         np.testing.assert_allclose(predicted, slow)
-        assert np.isnan(predicted).any()  # 4 splits leave some out
+        assert np.isnan(predicted).any()  # 4 splits hold not all of them out
 
 
 def test_predictions_are_those_of_ridge_wherever_it_stands(rng):
@@ -356,7 +343,7 @@ def test_images_of_each_subset_are_predicted_by_its_own_fits(rng):
     whole = images(measure, subset)
     scores = score(
         draw_parts(whole, 4, 0, shuffled=False),
-        {"pretrained": Answers(points(), (knows,))},
+        {"pretrained": Features(points(), (knows,))},
         ["ridge"],
     )
     for name in ("dog", "cat"):
@@ -364,7 +351,7 @@ def test_images_of_each_subset_are_predicted_by_its_own_fits(rng):
         own = {layer: matrix[rows] for layer, matrix in knows.items()}
         alone = score(
             draw_parts(whole.rows(rows), 4, 0, shuffled=False),
-            {"pretrained": Answers(points(), (own,))},
+            {"pretrained": Features(points(), (own,))},
             ["ridge"],
         )
         np.testing.assert_array_equal(scores.predicted[:, rows], alone.predicted)
@@ -373,17 +360,17 @@ def test_images_of_each_subset_are_predicted_by_its_own_fits(rng):
 @pytest.mark.parametrize("group", [None, [str(number // 4) for number in range(60)]])
 def test_parts_too_large_for_memory_have_the_same_scores(rng, group, tmp_path, monkeypatch):
     measure = rng.random(60)
-    answers = {"pretrained": Answers(points(), (features(rng, 60, [measure[:, None]] * 3),))}
+    answers = {"pretrained": Features(points(), (features(rng, 60, [measure[:, None]] * 3),))}
     own = draw_parts(images(measure, group=group), 4, 0, shuffled=True, permutations=30)
     whole = score(own, answers, ("ridge", "ols", "matched"), width=2)
     monkeypatch.setenv("SCALECUT_CACHE", str(tmp_path))
     monkeypatch.setattr(cache, "IN_MEMORY", 0)
-    monkeypatch.setattr(scalecut.tall, "MANY", 0)
-    monkeypatch.setattr(scalecut.tall, "ROWS", 9)
-    monkeypatch.setattr(scalecut.scores, "AT_ONCE", 600)  # ten permutations
+    monkeypatch.setattr(scalecut.stats.out_of_core, "MANY", 0)
+    monkeypatch.setattr(scalecut.stats.out_of_core, "ROWS", 9)
+    monkeypatch.setattr(scalecut.probing.scores, "AT_ONCE", 600)  # ten permutations
     parts = draw_parts(images(measure, group=group), 4, 0, shuffled=True, permutations=30)
-    assert isinstance(parts[0].dealt, np.memmap) and isinstance(parts[0].counts, np.memmap)
-    np.testing.assert_array_equal(parts[0].dealt, own[0].dealt)
+    assert isinstance(parts[0].permuted, np.memmap) and isinstance(parts[0].counts, np.memmap)
+    np.testing.assert_array_equal(parts[0].permuted, own[0].permuted)
     np.testing.assert_array_equal(parts[0].counts, own[0].counts)
     found = score(parts, answers, ("ridge", "ols", "matched"), width=2)
     pd.testing.assert_frame_equal(found.table, whole.table, rtol=1e-9)

@@ -1,34 +1,35 @@
-"""A run folder shows whatever figures its tables allow, and says which table it cannot read."""
+"""A run folder shows whatever its tables allow, and says which table it cannot read."""
 
 import json
 import shutil
-from dataclasses import replace
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import PIL.Image
 import pytest
 from markupsafe import escape
-from scalecut.report.story import COLUMNS, MOST_THUMBNAILS, story_of
 
-from scalecut import make_image_set
-from scalecut.analyses.invariance import CHANGES
-from scalecut.cut.folder import NEEDED
+from scalecut import compare_curves
 from scalecut.errors import DataError, OutputError
-from scalecut.probing.curve import write_curve
-from scalecut.report.page import minus
-from scalecut.report.report import draw, write_comparison, write_page
-from scalecut.report.sections import interval, trust
-from scalecut.runs import FORMAT, read_facts, write_run
-from tests.cli.test_app import assert_refused, scalecut
-from tests.cli.test_app import tree as everything
-from tests.figures.test_analyses import of_directions, of_invariance, of_noise, of_scenes
+from scalecut.figures.text import typeset
+from scalecut.probing.curve import image_table
+from scalecut.report import curve as of_curve
+from scalecut.report import report, sections
+from scalecut.report.cells import interval
+from scalecut.report.cut import NEEDED
+from scalecut.report.facts import trust
+from scalecut.report.predictions import MOST_THUMBNAILS, read_predictions
+from scalecut.report.report import write_comparison, write_report
+from scalecut.report.sections import FIGURES, SECTIONS, Plot, drawings
+from scalecut.report.transfer import COLUMNS
+from scalecut.runs import FORMATS, kind_of, read_run
+from tests.figures.test_analyses import of_directions, of_invariance, of_noise, of_paper, of_scenes
 from tests.figures.test_pathology import FACTS as TRANSFER_FACTS
 from tests.figures.test_pathology import swept
-from tests.test_runs import curve, table, tree
+from tests.report.builders import curve, curve_table, files_in, run_of, with_images
 
-ANSWERS = ["agreement", "probability_change", "jensen_shannon"]
+OUTPUTS = ["agreement", "probability_change", "jensen_shannon"]
 MOVES = ["drift", "map_error"]
 OF_TABLES = {
     "invariance": (of_invariance, ["invariance", "drift"]),
@@ -38,178 +39,37 @@ OF_TABLES = {
 }
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def coarse(monkeypatch):
     monkeypatch.setattr("scalecut.report.report.DOTS_PER_INCH", 20)
 
 
-def run_of(folder, **tables):
-    """A run folder with these tables."""
-    folder.mkdir(parents=True, exist_ok=True)
-    write_run(folder, tables, {}, command="scalecut", settings={})
+def probe_run(folder, *table, **provenance):
+    """A run of a probe, without its figures and its page."""
+    made = curve(curve_table(*table), **provenance)
+    facts = {"evidence": {s: asdict(made.evidence(s)) for s in dict.fromkeys(made.table.subset)}}
+    facts |= {**made.provenance, "finding": made.finding(), "points": made.points}
+    run_of(folder, facts, **made.tables())
+    np.save(folder / "draws.npy", made.draws)
     return folder
 
 
-def probe_run(folder, subsets=("dog", "cat", "mean"), regressors=("ridge", "ols"), **changes):
-    folder.mkdir(parents=True, exist_ok=True)
-    made = replace(curve(table(subsets, regressors)), **changes)
-    write_curve(made, folder, command="scalecut", settings={})
-    return folder
+def opened(folder):
+    return read_run(folder, kind_of(folder, ("run", "cut")))
 
 
-def drawn(run):
+def story_of(folder, *, has_thumbnails=True):
+    run = opened(folder)
+    return report._story(run, drawings(run), has_thumbnails)
+
+
+def drawn(folder):
     """The names of the figures, each of which must be there as PNG and SVG and nothing else."""
-    paths = draw(run)
-    assert sorted(paths) == sorted((run / "figures").glob("*"))
+    _, paths = write_report(folder)
+    assert sorted(paths) == sorted((folder / "figures").glob("*"))
     assert [path.suffix for path in paths] == [".png", ".svg"] * (len(paths) // 2)
     assert all(path.stat().st_size > 1000 for path in paths)
     return [path.stem for path in paths[::2]]
-
-
-# --- which figures -------------------------------------------------------------------------------
-
-
-def test_figures_of_a_curve_are_written_twice_with_the_same_bytes(tmp_path):
-    run = probe_run(tmp_path)
-    first = {path: path.read_bytes() for path in draw(run)}
-    assert list(first) == [
-        run / "figures" / f"{name}.{kind}"
-        for name in ("curve", "curve_exponential", "subsets", "width")
-        for kind in ("png", "svg")
-    ]
-    assert {path: path.read_bytes() for path in draw(run)} == first
-    assert not any(b"<dc:date>" in content for content in first.values())
-    wide = first[run / "figures" / "curve.png"][16:20]
-    assert wide == (2000).to_bytes(4, "big")  # 10 inches at 200 dpi
-
-
-@pytest.mark.parametrize(
-    ("subsets", "regressors", "names"),
-    [
-        (("dog", "mean"), ("ridge",), []),
-        (("dog", "cat", "mean"), ("ridge",), ["subsets"]),
-        (("dog", "mean"), ("ridge", "ols"), ["width"]),
-    ],
-)
-def test_one_subset_or_regressor_has_no_figure_that_compares_them(
-    coarse, tmp_path, subsets, regressors, names
-):
-    run = probe_run(tmp_path, subsets, regressors)
-    assert drawn(run) == ["curve", "curve_exponential", *names]
-
-
-def test_learning_curve_is_drawn_where_there_is_one(coarse, tmp_path):
-    few = replace(curve(table(regressors=["ridge"]).assign(n_fit=14)), points=())
-    run = probe_run(tmp_path, ("dog", "mean"), ("ridge",), fewer=(few,))
-    assert drawn(run) == ["curve", "curve_exponential", "learning"]
-
-
-@pytest.mark.parametrize("name", OF_TABLES)
-def test_each_table_is_drawn_by_its_own_figures(coarse, tmp_path, name):
-    make, figures = OF_TABLES[name]
-    assert drawn(run_of(tmp_path, **{name: make()})) == figures
-
-
-def test_all_tables_of_a_folder_are_drawn_in_the_same_order(coarse, tmp_path):
-    run = run_of(tmp_path, noise=of_noise(), invariance=of_invariance())
-    assert drawn(run) == ["invariance", "drift", "noise"]
-
-
-@pytest.mark.parametrize(
-    ("gone", "figures"),
-    [(ANSWERS, ["drift"]), (MOVES, ["invariance"]), ([*ANSWERS, *MOVES], [])],
-    ids=["no logits", "no sizes an octave apart", "neither"],
-)
-def test_only_what_is_in_the_table_is_drawn(coarse, tmp_path, gone, figures):
-    whole = of_invariance()
-    rest = whole[~whole["quantity"].isin(gone)]
-    assert set(rest["change"]) == set(CHANGES)
-    assert drawn(run_of(tmp_path, invariance=rest)) == figures
-
-
-# --- what cannot be read or written --------------------------------------------------------------
-
-
-def refusal(run, kind=DataError, act=draw):
-    before = tree(run) if run.exists() else None
-    with pytest.raises(kind) as error:
-        act(run)
-    assert (tree(run) if run.exists() else None) == before
-    return str(error.value)
-
-
-def test_folder_that_is_not_there_is_refused_and_not_made(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    assert refusal(Path("none")) == (
-        "There is no run folder 'none'. Give the folder that a probe wrote (--out)."
-    )
-
-
-@pytest.mark.parametrize(
-    ("tables", "text"),
-    [
-        (
-            {},
-            "'run' holds no curve: it is empty, or was made by another command. Give the folder "
-            "that a probe wrote (--out).",
-        ),
-        (
-            {"noise": of_noise()},
-            "The run 'run' has no readable run.json ([Errno 2] No such file or directory: "
-            "'run/run.json'). Run the probe again.",
-        ),
-    ],
-    ids=["empty", "with a table"],
-)
-def test_folder_without_run_json_is_refused(tmp_path, monkeypatch, tables, text):
-    monkeypatch.chdir(tmp_path)
-    (run_of(Path("run"), **tables) / "run.json").unlink()
-    assert refusal(Path("run")) == text
-
-
-@pytest.mark.parametrize("name", [*OF_TABLES, "learning"])
-def test_table_that_cannot_be_read_is_named(tmp_path, monkeypatch, name):
-    monkeypatch.chdir(tmp_path)
-    (run_of(Path("run")) / f"{name}.csv").write_text("")
-    assert refusal(Path("run")) == (
-        f"The run 'run' has no readable {name}.csv (No columns to parse from file). Run the "
-        "command again."
-    )
-
-
-def test_table_that_is_not_whole_is_refused_by_its_column(tmp_path):
-    run = run_of(tmp_path, invariance=of_invariance().drop(columns="quantity"))
-    assert refusal(run) == (
-        "The table of invariance lacks 1 of the columns that a figure needs, the first is "
-        "'quantity'. Give the table as scalecut wrote it."
-    )
-
-
-def test_file_in_the_place_of_the_folder_is_refused_with_the_remedy(coarse, tmp_path):
-    run = run_of(tmp_path, noise=of_noise())
-    place = run / "figures"
-    place.write_text("")
-    assert refusal(run, OutputError) == (
-        f"The figures cannot be written to {str(place)!r} (File exists). They need a folder that "
-        "can be written to and has space left; choose one with --out."
-    )
-
-
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="/dev/full is Linux's full disk")
-@pytest.mark.parametrize("name", ["noise.png", "noise.svg"])
-def test_full_disk_is_told_with_the_remedy(coarse, tmp_path, name):
-    place = run_of(tmp_path, noise=of_noise()) / "figures"
-    place.mkdir()
-    (place / name).symlink_to("/dev/full")
-    with pytest.raises(OutputError) as error:
-        draw(tmp_path)
-    assert str(error.value) == (
-        f"The figures cannot be written to {str(place)!r} (No space left on device). They need a "
-        "folder that can be written to and has space left; choose one with --out."
-    )
-
-
-# --- what the page tells -------------------------------------------------------------------------
 
 
 def titles(story):
@@ -221,318 +81,360 @@ def table_of(sections, title):
     return table
 
 
-def with_photographs(folder, n=24, subset=("dog", "cat")):
-    """A run of photographs, each half white in its box; two files are gone, and one is broken."""
-    rng, files = np.random.default_rng(0), []
-    for number in range(n):
-        files.append(folder / f"{number}.png")
-        picture = PIL.Image.new("RGB", (200, 100))
-        picture.paste("white", (0, 0, 100, 100))
-        picture.save(files[-1])
-    images = make_image_set(
-        files, rng.random(n), subset=[subset[i % len(subset)] for i in range(n)]
-    )
-    images = replace(images, boxes=np.tile([0.0, 0.0, 100.0, 100.0], (n, 1)))
-    made = curve(table((*subset, "mean"), ("ridge",)))
-    predicted = rng.random((len(made.points), n))
-    run = folder / "run"
-    run.mkdir()
-    whole = replace(made, image_set=images, predicted=predicted)
-    write_curve(whole, run, command="scalecut probe", settings={"model": "net"})
-    for gone in files[:2]:
-        gone.unlink()
-    files[2].write_text("no image")
-    return run, whole
+def rows_by_column(table):
+    return [dict(zip(table.columns, row, strict=True)) for row in table.rows]
 
 
-def test_page_begins_with_the_finding_of_the_curve(tmp_path):
-    run, whole = with_photographs(tmp_path)
-    told = write_page(run).read_text(encoding="utf-8")
-    assert story_of(run).finding == whole.finding()
-    after = told.split("<h1>net</h1>")[1].strip()
-    assert after.startswith(f'<p class="lead">{escape(minus(whole.finding()))}<')
+# --- figures -------------------------------------------------------------------------------------
 
 
-def test_page_is_the_same_when_written_again_and_wherever_it_lies(tmp_path):
-    run, _ = with_photographs(tmp_path)
-    first = write_page(run).read_bytes()
+def test_report_of_a_curve_is_the_same_bytes_each_time_and_everywhere(tmp_path):
+    run = probe_run(tmp_path / "run")
+    page, figures = write_report(run)
+    names = ("curve", "subsets", "width", "curve_exponential")
+    expected = [run / "figures" / f"{name}.{kind}" for name in names for kind in ("png", "svg")]
+    assert (page, figures) == (run / "report.html", expected)
+    first = files_in(run)
+    assert not any(b"<dc:date>" in content for content in first.values() if content)
+    assert first["figures/curve.png"][16:20] == (200).to_bytes(4, "big")  # 10 inches at 20 dpi
     elsewhere = shutil.copytree(run, tmp_path / "elsewhere")
-    assert write_page(elsewhere).read_bytes() == write_page(run).read_bytes() == first
+    for folder in (run, elsewhere):
+        write_report(folder)
+        assert files_in(folder) == first
 
 
-def test_readings_are_those_of_the_run_layer_by_layer(tmp_path):
-    run, whole = with_photographs(tmp_path)
-    found = story_of(run).readings
-    assert found.layers == [point.layer for point in whole.points]
-    np.testing.assert_array_equal(found.predicted, whole.predicted)
-    assert found.images.image.tolist() == [image.name for image in whole.image_set.images]
+def test_each_table_is_parsed_once_and_each_figure_drawn_once(tmp_path, monkeypatch):
+    run, calls = probe_run(tmp_path), []
 
+    def count(target, name):
+        done = getattr(target, name)
 
-def test_layers_of_readings_stand_as_in_the_curve_whatever_their_order_in_the_file(tmp_path):
-    run, whole = with_photographs(tmp_path)
-    told = pd.read_parquet(run / "predictions.parquet")
-    layers = list(dict.fromkeys(told.layer))
-    turned = [told[told.layer == layer] for layer in reversed(layers)]
-    pd.concat(turned).to_parquet(run / "predictions.parquet")
-    np.testing.assert_array_equal(story_of(run).readings.predicted, whole.predicted)
+        def counted(*of, **more):
+            calls.append(getattr(of[0], "stem", name))
+            return done(*of, **more)
 
+        monkeypatch.setattr(target, name, counted)
 
-def test_files_that_are_gone_or_broken_have_no_thumbnail_and_stop_nothing(tmp_path):
-    run, _ = with_photographs(tmp_path)
-    found = story_of(run).readings
-    assert sorted(found.thumbnails) == list(range(3, 24))
-    assert (found.images.width[3:] == 200).all()
-    assert (found.images.height[3:] == 100).all()
-
-
-def test_page_without_thumbnails_opens_no_file(tmp_path, monkeypatch):
-    run, _ = with_photographs(tmp_path)
-    monkeypatch.setattr("scalecut.report.story.thumbnail", None)
-    assert story_of(run, has_thumbnails=False).readings.thumbnails == {}
-
-
-@pytest.mark.parametrize(("limit", "n"), [("MOST_THUMBNAILS", 5), ("MOST_THUMBNAIL_BYTES", 4)])
-def test_thumbnails_are_bounded_in_number_and_in_bytes(tmp_path, monkeypatch, limit, n):
-    run, _ = with_photographs(tmp_path)
-    sizes = {len(jpeg) for jpeg in story_of(run).readings.thumbnails.values()}
-    most = {"MOST_THUMBNAILS": n + 3, "MOST_THUMBNAIL_BYTES": n * max(sizes)}
-    monkeypatch.setattr(f"scalecut.report.story.{limit}", most[limit])
-    assert n <= len(story_of(run).readings.thumbnails) <= n + 3 < MOST_THUMBNAILS
-
-
-def test_run_of_an_earlier_version_says_how_to_get_its_readings(tmp_path):
-    found = story_of(probe_run(tmp_path))
-    assert found.readings is None
-    assert found.without_readings.endswith("Run the command below again to see it.")
-
-
-def test_scores_stand_in_the_table_subset_by_subset(tmp_path):
-    run = probe_run(tmp_path)
-    frame = table(("dog", "cat", "mean"), ("ridge", "ols"))
-    found = table_of(story_of(run).sections, "Layers")
-    own = frame[(frame.weights == "pretrained") & (frame.target == "true")]
-    assert len(found.rows) == len(found.keys) == len(own)
-    twins = frame[frame.weights == "random"].set_index(["subset", "regressor", "layer"]).r2
-    names = {"ridge": "Ridge regression", "ols": "Ordinary least squares"}
-    for cells, key, (_, row) in zip(found.rows, found.keys, own.iterrows(), strict=True):
-        told = dict(zip(found.columns, cells, strict=True))
-        assert key == {"subset": row.subset, "regressor": names[row.regressor]}
-        assert told["layer"].split(" (")[0] == row.layer
-        assert told["R²"] == pytest.approx(row.r2, abs=1e-6)
-        twin = twins[row.subset, row.regressor, row.layer]
-        assert told["random weights"] == pytest.approx(twin, abs=1e-6)
-
-
-def test_page_of_a_curve_has_its_figures_and_what_to_trust_it_by(tmp_path):
-    story = story_of(probe_run(tmp_path))
-    assert titles(story) == [
-        *("Layer by layer", "What it is evidence of", "Subset by subset"),
-        *("Ridge, least squares and the width of a layer", "On the axis of the paper"),
+    for target, name in ((pd, "read_csv"), (of_curve, "curve_drawing"), (report, "page_figure")):
+        count(target, name)
+    write_report(run)
+    assert sorted(calls) == [
+        *("curve", "curve_drawing", "curve_drawing", "curve_drawing"),  # dog, cat and their mean
+        *4 * ["page_figure"],
     ]
-    assert [section.title for section in story.trust] == [
-        *("The command", "What was left out", "Settings, versions and time"),
-    ]
-    assert story.trust[0].code == "scalecut"
-    assert table_of(story.trust, "Images left out").rows == [("a.jpg", "it is broken")]
-    assert table_of(story.trust, "Layers left out").rows == [("fc", "lacks a tensor")]
-    versions = dict(table_of(story.trust, "Versions").rows)
-    assert versions["torch"] == read_facts(tmp_path)["versions"]["torch"]
 
 
-@pytest.mark.parametrize(
-    ("facts", "said"),
-    [
-        ({"left_out": []}, ["No image and no layer was left out."]),
-        ({"images_left_out": [], "weights": None}, ["No image and no layer was left out."]),
-        ({"left_out": [], "weights": {"missing": ["a", "b"]}}, ["The weights lack 2 tensors"]),
-        ({"weights": {"missing": 4}}, ["The weights lack 4 tensors"]),
-        ({"steps": [], "left_out": []}, ["No step was left out; the page of each step says"]),
-    ],
-)
-def test_nothing_left_out_is_said_too_where_it_is_known(facts, said):
-    section = next(each for each in trust(facts) if each.title == "What was left out")
-    assert [line.startswith(each) for line, each in zip(section.lines, said, strict=True)] == [True]
-
-
-def test_page_that_does_not_know_what_was_left_out_says_nothing_of_it():
-    assert [each.title for each in trust({})] == ["The command", "Settings, versions and time"]
+def test_only_what_the_tables_allow_is_drawn(tmp_path):
+    always = ["curve", "curve_exponential"]
+    assert drawn(probe_run(tmp_path / "1", ("dog", "mean"), ("ridge",))) == always
+    learning = curve_table(("dog", "mean"), ("ridge",))
+    run_of(tmp_path / "1", learning=learning).joinpath("run.json").write_text("{}")
+    assert drawn(tmp_path / "1") == [*always, "learning"]
+    whole = of_invariance()
+    for n, (gone, figures) in enumerate(
+        [(OUTPUTS, ["drift"]), (MOVES, ["invariance"]), ([*OUTPUTS, *MOVES], [])]
+    ):
+        rest = whole[~whole["quantity"].isin(gone)]
+        run = run_of(tmp_path / f"of {n}", invariance=rest, noise=of_noise())
+        assert drawn(run) == [*figures, "noise"]
 
 
 @pytest.mark.parametrize("name", OF_TABLES)
-def test_each_table_has_its_figures_in_the_page(tmp_path, name):
+def test_each_table_has_its_figures_on_disk_and_in_the_page(tmp_path, name):
     make, figures = OF_TABLES[name]
     run = run_of(tmp_path, **{name: make()})
-    sections = story_of(run).sections
-    assert [shown.name for section in sections for shown in section.figures] == figures
-    told = write_page(run).read_text(encoding="utf-8")
-    assert all(escape(title) in told for title in titles(story_of(run)))
+    assert drawn(run) == figures
+    story = story_of(run)
+    assert [shown.name for section in story.sections for shown in section.figures] == figures
+    told = (run / "report.html").read_text(encoding="utf-8")
+    assert all(escape(title) in told for title in titles(story))
 
 
-def test_facts_of_the_run_stand_under_their_names(tmp_path):
+def test_table_that_nobody_registered_is_shown_as_it_is(tmp_path):
+    n = 2 * sections.MOST_ROWS
+    own = pd.DataFrame(
+        {"layer": "<b>", "r2": np.linspace(-1, 1, n), "is_used": [True, False] * (n // 2)}
+    )
+    own.loc[1, "r2"] = np.nan
+    run = run_of(tmp_path, atlas_concepts=own)
+    assert drawn(run) == []
+    (section,) = story_of(run).sections
+    assert section.title == "atlas concepts"
+    assert section.lines == [f"The first 200 of {n} rows; atlas_concepts.csv holds all."]
+    (table,) = section.tables
+    assert table.columns == ("layer", "r2", "is_used")
+    assert table.rows[:2] == [("<b>", -1.0, "yes"), ("<b>", None, "no")]
+    told = (run / "report.html").read_text(encoding="utf-8")
+    assert "<td>&lt;b&gt;</td>" in told.replace(' data-of="layer"', "")
+
+
+def test_new_figure_and_section_are_one_line_each(tmp_path, monkeypatch):
+    from scalecut.figures.analyses import noise_drawing
+    from scalecut.report.page import Section
+
+    plot = Plot("own", lambda run: noise_drawing(run.table("own")), "My figure", "My note.")
+    monkeypatch.setitem(FIGURES, "own", (plot,))
+    monkeypatch.setitem(SECTIONS, "own", lambda run, drawn: [Section(f"{len(drawn)} drawn")])
+    run = run_of(tmp_path, own=of_noise())
+    assert drawn(run) == ["own"]
+    assert titles(story_of(run)) == ["My figure", "1 drawn"]
+
+
+# --- the page of a curve -------------------------------------------------------------------------
+
+
+@pytest.fixture
+def imaged(tmp_path):
+    """A run with images, two of whose files are gone and one of which is broken."""
+    whole = with_images(tmp_path)
+    run = whole.save(tmp_path / "run", command="scalecut probe")
+    for gone in ("0.png", "1.png"):
+        (tmp_path / gone).unlink()
+    (tmp_path / "2.png").write_text("no image")
+    return run, whole
+
+
+def test_saved_result_has_its_page_which_begins_with_the_finding(imaged):
+    run, whole = imaged
+    told = (run / "report.html").read_text(encoding="utf-8")
+    after = told.split("<h1>net</h1>")[1].strip()
+    assert after.startswith(f'<p class="lead">{escape(typeset(whole.finding()))}<')
+    assert {path.name for path in run.glob("figures/*.png")} == {
+        *("curve.png", "curve_exponential.png", "predicted.png", "subsets.png"),
+    }
+
+
+def test_predictions_are_those_of_the_run_whatever_the_order_of_layers(imaged):
+    run, whole = imaged
+    images, predictions = read_predictions(opened(run))
+    pd.testing.assert_frame_equal(predictions, whole.predictions())
+    told = image_table(whole.image_set)
+    pd.testing.assert_frame_equal(images[[*told]], told)
+    found = story_of(run).predictions
+    assert found.layers == [point.layer for point in whole.points]
+    assert found.images.image.tolist() == [image.name for image in whole.image_set.images]
+    turned = [predictions[predictions.layer == layer] for layer in reversed(found.layers)]
+    pd.concat(turned).to_parquet(run / "predictions.parquet")
+    for each in (found, story_of(run).predictions):
+        np.testing.assert_array_equal(each.predicted, whole.predicted)
+
+
+def test_thumbnails_are_of_readable_files_and_bounded(imaged, monkeypatch):
+    run, _ = imaged
+    found = story_of(run).predictions
+    assert sorted(found.thumbnails) == list(range(3, 24))
+    assert set(found.images.width[3:]) == {200}
+    assert set(found.images.height[3:]) == {100}
+    most = max(map(len, found.thumbnails.values()))
+    for limit, value, n in (("MOST_THUMBNAILS", 8, 5), ("MOST_THUMBNAIL_BYTES", 4 * most, 4)):
+        with monkeypatch.context() as patch:
+            patch.setattr(f"scalecut.report.predictions.{limit}", value)
+            assert n <= len(story_of(run).predictions.thumbnails) <= n + 3 < MOST_THUMBNAILS
+    monkeypatch.setattr("scalecut.report.predictions.thumbnail", None)  # opens no file
+    assert story_of(run, has_thumbnails=False).predictions.thumbnails == {}
+
+
+def test_tables_of_a_curve_hold_its_scores_and_evidence(tmp_path):
+    run = probe_run(tmp_path)
+    story, frame = story_of(run), curve_table()
+    found = table_of(story.sections, "Layers")
+    own = frame[(frame.weights == "pretrained") & (frame.target == "true")]
+    of_random = frame[frame.weights == "random"].set_index(["subset", "regressor", "layer"]).r2
+    names = {"ridge": "Ridge regression", "ols": "Ordinary least squares"}
+    for told, key, (_, row) in zip(rows_by_column(found), found.keys, own.iterrows(), strict=True):
+        assert key == {"subset": row.subset, "regressor": names[row.regressor]}
+        assert told["layer"].split(" (")[0] == row.layer
+        assert told["R²"] == pytest.approx(row.r2, abs=1e-6)
+        assert told["gain over controls"] == pytest.approx(row.learned, abs=1e-6)
+        expected = of_random[row.subset, row.regressor, row.layer]
+        assert told["random weights"] == pytest.approx(expected, abs=1e-6)
+    evidence = json.loads((run / "run.json").read_text())["evidence"]
+    for told in rows_by_column(table_of(story.sections, "Evidence")):
+        assert told["peak"].split(" (")[0] == evidence[told["subset"]]["peak"]
+        assert told["training images"] == 28
+    assert titles(story) == [
+        *("Layer by layer", "Evidence", "Subset by subset"),
+        *("Ridge, least squares and the width of a layer", "On the axis of the paper"),
+    ]
+    assert story.predictions is None
+    assert story.without_predictions.endswith("Run the command below again to see them.")
+
+
+def test_facts_of_the_run_are_shown_under_their_names(tmp_path):
     facts = {
         "weights": {"source": "file net.pth", "sha256": "abc", "missing": ["fc.weight", "fc.bias"]},
         "stages": {"features": {"seconds": 12.5, "images_computed": 40, "images_per_second": 3.2}},
         "images": {"n_images": 1174, "measure": "area", "n_by_subset": {"cat": 430, "dog": 744}},
+        "settings": {"data": "voc:DIR", "layers": "", "seed": 0, "images": None},
+        "computed": {"precision": "bfloat16"},
         "finding": "Nothing was found.",
         "model": "net",
+        "images_left_out": [{"name": "a.jpg", "reason": "it is broken"}],
     }
-    settings = {"data": "voc:DIR", "layers": "", "seed": 0, "images": None}
-    write_run(tmp_path, {"noise": of_noise()}, facts, command="scalecut x", settings=settings)
-    story = story_of(tmp_path)
+    story = story_of(run_of(tmp_path, facts, noise=of_noise()))
     assert (story.title, story.finding) == ("net", "Nothing was found.")
     assert story.facts[:3] == ["1,174 images", "430 cat, 744 dog", "measure: area"]
     assert story.facts[3:5] == ["weights: file net.pth", "data: voc:DIR"]
-    assert table_of(story.trust, "Settings").rows == [
+    assert [section.title for section in story.trust] == [
+        *("Command", "Skipped", "Settings, versions and time"),
+    ]
+    assert story.trust[0].code == "scalecut"
+    tables = {table.title: table.rows for section in story.trust for table in section.tables}
+    assert tables["Settings"] == [
         *(("data", "voc:DIR"), ("layers", "none"), ("seed", "0"), ("images", "none")),
     ]
-    assert ("weights.missing", "fc.weight, fc.bias") in table_of(story.trust, "Network").rows
-    assert table_of(story.trust, "Time").rows == [("features", 12.5, 40, 3.2)]
+    assert tables["Images skipped"] == [("a.jpg", "it is broken")]
+    assert tables["Computed with"] == [("computed.precision", "bfloat16")]
+    assert ("weights.missing", "fc.weight, fc.bias") in tables["Network"]
+    assert tables["Time"] == [("features", 12.5, 40, 3.2)]
+    assert "torch" in dict(tables["Versions"])
 
 
-# --- transfer, cuts ------------------------------------------------------------------------------
+def test_page_says_that_nothing_was_skipped_only_where_that_is_known():
+    said = [
+        ({"left_out": []}, "No image and no layer was skipped."),
+        ({"images_left_out": [], "weights": None}, "No image and no layer was skipped."),
+        ({"left_out": [], "weights": {"missing": ["a", "b"]}}, "The weights lack 2 tensors of"),
+        ({"weights": {"missing": 4}}, "The weights lack 4 tensors of the network."),
+        ({"steps": [], "left_out": []}, "No step was skipped; the page of each step lists"),
+    ]
+    for facts, start in said:
+        (line,) = next(each.lines for each in trust(facts) if each.title == "Skipped")
+        assert line.startswith(start)
+    assert [each.title for each in trust({})] == ["Command", "Settings, versions and time"]
 
 
-def transfer_run(folder):
+# --- transfer, paper, cuts -----------------------------------------------------------------------
+
+
+def transfer_run(folder, facts=None, n_seeds=3, **more):
     rows = [
-        (way, layer, "area", "frozen", seed, tile, "kappa", value + 0.1 * seed, 9, 4)
-        for way, layer, value in (("cut", "b", 0.5), ("scratch", "pooled", 0.2))
-        for seed in range(3)
+        (method, layer, tile, "kappa", value + 0.1 * seed)
+        for method, layer, value in (("cut", "b", 0.5), ("scratch", "pooled", 0.2))
+        for seed in range(n_seeds)
         for tile in ("all", "t1")
     ]
-    columns = [
-        *("contestant", "layer", "task", "mode", "seed", "tile", "metric", "value"),
-        *("n_train", "n_test"),
-    ]
     differences = pd.DataFrame(
-        [("cut", "scratch", "kappa", 0.3, 0.1, 0.5, 0.002, 1.2, 3, 3)],
-        columns=[
-            *("contestant", "other", "metric", "better", "low", "high", "p_value", "effect"),
-            *("n_seeds_better", "n_seeds"),
-        ],
+        [("cut", "scratch", "kappa", 0.3, 0.1, 0.5, 0.002, 3, 3)], columns=COLUMNS["differences"]
     )
-    tables = {"transfer": pd.DataFrame(rows, columns=columns), "differences": differences}
-    write_run(folder, tables, {"task": "area"}, command="scalecut transfer", settings={})
-    return folder
+    table = pd.DataFrame(rows, columns=COLUMNS["transfer"])
+    return run_of(folder, facts, transfer=table, differences=differences, **more)
 
 
-def test_transfer_is_told_by_scores_and_differences(tmp_path):
-    sections = story_of(transfer_run(tmp_path)).sections
-    scores = table_of(sections, "Scores, mean ± spread of fits")
-    assert scores.columns == ("contestant", "layer", "kappa")
+def test_transfer_has_scores_and_differences(tmp_path):
+    run = transfer_run(tmp_path / "3", TRANSFER_FACTS, sweep=swept(np.nan))
+    assert drawn(run) == ["sweep"]
+    found = story_of(run)
+    assert titles(found) == ["Cut at every layer", "Transfer"]
+    assert found.sections[1].lines[0].startswith("Task: area. Means over 10 fits, on all test")
+    scores = table_of(found.sections, "Scores, mean ± standard deviation over fits")
+    assert scores.columns == ("method", "layer", "kappa")
     assert [row[2][0] for row in scores.rows] == ["0.60\xa0±\xa00.10", "0.30\xa0±\xa00.10"]
-    told = table_of(sections, "Differences").rows
-    assert told == [
+    assert table_of(found.sections, "Differences").rows == [
         ("cut", "scratch", "kappa", 0.3, interval(0.1, 0.5), ("0.002", 0.002), "3 of 3")
     ]
-    assert draw(tmp_path) == []
+    alone = story_of(transfer_run(tmp_path / "1", n_seeds=1)).sections
+    scores = table_of(alone, "Scores, mean ± standard deviation over fits")
+    assert [row[2] for row in scores.rows] == [("0.50", 0.5), ("0.20", 0.2)]  # of a single fit
 
 
-def test_figures_of_a_transfer_are_in_its_page_and_on_disk(coarse, tmp_path):
-    transfer_run(tmp_path)
-    write_run(tmp_path, {"sweep": swept(np.nan)}, TRANSFER_FACTS, command="", settings={})
-    assert drawn(tmp_path) == ["sweep"]
-    assert titles(story_of(tmp_path)) == ["Cut at every layer", "Transfer"]
-
-
-AGREED = {
+AGREED = pd.DataFrame({
     "metric": ["kappa", "kappa_quadratic"], "rho": [0.7, np.nan], "low": [-0.1, np.nan],
     "high": [0.9, np.nan], "rho_depth": [0.2, 0.1], "regret": [0.05, 0.0],
     "regret_last": [0.3, 0.2], "best": ["b", "b"], "foretold": ["c", "b"], "n_layers": [17, 17],
-}  # fmt: skip
-TRIED = {
-    "layers": ["a", "b", "up to b", "up to c"],
-    "mae": [9.0, 7.0, 6.0, 8.0],
+})  # fmt: skip
+TRIED = pd.DataFrame({
+    "layers": ["a", "b", "up to b", "up to c"], "mae": [9.0, 7.0, 6.0, 8.0],
     "kappa": [0.2, 0.6, 0.6, np.nan],
-}
+})  # fmt: skip
 
 
-def test_page_of_a_sweep_says_whether_the_probe_foretells_it(tmp_path):
-    run = transfer_run(tmp_path)
-    write_run(run, {"agreement": pd.DataFrame(AGREED)}, {}, command="", settings={})
-    story = story_of(run)
-    assert titles(story) == ["Transfer", "Whether the curve foretells it"]
-    found = table_of(story.sections, "Agreement")
-    first, second = (dict(zip(found.columns, row, strict=True)) for row in found.rows)
+def test_agreement_and_configurations_have_their_sections(tmp_path):
+    found = story_of(transfer_run(tmp_path, agreement=AGREED, configurations=TRIED))
+    assert titles(found) == [
+        *("Transfer", "Does the curve predict the best cut?"),
+        "Configurations of the method tuned",
+    ]
+    first, second = rows_by_column(table_of(found.sections, "Agreement"))
     assert first == {
-        "metric": "kappa", "rank correlation": 0.7, "95 %": interval(-0.1, 0.9), "of depth": 0.2,
-        "best layer": "b", "highest in the probe": "c", "loses": 0.05, "last layer loses": 0.3,
-        "layers": 17,
+        "metric": "kappa", "correlation with R²": 0.7, "95 %": interval(-0.1, 0.9),
+        "correlation with depth": 0.2, "best layer": "b", "layer of highest R²": "c",
+        "its loss": 0.05, "loss of the last layer": 0.3, "layers": 17,
     }  # fmt: skip
     assert (second["metric"], second["95 %"]) == ("kappa quadratic", None)
-    assert np.isnan(second["rank correlation"])
-
-
-def test_page_of_what_was_tuned_begins_with_what_was_taken(tmp_path):
-    run = transfer_run(tmp_path)
-    write_run(run, {"configurations": pd.DataFrame(TRIED)}, {}, command="", settings={})
-    found = table_of(story_of(run).sections, "Configurations")
-    assert found.columns == ("layers", "mae", "kappa")
-    assert [row[0] for row in found.rows] == ["b", "up to b", "a", "up to c"]
-    assert found.rows[0] == ("b", 7.0, 0.6)
-    assert np.isnan(found.rows[-1][-1])
+    assert np.isnan(second["correlation with R²"])
+    tried = table_of(found.sections, "Configurations")
+    assert tried.columns == ("layers", "mae", "kappa")
+    assert [row[0] for row in tried.rows] == ["b", "up to b", "a", "up to c"]  # the chosen first
+    assert tried.rows[0] == ("b", 7.0, 0.6)
+    assert np.isnan(tried.rows[-1][-1])
 
 
 @pytest.mark.parametrize("has_validation", [False, True])
-def test_page_of_a_training_has_a_row_an_epoch(tmp_path, has_validation):
+def test_training_has_a_row_per_epoch(tmp_path, has_validation):
     losses = pd.DataFrame(
         [
-            ("cut", "b", seed, epoch, 4 / epoch + seed, 5 / epoch + seed, epoch == 1 + seed)
+            ("cut", "b", epoch, 4 / epoch + seed, 5 / epoch + seed, epoch == 1 + seed)
             for seed in range(2)
             for epoch in (1, 2)
         ],
-        columns=[
-            *("contestant", "layer", "seed", "epoch", "loss", "validation_loss", "is_used"),
-        ],
+        columns=COLUMNS["losses"],
     )
     if not has_validation:
         losses["validation_loss"] = np.nan
-    run = transfer_run(tmp_path)
-    write_run(run, {"losses": losses}, {}, command="", settings={})
-    found = table_of(story_of(run).sections, "Losses by epoch")
-    told = [dict(zip(found.columns, row, strict=True)) for row in found.rows]
-    assert [(row["contestant"], row["epoch"], row["fits kept here"]) for row in told] == [
+    run = transfer_run(tmp_path, losses=losses)
+    told = rows_by_column(table_of(story_of(run).sections, "Losses by epoch"))
+    assert [(row["method"], row["epoch"], row["fits kept here"]) for row in told] == [
         *(("cut", 1, 1), ("cut", 2, 1)),
     ]
     spread = np.std([0, 1], ddof=1)
     assert told[0]["loss"] == (f"4.50\xa0±\xa0{spread:.2f}", 4.5)
-    assert [row.get("validation loss") for row in told] == (
-        [(f"{mean:.2f}\xa0±\xa0{spread:.2f}", mean) for mean in (5.5, 3.0)]
-        if has_validation
-        else [None, None]
-    )
-    assert ("validation loss" in found.columns) == has_validation
-    assert write_page(run).is_file()
+    validation = [(f"{mean:.2f}\xa0±\xa0{spread:.2f}", mean) for mean in (5.5, 3.0)]
+    expected = validation if has_validation else [None, None]
+    assert [row.get("validation loss") for row in told] == expected
+    assert ("validation loss" in told[0]) == has_validation
+    assert write_report(run)[0].is_file()
 
 
-@pytest.mark.parametrize("name", COLUMNS)
-def test_table_of_a_transfer_that_lacks_a_column_is_named(tmp_path, monkeypatch, name):
-    monkeypatch.chdir(tmp_path)
-    transfer_run(Path())
-    last = COLUMNS[name][-1]
-    Path(f"{name}.csv").write_text(",".join(COLUMNS[name][:-1]) + "\n")
-    assert refusal(Path(), act=write_page) == (
-        f"The run '.' has no readable {name}.csv (it lacks the column {last!r}). Run the command "
-        "again."
-    )
+def test_paper_has_claims_pages_and_experiments(tmp_path):
+    paper = of_paper().assign(mark="", why="")
+    claims = pd.DataFrame({"network": ["inception_v3"], "claim": ["It holds."], "note": [np.nan]})
+    facts = {
+        "pages": ["probe"],
+        "experiments": [
+            {"section": "A.2", "title": "R² by layer", "note": "A note."},
+            {"section": "9.9", "title": "Not run", "note": ""},
+        ],
+    }
+    run = run_of(tmp_path, facts, paper=paper, claims=claims)
+    assert drawn(run) == ["inception_v3"]
+    found = story_of(run).sections
+    assert [section.title for section in found] == [
+        *("Claims", "Pages of the experiments", "A.2: R² by layer"),
+    ]
+    assert found[0].tables[0].rows == [("inception_v3", "It holds.", "")]
+    assert found[1].links == {"probe": "probe/report.html"}
+    assert [figure.name for figure in found[2].figures] == ["inception_v3"]
+    ours = paper.ours.iloc[0]
+    text, value = found[2].tables[0].rows[0][5]
+    assert value == pytest.approx(ours, abs=1e-6)
+    assert text == f"{ours:.2f}\xa0[{ours - 0.1:.2f},\xa0{ours + 0.05:.2f}]".replace("-", "−")
 
 
-def test_score_of_a_single_fit_has_no_spread(tmp_path):
-    run = transfer_run(tmp_path)
-    whole = pd.read_csv(run / "transfer.csv")
-    whole[whole.seed == 0].to_csv(run / "transfer.csv", index=False)
-    scores = table_of(story_of(run).sections, "Scores, mean ± spread of fits")
-    assert [row[2] for row in scores.rows] == [("0.50", 0.5), ("0.20", 0.2)]
+COSTS = [
+    {"layer": layer, "alias": "", "depth": depth, "parameters": n, "macs": 10 * n}
+    for depth, (layer, n) in enumerate((("a", 1), ("b", 3), ("c", 4)))
+]
 
 
 def cut_folder(folder, **facts):
     costs = {"parameters": 4_000_000, "buffers": 0, "macs": 100, "seconds": 0.5, "peak_bytes": 10}
     small = costs | {"parameters": 1_000_000, "macs": 75}
-    whole = {name: "" for name in NEEDED if "." not in name} | {
+    whole = {
         "format": 1,
         "architecture": "net",
         "point": {"layer": "b"},
         "files": {"model.safetensors": "abc", "example.safetensors": "def"},
-        "versions": {"torch": "2"},
         "num_features": 192,
         "choice": {"reason": "b is the earliest."},
         "proof": {"whole": costs, "cut": small, "batch_size": 4, "lines": ["Same.", "Fewer."]},
@@ -544,194 +446,174 @@ def cut_folder(folder, **facts):
 
 
 def test_cut_has_a_page_with_what_it_saves(tmp_path):
-    folder = cut_folder(tmp_path / "cut")
+    folder = cut_folder(tmp_path / "cut", curve={"finding": "b is best."})
+    assert write_report(folder) == (folder / "report.html", [])
     story = story_of(folder)
     assert (story.title, story.finding) == ("net, cut after b", "Same. Fewer.")
+    assert titles(story) == ["The cut after b", "The curve behind the cut"]
     rows = {row[0]: row[1:] for row in table_of(story.sections, "Savings").rows}
     assert rows["parameters"] == (4_000_000, 1_000_000, ("25 %", 0.25))
-    assert rows["multiply-accumulates an image"] == (100, 75, ("75 %", 0.75))
-    assert rows["milliseconds a batch of 4"][:2] == (500, 500)
-    assert rows["peak memory an image, MB"][:2] == pytest.approx((1e-5, 1e-5))
+    assert rows["multiply-accumulates per image"] == (100, 75, ("75 %", 0.75))
+    assert rows["milliseconds per batch of 4"][:2] == (500, 500)
+    assert rows["peak memory per image, MB"][:2] == pytest.approx((1e-5, 1e-5))
     assert table_of(story.trust, "Files").rows[0] == ("model.safetensors", "abc")
-    assert [section.figures for section in story.sections] == [[]] * len(story.sections)
-    assert draw(folder) == []
-    assert write_page(folder).is_file()
+    assert [section.figures for section in story.sections] == [[], []]
 
 
-def test_cut_that_tells_what_each_layer_costs_has_a_figure_of_it_and_so_has_its_run(tmp_path):
-    costs = [{"layer": layer, "alias": "", "depth": depth, "parameters": n, "macs": 10 * n}
-             for depth, (layer, n) in enumerate((("a", 1), ("b", 3), ("c", 4)))]  # fmt: skip
+def test_run_shows_the_cuts_inside_it_with_what_each_layer_costs(tmp_path):
     run = probe_run(tmp_path)
     for name in ("cut", "again"):
-        cut_folder(run / name, costs=costs)
+        cut_folder(run / name, costs=COSTS)
     (figure,) = story_of(run / "cut").sections[0].figures
     assert "b   ·   keeps 75 % of multiply-accumulates, 75 % of parameters" in str(figure.drawing)
     own = [figure.name for section in story_of(run).sections for figure in section.figures]
     assert {"saving-cut", "saving-again"} < set(own)
     assert len(own) == len(set(own))  # each is drawn and saved by its name
-    assert figure.note in write_page(run / "cut").read_text(encoding="utf-8")
-
-
-@pytest.mark.parametrize("lacking", [name for name in NEEDED if name.startswith("proof.")])
-def test_cut_that_lacks_its_proof_is_refused_in_one_line(tmp_path, monkeypatch, lacking):
-    monkeypatch.chdir(tmp_path)
-    folder = cut_folder(Path("cut"))
-    facts = json.loads((folder / "scalecut.json").read_text())
-    del facts["proof"][lacking.removeprefix("proof.")]
-    (folder / "scalecut.json").write_text(json.dumps(facts))
-    assert refusal(folder, act=write_page) == (
-        f"'cut' holds no cut network: scalecut.json cannot be read (it lacks {lacking!r}). Give a "
-        "folder that `scalecut cut` wrote."
-    )
-
-
-def test_run_tells_of_the_cuts_inside_it(tmp_path):
-    run = probe_run(tmp_path)
-    cut_folder(run / "cut")
-    assert titles(story_of(run))[-1] == "The cut after b"
+    assert titles(story_of(run))[-2:] == ["The cut after b"] * 2
+    assert figure.note in write_report(run / "cut")[0].read_text(encoding="utf-8")
 
 
 # --- two runs ------------------------------------------------------------------------------------
 
 
-def test_two_runs_are_told_with_their_differences(tmp_path):
+def test_two_runs_are_shown_with_their_differences_or_why_there_are_none(tmp_path):
     facts = {"images": {"sha256": "x"}, "probe": {"repeats": 2, "seed": 0}}
-    one = probe_run(tmp_path / "one", provenance=facts)
-    other = probe_run(tmp_path / "other", provenance=facts)
-    file = write_comparison(one, other, tmp_path / "both.html")
-    told = file.read_text(encoding="utf-8")
-    assert "<small>one</small>" in told
-    assert "<small>other</small>" in told
-    assert "peak of one" in told  # by their folders, as both are of the same network
-    assert "one less other" in told
-
-
-def test_two_runs_that_are_not_paired_are_told_with_the_reason(tmp_path):
-    ways = ({"images": {"sha256": each}} for each in ("x", "y"))
-    one, other = (
-        probe_run(tmp_path / name, provenance=facts)
-        for name, facts in zip(("one", "other"), ways, strict=True)
-    )
-    told = write_comparison(one, other, tmp_path / "both.html").read_text(encoding="utf-8")
-    assert "The two runs are not of the same images" in told
-    assert "peak of net" not in told
+    one, other = (probe_run(tmp_path / name, **facts) for name in ("one", "other"))
+    differences = compare_curves(curve(**facts), curve(**facts))
+    for given, shown in ((differences, "peak of one"), ("They are not paired.", "not paired")):
+        file = write_comparison([one, other], tmp_path / "both.html", given)
+        told = file.read_text(encoding="utf-8")
+        assert "<small>one</small>" in told
+        assert "<small>other</small>" in told
+        assert "one minus other" in told  # by their folders, as both are of the same network
+        assert shown in told
 
 
 # --- what has no page ----------------------------------------------------------------------------
 
 
-def test_subset_that_the_run_has_not_is_refused(tmp_path, monkeypatch):
+def refusal(act, kind=DataError):
+    """The message, and that nothing was written."""
+    before = files_in(Path())
+    with pytest.raises(kind) as error:
+        act()
+    assert files_in(Path()) == before
+    return str(error.value)
+
+
+def test_folder_or_subset_that_cannot_be_shown_is_refused_before_anything_is_written(
+    tmp_path, monkeypatch
+):
     monkeypatch.chdir(tmp_path)
-    probe_run(Path("run"))
-    run_of(Path("other"), noise=of_noise())
-    assert refusal(Path("run"), act=lambda run: write_page(run, subset="horse")) == (
-        "The run 'run' has no subset 'horse'. It has 3: dog, cat, mean. Give --subset one that it "
-        "has, or none."
-    )
-    assert refusal(Path("other"), act=lambda run: write_page(run, subset="horse")) == (
-        "The run 'other' has no subset 'horse'. It has no curve. Give --subset one that it has, or "
-        "none."
-    )
-
-
-@pytest.mark.parametrize("act", [draw, write_page])
-@pytest.mark.parametrize("kind", ["probe", "noise"])
-def test_run_of_a_newer_version_is_refused(tmp_path, monkeypatch, act, kind):
-    monkeypatch.chdir(tmp_path)
-    run = probe_run(Path("run")) if kind == "probe" else run_of(Path("run"), noise=of_noise())
-    newer = read_facts(run) | {"format": FORMAT + 1}
-    (run / "run.json").write_text(json.dumps(newer))
-    assert refusal(run, act=act) == (
-        f"The run 'run' has format {FORMAT + 1}, but this version reads up to {FORMAT}. Update "
-        "scalecut."
-    )
-
-
-@pytest.mark.parametrize(
-    ("gone", "text"),
-    [
-        (
-            "curve.csv",
-            "'run' holds no curve: it is empty, or was made by another command. Give the folder "
-            "that a probe wrote (--out).",
-        ),
-        (
-            "run.json",
-            "The run 'run' has no readable run.json ([Errno 2] No such file or directory: "
-            "'run/run.json'). Run the probe again.",
-        ),
-        (
-            "draws.npy",
-            "The run 'run' has no readable draws.npy and points ([Errno 2] No such file or "
-            "directory: 'run/draws.npy'). Run the probe again.",
-        ),
-        (
-            "images.parquet",
-            "The run 'run' has no readable images.parquet and predictions.parquet "
-            "(run/images.parquet). Run the probe again.",
-        ),
-    ],
-)
-def test_page_of_a_folder_that_is_not_whole_is_refused(tmp_path, monkeypatch, gone, text):
-    monkeypatch.chdir(tmp_path)
-    with_photographs(tmp_path)
-    (Path("run") / gone).unlink()
-    assert refusal(Path("run"), act=write_page) == text
-
-
-def test_folder_in_the_place_of_the_page_is_refused_with_the_remedy(tmp_path):
-    run = run_of(tmp_path, noise=of_noise())
-    (run / "report.html").mkdir()
-    assert refusal(run, OutputError, write_page) == (
-        f"The page cannot be written to {str(run / 'report.html')!r} (Is a directory). It needs a "
-        "folder that can be written to and has space left."
-    )
-
-
-# --- as it is typed ------------------------------------------------------------------------------
-
-
-def asked(*typed):
-    """What `scalecut report` says, which must leave everything as it was."""
-    before = everything()
-    return scalecut("report", *typed), before
-
-
-def test_empty_folder_is_refused_in_one_line(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+    run, other, cut = probe_run(Path("run")), run_of(Path("other"), noise=of_noise()), Path("cut")
+    no_subset = "The run {!r} has no subset 'horse'"
+    asked = {
+        run: no_subset.format("run") + ". It has 3: dog, cat, mean. Give --subset one of them, or "
+        "none.",
+        other: no_subset.format("other") + ", because it holds no curve. Leave --subset out.",
+    }
+    for folder, text in asked.items():
+        assert refusal(lambda folder=folder: write_report(folder, subset="horse")) == text
+    both = Path("both.html")
+    assert refusal(lambda: write_comparison([run, run], both, "", subset="horse")) == asked[run]
+    assert refusal(lambda: write_report("none")).startswith("There is no folder 'none'.")
     Path("empty").mkdir()
-    assert_refused(
-        *asked("empty"),
-        "'empty' holds no curve: it is empty, or was made by another command. Give the folder that "
-        "a probe wrote (--out).",
+    assert refusal(lambda: write_report("empty")).startswith("'empty' holds no run of scalecut")
+    for lacking in NEEDED:
+        facts = json.loads((cut_folder(cut) / "scalecut.json").read_text())
+        inner = facts
+        for name in lacking.split(".")[:-1]:
+            inner = inner[name]
+        del inner[lacking.split(".")[-1]]
+        (cut / "scalecut.json").write_text(json.dumps(facts))
+        assert refusal(lambda: write_report(cut)) == (
+            f"'cut' holds no cut of scalecut: scalecut.json cannot be read (it lacks {lacking!r}). "
+            "Give a folder that `scalecut cut` wrote."
+        )
+        shutil.rmtree(cut)
+    for folder, name, kind in ((run, "run.json", "run"), (cut_folder(cut), "scalecut.json", "cut")):
+        facts = json.loads((folder / name).read_text())
+        (folder / name).write_text(json.dumps(facts | {"format": 99}))
+        assert refusal(lambda folder=folder: write_report(folder)) == (
+            f"{str(folder)!r} has format 99, but this version reads up to {FORMATS[kind]}. Update "
+            "scalecut."
+        )
+
+
+def test_table_or_fact_that_cannot_be_shown_is_named(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    text = "The run 'run' has no readable {}.csv ({}). Run the command again."
+    run = transfer_run(Path("run"), noise=of_noise())
+    for name, columns in COLUMNS.items():
+        whole = (run / f"{name}.csv").read_text() if run.joinpath(f"{name}.csv").exists() else None
+        (run / f"{name}.csv").write_text(",".join(columns[:-1]) + "\n")
+        reason = f"it lacks the column {columns[-1]!r}"
+        assert refusal(lambda: write_report(run)) == text.format(name, reason)
+        (run / f"{name}.csv").write_text(whole) if whole else (run / f"{name}.csv").unlink()
+    (run / "noise.csv").write_text("")
+    reason = "No columns to parse from file"
+    assert refusal(lambda: write_report(run)) == text.format("noise", reason)
+    of_noise().drop(columns="depth").to_csv(run / "noise.csv")
+    assert refusal(lambda: write_report(run)) == (
+        "The table of noise lacks 1 of the columns that a figure needs, the first is 'depth'. "
+        "Give the table as scalecut wrote it."
+    )
+    probe = probe_run(Path("probe"))
+    facts = json.loads((probe / "run.json").read_text())
+    del facts["evidence"]["dog"]["peak"]
+    (probe / "run.json").write_text(json.dumps(facts))
+    assert refusal(lambda: write_report(probe)) == (
+        "The evidence of 'dog' in 'probe/run.json' lacks 'peak'. Run the probe again."
     )
 
 
-def test_subset_that_is_not_there_is_refused_in_one_line(tmp_path, monkeypatch):
+def test_predictions_that_do_not_fit_are_refused(imaged):
+    run, _ = imaged
+    changes = [
+        ("images", lambda t: t.drop(columns="left"), "the column 'left' is missing"),
+        ("predictions", lambda t: t.drop(columns="layer"), "the column 'layer' is missing"),
+        ("images", lambda t: t[::-1], "they are not of the same images"),
+        ("predictions", lambda t: t[:-1], "they are not of the same images"),
+    ]
+    for name, change, reason in changes:
+        path = run / f"{name}.parquet"
+        whole = path.read_bytes()
+        change(pd.read_parquet(path)).to_parquet(path)
+        with pytest.raises(DataError) as error:
+            write_report(run)
+        assert str(error.value) == (
+            f"The run {str(run)!r} has no readable images.parquet and predictions.parquet "
+            f"({reason}). Run the probe again."
+        )
+        path.write_bytes(whole)
+    (run / "predictions.parquet").unlink()
+    with pytest.raises(DataError, match=r"no readable images\.parquet and predictions\.parquet"):
+        write_report(run)
+
+
+def test_place_that_cannot_be_written_is_refused_with_the_remedy(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    probe_run(Path("run"))
-    assert_refused(
-        *asked("run", "--subset", "nosuch"),
-        "The run 'run' has no subset 'nosuch'. It has 3: dog, cat, mean. Give --subset one that it "
-        "has, or none.",
+    run = run_of(Path("run"), noise=of_noise())
+    (run / "figures").write_text("")
+    assert refusal(lambda: write_report(run), OutputError) == (
+        "'run/figures' cannot be written (File exists). Give --out a writable folder."
+    )
+    (run / "figures").unlink()
+    (run / "report.html").mkdir()
+    with pytest.raises(OutputError) as error:
+        write_report(run)
+    assert str(error.value) == (
+        "'run/report.html' cannot be written (Is a directory). Give --out a writable folder."
     )
 
 
-@pytest.mark.parametrize("kind", ["run", "cut"])
-def test_newer_format_is_refused_in_one_line(tmp_path, monkeypatch, kind):
-    monkeypatch.chdir(tmp_path)
-    folder = probe_run(Path("run")) if kind == "run" else cut_folder(Path("cut"))
-    file = folder / ("run.json" if kind == "run" else "scalecut.json")
-    file.write_text(json.dumps(json.loads(file.read_text()) | {"format": 9}))
-    what, until = ("The run 'run'", FORMAT) if kind == "run" else ("'cut'", 1)
-    text = f"{what} has format 9, but this version reads up to {until}. Update scalecut."
-    assert_refused(*asked(folder), text)
-
-
-def test_one_folder_is_not_laid_beside_itself(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    probe_run(Path("run"))
-    assert_refused(
-        *asked("--compare", "run"),
-        "--compare lays two runs side by side, but 1 is given. Give two run folders.",
-    )
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="/dev/full is Linux's full disk")
+def test_full_disk_is_refused_with_the_remedy(tmp_path):
+    place = run_of(tmp_path, noise=of_noise()) / "figures"
+    place.mkdir()
+    for name in ("noise.svg", "noise.png"):
+        (place / name).symlink_to("/dev/full")
+        with pytest.raises(OutputError) as error:
+            write_report(tmp_path)
+        assert str(error.value).startswith(f"The disk of {str(place)!r} is full. Free space, or ")
+        (place / "noise.png").unlink(missing_ok=True)

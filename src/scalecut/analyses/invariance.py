@@ -1,57 +1,208 @@
-"""How answers and features follow the size of the picture, and the scale of the object in it.
+"""How predictions and features change with the size of the image, and of the object in it.
 
-Two notions that must be told apart: `image-size` resizes the whole picture, and the network runs at
-that size; `object-scale` crops in or pads out and leaves the input as large as it was. Both in
-octaves about the training resolution. The protocol is ours: that of `graziani2021`, section 4.1, is
-not known (docs/choices.md).
+Two notions that must be kept apart: `image-size` resizes the whole image, and the network runs at
+that size; `object-scale` crops in or pads out and keeps the size of the input. Both are in octaves
+about the training resolution. The protocol is ours: that of `graziani2021`, section 4.1, is not
+known (docs/choices.md).
 
-Shapes: n images, d features, b bootstrap draws, c columns (one a value).
+Shapes: n images, d features, b bootstrap draws, c columns (one per value).
 """
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 import PIL.Image
 from jaxtyping import Float32, Float64, Int, UInt8
+from matplotlib.figure import Figure
 from scipy.special import rel_entr
 from threadpoolctl import threadpool_limits
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..data.decoding import INTERPOLATIONS, fitted
-from ..data.images import ImageSet, LeftOut
+from ..data.images import ImageSet, LeftOut, evenly
 from ..data.measures import Box, Frame
-from ..errors import DataError, LayerError, ModelError, check_names
-from ..features.extract import Progress, Stages, forward, resolved_device, resolved_precision
+from ..data.read import LEAST_IMAGES, Reading, images_of
+from ..errors import DataError, ModelError, check_names
+from ..features.extract import (
+    Computation,
+    Extracted,
+    Progress,
+    Stages,
+    check_finite,
+    forward,
+    provenance,
+    resolved_device,
+    resolved_precision,
+)
+from ..figures import text
+from ..figures.analyses import drift_drawing, invariance_drawing
+from ..figures.drawing import page_figure
+from ..figures.notebook import html_of
 from ..networks.network import Network, Preprocessing
 from ..networks.points import SOFTMAX, ProbePoint
 from ..networks.selection import refusal
+from ..report.report import save
+from ..runs import settings_of
 from ..stats.inference import group_draws
-from ..stats.ridge import decompose, nested_ridge
+from ..stats.ridge import decompose, deviations, nested_ridge
+from .noise import KINDS, PADDINGS, Noise, noise_of, noise_table
+from .quantities import by_layer, means, read_analysis, skipped_of
+from .subject import Subject, check_unused, subject_of
 
 CHANGES = ("image-size", "object-scale")
-OCTAVES = (-2.0, -1.5, -1.0, -0.5, 0.0, 0.5, 1.0, 1.5, 2.0)
 COLUMNS = [
     *("model", "weights", "change", "octaves", "side", "n_images", "layer", "alias", "depth"),
     *("quantity", "value", "low", "high"),
 ]
 FOLDS = 5
+UNUSED = ("measure", "fit", "engine", "half", "cluster")  # options of other verbs without effect
+IN_WORDS = {"image-size": "image size", "object-scale": "object scale"}
+SHOWN = {
+    "agreement": "agreement",
+    "probability_change": "probability",
+    "jensen_shannon": "distance",
+    "cosine": "cosine",
+}
 
 _Pooled = Callable[[Tensor], list[Float32[np.ndarray, "n d"]]]
 
 
+@dataclass(frozen=True, slots=True)
+class Variation:
+    """What is varied: the size of images, the scale of objects, and the size of images of noise.
+
+    Args:
+        sizes: Factors of the training resolution, or pixels: 0.5,1,2 or 448px.
+        changes: image-size resizes the image; object-scale crops in or pads out.
+        noise: Also probe pure noise: one or more of white, pink, blocks.
+        padding: How maps are padded in the network that is shown noise.
+        noise_images: Images of each kind of noise, at least 20.
+    """
+
+    sizes: Sequence[str | float | int] = (0.25, 0.35, 0.5, 0.71, 1, 1.41, 2, 2.83, 4)
+    changes: Sequence[Literal["image-size", "object-scale"]] = ("image-size", "object-scale")
+    noise: Sequence[Literal["white", "pink", "blocks"]] = ()
+    padding: Sequence[Literal["zeros", "reflect", "circular"]] = ("zeros", "reflect", "circular")
+    noise_images: int = 126
+
+    def __post_init__(self) -> None:
+        for name, known in (("changes", CHANGES), ("noise", KINDS), ("padding", PADDINGS)):
+            what = name.removesuffix("s")
+            names = check_names(getattr(self, name), known, what)
+            if not names and name != "noise":
+                raise DataError(f"--{name} is empty. Give one or more of {', '.join(known)}.")
+            object.__setattr__(self, name, names)
+        if self.noise and self.noise_images < LEAST_IMAGES:
+            raise DataError(
+                f"--noise-images must be at least {LEAST_IMAGES} to train and to test, got "
+                f"{self.noise_images}."
+            )
+
+    def octaves(self, side: int) -> list[float]:
+        """The sizes as log2 of factors of the training resolution, ascending, 0 among them.
+
+        Args:
+            side: of the training resolution, in pixels.
+
+        Raises:
+            DataError: if a size is not understood, or there is none but the training resolution.
+        """
+        found = {octaves_of(str(part), side) for part in self.sizes}
+        if not any(found):
+            sizes = ",".join(map(str, self.sizes))
+            raise DataError(
+                f"--sizes {sizes!r} names no size but the training resolution. Give others, such "
+                "as 0.5,1,2."
+            )
+        return sorted({0.0, *(round(each, 6) for each in found)})
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Invariance:
-    """What became of answers and features, in long form, and what could not be looked at."""
+    """How predictions and features change with size, and how well noise reveals image size.
 
-    table: pd.DataFrame  # the columns of COLUMNS
-    left_out: tuple[LeftOut, ...]  # sizes at which the network does not run; unreadable images
+    Args:
+        table: the columns of `COLUMNS`; None if only noise was asked for.
+        noise: None if no noise was asked for.
+        left_out: layers and images that were skipped, and sizes at which the network does not run.
+        provenance: facts of `run.json`.
+    """
+
+    table: pd.DataFrame | None
+    noise: Noise | None = None
+    left_out: tuple[LeftOut, ...] = ()
+    provenance: dict[str, object] = field(default_factory=dict)
+
+    def to_frame(self) -> pd.DataFrame:
+        """The table of sizes, in the form of `invariance.csv`, or else that of noise."""
+        return next(iter(self.tables().values()))
+
+    def tables(self) -> dict[str, pd.DataFrame]:
+        """Every table of the run folder, by name."""
+        own = {} if self.table is None else {"invariance": self.table.copy()}
+        return own | ({} if self.noise is None else self.noise.tables())
+
+    def finding(self) -> str:
+        """What was found, in a few sentences."""
+        said = [] if self.table is None else [_finding(self.table)]
+        return " ".join(said + ([] if self.noise is None else [self.noise.finding()]))
+
+    def summary(self) -> dict[str, pd.DataFrame]:
+        """Predictions and features by size, and R² for noise by layer."""
+        own = {}
+        if self.table is not None:
+            first = self.table.iloc[0]
+            title = f"Compared with the training resolution, {first.model}, {first.n_images} images"
+            own[title] = _summary(self.table)
+        return own | ({} if self.noise is None else self.noise.summary())
+
+    def notes(self) -> list[str]:
+        """Nothing besides the tables."""
+        return []
+
+    def plot(self) -> Figure:
+        """How predictions change with size; without predictions how features do, or noise."""
+        if self.table is None:
+            assert self.noise is not None
+            return self.noise.plot()
+        has_predictions = (self.table.quantity == "agreement").any()
+        return page_figure((invariance_drawing if has_predictions else drift_drawing)(self.table))
+
+    def save(self, folder: str | Path, *, command: str = "") -> Path:
+        """Write the run folder: `invariance.csv`, `noise.csv`, figures and page.
+
+        Raises:
+            OutputError: if `folder` exists and holds no run, or cannot be written.
+        """
+        facts = {**self.provenance, "finding": self.finding(), "left_out": self.left_out}
+        return save(self.tables(), facts, folder, command=command)
+
+    def _repr_html_(self) -> str:
+        can_plot = self.table is None or self.table.quantity.isin(["agreement", "drift"]).any()
+        table = next(iter(self.summary().values()))
+        return html_of(self.finding(), table, self.plot() if can_plot else None)
+
+
+def read_invariance(folder: str | Path) -> Invariance:
+    """The result that `Invariance.save` wrote.
+
+    Raises:
+        DataError: if the folder is no complete run of `scalecut invariance`.
+    """
+    run = read_analysis(folder, ("invariance", "noise"), "invariance")
+    table = run.table("invariance", COLUMNS) if run.has("invariance") else None
+    noise = noise_of(run) if run.has("noise") else None
+    return Invariance(table, noise, skipped_of(run), dict(run.facts))
 
 
 @dataclass(frozen=True, slots=True)
 class _View:
-    """One way to show all pictures: what is changed, by how many octaves, and the input's size."""
+    """One way to show all images: what is changed, by how many octaves, and the input's size."""
 
     change: str
     octaves: float
@@ -59,11 +210,11 @@ class _View:
     width: int
 
     def pixels(
-        self, picture: PIL.Image.Image, box: Box | None, preprocessing: Preprocessing
+        self, image: PIL.Image.Image, box: Box | None, preprocessing: Preprocessing
     ) -> UInt8[np.ndarray, "height width 3"]:
         if self.change == "object-scale":
-            return shown(picture, self.octaves, box, preprocessing)
-        return fitted(picture, Frame(self.height, self.width), preprocessing.interpolation)
+            return shown(image, self.octaves, box, preprocessing)
+        return fitted(image, Frame(self.height, self.width), preprocessing.interpolation)
 
 
 # The beginning of a row, and what its value is the ratio of: two sums over images.
@@ -71,21 +222,21 @@ _Row = tuple[dict[str, object], Float64[np.ndarray, " n"], Float64[np.ndarray, "
 
 
 def invariance(
-    network: Network,
-    images: ImageSet,
-    points: Sequence[ProbePoint],
+    model: str | nn.Module | Network,
+    data: str | ImageSet = "",
     *,
-    octaves: Sequence[float | int] = OCTAVES,
-    changes: Sequence[str] = CHANGES,
-    precision: str = "auto",
-    device: str = "auto",
-    batch_size: int = 32,
+    weights: str | Path = "pretrained",
+    allow_partial: bool = False,
+    layers: Sequence[str] = (),
+    reading: Reading = Reading(at_most=48),
+    computation: Computation = Computation(),
+    variation: Variation = Variation(),
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Invariance:
-    """Answers and features at other image sizes and object scales, against those at the usual ones.
+    """Measure how predictions and features change with image size, object scale and noise.
 
-    At every size, of the layer `softmax` if it is among the points: `agreement` (share of images
+    At every size, for the layer `softmax` if it is among the layers: `agreement` (share of images
     whose first class stays the same), `probability_change` (of that class), `jensen_shannon`
     (distance of all probabilities, 0 to 1). At every size and layer: `cosine` of the features with
     those at the training size. Between sizes one octave apart, at the upper one: `drift` (1 -
@@ -94,58 +245,107 @@ def invariance(
     uncentred, positive features are alike whatever they show.
 
     Args:
-        octaves: log2 of the factors of the training side; 0 is always among them.
-        changes: `image-size`, `object-scale`; crops lie about the object where it has a box.
-        batch_size: images at the training size; fewer at a time at larger ones.
-        seed: of the folds and the bootstrap.
+        model: A timm name (inception_v3, resnet50, ...), resnet50_v1, or module.path:factory.
+        data: voc:DIR, coco:FILE, csv:FILE, tar:PATTERN, masks:DIR, or scenes; none for noise alone.
+        weights: pretrained, random, or a safetensors or state-dict file.
+        allow_partial: Accept a weights file that lacks tensors; layers that need them are skipped.
+        layers: Names, aliases or globs; all probe points by default.
+        reading: Which images are read; crops lie about the object where it has a box.
+        reading.at_most: Images used, evenly spread over all of them; 0 for all.
+        computation: How images are computed; larger images are computed in smaller batches.
+        variation: What is varied.
+        seed: Random seed of the folds, the bootstrap and the noise.
+        progress: Called with (stage, done, total).
 
     Returns:
-        `low` and `high` are 95 % percentile bootstrap intervals over groups of images.
+        The result. `low` and `high` are 95 % percentile bootstrap intervals over groups of images.
 
     Raises:
-        DataError: if a change is not known or there are too few groups of images.
+        DataError: if there are neither images nor noise, or too few groups of images.
         ModelError: if image size is asked for and the network runs at none but its own.
-        LayerError: if an answer is not finite.
+        LayerError: if a feature is not finite.
     """
-    changes = check_names(changes, CHANGES, "change")
-    grid = sorted({0.0, *(round(float(each), 6) for each in octaves)})
-    precision, device = resolved_precision(precision, device), resolved_device(device)
-    report = Stages(progress).report
-    with forward(network, points, precision, device) as pooled:
-        views, left_out = _views(network, points, pooled, changes, grid)
-        answers, unreadable = _answers(
-            network, images, pooled, views, batch_size, report("pictures")
+    settings = settings_of(locals())
+    check_unused(UNUSED, reading, computation)
+    is_of_images = isinstance(data, ImageSet) or bool(data)
+    if not is_of_images and not variation.noise:
+        raise DataError(
+            "Neither images nor noise were asked for. Give --data voc:DIR (or scenes), or --noise "
+            "white, or both."
         )
-    kept = images.rows([number for number in range(len(images)) if number not in unreadable])
-    _check(network, kept, points, answers)
-    groups = np.unique(np.array(kept.group), return_inverse=True)[1]
-    folding, drawing = np.random.default_rng(seed).spawn(2)
-    folds = (folding.permutation(groups.max() + 1) % FOLDS)[groups]
-    rows: list[_Row] = []
-    with threadpool_limits(1):  # the same numbers on any number of cores
-        for number, point in enumerate(points):
-            for change in changes:
-                chain = {v: answers[v][number] for v in views if v.change == change}
-                rows += _layer_rows(point, chain, folds, groups)
-            report("comparison")(number + 1, len(points))
-        table = _table(rows, group_draws(groups, drawing))
-    table = table.assign(model=network.name, weights=network.weights.kind, n_images=len(kept))
-    return Invariance(
-        pd.DataFrame(table, columns=COLUMNS),
-        (*left_out, *(LeftOut(images.images[row].name, why) for row, why in unreadable.items())),
+    stages = Stages(progress)
+    with stages("network"):
+        subject = subject_of(
+            *(model, layers, computation),
+            weights=weights,
+            allow_partial=allow_partial,
+            seed=seed,
+        )
+    octaves = variation.octaves(subject.network.preprocessing.height) if is_of_images else []
+    noise = table = kept = None
+    left_out = subject.left_out
+    if variation.noise:  # first, because a network that cannot do it says so soon
+        with stages("noise"):
+            noise = Noise(
+                noise_table(
+                    *(subject.network, subject.points, computation),
+                    kinds=variation.noise,
+                    paddings=variation.padding,
+                    n=variation.noise_images,
+                    seed=seed,
+                    progress=progress,
+                )
+            )
+    if is_of_images:
+        with stages("images"):
+            image_set = _read(data, subject.network, reading, seed, progress)
+        with stages("comparison"):
+            table, kept, also = _compared(
+                *(subject, image_set, octaves, variation.changes, computation),
+                strict=reading.strict,
+                seed=seed,
+                report=stages.report,
+            )
+        left_out = (*left_out, *image_set.left_out, *also)
+    facts = provenance(subject.network, settings, stages, image_set=kept)
+    return Invariance(table, noise, left_out, facts)
+
+
+def octaves_of(text: str, side: int) -> float:
+    """A size as log2 of a factor of the training side: a factor, `0.5`, or pixels, `448px`.
+
+    Raises:
+        DataError: if it is neither, or further than six octaves away.
+    """
+    in_pixels = text.endswith("px")
+    try:
+        factor = float(text.removesuffix("px")) / (side if in_pixels else 1)
+    except ValueError:
+        factor = math.nan
+    if not 1 / 64 <= factor <= 64:
+        raise DataError(
+            f"{text!r} is no size. Give factors of the training resolution from 1/64 to 64, such "
+            f"as 0.5,1,2, or pixels, such as {side // 2}px,{side}px."
+        )
+    exact = math.log2(factor)
+    half = round(2 * exact) / 2
+    # 0.71 and 1.41 mean the square roots of 1/2 and 2: half octaves, if the pixels are the same
+    is_half = (
+        round(side * 2**half) == round(side * factor) if in_pixels else abs(exact - half) < 0.025
     )
+    return half if is_half else exact
 
 
 def shown(
-    picture: PIL.Image.Image,
+    image: PIL.Image.Image,
     octaves: float,
     box: Box | None,
     preprocessing: Preprocessing,
 ) -> UInt8[np.ndarray, "height width 3"]:
-    """The picture with its object made larger or smaller, at the network's own size.
+    """The image with its object made larger or smaller, at the network's own size.
 
-    Larger: a window of the picture, about the middle of the box, or of the picture, moved inside
-    where it would reach beyond. Smaller: all of it, in the middle of the network's fill colour.
+    Larger: a window of the image, about the middle of the box, or of the image, moved inside where
+    it would reach beyond. Smaller: all of it, in the middle of the network's fill colour.
     """
     height, width, factor = preprocessing.height, preprocessing.width, 2.0**octaves
     if factor <= 1:
@@ -154,19 +354,78 @@ def shown(
         canvas[:] = preprocessing.fill()
         top, left = (height - inner.height) // 2, (width - inner.width) // 2
         canvas[top : top + inner.height, left : left + inner.width] = fitted(
-            picture, inner, preprocessing.interpolation
+            image, inner, preprocessing.interpolation
         )
         return canvas
-    sides = np.array(picture.size) / factor
-    box = box or (0, 0, *picture.size)
+    sides = np.array(image.size) / factor
+    box = box or (0, 0, *image.size)
     middle = np.array([box[0] + box[2], box[1] + box[3]]) / 2
-    corner = np.clip(middle - sides / 2, 0, picture.size - sides)
+    corner = np.clip(middle - sides / 2, 0, image.size - sides)
     resample = INTERPOLATIONS[preprocessing.interpolation]
     window = (*corner.tolist(), *(corner + sides).tolist())
-    return np.array(picture.resize((width, height), resample, box=window))
+    return np.array(image.resize((width, height), resample, box=window))
 
 
-# --- looking --------------------------------------------------------------------------------------
+# --- running the network --------------------------------------------------------------------------
+
+
+def _read(
+    data: str | ImageSet, network: Network, reading: Reading, seed: int, progress: Progress | None
+) -> ImageSet:
+    """The images, evenly spread over all; few are enough, as nothing is regressed on a measure."""
+    frame = network.preprocessing.frame()
+    every = replace(reading, at_most=0)
+    image_set = images_of(data, frame, every, seed=seed, enough=False, progress=progress)
+    n = len(image_set)
+    return image_set.rows(evenly(n, reading.at_most or n))
+
+
+def _compared(
+    subject: Subject,
+    images: ImageSet,
+    grid: Sequence[float],
+    changes: Sequence[str],
+    computation: Computation,
+    *,
+    strict: bool,
+    seed: int,
+    report: Callable[[str], Callable[[int, int], None]],
+) -> tuple[pd.DataFrame, ImageSet, tuple[LeftOut, ...]]:
+    """The table, the images it is of, and the sizes and images that were skipped."""
+    network, points = subject.network, subject.points
+    precision = resolved_precision(computation.precision, computation.device)
+    device = resolved_device(computation.device)
+    with forward(network, points, precision, device) as pooled:
+        views, left_out = _views(network, points, pooled, changes, grid)
+        features, unreadable = _features(
+            network, images, pooled, views, computation.batch_size, report("images")
+        )
+    skipped = [LeftOut(images.images[row].name, why) for row, why in unreadable.items()]
+    if strict and skipped:
+        raise DataError(
+            f"{skipped[0].name}: {skipped[0].reason.rstrip('.')}. Fix or remove it, or drop "
+            "--strict."
+        )
+    kept = images.rows([number for number in range(len(images)) if number not in unreadable])
+    _check_groups(kept)
+    for view, matrices in features.items():
+        found = dict(zip([point.layer for point in points], matrices, strict=True))
+        everything = np.ones(len(kept), dtype=bool)
+        where = f" at {view.change} {view.octaves:+g} octaves"
+        check_finite(network, Extracted(found, everything, (), precision, len(kept), 0.0), where)
+    groups = np.unique(np.array(kept.group), return_inverse=True)[1]
+    folding, drawing = np.random.default_rng(seed).spawn(2)
+    folds = (folding.permutation(groups.max() + 1) % FOLDS)[groups]
+    rows: list[_Row] = []
+    with threadpool_limits(1):  # the same numbers on any number of cores
+        for number, point in enumerate(points):
+            for change in changes:
+                chain = {v: features[v][number] for v in views if v.change == change}
+                rows += _layer_rows(point, chain, folds, groups)
+            report("comparison")(number + 1, len(points))
+        table = _table(rows, group_draws(groups, drawing))
+    table = table.assign(model=network.name, weights=network.weights.kind, n_images=len(kept))
+    return pd.DataFrame(table, columns=COLUMNS), kept, (*left_out, *skipped)
 
 
 def _views(
@@ -176,7 +435,7 @@ def _views(
     changes: Sequence[str],
     grid: Sequence[float],
 ) -> tuple[list[_View], list[LeftOut]]:
-    """What the network can be shown, and the sizes at which it does not run."""
+    """The views that the network runs on, and the sizes at which it does not run."""
     own = network.preprocessing
     views: list[_View] = []
     left_out: list[LeftOut] = []
@@ -201,7 +460,7 @@ def _views(
     return views, left_out
 
 
-def _answers(
+def _features(
     network: Network,
     images: ImageSet,
     pooled: _Pooled,
@@ -209,21 +468,21 @@ def _answers(
     batch_size: int,
     report: Callable[[int, int], None],
 ) -> tuple[dict[_View, list[Float32[np.ndarray, "n _"]]], dict[int, str]]:
-    """A matrix a layer for every view, and the images that cannot be read, with the reason."""
+    """One matrix per layer for every view, and why images cannot be read, by their number."""
     unreadable: dict[int, str] = {}
     parts: dict[_View, list[list[np.ndarray]]] = {view: [] for view in views}
     for start in range(0, len(images), batch_size):
-        pictures: list[tuple[PIL.Image.Image, Box | None]] = []
+        opened: list[tuple[PIL.Image.Image, Box | None]] = []
         for number in range(start, min(start + batch_size, len(images))):
             image = images.images[number]
             box = None if images.boxes is None else tuple(images.boxes[number].tolist())
             try:
-                pictures.append((image.decode(), box))
+                opened.append((image.decode(), box))
             except DataError as error:
                 unreadable[number] = str(error).removeprefix(f"{image.name}: ")
         for done, view in enumerate(views):
-            report(start * len(views) + done * len(pictures), len(images) * len(views))
-            batches = _batches(network.preprocessing, pictures, view, batch_size)
+            report(start * len(views) + done * len(opened), len(images) * len(views))
+            batches = _batches(network.preprocessing, opened, view, batch_size)
             parts[view] += [pooled(batch) for batch in batches]
     report(len(images) * len(views), len(images) * len(views))
     return {
@@ -234,39 +493,25 @@ def _answers(
 
 def _batches(
     preprocessing: Preprocessing,
-    pictures: Sequence[tuple[PIL.Image.Image, Box | None]],
+    opened: Sequence[tuple[PIL.Image.Image, Box | None]],
     view: _View,
     batch_size: int,
 ) -> Iterator[Tensor]:
     """As many pixels at a time as a batch at the training size has, and no more images."""
     pixels = batch_size * preprocessing.height * preprocessing.width
     size = max(1, min(batch_size, pixels // (view.height * view.width)))
-    for start in range(0, len(pictures), size):
-        batch = [view.pixels(*each, preprocessing) for each in pictures[start : start + size]]
+    for start in range(0, len(opened), size):
+        batch = [view.pixels(*each, preprocessing) for each in opened[start : start + size]]
         yield preprocessing.tensor(np.stack(batch))
 
 
-def _check(
-    network: Network,
-    kept: ImageSet,
-    points: Sequence[ProbePoint],
-    answers: Mapping[_View, Sequence[Float32[np.ndarray, "n _"]]],
-) -> None:
+def _check_groups(kept: ImageSet) -> None:
     n_groups = len(set(kept.group))
     if n_groups < FOLDS:
         raise DataError(
             f"There are {len(kept)} images of {n_groups} groups that can be read, but at least "
             f"{FOLDS} groups are needed to test on others. Give images of more groups."
         )
-    for view, matrices in answers.items():
-        for point, matrix in zip(points, matrices, strict=True):
-            bad = np.flatnonzero(~np.isfinite(matrix).all(axis=1))
-            if bad.size:
-                raise LayerError(
-                    f"Layer {point.layer!r} of {network.name} gave values that are not finite for "
-                    f"{bad.size} of {len(matrix)} images at {view.change} {view.octaves:+g} "
-                    "octaves. Try precision float32, or choose other layers."
-                )
 
 
 # --- comparing ------------------------------------------------------------------------------------
@@ -286,7 +531,7 @@ def _layer_rows(
         here = by_octaves[view.octaves]
         found = {"cosine": (_cosines(here - centre, usual - centre), one)}
         if point.layer == SOFTMAX:
-            found |= {name: (each, one) for name, each in _answered(here, usual).items()}
+            found |= {name: (each, one) for name, each in _of_probabilities(here, usual).items()}
         lower = by_octaves.get(round(view.octaves - 1, 6))
         if lower is not None:
             found["drift"] = (1 - _cosines(here - centre, lower - centre), one)
@@ -313,10 +558,10 @@ def _cosines(
     return np.divide(products, lengths, np.full_like(products, np.nan), where=lengths > 0)
 
 
-def _answered(
+def _of_probabilities(
     here: Float64[np.ndarray, "n classes"], usual: Float64[np.ndarray, "n classes"]
 ) -> dict[str, Float64[np.ndarray, " n"]]:
-    """What became of the probabilities."""
+    """How the probabilities change."""
     rows, first = np.arange(len(usual)), usual.argmax(axis=1)
     middle = (here + usual) / 2
     bits = (rel_entr(here, middle) + rel_entr(usual, middle)).sum(axis=1) / (2 * np.log(2))
@@ -335,11 +580,11 @@ def _map_errors(
 ) -> tuple[Float64[np.ndarray, " n"], Float64[np.ndarray, " n"]]:
     """Held-out squared error of the best linear map, and the squares, summed over channels.
 
-    First each channel is told from itself at the other size, with one slope for all, then ridge
-    tells from all channels what is left. With fewer images than channels ridge alone would not even
-    find that nothing changes.
+    First each channel is predicted from itself at the other size, with one slope for all, then
+    ridge predicts the rest from all channels. With fewer images than channels ridge alone would not
+    even find that nothing changes.
     """
-    varies = _deviation(target) > 0
+    varies = deviations(target) > 0
     own, target = _standardised(source[:, varies]), _standardised(target[:, varies])
     errors = np.zeros(len(target))
     for fold in range(FOLDS):
@@ -356,14 +601,8 @@ def _map_errors(
 
 def _standardised(values: Float64[np.ndarray, "n d"]) -> Float64[np.ndarray, "n d"]:
     """Channels with mean 0 and variance 1, over all images; zero where a channel is constant."""
-    deviation, away = _deviation(values), values - values.mean(axis=0)
+    deviation, away = deviations(values), values - values.mean(axis=0)
     return np.divide(away, deviation, np.zeros_like(away), where=deviation > 0)
-
-
-def _deviation(values: Float64[np.ndarray, "n d"]) -> Float64[np.ndarray, " d"]:
-    """Standard deviation of every channel, rounding apart."""
-    deviation = values.std(axis=0)
-    return np.where(deviation > 1e-9 * np.abs(values).max(axis=0, initial=0.0), deviation, 0.0)
 
 
 def _table(rows: Sequence[_Row], draws: Float64[np.ndarray, "b n"]) -> pd.DataFrame:
@@ -376,3 +615,68 @@ def _table(rows: Sequence[_Row], draws: Float64[np.ndarray, "b n"]) -> pd.DataFr
     low, high = np.quantile(values[1:], [0.025, 0.975], axis=0)
     table = pd.DataFrame([row for row, _, _ in rows])
     return table.assign(value=values[0], low=low, high=high)
+
+
+# --- in words -------------------------------------------------------------------------------------
+
+
+def _summary(table: pd.DataFrame) -> pd.DataFrame:
+    """How predictions change, one row per change and size, and the mean cosine of all features."""
+    found = means(table, ["change", "octaves", "side"])
+    columns: dict[str, list[str]] = {
+        "change": [change for change, _, _ in found],
+        " factor": [f"{2**octaves:.3g}" for _, octaves, _ in found],
+        " side": [str(side) for _, _, side in found],
+    }
+    for quantity, name in SHOWN.items():
+        if quantity in set(table.quantity):
+            values = [each.get(quantity, np.nan) for each in found.values()]
+            columns[f" {name}"] = [text.number(value) for value in values]
+    return pd.DataFrame(columns)
+
+
+def _finding(table: pd.DataFrame) -> str:
+    rows = table.to_dict("records")
+    side, first = next(row["side"] for row in rows if row["octaves"] == 0), rows[0]["change"]
+    said: list[str] = []
+    for change in dict.fromkeys(row["change"] for row in rows):
+        shares, sizes = _unchanged(rows, change)
+        for number, (share, size) in enumerate(zip(shares, sizes, strict=True)):
+            if not said:
+                said.append(
+                    f"{share} of the predictions at {side} px stay the same at {size} the "
+                    f"{IN_WORDS[change]}"
+                )
+            elif number:
+                said.append(f" and {share} at {size}")
+            else:
+                said.append(f"; where only the object's scale changes, {share} at {size}")
+    sentences = ["".join(said) + "."] if said else []
+    drift = by_layer(table.loc[table["change"] == first], "drift")
+    if drift:
+        most, least = max(drift, key=drift.__getitem__), min(drift, key=drift.__getitem__)
+        end = f" and least at {least} ({drift[least]:.2f})" if least != most else ""
+        sentences.append(
+            f"Doubling the {IN_WORDS[first]} changes the features most at {most} (1 - cosine "
+            f"{drift[most]:.2f}){end}."
+        )
+    return " ".join(sentences) or (
+        "There are no predictions, and no two sizes an octave apart: invariance.csv has the "
+        "cosines of the features."
+    )
+
+
+def _unchanged(rows: Sequence[Mapping[Any, Any]], change: str) -> tuple[list[str], list[str]]:
+    """Shares of predictions that stay, at a smaller and a larger size: an octave off if it can."""
+    kept = {
+        row["octaves"]: row["value"]
+        for row in rows
+        if (row["change"], row["quantity"]) == (change, "agreement")
+    }
+    smaller = -1 if -1 in kept else min(kept, default=0)
+    larger = 1 if 1 in kept else max(kept, default=0)
+    chosen, named = [at for at in (smaller, larger) if at], {-1: "half", 1: "double"}
+    return (
+        [f"{kept[at]:.0%}" for at in chosen],
+        [named.get(at, f"{2**at:.3g} times") for at in chosen],
+    )

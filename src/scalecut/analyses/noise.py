@@ -1,31 +1,51 @@
-"""Image size read from pure noise: what "scale" is when there is nothing to be seen.
+"""Image size decoded from pure noise: what "scale" is when there is nothing to be seen.
 
-A picture of noise has no content whose scale could be read; if its side can be, layer by layer,
-the network tells it by its borders, or by what else changes with the size of a map. The protocol
-is ours: that of `graziani2021`, section 4.2, is not known (docs/choices.md).
+An image of noise has no content whose scale could be decoded. If a layer encodes its side, the
+network encodes it by its borders, or by what else changes with the size of a map. The protocol is
+ours: that of `graziani2021`, section 4.2, is not known (docs/choices.md).
 """
 
 import math
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Float32, UInt8
-from torch import Tensor
+from matplotlib.figure import Figure
+from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from ..data.images import MEAN, Image, ImageSet
+from ..data.images import MEAN, Image, ImageSet, LeftOut
 from ..data.read import check_size
 from ..errors import DataError, LayerError, ModelError, ScalecutError, check_names
-from ..features.extract import Progress, Stages, forward, resolved_device, resolved_precision
+from ..features.extract import (
+    Computation,
+    Extracted,
+    Progress,
+    Stages,
+    check_finite,
+    forward,
+    provenance,
+    resolved_device,
+    resolved_precision,
+)
+from ..figures.analyses import noise_drawing
+from ..figures.drawing import page_figure
+from ..figures.notebook import html_of
 from ..networks.network import Network
 from ..networks.points import ProbePoint
 from ..networks.selection import first_line
-from ..probing.scores import Answers, draw_parts, score
+from ..probing.scores import Features, draw_parts, score
+from ..report.report import save
+from ..runs import Run, settings_of
+from .quantities import layer_summary, read_analysis, skipped_of
+from .subject import check_unused, subject_of
 
 PADDINGS = ("zeros", "reflect", "circular")
 KINDS = ("white", "pink", "blocks")
@@ -33,61 +53,192 @@ COLUMNS = [
     *("model", "weights", "noise", "padding", "layer", "alias", "depth"),
     *("n_features", "n_images", "r2", "r2_low", "r2_high"),
 ]
-REPEATS = 10  # random splits, as the probe has them
+REPEATS = 10  # random splits, as in the probe
 BLOCKS = (64, 32, 16, 8, 4)  # sides in pixels
-BATCH = 16  # pictures at the training side, as many pixels at others
+BATCH = 16  # images at the training side, as many pixels at others
+UNUSED = ("fit", "batch_size", "engine", "half", "cluster")  # of a computation, without effect
 
 
-def noise_curve(
+@dataclass(frozen=True, slots=True, eq=False)
+class Noise:
+    """R² of the side of images of noise, by kind of noise, padding and layer.
+
+    Args:
+        table: the columns of `COLUMNS`; R² is that of ridge on held-out images, with its 95 %
+            interval, as in the probe.
+        left_out: layers that were skipped.
+        provenance: facts of `run.json`.
+    """
+
+    table: pd.DataFrame
+    left_out: tuple[LeftOut, ...] = ()
+    provenance: dict[str, object] = field(default_factory=dict)
+
+    def to_frame(self) -> pd.DataFrame:
+        """The table, in the form of `noise.csv`."""
+        return self.table.copy()
+
+    def tables(self) -> dict[str, pd.DataFrame]:
+        """Every table of the run folder, by name."""
+        return {"noise": self.to_frame()}
+
+    def finding(self) -> str:
+        """The best layer and kind of noise for each padding, in one sentence."""
+        rows = sorted(self.table.to_dict("records"), key=lambda row: row["r2"])
+        best = {row["padding"]: row for row in rows}  # the last one stays
+        said = [
+            f"{best[name]['r2']:.2f} with {name} ({best[name]['noise']}, {best[name]['layer']})"
+            for name in PADDINGS
+            if name in best
+        ]
+        said[0] = said[0].replace(" (", " as padding (", 1)
+        return f"Image size can be decoded from pure noise with R² up to {', '.join(said)}."
+
+    def summary(self) -> dict[str, pd.DataFrame]:
+        """R² by layer, one column per kind of noise and padding."""
+        named = [f"{row['noise']}, {row['padding']}" for row in self.table.to_dict("records")]
+        rows = self.table.assign(quantity=named, value=self.table["r2"])
+        title = f"R² of the side of images of noise, {self.table.model.iloc[0]}"
+        return {title: layer_summary(rows, {name: name for name in named})}
+
+    def notes(self) -> list[str]:
+        """Nothing besides the tables."""
+        return []
+
+    def plot(self) -> Figure:
+        """R² by layer, one panel per kind of noise, one line per padding."""
+        return page_figure(noise_drawing(self.table))
+
+    def save(self, folder: str | Path, *, command: str = "") -> Path:
+        """Write the run folder: `noise.csv`, figures and page.
+
+        Raises:
+            OutputError: if `folder` exists and holds no run, or cannot be written.
+        """
+        facts = {**self.provenance, "finding": self.finding(), "left_out": self.left_out}
+        return save(self.tables(), facts, folder, command=command)
+
+    def _repr_html_(self) -> str:
+        return html_of(self.finding(), next(iter(self.summary().values())), self.plot())
+
+
+def read_noise(folder: str | Path) -> Noise:
+    """The result that `Noise.save` wrote.
+
+    Raises:
+        DataError: if the folder is no complete run with a table of noise.
+    """
+    return noise_of(read_analysis(folder, ("noise",), "invariance --noise white"))
+
+
+def noise_of(run: Run) -> Noise:
+    """The noise of a run."""
+    return Noise(run.table("noise", COLUMNS), skipped_of(run), dict(run.facts))
+
+
+def probe_noise(
+    model: str | nn.Module | Network,
+    *,
+    weights: str | Path = "pretrained",
+    allow_partial: bool = False,
+    layers: Sequence[str] = (),
+    noise: Sequence[Literal["white", "pink", "blocks"]] = ("white",),
+    padding: Sequence[Literal["zeros", "reflect", "circular"]] = ("zeros", "reflect", "circular"),
+    noise_images: int = 126,
+    computation: Computation = Computation(),
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Noise:
+    """Measure how well each layer encodes the side of images of pure noise.
+
+    The network runs at the size of the image, about half to twice the training side; the same
+    images and splits serve all paddings.
+
+    Args:
+        model: A timm name (inception_v3, resnet50, ...), resnet50_v1, or module.path:factory.
+        weights: pretrained, random, or a safetensors or state-dict file.
+        allow_partial: Accept a weights file that lacks tensors; layers that need them are skipped.
+        layers: Names, aliases or globs; all probe points by default.
+        noise: white (pixels independent), pink (amplitude 1/f) or blocks (a mosaic of squares of 4
+            to 64 pixels).
+        padding: How maps are padded: zeros (the network as it is), reflect or circular.
+        noise_images: Images of each kind of noise, evenly many of each size, at least 20.
+        computation: How images are computed.
+        seed: Random seed of the noise, the splits and the bootstrap.
+        progress: Called with (stage, done, total).
+
+    Raises:
+        DataError: if a kind or padding is not known, or there are too few images.
+        ModelError: if the network does not run at one of the sizes.
+        LayerError: if another padding is asked for and nothing is padded, or a feature is not
+            finite.
+    """
+    settings = settings_of(locals())
+    check_unused(UNUSED, computation)
+    stages = Stages(progress)
+    with stages("network"):
+        subject = subject_of(
+            *(model, layers, computation),
+            weights=weights,
+            allow_partial=allow_partial,
+            seed=seed,
+        )
+    with stages("noise"):
+        table = noise_table(
+            *(subject.network, subject.points, computation),
+            kinds=noise,
+            paddings=padding,
+            n=noise_images,
+            seed=seed,
+            progress=progress,
+        )
+    facts = provenance(subject.network, settings, stages)
+    return Noise(table, subject.left_out, facts)
+
+
+def noise_table(
     network: Network,
     points: Sequence[ProbePoint],
+    computation: Computation,
     *,
     kinds: Sequence[str] = ("white",),
     paddings: Sequence[str] = PADDINGS,
     n: int = 126,
-    sizes: Sequence[int] | None = None,
-    precision: str = "auto",
-    device: str = "auto",
+    sizes: Sequence[int] = (),
     seed: int = 0,
     progress: Progress | None = None,
 ) -> pd.DataFrame:
-    """R² by layer of the side of pictures of noise, in octaves, for every padding of the maps.
-
-    The network runs at the size of the picture; the same pictures and splits serve all paddings.
+    """The table of `Noise`, one row per kind, padding and layer.
 
     Args:
-        kinds: `white` (pixels independent), `pink` (amplitude 1/f) or `blocks` (a mosaic of squares
-            of 4 to 64 pixels).
-        paddings: `zeros` (the network as it is), `reflect` or `circular`.
-        n: pictures of each kind, evenly many of each size.
-        sizes: sides in pixels; by default about half to twice the training side.
-
-    Returns:
-        One row a kind, padding and layer, with the columns of `COLUMNS`; R² is that of ridge on
-        held-out pictures, with its 95 % interval, as in the probe.
-
-    Raises:
-        DataError: if a kind or padding is not known, or there are too few pictures.
-        ModelError: if the network does not run at one of the sizes.
-        LayerError: if another padding is asked for and nothing is padded, or an answer is not
-            finite.
+        n: images of each kind.
+        sizes: sides in pixels; about half to twice the training side by default.
     """
     kinds = check_names(kinds, KINDS, "noise")
     paddings = check_names(paddings, PADDINGS, "padding")
+    for name, given, known in (("noise", kinds, KINDS), ("padding", paddings, PADDINGS)):
+        if not given:
+            raise DataError(f"--{name} is empty. Give one or more of {', '.join(known)}.")
     sides = tuple(sizes or default_sizes(network))
-    precision, device = resolved_precision(precision, device), resolved_device(device)
+    precision = resolved_precision(computation.precision, computation.device)
+    device = resolved_device(computation.device)
     tables, report = [], Stages(progress).report
     with forward(network, points, precision, device) as pooled:
         for kind in kinds:
-            pictures = noise_images(kind, n, sides, seed)
-            check_size(pictures)
-            answers = {}
-            for padding in paddings:
-                told = report(f"{kind} noise, {padding}")
-                matrices = _features(network, points, pooled, pictures, padding, told)
-                answers[padding] = Answers(tuple(points), (matrices,))
-            parts = draw_parts(pictures, REPEATS, seed, shuffled=False)
-            scores = score(parts, answers, ("ridge",), report=report(f"regression, {kind}"))
+            images = noise_images(kind, n, sides, seed)
+            check_size(images)
+            features = {}
+            for name in paddings:
+                stage = report(f"{kind} noise, {name}")
+                found = _features(network, points, pooled, images, name, stage)
+                check_finite(
+                    network,
+                    Extracted(found, np.ones(n, dtype=bool), (), precision, n, 0.0),
+                    " of noise",
+                )
+                features[name] = Features(tuple(points), (found,))
+            parts = draw_parts(images, REPEATS, seed, shuffled=False)
+            scores = score(parts, features, ("ridge",), report=report(f"regression, {kind}"))
             tables.append(scores.table)
     table = pd.concat(tables)
     table = table.loc[table["subset"] != MEAN]
@@ -109,7 +260,7 @@ def default_sizes(network: Network) -> tuple[int, ...]:
 
 
 def noise_images(kind: str, n: int, sizes: Sequence[int], seed: int) -> ImageSet:
-    """Pictures of noise and the log2 of their sides.
+    """Images of noise and the log2 of their sides.
 
     Each is a window of its own field, which is as large for small windows as for large ones, so
     that the distribution of the pixels does not depend on the size.
@@ -118,14 +269,14 @@ def noise_images(kind: str, n: int, sizes: Sequence[int], seed: int) -> ImageSet
         kind: one of `KINDS`.
         sizes: sides in pixels, taken in turn.
     """
-    smallest, field = min(sizes, default=0), _FIELDS[kind]
+    smallest, make = min(sizes, default=0), _FIELDS[kind]
     if smallest < 1:
         raise DataError(f"The smallest size is {smallest} pixels. Give sizes of 1 or more.")
     extent, images = max(sizes), []
     sides = [sizes[number % len(sizes)] for number in range(n)]
     for number, side in enumerate(sides):
         rng = np.random.default_rng([seed, zlib.crc32(kind.encode()), number])
-        pixels = field(extent + max(BLOCKS), rng)  # room for a mosaic to begin anywhere
+        pixels = make(extent + max(BLOCKS), rng)  # room for a mosaic to begin anywhere
         top, left = rng.integers(len(pixels) - side + 1, size=2)
         window = np.ascontiguousarray(pixels[top : top + side, left : left + side])
         images.append(Image(f"{kind} {number}", window))
@@ -147,23 +298,23 @@ def _pink(extent: int, rng: np.random.Generator) -> UInt8[np.ndarray, "side side
     amplitude = side / np.sqrt(np.sum(times / frequency**2)) / frequency
     layers = []
     for white in rng.standard_normal((3, side, side)):
-        field = np.fft.irfft2(np.fft.rfft2(white) * amplitude, s=(side, side))
-        layers.append(np.clip(127.5 + 42.5 * field[:extent, :extent], 0, 255))
+        pink = np.fft.irfft2(np.fft.rfft2(white) * amplitude, s=(side, side))
+        layers.append(np.clip(127.5 + 42.5 * pink[:extent, :extent], 0, 255))
     return np.stack(layers, axis=-1).round().astype(np.uint8)
 
 
 def _blocks(extent: int, rng: np.random.Generator) -> UInt8[np.ndarray, "side side 3"]:
-    """Squares of one colour; half of each size is painted over by the next smaller."""
-    field = np.zeros((extent, extent, 3), dtype=np.uint8)
+    """Squares of one colour; half of each size is covered by the next smaller."""
+    canvas = np.zeros((extent, extent, 3), dtype=np.uint8)
     for block in BLOCKS:
         n = -(-extent // block)
         colours = rng.integers(0, 256, size=(n, n, 3), dtype=np.uint8)
         is_new = (rng.random((n, n)) < 0.5) | (block == max(BLOCKS))
-        painted = [
+        drawn = [
             each.repeat(block, 0).repeat(block, 1)[:extent, :extent] for each in (colours, is_new)
         ]
-        field = np.where(painted[1][..., None], painted[0], field)
-    return field
+        canvas = np.where(drawn[1][..., None], drawn[0], canvas)
+    return canvas
 
 
 _FIELDS = {"white": _white, "pink": _pink, "blocks": _blocks}
@@ -173,53 +324,45 @@ def _features(
     network: Network,
     points: Sequence[ProbePoint],
     pooled: Callable[[Tensor], list[Float32[np.ndarray, "n d"]]],
-    pictures: ImageSet,
+    images: ImageSet,
     padding: str,
     report: Callable[[int, int], None],
 ) -> dict[str, Float32[np.ndarray, "n d"]]:
-    """One row a picture, by layer, with the maps padded in this way."""
-    matrices = {p.layer: np.zeros((len(pictures), p.channels), np.float32) for p in points}
+    """One row per image, by layer, with the maps padded in this way."""
+    matrices = {p.layer: np.zeros((len(images), p.channels), np.float32) for p in points}
     done = 0
     with padded(padding) as count:
-        for rows, batch in _batches(network, pictures):
+        for rows, batch in _batches(network, images):
             for matrix, values in zip(
-                matrices.values(), _answers(network, pooled, batch), strict=True
+                matrices.values(), _outputs(network, pooled, batch), strict=True
             ):
                 matrix[rows] = values
             if padding != "zeros" and not count.n_padded:
                 raise LayerError(
                     f"{network.name} pads none of its maps up to layer {points[-1].layer!r}, so "
-                    f"{padding} padding changes nothing. Ask for the padding zeros alone, which "
-                    "leaves the network as it is."
+                    f"{padding} padding changes nothing. Give --padding zeros, which leaves the "
+                    "network as it is."
                 )
             done += len(rows)
-            report(done, len(pictures))
-    for layer, matrix in matrices.items():
-        bad = np.flatnonzero(~np.isfinite(matrix).all(axis=1))
-        if bad.size:
-            raise LayerError(
-                f"Layer {layer!r} of {network.name} gave values that are not finite for {bad.size} "
-                f"of {len(matrix)} pictures of noise. Try precision float32, or choose other "
-                "layers."
-            )
+            report(done, len(images))
     return matrices
 
 
-def _batches(network: Network, pictures: ImageSet) -> Iterator[tuple[list[int], Tensor]]:
-    """Numbers and tensor of pictures of one size, fewer at a time where they are large."""
+def _batches(network: Network, images: ImageSet) -> Iterator[tuple[list[int], Tensor]]:
+    """Numbers and tensor of images of one size, fewer at a time where they are large."""
     own = network.preprocessing
     by_side: dict[int, list[int]] = {}
-    for number, octaves in enumerate(pictures.measure):
+    for number, octaves in enumerate(images.measure):
         by_side.setdefault(round(2**octaves), []).append(number)
     for side, numbers in by_side.items():
         size = max(1, BATCH * own.height * own.width // side**2)
         for start in range(0, len(numbers), size):
             rows = numbers[start : start + size]
-            pixels = [np.asarray(pictures.images[row].decode()) for row in rows]
+            pixels = [np.asarray(images.images[row].decode()) for row in rows]
             yield rows, own.tensor(np.stack(pixels))
 
 
-def _answers(
+def _outputs(
     network: Network,
     pooled: Callable[[Tensor], list[Float32[np.ndarray, "n d"]]],
     batch: Tensor,
@@ -232,8 +375,8 @@ def _answers(
         side = batch.shape[-1]
         raise ModelError(
             f"{network.name} does not run on {side} x {side} px ({first_line(error)}), but image "
-            "size can only be read if it varies. Leave --noise out, or take a network that runs "
-            "at other sizes."
+            "size can only be decoded if it varies. Drop --noise, or choose a network that runs at "
+            "other sizes."
         ) from error
 
 
@@ -299,8 +442,7 @@ def padded(mode: str) -> Iterator[Padding]:
         DataError: if there is no such mode.
         ModelError: during a forward pass, if a map is too small to be padded so.
     """
-    if mode not in PADDINGS:
-        raise DataError(f"No padding is named {mode!r}. Give one or more of {', '.join(PADDINGS)}.")
+    check_names((mode,), PADDINGS, "padding")
     with Padding(mode) as padding:
         yield padding
 
@@ -341,5 +483,5 @@ def _check_room(values: Tensor, borders: Sequence[int], mode: str) -> None:
     if any(border > side - most for side, border in sides):
         raise ModelError(
             f"A map of {height} x {width} is too small for {mode} padding by {max(borders)}. "
-            "Give larger images, or leave this padding out."
+            "Give larger images, or drop this padding."
         )

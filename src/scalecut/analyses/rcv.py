@@ -1,7 +1,7 @@
 """The direction in which a layer's features grow with the measure, and what the network does there.
 
 The regression concept vector (RCV, `graziani2018`) of a layer is the unit direction v of weights
-with which the measure is regressed on the pooled features. It is read from the features to the
+with which the measure is regressed on the pooled features. It is tested from the features to the
 measure (does v hold for other images?) and from the measure to the slope of a class logit along v.
 
 Shapes: n images, m held out, d features, r repeats, p pairs of them, b bootstrap draws.
@@ -12,62 +12,98 @@ import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import combinations
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Bool, Float, Float64, Int
+from matplotlib.figure import Figure
 from threadpoolctl import threadpool_limits
 from timm.data.imagenet_info import ImageNetInfo
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
+from .. import runs
 from ..data.images import Image, ImageSet, LeftOut, evenly
-from ..data.read import check_size
+from ..data.read import Reading, check_size, images_of
 from ..errors import DataError, LayerError
-from ..features.extract import Progress, check_finite, decoded, extract_features, resolved_device
+from ..features.cluster import computing
+from ..features.extract import (
+    Computation,
+    Extracted,
+    Progress,
+    Stages,
+    check_finite,
+    decoded,
+    provenance,
+    resolved_device,
+)
+from ..figures.analyses import directions_drawing
+from ..figures.drawing import page_figure
+from ..figures.notebook import html_of
 from ..networks.layers import probe_points, tensors_in
 from ..networks.network import Network
 from ..networks.points import LOGITS, SOFTMAX, ProbePoint
 from ..networks.selection import answerable
 from ..probing.scores import Part, draw_parts, n_processors
+from ..report.report import save
 from ..stats.inference import bootstrap_r_squared, interval
-from ..stats.ridge import decompose, deviations, nested_ridge
+from ..stats.ridge import NO_SPREAD, decompose, deviations, nested_ridge
+from .quantities import by_layer, layer_summary, read_analysis, skipped_of
+from .subject import subject_of
 
 COLUMNS = [
-    "model",
-    "weights",
-    "subset",
-    "layer",
-    "alias",
-    "depth",
-    "n_features",
-    "n_images",
-    "quantity",
-    "other",
-    "value",
-    "low",
-    "high",
+    *("model", "weights", "subset", "layer", "alias", "depth", "n_features", "n_images"),
+    *("quantity", "other", "value", "low", "high"),
 ]
+HEADINGS = {
+    "stability_degrees": "degrees",
+    "stability_shuffled_degrees": "shuffled",
+    "channels_90": "channels for 90 %",
+    "own": "R² own",
+    "transfer": "R² other",
+    "br": "Br",
+}
 CARRIED = 0.9  # of the squared length of the direction
 GRADIENT_BATCH = 8  # images at once: every map from the first point to the logits is kept
+MOST_IMAGES = 64  # of each subset for the sensitivities, evenly spread over its rows
 MIDDLE = (0.025, 0.975)
 SAME = 1e-6  # relative spread of float32 gradients below which they are one and the same
 
 
+@dataclass(frozen=True, slots=True)
+class Estimation:
+    """How often directions are estimated, and for which class.
+
+    Args:
+        repeats: Random splits into 70 % training and 30 % test images, at least 2.
+        class_: Also the sensitivity of its logit: a number or an ImageNet name.
+    """
+
+    repeats: int = 10
+    class_: int | str = ""
+
+    def __post_init__(self) -> None:
+        if self.repeats < 2:
+            raise DataError(
+                f"--repeats must be at least 2, as stability compares two, got {self.repeats}."
+            )
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Directions:
-    """The RCV of every layer and subset, and what is known of it.
+    """The RCV of every layer and subset, and how far it can be trusted.
 
-    `table` has one row a number, with the columns of `COLUMNS`. By `quantity`:
+    `table` has one row per number, with the columns of `COLUMNS`. By `quantity`:
 
     - `stability_degrees`: mean angle between the directions of two repeats (`_rows`);
     - `channels_90`: share of the channels that carry 90 % of the direction, mean over repeats;
-    - `stability_shuffled_degrees`, `channels_90_shuffled`: both for a shuffled measure;
+    - `stability_shuffled_degrees`, `channels_90_shuffled`: both for a shuffled target;
     - `transfer_r2`: R² on the subset `other`, if it shares no group; held out on the subset itself;
     - `transfer_correlation2`: the same when offset and slope are fitted anew;
     - `sensitivity`: mean slope of the logit of the class `other` along the direction;
@@ -75,61 +111,199 @@ class Directions:
 
     `low` and `high` hold the middle 95 % of the pairs, or of the repeats, for the first four, and
     are 95 % bootstrap intervals over groups of images for the others.
+
+    Args:
+        vectors: by subset and layer.
+        left_out: layers and images that were skipped.
+        provenance: facts of `run.json`.
     """
 
     table: pd.DataFrame
-    vectors: dict[str, dict[str, Float64[np.ndarray, " d"]]]  # by subset and layer
-    images_left_out: tuple[LeftOut, ...]
+    vectors: Mapping[str, Mapping[str, Float64[np.ndarray, " _"]]]
+    left_out: tuple[LeftOut, ...] = ()
+    provenance: dict[str, object] = field(default_factory=dict)
+
+    def to_frame(self) -> pd.DataFrame:
+        """The table, in the form of `rcv.csv`."""
+        return self.table.copy()
+
+    def tables(self) -> dict[str, pd.DataFrame]:
+        """Every table of the run folder, by name."""
+        return {"rcv": self.to_frame()}
+
+    def finding(self) -> str:
+        """How well the best direction predicts, and how stable it is, in two sentences."""
+        table = _split_transfer(self.table)
+        own, other = by_layer(table, "own"), by_layer(table, "transfer")
+        best = max(own, key=own.__getitem__)
+        said = f"The direction at {best} predicts scale with R² {own[best]:.2f} in its own subset"
+        if other:
+            said += f" and {other[best]:.2f} in the others"
+        turned = by_layer(table, "stability_degrees").get(best)
+        by_chance = by_layer(table, "stability_shuffled_degrees").get(best)
+        if turned is None or by_chance is None:  # no direction where no feature varies
+            return f"{said}."
+        return (
+            f"{said}. Between repeats it turns by {turned:.0f}°; with a shuffled target, by "
+            f"{by_chance:.0f}°."
+        )
+
+    def summary(self) -> dict[str, pd.DataFrame]:
+        """One row per layer: stability, channels and R², means over subsets."""
+        images = self.provenance.get("images")
+        measure = images["measure"] if isinstance(images, dict) else "scale"
+        title = f"Directions of {measure}, {self.table.model.iloc[0]}, mean over subsets"
+        return {title: layer_summary(_split_transfer(self.table), HEADINGS)}
+
+    def notes(self) -> list[str]:
+        """Nothing besides the table."""
+        return []
+
+    def plot(self) -> Figure:
+        """Stability, channels and transfer by layer."""
+        return page_figure(directions_drawing(self.table))
+
+    def save(self, folder: str | Path, *, command: str = "") -> Path:
+        """Write the run folder: `rcv.csv`, `rcv.npz` with the vectors, figures and page.
+
+        Raises:
+            OutputError: if `folder` exists and holds no run, or cannot be written.
+        """
+        facts = {**self.provenance, "finding": self.finding(), "left_out": self.left_out}
+        vectors = {
+            f"{subset}/{layer}": vector
+            for subset, of_layers in self.vectors.items()
+            for layer, vector in of_layers.items()
+        }
+
+        def write(made: Path) -> None:
+            runs.write_arrays(vectors, made / "rcv.npz")
+
+        return save(self.tables(), facts, folder, command=command, write=write)
+
+    def _repr_html_(self) -> str:
+        return html_of(self.finding(), next(iter(self.summary().values())), self.plot())
+
+
+def read_directions(folder: str | Path) -> Directions:
+    """The result that `Directions.save` wrote.
+
+    Raises:
+        DataError: if the folder is no complete run of `scalecut rcv`.
+    """
+    run = read_analysis(folder, ("rcv",), "rcv")
+    vectors: dict[str, dict[str, np.ndarray]] = {}
+    try:
+        with np.load(run.folder / "rcv.npz", allow_pickle=False) as arrays:
+            for name in arrays:
+                subset, _, layer = name.rpartition("/")
+                vectors.setdefault(subset, {})[layer] = arrays[name]
+    except (OSError, ValueError) as error:
+        raise DataError(
+            f"The run {str(folder)!r} has no readable rcv.npz ({error}). Run `scalecut rcv` again."
+        ) from error
+    return Directions(run.table("rcv", COLUMNS), vectors, skipped_of(run), dict(run.facts))
 
 
 def rcv(
-    network: Network,
-    image_set: ImageSet,
-    points: Sequence[ProbePoint],
+    model: str | nn.Module | Network,
+    data: str | ImageSet,
     *,
-    repeats: int = 10,
-    target_class: int | str | None = None,
-    most_images: int = 64,
-    fit: str = "squash",
-    precision: str = "auto",
-    device: str = "auto",
-    batch_size: int = 32,
+    weights: str | Path = "pretrained",
+    allow_partial: bool = False,
+    layers: Sequence[str] = (),
+    reading: Reading = Reading(),
+    computation: Computation = Computation(),
+    estimation: Estimation = Estimation(),
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Directions:
-    """The RCVs of `network` at `points`, a subset each, on the splits that the probe draws.
+    """Find the direction in which the features of each layer grow with scale (RCV).
+
+    One direction per subset and layer, on the splits that the probe draws.
 
     Args:
-        repeats: random splits, two at least: stability is the angle between them.
-        target_class: of the head, by number or ImageNet name; no sensitivities without one.
-        most_images: of each subset for the sensitivities, evenly spread over its rows.
-        precision: of the features; sensitivities are always in float32.
+        model: A timm name (inception_v3, resnet50, ...), resnet50_v1, or module.path:factory.
+        data: voc:DIR, coco:FILE, csv:FILE, tar:PATTERN, masks:DIR, or scenes; csv and tar also at
+            an address, such as s3://...
+        weights: pretrained, random, or a safetensors or state-dict file.
+        allow_partial: Accept a weights file that lacks tensors; layers that need them are skipped.
+        layers: Names, aliases or globs; all probe points by default.
+        reading: Which images are read, and how their objects are measured.
+        computation: How images are computed; sensitivities are always in float32.
+        estimation: How often directions are estimated, and for which class.
+        seed: Random seed of the splits, the shuffle and the bootstrap.
+        progress: Called with (stage, done, total).
 
     Raises:
-        DataError: if there are too few images or repeats, or no such class.
+        DataError: if there are too few images, or no such class.
         LayerError: if a class is given but the network has no logits.
     """
-    if repeats < 2:
-        raise DataError(
-            f"--repeats {repeats} is too few for stability, which compares two. Give 2 or more."
+    settings = runs.settings_of(locals())
+    stages = Stages(progress)
+    with stages("network"):
+        subject = subject_of(
+            *(model, layers, computation),
+            weights=weights,
+            allow_partial=allow_partial,
+            seed=seed,
         )
-    number, name = (-1, "") if target_class is None else class_of(network, target_class)
-    look = {"fit": fit, "device": device, "batch_size": batch_size, "progress": progress}
-    found = extract_features(network, image_set.images, points, precision=precision, **look)
-    check_finite(network, found)
-    kept = image_set.rows(found.is_read)
-    check_size(kept)
-    parts = draw_parts(kept, repeats, seed, shuffled=False, permutations=1)
+        network, points = subject.network, subject.points
+        number, name = -1, ""
+        if estimation.class_ != "":
+            number, name = class_of(network, estimation.class_)
+    with stages("images"):
+        frame = network.preprocessing.frame(computation.fit)
+        image_set = images_of(data, frame, reading, seed=seed, progress=progress)
+    with computing(computation.cluster) as stages.compute:
+        found = stages.extracted(network, image_set.images, points, computation)
+    kept = _readable(network, image_set, found, strict=reading.strict)
+    parts = draw_parts(kept, estimation.repeats, seed, shuffled=False, permutations=1)
     with threadpool_limits(1):  # one thread a regression: the same numbers on any number of cores
         vectors = {part.subset: _vectors(part, found.matrices) for part in parts}
     slopes: dict[str, dict[str, np.ndarray]] = {part.subset: {} for part in parts}
-    for part in parts if name else ():
-        few = part.rows[evenly(len(part.rows), most_images)]
-        images, by_layer = [kept.images[row] for row in few], vectors[part.subset]
-        slopes[part.subset] = sensitivity(network, images, points, by_layer, number, **look)
+    with stages("gradients"):
+        for part in parts if name else ():
+            few = part.rows[evenly(len(part.rows), MOST_IMAGES)]
+            slopes[part.subset] = sensitivity(
+                *(network, [kept.images[row] for row in few], points, vectors[part.subset], number),
+                computation=computation,
+                progress=progress,
+            )
+    with stages("directions"):
+        table = _table(kept, parts, points, found.matrices, slopes, name, stages)
+    table = table.assign(model=network.name, weights=network.weights.kind)
+    facts = provenance(network, settings, stages, found, kept)
+    left_out = (*subject.left_out, *image_set.left_out, *found.left_out)
+    return Directions(table.reindex(columns=COLUMNS), vectors, left_out, facts)
+
+
+def _readable(network: Network, image_set: ImageSet, found: Extracted, *, strict: bool) -> ImageSet:
+    """The images that have features, which are finite."""
+    if strict and found.left_out:
+        bad = found.left_out[0]
+        raise DataError(
+            f"{bad.name}: {bad.reason.rstrip('.')}. Fix or remove it, or drop --strict."
+        )
+    check_finite(network, found)
+    kept = image_set.rows(found.is_read)
+    check_size(kept)
+    return kept
+
+
+def _table(
+    kept: ImageSet,
+    parts: Sequence[Part],
+    points: Sequence[ProbePoint],
+    matrices: Mapping[str, Float[np.ndarray, "all _"]],
+    slopes: Mapping[str, Mapping[str, np.ndarray]],
+    name: str,
+    stages: Stages,
+) -> pd.DataFrame:
+    """The rows of all layers, without the names of network and weights."""
 
     def layer_table(point: ProbePoint) -> pd.DataFrame:
-        matrix = found.matrices[point.layer].astype(np.float64)
+        matrix = matrices[point.layer].astype(np.float64)
         rows = [
             (part.subset, *row)
             for part in parts
@@ -145,12 +319,15 @@ def rcv(
     with threadpool_limits(1), ThreadPoolExecutor(n_processors()) as workers:
         for table in workers.map(layer_table, points):
             tables.append(table)
-            if progress:
-                progress("directions", len(tables), len(points))
-    table = pd.concat(tables, ignore_index=True).assign(
-        model=network.name, weights=network.weights.kind
-    )
-    return Directions(table.reindex(columns=COLUMNS), vectors, found.left_out)
+            stages.report("directions")(len(tables), len(points))
+    return pd.concat(tables, ignore_index=True)
+
+
+def _split_transfer(table: pd.DataFrame) -> pd.DataFrame:
+    """The table with `transfer_r2` split into `own` and `transfer` to other subsets."""
+    is_transfer, is_own = table["quantity"] == "transfer_r2", table["subset"] == table["other"]
+    quantity = table["quantity"].mask(is_transfer, "transfer").mask(is_transfer & is_own, "own")
+    return table.assign(quantity=quantity)
 
 
 # --- the direction -------------------------------------------------------------------------------
@@ -166,7 +343,7 @@ def direction(
     Constant channels get 0; all of them, if none varies.
 
     Args:
-        groups: images that share a number are left out together when the penalty is chosen.
+        groups: images that share a number are held out together when the penalty is chosen.
     """
     return _unit(ridge(features, measure, groups, features[:0])[0])
 
@@ -218,7 +395,7 @@ def correlation_squared(
     """R² after offset and slope of the predictions are fitted anew, mean over repeats, by draw.
 
     That is max(ρ, 0)² for the correlation ρ of measure and prediction: a slope that would have to
-    be turned round is no transfer. Draws as in `stats.bootstrap_r_squared`.
+    be reversed is no transfer. Draws as in `stats.bootstrap_r_squared`.
     """
     total, used = np.zeros(len(counts)), np.zeros(len(counts))
     for y, z, held_out in zip(measure, predicted, is_held_out, strict=True):
@@ -227,14 +404,14 @@ def correlation_squared(
         y, z = y[held_out] - y[held_out].mean(), z[held_out] - z[held_out].mean()
         y_spread, z_spread = w @ y**2 - (w @ y) ** 2, w @ z**2 - (w @ z) ** 2
         together = np.maximum(w @ (y * z) - (w @ y) * (w @ z), 0.0)
-        fine = y_spread > 1e-12 * (y @ y)
-        told = fine & (z_spread > 1e-12 * (z @ z))
+        fine = y_spread > NO_SPREAD * (y @ y)
+        varies = fine & (z_spread > NO_SPREAD * (z @ z))
         used += fine
-        total[told] += together[told] ** 2 / (y_spread[told] * z_spread[told])
+        total[varies] += together[varies] ** 2 / (y_spread[varies] * z_spread[varies])
     return np.where(used > 0, total / np.maximum(used, 1), np.nan)
 
 
-# --- what the answer makes of it -----------------------------------------------------------------
+# --- the slope of a logit -----------------------------------------------------------------------
 
 
 def sensitivity(
@@ -244,9 +421,7 @@ def sensitivity(
     vectors: Mapping[str, Float64[np.ndarray, " _"]],
     number: int,
     *,
-    fit: str = "squash",
-    device: str = "auto",
-    batch_size: int = 32,
+    computation: Computation = Computation(),
     progress: Progress | None = None,
 ) -> dict[str, Float64[np.ndarray, " n"]]:
     """S = Σ_c v_c Σ_places ∂(logit)/∂a_c  of every image, by layer (`graziani2018`).
@@ -254,7 +429,7 @@ def sensitivity(
     The slope of the logit when v is added to every place of the map a, which adds v to the pooled
     features: positive if the class gains where objects seem larger. A vector of zeros is added to
     the map of each point and the logit is derived by it: one pass forward and one back, in float32.
-    Softmax is left out, since no logit comes after it.
+    Softmax is skipped, as no logit comes after it.
 
     Args:
         vectors: v by layer, in units of the features.
@@ -262,7 +437,7 @@ def sensitivity(
 
     Raises:
         DataError: if a vector is not of its layer, or an image cannot be read.
-        LayerError: if the network hands on no gradient.
+        LayerError: if the network passes no gradient to its logits.
     """
     points = [point for point in points if point.layer != SOFTMAX]
     for point in points:
@@ -271,7 +446,8 @@ def sensitivity(
                 f"The direction has {len(vectors[point.layer])} values, but layer {point.layer!r} "
                 f"has {point.channels} channels. Give the direction that was fitted there."
             )
-    device, batch_size = resolved_device(device), min(batch_size, GRADIENT_BATCH)
+    fit, device = computation.fit, resolved_device(computation.device)
+    batch_size = min(computation.batch_size, GRADIENT_BATCH)
     module = copy.deepcopy(network.module).eval().requires_grad_(False).float().to(device)
     ready = decoded(images, range(len(images)), network.preprocessing, fit, batch_size=batch_size)
     slopes: dict[str, list[np.ndarray]] = {point.layer: [] for point in points}
@@ -279,11 +455,11 @@ def sensitivity(
         for numbers, batch, bad in ready:
             if bad:
                 name, reason = next((images[k].name, bad[k].rstrip(".")) for k in bad)
-                raise DataError(f"{name}: {reason}. Mend it, or leave it out.")
+                raise DataError(f"{name}: {reason}. Fix it, or remove it.")
             logits = module(batch.to(device))
             if not logits.requires_grad:
                 raise LayerError(
-                    f"{network.name} lets no gradient through to its logits. Give another network."
+                    f"{network.name} passes no gradient to its logits. Give another network."
                 )
             given = [zeros[layer] for layer in slopes]
             found = torch.autograd.grad(logits[:, number].sum(), given, materialize_grads=True)
@@ -371,7 +547,7 @@ def _rows(
     """
     n = len(part.rows)
     weights, predicted = _repeats(part, features, part.targets["true"][0])
-    by_chance, _ = _repeats(part, features, part.dealt[:, 1])
+    by_chance, _ = _repeats(part, features, part.permuted[:, 1])
     for kind, found in (("", weights), ("_shuffled", by_chance)):
         standardised = found * deviations(features[part.rows])
         angles = pair_angles(standardised)

@@ -1,20 +1,21 @@
-"""Object scale and image size set apart in made-up scenes, and what each layer makes of either.
+"""Object scale and image size separated in synthetic scenes, and what each layer encodes of both.
 
-Object scale is log2 of the share of the canvas, image size log2 of the canvas in pixels: octaves of
-area both, whose sum is the object's area in pixels. The network runs at the size of the canvas;
-nothing is resized. By layer are told:
+Object scale is log2 of the share of the canvas, image size log2 of the canvas in pixels: both in
+octaves of area, whose sum is the object's area in pixels. The network runs at the size of the
+canvas; nothing is resized. By layer are measured:
 
-- `object_scale_effect`, `image_size_effect`, `interaction_effect`: what share of the variance of
-  the standardised features each explains (balanced analysis of variance);
-- `object_scale_partial_r2`, `image_size_partial_r2`: how well either is read from the features if
-  the other is known, held out by content;
-- `gain`: the slope of the share that a probe reads against the share that was set, where only the
-  object is resized in the same picture: 1 is covariant, 0 invariant;
-- `r2`: of such a probe on scenes it was not fitted on. Ridge shrinks towards the mean, so gain is
-  about R² and hardly above it where scale is what is read: 0.4 beside an R² of 0.4 is a noisy
-  reading of scale, beside 0.9 a reading of something else;
-- `blur_leak`: R² of the share whose size each object went through before all were drawn at the
-  largest: the most that blur alone can buy.
+- `object_scale_effect`, `image_size_effect`, `interaction_effect`: the share of the variance of
+  the standardised features that each explains (balanced analysis of variance);
+- `object_scale_partial_r2`, `image_size_partial_r2`: how well one is predicted from the features
+  when the other is known, held out by content;
+- `gain`: the slope of the share that a probe predicts against the share that was set, where only
+  the object is resized in the same image: 1 is covariant, 0 invariant;
+- `r2`: of such a probe on scenes that it was not fitted on. Ridge shrinks towards the mean, so the
+  gain is about R² and hardly above it where the probe predicts scale: a gain of 0.4 with an R² of
+  0.4 is a noisy prediction of scale, with an R² of 0.9 a prediction of something else;
+- `blur_leak`: R² of the share that each object was scaled to before all were drawn at the largest:
+  the most that blur alone can explain;
+- `padding_MODE_leak`: R² of the side of images of pink noise, with maps padded in this mode.
 
 Source: `graziani2021` names the two notions; the protocol is ours (docs/choices.md).
 """
@@ -23,16 +24,19 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass, field, replace
 from itertools import groupby
+from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Float64, Int
+from matplotlib.figure import Figure
 from threadpoolctl import threadpool_limits
-from torch import Tensor
+from torch import Tensor, nn
 
+from .. import runs
 from ..data.images import LeftOut
 from ..data.scenes import (
     BACKDROPS,
@@ -46,29 +50,40 @@ from ..data.scenes import (
 )
 from ..errors import DataError, ModelError, check_names
 from ..features.extract import (
+    Computation,
     Extracted,
     Progress,
+    Stages,
     check_finite,
     forward,
+    provenance,
     resolved_device,
     resolved_precision,
 )
+from ..figures.analyses import scenes_drawing
+from ..figures.drawing import page_figure
+from ..figures.notebook import html_of
 from ..networks.network import Network, Preprocessing
 from ..networks.points import ProbePoint
 from ..networks.selection import refusal
 from ..probing.scores import n_processors
+from ..report.report import save
 from ..stats.inference import group_draws, interval
-from ..stats.ridge import decompose, nested_ridge
+from ..stats.ridge import decompose, deviations, nested_ridge
+from .noise import PADDINGS, noise_table
+from .quantities import by_layer, layer_summary, read_analysis, skipped_of
+from .subject import Subject, check_unused, subject_of
 
 SHARES = tuple(np.geomspace(0.03, 0.6, 6).tolist())  # of the canvas
 OCTAVES = (-2, -1, 0, 1, 2)  # of area: canvases from half to twice the training side
 PLACES = ("random", "fixed")
 CONTENTS = 44  # every object before every backdrop
 SINGLE = 12  # scenes for each content to fit the probe, and as many to measure the leak
-STEPS = 7  # shares of one picture of a series
+STEPS = 7  # shares of one image of a series
 FOLDS = 5
 LEAST = 2 * FOLDS  # contents
 BATCH = 16
+UNUSED = ("fit", "batch_size", "engine", "half", "cluster")  # of a computation, without effect
 
 # Noise has other colours on another canvas, and nothing but the size shall differ.
 BEHIND = tuple(name for name in BACKDROPS if name != "noise")
@@ -77,7 +92,14 @@ COLUMNS = [
     *("model", "weights", "layer", "alias", "depth", "n_features", "n_images"),
     *("quantity", "value", "low", "high"),
 ]
-
+HEADINGS = {
+    "object_scale_partial_r2": "object scale",
+    "image_size_partial_r2": "image size",
+    "gain": "gain",
+    "r2": "R²",
+    "blur_leak": "blur",
+    **{f"padding_{mode}_leak": mode for mode in PADDINGS},
+}
 
 Pooled = Callable[[Tensor], list[np.ndarray]]
 Report = Callable[[int, int], None]  # done, all
@@ -85,63 +107,224 @@ Seen = tuple[Extracted, np.ndarray]  # of scenes; shares of their objects, as dr
 Draws = dict[str, tuple[np.ndarray, int]]  # by quantity; how many images it is of
 
 
+@dataclass(frozen=True, slots=True)
+class Design:
+    """Which scenes are drawn.
+
+    Args:
+        canvases: Sides in pixels; five from half to twice the input size by default. With one
+            alone, image size is not measured.
+        place: Where objects are: random or fixed (the centre).
+        contents: Combinations of object, backdrop, place and light, at least 10.
+        padding: How maps are padded for the padding leaks.
+    """
+
+    canvases: Sequence[int] = ()
+    place: Literal["random", "fixed"] = "random"
+    contents: int = 44
+    padding: Sequence[Literal["zeros", "reflect", "circular"]] = ("zeros", "reflect", "circular")
+
+    def __post_init__(self) -> None:
+        check_names(self.place, PLACES, "place")
+        object.__setattr__(self, "padding", check_names(self.padding, PADDINGS, "padding"))
+        if not self.padding:
+            raise DataError(f"--padding is empty. Give one or more of {', '.join(PADDINGS)}.")
+        if self.contents < LEAST:
+            raise DataError(
+                f"--contents must be at least {LEAST} to train and to test, got {self.contents}. "
+                f"{CONTENTS} show every object before every backdrop."
+            )
+        if any(side < 1 for side in self.canvases):
+            raise DataError(
+                f"Canvases of {list(self.canvases)} px were asked for. Give sides above 0, or none "
+                "for half to twice the training side."
+            )
+
+
 @dataclass(frozen=True, slots=True, eq=False)
-class Instrument:
-    """What each layer makes of object scale and of image size."""
+class Scenes:
+    """What each layer encodes of object scale and of image size.
 
-    table: pd.DataFrame  # one row a layer and quantity, the columns of COLUMNS
-    left_out: tuple[LeftOut, ...]  # canvases on which the network cannot run
-    canvases: tuple[int, ...]  # sides in pixels
-    shares: tuple[float, ...]
+    Args:
+        table: one row per layer and quantity, the columns of `COLUMNS`.
+        left_out: layers, and canvases on which the network does not run.
+        canvases: sides in pixels.
+        provenance: facts of `run.json`.
+    """
+
+    table: pd.DataFrame
+    left_out: tuple[LeftOut, ...] = ()
+    canvases: tuple[int, ...] = ()
+    provenance: dict[str, object] = field(default_factory=dict)
+
+    def to_frame(self) -> pd.DataFrame:
+        """The table, in the form of `scenes.csv`."""
+        return self.table.copy()
+
+    def tables(self) -> dict[str, pd.DataFrame]:
+        """Every table of the run folder, by name."""
+        return {"scenes": self.to_frame()}
+
+    def finding(self) -> str:
+        """Where scale and size are decoded best, and the leaks, in a few sentences."""
+        said = []
+        for quantity, what, kind in (
+            ("object_scale_partial_r2", "Object scale is decoded best at", "partial R² "),
+            ("image_size_partial_r2", "Image size is decoded best at", "partial R² "),
+            (
+                "gain",
+                "Where only the object is resized, the prediction follows most closely at",
+                "gain ",
+            ),
+            ("blur_leak", "Blur alone explains most at", "R² "),
+        ):
+            values = by_layer(self.table, quantity)
+            if values:
+                best, last = max(values, key=values.__getitem__), list(values)[-1]
+                end = f"; {values[last]:.2f} at {last}" if last != best else ""
+                said.append(f"{what} {best} ({kind}{values[best]:.2f}{end}).")
+        return " ".join(said)
+
+    def summary(self) -> dict[str, pd.DataFrame]:
+        """One row per layer: partial R² of both, the gain, and R² of the leaks."""
+        model = self.table.model.iloc[0]
+        title = f"Partial R² of object scale and image size, gain, and R² of leaks, {model}"
+        return {title: layer_summary(self.table, HEADINGS)}
+
+    def notes(self) -> list[str]:
+        """Nothing besides the table."""
+        return []
+
+    def plot(self) -> Figure:
+        """All quantities by layer."""
+        return page_figure(scenes_drawing(self.table))
+
+    def save(self, folder: str | Path, *, command: str = "") -> Path:
+        """Write the run folder: `scenes.csv`, figures and page.
+
+        Raises:
+            OutputError: if `folder` exists and holds no run, or cannot be written.
+        """
+        facts = {
+            **self.provenance,
+            "finding": self.finding(),
+            "left_out": self.left_out,
+            "canvases": self.canvases,
+        }
+        return save(self.tables(), facts, folder, command=command)
+
+    def _repr_html_(self) -> str:
+        return html_of(self.finding(), next(iter(self.summary().values())), self.plot())
 
 
-def instrument(
-    network: Network,
-    points: Sequence[ProbePoint],
+def read_scenes(folder: str | Path) -> Scenes:
+    """The result that `Scenes.save` wrote.
+
+    Raises:
+        DataError: if the folder is no complete run of `scalecut scenes`.
+    """
+    run = read_analysis(folder, ("scenes",), "scenes")
+    canvases = tuple(run.facts.get("canvases", ()))
+    return Scenes(run.table("scenes", COLUMNS), skipped_of(run), canvases, dict(run.facts))
+
+
+def probe_scenes(
+    model: str | nn.Module | Network,
     *,
-    canvases: Sequence[int] | None = None,
-    shares: Sequence[float] = SHARES,
-    place: str = "random",
-    objects: Sequence[str] = OBJECTS,
-    n: int = CONTENTS,
-    precision: str = "auto",
-    device: str = "auto",
+    weights: str | Path = "pretrained",
+    allow_partial: bool = False,
+    layers: Sequence[str] = (),
+    design: Design = Design(),
+    computation: Computation = Computation(),
     seed: int = 0,
     progress: Progress | None = None,
-) -> Instrument:
-    """Measure what the layers of a network make of object scale and of image size.
+) -> Scenes:
+    """Separate object scale from image size in synthetic scenes, and probe each.
 
     Every content (object, backdrop, place, light) is drawn on every canvas at every share, so the
     two factors are orthogonal. `gain`, `r2` and `blur_leak` are measured at the training side.
     Values have 95 % basic bootstrap intervals over contents, scenes or series; the fits stay.
 
     Args:
-        canvases: sides in pixels; five from half to twice the training side if None. With one
-            alone, what tells of image size is not in the table.
-        shares: of the canvas, from small to large; the probe and the series span the same range.
-        place: `random`, or `fixed` at the centre.
-        n: contents, and pictures of the series; the probe is fitted on 12 n other scenes.
+        model: A timm name (inception_v3, resnet50, ...), resnet50_v1, or module.path:factory.
+        weights: pretrained, random, or a safetensors or state-dict file.
+        allow_partial: Accept a weights file that lacks tensors; layers that need them are skipped.
+        layers: Names, aliases or globs; all probe points by default.
+        design: Which scenes are drawn.
+        computation: How images are computed.
+        seed: Random seed of the scenes, the folds and the bootstrap.
+        progress: Called with (stage, done, total).
 
     Raises:
-        DataError: if objects, place, shares, canvases, n or seed are not what they can be.
+        DataError: if an option is out of its range.
         ModelError: if the network runs on too few of the canvases.
-        LayerError: if a layer gives values that are not finite.
+        LayerError: if a feature is not finite.
+    """
+    settings = runs.settings_of(locals())
+    check_unused(UNUSED, computation)
+    stages = Stages(progress)
+    with stages("network"):
+        subject = subject_of(
+            *(model, layers, computation),
+            weights=weights,
+            allow_partial=allow_partial,
+            seed=seed,
+        )
+    with stages("scenes"):
+        found = separated(subject, design, computation, seed=seed, report=stages.report)
+    if len(found.canvases) > 1:  # else there is no image size that could leak
+        with stages("noise"):
+            noise = noise_table(
+                *(subject.network, subject.points, computation),
+                kinds=["pink"],
+                paddings=design.padding,
+                sizes=found.canvases,
+                seed=seed,
+                progress=progress,
+            )
+        found = replace(found, table=runs.concatenated([found.table, _as_leaks(noise)]))
+    facts = provenance(subject.network, settings, stages)
+    return replace(found, left_out=(*subject.left_out, *found.left_out), provenance=facts)
+
+
+def separated(
+    subject: Subject,
+    design: Design,
+    computation: Computation,
+    *,
+    shares: Sequence[float] = SHARES,
+    objects: Sequence[str] = OBJECTS,
+    seed: int = 0,
+    report: Callable[[str], Report] = lambda stage: lambda done, total: None,
+) -> Scenes:
+    """The quantities of `Scenes` but for the padding leaks.
+
+    Args:
+        shares: of the canvas, ascending; the probe and the series span the same range.
+        objects: in turn before every backdrop; the probe is fitted on 12 times as many other
+            scenes as there are contents.
     """
     names = check_names(objects, OBJECTS, "object")
-    check_names(place, PLACES, "place")
-    _check(names, shares, canvases, n, seed)
-    device, shares = resolved_device(device), tuple(map(float, shares))
-    precision = resolved_precision(precision, device)
-    report = progress or (lambda stage, done, total: None)
+    _check(names, shares, seed)
+    network, points, shares = subject.network, subject.points, tuple(map(float, shares))
+    precision = resolved_precision(computation.precision, computation.device)
+    device = resolved_device(computation.device)
     with forward(network, points, precision, device) as pooled:
-        kept, left_out = _runnable(network, points, pooled, canvases)
-        scenes = _all_scenes(network.preprocessing.height, kept, shares, place, names, n, seed)
+        kept, left_out = _runnable(network, points, pooled, design.canvases)
+        scenes = _all_scenes(network.preprocessing.height, kept, shares, design, names, seed)
         seen = {
-            kind: _seen(network, points, pooled, drawn, precision, partial(report, kind))
+            kind: _seen(network, points, pooled, drawn, precision, report(kind))
             for kind, drawn in scenes.items()
         }
-    table = _table(network, points, seen, kept, shares, seed, partial(report, "regression"))
-    return Instrument(table, left_out, kept, shares)
+    table = _table(network, points, seen, kept, shares, seed, report("regression"))
+    return Scenes(table, left_out, kept)
+
+
+def _as_leaks(noise: pd.DataFrame) -> pd.DataFrame:
+    """How well the side of images of noise is predicted, as quantities of the scenes' table."""
+    named = noise.assign(quantity=[f"padding_{mode}_leak" for mode in noise["padding"]])
+    named = named.rename(columns={"r2": "value", "r2_low": "low", "r2_high": "high"})
+    return named.drop(columns=["noise", "padding"])
 
 
 # --- statistics of arrays ------------------------------------------------------------------------
@@ -158,8 +341,8 @@ def main_effects(
     replicates: their noise adds about its variance / g to each.
     """
     flat = features.reshape(-1, features.shape[3])
-    mean, deviation = flat.mean(axis=0), flat.std(axis=0)
-    varies = deviation > 10 * np.finfo(np.float64).eps * np.abs(flat).max(axis=0)
+    mean, deviation = flat.mean(axis=0), deviations(flat)
+    varies = deviation > 0
     if not varies.any():
         return np.zeros((len(counts), 3))
     X = (features[..., varies] - mean[varies]) / deviation[varies]
@@ -224,12 +407,12 @@ def partial_r2(
 
 def covariance_gain(
     scale_set: Float64[np.ndarray, "g k"],
-    scale_read: Float64[np.ndarray, "g k"],
+    scale_predicted: Float64[np.ndarray, "g k"],
     counts: Float64[np.ndarray, "b g"],
 ) -> Float64[np.ndarray, " b"]:
-    """Slope within series of the scale that is read:  Σ(x - x̄)(y - ȳ) / Σ(x - x̄)²."""
+    """Slope within series of the scale that is predicted:  Σ(x - x̄)(y - ȳ) / Σ(x - x̄)²."""
     x = scale_set - scale_set.mean(axis=1, keepdims=True)
-    return (counts @ np.sum(x * scale_read, axis=1)) / (counts @ np.sum(x**2, axis=1))
+    return (counts @ np.sum(x * scale_predicted, axis=1)) / (counts @ np.sum(x**2, axis=1))
 
 
 def _level_means(
@@ -272,17 +455,16 @@ def _all_scenes(
     side: int,
     canvases: Sequence[int],
     shares: tuple[float, ...],
-    place: str,
+    design: Design,
     names: Sequence[str],
-    n: int,
     seed: int,
 ) -> dict[str, list[Scene]]:
-    """All that the network is shown; no two kinds share a content."""
+    """All scenes that the network is shown, by kind; no two kinds share a content."""
     seeds = iter(np.random.SeedSequence(seed).generate_state(4).tolist())
-    rng = np.random.default_rng([seed, SINGLE])
+    rng, n = np.random.default_rng([seed, SINGLE]), design.contents
 
     def contents(count: int) -> list[Scene]:
-        return _contents(count, names, side, shares[-1], place, next(seeds))
+        return _contents(count, names, side, shares[-1], design.place, next(seeds))
 
     def at_random() -> list[float]:
         return rng.uniform(shares[0], shares[-1], size=SINGLE * n).tolist()
@@ -298,7 +480,7 @@ def _all_scenes(
     }
 
 
-# --- what the network makes of them --------------------------------------------------------------
+# --- running the network -------------------------------------------------------------------------
 
 
 def _seen(
@@ -312,10 +494,10 @@ def _seen(
     parts: list[list[np.ndarray]] = []
     drawn: list[float] = []
     start = time.perf_counter()
-    for pictures in _rendered(scenes):
-        batch = np.stack([picture.pixels for picture in pictures])
+    for images in _rendered(scenes):
+        batch = np.stack([image.pixels for image in images])
         parts.append(pooled(network.preprocessing.tensor(batch)))
-        drawn += [picture.share for picture in pictures]
+        drawn += [image.share for image in images]
         report(len(drawn), len(scenes))
     of_layers = map(np.concatenate, zip(*parts, strict=True))
     matrices = dict(zip([point.layer for point in points], of_layers, strict=True))
@@ -327,7 +509,7 @@ def _seen(
 
 
 def _rendered(scenes: Sequence[Scene]) -> Iterator[list[Picture]]:
-    """Pictures in order, in batches of one canvas, drawn in the background, two batches ahead."""
+    """Images in order, in batches of one canvas, drawn in the background, two batches ahead."""
     ahead: deque[list[Future[Picture]]] = deque()
     with ThreadPoolExecutor(n_processors()) as workers:
         for _, of_canvas in groupby(scenes, key=lambda scene: scene.canvas):
@@ -336,13 +518,13 @@ def _rendered(scenes: Sequence[Scene]) -> Iterator[list[Picture]]:
                 batch = rest[start : start + BATCH]
                 ahead.append([workers.submit(render, scene) for scene in batch])
                 if len(ahead) > 2:
-                    yield [picture.result() for picture in ahead.popleft()]
+                    yield [image.result() for image in ahead.popleft()]
         while ahead:
-            yield [picture.result() for picture in ahead.popleft()]
+            yield [image.result() for image in ahead.popleft()]
 
 
 def _runnable(
-    network: Network, points: Sequence[ProbePoint], pooled: Pooled, asked: Sequence[int] | None
+    network: Network, points: Sequence[ProbePoint], pooled: Pooled, asked: Sequence[int]
 ) -> tuple[tuple[int, ...], tuple[LeftOut, ...]]:
     """The canvases on which the network runs, and why it does not on the others."""
     side = network.preprocessing.height
@@ -369,7 +551,7 @@ def _obstacle(
 ) -> str:
     """Why the network cannot be used on a canvas; empty if it can."""
     if canvas < SMALLEST_CANVAS:
-        return f"objects can be seen on {SMALLEST_CANVAS} px or more"
+        return f"objects are visible on {SMALLEST_CANVAS} px or more"
     blank = np.full((1, canvas, canvas, 3), 128, dtype=np.uint8)
     return refusal(points, pooled, preprocessing.tensor(blank))
 
@@ -394,7 +576,7 @@ def _table(
         return point, factors | _probe_draws(own, measures, seed)
 
     rows = []
-    # One thread a layer: the same numbers on any number of cores.
+    # One thread per layer: the same numbers on any number of cores.
     with threadpool_limits(1), ThreadPoolExecutor(n_processors()) as workers:
         for done, (point, draws) in enumerate(workers.map(found, points), start=1):
             line = (network.name, network.weights.kind, point.layer, point.alias, point.depth)
@@ -427,17 +609,20 @@ def _crossed_draws(
     scale = np.tile(np.repeat(np.log2(shares), g), z)
     content = np.tile(np.arange(g), z * s)
 
-    def read(wanted: np.ndarray, given: np.ndarray) -> np.ndarray:
+    def predicted_r2(wanted: np.ndarray, given: np.ndarray) -> np.ndarray:
         predicted = out_of_fold(features, wanted, given, content, folds[content])
         return partial_r2(wanted, *predicted, contents[:, content])
 
     effects = main_effects(features.reshape(z, s, g, -1), contents)
-    draws = {"object_scale_effect": effects[:, 0], "object_scale_partial_r2": read(scale, size)}
+    draws = {
+        "object_scale_effect": effects[:, 0],
+        "object_scale_partial_r2": predicted_r2(scale, size),
+    }
     if z > 1:
         draws |= {
             "image_size_effect": effects[:, 1],
             "interaction_effect": effects[:, 2],
-            "image_size_partial_r2": read(size, scale),
+            "image_size_partial_r2": predicted_r2(size, scale),
         }
     return {quantity: (values, n) for quantity, values in draws.items()}
 
@@ -450,14 +635,14 @@ def _probe_draws(
     n, rng = len(fitted), np.random.default_rng([seed, 1])
     counts, folds, each = _draws(n, rng), rng.permutation(n) % FOLDS, np.arange(n)
     fit = nested_ridge(decompose(fitted, series), shares["random scenes"][:, None], each)
-    read, was_set = (x.reshape(-1, STEPS) for x in (fit.predictions, shares["series"]))
+    predicted, was_set = (x.reshape(-1, STEPS) for x in (fit.predictions, shares["series"]))
 
     def r2(kind: str) -> np.ndarray:
-        predicted = out_of_fold(features[kind], shares[kind], np.zeros(n), each, folds)
-        return partial_r2(shares[kind], *predicted, counts)
+        held_out = out_of_fold(features[kind], shares[kind], np.zeros(n), each, folds)
+        return partial_r2(shares[kind], *held_out, counts)
 
     return {
-        "gain": (covariance_gain(was_set, read, _draws(len(read), rng)), len(series)),
+        "gain": (covariance_gain(was_set, predicted, _draws(len(predicted), rng)), len(series)),
         "r2": (r2("random scenes"), n),
         "blur_leak": (r2("blurred scenes"), n),
     }
@@ -466,32 +651,20 @@ def _probe_draws(
 # --- checks --------------------------------------------------------------------------------------
 
 
-def _check(
-    names: Sequence[str], shares: Sequence[float], canvases: Sequence[int] | None, n: int, seed: int
-) -> None:
+def _check(names: Sequence[str], shares: Sequence[float], seed: int) -> None:
     if not names:
         raise DataError(f"No object was named. Choose from {', '.join(OBJECTS)}.")
-    if n < LEAST:
-        raise DataError(
-            f"{n} contents were asked for, but at least {LEAST} are needed to fit and to test. "
-            f"Give --contents {LEAST} or more; {CONTENTS} show every object before every backdrop."
-        )
     if seed < 0:
         raise DataError(f"The seed is {seed}. Give a whole number of 0 or more.")
     if len(shares) < 2 or not (np.diff([0.0, *shares]) > 0).all():
         raise DataError(
             f"Shares of {', '.join(f'{share:g}' for share in shares) or 'none'} of the canvas were "
-            "asked for. Give two or more above 0, from small to large."
+            "asked for. Give two or more above 0, in ascending order."
         )
     for name in names:
         if shares[-1] > largest_share(name):
             raise DataError(
                 f"Shares up to {shares[-1]:g} of the canvas were asked for, but the {name} can "
                 f"fill {np.floor(100 * largest_share(name)) / 100:g} at most. End with a smaller "
-                "share, or leave this object out."
+                "share, or drop this object."
             )
-    if canvases is not None and not (len(canvases) and min(canvases) > 0):
-        raise DataError(
-            f"Canvases of {list(canvases)} px were asked for. Give one or more sides above 0, or "
-            "none for half to twice the training side."
-        )

@@ -43,14 +43,50 @@ COMMANDS: Mapping[str, Command] = {
             "scalecut probe vit_small_patch16_224 --data csv:lesions.csv --out runs/lesions",
             "scalecut probe mypackage.nets:factory --weights best.pth --data masks:cells",
             "scalecut probe resnet50 --data scenes --match-width 32 --learning-curve",
-            'scalecut probe resnet50 --data "tar:s3://bucket/tiles-{000..099}.tar" --at-most 100000',
+            'scalecut probe resnet50 --data "tar:s3://bucket/tiles-{000..099}.tar"'
+            " --at-most 100000",
             "scalecut probe resnet50 --data csv:tiles.csv --engine openvino --precision int8",
             "scalecut probe resnet50 --data csv:tiles.csv --cluster ray://HOST:10001",
         ),
     ),
+    "invariance": Command(
+        "analyses.invariance:invariance",
+        (
+            "scalecut invariance resnet50 --data voc:VOCdevkit/VOC2012 --subset dog,cat",
+            "scalecut invariance resnet50 --data coco:val2017.json --subset bird --sizes 0.5,1,2",
+            "scalecut invariance tf_efficientnet_lite0 --noise white,pink --padding zeros,circular",
+        ),
+        folder="invariance",
+    ),
+    "scenes": Command(
+        "analyses.synthetic:probe_scenes",
+        (
+            "scalecut scenes tf_efficientnet_lite0",
+            "scalecut scenes resnet50 --canvases 160,224,320 --place fixed",
+        ),
+        folder="scenes",
+    ),
+    "rcv": Command(
+        "analyses.rcv:rcv",
+        (
+            "scalecut rcv resnet50 --data voc:VOCdevkit/VOC2012 --subset dog,cat,horse",
+            "scalecut rcv tf_efficientnet_lite0 --data coco:val2017.json --subset cat "
+            "--class tabby",
+        ),
+        folder="rcv",
+    ),
+    "visualise": Command(
+        "analyses.visualise:visualise",
+        (
+            "scalecut visualise tf_efficientnet_lite0 --layer blocks.1.1,blocks.3.1 --unit 0,1,2",
+            "scalecut visualise inception_v3 --layer mixed0",
+            "scalecut visualise resnet50 --layer layer3.5 --rcv runs/rcv --tv 0.1",
+        ),
+        folder="pictures",
+    ),
 }
 # Commands that are no verb alone, a module each; registered in the order of the help.
-MODULES = ("probing", "folders")
+MODULES = ("probing", "cut", "pathology", "paper", "folders")
 
 app = typer.Typer(
     cls=Commands,

@@ -1,8 +1,10 @@
 """Commands made from verbs: the signature gives the options, the docstring's Args their help.
 
-A verb's source is read, not imported, so that `--help` and errors about options come before torch is
-loaded. A parameter that is a dataclass (`Reading`, `Computation`, ...) is flattened into one option
-per field. What a type means on the command line stands in `_KINDS`.
+A verb's source is read, not imported, so that `--help` and errors about options come before torch
+is loaded. A parameter that is a dataclass (`Reading`, `Computation`, ...) is flattened into one
+option per field, but for the fields that the verb's module names in `UNUSED`. Where a field means
+something else for a verb, its Args say so: `reading.at_most: ...`. What a type means on the command
+line stands in `_KINDS`. An option named like a keyword of Python ends with an underscore: `class_`.
 """
 
 import ast
@@ -15,13 +17,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import click
 import typer
 
 import scalecut
 
+from ..errors import DataError
+
 ROOT = Path(scalecut.__file__).parent
-NOT_OPTIONS = ("progress",)
+NOT_OPTIONS = ("progress", "command")
 _REQUIRED = object()
 
 
@@ -57,9 +60,11 @@ class Verb:
         grouped: dict[str, dict[str, Any]] = {owner: {} for owner in self.owners}
         for option in self.options:
             value = values[option.name]
+            flag = "--" + option.name.rstrip("_").replace("_", "-")
             if isinstance(value, str):
-                flag = "--" + option.name.replace("_", "-")
                 value = converted(option.annotation, value, flag, option.default)
+            if option.annotation == "int":
+                _check_range(option, value, flag)
             (grouped[option.owner] if option.owner else arguments)[option.name] = value
         for owner, given in grouped.items():
             arguments[owner] = imported(self.owners[owner])(**given)
@@ -81,6 +86,7 @@ def verb_of(path: str) -> Verb:
     help_of = _args(documented)
     positional = function.args.posonlyargs + function.args.args
     defaults = [None] * (len(positional) - len(function.args.defaults)) + function.args.defaults
+    unused = _value(tree, ast.Name("UNUSED"), ())
     options: list[Option] = []
     owners: dict[str, str] = {}
     pairs = [
@@ -95,7 +101,8 @@ def verb_of(path: str) -> Verb:
             place = _place_of(tree, module, default.func.id)
             owners[argument.arg] = place
             changed = {word.arg: word.value for word in default.keywords if word.arg}
-            options += _fields(place, argument.arg, changed)
+            fields = _fields(place, argument.arg, changed, help_of)
+            options += [field for field in fields if field.name not in unused]
             continue
         options.append(
             Option(
@@ -144,7 +151,7 @@ def _args(docstring: str) -> dict[str, str]:
     texts: dict[str, str] = {}
     name = ""
     for line in textwrap.dedent(found[1]).splitlines():
-        head = re.match(r"(\w+): (.*)", line)
+        head = re.match(r"([\w.]+): (.*)", line)
         if head:
             name, texts[head[1]] = head[1], head[2]
         elif name and line.startswith(" "):
@@ -154,8 +161,10 @@ def _args(docstring: str) -> dict[str, str]:
     return texts
 
 
-def _fields(place: str, owner: str, changed: Mapping[str, ast.expr]) -> list[Option]:
-    """The fields of a dataclass, their defaults possibly changed by the verb."""
+def _fields(
+    place: str, owner: str, changed: Mapping[str, ast.expr], help_of_verb: Mapping[str, str]
+) -> list[Option]:
+    """The fields of a dataclass, their defaults and help possibly changed by the verb."""
     module, name = place.split(":")
     tree = _tree(module)
     found = next(n for n in tree.body if isinstance(n, ast.ClassDef) and n.name == name)
@@ -165,7 +174,7 @@ def _fields(place: str, owner: str, changed: Mapping[str, ast.expr]) -> list[Opt
             node.target.id,
             ast.unparse(node.annotation),
             _value(tree, changed.get(node.target.id, node.value)),
-            help_of.get(node.target.id, ""),
+            help_of_verb.get(f"{owner}.{node.target.id}", help_of.get(node.target.id, "")),
             owner,
         )
         for node in found.body
@@ -190,7 +199,7 @@ def _place_of(tree: ast.Module, module: str, name: str) -> str:
     raise LookupError(f"{module} names no class {name}")
 
 
-def _value(tree: ast.Module, node: ast.expr | None) -> Any:
+def _value(tree: ast.Module, node: ast.expr | None, otherwise: Any = None) -> Any:
     """A default: a literal, or a name that the module gives a literal."""
     if isinstance(node, ast.Name):
         for each in tree.body:
@@ -198,6 +207,7 @@ def _value(tree: ast.Module, node: ast.expr | None) -> Any:
                 isinstance(target, ast.Name) and target.id == node.id for target in each.targets
             ):
                 return _value(tree, each.value)
+        return otherwise
     assert node is not None
     return ast.literal_eval(node)
 
@@ -209,7 +219,7 @@ def _parameter(option: Option, *, is_first: bool) -> inspect.Parameter:
     kind, settings = _kind_of(option)
     default = "" if option.default is None and kind is str else option.default
     if isinstance(default, tuple | list):
-        default = ",".join(map(str, default))
+        default = ",".join(f"{v:g}" if isinstance(v, float) else str(v) for v in default)
     flag = "--" + option.name.rstrip("_").replace("_", "-")
     if is_first and option.default is _REQUIRED:
         declared: Any = typer.Argument(help=option.help, show_default=False)
@@ -226,20 +236,23 @@ def _parameter(option: Option, *, is_first: bool) -> inspect.Parameter:
 def _kind_of(option: Option) -> tuple[Any, dict[str, Any]]:
     """The type that typer checks, and more that it should know."""
     choices = _choices(option.annotation)
-    least = re.search(r"at least (\d+)", option.help)
-    if option.annotation == "bool":
-        return bool, {}
-    if option.annotation == "int":
-        if option.name == "seed":
-            return int, {"min": 0, "max": 2**32 - 1}
-        return int, {"min": int(least[1])} if least else {}
-    if option.annotation == "float":
-        return float, {}
+    plain = {"bool": bool, "int": int, "float": float}
+    if option.annotation in plain:
+        return plain[option.annotation], {}
     if choices and not option.annotation.startswith("Sequence"):
         kind: Any = Literal[tuple(choices)]
         return (kind | None if option.default is None else kind), {}
     is_shown = option.default not in (None, "", ())
     return str, {"metavar": _metavar(option), "show_default": is_shown}
+
+
+def _check_range(option: Option, value: int, flag: str) -> None:
+    """Refuse what is less than the help says, before anything heavy is imported."""
+    least = re.search(r"at least (\d+)", option.help)
+    if least and value < int(least[1]):
+        raise DataError(f"{flag} must be at least {least[1]}, got {value}.")
+    if option.name == "seed" and not 0 <= value < 2**32:
+        raise DataError(f"{flag} must be from 0 to {2**32 - 1}, got {value}.")
 
 
 def _choices(annotation: str) -> list[str]:
@@ -262,7 +275,7 @@ def converted(annotation: str, text: str, flag: str = "", default: Any = None) -
     """What a parameter of this type is given for what was typed.
 
     Raises:
-        click.BadParameter: if the text does not fit.
+        DataError: if the text does not fit.
     """
     if text == "" and default is None and "None" in annotation:
         return None
@@ -271,7 +284,7 @@ def converted(annotation: str, text: str, flag: str = "", default: Any = None) -
             try:
                 return convert(text)
             except ValueError as error:
-                raise click.BadParameter(f"{flag} {text!r} {error}.") from error
+                raise DataError(f"{flag} {text!r} {error}.") from error
     return text
 
 
@@ -319,7 +332,7 @@ def _number(text: str) -> float:
 
 
 _KINDS: tuple[tuple[str, Callable[[str], Any]], ...] = (
-    (r"Sequence\[(str|Literal\[.*\])\]( \| None)?", _chosen),
+    (r"Sequence\[(str( \| float \| int)?|Literal\[.*\])\]( \| None)?", _chosen),
     (r"Sequence\[float\]( \| None)?", _numbers),
     (r"Sequence\[int\]( \| None)?", _whole_numbers),
     (r"int \| tuple\[int, int\]( \| None)?", _size),

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from datetime import datetime
 from inspect import Parameter
 from pathlib import Path
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Any, Protocol, runtime_checkable
 
 import pandas as pd
 import typer
@@ -31,14 +31,23 @@ from ..errors import ScalecutError
 # Names of classes, layers and folders are shown as they are: [bold] and :cat: mean themselves.
 OUT = Console(highlight=False, markup=False, emoji=False)
 ERR = Console(stderr=True, highlight=False, markup=False, emoji=False)
+USAGE_ERROR: Any = typer.BadParameter.__bases__[0]  # typer has a click of its own
 MOST_LINES = 5  # of what was skipped; run.json lists everything
+# Options of earlier versions, by command: what they are called now, or what to do instead.
+RENAMED_OPTIONS: Mapping[str, Mapping[str, str]] = {"probe": {"--twins": "--random-networks"}}
+REMOVED_OPTIONS: Mapping[str, Mapping[str, str]] = {
+    "probe": {
+        "--stream": "--stream was removed. Give --at-most 100000 instead: a random part of the "
+        "images, drawn by group, which gives R² to ±0.002."
+    }
+}
 # The facts of a run that are results, in the order in which --json gives them.
 RESULTS = ("finding", "evidence", "layers_left_out", "images_left_out", "left_out")
 # What stages count, where it is not images.
 COUNTED = {
     "layers": ("regression", "comparison", "directions"),
     "fits": ("fits",),
-    "steps": ("painting",),
+    "steps": ("optimising",),
     "tiles": ("patches",),
     "shards": ("listing shards",),
 }
@@ -53,6 +62,7 @@ OUT_FOLDER = Parameter("out", Parameter.KEYWORD_ONLY, default=None, annotation=O
 JSON = Parameter("as_json", Parameter.KEYWORD_ONLY, default=False, annotation=JsonOption)
 
 
+@runtime_checkable
 class Result(Protocol):
     """What every verb returns, as far as a command needs it."""
 
@@ -74,11 +84,21 @@ class Result(Protocol):
 
 
 class Commands(TyperGroup):
-    """Turns errors that the user can fix into one line and exit status 2."""
+    """Reads options of earlier versions; errors the user can fix become one line, status 2."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        name, found, rest = super().resolve_command(ctx, args)
+        return name, found, [_current(name or "", word) for word in rest]
 
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
+        except USAGE_ERROR as error:
+            said = error.format_message().replace("Value error, ", "")
+            said = said if said.endswith((".", "?")) else f"{said}."
+            what = f"scalecut {error.ctx.info_name}" if error.ctx.parent else "scalecut"
+            ERR.print(f"scalecut: {said} See `{what} --help`.", soft_wrap=True)
+            raise typer.Exit(2) from error
         except ScalecutError as error:
             said = " ".join(str(error).split())  # in one line, whatever a library put into it
             ERR.print(f"scalecut: {said}", soft_wrap=True)
@@ -97,6 +117,18 @@ class Commands(TyperGroup):
                 soft_wrap=True,
             )
             raise typer.Exit(130) from error
+
+
+def _current(name: str, word: str) -> str:
+    """A word of a command as this version reads it.
+
+    Raises:
+        ScalecutError: if it is an option that was removed.
+    """
+    option, is_set, value = word.partition("=")
+    if option in REMOVED_OPTIONS.get(name, {}):
+        raise ScalecutError(REMOVED_OPTIONS[name][option])
+    return RENAMED_OPTIONS.get(name, {}).get(option, option) + is_set + value
 
 
 def command() -> str:
@@ -159,8 +191,8 @@ def print_json(thing: Mapping[str, object] | Sequence[object]) -> None:
 
 
 def records(table: pd.DataFrame) -> list[dict[str, Any]]:
-    """The rows of a table, for `print_json`."""
-    return json.loads(str(table.to_json(orient="records")))
+    """The rows of a table, for `print_json`; what is missing is null."""
+    return table.astype(object).where(table.notna(), None).to_dict("records")
 
 
 def plain_table(rows: pd.DataFrame, title: str) -> Table:

@@ -1,4 +1,4 @@
-"""Commands about what is already on disk: pages of runs, the cache, and what is installed."""
+"""Commands about run folders, the cache, and the installation."""
 
 from pathlib import Path
 from typing import Annotated
@@ -25,10 +25,10 @@ def report(
     ] = False,
     subset: Annotated[str, typer.Option(help="The subset that the page shows first.")] = "",
     no_thumbnails: Annotated[
-        bool, typer.Option("--no-thumbnails", help="Keep the images out of the page.")
+        bool, typer.Option("--no-thumbnails", help="Leave the images out of the page.")
     ] = False,
 ) -> None:
-    """Draw the figures of a run again, and write its page.
+    """Draw the figures of a run and write its page again.
 
     \b
     Examples:
@@ -36,12 +36,12 @@ def report(
       scalecut report runs/demo --no-thumbnails
       scalecut report --compare runs/resnet50 runs/inception
     """
-    from ..report.report import render, write_comparison
+    from ..report.report import write_comparison, write_report
 
     options = {"subset": subset, "has_thumbnails": not no_thumbnails}
     if not compare:
         for folder in folders:
-            page, figures = render(folder, **options)
+            page, figures = write_report(folder, **options)
             for path in (*figures, page):
                 OUT.print(str(path), soft_wrap=True)
         return
@@ -81,7 +81,7 @@ def cache(
 
 
 def doctor(as_json: JsonOption = False) -> None:
-    """Show what is installed, what the processor has, and which weights are found.
+    """Show installed versions, what the processor computes with, and which weights are found.
 
     \b
     Example:
@@ -90,10 +90,12 @@ def doctor(as_json: JsonOption = False) -> None:
     import torch
 
     from ..features.backends import resolved_precision
-    from ..networks.network import weights_found
+    from ..features.processor import instructions
+    from ..networks.load import weights_found
 
     facts = {
         "versions": runs.versions(),
+        "processor": list(instructions()),
         "threads": torch.get_num_threads(),
         "gpu": torch.cuda.get_device_name(0) if torch.cuda.is_available() else None,
         "precision": resolved_precision("auto", "auto"),
@@ -108,10 +110,9 @@ def doctor(as_json: JsonOption = False) -> None:
         return
     for name, version in facts["versions"].items():
         OUT.print(f"{name:14} {version}")
-    OUT.print(
-        f"{'computes on':14} {facts['gpu'] or str(facts['threads']) + ' threads of the processor'}, "
-        f"{facts['precision']}"
-    )
+    device = facts["gpu"] or f"{facts['threads']} threads of the processor"
+    OUT.print(f"{'processor':14} {', '.join(facts['processor']) or 'none of AVX2 to AMX'}")
+    OUT.print(f"{'computes on':14} {device}, {facts['precision']}")
     OUT.print(f"{'cache':14} {facts['cache']}", soft_wrap=True)
     for model, found in facts["weights"].items():
         OUT.print(f"{'weights':14} {model}: {found}", soft_wrap=True)

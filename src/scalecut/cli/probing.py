@@ -1,4 +1,4 @@
-"""Commands about one curve besides `probe`: the demo, the layers of a network, two curves compared."""
+"""Commands about curves besides `probe`: demo, layers and compare."""
 
 from pathlib import Path
 from typing import Annotated
@@ -134,7 +134,7 @@ def compare(
             "add_13,mixed8."
         )
     from ..probing.curve import compare_curves, read_curve
-    from ..report.sections import names_of
+    from ..report.curve import names_of
     from ..runs import read_run
 
     table = compare_curves(read_curve(run), read_curve(other), (pair[0], pair[1]) if pair else None)
@@ -146,19 +146,16 @@ def compare(
 
 
 def _differences(table: pd.DataFrame, names: list[str]) -> pd.DataFrame:
-    from ..probing.curve import score_text
+    from ..figures.text import interval, number
 
     return pd.DataFrame(
         {
             "subset": table.subset,
             f"layer of {names[0]}": table.layer,
-            " R²": table.r2.map(score_text),
+            " R²": table.r2.map(number),
             f"layer of {names[1]}": table.other_layer,
-            " R² ": table.other_r2.map(score_text),
-            " difference": table.difference.map(score_text),
-            " 95 % interval": [
-                f"[{score_text(low)}, {score_text(high)}]"
-                for low, high in zip(table.difference_low, table.difference_high, strict=True)
-            ],
+            " R² ": table.other_r2.map(number),
+            " difference": table.difference.map(number),
+            " 95 % interval": [*map(interval, table.difference_low, table.difference_high)],
         }
     )

@@ -1,8 +1,8 @@
-"""A cut network as a file for other programs: ONNX and torch.export, batches of any size.
+"""A cut network as a file for other programs: ONNX and torch.export, with any batch size.
 
-Both are made from one capture of the cut in eval mode, in float32, on the CPU, at its own image
-size. What the exporters say on the way is not passed on, and the files name no path of the machine
-they were made on.
+Both are made from one capture of the cut network in evaluation mode, in float32, on the CPU, at its
+own image size. The output of the exporters is suppressed, and the files name no path of the machine
+they were written on.
 """
 
 import logging
@@ -29,8 +29,8 @@ from ..errors import ModelError
 from ..networks.selection import first_line
 from .network import STOPPED, CutNetwork
 
-# What the exporters raise. Those of torch.onnx, Dynamo and symbolic shapes are all RuntimeErrors;
-# the others come from the network's own code, which expects numbers and meets symbols.
+# Raised by the exporters. Those of torch.onnx, Dynamo and symbolic shapes are all RuntimeErrors;
+# the others come from the network's own code, which expects numbers and gets symbols.
 _FAILURES = (
     SpecViolationError,
     RuntimeError,
@@ -45,7 +45,7 @@ _FAILURES = (
 def export_onnx(cut: CutNetwork, path: Path) -> None:
     """Write ONNX: `images` (batch, 3, h, w) to `features` or, with a head, `logits` (batch, c).
 
-    The weights are in the same file; above 2 GB, which one cannot hold, in another beside it.
+    The weights are in the same file; above 2 GB, the limit of the format, in a second file.
 
     Raises:
         ModelError: if the exporter fails, or is not installed.
@@ -57,14 +57,14 @@ def export_onnx(cut: CutNetwork, path: Path) -> None:
             f=path,
             input_names=["images"],
             output_names=["logits" if cut.num_classes else "features"],
-            dynamic_shapes=({0: "batch"},),  # only names what the capture left open
+            dynamic_shapes=({0: "batch"},),  # names the axis that the capture left open
             external_data=False,
             verbose=False,
         )
 
 
 def export_torch(cut: CutNetwork, path: Path) -> None:
-    """Write what `torch.export.load(path).module()` runs without the source of the network.
+    """Write a file that `torch.export.load(path).module()` runs without the network's source.
 
     Raises:
         ModelError: if the exporter fails.
@@ -74,7 +74,7 @@ def export_torch(cut: CutNetwork, path: Path) -> None:
 
 
 def onnx_features(path: Path, images: Float32[np.ndarray, "n 3 h w"]) -> Float32[np.ndarray, "n c"]:
-    """What an ONNX file answers in onnxruntime on the CPU, with as many threads as torch.
+    """The outputs of an ONNX file in onnxruntime on the CPU, with as many threads as torch.
 
     Raises:
         ModelError: if onnxruntime is not installed, or cannot run the file.
@@ -101,7 +101,7 @@ def onnx_features(path: Path, images: Float32[np.ndarray, "n 3 h w"]) -> Float32
 def torch_features(
     path: Path, images: Float32[np.ndarray, "n 3 h w"]
 ) -> Float32[np.ndarray, "n c"]:
-    """What a torch.export file answers on the CPU.
+    """The outputs of a torch.export file on the CPU.
 
     Raises:
         ModelError: if torch cannot run the file.
@@ -115,7 +115,7 @@ def torch_features(
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """A kind of file: its name in a folder, what writes it, and what it answers to images."""
+    """A kind of file: its name in the folder, the function that writes it, and its outputs."""
 
     file: str
     write: Callable[[CutNetwork, Path], None]
@@ -134,8 +134,8 @@ EXPORTS = {
 def _captured(cut: CutNetwork) -> ExportedProgram:
     cut = deepcopy(cut).cpu().float().eval()
     if cut.way == STOPPED:
-        _leave_untracked(cut.body)
-    # Two images: a batch of one would be taken for a constant.
+        _disable_tracking(cut.body)
+    # Two images, because a batch of one would be captured as a constant.
     images = torch.zeros(2, 3, cut.preprocessing.height, cut.preprocessing.width)
     batches = {0: Dim("batch", min=1)}
     program = torch.export.export(cut, (images,), dynamic_shapes=(batches,), strict=False)
@@ -145,12 +145,13 @@ def _captured(cut: CutNetwork) -> ExportedProgram:
     return program
 
 
-def _leave_untracked(body: nn.Module) -> None:
-    """Keep torch.export from entering modules in its stack, in place.
+def _disable_tracking(body: nn.Module) -> None:
+    """Keep torch.export from recording calls of modules, in place.
 
-    It replaces `nn.Module.__call__` by one that does so, and takes them off only where they return:
-    the exception that ends a stopped pass would leave them there. Dynamo (strict=True) follows the
-    exception, but is slower and fails on code that checks types as jaxtyping does.
+    It replaces `nn.Module.__call__` by one that pushes each module on a stack and pops it when the
+    call returns. The exception that ends a stopped pass would leave modules on the stack. Dynamo
+    (strict=True) follows the exception, but is slower and fails on code that checks types as
+    jaxtyping does.
     """
     for module in body.modules():
         kind = type(module)
@@ -159,21 +160,21 @@ def _leave_untracked(body: nn.Module) -> None:
 
 @contextmanager
 def _exporting(cut: CutNetwork, format_name: str) -> Iterator[None]:
-    """Silence, and failures in one line."""
+    """Suppress output, and turn failures into one line."""
     try:
         with _silence():
             yield
     except _FAILURES as error:
         raise ModelError(
             f"{type(cut.body).__name__} cut after {cut.point.label} could not be written as "
-            f"{format_name} ({_reason(error)}). The cut itself is kept: use it without "
+            f"{format_name} ({_reason(error)}). The cut itself was written: use it without "
             "this file, or cut at another layer."
         ) from error
 
 
 @contextmanager
 def _silence() -> Iterator[None]:
-    """No warnings, prints or logs; torch.export prints the graph that it fails on."""
+    """Suppress warnings, prints and logs; torch.export prints the graph on which it fails."""
     disabled = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:
@@ -185,7 +186,7 @@ def _silence() -> Iterator[None]:
 
 
 def _reason(error: Exception) -> str:
-    """The first sentence of what it began with: torch.onnx wraps a reason in general remarks."""
+    """The first sentence of the original error; torch.onnx wraps it in general remarks."""
     while isinstance(error.__cause__, Exception):
         error = error.__cause__
     return re.split(r"[.!] ", first_line(error))[0]

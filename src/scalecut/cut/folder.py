@@ -1,22 +1,27 @@
-"""The folder of a cut network: written whole, checked, and loaded without pickle or network.
+"""The folder of a cut network: verified, written atomically, and loaded without pickle.
 
-`model.safetensors` holds the tensors, `scalecut.json` what is needed to build the network around
-them and where everything comes from, `example.safetensors` a picture with its features, so that
-anybody can see that the network still gives them, `README.md` is a model card.
+`model.safetensors` holds the tensors. `scalecut.json` holds what is needed to build the network
+around them, and where it comes from. `example.safetensors` holds an image and its features, so that
+the network can be checked at any time. `README.md` is a model card, `report.html` a page, and
+`curve.png` the curve by which the layer was chosen.
 """
 
 import copy
 import datetime
 import hashlib
 import json
+import os
 import re
-import shutil
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, replace
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import matplotlib as mpl
 import numpy as np
+import pandas as pd
 import safetensors
 import torch
 from huggingface_hub import ModelCardData
@@ -25,28 +30,34 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from .. import runs
-from ..errors import ModelError, ScalecutError
-from ..networks.network import Network, Preprocessing, hub_name, licence_of, load_network
+from ..data.images import MEAN
+from ..errors import ModelError, ScalecutError, check_names
+from ..figures.curve import curve_drawing
+from ..figures.drawing import STYLE, page_figure
+from ..networks.load import hub_name, licence_of, load_network
+from ..networks.network import Network, Preprocessing
 from ..networks.points import ProbePoint
 from ..probing.choose import Choice
 from ..probing.curve import Curve
-from ..runs import new_run, plain, versions
+from ..report.report import DOTS_PER_INCH, write_report
+from ..runs import plain, versions
 from .export import EXPORTS
-from .network import CutNetwork, rebuilt
-from .verify import Proof
+from .network import CutNetwork, preprocessing_of, rebuilt
+from .verify import Verification, verify_cut
 
 MODEL, FACTS, EXAMPLE = "model.safetensors", "scalecut.json", "example.safetensors"
+FIGURE = "curve.png"
 TOLERANCE = 1e-4  # of the largest feature, between a network and its exports
 # fmt: off
 NEEDED = (
     "architecture", "point.layer", "way", "entry", "pooling", "head", "num_features",
     "preprocessing", "proof.whole", "proof.cut", "proof.batch_size", "proof.lines", "versions",
     "files",
-)  # a name after a dot is one inside the other
+)  # a name after a dot is inside the one before it
 # fmt: on
-BUILT_BY = ("scalecut", "torch", "timm")  # what decides how a network is built
+BUILT_BY = ("scalecut", "torch", "timm")  # packages on which the network's code depends
 
-# What building, running and filling another network than the one that was cut may raise.
+# Raised if the network is built, run or filled with tensors, and is not the one that was cut.
 _UNFIT = (
     RuntimeError,
     ValueError,
@@ -58,83 +69,118 @@ _UNFIT = (
 )
 
 
-def keep(
+@dataclass(frozen=True, slots=True)
+class SavedCut:
+    """A cut network on disk.
+
+    Args:
+        folder: where it was written.
+        verification: of the cut network against the whole one.
+        reloaded: by file, the largest difference of its outputs after it was loaded again, as a
+            share of the largest output.
+        exports_failed: exports that could not be written, with the reason.
+    """
+
+    folder: Path
+    verification: Verification
+    reloaded: dict[str, float]
+    exports_failed: dict[str, str]
+
+
+def save_cut(
     cut: CutNetwork,
-    folder: Path,
-    whole: Network,
-    proof: Proof,
+    folder: str | Path,
+    whole: str | nn.Module | Network,
     *,
     choice: Choice | None = None,
     curve: Curve | None = None,
-    picture: Path | None = None,
     exports: Sequence[str] = (),
     command: str = "",
-    verify: Callable[[Path], None] | None = None,
-) -> dict[str, str]:
-    """Write a cut network to `folder`; it is there whole or not at all.
+) -> SavedCut:
+    """Verify a cut network and write it to a folder, which is complete or absent.
+
+    The features are compared with those of the whole network, and the files are loaded again in a
+    new process, before the folder appears under its name.
 
     Args:
-        whole: what it was cut from; its name is how it is built again.
-        choice, curve, picture: what led to the cut, for the record and the card.
-        exports: of `export.EXPORTS`. One that fails is left out, the cut is kept.
-        verify: is given the folder as written, and can refuse it before it takes its place.
+        cut: the network to save.
+        folder: an earlier cut there is replaced.
+        whole: the network that it was cut from. Its name is needed to load the cut again; a cut
+            from a module without a name is loaded with `load_cut(folder, network)`.
+        choice, curve: why it is cut there, for the record, the figure and the model card.
+        exports: one or more of onnx and torch. If one fails, the cut is written without it.
+        command: as it was typed, for the record.
 
     Returns:
-        The exports that failed, with the reason.
+        The folder, the verification, and the exports that failed.
 
     Raises:
-        OutputError: if `folder` is there and no cut of ours, or cannot be written.
+        LayerError: if the cut network does not give the features of the whole network.
+        ModelError: if the files give other features when they are loaded again.
+        OutputError: if `folder` exists and is no cut, or cannot be written.
     """
-    with new_run(folder, "cut") as made:
+    folder, whole, exports = (
+        Path(folder),
+        load_network(whole),
+        check_names(exports, tuple(EXPORTS), "export"),
+    )
+    runs.check_place(folder, "cut")
+    verification = verify_cut(whole, cut)
+    with runs.new_run(folder, "cut") as made:
         state = {n: t.detach().cpu().contiguous().clone() for n, t in cut.state_dict().items()}
         save_file(state, made / MODEL, metadata={"format": "pt"})
         _write_example(cut, made / EXAMPLE)
         failed = _export(cut, made, exports)
-        if picture is not None:
-            shutil.copyfile(picture, made / "curve.png")
+        if curve is not None:
+            _draw(curve, choice, made / FIGURE)
         for path in made.iterdir():
-            path.chmod(0o644)  # safetensors writes for its owner alone
-        facts = {
-            "format": runs.FORMATS["cut"],
-            "architecture": whole.name if whole.build is not None else None,
-            "point": cut.point,
-            "way": cut.way,
-            "entry": cut.entry,
-            "pooling": cut.pooling,
-            "head": cut.num_classes,
-            "num_features": cut.num_features,
-            "preprocessing": cut.preprocessing,
-            "weights": {**asdict(whole.weights), "missing": len(whole.weights.missing)},
-            "licence": licence_of(whole),
-            "base_model": hub_name(whole),
+            path.chmod(0o644)  # safetensors writes files that only their owner can read
+        facts = _facts(cut, whole, verification)
+        facts |= {
             "choice": choice,
             "curve": _curve_facts(curve, choice),
-            "costs": [] if cut.costs is None else cut.costs.to_dict("records"),
-            "proof": {**asdict(proof), "lines": proof.lines()},
             "exports_failed": failed,
             "command": command,
-            "written": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            "versions": versions(),
             "files": {path.name: _sha256(path) for path in sorted(made.iterdir())},
         }
         text = json.dumps(plain(facts), indent=2, ensure_ascii=False, allow_nan=False)
         (made / FACTS).write_text(text + "\n", encoding="utf-8")
         (made / "README.md").write_text(card(json.loads(text), cut), encoding="utf-8")
-        if verify is not None:
-            verify(made)
-    return failed
+        reloaded = reloaded_from(made) if whole.build is not None else check_cut(made, whole.module)
+        write_report(made)
+    return SavedCut(folder, verification, reloaded, failed)
 
 
-def load(folder: str | Path, network: nn.Module | None = None) -> CutNetwork:
-    """The cut network of a folder that `scalecut cut` wrote, in evaluation mode.
+def reloaded_from(folder: Path) -> dict[str, float]:
+    """The result of `check_cut` in a new process, which has the same modules on its path.
+
+    Raises:
+        ModelError: if the process cannot load the folder, or gets other features.
+    """
+    asked = [sys.executable, "-m", "scalecut", "check", str(folder), "--json"]
+    places = os.pathsep.join(place or str(Path.cwd()) for place in sys.path)
+    environment = {**os.environ, "PYTHONPATH": places}
+    done = subprocess.run(asked, capture_output=True, text=True, check=False, env=environment)
+    if done.returncode:
+        said = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        raise ModelError(
+            f"A new process cannot load the cut, so it was not saved: "
+            f"{said.removeprefix('scalecut: ')}"
+        )
+    return json.loads("{" + done.stdout.rpartition("{")[2])  # a network's own module may print
+
+
+def load_cut(folder: str | Path, network: nn.Module | None = None) -> CutNetwork:
+    """The cut network of a folder that `scalecut cut` or `save_cut` wrote, in evaluation mode.
 
     Args:
-        network: the whole network with any weights, where the folder was made from a module that
-            has no name to build it by.
+        folder: of the cut.
+        network: the whole network with any weights, if the cut was made from a module without a
+            name.
 
     Raises:
         DataError: if the folder holds no cut network, or one of a newer version.
-        ModelError: if a file was changed since, or the network can no longer be built.
+        ModelError: if a file was changed, or the network can no longer be built.
     """
     folder = Path(folder)
     facts = runs.read_run(folder, "cut", NEEDED).facts
@@ -142,8 +188,8 @@ def load(folder: str | Path, network: nn.Module | None = None) -> CutNetwork:
     name = facts["architecture"]
     if network is None and name is None:
         raise ModelError(
-            f"{str(folder)!r} was cut from a module that has no name to build it by. Give "
-            "load(folder, network=...) a fresh one; its weights do not matter."
+            f"{str(folder)!r} was cut from a module without a name, so it cannot be built. Give "
+            "the whole network, load_cut(folder, network=...); its weights do not matter."
         )
     whole = load_network(network if network is not None else name, weights="random")
     try:
@@ -163,27 +209,31 @@ def load(folder: str | Path, network: nn.Module | None = None) -> CutNetwork:
     except _UNFIT as error:
         said = " ".join(str(error).split())[:160] or type(error).__name__
         raise ModelError(
-            f"{str(folder)!r} does not fit {name or 'the network given'} as it is built here "
-            f"({said}). {_remedy(facts['versions'])}"
+            f"The tensors of {str(folder)!r} do not fit {name or 'the network given'} as it is "
+            f"built here ({said}). {_remedy(facts['versions'])}"
         ) from error
     return cut.eval()
 
 
-def check(folder: str | Path, network: nn.Module | None = None) -> dict[str, float]:
-    """Load a folder's network and its exports and compare what they make of its example.
+def check_cut(folder: str | Path, network: nn.Module | None = None) -> dict[str, float]:
+    """Load the network of a folder and its exports, and compare their outputs for the example.
+
+    Args:
+        folder, network: as for `load_cut`.
 
     Returns:
-        By file, the largest difference from the features as they were when the folder was written,
-        as a share of the largest.
+        By file, the largest difference from the outputs at the time of writing, as a share of the
+        largest output.
 
     Raises:
         ModelError: if a file was changed or gives other features.
     """
     folder = Path(folder)
     facts = runs.read_run(folder, "cut", NEEDED).facts
+    _check_unchanged(folder, facts, MODEL)
     for name in facts["files"]:
         _check_unchanged(folder, facts, name)
-    cut, example = load(folder, network), load_file(folder / EXAMPLE)
+    cut, example = load_cut(folder, network), load_file(folder / EXAMPLE)
     images = _inputs(cut.preprocessing, example["image"].numpy())
     expected = example["output"].numpy()
     with torch.inference_mode():
@@ -195,34 +245,28 @@ def check(folder: str | Path, network: nn.Module | None = None) -> dict[str, flo
     for name, difference in differences.items():
         if not difference <= TOLERANCE:
             raise ModelError(
-                f"{name} of {str(folder)!r} gives other outputs than when it was written, by "
-                f"{difference:.2g} of the largest. Check the versions in {FACTS}, or cut again."
+                f"{name} of {str(folder)!r} gives other outputs than at the time of writing: they "
+                f"differ by {difference:.2g} of the largest. Compare the versions in {FACTS}, or "
+                "cut again."
             )
     return differences
-
-
-def preprocessing_of(facts: Mapping[str, Any]) -> Preprocessing:
-    """What a run or a cut says of its preprocessing."""
-    given: dict[str, Any] = dict(facts["preprocessing"])
-    given |= {"mean": tuple(given["mean"]), "std": tuple(given["std"])}
-    return Preprocessing(**given)
 
 
 # --- inside --------------------------------------------------------------------------------------
 
 
 def _remedy(theirs: Mapping[str, str]) -> str:
-    """What to do where the network is built otherwise than it was."""
+    """What to do if the network is built differently now."""
     ours = versions()
     changed = [n for n in BUILT_BY if theirs.get(n) != ours[n]]
     if not changed:
         return "Cut it again."
     named = ", ".join(f"{n} {theirs.get(n)} (here {ours[n]})" for n in changed)
-    return f"It was written with {named}: install what it was written with, or cut it again."
+    return f"It was written with {named}. Install these versions, or cut it again."
 
 
 def _export(cut: CutNetwork, folder: Path, names: Sequence[str]) -> dict[str, str]:
-    """Write exports that give what the network gives; the reasons of those that do not."""
+    """Write the exports, and return those that failed or give other outputs, with the reason."""
     failed: dict[str, str] = {}
     example = load_file(folder / EXAMPLE)
     images = _inputs(cut.preprocessing, example["image"].numpy()).numpy()
@@ -234,27 +278,27 @@ def _export(cut: CutNetwork, folder: Path, names: Sequence[str]) -> dict[str, st
                 EXPORTS[name].features(path, images), example["output"].numpy()
             )
             if not difference <= TOLERANCE:
-                raise ModelError(f"its outputs differ by {difference:.2g} of the largest")
+                raise ModelError(f"Its outputs differ by {difference:.2g} of the largest.")
         except ScalecutError as error:
             failed[name] = str(error)
-            for half in folder.glob(f"{path.name}*"):  # large weights lie in a second file
-                half.unlink()
+            for file in folder.glob(f"{path.name}*"):  # large weights are in a second file
+                file.unlink()
     return failed
 
 
 def _write_example(cut: CutNetwork, path: Path) -> None:
-    """A picture of noise, and what the network makes of it and of its mirror images."""
+    """Write an image of noise, and the outputs for it and its two reflections."""
     shape = (cut.preprocessing.height, cut.preprocessing.width, 3)
     image = np.random.default_rng(0).integers(0, 256, size=shape, dtype=np.uint8)
     some = next(cut.parameters(), torch.empty(0))
     with torch.inference_mode():
-        still = copy.deepcopy(cut).eval()
-        output = still(_inputs(cut.preprocessing, image).to(some.device)).float().cpu()
+        frozen = copy.deepcopy(cut).eval()
+        output = frozen(_inputs(cut.preprocessing, image).to(some.device)).float().cpu()
     save_file({"image": torch.from_numpy(image), "output": output.contiguous()}, path)
 
 
 def _inputs(preprocessing: Preprocessing, image: np.ndarray) -> torch.Tensor:
-    """An image and its mirror images, as the network takes them: (3, 3, h, w)."""
+    """An image and its two reflections as a batch: (3, 3, h, w)."""
     return preprocessing.tensor(np.stack([image, image[:, ::-1], image[::-1]]))
 
 
@@ -266,12 +310,18 @@ def _difference(found: Float32[np.ndarray, "n c"], expected: Float32[np.ndarray,
 
 def _check_unchanged(folder: Path, facts: Mapping[str, Any], name: str) -> None:
     path = folder / name
-    if not path.is_file():
-        raise ModelError(f"{str(folder)!r} lacks {name}. Copy it again, or cut again.")
-    if _sha256(path) != facts["files"].get(name):
+    files = facts["files"]
+    if not isinstance(files, dict) or name not in files:
         raise ModelError(
-            f"{name} of {str(folder)!r} is not the file that was written (its sha256 is another), "
-            "so it is not used. Copy it again, or cut again."
+            f"{FACTS} of {str(folder)!r} does not list {name}, so it cannot be checked. Copy the "
+            "folder again, or cut again."
+        )
+    if not path.is_file():
+        raise ModelError(f"{str(folder)!r} has no {name}. Copy the folder again, or cut again.")
+    if _sha256(path) != files[name]:
+        raise ModelError(
+            f"{name} of {str(folder)!r} was changed after it was written (its sha256 differs), so "
+            "it is not used. Copy the folder again, or cut again."
         )
 
 
@@ -280,8 +330,39 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def _facts(cut: CutNetwork, whole: Network, verification: Verification) -> dict[str, object]:
+    """What `scalecut.json` says of the network itself."""
+    return {
+        "format": runs.FORMATS["cut"],
+        "architecture": whole.name if whole.build is not None else None,
+        "point": cut.point,
+        "way": cut.way,
+        "entry": cut.entry,
+        "pooling": cut.pooling,
+        "head": cut.num_classes,
+        "num_features": cut.num_features,
+        "preprocessing": cut.preprocessing,
+        "weights": {**asdict(whole.weights), "missing": len(whole.weights.missing)},
+        "licence": licence_of(whole),
+        "base_model": hub_name(whole),
+        "costs": [] if cut.costs is None else cut.costs.to_dict("records"),
+        "proof": {**asdict(verification), "lines": verification.lines()},
+        "written": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "versions": versions(),
+    }
+
+
+def _draw(curve: Curve, choice: Choice | None, path: Path) -> None:
+    """Draw the curve as the figures of its run, for the subset by which the layer was chosen."""
+    subset = choice.subset if choice else MEAN
+    evidence = asdict(curve.evidence(subset))
+    figure = page_figure(curve_drawing(curve.table, subset=subset, evidence=evidence))
+    with mpl.rc_context(STYLE):
+        figure.savefig(path, dpi=DOTS_PER_INCH)
+
+
 def _curve_facts(curve: Curve | None, choice: Choice | None) -> dict[str, object] | None:
-    """What a reader must know of the curve that led to the cut."""
+    """The finding of the curve by which the layer was chosen, and where it comes from."""
     if curve is None:
         return None
     facts = curve.provenance
@@ -301,10 +382,10 @@ def card(facts: Mapping[str, Any], cut: CutNetwork) -> str:
         f"---\n{_metadata(facts).to_yaml()}\n---",
         f"# {_name(facts)}, cut after {_plain(cut.point.label)}",
         _what_it_is(facts, cut),
-        _why_here(facts),
-        _what_it_saves(facts["proof"]),
+        _why_this_layer(facts),
+        _verification(facts["proof"]["lines"]),
         _how_to_use(facts, cut),
-        _where_from(facts),
+        _origin(facts),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -325,65 +406,64 @@ def _name(facts: Mapping[str, Any]) -> str:
 
 def _what_it_is(facts: Mapping[str, Any], cut: CutNetwork) -> str:
     pooled = {
-        "mean": "averaged over all places",
-        "cls": "of the class token",
-        "both": "of the class token, and averaged over the patches",
+        "mean": "the output of the layer averaged over all positions",
+        "cls": "the class token",
+        "both": "the class token concatenated with the mean over the patches",
     }[cut.pooling]
-    ends = f"Images to {cut.num_features} features, {pooled}."
+    ends = f"It maps an image to {cut.num_features} features: {pooled}."
     if cut.num_classes:
-        ends += f" A linear layer of {cut.num_classes} outputs follows; it has to be trained."
+        ends += f" A linear layer with {cut.num_classes} outputs follows; it must be trained."
     return (
-        f"The part of {_name(facts)} up to and with {_plain(cut.point.label)}, its weights "
-        f"unchanged ({_source(facts)}). {ends}\n\n"
-        "Late layers of a network that was trained to name objects may discard how large they are; "
-        "whether earlier ones serve better where size is a finding is to be tested on the images "
-        "at hand (`scalecut transfer`)."
+        f"This network consists of the layers of {_name(facts)} up to and including "
+        f"{_plain(cut.point.label)}, with unchanged weights ({_source(facts)}). {ends}\n\n"
+        "The last layers of a classification network may discard the size of objects. Whether an "
+        "earlier layer is better for a task in which size matters must be tested on images of that "
+        "task (`scalecut transfer`)."
     )
 
 
-def _why_here(facts: Mapping[str, Any]) -> str:
+def _why_this_layer(facts: Mapping[str, Any]) -> str:
     choice, curve = facts["choice"], facts["curve"]
     if choice is None or curve is None:
         return ""
-    picture = (
-        "\n\n![R² of object scale by layer](curve.png)" if "curve.png" in facts["files"] else ""
-    )
-    return f"## Why here\n\n{_plain(choice['reason'])}\n\n{_plain(curve['finding'])}{picture}"
+    figure = f"\n\n![R² of object scale by layer]({FIGURE})" if FIGURE in facts["files"] else ""
+    text = f"{_plain(choice['reason'])}\n\n{_plain(curve['finding'])}"
+    return f"## Why this layer\n\n{text}{figure}"
 
 
-def _what_it_saves(proof: Mapping[str, Any]) -> str:
-    return "## What was checked\n\n" + "\n".join(f"- {_plain(line)}" for line in proof["lines"])
+def _verification(lines: Sequence[str]) -> str:
+    return "## Verification\n\n" + "\n".join(f"- {_plain(line)}" for line in lines)
 
 
 def _how_to_use(facts: Mapping[str, Any], cut: CutNetwork) -> str:
     side = f"{cut.preprocessing.height} x {cut.preprocessing.width}"
     given, fresh = '"FOLDER"', ""
     if facts["architecture"] is None:
-        given, fresh = '"FOLDER", network=whole', "  # whole: the uncut network, with any weights"
+        given, fresh = '"FOLDER", network=whole', "  # whole: the whole network, any weights"
     return (
         "## Use\n\n```python\nimport scalecut\n\n"
-        f"network = scalecut.load({given}){fresh}\n"
-        "transform = scalecut.transform(network)  # PIL image to tensor\n"
-        'features = scalecut.Features(network).transform(["image.png"])  # for scikit-learn\n'
-        "```\n\nThe network is an ordinary `nn.Module`. Images are squashed to "
-        f"{side} pixels, so that an object keeps its share of the picture."
+        f"network = scalecut.load_cut({given}){fresh}\n"
+        "transform = scalecut.create_transform(network)  # PIL image to tensor\n"
+        'features = scalecut.CutFeatures(network).transform(["image.png"])  # for scikit-learn\n'
+        "```\n\nThe network is a `torch.nn.Module`. Images are resized to "
+        f"{side} pixels without cropping, so that each object keeps its share of the image area."
     )
 
 
-def _where_from(facts: Mapping[str, Any]) -> str:
-    weights = facts["weights"]
+def _origin(facts: Mapping[str, Any]) -> str:
+    weights, licence = facts["weights"], facts["licence"]
     lines = [
         f"- Weights: {_source(facts)}"
         + (f", sha256 {weights['sha256']}" if weights["sha256"] else ""),
-        f"- Licence of the weights: {facts['licence'] or 'not known; ask whoever gave them'}",
+        f"- Licence of the weights: {licence or 'unknown; ask the provider of the weights'}",
         "- Method: Graziani, Lompech, Müller, Depeursinge, Andrearczyk: On the Scale Invariance in "
         "State of the Art CNNs Trained on ImageNet. Machine Learning and Knowledge Extraction 3 "
         "(2021).",
         f"- Written {facts['written'][:10]} by scalecut {facts['versions']['scalecut']}"
         + (f": {_code(facts['command'])}" if facts["command"] else "")
-        + ". `scalecut.json` has the rest.",
+        + ". All details are in `scalecut.json`.",
     ]
-    return "## Where it comes from\n\n" + "\n".join(lines)
+    return "## Origin\n\n" + "\n".join(lines)
 
 
 def _source(facts: Mapping[str, Any]) -> str:
@@ -393,12 +473,12 @@ def _source(facts: Mapping[str, Any]) -> str:
 
 
 def _plain(text: str) -> str:
-    """In one line, without what opens code or HTML in Markdown."""
+    """The text in one line, with the characters escaped that open code or HTML in Markdown."""
     return re.sub(r"([\\`~<])", r"\\\1", " ".join(text.split()))
 
 
 def _code(text: str) -> str:
-    """A code span in one line, between more backticks than follow one another inside."""
+    """A code span in one line, between more backticks than occur in a row inside."""
     text = " ".join(text.split())
     ticks = "`" * (1 + max(map(len, re.findall("`+", text)), default=0))
     return f"{ticks} {text} {ticks}" if "`" in text else f"{ticks}{text}{ticks}"

@@ -1,20 +1,23 @@
-"""A shorter network: everything behind a layer taken off, everything before it as it was.
+"""A network that ends after a layer: later modules are removed, earlier ones are unchanged.
 
-The network keeps its own class, its own code and the names of its tensors. It is cut in one of two
-ways, the first that gives the same output:
+The network keeps its class, its code and the names of its tensors. `way` says how it was cut; the
+first of these that gives the same output is used:
 
-- *passed on*: what runs after the layer is replaced by modules that hand their input on, so that
-  the network's own forward pass ends with the output of the layer;
-- *stopped*: the forward pass is left at the layer. This works for any network, also where code
-  between modules stands behind the layer (`torch.flatten`, a list of branches); only gradient
-  checkpointing is lost.
+- *passed on*: modules that run after the layer are replaced by ones that return their input, so
+  that the network's own forward pass ends with the output of the layer;
+- *stopped*: the forward pass ends at the layer. This works for every network, also where the code
+  after the layer is not a module (`torch.flatten`, a list of branches), but without gradient
+  checkpointing.
 
-Neither traces the network: torch.fx fails on some of timm's and keeps deep blocks of others alive.
+The network is not traced: torch.fx fails on some networks of timm and keeps deep blocks of others.
 """
 
 import copy
-from collections.abc import Set
+from collections.abc import Mapping, Set
 from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import torch
@@ -27,43 +30,47 @@ from ..figures.drawing import page_figure
 from ..figures.notebook import html_of
 from ..networks.hooks import pool
 from ..networks.layers import select_layers, tensors_in
-from ..networks.network import Network, Preprocessing, load_network
+from ..networks.load import load_network
+from ..networks.network import Network, Preprocessing, tensors_sha256
 from ..networks.points import LOGITS, SOFTMAX, ProbePoint
 from ..networks.selection import answerable, chosen_points, every_point
 from ..networks.truncation import (
     Maps,
     Trial,
     drop_all_but,
+    is_bypassed,
     output_at,
-    passes_by,
     stopped,
-    tried,
+    trial_of,
+    truncated,
     unsaved,
-    without_the_rest,
 )
+from ..probing.curve import Curve
 
 PASSED_ON, STOPPED = "passed on", "stopped"
 POOLINGS = ("mean", "cls", "both")
 
-# What code between modules may raise when it is given another layer's output.
+# Raised by code between modules when it gets another layer's output.
 _UNSUITED = (RuntimeError, ValueError, TypeError, AttributeError, LookupError, AssertionError)
 
 
 class CutNetwork(nn.Module):
     """Images (n, 3, h, w) to pooled features (n, c), or to the outputs of a linear head.
 
-    Follows timm's conventions: `forward_features`, `forward_head`, `num_features`, `num_classes`,
-    `reset_classifier`, `set_grad_checkpointing`, `pretrained_cfg`.
+    It follows timm's conventions: `forward_features`, `forward_head`, `num_features`,
+    `num_classes`, `reset_classifier`, `set_grad_checkpointing`, `pretrained_cfg`.
 
     Args:
-        body: the network without what ran after the point.
-        point: where it was cut.
+        body: the network without the modules that run after the point.
+        point: where it is cut.
         way: `passed on` or `stopped`.
         entry: the method of `body` that is called: `forward_features` or `forward`.
-        pooling: of tokens: `mean` over the patches, `cls`, or `both` joined; maps are averaged.
-        head: outputs of a new linear layer behind the features; 0 for none.
-        costs: `layer, alias, depth, parameters, macs` up to each layer of the whole network, if it
-            was cut by the name of a layer.
+        preprocessing: of the whole network.
+        pooling: of tokens: `mean` over the patches, `cls`, or `both` concatenated; maps are
+            averaged.
+        head: outputs of a new linear layer after the features; 0 for none.
+        costs: `layer, alias, depth, parameters, macs` up to each layer of the whole network; None
+            if it was cut at a `ProbePoint`.
     """
 
     def __init__(
@@ -116,7 +123,7 @@ class CutNetwork(nn.Module):
         return self.stop.run(run, images) if self.stop else run(images)
 
     def forward_head(self, maps: Maps, pre_logits: bool = False) -> Float[Tensor, "n c"]:
-        """Pooled features, and the head's outputs unless `pre_logits`."""
+        """The outputs of the head, or the pooled features if `pre_logits` or without a head."""
         features = pool(maps, self.point.channel_axis, self.point.prefix_tokens)
         if self.pooling != "mean":
             token = next(iter(tensors_in(maps)))[:, 0].to(features.dtype)
@@ -126,13 +133,17 @@ class CutNetwork(nn.Module):
         return self.head(features.to(next(self.head.parameters()).dtype))
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """A fresh linear head, or none for 0 classes; `global_pool` changes the pooling.
+        """Replace the head by a new linear layer, or by none for 0 classes.
+
+        Args:
+            num_classes: outputs of the layer, at least 0.
+            global_pool: changes the pooling.
 
         Raises:
             LayerError: if the pooling does not suit the layer.
         """
         if num_classes < 0:
-            raise LayerError(f"A head cannot have {num_classes} outputs. Give 0 for none.")
+            raise LayerError(f"--head must be at least 0, got {num_classes}. Give 0 for no head.")
         if global_pool is not None:
             self.pooling = _suited(global_pool, self.point)
         n_joined = 2 if self.pooling == "both" else 1
@@ -146,13 +157,14 @@ class CutNetwork(nn.Module):
         )
 
     def get_classifier(self) -> nn.Module:
+        """The head."""
         return self.head
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Recompute activations in the backward pass, where the whole network can.
+        """Recompute activations in the backward pass, if the whole network supports it.
 
         Raises:
-            LayerError: if it cannot.
+            LayerError: if it does not.
         """
         own = getattr(self.body, "set_grad_checkpointing", None)
         if enable and (own is None or self.way == STOPPED):
@@ -165,22 +177,22 @@ class CutNetwork(nn.Module):
         self.grad_checkpointing = enable
 
     def no_weight_decay(self) -> set[str]:
-        """Names of parameters that timm's optimisers do not decay."""
+        """Names of the parameters without weight decay in timm's optimisers."""
         own = getattr(self.body, "no_weight_decay", set)
         left = {name for name, _ in self.named_parameters()}
         return {f"body.{name}" for name in own()} & left
 
     @property
     def pretrained_cfg(self) -> dict[str, object]:
-        """What `timm.data.resolve_model_data_config` asks for.
+        """The configuration for `timm.data.resolve_model_data_config`.
 
         Raises:
-            ModelError: if the network takes blue-green-red, which timm's transforms cannot give.
+            ModelError: if the channels are blue, green, red, unsupported by timm's transforms.
         """
         if self.preprocessing.channels != "rgb":
             raise ModelError(
-                f"This network takes {self.preprocessing.channels}, which timm's transforms do not "
-                "give. Use scalecut.transform(network)."
+                f"This network takes channels in the order {self.preprocessing.channels}, which "
+                "timm's transforms do not support. Use scalecut.create_transform(network)."
             )
         height, width = self.preprocessing.height, self.preprocessing.width
         return {
@@ -189,7 +201,7 @@ class CutNetwork(nn.Module):
             "std": self.preprocessing.std,
             "interpolation": self.preprocessing.interpolation,
             "crop_pct": 1.0,
-            "crop_mode": "squash",  # the whole picture: its sizes are what the network was kept for
+            "crop_mode": "squash",  # the whole image, because a crop changes the share of an object
             "num_classes": self.num_classes,
             "classifier": "head",
         }
@@ -198,38 +210,45 @@ class CutNetwork(nn.Module):
 
 
 def cut_after(
-    network: nn.Module | Network, layer: str | ProbePoint, *, pooling: str = "mean", head: int = 0
+    model: str | nn.Module | Network,
+    layer: str | ProbePoint,
+    *,
+    weights: str | Path = "pretrained",
+    pooling: str = "mean",
+    head: int = 0,
 ) -> CutNetwork:
-    """A new network that ends with `layer`; the given one is left as it is.
+    """A copy of a network that ends after `layer`.
 
     Args:
-        layer: name or alias of a probe point, name of any other module, or a point.
-        pooling: `mean` over places or patches, `cls`, or `both` joined.
+        model: as for `load_network`. It is not changed.
+        layer: name or alias of a probe point, name of any other module, or a `ProbePoint`.
+        weights: pretrained, random, or a safetensors or state-dict file.
+        pooling: `mean` over places or patches, `cls`, or `both` concatenated.
         head: outputs of a new linear layer; 0 for the pooled features themselves.
 
     Raises:
-        LayerError: if there is no such layer, it is not executed, or lies in one of several
-            parallel ways, so that the others would be lost.
-        ModelError: if the network does not run at its input size.
+        LayerError: if there is no such layer, if it is not executed, or if it is in one of several
+            parallel branches, so that the others would be lost.
+        ModelError: if the network is not known or does not run at its input size.
     """
-    whole = network if isinstance(network, Network) else load_network(network)
+    whole = load_network(model, weights=weights)
     point, costs = (layer, None) if isinstance(layer, ProbePoint) else _named(whole, layer)
     if point.layer in (LOGITS, SOFTMAX):
         raise LayerError(
             f"{point.label} is the whole network, so there is nothing to cut off. Cut at an "
-            "earlier layer; `scalecut layers MODEL` prints them."
+            "earlier layer; `scalecut layers MODEL` lists them."
         )
     pooling = _suited(pooling, point)
     images = torch.cat([whole.example(), whole.example().flip(-1)])
-    _check_is_only_way(whole, point)
-    body = without_the_rest(whole.module, point, images[:1])
+    _check_no_branch(whole, point)
+    body = truncated(whole.module, point, images[:1])
     expected = output_at(whole.module, point, images)
     entries = [name for name in ("forward_features", "forward") if hasattr(whole.module, name)]
 
     def made(way: str, entry: str) -> tuple[CutNetwork, Trial]:
         how = {"way": way, "entry": entry, "preprocessing": whole.preprocessing, "costs": costs}
         cut = CutNetwork(copy.deepcopy(body), point, **how, pooling=pooling)
-        trial = tried(cut, "forward_features", images)
+        trial = trial_of(cut, "forward_features", images)
         drop_all_but(cut, trial.used)
         return cut, trial
 
@@ -255,23 +274,63 @@ def rebuilt(
     tensors: Set[str],
     costs: pd.DataFrame | None = None,
 ) -> CutNetwork:
-    """The cut network that `cut_after` made once, with any weights, to load its own into.
+    """The network that `cut_after` made before, ready to load its state dict.
 
     Args:
-        tensors: names in its state dict; others are taken off.
+        whole: the whole network, with any weights.
+        point, way, entry, pooling, head, costs: of the cut network.
+        tensors: names in its state dict; all others are removed.
     """
-    body = without_the_rest(whole.module, point, whole.example())
+    body = truncated(whole.module, point, whole.example())
     how = {"way": way, "entry": entry, "preprocessing": whole.preprocessing}
     cut = CutNetwork(body, point, **how, pooling=pooling, head=head, costs=costs)
     drop_all_but(cut, tensors | unsaved(cut))
     return cut.eval()
 
 
+def network_of_run(
+    run: str | Path, curve: Curve, *, weights: str = "", allow_partial: bool = False
+) -> Network:
+    """The network that a run was made with: its weights and its preprocessing.
+
+    Args:
+        run: the folder of the run, for messages.
+        curve: of the run.
+        weights: pretrained, random, or a file, if not those named in the run.
+        allow_partial: accept a weights file that lacks tensors.
+
+    Raises:
+        ModelError: if the network cannot be loaded, or if its weights are not those of the run.
+    """
+    facts: dict[str, Any] = curve.provenance
+    settings: dict[str, Any] = facts.get("settings", {})
+    name = str(curve.table.model.iloc[0])
+    whole = load_network(
+        name,
+        weights=weights or settings.get("weights", "pretrained"),
+        allow_partial=allow_partial or settings.get("allow_partial", False),
+        seed=settings.get("seed", 0),
+    )
+    if tensors_sha256(whole.module) != facts.get("tensors_sha256"):
+        raise ModelError(
+            f"The run {str(run)!r} is of {name} with other weights "
+            f"({facts['weights']['source']}). Give those by --weights, or probe these."
+        )
+    return replace(whole, preprocessing=preprocessing_of(facts))
+
+
+def preprocessing_of(facts: Mapping[str, Any]) -> Preprocessing:
+    """The preprocessing in the JSON file of a run or a cut."""
+    given: dict[str, Any] = dict(facts["preprocessing"])
+    given |= {"mean": tuple(given["mean"]), "std": tuple(given["std"])}
+    return Preprocessing(**given)
+
+
 # --- inside --------------------------------------------------------------------------------------
 
 
 def _named(network: Network, name: str) -> tuple[ProbePoint, pd.DataFrame]:
-    """The point of this name, and what every layer of the whole network costs."""
+    """The point of this name, and the cost of every layer of the whole network."""
     points = every_point(network, [name])
     try:
         found, left_out = answerable(network, select_layers(points, [name]))
@@ -279,54 +338,53 @@ def _named(network: Network, name: str) -> tuple[ProbePoint, pd.DataFrame]:
         if name not in dict(network.module.named_modules()):
             raise
         raise LayerError(
-            f"{name!r} is in {network.name}, but is not executed for an image, so nothing can be "
-            "cut after it. `scalecut layers MODEL` prints the layers that are."
+            f"{name!r} is a module of {network.name}, but it is not executed for an image, so it "
+            "has no output. `scalecut layers MODEL` lists the layers that are executed."
         ) from error
     if left_out:
         raise LayerError(
-            f"{left_out[0].name} {left_out[0].reason}. Cut at an earlier layer, or give weights "
-            "that hold it."
+            f"{left_out[0].name} {left_out[0].reason}. Cut at an earlier layer, or give complete "
+            "weights."
         )
     if len(found) != 1:
         raise LayerError(
-            f"{name!r} fits {len(found)} layers, but a network is cut at one. Give "
+            f"{name!r} matches {len(found)} layers, but a network is cut at one. Give "
             f"{found[0].layer!r}, or another of them."
         )
     columns = ("layer", "alias", "depth", "parameters", "macs")
     rows = [
         {column: getattr(point, column) for column in columns}
         for point in points
-        if point.layer != SOFTMAX  # which needs nothing that the logits do not
+        if point.layer != SOFTMAX  # which needs the same as the logits
     ]
     return found[0], pd.DataFrame(rows)
 
 
 def _suited(pooling: str, point: ProbePoint) -> str:
-    """The name of a pooling, as ours or as timm's, if the point has what it needs."""
+    """The name of a pooling, given by our name or by timm's, if the point supports it."""
     name = {"avg": "mean", "token": "cls", "": "mean"}.get(pooling, pooling)
     if name not in POOLINGS:
         raise LayerError(f"No pooling is named {pooling!r}. Give mean, cls or both.")
     if name != "mean" and not point.prefix_tokens:
         raise LayerError(
-            f"{point.label} has no class token, so pooling {pooling!r} has nothing to take. "
-            "Give mean."
+            f"{point.label} has no class token, which pooling {pooling!r} needs. Give mean."
         )
     return name
 
 
-def _check_is_only_way(whole: Network, point: ProbePoint) -> None:
-    if not passes_by(whole.module, point, whole.example()):
+def _check_no_branch(whole: Network, point: ProbePoint) -> None:
+    if not is_bypassed(whole.module, point, whole.example()):
         return
     points, _ = chosen_points(whole)
     around = [p.label for p in points if point.layer.startswith(f"{p.layer}.")]
     raise LayerError(
-        f"{point.label} lies in one of several parallel ways: cut there, what the others carry "
-        f"would be lost. Cut at {around[0] if around else 'a block around it'}."
+        f"{point.label} is in one of several parallel branches, and the outputs of the others "
+        f"would be lost. Cut at {around[0] if around else 'the block around it'}."
     )
 
 
 def _is_same(trial: Trial, expected: Maps) -> bool:
-    """Whether a trial gave a layer's output: to the last bit, in training of the same shape."""
+    """Whether a trial gave a layer's output: bit by bit, and in training mode of the same shape."""
     maps = list(tensors_in(expected))
     shapes = [each.shape for each in maps]
     return (

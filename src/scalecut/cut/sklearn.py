@@ -1,16 +1,16 @@
-"""A cut network at work: for scikit-learn, for training loops, and as a table of features."""
+"""Features of a cut network: for scikit-learn, as a table, and its transform for training loops."""
 
 import copy
 from collections.abc import Iterable
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import pandas as pd
 import PIL.Image
 from jaxtyping import Float32
 from sklearn.base import BaseEstimator, TransformerMixin
+from sklearn.utils import Tags
 from torch import Tensor
 from torchvision import transforms
 
@@ -20,94 +20,110 @@ from ..errors import DataError
 from ..features.extract import Computation, Progress, extract_features
 from ..networks.network import Network, Preprocessing, Weights
 from ..networks.points import ProbePoint
-from .folder import load
+from .folder import load_cut
 from .network import CutNetwork
 
-PICTURES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+Fit: TypeAlias = Literal["squash", "crop", "pad"]
+Precision: TypeAlias = Literal["auto", "float32", "bfloat16"]
+SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 
 
-class Features(TransformerMixin, BaseEstimator):
-    """Pictures to the features of a cut network: a transformer of scikit-learn.
+class CutFeatures(TransformerMixin, BaseEstimator):
+    """Images to the features of a cut network: a stateless transformer of scikit-learn.
 
-    It has nothing to fit. Features are cached by the content of the pictures.
+    Features are cached by the content of the images.
 
     Args:
-        network: a folder that `scalecut cut` wrote, or a `CutNetwork`; its head is not used.
-        fit_to: how pictures come to the input size: `squash`, `crop` or `pad`.
+        network: a folder that `scalecut cut` wrote, or a `CutNetwork`, whose head is ignored.
+        fit_to: how images are brought to the input size: `squash`, `crop` or `pad`.
         precision: `float32`, `bfloat16` or `auto`.
-        device: `auto`, `cpu` or as torch names it.
-        batch_size: pictures a forward pass.
+        device: `auto`, `cpu`, or a device of torch.
+        batch_size: images per forward pass, at least 1.
     """
 
     def __init__(
         self,
         network: str | Path | CutNetwork,
-        fit_to: str = "squash",
-        precision: str = "float32",
+        fit_to: Fit = "squash",
+        precision: Precision = "float32",
         device: str = "auto",
         batch_size: int = 32,
     ) -> None:
         self.network = network
-        self.fit_to = fit_to
-        self.precision = precision
+        self.fit_to: Fit = fit_to
+        self.precision: Precision = precision
         self.device = device
         self.batch_size = batch_size
 
-    def fit(self, pictures: object = None, y: object = None) -> "Features":
-        """Nothing is learnt."""
+    def fit(self, X: object = None, y: object = None) -> "CutFeatures":
+        """Do nothing, because there is nothing to fit."""
         return self
 
-    def transform(self, pictures: Iterable[Any]) -> Float32[np.ndarray, "n c"]:
-        """Features, one row a picture.
+    def transform(self, X: Iterable[Any]) -> Float32[np.ndarray, "n c"]:
+        """Features, one row per image.
 
         Args:
-            pictures: paths, PIL images, or arrays of uint8 (h, w, 3) or (h, w).
+            X: paths, PIL images, or arrays of uint8 (h, w, 3) or (h, w).
 
         Raises:
-            DataError: if one of them cannot be read.
+            DataError: if an image cannot be read.
         """
-        images = [image_of(place, each) for place, each in enumerate(pictures)]
+        images = [image_of(place, each) for place, each in enumerate(X)]
         matrix, left_out = self.of_images(images)
         if left_out:
             raise DataError(
-                f"{len(left_out)} of {len(images)} pictures cannot be read, the first is "
-                f"{left_out[0].name} ({left_out[0].reason}). Leave them out."
+                f"{len(left_out)} of {len(images)} images cannot be read, the first is "
+                f"{left_out[0].name} ({left_out[0].reason}). Fix or remove them."
             )
         return matrix
 
     def of_images(
         self, images: list[Image], progress: Progress | None = None
     ) -> tuple[Float32[np.ndarray, "m c"], tuple[LeftOut, ...]]:
-        """Features of the images that can be read, and those that cannot."""
-        look = Computation(self.fit_to, self.precision, self.device, self.batch_size)
+        """The features of the images that can be read, and the images that were skipped."""
+        computation = Computation(
+            fit=self.fit_to,  # pyright: ignore[reportArgumentType] - checked there
+            precision=self.precision,  # pyright: ignore[reportArgumentType]
+            device=self.device,
+            batch_size=self.batch_size,
+        )
         cut = self._cut()
         network = Network("cut", cut, cut.preprocessing, Weights("pretrained", "a cut network"))
         point = ProbePoint("features", "", 1.0, "", "output", channels=cut.num_features)
-        found = extract_features(network, images, [point], **asdict(look), progress=progress)
+        found = extract_features(network, images, [point], computation, progress=progress)
         return found.matrices["features"], found.left_out
 
     def get_feature_names_out(self, input_features: object = None) -> np.ndarray:
-        """`f0`, `f1`, ...: a name a column."""
+        """The names of the columns: `f0`, `f1`, ..."""
         return np.array([f"f{column}" for column in range(self._cut().num_features)], dtype=object)
 
     def __sklearn_is_fitted__(self) -> bool:
         return True
 
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.requires_fit = False
+        tags.no_validation = True  # of columns: what an image must be is checked by `transform`
+        tags.transformer_tags.preserves_dtype = []  # features are float32
+        tags.input_tags.three_d_array = True
+        tags.input_tags.string = True
+        return tags
+
     def _cut(self) -> CutNetwork:
         """The network without its head."""
         given = self.network
-        cut = copy.deepcopy(given) if isinstance(given, CutNetwork) else load(given)
+        cut = copy.deepcopy(given) if isinstance(given, CutNetwork) else load_cut(given)
         cut.reset_classifier(0)
         return cut.eval()
 
 
 def features_table(
-    network: Features, images: list[Image], progress: Progress | None = None
+    network: CutFeatures, images: list[Image], progress: Progress | None = None
 ) -> tuple[pd.DataFrame, tuple[LeftOut, ...]]:
-    """One row an image: its name as `image`, its features as `f0`, `f1`, ...
+    """The features as a table, one row per image.
 
     Returns:
-        The table, and the images that cannot be read.
+        The table with the columns `image` (its name), `f0`, `f1`, ..., and the images skipped.
     """
     matrix, left_out = network.of_images(images, progress)
     unread = {item.name for item in left_out}
@@ -117,32 +133,38 @@ def features_table(
     return table, left_out
 
 
-def pictures_in(places: list[Path]) -> list[Image]:
-    """The pictures among files and, by their names, in folders and the folders inside them.
+def images_in(places: list[Path]) -> list[Image]:
+    """The given image files, and all images in the given folders and their subfolders.
 
     Raises:
-        DataError: if a place is not there or holds none.
+        DataError: if a place does not exist or holds no image.
     """
     images: list[Image] = []
     for place in places:
         found = [place] if place.is_file() else sorted(place.rglob("*"))
-        found = [path for path in found if path.suffix.lower() in PICTURES or path == place]
+        found = [path for path in found if path.suffix.lower() in SUFFIXES or path == place]
         if not place.exists() or not [path for path in found if path.is_file()]:
             raise DataError(
-                f"There is no picture at {str(place)!r}. Give files, or a folder with "
-                f"{', '.join(PICTURES)} in it."
+                f"There is no image at {str(place)!r}. Give image files, or a folder with files "
+                f"named {', '.join(SUFFIXES)}."
             )
         images += [Image(str(path), path) for path in found if path.is_file()]
     return images
 
 
-def transform(network: str | Path | CutNetwork, is_training: bool = False) -> transforms.Compose:
-    """PIL images to what a cut network takes, (3, h, w): for datasets and training loops.
+def create_transform(
+    network: str | Path | CutNetwork, is_training: bool = False
+) -> transforms.Compose:
+    """A transform from PIL images to the input of a cut network, (3, h, w).
 
-    In training pictures are flipped and their colours changed, but not cropped or scaled, as by
-    timm's default: the sizes of objects are what the network was kept for.
+    For training, images are flipped and their colours are changed. Unlike with timm's default, they
+    are not cropped or scaled, because the network is used for the sizes of objects.
+
+    Args:
+        network: a folder that `scalecut cut` wrote, or a `CutNetwork`.
+        is_training: whether to augment.
     """
-    cut = network if isinstance(network, CutNetwork) else load(network)
+    cut = network if isinstance(network, CutNetwork) else load_cut(network)
     changes = [
         transforms.RandomHorizontalFlip(),
         transforms.RandomVerticalFlip(),
@@ -154,13 +176,13 @@ def transform(network: str | Path | CutNetwork, is_training: bool = False) -> tr
 
 
 class _Squash:
-    """The whole picture, upright and in RGB, at the input size."""
+    """Resizes the whole image, upright and in RGB, to the input size."""
 
     def __init__(self, preprocessing: Preprocessing) -> None:
         self.preprocessing = preprocessing
 
-    def __call__(self, picture: PIL.Image.Image) -> PIL.Image.Image:
-        upright = image_of(0, picture).decode()
+    def __call__(self, image: PIL.Image.Image) -> PIL.Image.Image:
+        upright = image_of(0, image).decode()
         own = self.preprocessing
         return PIL.Image.fromarray(
             fitted(upright, own.frame("squash"), own.interpolation, own.fill())
@@ -171,13 +193,13 @@ class _Squash:
 
 
 class _Tensor:
-    """A picture as a tensor, normalised."""
+    """Normalises an image and converts it to a tensor."""
 
     def __init__(self, preprocessing: Preprocessing) -> None:
         self.preprocessing = preprocessing
 
-    def __call__(self, picture: PIL.Image.Image) -> Tensor:
-        return self.preprocessing.tensor(np.array(picture)[None])[0]
+    def __call__(self, image: PIL.Image.Image) -> Tensor:
+        return self.preprocessing.tensor(np.array(image)[None])[0]
 
     def __repr__(self) -> str:
         return f"Tensor(mean={self.preprocessing.mean}, std={self.preprocessing.std})"

@@ -1,17 +1,14 @@
-"""Whole network and cut network -> what shows that they tell the same, and what the cut saves.
+"""Verification of a cut: its features are those of the whole network, and what it saves.
 
-The features are compared at the same images, in float32 and without any compilation. All is
-measured on copies, so neither network is touched. A head that a cut was given is left out: what
-counts is how the features come about.
+Features of the same images are compared in float32, without compilation. Everything is measured on
+copies, so neither network is changed. The head of a cut network is ignored.
 """
 
 import copy
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import numpy as np
-import pandas as pd
 import torch
 from jaxtyping import Float, Float32, Float64
 from matplotlib.ticker import EngFormatter
@@ -22,23 +19,23 @@ from torch.utils.flop_counter import FlopCounterMode
 from ..errors import DataError, LayerError
 from ..networks.hooks import pooled_outputs
 from ..networks.network import Network
-from ..networks.truncation import output_at, tried
+from ..networks.truncation import output_at, trial_of
 from .network import CutNetwork
 
 N_IMAGES = 4
 TOLERANCE = 1e-4  # of the largest feature; float32 in another order of sums stays below 1e-5
-N_NAMED = 3  # parameters named in a line
+N_NAMED = 3  # parameters named in a sentence
 
 
 @dataclass(frozen=True, slots=True)
 class Costs:
-    """What it takes to run a network.
+    """The cost of running a network.
 
     Args:
-        parameters, buffers: numbers held; what is shared counts once.
+        parameters, buffers: their numbers of elements; shared ones count once.
         macs: multiply-accumulates of convolutions and matrix products, for one image.
-        seconds: of one batch, the median over the pairs.
-        peak_bytes: most that weights and activations take together while one image passes.
+        seconds: latency of one batch, the median over the pairs.
+        peak_bytes: peak memory of weights and activations together, for one image.
     """
 
     parameters: int
@@ -49,19 +46,20 @@ class Costs:
 
 
 @dataclass(frozen=True, slots=True)
-class Proof:
-    """That a cut network gives the features of the whole, and what each of the two costs.
+class Verification:
+    """The features of a cut network compared with those of the whole, and the costs of both.
 
     Args:
         model: name of the whole network.
         layer: label of the point at which it was cut.
-        way: in which it was cut.
-        n_images: on which features were compared.
-        largest_difference: between two features; 0 if all are the same to the last bit.
-        features_scale: the largest feature of the whole network, without its sign.
-        seconds_ratio: median over the pairs of cut / whole.
-        n_pairs, batch_size: with which seconds were measured.
-        unreached: parameters of the cut that no gradient of its features reaches in train mode.
+        way: `passed on` or `stopped`, as in `CutNetwork`.
+        n_images: number of images on which features were compared.
+        largest_difference: absolute difference of features; 0 if all are equal bit by bit.
+        features_scale: the largest absolute feature of the whole network.
+        whole, cut: costs of the two networks.
+        seconds_ratio: latency of the cut network / of the whole, the median over the pairs.
+        n_pairs, batch_size: of the measurement of latency.
+        unreached: parameters of the cut network without a gradient in training mode.
     """
 
     model: str
@@ -79,11 +77,11 @@ class Proof:
 
     @property
     def saves_nothing(self) -> bool:
-        """Whether the cut has no fewer parameters and no fewer multiply-accumulates."""
+        """Whether the cut reduces neither parameters nor multiply-accumulates."""
         return self.cut.parameters >= self.whole.parameters and self.cut.macs >= self.whole.macs
 
     def lines(self) -> list[str]:
-        """What is shown and saved, in short sentences."""
+        """What was verified and what is saved, in short sentences."""
         cut, whole = self.cut, self.whole
         same = f"largest difference {self.largest_difference:.1e} of {self.features_scale:.2g}"
         if self.largest_difference == 0:
@@ -92,38 +90,42 @@ class Proof:
             f"Same features as the whole network: {same} ({self.n_images} images, float32).",
             f"Parameters {_share(cut.parameters, whole.parameters)}, "
             f"multiply-accumulates {_share(cut.macs, whole.macs)}.",
-            f"Latency {_part(cut.seconds, whole.seconds, 's')} a batch of {self.batch_size} "
+            f"Latency {_part(cut.seconds, whole.seconds, 's')} per batch of {self.batch_size} "
             f"(ratio {self.seconds_ratio:.2f}, median of {self.n_pairs}), "
-            f"peak memory {_part(cut.peak_bytes, whole.peak_bytes, 'B')} an image.",
-            "Gradients reach all parameters.",
+            f"peak memory {_part(cut.peak_bytes, whole.peak_bytes, 'B')} per image.",
+            "All parameters receive a gradient.",
         ]
         if self.unreached:
             named, n = ", ".join(self.unreached[:N_NAMED]), len(self.unreached)
             rest = f" and {n - N_NAMED} more" if n > N_NAMED else ""
-            lines[-1] = f"Parameters that no gradient reaches: {n} ({named}{rest})."
+            lines[-1] = f"Parameters without a gradient: {n} ({named}{rest})."
         if self.saves_nothing:
             lines.append(
-                "This cut saves nothing: parameters and multiply-accumulates are those of the "
+                "This cut saves nothing: it has the parameters and multiply-accumulates of the "
                 "whole network. Cut at an earlier layer."
             )
         return lines
 
 
-def prove(whole: Network, cut: CutNetwork, *, pairs: int = 5, batch_size: int = 4) -> Proof:
-    """Compare a cut with the network that it was cut from.
+def verify_cut(
+    whole: Network, cut: CutNetwork, *, pairs: int = 5, batch_size: int = 4
+) -> Verification:
+    """Compare a cut network with the network that it was cut from.
 
     Args:
-        pairs: of passes, whole and cut in turn, from which latency is taken.
-        batch_size: of these passes.
+        whole: the network before the cut.
+        cut: the network after the cut, with the same weights.
+        pairs: pairs of passes, whole and cut in turn, for the latency, at least 1.
+        batch_size: images per pass, at least 1.
 
     Raises:
-        LayerError: if the cut does not give the features of the whole network.
+        LayerError: if the cut network does not give the features of the whole network.
         DataError: if there is no pair, or no image in a batch.
     """
     if min(pairs, batch_size) < 1:
         raise DataError(
-            f"Latency cannot be measured with {pairs} pairs of batches of {batch_size} images. "
-            "Give 1 or more of both."
+            f"Latency needs at least 1 pair of batches of at least 1 image, got pairs={pairs} and "
+            f"batch_size={batch_size}."
         )
     full, short = copy.deepcopy((whole.module, cut))
     short.reset_classifier(0)
@@ -138,7 +140,7 @@ def prove(whole: Network, cut: CutNetwork, *, pairs: int = 5, batch_size: int = 
         _costs(module, images[:1], median)
         for module, median in zip((full, short), np.median(seconds, axis=0).tolist(), strict=True)
     )
-    return Proof(
+    return Verification(
         model=whole.name,
         layer=cut.point.label,
         way=cut.way,
@@ -150,30 +152,24 @@ def prove(whole: Network, cut: CutNetwork, *, pairs: int = 5, batch_size: int = 
         seconds_ratio=float(np.median(seconds[:, 1] / seconds[:, 0])),
         n_pairs=pairs,
         batch_size=batch_size,
-        unreached=tried(short, "forward", images).unreached,
+        unreached=trial_of(short, "forward", images).unreached,
     )
-
-
-def table(proofs: Sequence[Proof]) -> pd.DataFrame:
-    """A row a proof; what the two networks cost in columns `whole_...` and `cut_...`."""
-    rows = [{**asdict(proof), "unreached": ", ".join(proof.unreached)} for proof in proofs]
-    return pd.json_normalize(rows, sep="_")
 
 
 # --- the same features ---------------------------------------------------------------------------
 
 
 def _noise(network: Network, n: int) -> Float32[Tensor, "n 3 h w"]:
-    """Noise images, the same every time; the first is the network's example."""
+    """Noise images with a fixed seed; the first is the network's example."""
     height, width = network.preprocessing.height, network.preprocessing.width
-    pictures = np.random.default_rng(0).integers(0, 256, (n, height, width, 3), dtype=np.uint8)
-    return network.preprocessing.tensor(pictures).to(network.device)
+    noise = np.random.default_rng(0).integers(0, 256, (n, height, width, 3), dtype=np.uint8)
+    return network.preprocessing.tensor(noise).to(network.device)
 
 
 def _features_of_whole(
     full: nn.Module, short: CutNetwork, images: Float32[Tensor, "n 3 h w"]
 ) -> Float[Tensor, "n c"]:
-    """As the probe reads them; class tokens, which it leaves out, from the point itself."""
+    """As in the probe; class tokens, which the probe ignores, are taken from the point itself."""
     if short.pooling != "mean":
         return short.forward_head(output_at(full, short.point, images), pre_logits=True)
     with pooled_outputs(full, [short.point]) as outputs:
@@ -184,23 +180,23 @@ def _features_of_whole(
 def _difference(
     found: Float[Tensor, "n c"], expected: Float[Tensor, "n d"], name: str
 ) -> tuple[float, float]:
-    """The largest difference, and the largest feature that is expected."""
+    """The largest difference, and the largest feature expected."""
     if found.shape != expected.shape:
         raise LayerError(
-            f"{name} gives {found.shape[1]} features, but the whole network {expected.shape[1]} "
-            "there. Compare a cut with the network that it was cut from."
+            f"{name} gives {found.shape[1]} features, but the whole network gives "
+            f"{expected.shape[1]} there. Give the network that it was cut from."
         )
     largest, scale = (found - expected).abs().max().item(), expected.abs().max().item()
     if not np.isfinite(largest):
         raise LayerError(
             f"{name} gives features that are not finite, so they cannot be compared. Cut at an "
-            "earlier layer, or give weights without gaps."
+            "earlier layer, or give complete weights."
         )
     if largest > TOLERANCE * scale:
         raise LayerError(
             f"{name} gives other features than the whole network: the largest difference is "
-            f"{largest:.1e}, at most {TOLERANCE * scale:.1e} is right. Cut the network again, and "
-            "prove the cut before it is trained."
+            f"{largest:.1e}, but at most {TOLERANCE * scale:.1e} is allowed. Cut the network "
+            "again, and save the cut before training it."
         )
     return largest, scale
 
@@ -219,7 +215,7 @@ def _costs(module: nn.Module, image: Float32[Tensor, "1 3 h w"], seconds: float)
 
 
 def _macs(module: nn.Module, image: Float32[Tensor, "1 3 h w"]) -> int:
-    """Counted with gradients on: without, attention runs fused and the counter sees none of it."""
+    """Counted with gradients enabled; otherwise attention is fused and the counter misses it."""
     counter = FlopCounterMode(display=False)
     with torch.enable_grad(), counter:
         module(image)
@@ -227,7 +223,7 @@ def _macs(module: nn.Module, image: Float32[Tensor, "1 3 h w"]) -> int:
 
 
 def _peak_bytes(module: nn.Module, image: Float32[Tensor, "1 3 h w"]) -> int:
-    """Of tensors that operations hand out; what they use inside themselves is not seen."""
+    """Counts the outputs of operations; their internal workspace is not included."""
     tracker = MemTracker()
     tracker.track_external(module)
     with torch.no_grad(), tracker:
@@ -238,7 +234,7 @@ def _peak_bytes(module: nn.Module, image: Float32[Tensor, "1 3 h w"]) -> int:
 def _seconds(
     full: nn.Module, short: nn.Module, batch: Float32[Tensor, "n 3 h w"], pairs: int
 ) -> Float64[np.ndarray, "pairs 2"]:
-    """Latency of whole and cut in turn, so that what else the machine does slows both."""
+    """Latency of whole and cut in turn, so that other load on the machine slows both."""
     both = [
         copy.deepcopy(module).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         for module in (full, short)
@@ -261,7 +257,7 @@ def _seconds_of(module: nn.Module, batch: Float32[Tensor, "n 3 h w"]) -> float:
 
 
 def _part(cut: int | float, whole: int | float, unit: str = "") -> str:
-    """Three digits of each, with the prefix that suits it."""
+    """Both numbers with three digits and an SI prefix."""
     cut_shown, whole_shown = (EngFormatter(unit)(float(f"{n:.3g}")) for n in (cut, whole))
     return f"{cut_shown} of {whole_shown}"
 

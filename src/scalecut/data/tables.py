@@ -310,7 +310,8 @@ def _kept_index(url: str) -> tuple[str, Index]:
             with storage.opened(url) as file:
                 index = listed(file)
             content = json.dumps(index).encode()
-            cache.write_whole(kept, hashlib.sha256(content).hexdigest().encode() + content)
+            with cache.written(kept) as part:
+                part.write_bytes(hashlib.sha256(content).hexdigest().encode() + content)
     except DataError as error:
         raise DataError(f"{url}: {error}.") from error
     return stamp, index

@@ -1,12 +1,11 @@
-"""What computes the features: PyTorch, or OpenVINO, which is faster on a processor.
+"""Backends that compute features: PyTorch, and OpenVINO, which is faster on a processor.
 
-OpenVINO is given the network as one graph with the vectors of all layers as its outputs. A graph is
-held against PyTorch before it is used, and kept in the cache, as whole and as checked as features
-are. Each image goes through by itself, on one thread, as many of them at a time as there are
-threads: what is computed of an image depends neither on the others nor on the number of threads.
+OpenVINO gets the network as one graph whose outputs are the vectors of all layers. A graph is
+compared with PyTorch before it is used, and kept in the cache. Each image passes the graph by
+itself, on one thread, as many images at a time as there are threads: the features of an image
+depend neither on other images nor on the number of threads.
 
-In int8 the graph is quantised by NNCF, its ranges those of some of the user's own images.
-"""
+For int8, NNCF quantises the graph with ranges taken from some of the user's images."""
 
 import functools
 import importlib.util
@@ -30,41 +29,42 @@ from torch import Tensor, nn
 
 from .. import cache
 from ..errors import ModelError
+from .processor import instructions, weight_bits
 
 if TYPE_CHECKING:
     from openvino import InferRequest, Model
 
 ENGINES = ("torch", "openvino", "auto")
-# Between a graph in float32 and PyTorch, in standard deviations of the layer; and what is rounding,
-# relative to its largest value: softmax over many classes hardly varies.
+# Largest difference of a graph in float32 from PyTorch, in standard deviations of the layer, and
+# rounding relative to its largest value: softmax over many classes hardly varies.
 MOST_OFF, ROUNDING = 1e-3, 1e-6
-HINTS = {"float32": "f32", "bfloat16": "bf16", "int8": "bf16"}  # int8: what is not quantised
+HINTS = {"float32": "f32", "bfloat16": "bf16"}
 
-Vectors = Callable[[Tensor], list[Float32[np.ndarray, "_ _"]]]  # one matrix a layer
+Vectors = Callable[[Tensor], list[Float32[np.ndarray, "_ _"]]]  # one matrix per layer
 
 
 @dataclass(frozen=True, slots=True)
-class Way:
-    """By what, how finely and where features are computed, with nothing left to choose."""
+class Backend:
+    """The engine, precision and device that compute features, after `auto` has been resolved."""
 
     engine: str  # torch or openvino
     precision: str  # float32, bfloat16 or int8
     device: str
 
 
-def resolved_way(engine: str, precision: str, device: str) -> Way:
-    """What `auto` stands for here.
+def resolved_backend(engine: str, precision: str, device: str) -> Backend:
+    """The backend that is meant, `auto` replaced by the best choice for this machine.
 
     The engine is OpenVINO where it is installed and the processor computes in bfloat16, otherwise
-    PyTorch. int8 is never chosen, only asked for.
+    PyTorch. int8 is never chosen automatically.
 
     Raises:
-        ModelError: if there is no such engine, precision or device, or they do not go together.
+        ModelError: if an engine, precision or device does not exist, or they cannot be combined.
     """
     if engine not in ENGINES:
         raise ModelError(f"No engine is named {engine!r}. Give torch, openvino or auto.")
     if engine == "torch" or (engine == "auto" and not _suits(precision, device)):
-        return Way("torch", resolved_precision(precision, device), resolved_device(device))
+        return Backend("torch", resolved_precision(precision, device), resolved_device(device))
     _openvino()
     if device not in ("auto", "cpu"):
         raise ModelError(
@@ -77,11 +77,11 @@ def resolved_way(engine: str, precision: str, device: str) -> Way:
             "This processor does not compute in bfloat16, and OpenVINO would use float32 instead. "
             "Give --precision float32 or int8."
         )
-    return Way("openvino", exactness, "cpu")
+    return Backend("openvino", exactness, "cpu")
 
 
 def resolved_precision(precision: str, device: str) -> str:
-    """`auto` as float32 or bfloat16: the second where the processor has instructions for it."""
+    """float32 or bfloat16: `auto` is bfloat16 where the processor has instructions for it."""
     if precision in ("float32", "bfloat16"):
         return precision
     if precision == "int8":
@@ -96,11 +96,11 @@ def resolved_precision(precision: str, device: str) -> str:
         return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
     if kind != "cpu":
         return "float32"
-    return "bfloat16" if torch.cpu._is_avx512_bf16_supported() else "float32"
+    return "bfloat16" if "BF16" in instructions() else "float32"
 
 
 def resolved_device(device: str) -> str:
-    """`auto` as the GPU if there is one, else the processor."""
+    """The device: `auto` is the GPU if there is one, otherwise the processor."""
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -111,23 +111,28 @@ def resolved_device(device: str) -> str:
     there = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": n_mps}.get(asked.type, 0)
     if (asked.index or 0) >= there:
         raise ModelError(
-            f"The device {device!r} is not there: torch sees {there} of this kind. "
+            f"The device {device!r} is not available: torch finds {there} of this kind. "
             "Give --device cpu."
         )
     return device
 
 
 def versions(precision: str) -> list[str]:
-    """Of the libraries that shape what OpenVINO computes, beside PyTorch."""
+    """Names and versions of the libraries, next to PyTorch, that OpenVINO's features depend on."""
     packages = ["openvino", "nncf"] if precision == "int8" else ["openvino"]
     return [f"{package} {metadata.version(package)}" for package in packages]
 
 
+def quantisation() -> dict[str, object]:
+    """What shapes a graph in int8, apart from the network and the images of its ranges."""
+    return {"versions": versions("int8"), "weight bits": weight_bits(), "bias correction": False}
+
+
 def torch_vectors(taps: nn.Module, precision: str, device: str) -> Vectors:
-    """A function from a batch to what `taps` answers, computed by PyTorch.
+    """A function from a batch to the outputs of `taps`, computed by PyTorch.
 
     Args:
-        taps: answers a batch with a tuple of matrices (n, d), one a layer; on the device.
+        taps: maps a batch to a tuple of matrices (n, d), one per layer; on the device.
     """
     taps = taps.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     kind = torch.device(device).type
@@ -138,7 +143,9 @@ def torch_vectors(taps: nn.Module, precision: str, device: str) -> Vectors:
         except torch.OutOfMemoryError as error:
             if len(batch) == 1:
                 raise ModelError(_too_large(1, device)) from error
-        warnings.warn(f"{_too_large(len(batch), device)} It goes on in halves.", stacklevel=2)
+        warnings.warn(
+            f"{_too_large(len(batch), device)} Retrying with half the batch size.", stacklevel=2
+        )
         halves = batch.split(-(-len(batch) // 2))
         try:
             found = [computed(half) for half in halves]
@@ -158,9 +165,9 @@ def torch_vectors(taps: nn.Module, precision: str, device: str) -> Vectors:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Calibration:
-    """Images from which int8 takes its ranges."""
+    """Images from which int8 takes the ranges of activations."""
 
-    name: str  # other images, or the same shown otherwise, have another
+    name: str  # depends on the images and their preprocessing
     batches: Callable[[], Iterable[Float32[Tensor, "k 3 h w"]]]
 
 
@@ -172,17 +179,17 @@ def openvino_vectors(
     precision: str,
     calibration: Calibration | None = None,
 ) -> Vectors:
-    """A function from a batch to what `taps` answers; the graph is made when it is first called.
+    """A function from a batch to the outputs of `taps`; the graph is made on the first call.
 
     Args:
-        taps: answers a batch with a tuple of matrices (n, d), float32, one a layer.
-        layers: for each of them, in order, what tells it from others.
-        setting: everything else that shapes the graph.
+        taps: maps a batch to a tuple of matrices (n, d), float32, one per layer.
+        layers: a unique name for each of them, in order.
+        setting: everything else that the graph depends on.
         calibration: for int8.
 
     Raises:
-        ModelError: when first called, if the network cannot be converted, or the graph does not
-            answer as PyTorch does.
+        ModelError: on the first call, if the network cannot be converted, or the graph does not
+            compute what PyTorch computes.
     """
     name = {"graph": 1, "layers": list(layers), "network": setting}
 
@@ -195,7 +202,7 @@ def openvino_vectors(
         assert calibration is not None
         images = calibration
         return _kept(
-            name | {"versions": versions("int8"), "calibration": images.name},
+            name | {"calibration": images.name, "quantised": quantisation()},
             lambda: _quantised(exact, images.batches()),
         )
 
@@ -205,7 +212,7 @@ def openvino_vectors(
 
 @contextmanager
 def silence() -> Iterator[None]:
-    """No warnings, prints or logs of libraries; torch.export prints the graph that it fails on."""
+    """Hide warnings, prints and logs of libraries; torch.export prints the graph it fails on."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
@@ -238,7 +245,7 @@ def _suits(precision: str, device: str) -> bool:
 
 
 def _openvino() -> ModuleType:
-    """The library, without its telemetry: it goes without where that cannot be imported."""
+    """The library, without its telemetry, which it does without if that cannot be imported."""
     sys.modules.setdefault("openvino_telemetry", None)  # pyright: ignore[reportArgumentType]
     try:
         with silence():
@@ -252,7 +259,7 @@ def _openvino() -> ModuleType:
 
 
 def _kept(name: Mapping[str, object], make: Callable[[], "Model"]) -> "Model":
-    """A graph from the cache, or made and put there: as if a row of features, bytes for numbers."""
+    """A graph from the cache, or made and stored there like a row of features."""
     setting = cache.setting_hash(name)
     found = next(cache.shards(setting), None)
     if found is None:
@@ -294,35 +301,47 @@ def _converted(
         off = float(beyond) / (float(one.std()) or 1.0)
         if not off <= MOST_OFF:
             raise ModelError(
-                f"OpenVINO answers otherwise than PyTorch at {layer.partition('|')[0]!r}: "
-                f"{off:.2g} standard deviations off, where {MOST_OFF:g} are allowed. "
+                f"OpenVINO and PyTorch differ at {layer.partition('|')[0]!r} by {off:.2g} standard "
+                f"deviations; {MOST_OFF:g} is allowed. "
                 "Give --engine torch."
             )
     return graph
 
 
 def _failures(openvino: ModuleType) -> tuple[type[Exception], ...]:
-    """What its converter raises, whose last line says why."""
+    """The errors of its converter; the last line of their text gives the reason."""
     frontend = openvino.frontend
     return frontend.OpConversionFailure, frontend.OpValidationFailure, frontend.GeneralFailure
 
 
 def _quantised(graph: "Model", batches: Iterable[Float32[Tensor, "k 3 h w"]]) -> "Model":
-    """The graph in int8, with activations in ranges that hold what these images give."""
+    """The graph in int8, with ranges of activations taken from these images.
+
+    Without NNCF's fast bias correction, which moved R² more than it helped (docs/log.md).
+    """
     images = [image[None].numpy() for batch in batches for image in batch]
     with silence():
         import nncf
+        from nncf.quantization.advanced_parameters import (
+            AdvancedQuantizationParameters,
+            OverflowFix,
+        )
 
+        in_7_bits = weight_bits() == 7
         return nncf.quantize(
             graph,
             nncf.Dataset(images),
             subset_size=len(images),
             model_type=nncf.ModelType.TRANSFORMER if _attends(graph) else None,
+            advanced_parameters=AdvancedQuantizationParameters(
+                overflow_fix=OverflowFix.ENABLE if in_7_bits else OverflowFix.DISABLE,
+                disable_bias_correction=True,
+            ),
         )
 
 
 def _attends(graph: "Model") -> bool:
-    """Whether there is attention in it: softmax over more than a vector of classes."""
+    """Whether the graph contains attention: a softmax over more than a vector of classes."""
     kinds = {(op.get_type_name(), len(op.get_output_partial_shape(0))) for op in graph.get_ops()}
     return any(k == "ScaledDotProductAttention" or (k == "Softmax" and n > 2) for k, n in kinds)
 
@@ -330,7 +349,10 @@ def _attends(graph: "Model") -> bool:
 def _compiled(graph: "Model", precision: str) -> Vectors:
     openvino, n_threads = _openvino(), torch.get_num_threads()
     settings = {
-        "INFERENCE_PRECISION_HINT": HINTS[precision],
+        # in int8, of what is not quantised
+        "INFERENCE_PRECISION_HINT": HINTS[
+            resolved_precision("auto", "cpu") if precision == "int8" else precision
+        ],
         "INFERENCE_NUM_THREADS": n_threads,
         "NUM_STREAMS": n_threads,
     }
@@ -342,8 +364,8 @@ def _compiled(graph: "Model", precision: str) -> Vectors:
         found = [np.empty((len(batch), width), np.float32) for width in widths]
 
         def keep(request: "InferRequest", number: int) -> None:
-            for matrix, answer in zip(found, request.output_tensors, strict=True):
-                matrix[number] = answer.data[0]
+            for matrix, output in zip(found, request.output_tensors, strict=True):
+                matrix[number] = output.data[0]
 
         queue.set_callback(keep)
         for number, image in enumerate(batch.numpy()):

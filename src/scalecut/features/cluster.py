@@ -1,8 +1,8 @@
-"""The same forward passes by many workers, on one machine or on a cluster, through Ray Data.
+"""The same forward passes computed by many workers, on one machine or a cluster, with Ray Data.
 
-Batches go out, features come back; what is made of them stays where it was asked for, so that the
-numbers are those of one machine. A worker holds the network. The batch that a lost worker had is
-computed again by another one, and no batch is counted twice.
+Batches go out and features come back; the regressions stay in the calling process, so that the
+numbers are those of one machine. Each worker holds the network. If a worker is lost, another one
+computes its batch again; no batch is counted twice.
 """
 
 import functools
@@ -22,16 +22,19 @@ from ..errors import ModelError
 from .extract import Batch, Compute, Task, computed_here, decoded, forward
 
 LOCAL = "local"
-QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_BACKEND_LOG_LEVEL": "fatal"}  # tells nobody
-BATCHES_AT_ONCE = 4  # that a worker takes, and that are lost with it
+QUIET = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_BACKEND_LOG_LEVEL": "fatal",
+}  # sends no usage statistics
+BATCHES_AT_ONCE = 4  # per worker; they are lost with it
 
 
 @contextmanager
 def computing(address: str) -> Iterator[Compute]:
-    """Inside, features are computed by a cluster, or by this process if there is no address.
+    """Compute features by a cluster inside the block, or by this process without an address.
 
     Raises:
-        ModelError: as `joined`.
+        ModelError: as in `joined`.
     """
     if not address:
         yield computed_here
@@ -42,12 +45,12 @@ def computing(address: str) -> Iterator[Compute]:
 
 @contextmanager
 def joined(address: str) -> Iterator[int]:
-    """Inside, Ray runs: `local:2` starts two workers here, else it is a cluster's address.
+    """Connect to Ray inside the block: `local:2` starts two workers here, or a cluster's address.
 
-    Yields how many workers there may be, one a processor, or one a GPU where there are any.
+    Yields the number of workers: one per processor, or one per GPU where there are any.
 
     Raises:
-        ModelError: if Ray is not installed, or the cluster does not answer.
+        ModelError: if Ray is not installed, or the cluster cannot be reached.
     """
     kind, _, number = address.partition(":")
     if kind == LOCAL and not (number.isdecimal() and int(number) > 0):
@@ -75,7 +78,7 @@ def joined(address: str) -> Iterator[int]:
     except (ConnectionError, OSError, RuntimeError, ValueError) as error:
         said = " ".join(str(error).split())[:200]
         raise ModelError(
-            f"The cluster at {address!r} does not answer ({said}). Start it (ray start --head), "
+            f"The cluster at {address!r} cannot be reached ({said}). Start it (ray start --head), "
             "or give another --cluster."
         ) from error
     try:
@@ -88,7 +91,7 @@ def joined(address: str) -> Iterator[int]:
 def computed(
     task: Task, images: Sequence[Image], numbers: Sequence[int], *, workers: int
 ) -> Iterator[Batch]:
-    """The features of the images with these numbers, batch by batch, in any order.
+    """Features of the images with these numbers, batch by batch, in any order.
 
     Batches are those that one machine would make: `batch_size` images in order of `numbers`.
     """
@@ -108,7 +111,7 @@ def computed(
         {"job": at, "images": pickle.dumps([(number, images[number]) for number in span])}
         for at, span in enumerate(spans)
     ]
-    gpus = 1 if "GPU" in ray.cluster_resources() and task.way.device.startswith("cuda") else 0
+    gpus = 1 if "GPU" in ray.cluster_resources() and task.backend.device.startswith("cuda") else 0
     workers = min(workers, len(jobs))
     blocks = max(workers, math.ceil(len(jobs) / BATCHES_AT_ONCE))
     results = ray.data.from_items(jobs, override_num_blocks=blocks).map_batches(
@@ -126,15 +129,20 @@ def computed(
 
 
 class _Worker:
-    """Holds the network; one thread each, as there is a worker a processor."""
+    """Holds the network; uses one thread, because there is one worker per processor."""
 
     def __init__(self, task: Task) -> None:
-        if task.way.device == "cpu":
+        if task.backend.device == "cpu":
             torch.set_num_threads(1)
-        self.task, way = task, task.way
+        self.task, backend = task, task.backend
         self.pooled = ExitStack().enter_context(
             forward(
-                task.network, task.points, way.precision, way.device, way.engine, task.calibration
+                task.network,
+                task.points,
+                backend.precision,
+                backend.device,
+                backend.engine,
+                task.calibration,
             )
         )
 

@@ -1,4 +1,4 @@
-"""Run a network over images once and keep one vector per image from each layer."""
+"""One vector per image and layer, computed once and kept in the cache."""
 
 import copy
 import re
@@ -25,8 +25,16 @@ from ..errors import DataError, LayerError
 from ..networks.hooks import Taps
 from ..networks.network import Network, Preprocessing, tensors_sha256, with_preprocessing
 from ..networks.points import ProbePoint
-from .backends import Calibration, Way, openvino_vectors, resolved_way, torch_vectors, versions
-from .backends import resolved_device as resolved_device  # offered from here as well
+from .backends import (
+    Backend,
+    Calibration,
+    openvino_vectors,
+    quantisation,
+    resolved_backend,
+    torch_vectors,
+    versions,
+)
+from .backends import resolved_device as resolved_device  # also imported from here
 from .backends import resolved_precision as resolved_precision
 
 CALIBRATION_IMAGES = 90
@@ -34,25 +42,25 @@ ROWS_MOVED = 4096
 
 RECIPE = 2  # part of every cache key: raise it when the same settings would give other vectors
 
-# numbers of the images, a matrix a layer, and why other images could not be read, by their number
+# numbers of the images, one matrix per layer, and why other images cannot be read, by number
 Batch: TypeAlias = tuple[list[int], list[Float32[np.ndarray, "_ _"]], dict[int, str]]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Task:
-    """What is computed of images: all that whoever computes it must be told."""
+    """Everything that is needed to compute features of images, here or on a worker."""
 
     network: Network
     points: tuple[ProbePoint, ...]
     fit: str
-    way: Way
+    backend: Backend
     batch_size: int
     calibration: Calibration | None = None  # for int8
 
 
 @dataclass(frozen=True, slots=True)
 class Computation:
-    """How images are shown to a network and its features are computed.
+    """How images become the input of a network, and how its features are computed.
 
     Args:
         fit: How images are brought to the input size.
@@ -85,7 +93,7 @@ class Computation:
             raise DataError(f"--batch-size must be at least 1, got {self.batch_size}.")
 
     def shown(self, network: Network) -> Network:
-        """The network with the preprocessing that is asked for instead of its own."""
+        """The network with the preprocessing given here instead of its own."""
         return with_preprocessing(
             network,
             input_size=self.input_size,
@@ -100,9 +108,9 @@ Compute: TypeAlias = Callable[[Task, Sequence[Image], Sequence[int]], Iterator[B
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Extracted:
-    """Pooled outputs of the layers, one row an image that could be read."""
+    """Pooled outputs of the layers, one row per image that could be read."""
 
-    matrices: dict[str, Float[np.ndarray, "n d"]]  # by layer; float16 if asked, on disk if large
+    matrices: dict[str, Float[np.ndarray, "n d"]]  # by layer; float16 with `half`, on disk if large
     is_read: Bool[np.ndarray, " all"]  # which of the images have a row
     left_out: tuple[LeftOut, ...]
     precision: str
@@ -121,23 +129,23 @@ def extract_features(
     progress: Progress | None = None,
     stage: str = "features",
 ) -> Extracted:
-    """The features of all images at all points, from the cache where they are in it.
+    """Features of all images at all points, from the cache where they have been computed before.
 
     Args:
-        compute: who computes what is not in the cache; this process by default.
-        stage: what the progress is called.
+        compute: computes what is not in the cache: this process by default, or a cluster.
+        stage: the name of this stage in progress reports.
 
     Raises:
         DataError: if no image could be read.
     """
     start = time.perf_counter()
     asked = computation or Computation()
-    way = resolved_way(asked.engine, asked.precision, asked.device)
+    backend = resolved_backend(asked.engine, asked.precision, asked.device)
     keys, unreadable = _content_keys(images)
     calibration = None
-    if way.precision == "int8":
+    if backend.precision == "int8":
         calibration = calibration_of([images[i] for i in keys], network.preprocessing, asked.fit)
-    task = Task(network, tuple(points), asked.fit, way, asked.batch_size, calibration)
+    task = Task(network, tuple(points), asked.fit, backend, asked.batch_size, calibration)
     kept_as = {"kept": "float16"} if asked.half else {}
     setting = cache.setting_hash(setting_of(task) | kept_as)
     table = _Table(points, [*keys.values()], half=asked.half)
@@ -148,13 +156,13 @@ def extract_features(
     n_done, n_computed = len(keys) - len(pending), 0
     if progress:
         progress(stage, n_done, len(keys))
-    for numbers, answers, bad in (compute or computed_here)(task, images, pending):
+    for numbers, outputs, bad in (compute or computed_here)(task, images, pending):
         unreadable.update(bad)
         if numbers:
             kind = np.float16 if asked.half else np.float32
-            with np.errstate(over="ignore"):  # what is then infinite is refused as such
-                answers = [answer.astype(kind, copy=False) for answer in answers]
-            matrices = dict(zip(table.names, answers, strict=True))
+            with np.errstate(over="ignore"):  # `check_finite` refuses what becomes infinite
+                outputs = [output.astype(kind, copy=False) for output in outputs]
+            matrices = dict(zip(table.names, outputs, strict=True))
             cache.add_shard(setting, [keys[i] for i in numbers], matrices)
             table.fill([keys[i] for i in numbers], matrices)
             n_computed += len(numbers)
@@ -169,17 +177,19 @@ def extract_features(
             f"None of {len(images)} images could be read ({why}). Check the folder of images."
         )
     matrices = table.matrices()
-    twins = {key: reason for i, reason in unreadable.items() if (key := keys.get(i))}
+    same_content = {key: reason for i, reason in unreadable.items() if (key := keys.get(i))}
     left_out = tuple(
-        LeftOut(images[i].name, unreadable.get(i) or twins[keys[i]])
+        LeftOut(images[i].name, unreadable.get(i) or same_content[keys[i]])
         for i in map(int, np.flatnonzero(~is_read))
     )
     seconds = time.perf_counter() - start
-    return Extracted(matrices, is_read, left_out, way.precision, n_computed, seconds, way.engine)
+    return Extracted(
+        matrices, is_read, left_out, backend.precision, n_computed, seconds, backend.engine
+    )
 
 
 class _Table:
-    """A matrix a layer, with a row an image, filled as rows come in; on disk if it is large.
+    """One matrix per layer with one row per image, filled as rows come in; on disk if large.
 
     Args:
         keys: of the images, in order; images with the same content share one.
@@ -239,32 +249,33 @@ def forward(
     if engine == "torch":
         yield torch_vectors(taps, precision, device)
         return
-    layers, setting = [_stored_name(point) for point in points], _network_setting(network)
+    layers, setting = [_stored_name(point) for point in points], network_setting(network)
     example = network.example().to(device)
     yield openvino_vectors(taps, layers, example, setting, precision, calibration)
 
 
 def setting_of(task: Task) -> dict[str, object]:
     """Everything that shapes a vector, apart from the image and the layer."""
-    way = task.way
-    setting = _network_setting(task.network) | {
+    backend = task.backend
+    setting = network_setting(task.network) | {
         "recipe": RECIPE,
         "fit": task.fit,
-        "precision": way.precision,
-        "device": torch.device(way.device).type,
+        "precision": backend.precision,
+        "device": torch.device(backend.device).type,
     }
-    if way.engine == "openvino":
-        setting["engine"] = versions(way.precision)
+    if backend.engine == "openvino":
+        setting["engine"] = versions(backend.precision)
     if task.calibration is not None:
         setting["calibration"] = task.calibration.name
+        setting["quantised"] = quantisation()
     return setting
 
 
 def computed_here(task: Task, images: Sequence[Image], numbers: Sequence[int]) -> Iterator[Batch]:
-    """The features of the images with these numbers, batch by batch, by this process."""
-    way, network = task.way, task.network
+    """Features of the images with these numbers, batch by batch, computed by this process."""
+    backend, network = task.backend, task.network
     with forward(
-        network, task.points, way.precision, way.device, way.engine, task.calibration
+        network, task.points, backend.precision, backend.device, backend.engine, task.calibration
     ) as pooled:
         for good, batch, bad in decoded(
             images, numbers, network.preprocessing, task.fit, batch_size=task.batch_size
@@ -273,7 +284,7 @@ def computed_here(task: Task, images: Sequence[Image], numbers: Sequence[int]) -
 
 
 def calibration_of(images: Sequence[Image], preprocessing: Preprocessing, fit: str) -> Calibration:
-    """Some of the images, evenly chosen, as int8 takes its ranges from them."""
+    """Some of the images, evenly spaced, from which int8 takes its ranges."""
     chosen = [images[number] for number in evenly(len(images), CALIBRATION_IMAGES)]
     keys = [image.key() for image in chosen]
     shown = {"preprocessing": asdict(preprocessing), "fit": fit}
@@ -308,18 +319,18 @@ def decoded(
     try:
         refill()
         while ahead:
-            good, pictures, bad = [], [], {}
+            good, pixels, bad = [], [], {}
             for _ in range(min(batch_size, len(ahead))):
                 number, future = ahead.popleft()
                 try:
-                    pictures.append(future.result())
+                    pixels.append(future.result())
                     good.append(number)
                 except DataError as error:
                     bad[number] = _reason(error, images[number])
             refill()
             stacked = (
-                np.stack(pictures)
-                if pictures
+                np.stack(pixels)
+                if pixels
                 else np.zeros((0, frame.height, frame.width, 3), np.uint8)
             )
             yield good, preprocessing.tensor(stacked), bad
@@ -334,10 +345,10 @@ def _pixels(image: Image, frame: Frame, preprocessing: Preprocessing) -> UInt8[n
     return fitted(image.decode(frame), frame, preprocessing.interpolation, preprocessing.fill())
 
 
-def _network_setting(network: Network) -> dict[str, object]:
+def network_setting(network: Network) -> dict[str, object]:
     """Everything about the network that shapes a vector.
 
-    Code is no part of a state dict: what the network answers to a fixed input stands for it.
+    A state dict does not hold the code; the network's outputs for a fixed input stand for it.
     """
     modules = [name for name, _ in network.module.named_modules()]
     text = re.sub(r"0x[0-9a-f]+", "", str(network.module))  # addresses differ from run to run
@@ -351,7 +362,7 @@ def _network_setting(network: Network) -> dict[str, object]:
 
 
 def _fingerprint(network: Network) -> list[str]:
-    """The network's answer to its example, module by module, to three digits."""
+    """Mean absolute output of each module for the example of the network, to three digits."""
     collected: list[str] = []
 
     def keep(module: nn.Module, args: object, output: object) -> None:
@@ -371,7 +382,7 @@ def _stored_name(point: ProbePoint) -> str:
 
 
 def _content_keys(images: Sequence[Image]) -> tuple[dict[int, str], dict[int, str]]:
-    """Hashes of the images' content, and the reasons of those that cannot be read."""
+    """Hashes of the images' content, and why the others cannot be read."""
     keys: dict[int, str] = {}
     unreadable: dict[int, str] = {}
     for index, key in enumerate(keys_of(images)):
@@ -396,11 +407,11 @@ def provenance(
     found: Extracted | None = None,
     image_set: ImageSet | None = None,
 ) -> dict[str, object]:
-    """What a result was computed from, and how: facts of `run.json` that all commands share.
+    """What a result was computed from, and how: the facts of `run.json` that all commands share.
 
     Args:
-        settings: what was asked for, by option.
-        found: the features, if they were kept.
+        settings: values of the options.
+        found: the features, if the command keeps them.
         image_set: the images, if there are any.
     """
     computed = {} if found is None else {"precision": found.precision, "engine": found.engine}
@@ -416,7 +427,12 @@ def provenance(
     }
 
 
-def check_finite(network: Network, features: Extracted) -> None:
+def check_finite(network: Network, features: Extracted, where: str = "") -> None:
+    """Refuse features that are not finite; `where` is added to the message.
+
+    Raises:
+        LayerError: naming the first such layer.
+    """
     for layer, matrix in features.matrices.items():
         n_bad = 0
         for start in range(0, len(matrix), CHECKED_ROWS):
@@ -427,8 +443,8 @@ def check_finite(network: Network, features: Extracted) -> None:
             without_half = " and no --half" if matrix.dtype == np.float16 else ""
             raise LayerError(
                 f"Layer {layer!r} of {network.name} gave values that are not finite for {n_bad} "
-                f"of {len(matrix)} images. Try --precision float32{without_half}, or choose other "
-                "--layers."
+                f"of {len(matrix)} images{where}. Try --precision float32{without_half}, or choose "
+                "other --layers."
             )
 
 
@@ -471,5 +487,5 @@ class Stages:
         return found
 
     def report(self, stage: str) -> Callable[[int, int], None]:
-        """Progress of a stage that counts for itself."""
+        """A progress callback for a stage that counts its own steps."""
         return lambda done, total: self.progress(stage, done, total) if self.progress else None

@@ -1,6 +1,6 @@
-"""Figures of what is measured beside the curve, each drawn from its table in long form.
+"""Figures of the analyses next to the curve, each drawn from its table in long form.
 
-A part that the table does not have is not drawn. Bands are the intervals of the table.
+A panel without rows in the table is not drawn. Bands are the intervals of the table.
 """
 
 import math
@@ -29,7 +29,7 @@ from .drawing import (
     shade_looks,
 )
 
-Looks: TypeAlias = dict[Look, dict[str, Any]]  # what a line is of, by columns
+Looks: TypeAlias = dict[Look, dict[str, Any]]  # the rows of a line, by columns
 
 OF_ALL = ("model", "weights", "n_images", "layer", "alias", "depth")
 VALUE = ("quantity", "value", "low", "high")
@@ -40,27 +40,34 @@ LINES = (
     Look("", QUIET, ":", "D", 1.8, 0.08),
 )
 HEIGHT = 125.0  # of a panel
-GROUPS = 10  # of images of like scale
+GROUPS = 10  # of images of similar scale
 SCALE = Scale("predicted scale", top=0.1)
 
-CHANGES = {"image-size": "Picture resized", "object-scale": "Object cropped in or padded out"}
-ANSWERS = {
-    "agreement": "same first class",
+CHANGES = {
+    "image-size": "Image resized",
+    "object-scale": "Object scaled by cropping or padding",
+}
+OUTPUTS = {
+    "agreement": "same top class",
     "probability_change": "change of its probability",
     "jensen_shannon": "Jensen-Shannon distance",
 }
 SHARE = Scale("share, distance")
 MOVES = {
-    "drift": ("drift in an octave", Scale("1 − cosine", top=0.1)),
+    "drift": ("drift per octave", Scale("1 − cosine", top=0.1)),
     "map_error": (
         "error of the best linear map",
         Scale("error / variance", named={1.0: "unrelated"}),
     ),
 }
-PADDINGS = {"zeros": "padded with zeros", "reflect": "reflected", "circular": "circular"}
+PADDINGS = {
+    "zeros": "zero padding",
+    "reflect": "reflection padding",
+    "circular": "circular padding",
+}
 SCENES: tuple[tuple[str, Scale, dict[str, str]], ...] = (
     (
-        "Read from the features, the other being known",
+        "Predicted from the features, the other one held constant",
         replace(R2, label="partial R²"),
         {"object_scale_partial_r2": "object scale", "image_size_partial_r2": "image size"},
     ),
@@ -74,18 +81,18 @@ SCENES: tuple[tuple[str, Scale, dict[str, str]], ...] = (
         },
     ),
     (
-        "Only the object resized, in the same picture",
+        "Only the object resized, in the same image",
         Scale("covariance gain", bottom=-0.1, named={1.0: "1: covariant", 0.0: "0: invariant"}),
         {"gain": "gain", "r2": "R² of the probe"},
     ),
     (
-        "What a leak alone can buy",
+        "Predicted from a leak alone",
         R2,
         {
             "blur_leak": "blur",
-            "padding_zeros_leak": "padding with zeros",
-            "padding_reflect_leak": "padding, reflected",
-            "padding_circular_leak": "padding, circular",
+            "padding_zeros_leak": "zero padding",
+            "padding_reflect_leak": "reflection padding",
+            "padding_circular_leak": "circular padding",
         },
     ),
 )
@@ -115,33 +122,33 @@ BY_CHANCE = Look("shuffled measure", QUIET, ":", "", 1.8)
 
 
 def invariance_drawing(table: pd.DataFrame) -> Drawing:
-    """How the answer changes with the size of the picture, and with the scale of the object.
+    """How the prediction changes with the size of the image, and with the scale of the object.
 
     Args:
-        table: as `invariance` gives it, of one model; a network without logits has no answers.
+        table: of `invariance`, of one model; a network without logits has no predictions.
 
     Raises:
-        DataError: if a column or all of the quantities are not there, or there are several models.
+        DataError: if a column or all of the quantities are missing, or there are several models.
     """
-    rows = _rows(table, "invariance", ("change", "octaves", *VALUE), ANSWERS)
+    rows = _rows(table, "invariance", ("change", "octaves", *VALUE), OUTPUTS)
     octaves = sorted({row["octaves"] for row in rows})
     panels: list[Panel] = []
     for change, title in CHANGES.items():
         here = [row for row in rows if row["change"] == change]
-        panels += _panel(title, SHARE, here, octaves, _looks("quantity", ANSWERS), x="octaves")
-    sides = "side, times the usual one"
+        panels += _panel(title, SHARE, here, octaves, _looks("quantity", OUTPUTS), x="octaves")
+    sides = "side, relative to the training resolution"
     return Drawing(
         rows[0]["model"], _caption(rows), [*map(_factor, octaves)], panels, axis_name=sides
     )
 
 
 def drift_drawing(table: pd.DataFrame) -> Drawing:
-    """How far the features of each layer move in an octave of size, and whether linearly.
+    """How far the features of each layer move per octave of size, and whether linearly.
 
-    Steps that begin at whole octaves are drawn, so that none overlap; all where there are none.
+    Steps that begin at whole octaves are drawn, so that none overlap; all steps if there are none.
 
     Args:
-        table: as `invariance` gives it, of one model.
+        table: of `invariance`, of one model.
 
     Raises:
         DataError: as `invariance_drawing`.
@@ -161,13 +168,13 @@ def drift_drawing(table: pd.DataFrame) -> Drawing:
 
 
 def noise_drawing(table: pd.DataFrame) -> Drawing:
-    """R² of the image size by layer where the images are noise, a panel a kind of noise.
+    """R² of the image size by layer where the images are noise, one panel per kind of noise.
 
     Args:
-        table: as `noise_curve` gives it, of one model.
+        table: `noise.csv`, of one model.
 
     Raises:
-        DataError: if a column or all rows are not there, or there are several models.
+        DataError: if a column or all rows are missing, or there are several models.
     """
     y = ("r2", "r2_low", "r2_high")
     rows = _rows(table, "noise", ("noise", "padding", *y))
@@ -175,18 +182,18 @@ def noise_drawing(table: pd.DataFrame) -> Drawing:
     panels: list[Panel] = []
     for kind in dict.fromkeys(row["noise"] for row in rows):
         here = [row for row in rows if row["noise"] == kind]
-        panels += _panel(f"Image size read from {kind} noise", R2, here, names, looks, y=y)
+        panels += _panel(f"Image size predicted from {kind} noise", R2, here, names, looks, y=y)
     return Drawing(rows[0]["model"], _caption(rows), [*names.values()], panels)
 
 
 def scenes_drawing(table: pd.DataFrame) -> Drawing:
-    """Object scale and image size apart, by layer, in made-up scenes; the gain; the leaks.
+    """Object scale and image size separated, by layer, in synthetic scenes; the gain; the leaks.
 
     Args:
-        table: as `instrument` gives it, with the leaks of paddings or without, of one model.
+        table: `scenes.csv`, with or without the leaks of paddings, of one model.
 
     Raises:
-        DataError: if a column or all of the quantities are not there, or there are several models.
+        DataError: if a column or all of the quantities are missing, or there are several models.
     """
     known = [quantity for *_, labels in SCENES for quantity in labels]
     rows = _rows(table, "scenes", VALUE, known)
@@ -198,16 +205,16 @@ def scenes_drawing(table: pd.DataFrame) -> Drawing:
 
 
 def directions_drawing(table: pd.DataFrame) -> Drawing:
-    """How stable the direction of scale is by layer, how many channels carry it, where it holds.
+    """How stable the direction of scale is by layer, how many channels carry it, its transfer.
 
-    Transfer is averaged: over the pairs of two subsets, and over the subsets and their own images.
-    So is what a shuffled measure gives.
+    Transfer is averaged over the pairs of different subsets, and over the subsets tested on their
+    own images. The shuffled measure is averaged over subsets.
 
     Args:
-        table: as `rcv` gives it, of one model.
+        table: `rcv.csv`, of one model.
 
     Raises:
-        DataError: if a column or all of the quantities are not there, or there are several models.
+        DataError: if a column or all of the quantities are missing, or there are several models.
     """
     by_chance = [shuffled for *_, shuffled in DIRECTIONS.values()]
     known = (*DIRECTIONS, *by_chance, "transfer_r2")
@@ -232,18 +239,20 @@ def directions_drawing(table: pd.DataFrame) -> Drawing:
 
 
 def predicted_drawing(predictions: pd.DataFrame, model: str, layer: str, label: str) -> Drawing:
-    """True against predicted scale of what one layer tells, class by class.
+    """True against predicted scale from one layer, class by class.
 
-    The places are groups of about as many images of like scale; a point is the mean of what is
-    predicted for those of a class while they were held out, the band from their 10th to their 90th
-    percentile, and the dotted line is the truth.
+    The places are equally large groups of images of similar scale; a point is the mean prediction
+    for the held-out images of a class, the band their 10th to 90th percentile, and the dotted line
+    the truth.
 
     Args:
         predictions: as `Curve.predictions` gives it.
-        label: what the layer is called.
+        model: the network.
+        layer: whose predictions.
+        label: the name of the layer in the figure.
 
     Raises:
-        DataError: if a column is not there, or no image of this layer was held out.
+        DataError: if a column is missing, or no image of this layer was held out.
     """
     columns = ("subset", "measure", "layer", "predicted")
     rows_of(predictions, columns, (), ("table of predictions", "predictions.parquet"))
@@ -262,21 +271,22 @@ def predicted_drawing(predictions: pd.DataFrame, model: str, layer: str, label: 
         low, high = each.quantile([0.1, 0.9])
         rows.append({"place": at, "subset": subset, "value": each.mean(), "low": low, "high": high})
     lines = lines_of(rows, centres.index, looks, x="place")
-    panel = Panel(f"Told by {label}, of images that were held out", SCALE, lines, 210.0)
-    names = [f"{centre:.2g}" for centre in centres]
-    caption = f"n = {len(here):,} images, in {len(centres)} groups of like scale"
-    return Drawing(model, caption, names, [panel], axis_name="true scale, mean of the group")
+    panel = Panel(f"Predicted from {label}, for held-out images", SCALE, lines, 210.0)
+    digits = 2 if centres.max() < 10 else 0
+    names = [f"{centre:,.{digits}f}" for centre in centres]
+    caption = f"n = {len(here):,} images, in {len(centres)} groups of similar scale"
+    return Drawing(model, caption, names, [panel], axis_name="true scale, mean of each group")
 
 
 def printed_drawing(table: pd.DataFrame, network: str) -> Drawing:
     """The paper's R² by layer and ours, by its method and by ridge, on its axis.
 
     Args:
-        table: as `paper.beside` gives it.
+        table: `paper.csv`.
         network: whose layers.
 
     Raises:
-        DataError: if a column is not there, or the table has no layer of this network.
+        DataError: if a column is missing, or the table has no layer of this network.
     """
     columns = ("section", "network", "item", "quantity", "paper", "ours_as_paper", "ours")
     rows = rows_of(table, (*columns, "ours_low", "ours_high"), (), ("table", "paper.csv"))
@@ -295,18 +305,19 @@ def printed_drawing(table: pd.DataFrame, network: str) -> Drawing:
             if not math.isnan(row[whose])
         ]
         panels += _panel(quantity.removeprefix("R², "), EXPONENTIAL, long, places, PRINTED)
-    return Drawing(network, "R² by layer   ·   printed, and found here", places, panels)
+    return Drawing(network, "R² by layer   ·   of the paper, and ours", places, panels)
 
 
 def saving_drawing(costs: pd.DataFrame, network: str, layer: str) -> Drawing:
-    """What of the whole network is needed up to each layer, and what a cut after one of them keeps.
+    """The share of the whole network up to each layer, and the share that a cut keeps.
 
     Args:
         costs: `layer, alias, depth, parameters, macs` up to each layer, in order of execution.
+        network: its name.
         layer: where it is cut.
 
     Raises:
-        DataError: if a column or the layer is not there.
+        DataError: if a column or the layer is missing.
     """
     columns = ("layer", "alias", "depth", "parameters", "macs")
     rows = rows_of(costs, columns, (), ("table of costs", "the table"))
@@ -323,10 +334,10 @@ def saving_drawing(costs: pd.DataFrame, network: str, layer: str) -> Drawing:
     said = ", ".join(f"{100 * share:.0f} % of {COST_OF[of]}" for of, share in here.items())
     at = [*names].index(layer)
     kept = Mark("kept", GREEN, ((-0.5, at + 0.5),), is_shaded=True, at=at + 0.5)
-    title = "Needed up to each layer"
+    title = "Cost up to each layer"
     panels = [
         replace(panel, marks=(kept,))
-        for panel in _panel(title, replace(SHARE, label="share of the whole"), long, names, COSTS)
+        for panel in _panel(title, replace(SHARE, label="share of the network"), long, names, COSTS)
     ]
     caption = f"cut after {names[layer]}   ·   keeps {said}"
     return Drawing(network, caption, [*names.values()], panels)
@@ -377,7 +388,7 @@ def _panel(
     x: str = "layer",
     y: tuple[str, str, str] = ("value", "low", "high"),
 ) -> list[Panel]:
-    """The panel, if there is anything in it."""
+    """The panel, if it has a line."""
     lines = lines_of(rows, places, looks, x=x, y=y)
     return [Panel(title, scale, lines, height_for(lines, HEIGHT))] if lines else []
 

@@ -1,4 +1,4 @@
-"""Figures of a curve, drawn from its table; nothing is computed here but places on the page."""
+"""Figures of a curve, drawn from its table; only positions in the figure are computed here."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,7 +15,6 @@ from .drawing import (
     LONGEST_TICK,
     QUIET,
     R2,
-    STYLE,
     VERMILION,
     Drawing,
     Line,
@@ -29,20 +28,6 @@ from .drawing import (
     shade_looks,
     shortened,
 )
-
-__all__ = [
-    "STYLE",
-    "curve_drawing",
-    "exponential_drawing",
-    "layer_names",
-    "learning_drawing",
-    "lines_of",
-    "range_of",
-    "rows_of",
-    "subset_drawing",
-    "subsets_of",
-    "width_drawing",
-]
 
 Rows: TypeAlias = list[dict[str, Any]]
 
@@ -70,11 +55,11 @@ INTERPOLATING = (0.5, 2.0)
 def curve_drawing(
     frame: pd.DataFrame, *, subset: str = "mean", evidence: Mapping[str, Any] | None = None
 ) -> Drawing:
-    """R² by layer with its controls, one panel a regressor, the peak of the first one marked.
+    """R² by layer with its controls, one panel per regressor, with the peak marked in the first.
 
-    The band is the interval from `r2_low` to `r2_high`; that of random weights reaches one standard
-    deviation over the twins (`r2_spread`) where it would not. A combination that the frame does not
-    have is not drawn; of the shuffled measure, only that of the network itself is.
+    The band is the interval from `r2_low` to `r2_high`; the band of random weights is at least one
+    standard deviation over the random networks (`r2_spread`). A combination that the frame lacks is
+    not drawn; of the shuffled measure, only the curve of the network itself is.
 
     Args:
         frame: the rows of `curve.csv`, of one model and one measure.
@@ -83,7 +68,7 @@ def curve_drawing(
             subset, as layers; they are marked in the first panel.
 
     Raises:
-        DataError: if a column, the subset or a layer of the evidence is not there, no row has a
+        DataError: if a column, the subset or a layer of the evidence is missing, no row has a
             known regressor, or there is more than one model or measure.
     """
     return _curve_drawing(frame, subset, R2, evidence)
@@ -121,11 +106,11 @@ def subset_drawing(frame: pd.DataFrame) -> Drawing:
 def width_drawing(frame: pd.DataFrame, subset: str = "mean") -> Drawing:
     """R² by layer of ridge, width-matched ridge and least squares, n/d on top.
 
-    n images to fit and d features: where they are about as many, least squares passes through
-    every training image and so follows the noise, whatever the layer knows.
+    With n training images and d features, where n ≈ d, least squares interpolates its training
+    images and so follows the noise, whatever the layer encodes.
 
     Raises:
-        DataError: as `curve_drawing`, or if `n_fit` or `n_features` is not there.
+        DataError: as `curve_drawing`, or if `n_fit` or `n_features` is missing.
     """
     rows, caption = _chosen(_rows(frame, "n_fit", "n_features"), subset)
     labels, (kind, _) = _labels(rows), _main(rows)
@@ -146,7 +131,7 @@ def width_drawing(frame: pd.DataFrame, subset: str = "mean") -> Drawing:
     mark = Mark("n ≈ d: least squares interpolates noise", VERMILION, spans, is_shaded=True)
     is_marked = spans and any(row["regressor"] == "ols" for row in own)
     panel = Panel(
-        "n images to fit, d features",
+        "n training images, d features",
         R2,
         lines_of(own, labels, looks, y=R2_COLUMNS),
         235.0,
@@ -157,13 +142,13 @@ def width_drawing(frame: pd.DataFrame, subset: str = "mean") -> Drawing:
 
 
 def learning_drawing(frame: pd.DataFrame, subset: str = "mean") -> Drawing:
-    """R² by layer for every number of images to fit, one panel a regressor.
+    """R² by layer for every number of training images, one panel per regressor.
 
     Args:
         frame: as `Curve.learning` gives it.
 
     Raises:
-        DataError: as `curve_drawing`, or if `n_fit` is not there.
+        DataError: as `curve_drawing`, or if `n_fit` is missing.
     """
     rows, caption = _chosen(_rows(frame, "n_fit"), subset)
     labels, (kind, main) = _labels(rows), _main(rows)
@@ -183,20 +168,23 @@ def learning_drawing(frame: pd.DataFrame, subset: str = "mean") -> Drawing:
 
 
 def subsets_of(frame: pd.DataFrame) -> list[str]:
+    """The subsets without their mean, in order."""
     return [name for name in dict.fromkeys(map(str, frame["subset"])) if name != "mean"]
 
 
 def rows_of(
     table: pd.DataFrame, columns: Sequence[str], alike: Sequence[str], names: tuple[str, str]
 ) -> Rows:
-    """The rows of a table; names are text, and `alias` is what to call the layer.
+    """The rows of a table; names are text, and `alias` is the name of the layer in figures.
 
     Args:
+        table: as scalecut wrote it.
+        columns: that it must have.
         alike: columns that must have one value.
-        names: what the table is of, and what it can be got from.
+        names: what the table is of, and where it comes from, for messages.
 
     Raises:
-        DataError: if a column is not there, or one of `alike` has several values.
+        DataError: if a column is missing, or one of `alike` has several values.
     """
     what, source = names
     missing = [column for column in columns if column not in table.columns]
@@ -210,20 +198,20 @@ def rows_of(
         if len(values) > 1:
             raise DataError(
                 f"The {what} has {len(values)} {column.removesuffix('s')}s, {values[0]!r} and "
-                f"{values[1]!r} first; a figure shows one. Choose one: "
+                f"{values[1]!r} first; a figure shows one. Choose it with "
                 f"frame[frame.{column} == {values[0]!r}]."
             )
     rows: Rows = table.to_dict("records")
     for row in rows:
         row |= {name: str(row[name]) for name in ("model", "subset", "layer") if name in row}
-        # an empty alias comes back from a csv as nan
+        # an empty alias becomes nan in a CSV file
         alias = row.get("alias")
         row["alias"] = (isinstance(alias, str) and alias) or row.get("layer")
     return rows
 
 
 def layer_names(rows: Rows) -> dict[str, str]:
-    """What each layer is called, from input to output."""
+    """The name of each layer in figures, from input to output."""
     return {row["layer"]: row["alias"] for row in sorted(rows, key=lambda row: row["depth"])}
 
 
@@ -235,7 +223,7 @@ def lines_of(
     x: str = "layer",
     y: tuple[str, str, str] = ("value", "low", "high"),
 ) -> list[Line]:
-    """A line of each look for which there are rows: what these have in the columns `y`."""
+    """A line per look that has rows: their columns `y`, at the places in column `x`."""
     places, lines = list(places), []
     for look, wanted in looks.items():
         by_place = {row[x]: row for row in rows if wanted.items() <= row.items()}
@@ -248,6 +236,7 @@ def lines_of(
 
 
 def range_of(rows: Rows, column: str) -> str:
+    """The values of a column as text, from the lowest to the highest."""
     counts = [row[column] for row in rows]
     low, high = f"{min(counts):,.0f}", f"{max(counts):,.0f}"
     return low if low == high else f"{low} to {high}"
@@ -287,7 +276,7 @@ def _rows(frame: pd.DataFrame, *more: str) -> Rows:
     if not _regressors(rows) or not _labels(rows):
         raise DataError(
             f"The curve has {len(frame)} rows, none of them of the regressors ridge or ols. "
-            "Run `scalecut probe` again; a finished run has rows of one of them."
+            "Run `scalecut probe` again with --regressor ridge or ols."
         )
     return rows
 
@@ -313,7 +302,7 @@ def _chosen(rows: Rows, subset: str) -> tuple[Rows, str]:
 def _caption(rows: Rows, subset_text: str) -> str:
     n = f"n = {range_of(rows, 'n_images')} images"
     if "n_fit" in rows[0]:
-        n = f"{range_of(rows, 'n_images')} images, n = {range_of(rows, 'n_fit')} to fit"
+        n = f"{range_of(rows, 'n_images')} images, n = {range_of(rows, 'n_fit')} for training"
     return f"measure: {rows[0]['measure']}   ·   {subset_text}   ·   {n}"
 
 
@@ -329,7 +318,7 @@ def _regressors(rows: Rows) -> list[str]:
 
 
 def _labels(rows: Rows) -> dict[str, str]:
-    """What each layer is called; the pixels are none of the network."""
+    """The name of each layer in figures; pixels are no layer."""
     return layer_names([row for row in rows if row["weights"] != "pixels"])
 
 
@@ -338,16 +327,13 @@ def _is_of_pixels(row: dict[str, Any]) -> bool:
 
 
 def _level(row: dict[str, Any], count: int) -> Line:
-    """A value without a layer, the same across."""
+    """A value without a layer: the same at every place."""
     nowhere = np.full(count, math.nan)
     return Line(PIXELS, np.full(count, float(row["r2"])), nowhere, nowhere, is_level=True)
 
 
 def _with_spread(rows: Rows) -> Rows:
-    """The same, the interval of random weights as wide as the spread of the twins, or wider.
-
-    It ends at 1, as R² does.
-    """
+    """The same rows; the interval of random weights covers the spread of the networks, up to 1."""
     wide: Rows = []
     for row in rows:
         spread = row.get("r2_spread", math.nan) if row["weights"] == "random" else math.nan
@@ -358,38 +344,38 @@ def _with_spread(rows: Rows) -> Rows:
 
 
 def _peak(line: Line, labels: Mapping[str, str], layer: str | None = None) -> Peak | None:
-    """At the layer, or else where the line is highest; nothing if there is nothing."""
-    if not np.isfinite(line.values).any():
-        return None
+    """At the layer, or else where the line is highest; None where that is below the floor."""
     highest = int(np.argmax(np.where(np.isfinite(line.values), line.values, -np.inf)))
     at = highest if layer is None else list(labels).index(layer)
+    if not line.values[at] >= R2.floor:
+        return None
     name = shortened(list(labels.values())[at], 2 * LONGEST_TICK)
     r2 = f"{line.values[at]:.2f}".replace("-", "−")
     return Peak(line, at, f"peak: {name}, R² {r2}")
 
 
 def _marks(evidence: Mapping[str, Any], labels: Mapping[str, str]) -> tuple[Mark, ...]:
-    """The confidence set of the peak; the fall between two layers, in the shade of its interval."""
+    """The confidence set of the peak; the drop between two layers, in the shade of its interval."""
     has_fall = evidence["fall_after"] is not None
     falls = [evidence[f"fall_{end}"] for end in ("after", "first", "last")] if has_fall else []
     layers = list(labels)
     for name in (evidence["peak"], *evidence["confidence_set"], *falls):
         if name not in labels:
             raise DataError(
-                f"The evidence names the layer {name!r}, which is none of the {len(layers)} of the "
-                f"curve, {layers[0]!r} to {layers[-1]!r}. Give the evidence of the same curve."
+                f"The evidence names the layer {name!r}, but the curve has {len(layers)} others, "
+                f"{layers[0]!r} to {layers[-1]!r}. Give the evidence of the same curve."
             )
     places = sorted(layers.index(name) for name in evidence["confidence_set"])
     best = Mark("95 % set of the peak", BLUE, _spans(places))
     if not has_fall:
         return (best,)
     after, first, last = map(layers.index, falls)
-    fall = Mark("falls here", INK, ((float(first), last + 1.0),), is_shaded=True, at=after + 0.5)
+    fall = Mark("drop", INK, ((float(first), last + 1.0),), is_shaded=True, at=after + 0.5)
     return best, fall
 
 
 def _spans(places: Sequence[int]) -> tuple[tuple[float, float], ...]:
-    """Ascending places as stretches without a gap."""
+    """Ascending places as spans without a gap."""
     starts = [place for place in places if place - 1 not in places]
     ends = [place for place in places if place + 1 not in places]
     return tuple((start - 0.5, end + 0.5) for start, end in zip(starts, ends, strict=True))

@@ -1,10 +1,10 @@
-"""A page of panels over the same named places: layers from input to output, or sizes.
+"""A figure of panels over the same named places: layers from input to output, or sizes.
 
-Lines are named where they end, so there is no legend. Values below the floor of a panel are not
+Lines are labelled where they end, so there is no legend. Values below the floor of a panel are not
 drawn to scale: a strip under the panel has a marker and the value instead, so that one layer at
--300 hides no other. What is set apart among the places has a bar with a name above the panel.
+-300 hides no other. Marked places have a bar with a name above the panel.
 
-Lengths are in points, 72 to the inch, as matplotlib counts type. Shape: L places.
+Lengths are in points, 72 per inch, as in matplotlib. Shape: L places.
 """
 
 import math
@@ -52,7 +52,7 @@ MARKERS = ("s", "^", "D", "v", "P")  # 7, 4 and 5 have no common factor: 140 loo
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """What tells a line from the others, in colour and in grey."""
+    """What distinguishes a line from the others, in colour and in grey."""
 
     label: str
     colour: str
@@ -64,20 +64,20 @@ class Look:
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A value at each place with its interval, nan where a place has none."""
+    """A value per place with its interval, nan where there is none."""
 
     look: Look
     values: Values
     low: Values
     high: Values
-    is_level: bool = False  # the same everywhere: no value of these places
+    is_level: bool = False  # the same at every place
 
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """How values are shown: `shown` of them is drawn; what lies below `floor` is written instead.
+    """How values are drawn: `shown` of them; values below `floor` are written instead.
 
-    The axis spans `bottom` to `top`, both as shown, or further if a value does.
+    The axis spans `bottom` to `top`, both as shown, or more if a value lies beyond.
     """
 
     label: str
@@ -90,7 +90,7 @@ class Scale:
 
 @dataclass(frozen=True, slots=True)
 class Peak:
-    """The value of `line` at place number `at`, and what is written there."""
+    """The value of `line` at place number `at`, and its label."""
 
     line: Line
     at: int
@@ -99,10 +99,10 @@ class Peak:
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """Places set apart: a bar above the panel over each span, with the name above the longest.
+    """Marked places: a bar above the panel over each span, with the name above the longest.
 
-    Place i reaches from i - 0.5 to i + 0.5. The line `at` goes down the panel, and so does a shade
-    under the bars if `is_shaded`.
+    Place i reaches from i - 0.5 to i + 0.5. A line is drawn down the panel at `at`, and the
+    panel is shaded under the bars if `is_shaded`.
     """
 
     name: str
@@ -122,7 +122,7 @@ class Panel:
     height: float
     peak: Peak | None = None
     marks: tuple[Mark, ...] = ()
-    numbers: tuple[str, list[str]] | None = None  # a second axis on top: its name, and as text
+    numbers: tuple[str, list[str]] | None = None  # a second axis on top: its name and texts
 
 
 R2 = Scale("held-out R²", floor=-1.0, bottom=-0.1)
@@ -130,14 +130,14 @@ R2 = Scale("held-out R²", floor=-1.0, bottom=-0.1)
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """What the panels of a figure have in common."""
+    """What the panels of a figure share."""
 
     places: list[str]
     tick_type: float
     left: float
     width: float
     spacing: float
-    slant: float  # how deep the names of the places hang, 0 where they fit side by side
+    slant: float  # height of slanted names, 0 where level ones fit
     axis_name: str
 
 
@@ -146,8 +146,11 @@ class Drawing:
     """What a figure holds, before it has a size.
 
     Args:
-        places: what the L places are called, from left to right.
-        axis_name: what they are; nothing for layers, whose names tell.
+        heading: the network.
+        caption: below the heading.
+        places: the names of the L places, from left to right.
+        panels: from top to bottom.
+        axis_name: below the places; empty for layers.
     """
 
     heading: str
@@ -158,7 +161,7 @@ class Drawing:
 
 
 def page_figure(drawing: Drawing) -> Figure:
-    """Stack the panels from the top; the page grows with the strips and the length of the names."""
+    """The panels below each other; the figure grows with the strips and the length of the names."""
     panels, axis_name = drawing.panels, drawing.axis_name
     with matplotlib.rc_context(STYLE):
         page = _page(drawing.places, panels, axis_name)
@@ -191,7 +194,7 @@ def named_look(name: str, number: int) -> Look:
 
 
 def shade_looks(names: Sequence[str], ramp: str, first: float, last: float) -> list[Look]:
-    """The looks of lines that have an order, by the part of a colour map from first to last."""
+    """The looks of ordered lines: colours of a colour map, from `first` to `last` (0 to 1)."""
     shades = matplotlib.colormaps[ramp](np.linspace(last, first, len(names))[::-1])
     markers = ("o", *MARKERS)
     return [
@@ -201,7 +204,7 @@ def shade_looks(names: Sequence[str], ramp: str, first: float, last: float) -> l
 
 
 def height_for(lines: Sequence[Line], least: float) -> float:
-    """High enough for the names of the lines."""
+    """A height at which the names of the lines fit."""
     return max(least, NAME_LINE * (len(lines) + 1))
 
 
@@ -228,7 +231,7 @@ def _write_heading(figure: Figure, heading: str, caption: str, left: float) -> N
 
 
 def _head(panel: Panel, page: Page) -> float:
-    """What stands above the axes: numbers, the title with marks beside it, more marks."""
+    """The height above the axes: numbers, the title with marks next to it, more marks."""
     row = max((row for row, _, _ in _placed_marks(panel, page)), default=0)
     return TITLE + MARK_ROW * row + NUMBER_ROW * (panel.numbers is not None)
 
@@ -265,7 +268,7 @@ def _draw_panel(axes: Axes, panel: Panel, page: Page) -> None:
 
 
 def _limits(panel: Panel) -> tuple[float, float, float]:
-    """The lowest value or a little below the floor, the end of the axis, the name of the peak."""
+    """The lower end, the upper end of the axis, and the upper end with the label of the peak."""
     scale = panel.scale
     values = scale.shown(np.concatenate([np.zeros(0), *(line.values for line in panel.lines)]))
     highs = [line.high for line in panel.lines if line.look.band_opacity]
@@ -298,7 +301,7 @@ def _draw_line(axes: Axes, line: Line, scale: Scale, page: Page) -> None:
     if look.band_opacity:
         low, high = scale.shown(line.low), scale.shown(line.high)
         axes.fill_between(x, low, high, color=look.colour, alpha=look.band_opacity, lw=0)
-    # where markers would hide the dashes, only a value without neighbours has one
+    # where markers would hide the dashes, only a value without neighbours gets one
     there = np.isfinite(np.pad(line.values, 1, constant_values=np.nan))
     alone = np.flatnonzero(there[1:-1] & ~there[:-2] & ~there[2:])
     axes.plot(
@@ -309,7 +312,7 @@ def _draw_line(axes: Axes, line: Line, scale: Scale, page: Page) -> None:
 
 
 def _name_lines(axes: Axes, panel: Panel, ceiling: float) -> None:
-    """Write each line's name right of where it ends; one that ends off the scale has a strip."""
+    """Write each line's name right of its end; a line that ends below the floor has a strip."""
     (bottom, top), scale, edge = axes.get_ylim(), panel.scale, axes.get_xlim()[1]
     ends = [
         (_shown(scale, value), edge, name, INK if value == 0 else QUIET)
@@ -343,7 +346,7 @@ def _spread(wanted: list[float], gap: float, low: float, high: float) -> list[fl
 
 
 def _placed_marks(panel: Panel, page: Page) -> list[tuple[int, float, Mark]]:
-    """The row of each mark from below, and the middle of its name; marks in a row do not touch."""
+    """The row of each mark from below, and the centre of its name; marks in a row do not touch."""
     placed: list[tuple[int, float, Mark]] = []
     ends = [_width(panel.title, weight="bold")]  # of what a row holds; the title is in the lowest
     for mark in sorted(panel.marks, key=lambda mark: mark.spans[0][0]):
@@ -409,7 +412,7 @@ def _below(line: Line, scale: Scale) -> Positions:
 
 
 def _draw_strip(axes: Axes, lines: list[Line], scale: Scale, page: Page) -> None:
-    """Below the floor: a row a line, with a marker at each place and its value where it fits."""
+    """Below the floor: one row per line, with a marker per place and its value where it fits."""
     bottom = STRIP_ROW * len(lines) + 2.0
     axes.set(xlim=(-0.5, len(page.places) - 0.5), ylim=(bottom, -2.0), xticks=[], yticks=[])
     axes.set_facecolor(SHADE)
@@ -429,7 +432,7 @@ def _draw_strip(axes: Axes, lines: list[Line], scale: Scale, page: Page) -> None
 
 
 def _fitting(values: Values, below: Positions, spacing: float) -> list[tuple[int, float]]:
-    """Places whose values can be written side by side, from the lowest on, and where to do so."""
+    """Places whose values can be written without overlap, the lowest first, and where."""
     written: dict[int, tuple[float, float]] = {}  # where, and half as wide
     for place in below[np.argsort(values[below], kind="stable")].tolist():
         half = (_width(_written(float(values[place])), TYPE_SMALL) / 2 + 2.0) / spacing
@@ -440,12 +443,12 @@ def _fitting(values: Values, below: Positions, spacing: float) -> list[tuple[int
 
 
 def _inside(place: int, half: float, count: int) -> float:
-    """The middle of a text so wide, at the place or as near as the edges of the axes let it be."""
+    """The centre of a text, at its place or as near as the edges of the axes allow."""
     return min(max(float(place), half - 0.5), count - 0.5 - half)
 
 
 def _draw_ticks(axes: Axes, page: Page, *, is_named: bool) -> None:
-    """Name the places, level where they fit, else aslant and every k-th, ending with the last."""
+    """Name the places, level where they fit, else slanted and every k-th, ending with the last."""
     axes.set_xticks(range(len(page.places)), minor=True)
     axes.tick_params(axis="x", which="minor", length=3, color=INK)
     if not is_named:
@@ -460,7 +463,7 @@ def _draw_ticks(axes: Axes, page: Page, *, is_named: bool) -> None:
 
 
 def _kept(count: int, wanted: float, spacing: float) -> range:
-    """Every k-th place, so that each has the room that is wanted, ending with the last."""
+    """Every k-th place, so that each has the room it needs, ending with the last."""
     step = max(1, math.ceil(wanted / spacing))
     return range((count - 1) % step, count, step)
 
@@ -482,7 +485,7 @@ def _width(text: str, size: float = TYPE, weight: str = "normal") -> float:
 
 
 def shortened(text: str, longest: int) -> str:
-    """Keep the end, in which the names of layers differ, from a dot on if there is one near."""
+    """The end of a text, in which names of layers differ; from a dot on if one is near."""
     if len(text) <= longest:
         return text
     start = len(text) - longest + 1

@@ -1,4 +1,4 @@
-"""How a result shows itself in a notebook: what was found, a table, a figure."""
+"""A result as HTML for a notebook: the finding, a figure, a table."""
 
 import base64
 import io
@@ -11,7 +11,7 @@ DOTS_PER_INCH = 120
 
 
 def html_of(finding: str, table: pd.DataFrame, figure: Figure | None = None) -> str:
-    """What Jupyter's `_repr_html_` asks for; text from files is escaped, nothing is fetched."""
+    """The HTML for Jupyter's `_repr_html_`; text is escaped, and nothing is fetched."""
     parts = [f"<p><b>{escape(finding)}</b></p>"]
     if figure is not None:
         stored = io.BytesIO()

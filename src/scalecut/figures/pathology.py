@@ -1,4 +1,4 @@
-"""Figures of a transfer: the score of every cut, what is read of each truth, and how often rightly.
+"""Figures of a transfer: the score of every cut, calibration, and recall by magnification.
 
 Drawn from the tables of a run folder. Bands are the intervals of the tables.
 """
@@ -15,11 +15,11 @@ from .drawing import BLUE, INK, QUIET, VERMILION, Drawing, Look, Mark, Panel, Sc
 from .drawing import R2 as SCALE_OF_R2
 
 SCORE = Look("each cut", BLUE, "-", "o", 2.4, 0.18)
-PROBED = Look("R² on photographs", VERMILION, "--", "s", 2.0, 0.14)
+PROBED = Look("R² of the probe", VERMILION, "--", "s", 2.0, 0.14)
 TRUTH = Look("truth", INK, ":", "", 1.6)
 HEIGHT = 190.0
 SWEPT = {
-    "kappa": ("Magnification told", "Cohen's kappa"),
+    "kappa": ("Agreement with the true magnification", "Cohen's kappa"),
     "mae": ("Error", "mean absolute error"),
 }
 
@@ -29,7 +29,7 @@ def sweep_drawing(table: pd.DataFrame, facts: Mapping[str, Any]) -> Drawing:
 
     Args:
         table: `sweep.csv`.
-        facts: of `run.json`: the task, the layers of contestants, and `agreement` if there is any.
+        facts: of `run.json`: the task, the layers of methods, and `agreement` if there is any.
     """
     columns = ("layer", "metric", "value", "low", "high", "r2", "r2_low", "r2_high")
     rows = rows_of(table, columns, (), ("sweep.csv", "the table of the run"))
@@ -48,13 +48,13 @@ def sweep_drawing(table: pd.DataFrame, facts: Mapping[str, Any]) -> Drawing:
     if any(np.isfinite(row["r2"]) for row in here):
         lines = lines_of(here, layers, {PROBED: {}}, y=("r2", "r2_low", "r2_high"))
         panels.append(
-            Panel("Scale of objects in photographs, by the probe", SCALE_OF_R2, lines, HEIGHT)
+            Panel("Object scale in natural images, by the probe", SCALE_OF_R2, lines, HEIGHT)
         )
     return Drawing(_heading(facts), _caption(facts), [*names.values()], panels)
 
 
 def calibration_drawing(table: pd.DataFrame, facts: Mapping[str, Any]) -> Drawing:
-    """What is predicted, on average, of patches by their true value.
+    """The mean prediction for patches, by their true value.
 
     Args:
         table: `calibration.csv`.
@@ -79,13 +79,15 @@ def calibration_drawing(table: pd.DataFrame, facts: Mapping[str, Any]) -> Drawin
         top=1.0 if is_area else max(truth.values()),
     )
     places = [f"{truth[g]:.0f} px" if is_area else f"{2 ** truth[g]:g}X" for g in groups]
-    axis = "true mean area of nuclei, tenths of the patches" if is_area else "true magnification"
+    axis = (
+        "true mean area of nuclei, by deciles of the patches" if is_area else "true magnification"
+    )
     panel = Panel("Mean over fits and patches", scale, lines, 2 * HEIGHT)
     return Drawing(_heading(facts), _caption(facts), places, [panel], axis_name=axis)
 
 
 def recall_drawing(table: pd.DataFrame, facts: Mapping[str, Any]) -> Drawing:
-    """Share of the patches of each magnification that come out as this one.
+    """Share of the patches of each magnification that are classified correctly.
 
     Args:
         table: `recall.csv`.
@@ -97,8 +99,8 @@ def recall_drawing(table: pd.DataFrame, facts: Mapping[str, Any]) -> Drawing:
     each = list(dict.fromkeys(row["magnification"] for row in rows))
     looks = {look: {"contestant": name} for name, look in _looks(rows).items()}
     lines = lines_of(rows, each, looks, x="magnification", y=("recall", "recall", "recall"))
-    scale = Scale("recall", named={1 / len(each): "by chance"})
-    panel = Panel("Patches told rightly, by magnification", scale, lines, 1.4 * HEIGHT)
+    scale = Scale("recall", named={1 / len(each): "chance"})
+    panel = Panel("Patches classified correctly, by magnification", scale, lines, 1.4 * HEIGHT)
     places = [f"{magnification:g}X" for magnification in each]
     return Drawing(_heading(facts), _caption(facts), places, [panel], axis_name="magnification")
 
@@ -121,9 +123,9 @@ def _marks(names: Mapping[str, str], where: Mapping[str, str]) -> tuple[Mark, ..
 
 
 def _agreed(facts: Mapping[str, Any], metric: str) -> str:
-    """How far the order of layers is that of the probe; an error is turned round for it."""
+    """The rank correlation of the scores with R²; for an error, with its sign changed."""
     for row in facts.get("agreement") or []:
-        if row["metric"] == metric:
+        if row["metric"] == metric and pd.notna(row["rho"]):
             ends = f"{row['rho']:.2f} [{row['low']:.2f}, {row['high']:.2f}]"
             return f"; rank correlation with R² {ends.replace('-', '−')}"
     return ""

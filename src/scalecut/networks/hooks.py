@@ -1,4 +1,4 @@
-"""The pooled outputs of some layers, read as a forward pass goes by.
+"""The pooled outputs of some layers, collected during a forward pass.
 
 Maps of shape (n, c, h, w) are averaged over h and w, tokens (n, tokens, c) over the patches;
 vectors (n, c) are kept as they are; lists of maps are pooled one by one and joined. The 2018 code
@@ -20,7 +20,7 @@ COPIED_AT_ONCE = 2**20  # values of a map: 4 MB
 
 
 class _AllRead(Exception):  # noqa: N818 - not an error: it ends a forward pass early
-    """The last layer that was asked for has been read."""
+    """The last layer that is needed has been read."""
 
 
 @contextmanager
@@ -68,11 +68,11 @@ def pooled_outputs(
 def pool(
     output: Tensor | Sequence[Tensor], channel_axis: int = 1, prefix_tokens: int = 0
 ) -> Tensor:
-    """Average a layer's output over its places, in float32: to (n, c); lists are joined.
+    """The mean of a layer's output over its places, in float32: (n, c); lists are concatenated.
 
     Args:
-        channel_axis: -1 where the channels come last, 0 to tell it from the shape.
-        prefix_tokens: so many tokens at the start are no patches and are left out.
+        channel_axis: -1 where the channels come last, 0 to infer it from the shape.
+        prefix_tokens: number of tokens at the start that are no patches and are skipped.
     """
     if not isinstance(output, Tensor):
         return torch.cat([pool(each, channel_axis, prefix_tokens) for each in output], dim=1)
@@ -90,10 +90,10 @@ def pool(
 
 
 class Taps(nn.Module):
-    """A network that answers with the pooled outputs of some points.
+    """A network whose outputs are the pooled outputs of some points.
 
     Args:
-        ends_early: leaves the network once they are read, which torch.export cannot follow.
+        ends_early: stop the forward pass after the last point, which torch.export cannot follow.
     """
 
     def __init__(self, module: nn.Module, points: Sequence[ProbePoint], ends_early: bool) -> None:
@@ -119,7 +119,7 @@ def _as_point(layer: str | ProbePoint) -> ProbePoint:
 
 
 def _mean(output: Tensor, places: tuple[int, ...]) -> Tensor:
-    """In float32, some images at a time where PyTorch would make a copy of a large map for it."""
+    """In float32, a few images at a time where PyTorch would copy a large map for it."""
     is_copied = output.dtype != torch.float32 and output.device.type == "cpu"
     if not is_copied or output.numel() <= COPIED_AT_ONCE:
         return output.mean(dim=places, dtype=torch.float32)

@@ -1,12 +1,12 @@
-"""The probe points of a network: where features are read, in the order in which they are computed.
+"""The probe points of a network: the places where features are read, in order of execution.
 
 A probe point is found by watching one forward pass, without a table per architecture:
 
-- a *container* hands its input from child to child (`nn.Sequential`, a stage); it is looked into;
-- a *block* is what remains: at least two weight layers whose data takes more than one way (a sum, a
-  concatenation). Everything that goes on goes through its output, which is why networks can be cut
-  there. Where a block ends in an activation of a sum (ResNet), the sum itself is read: add_k of
-  `graziani2021` is before the ReLU;
+- a *container* passes its input from child to child (`nn.Sequential`, a stage); we look inside;
+- a *block* is what remains: at least two weight layers on parallel paths (a sum, a concatenation).
+  All later computation depends on its output alone, so that networks can be cut there. Where a
+  block ends in an activation of a sum (ResNet), the sum itself is read: add_k of `graziani2021` is
+  before the ReLU;
 - where blocks hold less than half of the weight layers (VGG), the weight layers are points too,
   each with the norm and the activation that follow it.
 
@@ -52,7 +52,7 @@ class _Call:
 
 
 def probe_points(network: nn.Module, image: Tensor, also: Sequence[str] = ()) -> list[ProbePoint]:
-    """Find the probe points of `network`, in order of execution.
+    """The probe points of `network`, in order of execution.
 
     Args:
         image: a batch of one image as the network takes it, (1, c, h, w); its values do not matter.
@@ -94,7 +94,7 @@ def probe_points(network: nn.Module, image: Tensor, also: Sequence[str] = ()) ->
 
 
 def select_layers(points: Sequence[ProbePoint], patterns: Sequence[str]) -> list[ProbePoint]:
-    """Pick points by name, alias or glob (`blocks.4.*`), in order of execution.
+    """The points chosen by name, alias or glob (`blocks.4.*`), in order of execution.
 
     Raises:
         LayerError: if a pattern fits no point.
@@ -181,7 +181,7 @@ def tensors_in(found: object) -> Iterator[Tensor]:
 
 
 def _key(tensor: Tensor) -> tuple[int, int]:
-    """Tells values apart: the same memory, not written to in between (`+=` makes a new value)."""
+    """Identifies a value: its memory and version (`+=` makes a new version)."""
     return tensor.untyped_storage().data_ptr(), tensor._version
 
 
@@ -231,7 +231,7 @@ def _is_container(call: _Call, mixing: set[type], n_all: int) -> bool:
 
 
 def _is_chain(call: _Call) -> bool:
-    """Whether the children hand one value on, from the call's input to its output."""
+    """Whether the children pass one value on, from the call's input to its output."""
     if not call.children:
         return True
     keys = [call.given_key] + [child.made_key for child in call.children]
@@ -259,7 +259,7 @@ def _before_activation(block: _Call) -> _Tap:
 def _ends_of_weight_layers(leaves: list[_Call]) -> list[_Call]:
     """For every weight layer the last of the norm and activation that follow it.
 
-    An activation that is shared stands for no layer: it is called again later.
+    A shared activation ends no layer: it is called again later.
     """
     n_calls = Counter(call.name for call in leaves)
     ends: list[_Call] = []
@@ -362,7 +362,7 @@ def _aliases(points: Sequence[ProbePoint]) -> list[str]:
     return names
 
 
-# --- what is known of a point --------------------------------------------------------------------
+# --- properties of a point -----------------------------------------------------------------------
 
 
 def _point(
@@ -392,7 +392,7 @@ def _point(
 
 
 def _owner_of(network: nn.Module, name: str, attribute: str) -> nn.Module | None:
-    """The innermost module around `name` that says something of its outputs, as timm's do."""
+    """The innermost module around `name` that has this attribute, as modules of timm do."""
     parts = name.split(".") if name else []
     for n in range(len(parts), -1, -1):
         module = network.get_submodule(".".join(parts[:n]))
@@ -405,7 +405,7 @@ def channel_axis(output: Tensor, network: nn.Module | None = None) -> int:
     """Which axis of a layer's output holds the channels: 1 or -1.
 
     Maps are taken as (n, c, h, w) unless the two equal axes say (n, h, w, c); where all three are
-    equal, timm's own word (`output_fmt`) decides. Three axes are (n, tokens, c).
+    equal, timm's attribute `output_fmt` decides. Three axes are (n, tokens, c).
 
     Raises:
         LayerError: if the output is not of 2, 3 or 4 axes.
@@ -436,7 +436,7 @@ def _stride_of(output: Tensor, axis: int, image: Tensor) -> int | None:
 
 @dataclass(frozen=True, slots=True)
 class Reach:
-    """What a value depends on.
+    """The part of the network and of the image that a value depends on.
 
     Args:
         parameters: how many numbers of the network; None if it was computed without a graph.

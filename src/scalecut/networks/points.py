@@ -11,18 +11,18 @@ class ProbePoint:
 
     Args:
         layer: dotted PyTorch name; `pooled`, `logits` and `softmax` for the three last.
-        alias: the paper's name for it, or empty.
+        alias: the name of `graziani2021` for it, or empty.
         depth: 0 at the first point, 1 at the last.
         module: the module that is watched ("" is the network itself).
         side: where it is watched: `input` or `output`.
         channels: length of the pooled vector.
         channel_axis: 1 for (n, c, h, w), -1 where the channels come last.
-        prefix_tokens: tokens that are no patch (class token, registers), left out of the mean.
+        prefix_tokens: tokens that are no patches (class token, registers), not part of the mean.
         stride: input pixels per step of the map; None where there is no map.
         receptive_field: side in input pixels; None where attention or global pooling undoes it.
-        parameters: numbers of the network that the point depends on; None if it runs without grad.
-        macs: multiply-accumulates for one image, of all that is executed up to the point.
-        n_calls: how often the module runs in one pass; the last time counts.
+        parameters: number of parameters it depends on; None if the network runs without gradients.
+        macs: multiply-accumulates for one image, of everything executed up to the point.
+        n_calls: how often the module runs in one forward pass; the last call counts.
     """
 
     layer: str

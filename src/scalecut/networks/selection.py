@@ -1,4 +1,4 @@
-"""The layers that are asked for, and those of them that the network can answer for."""
+"""The layers to probe: those that are asked for and do not depend on missing weights."""
 
 import copy
 from collections.abc import Callable, Sequence
@@ -14,7 +14,8 @@ from ..data.images import LeftOut
 from ..errors import ModelError, ScalecutError
 from .hooks import pooled_outputs
 from .layers import probe_points, select_layers
-from .network import Network, load_network, with_preprocessing
+from .load import load_network
+from .network import Network, with_preprocessing
 from .points import ProbePoint
 
 COLUMNS = (
@@ -25,7 +26,7 @@ COLUMNS = (
 def chosen_points(
     network: Network, layers: Sequence[str] = ()
 ) -> tuple[list[ProbePoint], tuple[LeftOut, ...]]:
-    """The points to probe, and those that the network cannot answer for, with the reason.
+    """The points to probe, and those that depend on missing weights, with the reason.
 
     Raises:
         LayerError: if a name fits no layer.
@@ -65,11 +66,12 @@ def list_layers(
     )
     points, _ = chosen_points(network, layers)
     rows = [{name: getattr(point, name) for name in COLUMNS} for point in points]
-    return pd.DataFrame(rows, columns=list(COLUMNS))
+    whole = {"stride": "Int64", "receptive_field": "Int64"}  # missing behind global pooling
+    return pd.DataFrame(rows, columns=list(COLUMNS)).astype(whole)
 
 
 def every_point(network: Network, layers: Sequence[str] = ()) -> list[ProbePoint]:
-    """All points, and the modules among `layers` too, whether they can be answered for or not.
+    """All points, and the modules among `layers`, whether they depend on missing weights or not.
 
     Raises:
         ModelError: if the network does not run at its input size.
@@ -93,12 +95,12 @@ def refusal(
 ) -> str:
     """Why a network cannot be used on inputs of this size; empty if it can."""
     try:
-        answers = pooled(batch)
+        outputs = pooled(batch)
     except (RuntimeError, AssertionError, ValueError) as error:
         return first_line(error)
-    for point, answer in zip(points, answers, strict=True):
-        if answer.shape != (len(batch), point.channels):
-            n = answer.size // len(batch)
+    for point, output in zip(points, outputs, strict=True):
+        if output.shape != (len(batch), point.channels):
+            n = output.size // len(batch)
             return f"{point.label} gives {n} values there, not {point.channels}"
     return ""
 
@@ -106,15 +108,15 @@ def refusal(
 def answerable(
     network: Network, points: Sequence[ProbePoint]
 ) -> tuple[list[ProbePoint], tuple[LeftOut, ...]]:
-    """Points whose features do not depend on a missing tensor, and why the others are left out.
+    """Points whose features do not depend on a missing tensor, and why the others are skipped.
 
-    Missing tensors are NaN, and NaN spreads: a point that a missing tensor reaches answers NaN.
+    Missing tensors are NaN, and NaN spreads: the output of a point that depends on one is NaN.
     """
     if not network.weights.missing:
         return list(points), ()
     fine = {
         p.layer
-        for p, row in zip(points, _answers(network, points), strict=True)
+        for p, row in zip(points, _outputs(network, points), strict=True)
         if np.isfinite(row).all()
     }
     ruined = [point for point in points if point.layer not in fine]
@@ -132,8 +134,8 @@ def answerable(
     return [point for point in points if point.layer in fine], left_out
 
 
-def _answers(network: Network, points: Sequence[ProbePoint]) -> list[np.ndarray]:
-    """What the network answers to its example, in float32."""
+def _outputs(network: Network, points: Sequence[ProbePoint]) -> list[np.ndarray]:
+    """The pooled outputs of the network for its example, in float32."""
     outputs: dict[str, Tensor]
     with pooled_outputs(network.module, points) as outputs, torch.inference_mode():
         example = network.example()
@@ -142,7 +144,7 @@ def _answers(network: Network, points: Sequence[ProbePoint]) -> list[np.ndarray]
 
 
 def _causes(network: Network, ruined: Sequence[ProbePoint]) -> dict[str, str]:
-    """For every ruined point the first missing tensor that ruins it all by itself."""
+    """For every ruined point the first missing tensor that is enough to ruin it."""
     causes: dict[str, str] = {}
     for name in network.weights.missing:
         left = [point for point in ruined if point.layer not in causes]
@@ -152,11 +154,11 @@ def _causes(network: Network, ruined: Sequence[ProbePoint]) -> dict[str, str]:
         for other, tensor in trial.state_dict().items():
             if tensor.is_floating_point() and other != name:
                 tensor.nan_to_num_(nan=0.0)
-        answers = _answers(replace(network, module=trial), left)
+        outputs = _outputs(replace(network, module=trial), left)
         causes.update(
             {
                 p.layer: name
-                for p, row in zip(left, answers, strict=True)
+                for p, row in zip(left, outputs, strict=True)
                 if not np.isfinite(row).all()
             }
         )
@@ -164,5 +166,5 @@ def _causes(network: Network, ruined: Sequence[ProbePoint]) -> dict[str, str]:
 
 
 def first_line(error: Exception) -> str:
-    """The beginning of what a library said, short enough to stand inside a sentence."""
+    """The first line of an error of a library, short enough to quote in a sentence."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:100].rstrip(".")

@@ -1,4 +1,4 @@
-"""What a network needs to come as far as a point, and the network without all the rest."""
+"""A network up to a probe point: stopped there, or without the modules that run after it."""
 
 import copy
 from collections.abc import Callable, Sequence, Set
@@ -17,7 +17,7 @@ Maps = Tensor | Sequence[Tensor]
 
 
 class Reached(Exception):  # noqa: N818 - not an error: it ends a forward pass at the point
-    """The point has been reached; carries its output."""
+    """Raised at the point; carries its output."""
 
     def __init__(self, output: Maps) -> None:
         super().__init__()
@@ -25,11 +25,11 @@ class Reached(Exception):  # noqa: N818 - not an error: it ends a forward pass a
 
 
 class Stop:
-    """Leaves the forward pass at a point, the last time that its module is called.
+    """Ends the forward pass at a point, at the last call of its module.
 
     Args:
         side: `input` or `output` of the module.
-        n_calls: how often the module runs in one pass up to the point.
+        n_calls: calls of the module in one pass up to the point.
     """
 
     def __init__(self, side: str, n_calls: int) -> None:
@@ -44,7 +44,7 @@ class Stop:
             module.register_forward_hook(self._after)
 
     def run(self, forward: Callable[[Tensor], Maps], images: Tensor) -> Maps:
-        """The output at the point."""
+        """Run `forward` up to the point and return the output there."""
         self.left = self.n_calls
         try:
             return forward(images)
@@ -64,39 +64,40 @@ class Stop:
 
 
 class PassOn(nn.Identity):
-    """Stands where a module was and hands its first input on, whatever else it is given."""
+    """Replaces a module; returns its first input and ignores other arguments."""
 
     def forward(self, input: Tensor, *args: object, **kwargs: object) -> Tensor:
         return input
 
 
 def stopped(network: nn.Module, point: ProbePoint) -> Stop:
-    """Make `network` stop at `point`, in place."""
+    """Hook `network` in place so that it can be stopped at `point`."""
     stop = Stop(point.side, point.n_calls)
     stop.set_at(network.get_submodule(point.module))
     return stop
 
 
 def output_at(network: nn.Module, point: ProbePoint, images: Tensor) -> Maps:
-    """What the network gives at a point, before any later operation can write over it."""
+    """The output of a network at a point, before a later in-place operation can overwrite it."""
     trial = copy.deepcopy(network).eval()
     with torch.no_grad():
         return stopped(trial, point).run(trial, images)
 
 
-def passes_by(network: nn.Module, point: ProbePoint, image: Tensor) -> bool:
-    """Whether the image reaches the network's output on a way that avoids the point.
+def is_bypassed(network: nn.Module, point: ProbePoint, image: Tensor) -> bool:
+    """Whether the network's output depends on the image by a path around the point.
 
-    What the point gives is separated from what it was computed from; no gradient is left then.
+    The output at the point is detached. If every path leads through it, no gradient reaches the
+    image.
     """
     trial = copy.deepcopy(network).eval().requires_grad_(True)
     module = trial.get_submodule(point.module)
     if point.side == "input":
         module.register_forward_pre_hook(
-            lambda module, args, kwargs: (_apart(args), _apart(kwargs)), with_kwargs=True
+            lambda module, args, kwargs: (_detached(args), _detached(kwargs)), with_kwargs=True
         )
     else:
-        module.register_forward_hook(lambda module, args, output: _apart(output))
+        module.register_forward_hook(lambda module, args, output: _detached(output))
     image = image.detach().clone().requires_grad_()
     with torch.enable_grad():
         ends = [end.sum() for end in tensors_in(trial(image.clone())) if end.requires_grad]
@@ -106,8 +107,8 @@ def passes_by(network: nn.Module, point: ProbePoint, image: Tensor) -> bool:
     return gradient is not None
 
 
-def without_the_rest(network: nn.Module, point: ProbePoint, image: Tensor) -> nn.Module:
-    """A copy in which modules that are not needed to come to the point pass their input on."""
+def truncated(network: nn.Module, point: ProbePoint, image: Tensor) -> nn.Module:
+    """A copy in which modules that are not needed up to the point return their input."""
     before, after = _run_around(network, point, image)
     body = copy.deepcopy(network)
     for name, module in network.named_modules():
@@ -118,27 +119,27 @@ def without_the_rest(network: nn.Module, point: ProbePoint, image: Tensor) -> nn
             and name.rpartition(".")[0] in before
         ):
             parent, _, child = name.rpartition(".")
-            # an empty sequence also hands its input on, and can still be iterated over
+            # an empty Sequential also returns its input, and can still be iterated over
             stand_in = nn.Sequential() if type(module) is nn.Sequential else PassOn()
             body.get_submodule(parent).register_module(child, stand_in)
     for module in body.modules():
         while type(module) is nn.Sequential and len(module) > 1 and _is_stand_in(module[-1]):
-            delattr(module, next(reversed(module._modules)))  # `del` would number the others anew
+            delattr(module, next(reversed(module._modules)))  # `del` would renumber the others
     return body
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Trial:
-    """What a network did with some images in both modes."""
+    """Outputs of a network for some images in evaluation and training mode."""
 
-    maps: list[Tensor]  # in evaluation
+    maps: list[Tensor]  # in evaluation mode
     shapes_in_training: list[torch.Size]
-    used: frozenset[str]  # names of parameters and buffers that either mode uses
-    unreached: tuple[str, ...]  # names of used parameters that no gradient reaches in training
+    used: frozenset[str]  # parameters and buffers used in either mode, by name
+    unreached: tuple[str, ...]  # used parameters without a gradient in training mode
 
 
-def tried(network: nn.Module, method: str, images: Tensor) -> Trial:
-    """Run a method of a network in both modes, once each; the network is left as it was."""
+def trial_of(network: nn.Module, method: str, images: Tensor) -> Trial:
+    """Run a method of a copy of the network once in each mode."""
     trial = copy.deepcopy(network).requires_grad_(True)
     with torch.no_grad(), _Used(trial) as in_evaluation:
         maps = list(tensors_in(getattr(trial.eval(), method)(images)))
@@ -154,7 +155,7 @@ def tried(network: nn.Module, method: str, images: Tensor) -> Trial:
 
 
 def drop_all_but(network: nn.Module, used: Set[str]) -> None:
-    """Take off, in place, the parameters and buffers of other names."""
+    """Remove, in place, all parameters and buffers except those named."""
     for name, module in network.named_modules():
         for tensors in (module._parameters, module._buffers):
             for key in tensors:
@@ -163,7 +164,7 @@ def drop_all_but(network: nn.Module, used: Set[str]) -> None:
 
 
 def unsaved(network: nn.Module) -> set[str]:
-    """Names of buffers that a state dict does not hold: they follow from the architecture."""
+    """Names of buffers that are not in the state dict, because the architecture defines them."""
     return {name for name, _ in network.named_buffers()} - network.state_dict().keys()
 
 
@@ -171,7 +172,7 @@ def unsaved(network: nn.Module) -> set[str]:
 
 
 class _Used(TorchDispatchMode):
-    """Names of the parameters and buffers of a network that operations are given."""
+    """Records the names of the parameters and buffers that operations use."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -195,9 +196,9 @@ def _named_tensors(network: nn.Module) -> list[tuple[str, Tensor]]:
 
 
 def _run_around(network: nn.Module, point: ProbePoint, image: Tensor) -> tuple[set[str], set[str]]:
-    """Names of the modules that are needed up to a point, and of those that run only behind it.
+    """Names of the modules that are needed up to a point, and of those that run only after it.
 
-    A module that is not called is needed too if its tensors are used, as those inside attention.
+    A module that is not called is needed too if its tensors are used, as inside attention.
     """
     trial = copy.deepcopy(network).eval()
     record = _Used(trial)
@@ -228,13 +229,13 @@ def _is_stand_in(module: nn.Module) -> bool:
     return type(module) is PassOn or (type(module) is nn.Sequential and not len(module))
 
 
-def _apart(found: Any) -> Any:
-    """The same tensors, as if they came from nowhere."""
+def _detached(found: Any) -> Any:
+    """The same tensors without their history."""
     return tree_map_only(Tensor, _leaf, found)
 
 
 def _leaf(tensor: Tensor) -> Tensor:
     if not tensor.is_floating_point():
         return tensor
-    # multiplied, so that operations in place are allowed on it
+    # multiplied, because in-place operations are not allowed on leaves
     return tensor.detach().clone().requires_grad_() * 1.0

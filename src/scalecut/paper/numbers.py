@@ -1,4 +1,4 @@
-"""Every number that the paper prints, beside ours: by its method, and by the one we would defend.
+"""Every number that the paper prints, next to ours: by its method, and by the one we would defend.
 
 Reads finished runs and computes nothing but differences. `graziani2021` names three classes of
 ImageNet; where other classes or other tissue stand for them, values cannot be the same to the
@@ -25,7 +25,7 @@ from .published import Misprint, check_counts
 
 REPRODUCED, NOT_REPRODUCED = "reproduced", "not reproduced"
 INCOMPARABLE, MISPRINT = "cannot be compared", "misprint"
-CLOSE = 0.2  # of R², between the paper's photographs and others
+CLOSE = 0.2  # of R², between the paper's images and others
 WITHIN = 2  # standard deviations of the printed seeds, between scores on the paper's own tissue
 
 OURS = "the paper's protocol is not recoverable; this one is ours"
@@ -41,11 +41,11 @@ SECTIONS = {
     "A.2": "R² by layer",
     "A.1": "Class by class",
     "4.1": "Predictions and image size",
-    "4.2": "Image size read from noise",
+    "4.2": "Image size predicted from noise",
     "3.4": "The cut",
     "Table 1": "Patches",
     "Table 2": "Transfer to nuclei",
-    "A.3": "What early layers see",
+    "A.3": "Feature visualisation of early layers",
 }
 # fmt: off
 COLUMNS = (
@@ -76,7 +76,7 @@ class Found:
     cuts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # scalecut.json
     painted: tuple[str, ...] = ()
     lacking: Mapping[str, str] = field(default_factory=dict)
-    is_photographs: bool = True  # else the curves are of made-up scenes
+    is_photographs: bool = True  # else the curves are of synthetic scenes
     is_their_tissue: bool = False  # whether patches are of the tiles that the paper has
 
 
@@ -125,7 +125,7 @@ def read(
             **tables("invariance", SIZES),
             **tables("noise", NOISE),
             **tables("transfer", *TRIALS),
-            **{step: read_patches(folder / step) for step in there(PATCHES)},
+            **{step: read_patches(folder / step).table for step in there(PATCHES)},
         },
         tables("differences", *TRIALS),
         {step: runs.read_run(folder / step, "cut").facts for step in of_networks(CUT)},
@@ -136,8 +136,8 @@ def read(
     )
 
 
-def beside(found: Found) -> pd.DataFrame:
-    """The columns of COLUMNS, a row a number, section by section."""
+def numbers_of(found: Found) -> pd.DataFrame:
+    """The columns of COLUMNS, one row per number, section by section."""
     rows = (
         *_of_layers(found),
         *_of_classes(found),
@@ -154,7 +154,7 @@ def beside(found: Found) -> pd.DataFrame:
 def marked(paper: float, ours: float) -> tuple[str, str]:
     """Whether R² is reproduced, and why not."""
     if math.isnan(ours):
-        return INCOMPARABLE, "the run has no least squares or control of this kind"
+        return INCOMPARABLE, "the run lacks least squares or this control"
     if (paper > 0) != (ours > 0):
         return NOT_REPRODUCED, "the signs differ"
     if paper > 0 and round(abs(paper - ours), 6) > CLOSE:
@@ -210,7 +210,7 @@ def _of_layer(
         why = "the paper prints no number" if is_theirs else "not a network of the paper"
         return Row(*head, *numbers, why=why)
     if not found.is_photographs:
-        return Row(*head, *numbers, why="made-up scenes, not photographs; give --data DIR")
+        return Row(*head, *numbers, why="synthetic scenes, not images with boxes; give --data DIR")
     return Row(*head, *numbers, *marked(paper, numbers[0]))
 
 
@@ -237,12 +237,12 @@ def _why_not_read(found: Found, network: str, name: str) -> str:
         layer, _, alias = str(item["name"]).removesuffix(")").partition(" (")
         if name in (layer, alias):
             return str(item["reason"])
-    return "this layer was not read"
+    return "this layer was skipped"
 
 
 def _of_classes(found: Found) -> Iterator[Row]:
     """R² of each class at the layer where their mean is highest."""
-    why = "the paper shows pictures, without numbers"
+    why = "the paper shows images, without numbers"
     for network, curve in found.curves.items():
         if curve.weights == "random":
             continue
@@ -261,15 +261,15 @@ def _of_classes(found: Found) -> Iterator[Row]:
 
 
 def _of_sizes(found: Found) -> Iterator[Row]:
-    quantity = "answers kept"
+    quantity = "predictions kept"
     yield from _lacking(found, "4.1", SIZES, quantity)
     for network, table in _tables(found, SIZES):
         kept = table.loc[(table.quantity == "agreement") & (table.octaves.abs() == 1)]
         if kept.empty:
-            reason = f"no answers: {_why_not_read(found, network, LOGITS)}"
+            reason = f"no predictions: {_why_not_read(found, network, LOGITS)}"
             yield Row("4.1", network, "", quantity, why=reason)
         for row in kept.to_dict("records"):
-            what = {"image-size": "the picture", "object-scale": "the object"}[row["change"]]
+            what = {"image-size": "the image", "object-scale": "the object"}[row["change"]]
             item = f"{what} at {'half' if row['octaves'] < 0 else 'double'} the side"
             numbers = (math.nan, math.nan, row["value"], row["low"], row["high"])
             yield Row("4.1", network, item, quantity, *numbers, why=OURS)
@@ -336,7 +336,7 @@ def _at_the_peak(found: Found, network: str, layer: str, paper: float) -> Row:
     where = "the best layer here too" if best == layer else f"the best layer here is {best}"
     is_last = evidence.peak == evidence.last
     numbers = (row.ours_as_paper, row.ours, row.ours_low, row.ours_high)
-    said = f"{where}{', and the last that could be read' if is_last else ''}"
+    said = f"{where}{', and the last that is available' if is_last else ''}"
     return Row(*head, *numbers, row.mark, "; ".join(filter(None, (row.why, said))))
 
 
@@ -345,7 +345,7 @@ def _of_patches(found: Found) -> Iterator[Row]:
     cells, totals = published.patch_counts()
     ours = counts(found.tables[PATCHES]) if PATCHES in found.tables else pd.DataFrame()
     wrong = {(each.row, each.column): each for each in misprints()}
-    own = "how its patches overlap is not told" if found.is_their_tissue else "other tiles"
+    own = "how its patches overlap is not known" if found.is_their_tissue else "other tiles"
     why = found.lacking.get(PATCHES, "") if ours.empty else own
     for part in cells.index:
         for column in cells.columns:
@@ -399,7 +399,7 @@ def _of_transfer(found: Found) -> Iterator[Row]:
 
 
 def _scored(found: Found, kind: str, network: str) -> dict[tuple[str, str, str], float]:
-    """By contestant, the paper's name of the layer it ends with, and metric: the mean over fits.
+    """By method, the paper's name of the layer it ends with, and metric: the mean over fits.
 
     Pooled features are those of the last block, which the paper names.
     """
@@ -450,7 +450,7 @@ def _why_no_score(found: Found, network: str) -> str:
     steps = [step_of(kind, network) for kind in (AREAS, FINETUNED)]
     reasons = [found.lacking[step] for step in steps if step in found.lacking]
     if any(step in found.tables for step in steps):
-        return "the weights at hand do not reach that layer"
+        return "the available weights do not reach that layer"
     return reasons[0] if reasons else "no transfer of this network in this run"
 
 
@@ -458,10 +458,10 @@ def _of_pictures(found: Found) -> Iterator[Row]:
     for network in NETWORKS:
         step = step_of(PICTURES, network)
         if step in found.painted:
-            why = f"pictures: {step}/figures and {step}/report.html"
-            yield Row("A.3", network, "an early layer", "pictures", why=why)
+            why = f"images: {step}/figures and {step}/report.html"
+            yield Row("A.3", network, "an early layer", "images", why=why)
         elif step in found.lacking:
-            yield Row("A.3", network, "an early layer", "pictures", why=found.lacking[step])
+            yield Row("A.3", network, "an early layer", "images", why=found.lacking[step])
 
 
 def section_of(table: pd.DataFrame, section: str) -> pd.DataFrame:

@@ -1,6 +1,6 @@
 """The numbers that the paper prints (`graziani2021`), read from one file, as tables.
 
-They stand beside ours and are never mixed with them.
+They are compared with ours and never mixed with them.
 """
 
 import tomllib
@@ -71,7 +71,7 @@ class Misprint:
 def check_counts(cells: pd.DataFrame, totals: pd.Series) -> tuple[Misprint, ...]:
     """The cells of a table of counts that cannot be right, one in each row that does not add up.
 
-    Which of the row it is cannot be told from totals of rows alone. It is taken to be the one whose
+    Totals of rows alone do not show which cell of the row it is. It is taken to be the one whose
     repair brings the row closest, by chi-squared, to the proportions of the rows that add up.
 
     Args:
@@ -85,7 +85,7 @@ def check_counts(cells: pd.DataFrame, totals: pd.Series) -> tuple[Misprint, ...]
     if of_rows.sum() != totals[TOTAL]:
         raise DataError(
             f"The rows add up to {of_rows.sum():,}, but the total is {totals[TOTAL]:,}. "
-            "Mend the totals first."
+            "Fix the totals first."
         )
     excess = cells.sum(axis=1) - of_rows
     trusted = cells[excess == 0] if (excess == 0).any() else cells

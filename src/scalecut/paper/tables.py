@@ -1,4 +1,4 @@
-"""The paper's numbers and claims beside ours, told: a sentence, Markdown, parts of a page."""
+"""The paper's numbers and claims next to ours: in one sentence, and as Markdown."""
 
 import re
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ import pandas as pd
 
 from ..paper import published
 from ..pathology.transfer import Transfer
-from ..report.sections import HEADINGS, OF_CLAIMS, number, rows_of
+from ..report.paper import HEADINGS, OF_CLAIMS, number, rows_of
 from .numbers import (
     CLOSE,
     INCEPTION,
@@ -26,7 +26,7 @@ NOTES = {
     f"The paper's numbers: {INCEPTION} {source(INCEPTION)}; {RESNET} {source(RESNET)}.",
     "A.1": "At the layer where the mean over classes is highest.",
     "4.1": "Share of images whose first class stays the same.",
-    "4.2": "Ridge on features of noise, of the best layer; there is no object in these pictures.",
+    "4.2": "Ridge on features of noise, of the best layer; these images hold no object.",
     "3.4": "Their method is least squares, ours ridge.",
     "Table 1": "Their method: patches side by side.",
     "Table 2": "Their method trains all weights; ours fits a ridge to frozen features.",
@@ -48,7 +48,7 @@ def finding(table: pd.DataFrame, claims: pd.DataFrame) -> str:
     if compared.empty:
         return (
             "None of the paper's numbers can be compared here: give --data a folder with "
-            f"photographs and weights. {held}"
+            f"images with boxes, and weights. {held}"
         )
     parts = [
         f"{_reproduced(rows)} of {network}"
@@ -70,7 +70,7 @@ def _reproduced(rows: pd.DataFrame) -> str:
 
 def markdown(table: pd.DataFrame, claims: pd.DataFrame) -> str:
     """All tables, the claims first."""
-    lines = ["# The paper beside ours", "", finding(table, claims)]
+    lines = ["# The paper next to ours", "", finding(table, claims)]
     lines += ["", "## Claims", "", OF_CLAIMS, ""]
     lines += _table(list(claims.columns), claims.to_numpy().tolist())
     for section, title in SECTIONS.items():
@@ -101,13 +101,13 @@ def _cell(cell: Any) -> str:
 PAPERS = {"inception_v3": "InceptionV3", "resnet50_v1": "ResNet50"}
 
 
-def beside_the_paper(found: Transfer, model: str) -> pd.DataFrame:
-    """Table 2 of `graziani2021`, and below it our scores of the same contestants, as text.
+def with_the_paper(found: Transfer, model: str) -> pd.DataFrame:
+    """Table 2 of `graziani2021`, and below it our scores of the same methods, as text.
 
     Errors in px; theirs are of other patches, tissue and training: not to be compared in value.
     """
     printed = published.transfer_scores().assign(whose=lambda t: t.model.map(PAPERS) + ", theirs")
-    ours = found.summary().assign(whose=f"{model}, ours")
+    ours = found.scores().assign(whose=f"{model}, ours")
     rows = [
         {
             "network": row["whose"],

@@ -1,7 +1,7 @@
-"""Whether one way of using a network beats another on a task: metrics, paired differences, words.
+"""Whether one method beats another on a task: metrics, paired differences, sentences.
 
-Predictions are of test patches from S fits, each on its own draw of the training tiles. Test tiles
-are what the answer generalises to, so patches of a tile are never taken apart.
+Predictions are of test patches by S fits, each on its own draw of the training tiles. Results are
+to generalise to other tiles, so the patches of a tile always stay together.
 
 Shapes: S seeds, n test patches, T tiles, K classes, b bootstrap draws.
 """
@@ -23,7 +23,7 @@ HIGHER_IS_BETTER = {"mae": False, "octaves": False, "kappa": True, "kappa_quadra
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """The patches on which contestants are compared.
+    """The test patches on which methods are compared.
 
     Args:
         truth: of the target: mean nucleus area in px, or magnification in octaves.
@@ -33,7 +33,7 @@ class Held:
         is_area: whether the target is an area; its octaves are log2.
 
     Raises:
-        DataError: if there is one tile alone.
+        DataError: if there is only one tile.
     """
 
     truth: Float64[np.ndarray, " n"]
@@ -45,21 +45,21 @@ class Held:
     def __post_init__(self) -> None:
         if len(np.unique(self.tiles)) < 2:
             raise DataError(
-                "The test part is of one tile, which tells nothing about others. Give two or more; "
-                "from about ten on, intervals are of use."
+                "The test part has one tile, which does not generalise to others. Give two or "
+                "more; intervals are useful from about ten on."
             )
 
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """How much better one contestant is than another, by one metric; positive is better.
+    """How much better one method is than another, by one metric; positive is better.
 
     Args:
-        better: mean over seeds, in the metric's own unit; for errors, how much smaller.
-        low, high: 95 % interval over tiles and fits; NaN, as `better`, for a kappa of one class.
+        better: mean over seeds, in the unit of the metric; for errors, how much smaller.
+        low, high: 95 % interval over tiles and fits; NaN, like `better`, if kappa is undefined.
         p_value: two-sided, Holm-corrected over the comparisons made together.
-        effect: the difference over its spread from tile to tile (Cohen's d of pairs).
-        n_seeds_better, n_seeds: fits in which it is better.
+        effect: the difference over its standard deviation among tiles (Cohen's d of pairs).
+        n_seeds_better, n_seeds: fits in which it is better, and all.
     """
 
     contestant: str
@@ -81,26 +81,26 @@ class Difference:
 def nearest(
     predicted: Float64[np.ndarray, "S n"], centres: Float64[np.ndarray, " K"]
 ) -> Int64[np.ndarray, "S n"]:
-    """The class whose centre is nearest (`graziani2021`, with centres of the training part)."""
+    """The class with the nearest centre (`graziani2021`, with centres of the training part)."""
     return np.abs(predicted[..., None] - centres).argmin(axis=-1)
 
 
 def tile_metrics(
     predicted: Float64[np.ndarray, "S n"], test: Held
 ) -> dict[str, Float64[np.ndarray, "S T"]]:
-    """Each metric of each tile by itself; kappa is undefined (NaN) where all is of one class."""
+    """Each metric on each tile; kappa is undefined (NaN) where all patches are of one class."""
     weights = np.eye(test.tiles.max() + 1)
     return {name: _metric(name, predicted, test, weights) for name in METRICS}
 
 
 def metrics(predicted: Float64[np.ndarray, "S n"], test: Held) -> dict[str, np.ndarray]:
-    """Each metric of all test patches, seed by seed: (S,)."""
+    """Each metric on all test patches, by seed: (S,)."""
     weights = np.ones((1, test.tiles.max() + 1))
     return {name: _metric(name, predicted, test, weights)[:, 0] for name in METRICS}
 
 
 def recall(predicted: Float64[np.ndarray, "S n"], test: Held) -> Float64[np.ndarray, "S K"]:
-    """Share of each class's patches that come out as this class."""
+    """The share of the patches of each class that are predicted as this class."""
     confusion = _confusion(predicted, test).sum(axis=1)
     return np.diagonal(confusion, axis1=1, axis2=2) / np.maximum(confusion.sum(axis=2), 1)
 
@@ -112,13 +112,13 @@ def compare(
     rng: np.random.Generator,
     metric: str = "kappa",
 ) -> list[Difference]:
-    """Each first of a pair against its second, on the same tiles and fits.
+    """The first of each pair against the second, on the same tiles and fits.
 
     The variance of a difference is that over test tiles (bootstrap of whole tiles) plus that over
-    fits: as all fits draw on one training set, their mean is as uncertain as a single one. What a
-    fit owes to these very tiles is in both, so it is taken off once (analysis of variance).
-    Intervals are Student's t with as many degrees of freedom as there are tiles less one; p-values
-    are corrected by Holm's method (`holm1979`).
+    fits: all fits draw on one training set, so their mean is as uncertain as a single one. The
+    interaction of fits and tiles is in both, so it is subtracted once (analysis of variance).
+    Intervals are Student's t with one degree of freedom less than tiles; p-values are corrected by
+    Holm's method (`holm1979`).
     """
     n_tiles = int(test.tiles.max()) + 1
     drawn = rng.multinomial(n_tiles, np.full(n_tiles, 1 / n_tiles), size=DRAWS).astype(np.float64)
@@ -160,10 +160,10 @@ def bootstrap(
     rng: np.random.Generator,
     metric: str = "kappa",
 ) -> dict[str, tuple[float, Float64[np.ndarray, " b"]]]:
-    """Mean over fits of each one's metric, turned so that higher is better, and draws of it.
+    """The mean over fits of a metric and its bootstrap draws, by method; higher is better.
 
-    A draw takes tiles and fits with replacement, the same for all, so draws are paired. Draws in
-    which kappa is undefined are NaN.
+    Errors are negated. A draw takes tiles and fits with replacement, the same for all methods, so
+    draws are paired. Draws in which kappa is undefined are NaN.
     """
     n_tiles = int(test.tiles.max()) + 1
     tiles = rng.multinomial(n_tiles, np.full(n_tiles, 1 / n_tiles), size=DRAWS).astype(np.float64)
@@ -178,7 +178,7 @@ def bootstrap(
 
 
 def sentence(found: Difference, layers: Mapping[str, str]) -> str:
-    """A difference in words, such as "cut at blocks.4.2 beats pretrained by 0.31 kappa"."""
+    """A difference as a sentence, such as "cut at blocks.4.2 beats pretrained by 0.31 kappa"."""
     name = f"{found.contestant} at {layers[found.contestant]}"
     unit = {"mae": "mean absolute error"}.get(found.metric, found.metric.replace("_", " "))
     if not found.is_shown:
@@ -204,7 +204,7 @@ def _metric(
     test: Held,
     weights: Float64[np.ndarray, "b T"],
 ) -> Float64[np.ndarray, "S b"]:
-    """A metric when each tile counts as often as the weights say."""
+    """A metric with each tile weighted."""
     if name in ("mae", "octaves"):
         errors = _errors(predicted, test, in_octaves=name == "octaves")  # (S, T), sums
         return errors @ weights.T / (weights @ np.bincount(test.tiles))
@@ -217,14 +217,14 @@ def _errors(
     """Absolute errors, summed over the patches of a tile."""
     found, truth = predicted, test.truth
     if in_octaves and test.is_area:
-        # an area of less than a pixel is none; ridge may predict one
+        # ridge may predict an area below one pixel, or a negative one
         found, truth = np.log2(np.maximum(found, 1.0)), np.log2(truth)
     member = np.eye(test.tiles.max() + 1)[test.tiles]
     return np.abs(found - truth) @ member
 
 
 def _confusion(predicted: Float64[np.ndarray, "S n"], test: Held) -> Float64[np.ndarray, "S T K K"]:
-    """How many patches of class i of a tile come out as class j."""
+    """The number of patches of class i of a tile that are predicted as class j."""
     n_tiles, n_classes = int(test.tiles.max()) + 1, len(test.centres)
     found = np.zeros((len(predicted), n_tiles, n_classes, n_classes))
     for seed, classes in enumerate(nearest(predicted, test.centres)):
@@ -233,7 +233,7 @@ def _confusion(predicted: Float64[np.ndarray, "S n"], test: Held) -> Float64[np.
 
 
 def _kappa(confusion: Float64[np.ndarray, "S b K K"], name: str) -> Float64[np.ndarray, "S b"]:
-    """Cohen's kappa (`cohen1960`), or with weights that grow with the square (`cohen1968`)."""
+    """Cohen's kappa (`cohen1960`), or with quadratic weights (`cohen1968`)."""
     k = np.arange(confusion.shape[-1])
     cost = (k[:, None] - k) ** 2.0 if name == "kappa_quadratic" else (k[:, None] != k) * 1.0
     rows, columns = confusion.sum(axis=-1), confusion.sum(axis=-2)
@@ -247,9 +247,9 @@ def _kappa(confusion: Float64[np.ndarray, "S b K K"], name: str) -> Float64[np.n
 def _variance(
     by_seed: Float64[np.ndarray, " S"], draws: Float64[np.ndarray, "S b"], n_tiles: int
 ) -> float:
-    """Of a mean over fits, for other tiles and another training set.
+    """The variance of a mean over fits, for other tiles and another training set.
 
-    Draws in which kappa is undefined are left out.
+    Draws in which kappa is undefined are ignored.
     """
     if np.isnan(by_seed).any():
         return float("nan")
@@ -278,7 +278,7 @@ def _interval_of_t(center: float, variance: float, freedom: int) -> tuple[float,
 
 
 def _holm(found: Sequence[Difference]) -> list[Difference]:
-    """The same with corrected p-values, none smaller than that of a more certain one."""
+    """The same with corrected p-values, in the order of the uncorrected ones."""
     corrected, highest = list(found), 0.0
     for rank, place in enumerate(np.argsort([each.p_value for each in found], kind="stable")):
         highest = max(highest, min(1.0, (len(found) - rank) * found[place].p_value))

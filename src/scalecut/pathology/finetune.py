@@ -1,26 +1,22 @@
-"""Train a network with all its weights on patches, as `graziani2021` did (4.4).
+"""Train all weights of a network on patches, as `graziani2021` did (section 4.4).
 
-Global average pooling and one linear unit are the caller's (`cut_after(network, layer, head=1)`);
-here come Adam, the mean squared error and the epochs, by PyTorch Lightning, which the extra
-`finetune` brings. What happens in an epoch follows from the seed and the epoch's number alone, so
-that a fit which was killed goes on behind its last whole epoch, to the same numbers: to the last
-bit on a CPU with the same number of threads.
+Global average pooling and one linear unit come from the caller (`cut_after(network, layer,
+head=1)`); this module adds Adam, the mean squared error and the epochs. An epoch is determined by
+the seed and the number of the epoch alone, so an interrupted fit resumes after its last completed
+epoch with the same numbers: to the last bit on a CPU with the same number of threads.
 
-Shapes: n images, m to train on, v to validate on, k to test on, e epochs.
+Shapes: n images, m for training, v for validation, k for testing, e epochs.
 """
 
 import copy
-import logging
 import re
-import signal
-import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -32,45 +28,43 @@ from ..cache import setting_hash
 from ..data.decoding import fitted
 from ..data.images import Image
 from ..errors import DataError, ModelError, OutputError
-from ..features.extract import Progress, decoded, resolved_device, resolved_precision
+from ..features.extract import Computation, decoded, resolved_device, resolved_precision
 from ..networks.network import Preprocessing, tensors_sha256
 
-if TYPE_CHECKING:  # an extra, and seconds to import
-    from pytorch_lightning import LightningModule, Trainer
-
-MOST_BYTES = 2 * 10**9  # of decoded pictures kept in memory; more are decoded in every epoch
+MOST_BYTES = 2 * 10**9  # of decoded images kept in memory; more are decoded in every epoch
 NONE = np.array([], dtype=np.int64)
-LOSS, VALIDATION_LOSS = "losses", "validation_losses"
-LAST = "last"  # the checkpoint of the last whole epoch
-RECIPE = 1  # part of every fingerprint: raise it when the same settings would give other numbers
+LAST, RESULT = "last.ckpt", "fit.npz"  # the last completed epoch; the finished fit
+RECIPE = 2  # part of every fingerprint: raise it when the same settings would give other numbers
+
+# Called with the loss so far as text (empty in the first epoch), images done, images in total.
+Tell: TypeAlias = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True, slots=True)
 class Training:
-    """How a network is trained; the defaults are those of `graziani2021`, except for the target.
+    """How a network is trained with mode finetune; `graziani2021`, except for the scaled target.
 
     Args:
-        patience: stop after so many epochs without a better validation loss; 0 for never.
-        keep_best: predict with the weights of the epoch best in validation, not of the last.
-        raw_target: train on the target as it is, as in the paper. By default it is standardised by
-            the training part: with few patches, Adam never gets from 0 to an area of 300 px.
-        precision: `float32`, `bfloat16` (mixed), or `auto`: mixed on a GPU, float32 elsewhere.
-        device: `auto`, `cpu` or as torch names it.
+        epochs: Passes over the training images, with finetune; at least 1.
+        learning_rate: Learning rate of Adam, with finetune.
+        patience: Stop after this many epochs without a lower validation loss; 0 for never.
+        keep_best: Predict with the weights of the epoch with the lowest validation loss, not with
+            those of the last.
+        raw_target: Train on the unscaled target, as in the paper. By default the target is
+            standardised by the training part, because with few patches Adam does not reach an area
+            of 300 px from 0.
     """
 
     epochs: int = 5
     learning_rate: float = 1e-4
-    batch_size: int = 32
     patience: int = 0
     keep_best: bool = False
     raw_target: bool = False
-    precision: str = "auto"
-    device: str = "auto"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Parts:
-    """Which images are trained on, tested on and validated on, by their numbers."""
+    """The images for training, testing and validation, by number."""
 
     train: Int64[np.ndarray, " m"]
     test: Int64[np.ndarray, " k"]
@@ -79,15 +73,15 @@ class Parts:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Fit:
-    """What a trained network says of the test images, and how it came there.
+    """The predictions of a trained network for the test images, with its losses.
 
-    Losses are mean squared errors of the target as it is trained on: where it is standardised, 1
-    is no better than the mean.
+    Losses are mean squared errors of the target as it is trained on: where it is standardised, a
+    loss of 1 is no better than predicting the mean.
     """
 
     predictions: Float64[np.ndarray, " k"]
-    losses: Float64[np.ndarray, " e"]  # of each epoch, while the weights change
-    validation_losses: Float64[np.ndarray, " f"]  # after each epoch; none without such a part
+    losses: Float64[np.ndarray, " e"]  # mean over each epoch, while the weights change
+    validation_losses: Float64[np.ndarray, " f"]  # after each epoch; empty without validation
     epoch: int  # whose weights predict, counted from 1
 
 
@@ -99,66 +93,101 @@ def finetuned(
     place: Path,
     *,
     preprocessing: Preprocessing,
-    fit: str = "squash",
     training: Training | None = None,
+    computation: Computation | None = None,
     seed: int = 0,
-    progress: Progress | None = None,
-    stage: str = "finetune",
+    tell: Tell | None = None,
 ) -> Fit:
-    """Train a copy of the network, all its weights, and predict the target of the test images.
+    """The fit of a copy of the network, all its weights trained.
 
     Args:
-        module: from images (n, 3, h, w) to (n, 1). Make its new layers under a seed: a fit is known
-            again by the weights it starts from.
-        place: a folder of fits. Each has its own in it, named by all that its numbers follow from,
-            with a TensorBoard log, the last whole epoch until the fit is finished, and then the
-            result, which is what the same call gives from then on.
-        seed: of the order of images, and of what is random inside the network.
-        stage: what the progress is called, from the second epoch on with the loss of the last. It
-            counts the images that are trained on, over all epochs.
+        module: from images (n, 3, h, w) to (n, 1). Create its new layers under a seed: a fit is
+            identified by the weights it starts from.
+        place: a folder of fits. Each fit has a folder in it, named by a hash of everything that
+            determines its numbers, with a TensorBoard log, the last completed epoch until the fit
+            is finished, and then the result, which later calls return.
+        computation: how images are fitted to the input size, batch size, precision and device.
+            Precision `auto` is mixed on a GPU and float32 elsewhere.
+        seed: of the order of the images, and of random layers such as dropout.
+        tell: progress, in training images over all epochs.
 
     Raises:
-        DataError: if an image cannot be read, too few are there to train or validate on, or the
+        DataError: if an image cannot be read, there are too few for training or validation, or the
             loss is not finite.
-        ModelError: if Lightning is not installed, the network does not give one number an image, or
-            a batch does not fit into memory.
+        ModelError: if TensorBoard is not installed, the network does not give one number per image,
+            or a batch does not fit into memory.
         OutputError: if the place cannot be written.
     """
+    training, computation = training or Training(), computation or Computation()
     _check_installed()
-    training = _resolved(training or Training())
-    _check(target, parts, training)
+    _check(target, parts, training, computation.batch_size)
+    device = resolved_device(computation.device)
+    plan = _Plan(parts, training, seed, device, mixed_type(computation.precision, device))
     own = target[parts.train]
     mean, scale = (0.0, 1.0) if training.raw_target else (own.mean(), own.std())
-    history = _History(progress, stage, training.epochs * len(parts.train))
-    batches = _Batches(
-        images, (target - mean) / scale, preprocessing, fit, training.batch_size, parts.train
-    )
-    with _told_in_words(training, place):
-        copied = copy.deepcopy(module).to(training.device)
+    scaled, size = (target - mean) / scale, computation.batch_size
+    batches = _Batches(images, scaled, preprocessing, computation.fit, size, parts.train)
+    with _in_one_line(plan, size, place):
+        copied = copy.deepcopy(module).to(plan.device)
         copied = copied.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-        folder = place / _fingerprint(copied, batches, parts, training, seed)[:16]
-        result = folder / "fit.npz"
-        if not result.is_file():
-            held = batches.in_memory(np.concatenate([parts.train, parts.validation, parts.test]))
-            task = _task(copied, held, parts, training, seed, history)
-            epoch = _train(task, history, folder, training)
-            outputs = _predicted(copied, held.of(parts.test), training.device)
-            _write(result, outputs=outputs, epoch=epoch, **history.losses)
-            (folder / f"{LAST}.ckpt").unlink()
-        with np.load(result) as stored:
-            outputs, epoch = stored["outputs"], int(stored["epoch"])
-            history.losses = {name: stored[name].tolist() for name in history.losses}
-    history.tell(history.n_images)
-    losses, validation_losses = map(np.array, history.losses.values())
+        folder = place / _fingerprint(copied, batches, plan)[:16]
+        if not (folder / RESULT).is_file():
+            folder.mkdir(parents=True, exist_ok=True)
+            used = np.concatenate([parts.train, parts.validation, parts.test])
+            held = batches.in_memory(used)
+            history = _train(copied, held, plan, folder, tell)
+            if history.best is not None:
+                copied.load_state_dict(history.best)
+            result = {
+                "outputs": _predicted(copied, held.of(parts.test), plan.device),
+                "epoch": np.array(history.n if history.best is None else history.best_epoch),
+                "losses": np.array(history.losses),
+                "validation_losses": np.array(history.validation_losses),
+            }
+            with _atomic(folder / RESULT) as file:
+                np.savez(file, allow_pickle=False, **result)
+            (folder / LAST).unlink(missing_ok=True)
+        with np.load(folder / RESULT) as stored:
+            outputs, losses, validation_losses = (
+                stored[name] for name in ("outputs", "losses", "validation_losses")
+            )
+            epoch = int(stored["epoch"])
+    if tell:
+        n_images = training.epochs * len(parts.train)
+        tell(f"loss {losses[-1]:.3g}", n_images, n_images)
     return Fit(mean + scale * outputs, losses, validation_losses, epoch)
+
+
+def mixed_type(precision: str, device: str) -> torch.dtype | None:
+    """The type that matrix products are computed in; None for float32 throughout.
+
+    `auto` is bfloat16 or float16 on a GPU, whichever it computes in, and float32 elsewhere.
+    """
+    chosen = resolved_precision(precision, device)
+    if precision == "auto":
+        if torch.device(device).type != "cuda":
+            return None
+        return torch.bfloat16 if chosen == "bfloat16" else torch.float16
+    return torch.bfloat16 if chosen == "bfloat16" else None
 
 
 # --- inside --------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class _Plan:
+    """What is trained on, how, and where."""
+
+    parts: Parts
+    training: Training
+    seed: int
+    device: str
+    mixed: torch.dtype | None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class _Batches:
-    """Pictures as the network takes them and their targets, decoded in the background."""
+    """Preprocessed images with their targets, decoded in the background."""
 
     images: Sequence[Image]
     target: Float64[np.ndarray, " n"]  # as it is trained on
@@ -171,7 +200,7 @@ class _Batches:
         return replace(self, rows=rows)
 
     def __iter__(self) -> Iterator[tuple[Float32[Tensor, "b 3 h w"], Float32[Tensor, " b"]]]:
-        """An image that would be alone joins the batch before it: batch norm needs two."""
+        """A single image at the end joins the batch before it: batch norm needs two."""
         last = self.size + 1 if len(self.rows) % self.size == 1 else 0
         n = max(0, len(self.rows) - last)
         for rows, size in ((self.rows[:n], self.size), (self.rows[n:], last)):
@@ -180,13 +209,13 @@ class _Batches:
             ):
                 for number, reason in bad.items():
                     raise DataError(
-                        f"{self.images[number].name}: {reason}. Leave it out, or mend the file."
+                        f"{self.images[number].name}: {reason}. Remove it, or fix the file."
                     )
                 inputs = inputs.contiguous(memory_format=torch.channels_last)
                 yield inputs, torch.from_numpy(self.target[numbers]).float()
 
     def in_memory(self, rows: Int64[np.ndarray, " r"]) -> "_Batches":
-        """The same with the images of these rows decoded once for all, if there is room."""
+        """The same with the images of these rows decoded once for all, if memory permits."""
         own, frame = self.preprocessing, self.preprocessing.frame(self.fit)
         if 3 * frame.height * frame.width * len(rows) > MOST_BYTES:
             return self
@@ -204,289 +233,226 @@ class _Batches:
 
 @dataclass(slots=True, eq=False)
 class _History:
-    """The epochs that are done, and who is told how far it came.
+    """Losses of the completed epochs, and the best weights where they are kept."""
 
-    The best weights travel with the last in one file: Lightning's own best file is forgotten when
-    the folder moves.
-    """
+    losses: list[float] = field(default_factory=list)
+    validation_losses: list[float] = field(default_factory=list)
+    best: dict[str, Tensor] | None = None
 
-    progress: Progress | None
-    stage: str
-    n_images: int  # of all epochs
-    losses: dict[str, list[float]] = field(default_factory=lambda: {LOSS: [], VALIDATION_LOSS: []})
-    best: dict[str, Tensor] | None = None  # weights of the best epoch, where they are kept
+    @property
+    def n(self) -> int:
+        return len(self.losses)
 
+    @property
     def best_epoch(self) -> int:
-        return int(np.argmin(self.losses[VALIDATION_LOSS])) + 1
+        return int(np.argmin(self.validation_losses)) + 1
 
-    def tell(self, n_done: int) -> None:
-        if self.progress:
-            last = f": loss {self.losses[LOSS][-1]:.3g}" if self.losses[LOSS] else ""
-            self.progress(self.stage + last, n_done, self.n_images)
+    def is_finished(self, training: Training) -> bool:
+        """Whether all epochs are done, or `patience` of them without a lower validation loss."""
+        if training.patience and self.n and self.n - self.best_epoch >= training.patience:
+            return True
+        return self.n == training.epochs
 
 
-def _task(
+def _train(
+    module: nn.Module, batches: _Batches, plan: _Plan, folder: Path, tell: Tell | None
+) -> _History:
+    """Train from the last completed epoch in the folder on."""
+    from torch.utils.tensorboard import SummaryWriter  # an extra
+
+    with _unchanged_surroundings(plan.device):
+        module.requires_grad_(True)
+        optimizer = torch.optim.Adam(module.parameters(), lr=plan.training.learning_rate)
+        scaler = torch.GradScaler("cuda", enabled=plan.mixed == torch.float16)
+        parts = {"module": module, "optimizer": optimizer, "scaler": scaler}
+        history = _resumed(folder / LAST, parts, plan.device)
+        with SummaryWriter(str(folder), purge_step=history.n + 1) as log:
+            while not history.is_finished(plan.training):
+                _train_epoch(module, batches, plan, history, (optimizer, scaler, tell))
+                log.add_scalar("losses", history.losses[-1], history.n)
+                if len(plan.parts.validation):
+                    log.add_scalar("validation_losses", history.validation_losses[-1], history.n)
+                log.flush()  # before the checkpoint: what a resumed fit repeats, it purges
+                state = {name: part.state_dict() for name, part in parts.items()}
+                with _atomic(folder / LAST) as file:
+                    torch.save({**state, "history": asdict(history)}, file)
+    return history
+
+
+def _resumed(file: Path, parts: dict[str, Any], device: str) -> _History:
+    """The history of the last completed epoch, its state loaded into the parts."""
+    if not file.is_file():
+        return _History()
+    state = torch.load(file, map_location=device, weights_only=True)
+    for name, part in parts.items():
+        part.load_state_dict(state[name])
+    return _History(**state["history"])
+
+
+def _train_epoch(
     module: nn.Module,
     batches: _Batches,
-    parts: Parts,
-    training: Training,
-    seed: int,
+    plan: _Plan,
     history: _History,
-) -> "LightningModule":
-    """The network with its optimiser, losses and images, as Lightning asks for them."""
-    from pytorch_lightning import LightningModule
-
-    class Task(LightningModule):
-        def __init__(self) -> None:
-            super().__init__()
-            self.module = module.train().requires_grad_(True)
-            self.n_done = 0
-
-        def configure_optimizers(self) -> torch.optim.Optimizer:
-            return torch.optim.Adam(self.module.parameters(), lr=training.learning_rate)
-
-        def train_dataloader(self) -> _Batches:
-            rng = np.random.default_rng([seed, self.current_epoch, 0])
-            return batches.of(rng.permutation(parts.train))
-
-        def val_dataloader(self) -> _Batches | list:
-            return batches.of(parts.validation) if len(parts.validation) else []
-
-        def on_train_epoch_start(self) -> None:
-            rng = np.random.default_rng([seed, self.current_epoch, 1])
-            torch.manual_seed(int(rng.integers(2**63)))
-            self.n_done = self.current_epoch * len(parts.train)
-
-        def training_step(self, batch: tuple[Tensor, Tensor]) -> Tensor:
-            return self.loss(batch, LOSS)
-
-        def validation_step(self, batch: tuple[Tensor, Tensor]) -> None:
-            self.loss(batch, VALIDATION_LOSS)
-
-        def loss(self, batch: tuple[Tensor, Tensor], name: str) -> Tensor:
-            inputs, target = batch
-            loss = mse_loss(self.module(inputs).squeeze(1).float(), target)
-            if not torch.isfinite(loss):
-                raise DataError(
-                    f"The loss is {loss.item()} in epoch {self.current_epoch + 1}, with a learning "
-                    f"rate of {training.learning_rate:g}. Give a smaller one, such as "
-                    f"{training.learning_rate / 10:g}."
-                )
-            self.log(name, loss, on_step=False, on_epoch=True, batch_size=len(target))
-            return loss
-
-        def on_train_batch_end(self, outputs: object, batch: tuple, batch_idx: int) -> None:
-            self.n_done += len(batch[1])
-            history.tell(self.n_done)
-
-        def on_train_epoch_end(self) -> None:
-            for name, values in history.losses.items():
-                if name in self.trainer.callback_metrics:
-                    values.append(float(self.trainer.callback_metrics[name]))
-            if training.keep_best and history.best_epoch() == len(history.losses[LOSS]):
-                history.best = copy.deepcopy(self.module.state_dict())
-
-        def on_save_checkpoint(self, checkpoint: dict) -> None:
-            checkpoint["history"] = history.losses, history.best
-
-        def on_load_checkpoint(self, checkpoint: dict) -> None:
-            history.losses, history.best = checkpoint["history"]
-
-    return Task()
+    tools: tuple[torch.optim.Optimizer, torch.GradScaler, Tell | None],
+) -> None:
+    """Train one epoch, then validate; the history gets the losses."""
+    optimizer, scaler, tell = tools
+    epoch, n_train = history.n, len(plan.parts.train)
+    order = np.random.default_rng([plan.seed, epoch, 0]).permutation(plan.parts.train)
+    torch.manual_seed(int(np.random.default_rng([plan.seed, epoch, 1]).integers(2**63)))
+    said = f"loss {history.losses[-1]:.3g}" if history.n else ""
+    n_done = epoch * n_train
+    total, n = torch.zeros((), device=plan.device), 0
+    module.train()
+    for batch in batches.of(order):
+        optimizer.zero_grad()
+        loss = _loss(module, batch, plan, epoch)
+        scaler.scale(loss).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        total, n = total + loss.detach() * len(batch[1]), n + len(batch[1])
+        if tell:
+            tell(said, n_done + n, plan.training.epochs * n_train)
+    history.losses.append((total / n).item())
+    if not len(plan.parts.validation):
+        return
+    total, n = torch.zeros((), device=plan.device), 0
+    module.eval()
+    with torch.no_grad():
+        for batch in batches.of(plan.parts.validation):
+            total = total + _loss(module, batch, plan, epoch) * len(batch[1])
+            n += len(batch[1])
+    history.validation_losses.append((total / n).item())
+    if plan.training.keep_best and history.best_epoch == history.n:
+        history.best = copy.deepcopy(module.state_dict())
 
 
-def _train(task: "LightningModule", history: _History, folder: Path, training: Training) -> int:
-    """Train from the last whole epoch in the folder on; gives the epoch whose weights it left."""
-    last = folder / f"{LAST}.ckpt"
-    with _quiet(), _left_as_found(training.device):
-        trainer = _trainer(folder, training)
-        trainer.fit(task, ckpt_path=last if last.is_file() else None, weights_only=True)
-    if history.best is None:
-        return len(history.losses[LOSS])
-    task.get_submodule("module").load_state_dict(history.best)
-    return history.best_epoch()
-
-
-def _trainer(folder: Path, training: Training) -> "Trainer":
-    from lightning_fabric.plugins.environments.lightning import LightningEnvironment
-    from pytorch_lightning import Callback, LightningModule, Trainer
-    from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
-    from pytorch_lightning.loggers import TensorBoardLogger
-
-    class Stopping(EarlyStopping):
-        """Also before the first epoch, if the fit had ended so when it was killed."""
-
-        def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-            trainer.should_stop = self.stopped_epoch > 0
-
-    callbacks: list[Callback] = [
-        ModelCheckpoint(
-            folder, filename=LAST, save_on_train_epoch_end=True, enable_version_counter=False
+def _loss(module: nn.Module, batch: tuple[Tensor, Tensor], plan: _Plan, epoch: int) -> Tensor:
+    inputs, target = (each.to(plan.device) for each in batch)
+    kind = torch.device(plan.device).type
+    with torch.autocast(kind, plan.mixed, enabled=plan.mixed is not None):
+        loss = mse_loss(module(inputs).squeeze(1).float(), target)
+    if not torch.isfinite(loss):
+        rate = plan.training.learning_rate
+        raise DataError(
+            f"The loss is {loss.item()} in epoch {epoch + 1}, with a learning rate of {rate:g}. "
+            f"Give a smaller one, such as {rate / 10:g}."
         )
-    ]
-    if training.patience:
-        callbacks.append(
-            Stopping(VALIDATION_LOSS, patience=training.patience, check_on_train_epoch_end=True)
-        )
-    device = torch.device(training.device)
-    return Trainer(
-        accelerator={"cuda": "gpu"}.get(device.type, device.type),
-        devices=1 if device.type == "cpu" else [device.index or 0],
-        precision=training.precision,  # pyright: ignore[reportArgumentType]
-        plugins=[LightningEnvironment()],  # else it takes a SLURM job for tasks of its own
-        max_epochs=training.epochs,
-        reload_dataloaders_every_n_epochs=1,
-        num_sanity_val_steps=0,
-        logger=TensorBoardLogger(folder, name="", version="", default_hp_metric=False),
-        callbacks=callbacks,
-        default_root_dir=folder,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
+    return loss
 
 
 def _predicted(module: nn.Module, batches: _Batches, device: str) -> Float64[np.ndarray, " r"]:
-    """What the network gives, in float32 however it was trained."""
+    """The outputs of the network, in float32 however it was trained."""
     module.to(device).eval()
     with torch.inference_mode():
         outputs = torch.cat([module(inputs.to(device)).cpu() for inputs, _ in batches])
     if outputs.shape[1:] != (1,):
         raise ModelError(
             f"The network gives {tuple(outputs.shape)} for {len(outputs)} images, but one number "
-            "an image is trained. Give it a head of one output."
+            "per image is trained. Give it a head with one output."
         )
     return outputs[:, 0].double().numpy()
 
 
-def _fingerprint(
-    module: nn.Module, batches: _Batches, parts: Parts, training: Training, seed: int
-) -> str:
-    """Everything that a fit's numbers follow from.
+def _fingerprint(module: nn.Module, batches: _Batches, plan: _Plan) -> str:
+    """A hash of everything that determines the numbers of a fit.
 
-    Code is no part of a state dict: what the network answers to two images stands for it.
+    Code is no part of a state dict: the outputs for two images stand for it.
     """
+    parts = plan.parts
     images = {
         name: [batches.images[row].key() for row in getattr(parts, name)]
         for name in Parts.__slots__
     }
-    answer = _predicted(module, batches.of(parts.train[:2]), training.device)
+    outputs = _predicted(module, batches.of(parts.train[:2]), plan.device)
     return setting_hash(
         {
             "recipe": RECIPE,
             "tensors": tensors_sha256(module),
             "text": re.sub(r"0x[0-9a-f]+", "", str(module)),  # addresses differ from run to run
-            "answer": [f"{value:.2e}" for value in answer],
+            "outputs": [f"{value:.2e}" for value in outputs],
             "images": images,
             "target": batches.target[np.concatenate([parts.train, parts.validation])].tolist(),
             "preprocessing": asdict(batches.preprocessing),
             "fit": batches.fit,
-            "training": asdict(training),
-            "seed": seed,
+            "training": asdict(plan.training),
+            "batch_size": batches.size,
+            "device": plan.device,
+            "mixed": str(plan.mixed),
+            "seed": plan.seed,
             "torch": torch.__version__,
         }
     )
 
 
-def _write(path: Path, **arrays: Any) -> None:
-    """The file is whole or absent."""
+@contextmanager
+def _atomic(path: Path) -> Iterator[Path]:
+    """A name to write to; the file appears under its own when the block ends without error."""
     unfinished = path.with_name(f"unfinished-{path.name}")
-    np.savez(unfinished, allow_pickle=False, **arrays)
+    yield unfinished
     unfinished.replace(path)
 
 
-def _resolved(training: Training) -> Training:
-    """The device that there is, and the precision in Lightning's words."""
-    device = resolved_device(training.device)
-    precision, kind = resolved_precision(training.precision, device), torch.device(device).type
-    if training.precision == "auto":
-        mixed = "bf16-mixed" if precision == "bfloat16" else "16-mixed"
-        name = mixed if kind == "cuda" else "32-true"  # on a processor, bfloat16 is to be asked for
-    else:
-        name = "bf16-mixed" if precision == "bfloat16" else "32-true"
-    return replace(training, device=device, precision=name)
-
-
 def _check_installed() -> None:
-    if not all(map(find_spec, ("pytorch_lightning", "tensorboard"))):
-        raise ModelError(
-            "Mode finetune needs pytorch-lightning and tensorboard. Install scalecut[finetune]."
-        )
+    if not find_spec("tensorboard"):
+        raise ModelError("Mode finetune needs tensorboard. Install scalecut[finetune].")
 
 
-def _check(target: Float64[np.ndarray, " n"], parts: Parts, training: Training) -> None:
+def _check(
+    target: Float64[np.ndarray, " n"], parts: Parts, training: Training, batch_size: int
+) -> None:
     n, own = len(parts.train), target[parts.train]
     if n < 2 or not len(parts.test):
         raise DataError(
-            f"There are {n} images to train on and {len(parts.test)} to test on. Give 2 or more, "
-            "and 1 or more."
+            f"There are {n} training images and {len(parts.test)} test images. Give at least 2 for "
+            "training and 1 for testing."
         )
     used = np.concatenate([own, target[parts.validation]])
     if not np.isfinite(used).all() or np.ptp(own) == 0:
         raise DataError(
-            f"The target of {n} images to train on is {own.min():g} to {own.max():g}. Give finite "
+            f"The target of the {n} training images is {own.min():g} to {own.max():g}. Give finite "
             "targets that differ."
         )
-    if training.epochs < 1 or training.batch_size < 2 or training.learning_rate <= 0:
+    if training.epochs < 1 or batch_size < 2 or training.learning_rate <= 0:
         raise DataError(
-            f"{training.epochs} epochs in batches of {training.batch_size} at a learning rate of "
-            f"{training.learning_rate:g} train nothing. Give 1 epoch or more, batches of 2 or more "
-            "and a rate above 0."
+            f"{training.epochs} epochs in batches of {batch_size} at a learning rate of "
+            f"{training.learning_rate:g} train nothing. Give --epochs 1 or more, --batch-size 2 or "
+            "more and a --learning-rate above 0."
         )
     if (training.patience or training.keep_best) and not len(parts.validation):
         raise DataError(
-            "Stopping early and keeping the best epoch need images to validate on, and there are "
-            "none. Cut patches with a validation part, or train a fixed number of epochs."
+            "--patience and --keep-best need validation images, and there are none. Cut patches "
+            "with a validation part, or train a fixed number of epochs."
         )
 
 
 @contextmanager
-def _told_in_words(training: Training, place: Path) -> Iterator[None]:
-    """What goes wrong outside the network, in a line that can be acted upon."""
+def _in_one_line(plan: _Plan, batch_size: int, place: Path) -> Iterator[None]:
+    """Failures outside the network become errors that say what to do."""
     try:
         yield
     except torch.OutOfMemoryError as error:
         raise ModelError(
-            f"Training on a batch of {training.batch_size} does not fit into the memory of "
-            f"{training.device}. Give a smaller one, such as --batch-size "
-            f"{max(2, training.batch_size // 2)}."
+            f"Training on a batch of {batch_size} does not fit into the memory of {plan.device}. "
+            f"Give a smaller one, such as --batch-size {max(2, batch_size // 2)}."
         ) from error
     except OSError as error:
         raise OutputError(
-            f"{place} cannot be written ({error.strerror or error}). Give a folder that can; what "
-            "was trained up to the last whole epoch is kept."
+            f"{place} cannot be written ({error.strerror or error}). Give a folder that can; "
+            "completed epochs are kept."
         ) from error
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Lightning without its banners, tips and warnings."""
-    loggers = [logging.getLogger(name) for name in ("pytorch_lightning", "lightning_fabric")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", module=r"(pytorch_lightning|lightning_fabric)\.")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
-
-
-@contextmanager
-def _left_as_found(device: str) -> Iterator[None]:
-    """The random state, gradient mode, cuDNN and Ctrl-C of the process as they were."""
+def _unchanged_surroundings(device: str) -> Iterator[None]:
+    """Random state, gradient mode and cuDNN settings of the process are restored at the end."""
     cudnn: Any = torch.backends.cudnn
-    before, on_interrupt = (cudnn.deterministic, cudnn.benchmark), signal.getsignal(signal.SIGINT)
+    before = cudnn.deterministic, cudnn.benchmark
     forked = [torch.device(device)] if torch.device(device).type == "cuda" else []
     try:
         with torch.random.fork_rng(devices=forked), torch.enable_grad():
             cudnn.deterministic, cudnn.benchmark = True, False
             yield
-    except SystemExit as ended:  # what Lightning makes of Ctrl-C, and of SIGTERM without a status
-        if isinstance(ended.__context__, KeyboardInterrupt):
-            signal.signal(signal.SIGINT, on_interrupt)
-            raise KeyboardInterrupt from ended
-        raise SystemExit(ended.code or 128 + signal.SIGTERM) from ended
     finally:
         cudnn.deterministic, cudnn.benchmark = before

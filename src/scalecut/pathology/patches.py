@@ -1,13 +1,14 @@
-"""Patches of tiles at several magnifications, and how large the nuclei in them are.
+"""Patches of tiles at several magnifications, with the sizes of their nuclei.
 
 A tile of magnification M shown at m is resampled by f = M / m: each pixel of the result is the mean
-over f x f pixels of the tile, parts of pixels counted as parts. Nuclei are never mixed: a pixel
-belongs to nuclei if they cover half of it, and then to the one that covers most.
+over f x f pixels of the tile, partly covered pixels counted in proportion. Nuclei are never mixed:
+a pixel belongs to nuclei if they cover half of it, and then to the one that covers most.
 
 Areas are as in `graziani2021`: nuclei that touch the border of the patch are not counted, nor
-those of fewer than 3 px; of a mask with two levels, nuclei are the connected parts after a closing
-by 2 x 2 pixels. The paper says neither how it resampled nor where its patches lay; ours lie side by
-side, or in as many places of each tile at every magnification, which then overlap at the low ones.
+those of fewer than 3 px; in a mask with two levels, nuclei are the connected components after a
+closing by 2 x 2 pixels. The paper does not say how it resampled, nor where its patches lay. Ours
+form a grid without overlap, or the same number of patches per tile at every magnification, which
+overlap at the low ones.
 
 Shapes: h x w pixels of the tile, H x W of the resampled tile; k nuclei.
 """
@@ -16,7 +17,7 @@ import datetime
 import json
 from collections.abc import Iterator, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import cast
@@ -32,14 +33,14 @@ from .. import runs
 from ..data.images import LeftOut
 from ..errors import DataError
 from ..features.extract import Progress
-from .tiles import PARTS, Tile, read
+from .tiles import PARTS, Tile, find_tiles, read, read_split
+from .tiles import split as split_tiles
 
-MAGNIFICATIONS = (5.0, 8.0, 10.0, 15.0, 20.0, 30.0, 40.0)  # graziani2021
 SMALLEST = 3  # px of a nucleus, graziani2021
 FOLDER = "patches"
 TOTAL = "total"
-BLUR_MARGIN = 2.0  # target variance of `match_blur` over the largest that is there already
-_EDGES = 0.01  # share of pixels, those of the steepest edges, that the blur of a tile is read off
+BLUR_MARGIN = 2.0  # target variance of `match_blur` over the largest variance before matching
+_EDGES = 0.01  # share of pixels, those of the steepest edges, that the blur is estimated from
 _THREADS = 4
 _STRIP = 64  # rows resampled at once, to bound memory; even, so that ties alternate on
 _ROUNDING = 1e-9
@@ -61,32 +62,88 @@ class Blur:
     target: float  # of all patches, in theirs
 
 
+@dataclass(frozen=True, slots=True)
+class Cutting:
+    """How patches are cut from tiles.
+
+    Args:
+        magnifications: Magnifications of the patches, up to that of the tiles.
+        native: Magnification of the tiles.
+        size: Side of a patch in pixels.
+        grid: Patches across and down per tile at every magnification, evenly spread from edge to
+            edge; they overlap where they must. By default patches do not overlap, and low
+            magnifications have few.
+        um_per_pixel: Micrometres per pixel of the tiles; by default what the file of each says.
+        match_blur: Give all magnifications the same point spread, in pixels of the patch. Otherwise
+            sharpness reveals the magnification, whatever the nuclei.
+        native_blur: Standard deviation of the point spread of the tiles, in their pixels; by
+            default estimated from the training tiles.
+    """
+
+    magnifications: Sequence[float] = (5.0, 8.0, 10.0, 15.0, 20.0, 30.0, 40.0)  # graziani2021
+    native: float = 40.0
+    size: int = 224
+    grid: int | None = None
+    um_per_pixel: float | None = None
+    match_blur: bool = False
+    native_blur: float | None = None
+
+    def __post_init__(self) -> None:
+        given = (*self.magnifications, self.native, self.size)
+        is_usable = bool(self.magnifications) and all(0 < each < np.inf for each in given)
+        if not is_usable or self.size < SMALLEST:
+            asked = ", ".join(f"{each:g}X" for each in self.magnifications) or "no magnification"
+            raise DataError(
+                f"Patches of {self.size:g} px at {asked} cannot be cut from tiles at "
+                f"{self.native:g}X. Give magnifications above 0 and patches of {SMALLEST} px or "
+                "more."
+            )
+        if max(self.magnifications) > self.native:
+            raise DataError(
+                f"A magnification of {max(self.magnifications):g}X is above that of the tiles, "
+                f"{self.native:g}X, and would add no detail. Give {self.native:g} or less."
+            )
+        if self.grid is not None and self.grid < 1:
+            raise DataError(f"--grid must be at least 1, got {self.grid}.")
+        for value, name in ((self.um_per_pixel, "um-per-pixel"), (self.native_blur, "native-blur")):
+            if value is not None and not 0 < value < np.inf:
+                raise DataError(f"--{name} must be above 0, got {value:g}.")
+
+    @property
+    def factors(self) -> dict[float, float]:
+        """Pixels of the tile along one pixel of the patch, by magnification."""
+        return {float(each): self.native / each for each in sorted(self.magnifications)}
+
+
 @dataclass(frozen=True, slots=True, eq=False)
-class PatchSet:
-    """What was cut, one row a patch, and what was not."""
+class Patches:
+    """Patches in a folder, one row each, and what was skipped."""
 
     table: pd.DataFrame  # the columns of COLUMNS
-    left_out: tuple[LeftOut, ...]  # how many patches have no nuclei, by magnification
-    skipped: tuple[LeftOut, ...]  # magnifications at which tiles are smaller than a patch
-    blur: Blur | None  # if it was matched
+    folder: Path  # that the names in the table are relative to
+    left_out: tuple[LeftOut, ...] = ()  # patches without nuclei, by magnification
+    skipped: tuple[LeftOut, ...] = ()  # magnifications at which tiles are smaller than a patch
+    blur: Blur | None = None  # if it was matched
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row per patch, in the form of `patches.parquet`."""
+        return self.table.copy()
 
     def counts(self) -> pd.DataFrame:
+        """The number of patches by part and magnification."""
         return counts(self.table)
 
 
 @dataclass(frozen=True, slots=True)
 class _Plan:
     folder: Path
-    factors: Mapping[float, float]  # pixels of the tile along one of the patch, by magnification
-    size: int
-    grid: int | None
-    um_per_pixel: float | None
+    cutting: Cutting
     blur: Blur | None
 
 
 @dataclass(frozen=True, slots=True)
 class _Cut:
-    """What one magnification of one tile gave."""
+    """The patches of one tile at one magnification."""
 
     magnification: float
     rows: tuple[tuple[object, ...], ...]  # values of COLUMNS
@@ -94,95 +151,96 @@ class _Cut:
     too_small: str  # how large the tile is, if it is smaller than a patch
 
 
+def save_patches(
+    tiles: str | Path,
+    masks: str | Path,
+    out: str | Path,
+    *,
+    split: str | Path | None = None,
+    leave_out: Sequence[str] = (),
+    cutting: Cutting = Cutting(),
+    seed: int = 0,
+    command: str = "",
+    progress: Progress | None = None,
+) -> Patches:
+    """Cut patches of tissue at several magnifications, and measure their nuclei.
+
+    Args:
+        tiles: The folder of tiles.
+        masks: The folder of their masks.
+        out: The folder to write; complete or absent.
+        split: A table with the columns image and split; by default patients are drawn into train,
+            validation and test, 60, 20 and 20 %.
+        leave_out: Skip tiles whose name contains one of these.
+        cutting: How patches are cut.
+        seed: random seed of the split.
+        command: as it was typed, or empty.
+        progress: called with (stage, done, total).
+
+    Raises:
+        DataError: if no tile can be used, or a part of the split has no patches.
+        OutputError: if `out` exists and holds no patches, or cannot be written.
+    """
+    out = Path(out)
+    runs.check_place(out, "patches")
+    found, left_out = find_tiles(Path(tiles), Path(masks))
+    kept = [tile for tile in found if not any(part in tile.name for part in leave_out)]
+    if not kept:
+        raise DataError(f"--leave-out {','.join(leave_out)} skips every tile. Skip fewer.")
+    parts = split_tiles(kept, seed=seed, given=read_split(Path(split)) if split else None)
+    with runs.new_run(out, "patches") as folder:
+        made = cut_patches(kept, parts, folder, cutting, progress=progress)
+        made = replace(made, folder=out, left_out=(*left_out, *made.left_out))
+        made.table.to_parquet(folder / "patches.parquet", index=False)
+        _write_facts(made, folder, command)
+    return made
+
+
 def cut_patches(
     tiles: Sequence[Tile],
     split: Mapping[str, str],
     folder: Path,
+    cutting: Cutting = Cutting(),
     *,
-    magnifications: Sequence[float] = MAGNIFICATIONS,
-    native: float = 40.0,
-    size: int = 224,
-    grid: int | None = None,
-    um_per_pixel: float | None = None,
-    match_blur: bool = False,
-    native_blur: float | None = None,
     progress: Progress | None = None,
-) -> PatchSet:
-    """Cut all patches that fit side by side, from the upper left; they are written to `folder`.
+) -> Patches:
+    """The patches of all tiles, written to `folder` as `patches/NAME.png`.
 
-    Patches without nuclei are left out.
+    Patches lie next to each other from the upper left corner on, or on a grid. Patches without
+    nuclei are skipped.
 
     Args:
-        split: the part that each tile is in, by its name (`tiles.split`).
-        folder: gets `patches/NAME.png`.
-        native: the magnification of the tiles.
-        size: of patches, in pixels.
-        grid: how many patches a tile has across and down at every magnification, evenly spread
-            from edge to edge; they overlap where they must. Without it, low magnifications have
-            few patches.
-        um_per_pixel: of the tiles; without it, what the file of each says.
-        match_blur: give all magnifications the same point spread, in pixels of the patch. Else the
-            native one is the least sharp, which tells it without a look at the nuclei.
-        native_blur: standard deviation of the point spread of the tiles, in their pixels; without
-            it, it is estimated from the tiles to train on.
+        split: the part of each tile, by name (`tiles.split`).
 
     Raises:
-        DataError: if a magnification is above the native one, a tile cannot be read, or a part of
-            the split is left without patches.
+        DataError: if a tile cannot be read, or a part of the split has no patches.
     """
-    _check(magnifications, native, size, um_per_pixel, native_blur)
-    if grid is not None and grid < 1:
-        raise DataError(f"A grid of {grid} x {grid} patches is none. Give 1 or more.")
-    factors = {float(each): native / each for each in sorted(magnifications)}
     (folder / FOLDER).mkdir(parents=True, exist_ok=True)
     cuts: list[_Cut] = []
     with ThreadPoolExecutor(_THREADS) as pool:
         blur = None
-        if match_blur:
+        if cutting.match_blur:
             train = [tile for tile in tiles if split[tile.name] == "train"]
-            known = [native_blur] if native_blur else list(pool.map(_blur_of_tile, train))
-            blur = _matched(known, factors)
-        plan = _Plan(folder, factors, size, grid, um_per_pixel, blur)
+            given = cutting.native_blur
+            blur = _matched([given] if given else list(pool.map(_blur_of_tile, train)), cutting)
+        plan = _Plan(folder, cutting, blur)
         done = pool.map(lambda tile: _cut(tile, split[tile.name], plan), tiles)
         for number, each in enumerate(done, start=1):
             cuts += each
             if progress:
                 progress("patches", number, len(tiles))
     table = pd.DataFrame([row for cut in cuts for row in cut.rows], columns=list(COLUMNS))
-    _check_parts(table, {split[tile.name] for tile in tiles}, size)
-    return PatchSet(table, tuple(_left_out(cuts)), tuple(_skipped(cuts, size)), blur)
-
-
-def _check(
-    magnifications: Sequence[float],
-    native: float,
-    size: int,
-    um_per_pixel: float | None,
-    native_blur: float | None,
-) -> None:
-    given = (*magnifications, native, size)
-    if not magnifications or not all(0 < each < np.inf for each in given) or size < SMALLEST:
-        asked = ", ".join(f"{each:g}X" for each in magnifications) or "no magnification"
-        raise DataError(
-            f"Patches of {size:g} px at {asked} of tiles at {native:g}X cannot be cut. "
-            f"Give magnifications above 0 and patches of {SMALLEST} px or more."
-        )
-    if max(magnifications) > native:
-        raise DataError(
-            f"A magnification of {max(magnifications):g}X is above that of the tiles, "
-            f"{native:g}X; its detail would be made up. Give {native:g} or less."
-        )
-    for value, name in ((um_per_pixel, "µm per pixel"), (native_blur, "blur")):
-        if value is not None and not 0 < value < np.inf:
-            raise DataError(f"{value:g} is no {name} of a tile. Give a number above 0.")
+    _check_parts(table, {split[tile.name] for tile in tiles}, cutting.size)
+    skipped = tuple(_skipped(cuts, cutting.size))
+    return Patches(table, folder, tuple(_left_out(cuts)), skipped, blur)
 
 
 def _check_parts(table: pd.DataFrame, parts: Set[str], size: int) -> None:
     for part in PARTS:
         if part in parts and part not in set(table["split"]):
             raise DataError(
-                f"No tile of {part} gives a patch of {size} px with a whole nucleus of {SMALLEST} "
-                "px. Give larger tiles, higher magnifications or smaller patches."
+                f"No tile of {part} gives a patch of {size} px with a complete nucleus of "
+                f"{SMALLEST} px. Give larger tiles, higher magnifications or smaller patches."
             )
 
 
@@ -192,7 +250,7 @@ def _left_out(cuts: Sequence[_Cut]) -> Iterator[LeftOut]:
         empty = sum(cut.n_empty for cut in these)
         there = empty + sum(len(cut.rows) for cut in these)
         if empty:
-            reason = f"{empty} of {there} patches have no whole nucleus of {SMALLEST} px or more"
+            reason = f"{empty} of {there} patches have no complete nucleus of {SMALLEST} px or more"
             yield LeftOut(f"{magnification:g}X", reason)
 
 
@@ -211,27 +269,28 @@ def _skipped(cuts: Sequence[_Cut], size: int) -> Iterator[LeftOut]:
 def _cut(tile: Tile, part: str, plan: _Plan) -> list[_Cut]:
     """The patches of a tile, written."""
     pixels, marks = read(tile)
-    um_per_pixel = plan.um_per_pixel or tile.um_per_pixel or np.nan
+    cutting = plan.cutting
+    um_per_pixel = cutting.um_per_pixel or tile.um_per_pixel or np.nan
     cuts: list[_Cut] = []
-    for magnification, factor in plan.factors.items():
+    for magnification, factor in cutting.factors.items():
         height, width = (_n_whole(n, factor) for n in marks.shape)
-        if min(height, width) < plan.size:
+        if min(height, width) < cutting.size:
             too_small = f"{tile.name} with {width} x {height} px"
             cuts.append(_Cut(magnification, (), 0, too_small))
             continue
-        picture, nuclei = resampled(pixels, factor), resampled_nuclei(marks, factor)
+        shown, nuclei = resampled(pixels, factor), resampled_nuclei(marks, factor)
         if plan.blur:
-            picture = _blurred(picture, factor, plan.blur)
-        whole = np.rint(picture).clip(0, 255).astype(np.uint8)
+            shown = _blurred(shown, factor, plan.blur)
+        shown = np.rint(shown).clip(0, 255).astype(np.uint8)
         rows: list[tuple[object, ...]] = []
-        rest = height - plan.size, width - plan.size
-        corners = list(product(*(_starts(each, plan) for each in rest)))
+        rest = height - cutting.size, width - cutting.size
+        corners = list(product(*(_starts(each, cutting) for each in rest)))
         for y, x in corners:
-            window = slice(y, y + plan.size), slice(x, x + plan.size)
+            window = slice(y, y + cutting.size), slice(x, x + cutting.size)
             areas = areas_of_nuclei(nuclei[window])
             if areas.size:
                 name = f"{FOLDER}/{tile.name}_{magnification:g}x_{x}_{y}.png"
-                PIL.Image.fromarray(whole[window]).save(plan.folder / name)
+                PIL.Image.fromarray(shown[window]).save(plan.folder / name)
                 mean, median = float(areas.mean()), float(np.median(areas))
                 place = (name, tile.name, tile.group, part, magnification, x, y)
                 rows.append((*place, areas.size, mean, median, mean * (um_per_pixel * factor) ** 2))
@@ -239,18 +298,18 @@ def _cut(tile: Tile, part: str, plan: _Plan) -> list[_Cut]:
     return cuts
 
 
-def _starts(rest: int, plan: _Plan) -> list[int]:
+def _starts(rest: int, cutting: Cutting) -> list[int]:
     """Where patches begin, down or across, if the last begins at `rest` or before."""
-    if plan.grid is None:
-        return list(range(0, rest + 1, plan.size))
-    if plan.grid == 1:
+    if cutting.grid is None:
+        return list(range(0, rest + 1, cutting.size))
+    if cutting.grid == 1:
         return [rest // 2]
-    places = np.linspace(0, rest, plan.grid).round().astype(int)
+    places = np.linspace(0, rest, cutting.grid).round().astype(int)
     return list(dict.fromkeys(places.tolist()))
 
 
 def areas_of_nuclei(labels: Integer[np.ndarray, "h w"]) -> Int64[np.ndarray, " k"]:
-    """Areas, in pixels, of the nuclei that lie wholly inside and have 3 pixels or more."""
+    """Areas, in pixels, of the nuclei that lie completely inside and have 3 pixels or more."""
     areas = np.bincount(labels.ravel()).astype(np.int64)
     for edge in (labels[0], labels[-1], labels[:, 0], labels[:, -1]):
         areas[edge] = 0
@@ -273,9 +332,9 @@ def _weights(n: int, factor: float) -> sparse.csr_array:
 def resampled(
     values: UInt8[np.ndarray, "h w c"], factor: float
 ) -> Float64[np.ndarray, "height width c"]:
-    """The mean over squares of `factor` x `factor` pixels; a rest at the right and below is lost.
+    """The mean over squares of `factor` x `factor` pixels; a remainder right and below is dropped.
 
-    Pillow's BOX takes whole pixels only, which at 4/3 is now one of them and now two.
+    Pillow's BOX takes whole pixels only, which at 4/3 are one or two in turn.
     """
     rows, columns = (_weights(n, factor) for n in values.shape[:2])
     planes = [rows @ values[..., c].astype(np.float64) @ columns.T for c in range(values.shape[2])]
@@ -318,8 +377,8 @@ def _resampled_labels(
 def _is_marked(covered: Float64[np.ndarray, "h w"]) -> Bool[np.ndarray, "h w"]:
     """Whether nuclei cover half of a pixel.
 
-    Where it is exactly half, every other pixel is theirs: at a factor of 2 that is so often that
-    areas would all be too large, or too small.
+    Where it is exactly half, every other pixel counts as theirs: at a factor of 2 this is so
+    frequent that areas would all be too large, or too small.
     """
     down, right = np.indices(covered.shape)
     half = 0.5 + _ROUNDING * np.where((down + right) % 2, 1, -1)
@@ -331,11 +390,11 @@ def _blur_of_tile(tile: Tile) -> float | None:
 
 
 def estimated_blur(pixels: UInt8[np.ndarray, "h w 3"]) -> float | None:
-    """Standard deviation of the point spread, in pixels, read off the steepest edges.
+    """Standard deviation of the point spread, in pixels, estimated from the steepest edges.
 
     An edge of variance v, smoothed by s, has a slope in proportion to (v + s²)^-1/2. So the slopes
     g₁, g₂ after smoothing by 1 and 2 pixels give v = (4 - q) / (q - 1), q = (g₁ / g₂)². Smoothing
-    by a pixel keeps noise out. None where there is no edge.
+    by a pixel suppresses noise. None where there is no edge.
     """
     grey = pixels.mean(axis=2)
     slope, smoothed = (ndimage.gaussian_gradient_magnitude(grey, sigma) for sigma in (1.0, 2.0))
@@ -350,7 +409,7 @@ def estimated_blur(pixels: UInt8[np.ndarray, "h w 3"]) -> float | None:
 def spread(factor: float) -> float:
     """Variance that averaging adds to the point spread, in pixels of the patch.
 
-    (1 - 1/f²) / 12 for whole f; for others more, because pixels are cut.
+    (1 - 1/f²) / 12 for whole f; more for others, because pixels are split.
     """
     weights = _weights(1000, factor).toarray()
     centres = (np.arange(len(weights)) + 0.5) * factor
@@ -358,30 +417,30 @@ def spread(factor: float) -> float:
     return float((weights * distance**2).sum(axis=1).mean() / factor**2)
 
 
-def _matched(native: Sequence[float | None], factors: Mapping[float, float]) -> Blur:
+def _matched(native: Sequence[float | None], cutting: Cutting) -> Blur:
     known = [each for each in native if each is not None]
     if not known:
         raise DataError(
-            "No tile to train on has an edge, so its blur is not known. Give it: native_blur."
+            "No training tile has an edge to estimate its blur from. Give --native-blur."
         )
     sigma = float(np.median(known))
-    largest = max(sigma**2 / factor**2 + spread(factor) for factor in factors.values())
+    largest = max(sigma**2 / factor**2 + spread(factor) for factor in cutting.factors.values())
     return Blur(sigma, float(np.sqrt(BLUR_MARGIN * largest)))
 
 
 def _blurred(
-    picture: Float64[np.ndarray, "h w c"], factor: float, blur: Blur
+    image: Float64[np.ndarray, "h w c"], factor: float, blur: Blur
 ) -> Float64[np.ndarray, "h w c"]:
-    """With a Gaussian that fills up the point spread to the target."""
-    lack = blur.target**2 - blur.native**2 / factor**2 - spread(factor)
-    return ndimage.gaussian_filter(picture, np.sqrt(lack), axes=(0, 1))
+    """With a Gaussian that widens the point spread to the target."""
+    missing = blur.target**2 - blur.native**2 / factor**2 - spread(factor)
+    return ndimage.gaussian_filter(image, np.sqrt(missing), axes=(0, 1))
 
 
 def counts(table: pd.DataFrame) -> pd.DataFrame:
-    """How many patches there are, part x magnification, with totals (Table 1 of `graziani2021`).
+    """The number of patches by part and magnification, with totals (Table 1 of `graziani2021`).
 
     Raises:
-        DataError: if they do not add up: a patch has no part or magnification.
+        DataError: if a patch has no magnification.
     """
     parts = [part for part in PARTS if part in set(table["split"])]
     magnifications = sorted(table["magnification"].dropna().unique())
@@ -398,31 +457,28 @@ def counts(table: pd.DataFrame) -> pd.DataFrame:
     return cells
 
 
-def write_patches(
-    made: PatchSet, folder: Path, *, command: str, left_out: Sequence[LeftOut]
-) -> None:
-    """Write the table of patches, and what was left out, beside the patches in `folder`."""
-    made.table.to_parquet(folder / "patches.parquet", index=False)
-    whole = {
+def _write_facts(made: Patches, folder: Path, command: str) -> None:
+    facts = {
         "format": runs.FORMATS["patches"],
         "command": command,
         "written": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "versions": runs.versions(),
         "counts": json.loads(str(made.counts().to_json(orient="index"))),
         "blur": made.blur,
-        "left_out": [*left_out, *made.left_out],
+        "left_out": made.left_out,
         "skipped": made.skipped,
     }
-    text = json.dumps(runs.plain(whole), indent=2, ensure_ascii=False, allow_nan=False)
+    text = json.dumps(runs.plain(facts), indent=2, ensure_ascii=False, allow_nan=False)
     (folder / runs.MARKS["patches"]).write_text(text + "\n", encoding="utf-8")
 
 
-def read_patches(folder: Path) -> pd.DataFrame:
-    """The table of patches, as `write_patches` wrote it.
+def read_patches(folder: str | Path) -> Patches:
+    """The patches in a folder that `save_patches` wrote.
 
     Raises:
         DataError: if the folder holds none.
     """
+    folder = Path(folder)
     try:
         table = pd.read_parquet(folder / "patches.parquet")
     except (OSError, ValueError) as error:
@@ -430,10 +486,10 @@ def read_patches(folder: Path) -> pd.DataFrame:
             f"{str(folder)!r} holds no patches: patches.parquet cannot be read ({error}). Give a "
             "folder that `scalecut patches` wrote."
         ) from error
-    lacking = [name for name in COLUMNS if name not in table]
-    if lacking:
+    missing = [name for name in COLUMNS if name not in table]
+    if missing:
         raise DataError(
-            f"patches.parquet of {str(folder)!r} lacks the column {lacking[0]!r}. Cut the patches "
+            f"patches.parquet of {str(folder)!r} lacks the column {missing[0]!r}. Cut the patches "
             "again."
         )
-    return table
+    return Patches(table, folder)

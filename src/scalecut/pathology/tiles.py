@@ -1,8 +1,8 @@
 """Tiles of tissue with the masks of their nuclei: found, paired, read, and split by patient.
 
-A tile and its mask have the same name, as far as it goes before `_original` and `_mask`. A mask
-has two levels (nuclei are the bright one), or a level or colour for each nucleus. What cannot be
-used is left out with its reason, never in silence.
+A tile and its mask have the same name up to `_original` and `_mask`. A mask has two levels (nuclei
+are the bright one), or a level or colour for each nucleus. Tiles that cannot be used are skipped
+and listed with the reason.
 
 Known names: those of Janowczyk and Madabhushi (`janowczyk2016` in docs/references.bib),
 `CASE_500_fNUMBER_original.tif` with `CASE_500_fNUMBER_mask.png`, and the barcodes of TCGA.
@@ -35,43 +35,43 @@ _PATIENTS = (
     re.compile(r"^(.+)_500_f\d+$"),
 )
 _UNITS = {2: 25_400.0, 3: 10_000.0}  # µm in TIFF's units of resolution, inch and centimetre
-_COARSEST = 20.0  # µm a pixel: tags that say more are those of a printer (72 to 300 dpi)
-_SMALLEST = 3  # pixels that a level covers on average, at least, if levels stand for nuclei
+_COARSEST = 20.0  # µm per pixel: larger values are those of a printer (72 to 300 dpi)
+_SMALLEST = 3  # pixels per level on average, at least, if levels stand for nuclei
 
 
 @dataclass(frozen=True, slots=True)
 class Tile:
-    """A picture of tissue, the mask of its nuclei, and whose tissue it is."""
+    """An image of tissue, the mask of its nuclei, and the patient."""
 
     name: str
     image: Path
     mask: Path
-    group: str  # the patient, as far as the name tells; else the tile itself
-    um_per_pixel: float | None = None  # as the file says
+    group: str  # the patient if the name contains one, else the tile itself
+    um_per_pixel: float | None = None  # from the file
 
 
 def find_tiles(tiles: Path, masks: Path) -> tuple[list[Tile], tuple[LeftOut, ...]]:
-    """The tiles of a folder that have a mask in the other, by name, and what is left out.
+    """The tiles of a folder that have a mask in the other, by name, and what is skipped.
 
-    Both may be the same folder; masks then end in `_mask`. Every file is read once, to be sure.
+    Both may be the same folder; masks then end in `_mask`. Every file is read once, to check it.
 
     Raises:
-        DataError: if a folder is not there, or no tile can be used.
+        DataError: if a folder does not exist, or no tile can be used.
     """
     for folder, what in ((tiles, "tiles"), (masks, "masks")):
         if not folder.is_dir():
             raise DataError(f"There is no folder {folder}. Give the folder of the {what}.")
-    pictures = _named(tiles, "tiles", ending=_TILE, other=_MASK)
+    images = _named(tiles, "tiles", ending=_TILE, other=_MASK)
     marked = _named(masks, "masks", ending=_MASK, other=_TILE, strict=tiles.samefile(masks))
     found: list[Tile] = []
     left_out: list[LeftOut] = []
-    for name in sorted(pictures.keys() | marked.keys()):
-        images, labels = pictures.get(name, []), marked.get(name, [])
+    for name in sorted(images.keys() | marked.keys()):
+        of_tile, of_mask = images.get(name, []), marked.get(name, [])
         try:
-            found.append(_paired(name, images, labels))
+            found.append(_paired(name, of_tile, of_mask))
         except DataError as error:
             reason = str(error).removeprefix(f"{name}: ")
-            left_out.append(LeftOut((images or labels)[0].name, reason))
+            left_out.append(LeftOut((of_tile or of_mask)[0].name, reason))
     if not found:
         raise DataError(f"None of the tiles of {tiles} can be used. {told(left_out)}")
     return found, tuple(left_out)
@@ -80,7 +80,7 @@ def find_tiles(tiles: Path, masks: Path) -> tuple[list[Tile], tuple[LeftOut, ...
 def _named(
     folder: Path, what: str, *, ending: str, other: str, strict: bool = False
 ) -> dict[str, list[Path]]:
-    """Files by the name that tile and mask share; those that end as the others do are not ours."""
+    """Files by the name that tile and mask share, without those that end as the others do."""
     files: dict[str, list[Path]] = defaultdict(list)
     for path in sorted(folder.iterdir()):
         is_ours = path.stem.endswith(ending) or not (strict or path.stem.endswith(other))
@@ -89,19 +89,19 @@ def _named(
     if not files:
         ends = f" whose name ends in {ending}" if strict else ""
         raise DataError(
-            f"{folder} holds no picture{ends}. "
+            f"{folder} holds no image{ends}. "
             f"Give the folder of the {what} ({', '.join(sorted(_SUFFIXES))})."
         )
     return files
 
 
 def _paired(name: str, images: list[Path], masks: list[Path]) -> Tile:
-    for paths, lack in (
+    for paths, missing in (
         (images, "there is no tile of this name; add it, or remove the mask"),
-        (masks, f"there is no mask of this name ({name}.png, {name}_mask.png or alike); add it"),
+        (masks, f"there is no mask of this name ({name}.png, {name}_mask.png or similar); add it"),
     ):
         if not paths:
-            raise DataError(lack)
+            raise DataError(missing)
         if len(paths) > 1:
             files = ", ".join(path.name for path in paths)
             raise DataError(f"there are {len(paths)} files of this name ({files}); keep one")
@@ -126,13 +126,13 @@ def _um_per_pixel(tags: Mapping[int, Any]) -> float | None:
 def read(
     tile: Tile,
 ) -> tuple[UInt8[np.ndarray, "h w 3"], Bool[np.ndarray, "h w"] | Integer[np.ndarray, "h w"]]:
-    """The picture, and what its mask marks.
+    """The image, and its mask.
 
-    Where nuclei are (bool), if the mask has two levels; else the number of the nucleus at each
-    pixel, from 1, and 0 where there is none.
+    The mask is true at nuclei if it has two levels; otherwise it holds the number of the nucleus at
+    each pixel, from 1, and 0 where there is none.
 
     Raises:
-        DataError: if one cannot be read, the sizes differ, or the mask is none.
+        DataError: if one cannot be read, the sizes differ, or the mask is a photograph.
     """
     pixels = np.asarray(Image(tile.name, tile.image).decode())
     try:
@@ -148,12 +148,12 @@ def read(
 
 
 def read_mask(file: Path) -> Bool[np.ndarray, "h w"] | Integer[np.ndarray, "h w"]:
-    """What a mask marks: bool if it has two levels, else the numbers of nuclei.
+    """The mask: bool if it has two levels, otherwise the numbers of nuclei.
 
-    With levels for nuclei, regions of one level are as many as levels (not more than twice: an
-    object may be in pieces). Shades along the edges of two levels, or the noise of JPEG, are cut by
-    Otsu's threshold of the first channel (`graziani2021`) if few pixels lie in between. All else
-    is a photograph.
+    If levels stand for nuclei, there are as many regions of one level as levels, and at most twice
+    as many: a nucleus may be in pieces. Shades at the edges of two levels, or the noise of JPEG,
+    are removed by Otsu's threshold of the first channel (`graziani2021`) if few pixels lie in
+    between. Anything else is a photograph.
     """
     with opened(file) as stored:
         values = np.asarray(decoded(stored))
@@ -164,7 +164,7 @@ def read_mask(file: Path) -> Bool[np.ndarray, "h w"] | Integer[np.ndarray, "h w"
     codes = first if is_grey else planes.astype(np.int64) @ (256 ** np.arange(planes.shape[2]))
     levels = np.unique(codes)
     if len(levels) == 1:
-        raise DataError("it has one level only, so it marks nothing; mark its nuclei")
+        raise DataError("it has a single level, so it marks nothing; mark the nuclei")
     if len(levels) == 2:
         return codes == levels[1]
 
@@ -178,24 +178,24 @@ def read_mask(file: Path) -> Bool[np.ndarray, "h w"] | Integer[np.ndarray, "h w"
     if first.size - sum(at_ends) < min(at_ends):
         return first > threshold_otsu(first)
     raise DataError(
-        f"it has {len(levels)} levels in {n_regions} regions, as a photograph has; "
-        "give a mask of two levels, or of one level a nucleus"
+        f"it has {len(levels)} levels in {n_regions} regions, like a photograph; "
+        "give a mask with two levels, or with one level per nucleus"
     )
 
 
 def read_split(file: Path) -> dict[str, str]:
-    """Which part each tile belongs to, by its name: a CSV file with the columns image and split.
+    """The part of each tile, by name, from a CSV file with the columns image and split.
 
-    Names may be those of files, with ending or without.
+    Names may be those of files, with or without suffix.
 
     Raises:
-        DataError: if it is no such table, or names a tile twice.
+        DataError: if the file is no such table, or names a tile twice.
     """
     try:
         table = pd.read_csv(file, dtype=str, keep_default_na=False, encoding="utf-8-sig")
     except (ValueError, OSError) as error:
         raise DataError(
-            f"{file} is no table ({' '.join(str(error).split())}). "
+            f"{file} is not a table ({' '.join(str(error).split())}). "
             "Give a CSV file with the columns image and split."
         ) from error
     missing = [name for name in ("image", "split") if name not in table]
@@ -210,7 +210,7 @@ def read_split(file: Path) -> dict[str, str]:
         name = path.stem if path.suffix.lower() in _SUFFIXES else path.name
         name = name.removesuffix(_TILE)
         if name in parts:
-            raise DataError(f"{file} names the tile {name!r} twice. Keep one row a tile.")
+            raise DataError(f"{file} names the tile {name!r} twice. Keep one row per tile.")
         parts[name] = part
     return parts
 
@@ -222,20 +222,20 @@ def split(
     shares: tuple[float, float, float] = (0.6, 0.2, 0.2),
     given: Mapping[str, str] | None = None,
 ) -> dict[str, str]:
-    """The part of each tile, by its name; the tiles of a patient are all in one.
+    """The part of each tile, by name; all tiles of a patient are in one part.
 
     Args:
-        shares: of the patients, in train, validation and test; a part with a share has at least
-            one. They are drawn by `seed`.
-        given: the part of each tile, instead of drawing; tiles that are not there do not matter.
+        shares: of the patients in train, validation and test; a part with a share gets at least
+            one patient. They are drawn by `seed`.
+        given: the part of each tile, instead of drawing; other tiles in it are ignored.
 
     Raises:
         DataError: if train or test is empty, or a patient is in two parts.
     """
     parts = _drawn(tiles, seed, shares) if given is None else _given(tiles, given)
-    there = set(parts.values())
+    present = set(parts.values())
     for part in ("train", "test"):
-        if part not in there:
+        if part not in present:
             raise DataError(
                 f"None of the {len(tiles)} tiles is in {part}, so nothing can be "
                 f"{'fitted' if part == 'train' else 'tested'}. Put some patients into {part}."
@@ -255,7 +255,7 @@ def _drawn(tiles: Sequence[Tile], seed: int, shares: tuple[float, float, float])
     if len(groups) < needed:
         raise DataError(
             f"There are tiles of {len(groups)} patients for {needed} parts. "
-            f"Give tiles of {needed} or more."
+            f"Give tiles of at least {needed} patients."
         )
     sizes = (np.array(shares) > 0).astype(int)
     while sizes.sum() < len(groups):
@@ -271,9 +271,9 @@ def _given(tiles: Sequence[Tile], given: Mapping[str, str]) -> dict[str, str]:
     for tile in tiles:
         part = given.get(tile.name)
         if part not in PARTS:
-            said = "has no part" if part is None else f"is in the part {part!r}"
+            said = "has no part" if part is None else f"has the part {part!r}"
             raise DataError(
-                f"The tile {tile.name!r} {said} in the split that is given. "
+                f"The tile {tile.name!r} {said} in the given split. "
                 f"Give one of {', '.join(PARTS)} for each tile."
             )
         parts[tile.name] = part

@@ -1,317 +1,349 @@
-"""Does the cut network do better where size matters? Ways to use a network, on the same patches.
+"""Does the cut network do better where size matters? Methods, compared on the same patches.
 
-Frozen: the pooled features of a layer, ridge regression on them (minutes on a processor). Each seed
-draws the training tiles anew, with replacement, whole groups at a time; the penalty is chosen
-inside the training part, by leaving groups out. Finetune: all weights are trained, as in
-`graziani2021`; seeds are of the initialisation and the order. The test tiles stay in both.
+The test tiles are the same for all methods and fits. `methods` says what is fitted, `comparison`
+how differences are judged.
 
-Shapes: n patches, m to fit, k to test, d features, S seeds, T tiles, L layers.
+Shapes: k test patches, S seeds, L layers, b bootstrap draws.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Float64
+from matplotlib.figure import Figure
+from torch import nn
 
 from ..data.images import Image, LeftOut
-from ..errors import DataError, LayerError, check_names
-from ..features.extract import Computation, Progress
+from ..errors import DataError, LayerError
+from ..features.cluster import computing
+from ..features.extract import Computation, Progress, Stages, provenance
 from ..figures.drawing import page_figure
 from ..figures.notebook import html_of
-from ..figures.pathology import calibration_drawing
-from ..networks.network import Network, tensors_sha256
+from ..figures.pathology import calibration_drawing, sweep_drawing
+from ..networks.load import load_network
+from ..networks.network import Network
 from ..networks.points import LOGITS, SOFTMAX, ProbePoint
 from ..networks.selection import chosen_points
-from ..probing.curve import Curve
+from ..probing.choose import choose_layer
+from ..probing.curve import Curve, check_model, read_curve
+from ..report.report import save
+from ..runs import read_run, settings_of
 from ..stats.agreement import FEWEST, agreement
-from . import comparison as verdict
+from . import comparison as compared
 from .finetune import Training
-from .fits import Trial, Ways, frozen, task_of, trained
-from .methods import NAMES, SWEEP, TUNED, Source, planned
+from .methods import SWEEP, TUNED, Predicted, Source, Trial, frozen, planned, task_of, trained
+from .patches import Patches, read_patches
 
-TASKS = ("area", "magnification")
-MODES = ("frozen", "finetune")
-# unless others are named
-CONTESTANTS = ("pretrained", "scratch", "cut", "cut-random", "all-layers")
 COLUMNS = [
     "contestant", "layer", "task", "mode", "seed", "tile", "metric", "value", "n_train", "n_test",
 ]  # fmt: skip
-ALL = "all"  # of the test tiles together
+ALL = "all"  # the test tiles together
 TENTHS = 10
 R2 = ("r2", "r2_low", "r2_high")
-COMPARED = ("pretrained", "scratch", "cut-random", "reset")  # what the cut is compared with
+AGAINST = ("pretrained", "scratch", "cut-random", "reset")  # what the cut is compared with
 RICHER = ("up-to-cut", "all-layers", "tuned")  # what is compared with the cut
+PATCHES = "patches:"
+
+
+@dataclass(frozen=True, slots=True)
+class CutPoint:
+    """Where the network is cut.
+
+    Args:
+        at: The layer to cut at, by name or alias.
+        from_: The run of a probe. Its curve chooses the layer if --at names none, and a sweep is
+            compared with it.
+        rule: How --from chooses the layer; by default cheapest.
+    """
+
+    at: str = ""
+    from_: str | Path | Curve | None = None
+    rule: Literal["cheapest", "peak"] | None = None
+
+    def __post_init__(self) -> None:
+        if self.rule and (self.at or not self.from_):
+            raise DataError(
+                "--rule chooses the layer by the curve of --from, and --at leaves nothing to "
+                "choose. Give --from RUN without --at, or drop --rule."
+            )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Transfer:
-    """Test scores of the contestants, and what they are evidence of."""
+    """Test scores of each method, and what they are evidence of."""
 
     table: pd.DataFrame  # the columns of COLUMNS
-    differences: pd.DataFrame
-    predictions: dict[str, Float64[np.ndarray, "S k"]]  # of the test patches
-    held: verdict.Held
-    layers: dict[str, str]  # of each contestant
-    aliases: dict[str, str]  # of each layer, the paper's name or nothing
-    patches: pd.DataFrame  # those tested on
-    losses: pd.DataFrame  # of each epoch; empty if frozen
+    differences: pd.DataFrame  # `comparison.Difference`, one row per pair and metric
+    recall: pd.DataFrame  # by method and magnification
+    calibration: pd.DataFrame  # true and predicted value by groups of test patches
+    sweep: pd.DataFrame  # the score of every cut; empty without a sweep
+    agreement: pd.DataFrame  # of the sweep with the curve of a probe; empty without either
     configurations: pd.DataFrame  # that `tuned` chose among, scored on the training part
-    left_out: tuple[LeftOut, ...] = ()
-    layers_left_out: tuple[LeftOut, ...] = ()  # for missing weights; the whole ends before them
-    provenance: dict[str, object] = field(default_factory=dict)
+    losses: pd.DataFrame  # of each epoch; empty if frozen
+    images_left_out: tuple[LeftOut, ...] = ()
+    layers_left_out: tuple[LeftOut, ...] = ()  # for missing weights; the network ends before them
+    provenance: dict[str, Any] = field(default_factory=dict)
+    predicted: Predicted | None = None  # a transfer that was read from a run has none
 
-    def frame(self) -> pd.DataFrame:
-        """One row a contestant, seed, tile and metric, in the form of `transfer.csv`."""
+    def to_frame(self) -> pd.DataFrame:
+        """One row per method, seed, tile and metric, in the form of `transfer.csv`."""
         return self.table.copy()
 
-    def summary(self) -> pd.DataFrame:
-        """Mean and standard deviation over seeds, of all test tiles, a row a contestant."""
-        whole = self.table[self.table.tile == ALL]
-        by = whole.groupby(["contestant", "layer", "metric"], sort=False).value
+    def tables(self) -> dict[str, pd.DataFrame]:
+        """Every table of the run folder, by name; those with rows."""
+        every = {
+            "transfer": self.table,
+            "scores": self.scores(),
+            **{
+                name: getattr(self, name)
+                for name in (
+                    *("differences", "recall", "calibration", "sweep", "agreement"),
+                    *("configurations", "losses"),
+                )
+            },
+        }
+        return {name: table for name, table in every.items() if len(table)}
+
+    def scores(self) -> pd.DataFrame:
+        """Mean and standard deviation over seeds, on all test tiles, one row per method."""
+        every = self.table[self.table.tile == ALL]
+        by = every.groupby(["contestant", "layer", "metric"], sort=False).value
         mean, spread = by.mean().unstack("metric"), by.std().unstack("metric")
         columns = {
             f"{metric}{end}": part[metric]
-            for metric in verdict.METRICS
+            for metric in compared.METRICS
             for end, part in (("", mean), ("_sd", spread))
         }
-        order = dict.fromkeys(zip(whole.contestant, whole.layer, strict=True))  # as named
+        order = dict.fromkeys(zip(every.contestant, every.layer, strict=True))  # as given
         return pd.DataFrame(columns).loc[list(order)].reset_index()
 
-    def _repr_html_(self) -> str:
-        facts = {"transfer": asdict(self.trial), "layers": self.layers, "n_test": len(self.patches)}
-        facts["n_tiles"] = self.patches.tile.nunique()
-        figure = page_figure(calibration_drawing(self.calibration(), facts))
-        return html_of(self.finding(), self.summary(), figure)
-
-    @property
-    def trial(self) -> Trial:
-        trial = self.provenance["transfer"]
-        assert isinstance(trial, Trial)
-        return trial
-
-    def recall(self) -> pd.DataFrame:
-        """Share of each magnification's patches that come out as this one: mean over seeds, sd."""
-        magnifications = np.unique(self.patches.magnification)
-        rows = []
-        for name, predicted in self.predictions.items():
-            by_class = verdict.recall(predicted, self.held)
-            spread = by_class.std(axis=0, ddof=1) if len(by_class) > 1 else np.nan * by_class[0]
-            own = (name.split()[0], self.layers[name])
-            rows += [
-                (*own, *each)
-                for each in zip(magnifications, by_class.mean(axis=0), spread, strict=True)
-            ]
-        columns = ["contestant", "layer", "magnification", "recall", "recall_sd"]
-        return pd.DataFrame(rows, columns=columns)
-
     def finding(self) -> str:
-        """What was found of the cut, in one sentence for each that it was compared with.
+        """What was found about the cut, one sentence per method that it was compared with.
 
-        In kappa; in the mean absolute error where there is but one magnification, and so no kappa.
+        In kappa; in the mean absolute error if there is one magnification only, and so no kappa.
         """
-        table = self.differences
-        known = table.loc[(table.contestant == "cut") & table.better.notna()]
+        known = self.differences
+        known = known.loc[(known.contestant == "cut") & known.better.notna()]
         metric = "kappa" if (known.metric == "kappa").any() else "mae"
         rows = known.loc[known.metric == metric]
         if rows.empty:
             return "The cut was not compared with anything."
         return " ".join(
-            verdict.sentence(verdict.Difference(*row), self.layers)
+            compared.sentence(compared.Difference(*row), self.provenance["layers"])
             for row in rows.itertuples(index=False, name=None)
         )
 
-    def calibration(self) -> pd.DataFrame:
-        """True and predicted value by groups of test patches, a row a contestant and group.
+    def plot(self) -> Figure:
+        """The score of every cut if there is a sweep, else true against predicted values."""
+        if len(self.sweep):
+            return page_figure(sweep_drawing(self.sweep, self._facts()))
+        return page_figure(calibration_drawing(self.calibration, self._facts()))
 
-        A group is a magnification, or a tenth of the patches by their true area. Predictions are
-        means over fits; `low` and `high` are their 10 % and 90 % quantiles in the group.
+    def summary(self) -> dict[str, pd.DataFrame]:
+        """The scores as mean ± standard deviation, and the correlation of a sweep with a curve."""
+        table, trial = self.scores(), self.provenance["transfer"]
+        shown = pd.DataFrame({"method": table.contestant, "layer": table.layer})
+        for metric in compared.METRICS:
+            d = (1 if trial["task"] == "area" else 3) if metric == "mae" else 2
+            pairs = zip(table[metric], table[f"{metric}_sd"], strict=True)
+            shown[f" {metric.replace('_', ' ')}"] = [f"{m:.{d}f} ± {s:.{d}f}" for m, s in pairs]
+        title = f"{self.provenance['model']}, {trial['task']}, {trial['mode']}"
+        tables = {f"{title}, mean ± standard deviation of {trial['seeds']} fits": shown}
+        if len(self.agreement):
+            tables["The probe's curve compared with the sweep"] = _agreement_shown(self.agreement)
+        return tables
+
+    def notes(self) -> list[str]:
+        """Lines below the tables: none."""
+        return []
+
+    def save(self, folder: str | Path, *, command: str = "") -> Path:
+        """Write the run folder: tables, figures and page.
+
+        Raises:
+            OutputError: if `folder` exists and holds no run, or cannot be written.
         """
-        truth = self.held.truth
-        if self.held.is_area:
-            place = np.argsort(np.argsort(truth, kind="stable"), kind="stable")
-            group = place * TENTHS // len(truth)
-        else:
-            group = self.held.classes
-        rows = []
-        for name, predicted in self.predictions.items():
-            mean = predicted.mean(axis=0)
-            for number in np.unique(group):
-                own = mean[group == number]
-                low, high = np.quantile(own, [0.1, 0.9])
-                found = (truth[group == number].mean(), own.mean(), low, high, len(own))
-                rows.append((name.split()[0], self.layers[name], number, *found))
-        columns = ["contestant", "layer", "group", "truth", "predicted", "low", "high", "n_test"]
-        return pd.DataFrame(rows, columns=columns)
+        return save(self.tables(), self._facts(), folder, command=command)
 
-    def sweep(self, curve: Curve | None = None) -> pd.DataFrame:
-        """The score of every cut, a row a layer and metric, with the probe's R² if one is given.
+    def _repr_html_(self) -> str:
+        return html_of(self.finding(), self.scores(), self.plot())
 
-        `low` and `high` are 95 % of bootstrap draws, of test tiles and fits. Empty without a sweep.
-        """
-        rows = []
-        own = _scores(curve) if curve else pd.DataFrame()
-        for metric, (layers, score, draws) in self._swept().items():
-            sign = 1.0 if verdict.HIGHER_IS_BETTER[metric] else -1.0
-            ends = np.sort(sign * np.nanquantile(draws, [0.025, 0.975], axis=1), axis=0).T
-            for layer, value, (low, high) in zip(layers, sign * score, ends, strict=True):
-                foretold = own.loc[layer, list(R2)] if layer in own.index else [np.nan] * 3
-                rows.append((layer, self.aliases[layer], metric, value, low, high, *foretold))
-        columns = ["layer", "alias", "metric", "value", "low", "high", *R2]
-        return pd.DataFrame(rows, columns=columns)
-
-    def agreement(self, curve: Curve) -> pd.DataFrame:
-        """How far a probe's curve foretells the sweep, a row a metric (`agreement.Agreement`).
-
-        R² is that of the curve's mean over subsets; layers are those that both have. Empty without
-        a sweep of enough layers.
-        """
-        own, foretold = _scores(curve), curve.draws_of_layers()
-        rows = []
-        for metric, (layers, score, draws) in self._swept().items():
-            both = [number for number, layer in enumerate(layers) if layer in foretold]
-            names = [layers[number] for number in both]
-            if len(names) < FEWEST:
-                return pd.DataFrame()
-            found = agreement(
-                own.r2[names].to_numpy(),
-                score[both],
-                np.array([foretold[name] for name in names], dtype=np.float64),
-                draws[both],
-            )
-            row = {"metric": metric, **asdict(found)}
-            rows.append(row | {"best": names[found.best], "foretold": names[found.foretold]})
-        return pd.DataFrame(rows)
-
-    def _swept(self) -> dict[str, tuple[list[str], np.ndarray, np.ndarray]]:
-        """Layers, scores (L,) and draws (L, b) by metric, turned so that higher is better."""
-        every = {n: p for n, p in self.predictions.items() if n.startswith(f"{SWEEP} ")}
-        found = {}
-        for metric in verdict.METRICS if every else ():
-            scores = verdict.bootstrap(every, self.held, np.random.default_rng(0), metric)
-            values, draws = zip(*scores.values(), strict=True)
-            found[metric] = ([self.layers[n] for n in every], np.array(values), np.array(draws))
-        return found
+    def _facts(self) -> dict[str, Any]:
+        return {
+            **self.provenance,
+            "finding": self.finding(),
+            "agreement": self.agreement.to_dict("records"),
+            "images_left_out": self.images_left_out,
+            "layers_left_out": self.layers_left_out,
+        }
 
 
 def transfer(
-    network: Network,
-    patches: pd.DataFrame,
-    folder: Path,
+    model: str | nn.Module | Network,
+    data: str | Patches,
     *,
-    layer: str | None = None,
-    task: str = "area",
-    mode: str = "frozen",
-    contestants: Sequence[str] = CONTESTANTS,
-    seeds: int = 10,
+    weights: str | Path = "pretrained",
+    allow_partial: bool = False,
+    trial: Trial = Trial(),
+    cut: CutPoint = CutPoint(),
+    training: Training = Training(),
+    computation: Computation = Computation(),
     seed: int = 0,
-    log: bool = False,
-    look: Computation | None = None,
-    training: Training | None = None,
     progress: Progress | None = None,
 ) -> Transfer:
-    """Compare ways to use a network on patches of known magnification and nucleus area.
+    """Compare the cut with the whole network on patches of tissue with measured nuclei.
 
     Args:
-        patches: the table of `patches.cut_patches`.
-        folder: where the patches lie.
-        layer: where the network is cut; not needed without a contestant that is cut.
-        task: `area`, mean nucleus area in px, or `magnification`, in octaves.
-        mode: `frozen` fits to the parts train and validation, `finetune` to train alone.
-        contestants: ways to use the network (`contestants.NAMES`).
-        log: whether the area is regressed as its log2; metrics are of the area all the same.
-        look: how patches are shown to the network.
-        training: for `finetune`; its fits are kept in the cache, so a killed command goes on.
+        model: A timm name (inception_v3, resnet50, ...), resnet50_v1, or module.path:factory.
+        data: patches:DIR, a folder that `scalecut patches` wrote.
+        weights: pretrained, random, or a safetensors or state-dict file.
+        allow_partial: Accept a weights file that lacks tensors; layers that need them are skipped.
+        trial: What is predicted, by which methods, and how often.
+        cut: Where the network is cut.
+        training: How all weights are trained, with mode finetune. Its fits are kept in the cache,
+            and an interrupted command resumes.
+        computation: How patches are shown to the network and computed.
+        seed: random seed of the draws, bootstrap, initialisation and order.
+        progress: Called with (stage, done, total).
+
+    Returns:
+        The scores of each method and their differences. Frozen methods are fitted to the parts
+        train and validation, finetuned ones to train alone. Metrics are of the area, even if its
+        log2 is regressed.
 
     Raises:
-        DataError: if there is no test part of two tiles, no training part of two groups, a group
-            in both, or the names are not known.
-        LayerError: if a cut is asked for, but no layer given, or one that is not known.
+        DataError: if the patches cannot be compared (`methods.task_of`), or options exclude each
+            other.
+        LayerError: if a method needs a layer to cut at, and none is given or it is not known.
+        ModelError: if the network is not known, or the curve is of another network.
     """
-    asked = check_names(contestants, NAMES, "contestant")
-    check_names(task, TASKS, "task")
-    check_names(mode, MODES, "mode")
-    trial = Trial(task, mode, seeds, seed, log)
-    task_of(patches, trial)  # what is wrong with it is told before features take minutes
-    readable, unreadable = chosen_points(network)
+    settings = settings_of(locals())
+    stages = Stages(progress)
+    if trial.mode == "finetune" and (computation.engine == "openvino" or computation.cluster):
+        raise DataError(
+            "--engine openvino and --cluster compute frozen features. Drop them, or give --mode "
+            "frozen."
+        )
+    patches = data if isinstance(data, Patches) else _patches_at(data)
+    task_of(patches.table, trial)  # refuses patches before minutes of computation
+    curve = cut.from_ if isinstance(cut.from_, Curve | None) else read_curve(cut.from_)
+    with stages("network"):
+        network = load_network(model, weights=weights, allow_partial=allow_partial, seed=seed)
+        network = computation.shown(network)
+        if curve and not isinstance(cut.from_, Curve):
+            check_model(curve, Path(cut.from_ or ""), network.name)
+        readable, layers_left_out = chosen_points(network)
     points = [point for point in readable if point.layer not in (LOGITS, SOFTMAX)]
-    cut = _point_of(points, layer)
-    plan = planned(asked, points, cut)
-    images = [Image(patch, folder / patch) for patch in patches.patch]
-    source = Source(network, images, look or Computation(), cut, progress)
-    training = training or Training()
-    if mode == "frozen":
-        ways = frozen(source, plan, patches, trial, points if TUNED in asked else ())
-    else:
-        if TUNED in asked:
-            raise DataError(
-                "tuned chooses among frozen features, which is for --mode frozen. Leave it out."
-            )
-        ways = trained(source, plan, patches, trial, training)
+    layer = cut.at or (choose_layer(curve, cut.rule or "cheapest").layer if curve else "")
+    at = _point_of(points, layer) if layer else None
+    plan = planned(trial.methods, points, at)
+    images = [Image(name, patches.folder / name) for name in patches.table.patch]
+    source = Source(network, images, computation, stages, at)
+    with computing(computation.cluster) as stages.compute:
+        if trial.mode == "frozen":
+            candidates = points if TUNED in trial.methods else ()
+            found = frozen(source, plan, patches.table, trial, seed, candidates)
+        else:
+            found = trained(source, plan, patches.table, trial, training, seed)
+    swept = _swept(found)
     return Transfer(
-        _table(ways, mode),
-        _differences(ways.predictions, ways.held, seed),
-        ways.predictions,
-        ways.held,
-        ways.layers,
-        {point.layer: point.alias for point in points},
-        ways.patches.iloc[ways.task.test].reset_index(drop=True),
-        ways.losses,
-        ways.configurations,
+        _table(found, trial.mode),
+        _differences(found, seed),
+        _recall(found),
+        _calibration(found),
+        _sweep(swept, points, curve),
+        _agreement(swept, curve),
+        found.configurations,
+        found.losses,
         tuple(source.left_out),
-        tuple(unreadable),
-        _provenance(source, ways, trial, training),
+        tuple(layers_left_out),
+        provenance(network, settings, stages)
+        | _facts_of(found, trial, training, computation)
+        | {"transfer": _trial_facts(trial, seed)},
+        found,
     )
 
 
-def _scores(curve: Curve) -> pd.DataFrame:
-    """R² by layer, of the mean over subsets."""
-    return curve.scores(regressor=curve.regressor).set_index("layer")
+def read_transfer(folder: str | Path) -> Transfer:
+    """A transfer, as `Transfer.save` wrote it, without its predictions.
+
+    Raises:
+        DataError: if the folder is no complete run of a transfer, or one of a newer version.
+    """
+    run = read_run(folder, needed=("transfer", "layers"))
+    left_out = {
+        name: tuple(LeftOut(**each) for each in run.facts.get(name, []))
+        for name in ("images_left_out", "layers_left_out")
+    }
+    names = ("recall", "calibration", "sweep", "agreement", "configurations", "losses")
+    others = {name: run.table(name) if run.has(name) else pd.DataFrame() for name in names}
+    differences = run.table("differences") if run.has("differences") else _no_differences()
+    table = run.table("transfer", COLUMNS)
+    return Transfer(table, differences, provenance=dict(run.facts), **others, **left_out)  # pyright: ignore[reportArgumentType]
 
 
 # --- inside --------------------------------------------------------------------------------------
 
 
-def _provenance(source: Source, ways: Ways, trial: Trial, training: Training) -> dict[str, object]:
-    network = source.network
-    return {
-        "transfer": trial,
-        "training": training if trial.mode == "finetune" else None,
-        "layers": ways.layers,
-        "look": source.look,
-        "weights": network.weights,
-        "tensors_sha256": tensors_sha256(network.module),
-        "preprocessing": network.preprocessing,
-        "n_patches": len(ways.patches),
-    }
+def _patches_at(spec: str) -> Patches:
+    folder = spec.removeprefix(PATCHES)
+    if folder == spec or not folder:
+        raise DataError(
+            f"{spec!r} does not name patches. Give patches:DIR, a folder that `scalecut patches` "
+            "wrote."
+        )
+    return read_patches(folder)
 
 
-def _point_of(points: Sequence[ProbePoint], layer: str | None) -> ProbePoint | None:
-    if layer is None:
-        return None
+def _point_of(points: Sequence[ProbePoint], layer: str) -> ProbePoint:
     for point in points:
         if layer in (point.layer, point.alias):
             return point
     raise LayerError(
-        f"No layer is named {layer!r} among those that can be read. `scalecut layers MODEL` prints "
-        "them."
+        f"No layer is named {layer!r} among those that can be probed. `scalecut layers MODEL` "
+        "prints them."
     )
 
 
-def _table(ways: Ways, mode: str) -> pd.DataFrame:
-    held, task = ways.held, ways.task
-    tiles = np.unique(ways.patches.tile.iloc[task.test])
+def _trial_facts(trial: Trial, seed: int) -> dict[str, object]:
+    of_trial: dict[str, object] = {
+        name: getattr(trial, name) for name in ("task", "mode", "seeds", "log")
+    }
+    return of_trial | {"seed": seed}
+
+
+def _facts_of(
+    found: Predicted, trial: Trial, training: Training, computation: Computation
+) -> dict[str, object]:
+    how = ("batch_size", "precision", "device")
+    of_training = asdict(training) | {name: getattr(computation, name) for name in how}
+    tested = found.patches.iloc[found.task.test]
+    return {
+        "training": of_training if trial.mode == "finetune" else None,
+        "layers": found.layers,
+        "look": computation,
+        "n_patches": len(found.patches),
+        "n_test": len(tested),
+        "n_tiles": int(tested.tile.nunique()),
+    }
+
+
+def _table(found: Predicted, mode: str) -> pd.DataFrame:
+    held, task = found.held, found.task
+    tiles = np.unique(found.patches.tile.iloc[task.test])
     n_of_tile = np.bincount(held.tiles)
     n_train = len(task.fitted) if mode == "frozen" else len(task.train)
     rows = []
-    for name, predicted in ways.predictions.items():
-        whole, by_tile = verdict.metrics(predicted, held), verdict.tile_metrics(predicted, held)
-        for metric in verdict.METRICS:
+    for name, predicted in found.predictions.items():
+        total, by_tile = compared.metrics(predicted, held), compared.tile_metrics(predicted, held)
+        for metric in compared.METRICS:
             for number in range(len(predicted)):
-                start = (name.split()[0], ways.layers[name], task.name, mode, number)
-                rows.append((*start, ALL, metric, whole[metric][number], n_train, len(task.test)))
+                start = (name.split()[0], found.layers[name], task.name, mode, number)
+                rows.append((*start, ALL, metric, total[metric][number], n_train, len(task.test)))
                 rows += [
                     (*start, tile, metric, value, n_train, int(n))
                     for tile, value, n in zip(
@@ -321,16 +353,155 @@ def _table(ways: Ways, mode: str) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
-def _differences(
-    predictions: Mapping[str, Float64[np.ndarray, "S k"]], held: verdict.Held, seed: int
-) -> pd.DataFrame:
+def _no_differences() -> pd.DataFrame:
+    return pd.DataFrame(columns=[each.name for each in fields(compared.Difference)])
+
+
+def _differences(found: Predicted, seed: int) -> pd.DataFrame:
     """The cut against each of the others, and richer features against it."""
-    pairs = [("cut", name) for name in COMPARED if name in predictions]
+    predictions = found.predictions
+    pairs = [("cut", name) for name in AGAINST if name in predictions]
     pairs += [(name, "cut") for name in RICHER if name in predictions]
-    if "cut" not in predictions:
-        pairs = []
+    if "cut" not in predictions or not pairs:
+        return _no_differences()
     rows = []
-    for metric in verdict.METRICS:
+    for metric in compared.METRICS:
         rng = np.random.default_rng(seed)
-        rows += [asdict(each) for each in verdict.compare(predictions, pairs, held, rng, metric)]
-    return pd.DataFrame(rows, columns=[each.name for each in fields(verdict.Difference)])
+        rows += map(asdict, compared.compare(predictions, pairs, found.held, rng, metric))
+    return pd.DataFrame(rows)
+
+
+def _recall(found: Predicted) -> pd.DataFrame:
+    """The recall of each magnification: mean and standard deviation over seeds."""
+    magnifications = np.unique(found.patches.magnification.iloc[found.task.test])
+    rows = []
+    for name, predicted in found.predictions.items():
+        by_class = compared.recall(predicted, found.held)
+        spread = by_class.std(axis=0, ddof=1) if len(by_class) > 1 else np.nan * by_class[0]
+        for each in zip(magnifications, by_class.mean(axis=0), spread, strict=True):
+            rows.append((name.split()[0], found.layers[name], *each))
+    columns = ["contestant", "layer", "magnification", "recall", "recall_sd"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _calibration(found: Predicted) -> pd.DataFrame:
+    """True and predicted value by groups of test patches, one row per method and group.
+
+    A group is a magnification, or a tenth of the patches by their true area. Predictions are means
+    over fits; `low` and `high` are their 10 % and 90 % quantiles in the group.
+    """
+    truth = found.held.truth
+    group = found.held.classes
+    if found.held.is_area:
+        place = np.argsort(np.argsort(truth, kind="stable"), kind="stable")
+        group = place * TENTHS // len(truth)
+    rows = []
+    for name, predicted in found.predictions.items():
+        mean = predicted.mean(axis=0)
+        for number in np.unique(group):
+            own = mean[group == number]
+            low, high = np.quantile(own, [0.1, 0.9])
+            values = (truth[group == number].mean(), own.mean(), low, high, len(own))
+            rows.append((name.split()[0], found.layers[name], number, *values))
+    columns = ["contestant", "layer", "group", "truth", "predicted", "low", "high", "n_test"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+# --- the sweep, and the curve of a probe ---------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Swept:
+    """The scores of every cut by one metric; higher is better."""
+
+    layers: list[str]
+    scores: Float64[np.ndarray, " L"]
+    draws: Float64[np.ndarray, "L b"]  # bootstrap draws, of test tiles and fits
+
+
+def _swept(found: Predicted) -> dict[str, _Swept]:
+    """By metric; empty without a sweep."""
+    every = {n: p for n, p in found.predictions.items() if n.startswith(f"{SWEEP} ")}
+    layers = [found.layers[name] for name in every]
+    swept = {}
+    for metric in compared.METRICS if every else ():
+        scores = compared.bootstrap(every, found.held, np.random.default_rng(0), metric)
+        values, draws = zip(*scores.values(), strict=True)
+        swept[metric] = _Swept(layers, np.array(values), np.array(draws))
+    return swept
+
+
+def _scores_of(curve: Curve) -> pd.DataFrame:
+    """R² by layer, of the mean over subsets."""
+    return curve.scores(regressor=curve.regressor).set_index("layer")
+
+
+def _sweep(
+    swept: Mapping[str, _Swept], points: Sequence[ProbePoint], curve: Curve | None
+) -> pd.DataFrame:
+    """The score of every cut, one row per layer and metric, with the R² of the probe if given.
+
+    `low` and `high` are the 95 % interval of the bootstrap draws.
+    """
+    alias = {point.layer: point.alias for point in points}
+    probed = _scores_of(curve) if curve else pd.DataFrame()
+    rows = []
+    for metric, every in swept.items():
+        sign = 1.0 if compared.HIGHER_IS_BETTER[metric] else -1.0
+        ends = np.sort(sign * np.nanquantile(every.draws, [0.025, 0.975], axis=1), axis=0).T
+        for layer, value, (low, high) in zip(every.layers, sign * every.scores, ends, strict=True):
+            r2 = probed.loc[layer, list(R2)] if layer in probed.index else [np.nan] * 3
+            rows.append((layer, alias[layer], metric, value, low, high, *r2))
+    columns = ["layer", "alias", "metric", "value", "low", "high", *R2]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _agreement(swept: Mapping[str, _Swept], curve: Curve | None) -> pd.DataFrame:
+    """How far the curve of a probe predicts the sweep, one row per metric (`agreement.Agreement`).
+
+    R² is that of the mean over subsets; layers are those that both have. Empty if these are few.
+    """
+    if curve is None:
+        return pd.DataFrame()
+    probed, draws = _scores_of(curve), curve.draws_of_layers()
+    rows = []
+    for metric, every in swept.items():
+        both = [number for number, layer in enumerate(every.layers) if layer in draws]
+        names = [every.layers[number] for number in both]
+        if len(names) < FEWEST:
+            return pd.DataFrame()
+        found = agreement(
+            probed.r2[names].to_numpy(),
+            every.scores[both],
+            np.array([draws[name] for name in names], dtype=np.float64),
+            every.draws[both],
+        )
+        rows.append(
+            {
+                "metric": metric,
+                **{n: getattr(found, n) for n in ("rho", "low", "high", "rho_depth")},
+                **{n: getattr(found, n) for n in ("regret", "regret_last")},
+                "best": names[found.best],
+                "foretold": names[found.predicted],
+                "n_layers": found.n_layers,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def _agreement_shown(agreed: pd.DataFrame) -> pd.DataFrame:
+    """Rank correlation over the layers, of R² and of depth alone, and the loss of each choice."""
+    return pd.DataFrame(
+        {
+            "metric": agreed.metric.str.replace("_", " "),
+            " rank correlation [95 %]": [
+                f"{row['rho']:.2f} [{row['low']:.2f}, {row['high']:.2f}]"
+                for row in agreed.to_dict("records")
+            ],
+            " of depth": agreed.rho_depth.map("{:.2f}".format),
+            "best": agreed.best,
+            "of the curve": agreed.foretold,
+            " loses": agreed.regret.map("{:.2f}".format),
+            " last loses": agreed.regret_last.map("{:.2f}".format),
+        }
+    )

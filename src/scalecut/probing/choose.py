@@ -4,11 +4,12 @@ from dataclasses import dataclass
 
 from ..data.images import MEAN
 from ..errors import DataError, LayerError
+from ..figures.text import number, with_interval
 from ..networks.points import LOGITS, SOFTMAX, ProbePoint
 from .curve import Curve
 
 RULES = ("cheapest", "peak")
-MUCH = 0.05  # R² that an earlier layer may be below the peak without a word of caution
+LARGE_LOSS = 0.05  # R² below the peak from which a caution is added
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,9 +19,9 @@ class Choice:
     Args:
         layer: name of the probe point.
         rule: `cheapest` or `peak`.
-        subset: whose curve it was chosen by; `mean` for their mean.
-        reason: in a sentence.
-        r2, r2_low, r2_high: of the layer, with its 95 % interval.
+        subset: the subset whose curve was used; `mean` for the mean over subsets.
+        reason: in one sentence.
+        r2, r2_low, r2_high: R² of the layer with its 95 % interval.
         peak: the layer of the highest R²; peak_r2 is that R².
         macs, peak_macs: multiply-accumulates for one image up to the layer and up to the peak.
     """
@@ -38,25 +39,29 @@ class Choice:
     peak_macs: int
 
 
-def choose(curve: Curve, rule: str = "cheapest", subset: str = MEAN) -> Choice:
-    """The layer to cut at.
+def choose_layer(curve: Curve, rule: str = "cheapest", subset: str = MEAN) -> Choice:
+    """Choose the layer to cut at from a curve.
 
     Args:
+        curve: of a probe.
         rule: `peak`, the layer of the highest R² (`graziani2021`); `cheapest`, the earliest layer
             that is not shown to be worse than the peak, by the peak's 95 % confidence set.
+        subset: the subset whose curve is used; the mean over subsets by default.
+
+    Returns:
+        The layer, its R² and cost, and the reason.
 
     Raises:
-        DataError: if the curve shows no layer that carries scale, or there is no such rule or
-            subset.
-        LayerError: if the layer is the last one, so that there is nothing to cut off.
+        DataError: if no layer is shown to encode scale, or the rule or subset is unknown.
+        LayerError: if the layer is the last one, so that nothing can be cut off.
     """
     if rule not in RULES:
         raise DataError(f"No rule is named {rule!r}. Give {' or '.join(RULES)}, or --at LAYER.")
     found = curve.evidence(subset)
     if not found.is_shown:
         raise DataError(
-            "The curve shows no layer that carries the object's scale, so it chooses none. Probe "
-            "with more images, or give --at LAYER."
+            "No layer of this curve is shown to encode the object's scale, so none can be chosen. "
+            "Probe with more images, or give --at LAYER."
         )
     table = curve.scores(subset=subset, regressor=curve.regressor).set_index("layer")
     points = {point.layer: point for point in curve.points}
@@ -66,53 +71,53 @@ def choose(curve: Curve, rule: str = "cheapest", subset: str = MEAN) -> Choice:
     if layer in (LOGITS, SOFTMAX):
         raise LayerError(
             f"The {rule} layer is {points[layer].label}, the end of the network, so nothing can be "
-            "cut off. Use the network whole, or give --at LAYER."
+            "cut off. Use the whole network, or give --at LAYER."
         )
-    row, here, peak = table.loc[layer], points[layer], points[found.peak]
-    reason = _reason(here, peak, rule, len(found.confidence_set))
+    row, chosen, peak = table.loc[layer], points[layer], points[found.peak]
+    reason = _reason(chosen, peak, rule, len(found.confidence_set))
     return Choice(
         layer=layer,
         rule=rule,
         subset=subset,
-        reason=f"{'' if subset == MEAN else f'For {subset}, '}{reason}: R² {row.r2:.2f} "
-        f"[{row.r2_low:.2f}, {row.r2_high:.2f}]{_costs(here, peak, found.r2)}."
+        reason=f"{'' if subset == MEAN else f'For {subset}, '}{reason}: R² "
+        f"{with_interval(row.r2, row.r2_low, row.r2_high)}{_costs(chosen, peak, found.r2)}."
         + _caution(found.r2 - row.r2, found.n_fit),
         r2=float(row.r2),
         r2_low=float(row.r2_low),
         r2_high=float(row.r2_high),
         peak=found.peak,
         peak_r2=found.r2,
-        macs=here.macs,
+        macs=chosen.macs,
         peak_macs=peak.macs,
     )
 
 
-def _reason(here: ProbePoint, peak: ProbePoint, rule: str, n_equal: int) -> str:
+def _reason(chosen: ProbePoint, peak: ProbePoint, rule: str, n_equal: int) -> str:
     if rule == "peak":
-        return f"{here.label} is the peak of the curve"
-    if here is peak:
+        return f"{chosen.label} is the peak of the curve"
+    if chosen is peak:
         return (
-            f"{here.label} is the peak of the curve, and every earlier layer is shown to be worse"
+            f"{chosen.label} is the peak of the curve, and every earlier layer is shown to be worse"
         )
     return (
-        f"{here.label} is the earliest of {n_equal} layers that are not shown to be worse than the "
-        f"peak {peak.label}"
+        f"{chosen.label} is the earliest of {n_equal} layers that are not shown to be worse than "
+        f"the peak {peak.label}"
     )
 
 
-def _costs(here: ProbePoint, peak: ProbePoint, peak_r2: float) -> str:
-    """What is given away against the peak, and for what."""
-    if here is peak:
+def _costs(chosen: ProbePoint, peak: ProbePoint, peak_r2: float) -> str:
+    """The R² of the peak, and the share of its cost that is needed."""
+    if chosen is peak:
         return ""
-    share = f"{100 * here.macs / peak.macs:.0f} % of its multiply-accumulates"
-    return f", {peak_r2:.2f} at the peak, for {share}"
+    share = f"{100 * chosen.macs / peak.macs:.0f} % of its multiply-accumulates"
+    return f", {number(peak_r2)} at the peak, for {share}"
 
 
 def _caution(loss: float, n_fit: int) -> str:
-    """What to think of a layer that is far below the peak, but not shown to be."""
-    if loss <= MUCH:
+    """A warning where the layer is far below the peak, but not shown to be."""
+    if loss <= LARGE_LOSS:
         return ""
     return (
-        f" Caution: it is {loss:.2f} below the peak, which {n_fit} images to fit are too few to "
-        "tell from chance; probe with more images, or take --rule peak."
+        f" Caution: it is {number(loss)} below the peak, and {n_fit} training images are too few "
+        "to show whether this difference is real. Probe with more images, or use --rule peak."
     )

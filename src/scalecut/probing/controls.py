@@ -1,4 +1,7 @@
-"""Randomly initialised and permuted controls, and the check of int8 against float32."""
+"""What a curve is compared with: random and permuted networks, statistics of the pixels.
+
+And the check of int8 against float32.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -9,58 +12,106 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d
 
-from ..data.images import ImageSet, evenly
+from .. import cache
+from ..data.images import ImageSet, evenly, keys_of
 from ..data.scenes import make_scenes
 from ..errors import ModelError
-from ..features.backends import resolved_way
-from ..features.extract import Computation, Stages, decoded
-from ..networks.network import Network, Preprocessing, Weights, permuted_twin, random_twin
+from ..features.backends import resolved_backend, resolved_precision
+from ..features.extract import Computation, Stages, decoded, network_setting
+from ..networks.network import (
+    Network,
+    Preprocessing,
+    Weights,
+    batch_norms,
+    permuted,
+    randomly_initialised,
+    take_statistics,
+)
 from ..networks.points import ProbePoint
 from ..stats.ridge import decompose, left_group_out, r_squared
 
-TWIN_IMAGES, TWIN_BATCH = 128, 32  # from which a random twin takes its batch-norm statistics
+STATISTICS_IMAGES, STATISTICS_BATCH = 128, 32  # for the batch norms of a control
 CHECKED_IMAGES = 128  # in int8 and in float32
 MOST_MOVED = 0.02  # by int8, in R²
 
 
-def twin_of(
-    network: Network, image_set: ImageSet, look: Computation, seed: int, kind: str = "random"
+def control_of(
+    network: Network,
+    image_set: ImageSet,
+    computation: Computation,
+    seed: int,
+    kind: str = "random",
 ) -> Network:
-    """A `random` or `permuted` twin whose batch norms know the images it will be probed on."""
-    numbers = evenly(len(image_set), TWIN_IMAGES)
-    ready = decoded(
-        image_set.images, numbers, network.preprocessing, look.fit, batch_size=TWIN_BATCH
-    )
-    batches = (batch.to(network.device) for _, batch, _ in ready if len(batch) > 1)
+    """A `random` or `permuted` control, its batch norms adapted to the images it is probed on.
+
+    The statistics of batch norms are kept in the cache, as features are.
+    """
     on = network.device.type
-    in_bfloat16 = resolved_way(look.engine, look.precision, on).precision == "bfloat16"
-    twin = permuted_twin if kind == "permuted" else random_twin
-    with torch.autocast(on, torch.bfloat16, enabled=in_bfloat16):
-        return twin(network, seed, batches)
+    precision = resolved_backend(computation.engine, computation.precision, on).precision
+    with torch.autocast(on, torch.bfloat16, enabled=precision == "bfloat16"):
+        control = (permuted if kind == "permuted" else randomly_initialised)(network, seed)
+        norms = batch_norms(control.module)
+        if not norms:
+            return control
+        chosen = [image_set.images[n] for n in evenly(len(image_set), STATISTICS_IMAGES)]
+        setting = cache.setting_hash(
+            network_setting(control)
+            | {"statistics": 1, "fit": computation.fit, "device": on, "precision": precision}
+            | {"images": [str(key) for key in keys_of(chosen)]}
+        )
+        buffers = {
+            f"{number}.{name}": buffer
+            for number, norm in enumerate(norms)
+            for name, buffer in norm.named_buffers(recurse=False)
+        }
+        kept = next(cache.shards(setting), None)
+        if kept is None:
+            ready = decoded(
+                chosen,
+                range(len(chosen)),
+                network.preprocessing,
+                computation.fit,
+                batch_size=STATISTICS_BATCH,
+            )
+            batches = (batch.to(network.device) for _, batch, _ in ready if len(batch) > 1)
+            take_statistics(control.module, batches)
+            rows = {name: _as_row(buffer) for name, buffer in buffers.items()}
+            cache.add_shard(setting, [setting], rows)
+        else:
+            for name, buffer in buffers.items():
+                buffer.copy_(torch.from_numpy(kept.matrices[name]).view_as(buffer))
+    return control
+
+
+def _as_row(buffer: Tensor) -> Float[np.ndarray, "1 c"]:
+    """For the cache, which keeps no integers; the number of batches is one."""
+    row = buffer.detach().cpu().reshape(1, -1)
+    return (row if row.is_floating_point() else row.double()).numpy()
 
 
 def comparable(network: Network, seed: int) -> Network:
-    """The network, or, where its weights are random, a twin such as the probe compares with.
+    """The network; if its weights are random, a control such as the probe compares with.
 
-    Its batch norms know made-up scenes, for questions that have other images than a probe, or none.
+    Its batch norms are adapted to synthetic scenes, for questions that have no images of their own
+    or others than a probe.
     """
     if network.weights.kind != "random":
         return network
-    return twin_of(network, make_scenes(TWIN_IMAGES, seed=seed), Computation(), seed)
+    return control_of(network, make_scenes(STATISTICS_IMAGES, seed=seed), Computation(), seed)
 
 
 def check_int8(
     network: Network,
     sample: ImageSet,
     points: Sequence[ProbePoint],
-    look: Computation,
+    computation: Computation,
     in_int8: Mapping[str, Float[np.ndarray, "_ _"]],
     stages: "Stages",
 ) -> dict[str, object]:
-    """How far int8 moved R² from float32, at the layer where it did most.
+    """How far int8 moved R² from float32, at the layer where it moved most.
 
-    Of ridge that predicts the measure of each of some images, evenly chosen, from the other groups:
-    the images, the groups and the engine are the same for both.
+    R² is that of ridge regression that predicts the measure of each image from the other groups;
+    the images, the groups and the engine are the same for both precisions.
 
     Args:
         sample: images, about `CHECKED_IMAGES`.
@@ -69,7 +120,7 @@ def check_int8(
     Raises:
         ModelError: if it moved by more than `MOST_MOVED`.
     """
-    in_float32 = replace(look, engine="openvino", precision="float32")
+    in_float32 = replace(computation, engine="openvino", precision="float32")
     exact = stages.extracted(network, sample.images, points, in_float32, "check of int8").matrices
     groups = np.unique(sample.group, return_inverse=True)[1]
 
@@ -83,7 +134,8 @@ def check_int8(
     if not abs(most) <= MOST_MOVED:
         raise ModelError(
             f"int8 moved R² at {layer!r} of {network.name} by {most:+.3f} from float32, on "
-            f"{len(sample)} images; {MOST_MOVED:g} is allowed. Give --precision bfloat16."
+            f"{len(sample)} images; {MOST_MOVED:g} is allowed. Give --precision "
+            f"{resolved_precision('auto', 'cpu')}."
         )
     return {"int8_moved": round(most, 4), "int8_moved_at": layer, "int8_checked_on": len(sample)}
 
@@ -92,8 +144,8 @@ def check_int8(
 
 
 PIXELS = "pixels"  # the layer, and the kind of weights
-THUMBNAIL = 16  # pixels a side
-EDGE = 0.1  # a step of the intensity a pixel, of 1, from which on there is an edge
+THUMBNAIL = 16  # pixels per side
+EDGE = 0.1  # change of intensity per pixel, of 1, from which on it counts as an edge
 RINGS = 12  # of frequencies, for the slope of the spectrum
 
 
@@ -104,22 +156,23 @@ class PixelStatistics(nn.Module):
     """
 
     def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n d"]:
-        """Ten numbers and a thumbnail of 16 x 16 for pictures of three channels: d = 778."""
+        """Ten numbers and a thumbnail of 16 x 16 pixels of three channels: d = 778."""
         numbers = [x.mean(dim=(2, 3)), x.std(dim=(2, 3)), edge_density(x), spectrum_slope(x)]
         return torch.cat([*numbers, adaptive_avg_pool2d(x, THUMBNAIL).flatten(1)], dim=1)
 
 
 def edge_density(x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c"]:
-    """The share of pixels at which the intensity changes by more than `EDGE` a pixel."""
+    """The share of pixels at which the intensity changes by more than `EDGE` per pixel."""
     across = (x[..., 1:-1, 2:] - x[..., 1:-1, :-2]) / 2
     down = (x[..., 2:, 1:-1] - x[..., :-2, 1:-1]) / 2
     return (torch.hypot(across, down) > EDGE).float().mean(dim=(2, 3))
 
 
 def spectrum_slope(x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n 1"]:
-    """Exponent of the power over frequency, of the mean over channels: -2 for 1/f amplitudes.
+    """Exponent of the power spectrum of the mean over channels: -2 for 1/f amplitudes.
 
-    Fitted through the mean powers of rings of equal width in log frequency, the window von Hann's.
+    A line through the logarithms of mean power and frequency of rings of equal width in log
+    frequency, under a Hann window.
     """
     grey = x.float().mean(dim=1)
     grey = grey - grey.mean(dim=(1, 2), keepdim=True)
@@ -142,7 +195,7 @@ def spectrum_slope(x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n 1"]:
 
 
 def pixel_network(preprocessing: Preprocessing) -> tuple[Network, ProbePoint]:
-    """The statistics as a network that sees what another one sees, and its only layer."""
+    """The statistics as a network with the preprocessing of another one, and its only layer."""
     plain = Preprocessing(
         preprocessing.height,
         preprocessing.width,

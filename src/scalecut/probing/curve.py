@@ -1,6 +1,5 @@
 """The curve: R² by layer, with its controls, and what it is evidence of."""
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,19 +10,21 @@ from jaxtyping import Float32, Float64
 from matplotlib.figure import Figure
 
 from .. import runs
-from ..data.images import MEAN, Image, ImageSet, LeftOut
+from ..data.images import MEAN, Image, ImageSet
 from ..data.storage import Stored
 from ..data.thumbnails import thumbnail
 from ..errors import DataError, ModelError
 from ..figures.curve import curve_drawing
 from ..figures.drawing import page_figure
 from ..figures.notebook import html_of
+from ..figures.text import number, p_value, span, with_interval
 from ..networks.points import SOFTMAX, ProbePoint
 from ..report.report import save
-from ..stats.inference import Fall, Peak, fall, interval, peak
-from .scores import Scores
+from ..stats.inference import drop, interval, peak
 
-ALPHA = 0.05  # p-values up to this one show something
+ALPHA = 0.05  # p-values up to this are significant
+# What two curves must share to be compared, with the facts that say so.
+PAIRED = (("images", "images", ("sha256",)), ("splits", "probe", ("repeats", "seed")))
 
 COLUMNS = [
     "model",
@@ -52,16 +53,25 @@ COLUMNS = [
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """What a curve shows of one subset: where scale is told best, and where it is lost.
+    """What a curve shows for one subset: which layer encodes scale best, and where it drops.
 
     Args:
-        peak: the layer of the highest R².
-        confidence_set: layers not shown to be worse than the best, the truly best among them in 95
-            of 100 cases.
-        fall_after: the last layer before the fall behind the peak; None if no fall is shown.
+        peak: the layer with the highest R².
+        confidence_set: layers not shown to be worse than the best; the truly best layer is among
+            them in 95 of 100 cases.
+        r2, r2_low, r2_high: R² at the peak, with its 95 % interval.
+        p_value: of the null hypothesis that features and measure are unrelated, corrected over
+            layers; NaN without permutations.
+        learned, learned_low, learned_high: the gain over controls at the peak, with its 95 %
+            interval; NaN without controls.
+        fall_after: the last layer before the drop that follows the peak; None if no drop is shown.
         fall_first, fall_last: its 95 % interval.
-        fall: best R² still to come, mean from the peak to there less mean behind.
-        n_fit: images that each regression was fitted to; with others the curve would be another.
+        fall, fall_low, fall_high: size of the drop: mean of the best R² still to come, from the
+            peak to `fall_after` minus after it, with its 95 % interval.
+        fall_p_value: of the null hypothesis that the last layer is no worse than the peak.
+        last, last_r2: the last layer and its R².
+        last_loss, last_loss_low, last_loss_high: R² of the peak minus that of the last layer.
+        n_fit: training images of each fit; with a different number the curve would differ.
     """
 
     peak: str
@@ -89,61 +99,41 @@ class Evidence:
 
     @property
     def is_shown(self) -> bool:
-        """Whether any layer is shown to carry scale: by its p-value, else by its interval."""
+        """Whether any layer is shown to encode scale: by its p-value, else by its interval."""
         return self.p_value <= ALPHA if np.isfinite(self.p_value) else self.r2_low > 0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Curve:
-    """R² by layer, with its controls, and what it was computed from."""
+    """R² by layer, with its controls, and what it was computed from.
 
-    table: pd.DataFrame  # one row per combination, the columns of COLUMNS
-    draws: Float32[np.ndarray, "s b"]  # bootstrap draws of R², in the order of the rows
+    Args:
+        table: one row per combination, with the columns of `COLUMNS`.
+        draws: bootstrap draws of R², in the order of the rows.
+        points: the probe points, in order of execution.
+        provenance: the facts of `run.json`: settings, weights, skipped layers and images, ...
+        fewer: the same with fewer training images, fewest first.
+        image_set: the images; None if the curve was read from a run.
+        predicted: prediction for each image while it was held out; None as well.
+    """
+
+    table: pd.DataFrame
+    draws: Float32[np.ndarray, "s b"]
     points: tuple[ProbePoint, ...] = ()
-    layers_left_out: tuple[LeftOut, ...] = ()
-    images_left_out: tuple[LeftOut, ...] = ()
-    provenance: dict[str, object] = field(default_factory=dict)
-    fewer: tuple["Curve", ...] = ()  # with fewer images to fit, fewest first
-    image_set: ImageSet | None = None  # a curve that was read from a run has none
-    predicted: Float64[np.ndarray, "L n"] | None = None  # of each image, while it was held out
-
-    @classmethod
-    def of(
-        cls,
-        scores: Scores,
-        fewer: Sequence[Scores],
-        names: Mapping[str, str],
-        points: tuple[ProbePoint, ...],
-        layers_left_out: tuple[LeftOut, ...],
-        images_left_out: tuple[LeftOut, ...],
-        provenance: dict[str, object],
-        image_set: ImageSet,
-    ) -> "Curve":
-        """A curve from its scores; `names` are the model and the measure."""
-        tables = [
-            pd.DataFrame(each.table.assign(**names), columns=COLUMNS) for each in (scores, *fewer)
-        ]
-        return cls(
-            tables[0],
-            scores.draws,
-            points,
-            layers_left_out,
-            images_left_out,
-            provenance,
-            tuple(cls(t, s.draws, points) for t, s in zip(tables[1:], fewer, strict=True)),
-            image_set,
-            scores.predicted,
-        )
+    provenance: dict[str, Any] = field(default_factory=dict)
+    fewer: tuple["Curve", ...] = ()
+    image_set: ImageSet | None = None
+    predicted: Float64[np.ndarray, "L n"] | None = None
 
     def to_frame(self) -> pd.DataFrame:
         """The curve as a table, in the form of `curve.csv`."""
         return self.table.copy()
 
     def predictions(self) -> pd.DataFrame:
-        """The measure of each image as it is and as each layer tells it, while it was held out.
+        """The measure of each image and its prediction from each layer, while it was held out.
 
-        It is told by the network itself and the main regressor, the mean over the repeats; nan
-        where an image never was held out. Images stand in the same order for every layer.
+        Predictions are those of the network itself and the main regressor, mean over the repeats;
+        nan where an image was never held out. The order of images is the same for every layer.
 
         Raises:
             DataError: if the curve was read from a run, which has them in `predictions.parquet`.
@@ -180,13 +170,11 @@ class Curve:
             "evidence": {subset: self.evidence(subset) for subset in subsets},
             "evidence_with_fewer_to_fit": [each.evidence() for each in self.fewer],
             "points": self.points,
-            "layers_left_out": self.layers_left_out,
-            "images_left_out": self.images_left_out,
         }
         return save(self.tables(), facts, folder, command=command, write=self._write_images)
 
     def _write_images(self, folder: Path) -> None:
-        """The draws, and where the images are known, them and their predictions."""
+        """The draws; and if the images are known, their table and predictions."""
         np.save(folder / "draws.npy", self.draws)
         if self.image_set is not None:
             self.predictions().to_parquet(folder / "predictions.parquet", index=False)
@@ -196,41 +184,40 @@ class Curve:
         """The mean over subsets, one row per layer, in at most 80 characters."""
         main = self.regressor
         own = self.scores(regressor=main).set_index("layer")
-        label = {point.layer: point.label for point in self.points}
-        columns: dict[str, list[str]] = {
-            "layer": [label.get(layer, layer) for layer in own.index],
-            " d": [str(n) for n in own.n_features],
-            f" {main} [95 %]": _with_interval(own, "r2"),
+        columns = {
+            "layer": [*map(self._label, own.index)],
+            " d": [*map(str, own.n_features)],
+            f" {main} [95 %]": [*map(with_interval, own.r2, own.r2_low, own.r2_high)],
         }
         if own.learned.notna().any():
-            columns[" gain [95 %]"] = _with_interval(own, "learned")
+            gains = map(with_interval, own.learned, own.learned_low, own.learned_high)
+            columns[" gain [95 %]"] = [*gains]
         of_random = self.scores(weights="random", regressor=main)
         if self.weights != "random" and len(of_random):
-            columns[" random"] = [score_text(value) for value in of_random.r2]
+            columns[" random"] = [*map(number, of_random.r2)]
         ols = self.scores(regressor="ols")
         if main != "ols" and len(ols):
-            columns[" ols"] = [score_text(value) for value in ols.r2]
+            columns[" ols"] = [*map(number, ols.r2)]
         first, subsets = own.iloc[0], ", ".join(sorted(set(self.table.subset) - {MEAN}))
         title = f"R² of {first.measure}, {first.model}, {first.n_images} images ({subsets})"
         return {title: pd.DataFrame(columns)}
 
     def notes(self) -> list[str]:
-        """What the controls show, how features were computed, and the learning curve."""
+        """Lines on the controls, on how features were computed, and on the learning curve."""
         said, regressor = [], self.regressor
         pixels = self.scores(weights="pixels", regressor=regressor)
         if len(pixels):
-            said.append(f"pixels alone {score_text(pixels.r2.iloc[0])}")
+            said.append(f"pixels alone {number(pixels.r2.iloc[0])}")
         shuffled = self.scores(target="shuffled", regressor=regressor)
         if len(shuffled):
-            low, high = score_text(shuffled.r2.min()), score_text(shuffled.r2.max())
-            said.append(f"shuffled target {low} to {high}")
+            said.append(f"shuffled target {span(shuffled.r2)}")
         own = self.scores(regressor=regressor)
         if own.p_value.notna().any():
             n = int((own.p_value <= ALPHA).sum())
             said.append(f"p ≤ {ALPHA:g} (corrected over layers) at {n} of {len(own)} layers")
         lines = [f"Controls: {'; '.join(said) or 'none'}."]
-        computed = self.provenance.get("computed")
-        if isinstance(computed, dict) and computed.get("engine") == "openvino":
+        computed = self.provenance.get("computed", {})
+        if computed.get("engine") == "openvino":
             line = f"Computed by OpenVINO in {computed['precision']}"
             if "int8_moved" in computed:
                 line += (
@@ -239,8 +226,7 @@ class Curve:
                     f"{computed['int8_checked_on']} images)"
                 )
             lines.append(f"{line}.")
-        settings = self.provenance.get("settings")
-        if isinstance(settings, dict) and settings.get("learning_curve") and not self.fewer:
+        if self.provenance.get("settings", {}).get("learning_curve") and not self.fewer:
             lines.append("No learning curve: half of the training images would be too few.")
         return [*lines, *self.learning_lines()]
 
@@ -254,19 +240,19 @@ class Curve:
         return html_of(self.finding(), table.dropna(axis="columns", how="all"), self.plot())
 
     def learning(self) -> pd.DataFrame:
-        """The rows of the network itself by `n_fit`, with as few images as were tried up to all."""
+        """The rows of the network itself by number of training images (`n_fit`), fewest first."""
         is_own = (self.table.weights == self.weights) & (self.table.target == "true")
         tables = [*(each.table for each in self.fewer), self.table.loc[is_own]]
         return pd.concat(tables, ignore_index=True)
 
     @property
     def weights(self) -> str:
-        """What the curve is of: `pretrained`, or `random` if the network was asked for so."""
+        """The kind of weights of the network itself: `pretrained`, or `random` if so requested."""
         return "pretrained" if (self.table.weights == "pretrained").any() else "random"
 
     @property
     def regressor(self) -> str:
-        """The one that findings are stated for."""
+        """The regressor that findings are stated for: ridge if it was fitted, else ols."""
         return "ridge" if (self.table.regressor == "ridge").any() else "ols"
 
     def scores(
@@ -287,15 +273,18 @@ class Curve:
         return dict(zip(self.table.layer.iloc[rows], self.draws[rows], strict=True))
 
     def evidence(self, subset: str = MEAN) -> Evidence:
-        """The peak with its confidence set, what is learned there, and the fall behind it.
+        """The peak with its confidence set, the gain over controls there, and the drop after it.
 
-        The softmax is no candidate: it squeezes the logits into probabilities, on which no linear
-        reading of an area is to be expected.
+        The softmax is no candidate: it turns the logits into probabilities, which no area is
+        expected to be a linear function of.
+
+        Raises:
+            DataError: if the curve has no such subset.
         """
         rows = self._candidates(subset)
         table, draws = self.table.iloc[rows], self.draws[rows].T.astype(np.float64)
         r2 = table.r2.to_numpy()
-        best, lost = _peak_and_fall(r2, draws)
+        best, lost = peak(r2, draws), drop(r2, draws)
         names = table.layer.tolist()
         top = table.iloc[best.at]
         loss = r2[best.at] - r2[-1]
@@ -312,7 +301,7 @@ class Curve:
             fall_after=after,
             fall_first=first,
             fall_last=last,
-            fall=lost.drop,
+            fall=lost.size,
             fall_low=lost.low,
             fall_high=lost.high,
             fall_p_value=lost.p_value,
@@ -325,11 +314,11 @@ class Curve:
         )
 
     def differences(self, subset: str = MEAN) -> pd.DataFrame:
-        """R² of the peak less that of every layer, paired, with 95 % intervals."""
+        """R² of the peak minus that of every layer, paired, with 95 % intervals."""
         rows = self._candidates(subset)
         table, draws = self.table.iloc[rows], self.draws[rows].astype(np.float64)
         r2 = table.r2.to_numpy()
-        best, _ = _peak_and_fall(r2, draws.T)
+        best = peak(r2, draws.T)
         lost = r2[best.at] - r2
         low, high = interval(lost, (draws[best.at] - draws).T, most=np.inf)
         names = ["subset", "layer", "alias", "depth", "r2"]
@@ -341,60 +330,71 @@ class Curve:
         )
 
     def learning_lines(self) -> list[str]:
-        """Peak and fall by the number of images to fit, a line each; none without a learning curve.
+        """Peak and drop by number of training images, one line each; none without a learning curve.
 
-        A curve holds for the n that it was fitted to: with fewer images wide layers lose most.
+        With fewer training images wide layers lose most, so the peak may move.
         """
-        return [each.peak_and_fall() for each in (*self.fewer, self)] if self.fewer else []
+        return [each._peak_and_drop() for each in (*self.fewer, self)] if self.fewer else []
 
-    def peak_and_fall(self) -> str:
-        """Where scale is told best and where it is lost, for the images to fit that there were."""
-        found = self.evidence()
-        label = {point.layer: point.label for point in self.points}
-        lost = "no fall shown"
-        if found.fall_after is not None:
-            lost = f"falls by {found.fall:.2f} after {label[found.fall_after]}"
+    def _peak_and_drop(self) -> str:
+        found, label = self.evidence(), self._label
+        lost = "no drop shown"
+        if found.fall is not None:
+            lost = f"drops by {number(found.fall)} after {label(found.fall_after)}"
         return (
-            f"{found.n_fit:>5} to fit: R² {found.r2:.2f} at {label[found.peak]}, {lost}, "
-            f"{found.last_r2:.2f} at {label[found.last]}"
+            f"{found.n_fit:>5} training images: R² {number(found.r2)} at {label(found.peak)}, "
+            f"{lost}, {number(found.last_r2)} at {label(found.last)}"
         )
 
     def finding(self) -> str:
         """What was found, in one sentence."""
-        found = self.evidence()
-        label = {point.layer: point.label for point in self.points}
-        first = self.table.iloc[0]
+        found, label = self.evidence(), self._label
+        model = self.table.model.iloc[0]
+        r2 = f"R² {with_interval(found.r2, found.r2_low, found.r2_high)}"
         if not found.is_shown:
-            by_chance = f", p = {found.p_value:.2g}" if np.isfinite(found.p_value) else ""
+            by_chance = f", p = {p_value(found.p_value)}" if np.isfinite(found.p_value) else ""
             return (
-                f"No layer of {first.model} is shown to carry the object's scale; the best is "
-                f"{label[found.peak]}: R² {_two(found.r2)} [{_two(found.r2_low)}, "
-                f"{_two(found.r2_high)}]{by_chance}; {found.n_fit} images to fit."
+                f"No layer of {model} is shown to encode object scale; the best is "
+                f"{label(found.peak)}: {r2}{by_chance}; {found.n_fit} training images."
             )
-        candidates = self.table.iloc[self._candidates(MEAN)].layer.tolist()
         said = (
-            f"{first.model} carries the object's scale best at {label[found.peak]} "
-            f"({_set_in_words(found, candidates, label)}): "
-            f"R² {_two(found.r2)} [{_two(found.r2_low)}, {_two(found.r2_high)}]"
+            f"{model} encodes object scale best at {label(found.peak)} ({self._set(found)}): {r2}"
         )
         if np.isfinite(found.learned):
-            low, high = _two(found.learned_low), _two(found.learned_high)
-            said += f", of which {_two(found.learned)} [{low}, {high}] is learned"
+            gain = with_interval(found.learned, found.learned_low, found.learned_high)
+            said += f", a gain over controls of {gain}"
             if found.learned_low <= 0:
-                said = said.replace(" is learned", " would be learned, which is not shown")
+                said += ", which is not shown to be above 0"
         if found.peak == found.last:
-            said += "; no layer was read after it"
+            said += "; no layer was probed after it"
         elif found.fall_after is None:
-            said += f"; no fall is shown after it (p = {found.fall_p_value:.2g})"
+            said += f"; no drop is shown after it (p = {p_value(found.fall_p_value)})"
         else:
-            where = label[found.fall_after]
+            where = label(found.fall_after)
             if not found.fall_first == found.fall_after == found.fall_last:
-                where += f" (95 %: {label[str(found.fall_first)]} to {label[str(found.fall_last)]})"
-            said += f"; it falls after {where}, and {label[found.last]} has {_two(found.last_r2)}"
-        return f"{said}; {found.n_fit} images to fit."
+                where += f" (95 %: {label(found.fall_first)} to {label(found.fall_last)})"
+            said += f"; it drops after {where}, and {label(found.last)} has {number(found.last_r2)}"
+        return f"{said}; {found.n_fit} training images."
+
+    def _set(self, found: Evidence) -> str:
+        """The confidence set in words, as a range if it has no gaps."""
+        names, label = found.confidence_set, self._label
+        candidates = self.table.iloc[self._candidates(MEAN)].layer.tolist()
+        first, last = candidates.index(names[0]), candidates.index(names[-1])
+        if len(names) == 1:
+            return "95 % set: this layer alone"
+        if last - first + 1 == len(names):
+            return f"95 % set: {label(names[0])} to {label(names[-1])}"
+        if len(names) <= 3:
+            return f"95 % set: {', '.join(map(label, names))}"
+        return f"95 % set: {len(names)} layers from {label(names[0])} to {label(names[-1])}"
+
+    def _label(self, layer: str | None) -> str:
+        """A layer with its alias, such as "logits (pre_softmax)"."""
+        return next((point.label for point in self.points if point.layer == layer), str(layer))
 
     def _candidates(self, subset: str) -> np.ndarray:
-        """Rows in which a peak is looked for, in order of the layers."""
+        """Rows among which the peak is searched, in order of the layers."""
         rows = self._rows(subset, self.weights, "true", self.regressor)
         if not len(rows):
             raise DataError(
@@ -417,9 +417,9 @@ class Curve:
 
 
 def image_table(image_set: ImageSet) -> pd.DataFrame:
-    """The images row by row: where they lie, what is regressed, and the box in pixels.
+    """One row per image: its file, its measure, and its box in pixels.
 
-    `file` is empty for a picture in memory, whose sides `width` and `height` tell.
+    `file` is empty for images in memory; `width` and `height` give the size of these.
     """
     in_memory = [
         image.source.shape if isinstance(image.source, np.ndarray) else None
@@ -441,16 +441,16 @@ def image_table(image_set: ImageSet) -> pd.DataFrame:
 
 
 def read_curve(folder: str | Path) -> Curve:
-    """A curve with its draws, as `Curve.save` wrote it.
+    """The curve that `Curve.save` wrote, with its draws.
 
     Raises:
-        DataError: if the folder is no complete run of a probe, or one of a newer version.
+        DataError: if the folder is no complete run of a probe, or of a newer version.
     """
     run = runs.read_run(folder)
     if not run.has("curve"):
         raise DataError(
-            f"{str(folder)!r} holds no curve, as it was written by another command. Give the "
-            "folder that `scalecut probe` wrote (--out)."
+            f"{str(folder)!r} holds no curve, because another command wrote it. Give the folder "
+            "that `scalecut probe` wrote (--out)."
         )
     table = run.table("curve", COLUMNS)
     try:
@@ -465,14 +465,14 @@ def read_curve(folder: str | Path) -> Curve:
 
 
 def compare_curves(one: Curve, other: Curve, layers: tuple[str, str] | None = None) -> pd.DataFrame:
-    """R² of one network less that of another, subset by subset, paired image by image.
+    """R² of one network minus that of another, one row per subset, paired by image.
 
     Args:
-        layers: a layer of each, by name or alias; the peak of each by default, which is then
-            looked for anew in every draw.
+        layers: a layer of each, by name or alias; by default the peak of each, which is searched
+            anew in every draw.
 
     Raises:
-        DataError: if the curves are not of the same images, splits and regressor.
+        DataError: if images, splits or regressor differ, or a curve has no such layer.
     """
     _check_paired(one, other)
     if one.regressor != other.regressor:
@@ -519,67 +519,26 @@ def _side(curve: Curve, subset: str, layer: str) -> tuple[str, float, np.ndarray
 
 
 def _check_paired(one: Curve, other: Curve) -> None:
-    for what, key in (("images", "images"), ("splits", "probe")):
-        keys = ("sha256",) if key == "images" else ("repeats", "seed")
-        here, there = ({k: _entry(c, key).get(k) for k in keys} for c in (one, other))
+    for what, entry, keys in PAIRED:
+        here, there = (
+            {key: curve.provenance.get(entry, {}).get(key) for key in keys}
+            for curve in (one, other)
+        )
         if here != there:
             raise DataError(
-                f"The two runs are not of the same {what} ({here} and {there}), so they cannot be "
+                f"The two runs differ in their {what} ({here} and {there}), so they cannot be "
                 "compared image by image. Probe both networks with the same --data, --subset, "
                 "--measure, --fit, --repeats and --seed."
             )
 
 
-def _entry(curve: Curve, key: str) -> dict[str, Any]:
-    found = curve.provenance.get(key)
-    return found if isinstance(found, dict) else {}
-
-
-def score_text(value: float) -> str:
-    """A score for a table: two decimals, none where it is far off, a dash where it is unknown."""
-    if pd.isna(value):
-        return "–"
-    shown = f"{value:.2f}" if abs(value) < 100 else f"{value:,.0f}"
-    return "0.00" if shown == "-0.00" else shown
-
-
-def _with_interval(rows: pd.DataFrame, name: str) -> list[str]:
-    return [
-        f"{score_text(row[name])} [{score_text(row[f'{name}_low'])}, "
-        f"{score_text(row[f'{name}_high'])}]"
-        for row in rows.to_dict("records")
-    ]
-
-
-def _two(value: float) -> str:
-    """Two decimals, zero without a sign."""
-    return f"{value:.2f}".replace("-0.00", "0.00")
-
-
-def _peak_and_fall(r2: np.ndarray, draws: np.ndarray) -> tuple[Peak, Fall]:
-    return peak(r2, draws), fall(r2, draws)
-
-
-def _set_in_words(found: Evidence, candidates: Sequence[str], label: Mapping[str, str]) -> str:
-    """The confidence set as a range where it is one."""
-    names = found.confidence_set
-    first, last = candidates.index(names[0]), candidates.index(names[-1])
-    if len(names) == 1:
-        return "the 95 % set is this layer alone"
-    if last - first + 1 == len(names):
-        return f"95 % set: {label[names[0]]} to {label[names[-1]]}"
-    if len(names) <= 3:
-        return f"95 % set: {', '.join(label[name] for name in names)}"
-    return f"95 % set: {len(names)} layers from {label[names[0]]} to {label[names[-1]]}"
-
-
-MOST_FETCHED = 2000  # pictures that are read once more, for the page
+MOST_FETCHED = 2000  # images that are read again for thumbnails
 
 
 def _images(image_set: ImageSet) -> pd.DataFrame:
     """The table of the images, with a small JPEG of those that are in no local file.
 
-    Of pictures in shards or at addresses only if they are few, since each is read once more.
+    Of images in shards or at addresses only if there are few, since each is read again.
     """
     n_stored = sum(isinstance(image.source, Stored) for image in image_set.images)
     kinds = (np.ndarray, Stored) if n_stored <= MOST_FETCHED else (np.ndarray,)
@@ -590,7 +549,7 @@ def _images(image_set: ImageSet) -> pd.DataFrame:
 
 
 def _small(image: Image) -> bytes | None:
-    """A thumbnail; none where the picture can no longer be read."""
+    """A thumbnail; none if the image can no longer be read."""
     try:
         return thumbnail(image)
     except DataError:
@@ -598,10 +557,14 @@ def _small(image: Image) -> bytes | None:
 
 
 def check_model(curve: Curve, folder: Path | None, model: str) -> None:
-    """Refuse a run of another network than the one that it is used for."""
+    """Raise unless the run is of this network.
+
+    Raises:
+        ModelError: if it is not.
+    """
     probed = str(curve.table.model.iloc[0])
     if model != probed:
         raise ModelError(
-            f"The run {str(folder)!r} is of {probed}, not of {model}. Give a run of this network, "
-            f"or name {probed}."
+            f"The run {str(folder)!r} is of {probed}, not of {model}. Give a run of {model}, or "
+            f"the model {probed}."
         )

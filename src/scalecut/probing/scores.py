@@ -1,9 +1,9 @@
 """Held-out R² of a measure on the features of every layer: splits drawn once, used by all.
 
 For every subset of the images the measure is regressed on each layer's features in r random splits
-of 70 % to fit and 30 % to test (`graziani2021`), by group. The same splits, shuffles, permutations
-and bootstrap draws serve every layer, regressor, target and set of weights, so that all scores are
-paired.
+into 70 % training and 30 % test images (`graziani2021`), by group. The same splits, shuffles,
+permutations and bootstrap draws serve every layer, regressor, target and kind of weights, so that
+all scores are paired.
 """
 
 import os
@@ -34,38 +34,37 @@ from ..stats.inference import (
     group_permutations,
     interval,
 )
-from ..stats.out_of_core import Rows, Split, Tested, null_scores
-from ..stats.ridge import decompose, leading, least_squares, nested_ridge, quick_ridge
+from ..stats.out_of_core import Rows, Split, predicted_in_memory
 
 TEST_SHARE = 0.3  # graziani2021
 MATCHED = "matched"  # ridge on as many principal components in every layer
-MOST_TWINS = 32
-AT_ONCE = 2**22  # numbers of permutations or bootstrap draws that memory holds at a time
+MOST_RANDOM = 32  # randomly initialised networks
+AT_ONCE = 2**22  # numbers of permutations or bootstrap draws held in memory at a time
 CONTROLLED = ("random", "permuted", "pixels")  # kinds of weights that are controls themselves
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Part:
-    """What is drawn once for one subset and serves all its regressions."""
+    """One subset with everything that is drawn at random for it once and serves all its fits."""
 
     subset: str
     rows: Int[np.ndarray, " n"]  # of the image set
     groups: Int[np.ndarray, " n"]
-    targets: dict[str, Float64[np.ndarray, "r n"]]  # `true`, `shuffled`: a row a repeat
-    dealt: Float64[np.ndarray, "n q"]  # the measure and its permutations; no column without them
+    targets: dict[str, Float64[np.ndarray, "r n"]]  # `true`, `shuffled`: one row per repeat
+    permuted: Float64[np.ndarray, "n q"]  # measure and permutations; no columns if none
     is_held_out: Bool[np.ndarray, "r n"]
     counts: UInt16[np.ndarray, "c n"]  # 1 + b rows: every image once, then bootstrap draws
-    rank: Float64[np.ndarray, "r n"]  # of its group among those to fit, in (0, 1], at random
-    twins: Float64[np.ndarray, "b most"]  # in [0, 1): which twins are drawn along, in all subsets
+    rank: Float64[np.ndarray, "r n"]  # random, of its group among training groups, in (0, 1]
+    drawn: Float64[np.ndarray, "b most"]  # in [0, 1): random networks drawn along, in all subsets
 
     def fitted(self, share: float) -> Bool[np.ndarray, "r n"]:
-        """The images to fit, of a share of the groups."""
+        """The training images of a share of the groups."""
         return ~self.is_held_out & (self.rank <= share)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Answers:
-    """What one kind of weights answers to all images, once a seed."""
+class Features:
+    """The features of all images with one kind of weights, one set per seed."""
 
     points: tuple[ProbePoint, ...]
     matrices: tuple[Mapping[str, Float[np.ndarray, "n d"]], ...]  # by layer
@@ -73,11 +72,12 @@ class Answers:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Scores:
-    """A row a score, and its bootstrap draws; what the first kind of weights reads from each image.
+    """Scores with their bootstrap draws, and predictions for each image by the network itself.
 
     Args:
-        predicted: the mean over the repeats in which an image was held out, nan if it never was, of
-            the first regressor or ridge; a row a layer, a column an image.
+        table: one row per score.
+        predicted: of ridge, or else the first regressor; mean over the repeats in which an image
+            was held out, nan if it never was. One row per layer, one column per image.
     """
 
     table: pd.DataFrame
@@ -89,19 +89,19 @@ class Scores:
 class _Line:
     """The scores of one layer with one kind of weights, target and regressor, on one subset."""
 
-    r2: np.ndarray  # (1 + b), the first of all images, the rest bootstrap draws
-    null: np.ndarray  # (1 + p), the first of the measure as it is; empty without permutations
+    r2: np.ndarray  # (1 + b), the first with all images, the rest bootstrap draws
+    null: np.ndarray  # (1 + p), the first of the measure itself; empty without permutations
     n_images: int
-    n_fit: int  # images to fit, mean over repeats and subsets
+    n_fit: int  # training images, mean over repeats and subsets
     n_features: int
     n_repeats: int
-    twins: np.ndarray  # R² of every seed
-    predicted: np.ndarray  # (n), the mean over the repeats that held an image out; empty if unasked
+    by_seed: np.ndarray  # R² of every seed
+    predicted: np.ndarray  # (n), mean over the repeats that held an image out; empty if not kept
 
 
 @dataclass(frozen=True, slots=True)
-class _Ask:
-    """What is fitted: the regressors, components for `matched`, share of the groups to fit."""
+class _Fits:
+    """The regressors, components for `matched`, and share of the training groups that is used."""
 
     regressors: tuple[str, ...]
     width: int
@@ -111,16 +111,16 @@ class _Ask:
 def draw_parts(
     image_set: ImageSet, repeats: int, seed: int, *, shuffled: bool, permutations: int = 0
 ) -> tuple[Part, ...]:
-    """Draw the splits, shuffles, permutations and bootstrap samples of every subset.
+    """The splits, shuffles, permutations and bootstrap samples of every subset.
 
     Each follows from the seed and the subset's name alone, so runs that differ in their controls,
     or in the other subsets, are paired.
 
     Raises:
-        DataError: if all images to fit, or all to test, have the same measure in some split.
+        DataError: if the measure is constant in the training or test images of some split.
     """
     names, parts = np.array(image_set.subset), []
-    twins = np.random.default_rng(seed).random((DRAWS, MOST_TWINS))
+    drawn = np.random.default_rng(seed).random((DRAWS, MOST_RANDOM))
     for subset in image_set.subsets:
         rows = np.flatnonzero(names == subset)
         measure = image_set.measure[rows]
@@ -143,45 +143,45 @@ def draw_parts(
                 rows,
                 groups,
                 targets,
-                _dealt(measure, groups, permuting, permutations),
+                _permutations(measure, groups, permuting, permutations),
                 is_held_out,
                 _counts(groups, bootstrap),
                 _ranks(groups, is_held_out, ranking),
-                twins,
+                drawn,
             )
         )
         _check_spread(parts[-1])
     return tuple(parts)
 
 
-def _dealt(
+def _permutations(
     measure: Float64[np.ndarray, " n"],
     groups: Int[np.ndarray, " n"],
     rng: np.random.Generator,
     permutations: int,
 ) -> Float64[np.ndarray, "n q"]:
-    """The measure and its permutations, a column each; on disk if they are many."""
+    """The measure and its permutations, one column each; on disk if there are many."""
     n = len(measure)
-    dealt = cache.zeros((n, 1 + permutations if permutations else 0), np.dtype(np.float64))
+    permuted = cache.zeros((n, 1 + permutations if permutations else 0), np.dtype(np.float64))
     if permutations:
-        _written(dealt, slice(0, 1), measure[None])
+        _written(permuted, slice(0, 1), measure[None])
     for places in _some(permutations, n):
         some = group_permutations(measure, groups, rng, places.stop - places.start)
-        _written(dealt, slice(1 + places.start, 1 + places.stop), some)
-    return dealt
+        _written(permuted, slice(1 + places.start, 1 + places.stop), some)
+    return permuted
 
 
 def _written(
-    dealt: Float64[np.ndarray, "n q"], columns: slice, values: Float64[np.ndarray, "k n"]
+    permuted: Float64[np.ndarray, "n q"], columns: slice, values: Float64[np.ndarray, "k n"]
 ) -> None:
-    """Fill some columns, never with more of the disk in memory than some of the rows."""
-    for rows in _some(*dealt.shape):
-        dealt[rows, columns] = values[:, rows].T
-        cache.released(dealt)
+    """Fill some columns, with only some rows of an array on disk in memory at a time."""
+    for rows in _some(*permuted.shape):
+        permuted[rows, columns] = values[:, rows].T
+        cache.released(permuted)
 
 
 def _counts(groups: Int[np.ndarray, " n"], rng: np.random.Generator) -> UInt16[np.ndarray, "c n"]:
-    """Every image once, then bootstrap draws of the groups."""
+    """Counts of the images: every image once, then bootstrap draws of the groups."""
     counts = cache.zeros((1 + DRAWS, len(groups)), np.dtype(np.uint16))
     counts[0] = 1
     for places in _some(DRAWS, len(groups)):
@@ -192,7 +192,7 @@ def _counts(groups: Int[np.ndarray, " n"], rng: np.random.Generator) -> UInt16[n
 
 
 def _some(count: int, n: int) -> Iterator[slice]:
-    """`count` rows of n numbers, as many at a time as memory should hold."""
+    """`count` rows of n numbers, in slices of `AT_ONCE` numbers."""
     at_once = max(1, AT_ONCE // n)
     for start in range(0, count, at_once):
         yield slice(start, min(count, start + at_once))
@@ -201,7 +201,7 @@ def _some(count: int, n: int) -> Iterator[slice]:
 def _ranks(
     groups: Int[np.ndarray, " n"], is_held_out: Bool[np.ndarray, "r n"], rng: np.random.Generator
 ) -> Float64[np.ndarray, "r n"]:
-    """Which of the groups to fit come first, anew in each repeat; 1 for those held out."""
+    """Random ranks of the training groups, anew in each repeat; 1 for held-out groups."""
     ranks = np.ones(is_held_out.shape)
     for rank, held_out in zip(ranks, is_held_out, strict=True):
         names, member = np.unique(groups[~held_out], return_inverse=True)
@@ -211,7 +211,7 @@ def _ranks(
 
 def score(
     parts: Sequence[Part],
-    answers: Mapping[str, Answers],
+    features: Mapping[str, Features],
     regressors: Sequence[str],
     *,
     width: int = 0,
@@ -221,27 +221,27 @@ def score(
     """R², its interval and its p-value for every subset, layer, kind of weights and regressor.
 
     Args:
-        answers: by kind of weights, each on all rows of the image set.
+        features: by kind of weights, each on all rows of the image set.
         regressors: `ridge`, `ols`, `matched`.
         width: principal components for `matched`.
-        share: of the groups to fit that are used; smaller shares lie in larger ones.
-        report: called with (layers done, all).
+        share: of the training groups that is used; smaller shares are subsets of larger ones.
+        report: called with (layers done, all layers).
     """
     cache.freed()
-    jobs = [(kind, point) for kind, each in answers.items() for point in each.points]
-    ask = _Ask(tuple(regressors), width, share)
-    own, main = next(iter(answers)), "ridge" if "ridge" in regressors else regressors[0]
+    jobs = [(kind, point) for kind, each in features.items() for point in each.points]
+    fits = _Fits(tuple(regressors), width, share)
+    own, main = next(iter(features)), "ridge" if "ridge" in regressors else regressors[0]
     lines: dict[tuple[str, str, str, str], dict[str, _Line]] = {}
-    # One thread a regression: the same numbers on any number of cores.
+    # One thread per regression: the same numbers on any number of cores.
     with threadpool_limits(1), ThreadPoolExecutor(n_processors()) as workers:
         found = workers.map(
             lambda job: list(
                 _layer_lines(
                     parts,
-                    answers[job[0]].matrices,
+                    features[job[0]].matrices,
                     job[1].layer,
-                    ask,
-                    read_by=main if job[0] == own else "",
+                    fits,
+                    kept_of=main if job[0] == own else "",
                 )
             ),
             jobs,
@@ -257,16 +257,16 @@ def score(
     for key in sorted(lines, key=lambda key: (order[key[0]], *key[1:])):
         by_layer = lines[key]
         p_values = _p_values(by_layer) if key[2] == "true" else {}
-        for point in answers[key[1]].points:
+        for point in features[key[1]].points:
             line = by_layer[point.layer]
             rows.append(_row(key, point, line) | {"p_value": p_values.get(point.layer, np.nan)})
             draws.append(line.r2[1:])
     scores = np.array(draws, np.float32)
-    predicted = np.full((len(answers[own].points), sum(len(part.rows) for part in parts)), np.nan)
+    predicted = np.full((len(features[own].points), sum(len(part.rows) for part in parts)), np.nan)
     for part in parts:
         of_layers = lines[part.subset, own, "true", main].values()
         predicted[:, part.rows] = [line.predicted for line in of_layers]
-    return Scores(pd.DataFrame(_with_learned(rows, scores)), scores, predicted)
+    return Scores(pd.DataFrame(_with_gain(rows, scores)), scores, predicted)
 
 
 def _row(key: tuple[str, str, str, str], point: ProbePoint, line: _Line) -> dict[str, Any]:
@@ -286,36 +286,36 @@ def _row(key: tuple[str, str, str, str], point: ProbePoint, line: _Line) -> dict
         "r2": float(line.r2[0]),
         "r2_low": float(low),
         "r2_high": float(high),
-        "r2_spread": float(line.twins.std(ddof=1)) if len(line.twins) > 1 else np.nan,
+        "r2_spread": float(line.by_seed.std(ddof=1)) if len(line.by_seed) > 1 else np.nan,
         "seed_count": line.n_repeats,
     }
 
 
-def _with_learned(
+def _with_gain(
     rows: list[dict[str, Any]], draws: Float32[np.ndarray, "s b"]
 ) -> list[dict[str, Any]]:
-    """Add `learned`: R² less that of the best baseline, paired draw by draw.
+    """Add the gain over controls, `learned`: R² minus that of the best control, paired by draw.
 
-    A baseline that is worse than the mean of the measure knows nothing and counts as 0.
+    A control with negative R² is worse than predicting the mean, and counts as 0.
     """
     place = {
         (row["weights"], row["subset"], row["regressor"], row["layer"]): number
         for number, row in enumerate(rows)
         if row["target"] == "true"
     }
-    whole = []
+    extended = []
     for row, of_row in zip(rows, draws, strict=True):
         learned = low = high = np.nan
         if row["target"] == "true" and row["weights"] not in CONTROLLED:
             same = row["subset"], row["regressor"]
             keys = [("random", *same, row["layer"]), ("pixels", *same, "pixels")]
-            beaten = [place[key] for key in keys if key in place]
-            if beaten:
-                learned = row["r2"] - max(0.0, *(rows[number]["r2"] for number in beaten))
-                by_draw = of_row - np.maximum(0.0, draws[beaten].max(axis=0))
+            controls = [place[key] for key in keys if key in place]
+            if controls:
+                learned = row["r2"] - max(0.0, *(rows[number]["r2"] for number in controls))
+                by_draw = of_row - np.maximum(0.0, draws[controls].max(axis=0))
                 low, high = map(float, interval(learned, by_draw.astype(np.float64)))
-        whole.append(row | {"learned": learned, "learned_low": low, "learned_high": high})
-    return whole
+        extended.append(row | {"learned": learned, "learned_low": low, "learned_high": high})
+    return extended
 
 
 def _p_values(by_layer: Mapping[str, _Line]) -> dict[str, float]:
@@ -330,30 +330,30 @@ def _layer_lines(
     parts: Sequence[Part],
     matrices: Sequence[Mapping[str, Float[np.ndarray, "n d"]]],
     layer: str,
-    ask: _Ask,
+    fits: _Fits,
     *,
-    read_by: str,
+    kept_of: str,
 ) -> Iterator[tuple[str, str, str, _Line]]:
-    """Subset, target, regressor and scores of one layer of one kind of weights.
+    """Subset, target, regressor and scores of one layer with one kind of weights.
 
     Args:
-        read_by: the regressor whose predictions are kept.
+        kept_of: the regressor whose predictions are kept.
     """
     n_features = matrices[0][layer].shape[1]
     by_subset: dict[tuple[str, str], list[_Line]] = {}
     for part in parts:
-        found = [_part_scores(part, matrix[layer], ask) for matrix in matrices]
+        found = [_part_scores(part, matrix[layer], fits) for matrix in matrices]
         for number, target in enumerate(part.targets):
-            for column, regressor in enumerate(ask.regressors):
+            for column, regressor in enumerate(fits.regressors):
                 seeds = np.array([r2[number][:, column] for r2, _, _ in found])
-                is_kept = (target, regressor) == ("true", read_by)
+                is_kept = (target, regressor) == ("true", kept_of)
                 read = [held[number][:, column] for *_, held in found if is_kept]
                 line = _Line(
-                    _over_twins(seeds, part.twins),
+                    _over_seeds(seeds, part.drawn),
                     np.mean([null[:, column] for _, null, _ in found], axis=0),
                     len(part.rows),
-                    round(float(part.fitted(ask.share).sum(axis=1).mean())),
-                    min(ask.width, n_features) if regressor == MATCHED else n_features,
+                    round(float(part.fitted(fits.share).sum(axis=1).mean())),
+                    min(fits.width, n_features) if regressor == MATCHED else n_features,
                     len(part.is_held_out),
                     seeds[:, 0],
                     np.mean(read, axis=0) if is_kept else np.zeros(0),
@@ -368,19 +368,20 @@ def _layer_lines(
             round(np.mean([line.n_fit for line in lines]).item()),
             lines[0].n_features,
             lines[0].n_repeats,
-            np.mean([line.twins for line in lines], axis=0),
+            np.mean([line.by_seed for line in lines], axis=0),
             np.zeros(0),
         )
         yield MEAN, target, regressor, mean
 
 
-def _over_twins(
+def _over_seeds(
     seeds: Float64[np.ndarray, "q b"], places: Float64[np.ndarray, "b2 q2"]
 ) -> Float64[np.ndarray, " b"]:
-    """Mean over twins; in each draw the twins, too, are drawn with replacement.
+    """R² averaged over random networks; in each draw these, too, are drawn with replacement.
 
-    Of n twins that gives a spread too small by √((n - 1) / n), and quantiles of the normal
-    distribution where Student's with n - 1 degrees are due; what the twins add is scaled by both.
+    With n networks this gives a spread too small by √((n - 1) / n), and quantiles of the normal
+    distribution in place of Student's with n - 1 degrees of freedom; the added spread is scaled by
+    both.
     """
     n = len(seeds)
     if n == 1:
@@ -393,28 +394,31 @@ def _over_twins(
 
 
 def _part_scores(
-    part: Part, matrix: Float[np.ndarray, "all d"], ask: _Ask
+    part: Part, matrix: Float[np.ndarray, "all d"], fits: _Fits
 ) -> tuple[
     list[Float64[np.ndarray, "b c"]], Float64[np.ndarray, "p c"], Float64[np.ndarray, "k n c"]
 ]:
-    """Of each regressor: R² and its draws by target, R² of permuted measures, what it predicts."""
+    """Of each regressor: R² and its draws by target, R² of permuted measures, and predictions."""
     kinds = list(part.targets)
     errors: list[list[np.ndarray]] = [[] for _ in kinds]  # of held-out images, by repeat
-    summed = np.zeros((len(kinds), len(part.rows), len(ask.regressors)))
-    null = np.zeros((part.dealt.shape[1], len(ask.regressors)))
-    held_out_and_fitted = zip(part.is_held_out, part.fitted(ask.share), strict=True)
-    for repeat, (held_out, fitted) in enumerate(held_out_and_fitted):
+    summed = np.zeros((len(kinds), len(part.rows), len(fits.regressors)))
+    null = np.zeros((part.permuted.shape[1], len(fits.regressors)))
+    splits = zip(part.is_held_out, part.fitted(fits.share), strict=True)
+    for repeat, (held_out, fitted) in enumerate(splits):
         targets = np.stack([part.targets[kind][repeat] for kind in kinds], axis=1)
         split = Split(
             Rows(matrix, part.rows[fitted]),
             Rows(matrix, part.rows[held_out]),
             targets[fitted],
             part.groups[fitted],
-            (Rows(part.dealt, np.flatnonzero(fitted)), Rows(part.dealt, np.flatnonzero(held_out))),
+            (
+                Rows(part.permuted, np.flatnonzero(fitted)),
+                Rows(part.permuted, np.flatnonzero(held_out)),
+            ),
         )
-        widths = [ask.width if name == MATCHED else 0 for name in ask.regressors]
+        widths = [fits.width if name == MATCHED else 0 for name in fits.regressors]
         regressed = tall.predicted if split.is_tall else predicted_in_memory
-        found = regressed(split, ask.regressors, widths)
+        found = regressed(split, fits.regressors, widths)
         predicted = np.stack([each.predictions for each in found], axis=2)  # (m, k, c)
         summed[:, held_out] += predicted.swapaxes(0, 1)
         null += np.stack([each.null for each in found], axis=1)
@@ -431,34 +435,12 @@ def _draws(
     measure: Float64[np.ndarray, "r n"],
     errors: Sequence[Float64[np.ndarray, "_ c"]],
 ) -> Float64[np.ndarray, "b c"]:
-    """R² of all images, then of the bootstrap draws."""
+    """R² with all images, then of the bootstrap draws."""
     found = []
     for places in _some(len(part.counts), len(part.rows)):
         found.append(bootstrap_r_squared(measure, errors, part.is_held_out, part.counts[places]))
         cache.released(part.counts)
     return np.concatenate(found)
-
-
-def predicted_in_memory(
-    split: Split, regressors: Sequence[str], widths: Sequence[int]
-) -> list[Tested]:
-    """As `tall.predicted`. One decomposition serves all but least squares."""
-    train, held_out = split.train.whole(), split.held_out.whole()
-    dealt, y = (rows.whole() for rows in split.dealt)
-    targets, t = split.targets, split.targets.shape[1]
-    whole = decompose(train, held_out) if set(regressors) != {"ols"} else None
-    spread, squares, found = np.sum((y - y.mean(axis=0)) ** 2, axis=0), np.sum(y**2, axis=0), []
-    for name, width in zip(regressors, widths, strict=True):
-        if whole is None or name == "ols":
-            both = least_squares(train, np.hstack([targets, dealt]), held_out).predictions
-            exact, of_dealt = both[:, :t], both[:, t:]
-        else:
-            decomposition = leading(whole, width) if width else whole
-            exact = nested_ridge(decomposition, targets, split.groups).predictions
-            of_dealt = quick_ridge(decomposition, dealt)
-        lost = np.sum((y - of_dealt) ** 2, axis=0)
-        found.append(Tested(exact, null_scores(spread, squares, lost)))
-    return found
 
 
 def _check_spread(part: Part) -> None:
@@ -469,14 +451,14 @@ def _check_spread(part: Part) -> None:
         ]
         if any(flat):
             raise DataError(
-                f"In {sum(flat)} of {len(flat)} splits of {part.subset!r} all images to fit or to "
-                f"test have the same {kind} measure, so R² is undefined. Give more images whose "
-                "objects differ in size."
+                f"The {kind} measure is constant in the training or test images of {sum(flat)} of "
+                f"{len(flat)} splits of {part.subset!r}, so R² is undefined. Give more images "
+                "whose objects differ in size."
             )
 
 
 def n_processors() -> int:
-    """How many this process may use; containers allow fewer than there are."""
+    """Number of processors that this process may use, which containers limit."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

@@ -1,21 +1,20 @@
-"""The page of one run, or of several side by side: one HTML file that needs nothing else.
+"""The page of one run, or of several next to each other: one HTML file that needs nothing else.
 
 Text comes in as it is and is escaped here: by Jinja in the page, as \\u003c in its JSON. The page's
-policy allows its own script, by its hash, and pictures inside it; nothing is ever fetched.
+policy allows its own script, by its hash, and images inside it; nothing is ever fetched.
 
-Figures are drawn by the page itself from the same `Drawing`s as those on paper, so that they fit a
-telephone, follow dark mode and can be pointed at. Shapes: n images, L layers.
+The page draws its figures itself, from the same `Drawing`s as the image files, so that they fit a
+phone, follow dark mode and show values under the pointer. Shapes: n images, L layers.
 """
 
 import base64
 import hashlib
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from importlib.resources import files
-from typing import Any, TypeAlias
+from typing import Any
 
 import jinja2
 import numpy as np
@@ -25,25 +24,25 @@ from markupsafe import Markup
 
 from ..data.thumbnails import worth_showing
 from ..figures.drawing import Drawing, Line, Panel, Scale
-
-# Text, a number, or a text with the number that it is sorted by.
-Cell: TypeAlias = str | int | float | tuple[str, int | float] | None
+from ..figures.text import typeset
+from .cells import Cell, number, sort_key
 
 MOST_VALUES = 250_000  # predictions in a page, 6 bytes each: the page stays below 5 MB
-SCRIPTS = ("elements.js", "panels.js", "readings.js", "page.js")
+SCRIPTS = ("elements.js", "panels.js", "scatter.js", "page.js")
 DIGITS = 4  # significant, of what is drawn
 
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """Rows under a heading each column; columns of numbers stand flush right."""
+    """Rows below a heading per column; columns of numbers are aligned to the right."""
 
     title: str
     columns: tuple[str, ...]
     rows: list[tuple[Cell, ...]]
-    keys: list[dict[str, str]] = field(default_factory=list)  # a row each: when it is shown
+    keys: list[dict[str, str]] = field(default_factory=list)  # one per row: when it is shown
 
     def is_number(self, column: int) -> bool:
+        """Whether a column holds numbers."""
         return any(isinstance(row[column], int | float) for row in self.rows)
 
 
@@ -58,8 +57,8 @@ class Shown:
 
 
 @dataclass(frozen=True, slots=True)
-class Picture:
-    """A picture with what stands under it."""
+class ShownImage:
+    """An image with the text below it."""
 
     jpeg: bytes
     name: str
@@ -67,29 +66,32 @@ class Picture:
 
     @property
     def source(self) -> str:
+        """Its address, which holds the image."""
         return "data:image/jpeg;base64," + base64.b64encode(self.jpeg).decode()
 
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """A heading, and what stands under it in this order."""
+    """A heading, and what is below it in this order."""
 
     title: str
     lines: list[str] = field(default_factory=list)
     figures: list[Shown] = field(default_factory=list)
     tables: list[Table] = field(default_factory=list)
-    pictures: list["Picture"] = field(default_factory=list)
+    images: list[ShownImage] = field(default_factory=list)
     code: str = ""
-    links: dict[str, str] = field(default_factory=dict)  # to files beside the page, by their name
+    links: dict[str, str] = field(default_factory=dict)  # to files next to the page, by their name
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Readings:
-    """What each layer tells of each image.
+class Predictions:
+    """The measure of each image as each layer predicts it.
 
     Args:
-        measure: its name.
         images: the columns `image, subset, measure, left, top, right, bottom, width, height`.
+        measure: its name.
+        layers: the rows of `predicted`.
+        predicted: nan where an image was never held out.
         thumbnails: JPEG files by the number of the image.
         by: the regressor that predicts.
     """
@@ -104,17 +106,21 @@ class Readings:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Story:
-    """A run, as the page tells it.
+    """A run, as the page shows it.
 
     Args:
         name: of its folder.
         title: what it is of, such as the network.
-        facts: what stands under the finding, in few words each.
+        finding: one sentence, or empty.
+        facts: below the finding, in few words each.
         curves: by subset.
         layers: the names behind the places of the curves; empty without curves.
         peaks: by subset, the layer that is chosen first.
-        without_readings: why there are no readings.
+        predictions: of each image, if the run holds them.
+        without_predictions: why there are none.
         kind: the command that wrote the run.
+        sections: what was found.
+        trust: the command, what was skipped, settings and versions.
     """
 
     name: str
@@ -124,19 +130,20 @@ class Story:
     curves: Mapping[str, Drawing] = field(default_factory=dict)
     layers: list[str] = field(default_factory=list)
     peaks: Mapping[str, str] = field(default_factory=dict)
-    readings: Readings | None = None
-    without_readings: str = ""
+    predictions: Predictions | None = None
+    without_predictions: str = ""
     kind: str = ""
     sections: list[Section] = field(default_factory=list)
     trust: list[Section] = field(default_factory=list)
 
 
 def page(stories: Sequence[Story], *, subset: str = "", common: Sequence[Section] = ()) -> str:
-    """The HTML of one run, or of several beside one another.
+    """The HTML of one run, or of several next to each other.
 
     Args:
+        stories: one per run.
         subset: shown first, one that all curves have.
-        common: what is said of all of them together.
+        common: sections about all of them together.
     """
     script = '"use strict";\n(() => {\n' + "\n".join(map(_file, SCRIPTS)) + "})();\n"
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
@@ -185,35 +192,8 @@ def _environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"number": number, "sort_key": _sort_key, "minus": minus}
+    environment.filters |= {"number": number, "sort_key": sort_key, "typeset": typeset}
     return environment
-
-
-def minus(text: str) -> str:
-    """A text with a true minus sign before negative numbers."""
-    return re.sub(r"(?<![\w.,)-])-(?=[.\d])", "−", text)
-
-
-def number(cell: Cell) -> str:
-    """A cell as it is read: two decimals or digits, thousands apart, a true minus sign."""
-    if isinstance(cell, tuple):
-        return cell[0]
-    if cell is None or (isinstance(cell, float) and math.isnan(cell)):
-        return ""
-    if isinstance(cell, str):
-        return cell
-    if isinstance(cell, int) or abs(cell) >= 1000:
-        return f"{cell:,.0f}".replace("-", "−")
-    digits = ".2f" if abs(cell) >= 0.005 or cell == 0 else ".2g"
-    return f"{cell:{digits}}".replace("-", "−")
-
-
-def _sort_key(cell: Cell) -> str | None:
-    """What a cell is sorted by, where it is not its text."""
-    value = cell[1] if isinstance(cell, tuple) else cell
-    if isinstance(value, str) or value is None or math.isnan(value):
-        return None if isinstance(value, str) else ""
-    return f"{value:.12g}"
 
 
 # --- what the script draws -----------------------------------------------------------------------
@@ -227,7 +207,7 @@ def _data(story: Story) -> dict[str, Any]:
         "layers": story.layers,
         "peaks": dict(story.peaks),
         "figures": {figure.name: _drawing(figure.drawing) for figure in shown},
-        "readings": story.readings and _readings(story.readings),
+        "predictions": story.predictions and _predictions(story.predictions),
     }
 
 
@@ -294,31 +274,31 @@ def _line(line: Line, scale: Scale) -> dict[str, Any]:
     }
 
 
-def _readings(readings: Readings) -> dict[str, Any]:
-    images, n_layers = readings.images, len(readings.layers)
+def _predictions(predictions: Predictions) -> dict[str, Any]:
+    images, n_layers = predictions.images, len(predictions.layers)
     measure = images["measure"].to_numpy(np.float64)
     subset = images["subset"].astype(str).tolist()
     most = max(1, MOST_VALUES // n_layers)
     kept = np.arange(len(images))
     if len(kept) > most:
-        kept = np.sort(worth_showing(measure, readings.predicted, subset, most))
+        kept = np.sort(worth_showing(measure, predictions.predicted, subset, most))
     subsets = list(dict.fromkeys(subset))
     return {
-        "measureName": readings.measure,
-        "by": readings.by,
+        "measureName": predictions.measure,
+        "by": predictions.by,
         "of": len(images),
         "subsets": subsets,
         "names": images["image"].astype(str).iloc[kept].tolist(),
         "subset": [subsets.index(subset[row]) for row in kept],
         "measure": _rounded(measure[kept]),
-        "predicted": [_rounded(row[kept]) for row in readings.predicted],
+        "predicted": [_rounded(row[kept]) for row in predictions.predicted],
         "boxes": [_box(row) for row in images.iloc[kept].to_dict("records")],
-        "thumbnails": [_uri(readings.thumbnails.get(int(row))) for row in kept],
+        "thumbnails": [_uri(predictions.thumbnails.get(int(row))) for row in kept],
     }
 
 
 def _box(image: Mapping[Any, Any]) -> list[float] | None:
-    """Left, top, width and height of the object as shares of the picture."""
+    """Left, top, width and height of the object as shares of the image."""
     left, top, right, bottom = (float(image[side]) for side in ("left", "top", "right", "bottom"))
     width, height = float(image["width"]), float(image["height"])
     box = [left / width, top / height, (right - left) / width, (bottom - top) / height]

@@ -1,4 +1,4 @@
-"""Whether one curve by layer foretells another: rank correlation, with its interval.
+"""How far one curve by layer predicts another: rank correlation, with its interval.
 
 Shapes: L layers, b bootstrap draws.
 """
@@ -16,15 +16,15 @@ FEWEST = 4  # layers; of three, two in five orders have a rank correlation of 0.
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """How far the order of layers by a foretold score is that of what was found.
+    """How far the order of the layers by a predictor is their order by the observed score.
 
     Args:
-        rho: Spearman's rank correlation over the layers.
-        low, high: 95 % of its bootstrap draws: other images and tiles, the same layers.
-        rho_depth: that of depth, which is known without any measurement.
-        regret: how much the layer of the best foretold score lies below the best found one.
-        regret_last: how much the last layer does.
-        best: number of the layer of the best found score; `foretold`, of the best foretold.
+        rho: Spearman's rank correlation over the layers; NaN if all scores are equal.
+        low, high: its 95 % bootstrap interval: other images and tiles, the same layers.
+        rho_depth: rank correlation of the observed score with depth, which needs no measurement.
+        regret: how far the score of the layer with the highest predictor is below the best score.
+        regret_last: how far that of the last layer is.
+        best: number of the layer with the best score; `predicted`, with the highest predictor.
     """
 
     rho: float
@@ -34,46 +34,49 @@ class Agreement:
     regret: float
     regret_last: float
     best: int
-    foretold: int
+    predicted: int
     n_layers: int
 
 
 def agreement(
-    foretold: Float64[np.ndarray, " L"],
-    found: Float64[np.ndarray, " L"],
-    foretold_draws: Float64[np.ndarray, "L b"],
-    found_draws: Float64[np.ndarray, "L c"],
+    predictor: Float64[np.ndarray, " L"],
+    observed: Float64[np.ndarray, " L"],
+    predictor_draws: Float64[np.ndarray, "L b"],
+    observed_draws: Float64[np.ndarray, "L c"],
 ) -> Agreement:
-    """Compare two scores of the same layers, in order of depth; in both, higher is better.
+    """The agreement of two scores of the same layers, in order of depth; higher is better in both.
 
-    The draws of the two come from different images and are paired as they stand; the longer are
-    cut to the number of the shorter. A draw adds noise to what is noisy already, so most draws
-    agree less than the scores themselves: the interval errs downwards.
+    The draws of the two come from different images and are paired in their order, as many as the
+    shorter has. A draw adds noise to a noisy score, so most draws agree less than the scores
+    themselves: the interval is biased downwards.
 
     Raises:
         DataError: if there are fewer than four layers.
     """
-    if len(found) < FEWEST:
+    if len(observed) < FEWEST:
         raise DataError(
-            f"Ranks of {len(found)} layers tell nothing. Compare {FEWEST} layers or more."
+            f"A rank correlation over {len(observed)} layers is not informative. Compare {FEWEST} "
+            "layers or more."
         )
-    n_draws = min(foretold_draws.shape[1], found_draws.shape[1])
-    draws = _rank_correlations(foretold_draws[:, :n_draws], found_draws[:, :n_draws])
-    low, high = np.nanquantile(draws, [0.025, 0.975]).tolist()
-    order = np.arange(len(found), dtype=np.float64)
+    n_draws = min(predictor_draws.shape[1], observed_draws.shape[1])
+    draws = _rank_correlations(predictor_draws[:, :n_draws], observed_draws[:, :n_draws])
+    low = high = np.nan  # the ranks of constant scores have no correlation
+    if np.isfinite(draws).any():
+        low, high = np.nanquantile(draws, [0.025, 0.975]).tolist()
+    order = np.arange(len(observed), dtype=np.float64)
     rho, rho_depth = (
-        _rank_correlations(each[:, None], found[:, None]).item() for each in (foretold, order)
+        _rank_correlations(each[:, None], observed[:, None]).item() for each in (predictor, order)
     )
     return Agreement(
         rho,
         low,
         high,
         rho_depth,
-        float(found.max() - found[foretold.argmax()]),
-        float(found.max() - found[-1]),
-        int(found.argmax()),
-        int(foretold.argmax()),
-        len(found),
+        float(observed.max() - observed[predictor.argmax()]),
+        float(observed.max() - observed[-1]),
+        int(observed.argmax()),
+        int(predictor.argmax()),
+        len(observed),
     )
 
 

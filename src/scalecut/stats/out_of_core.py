@@ -1,10 +1,10 @@
-"""The regressions of `regression` where a part to fit may be too large for memory, block by block.
+"""The regressions of `ridge`, block by block, for training parts that may not fit into memory.
 
-The numbers are the same, products are summed in another order. Features may lie on disk, and are
-read four times a split: for their moments, their products, the residuals and the held-out rows.
+The numbers are the same; products are summed in another order. Features may lie on disk, and are
+read four times per split: for their moments, their products, the residuals and the held-out rows.
 
-Shapes: n images to fit, m held out, d features, t targets, p permuted measures, k penalties, r
-rank, b rows of a block.
+Shapes: n training images, m held-out images, d features, t targets, p permuted measures, k
+penalties, r rank, b rows of a block.
 """
 
 from collections.abc import Iterator, Sequence
@@ -19,18 +19,24 @@ from .. import cache
 from .ridge import (
     FARTHEST,
     NEAR_SINGULAR,
+    NO_SPREAD,
     PENALTIES,
     Blocks,
     along_by_gcv,
     blocks_of,
+    decompose,
+    leading,
+    least_squares,
     left_out,
+    nested_ridge,
+    quick_ridge,
+    zero_if_constant,
 )
 
-MANY = 2048  # images to fit; fewer are fitted in memory
-ROWS = 1024  # a block's least
-# Least over largest eigenvalue of standardised features, from which X'X gives at least 8 digits.
+MANY = 2048  # training images; fewer are fitted in memory
+ROWS = 1024  # of a block, at least
+# Smallest over largest eigenvalue of standardised features, above which X'X gives 8 digits or more.
 WELL_CONDITIONED = 1e-7
-NO_SPREAD = 1e-12  # share of the sum of squares below which only rounding makes a spread
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -44,7 +50,7 @@ class Rows:
         return len(self.numbers)
 
     def at(self, places: slice | Int[np.ndarray, " b"]) -> Float64[np.ndarray, "b d"]:
-        """Those at these places among the rows; memory that mirrors the disk is given back."""
+        """The rows at these places; pages of a file on disk are released from memory."""
         found = self.values[self.numbers[places]].astype(np.float64)
         cache.released(self.values)
         return found
@@ -56,20 +62,20 @@ class Rows:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Split:
-    """What is fitted in one repeat, and on what it is tested.
+    """Training and held-out part of one repeat.
 
-    The same rows of `features` and `dealt` belong together.
+    The same rows of the features and of `permuted` belong together.
     """
 
     train: Rows
     held_out: Rows
-    targets: Float64[np.ndarray, "n t"]  # of the part to fit
+    targets: Float64[np.ndarray, "n t"]  # of the training part
     groups: Int[np.ndarray, " n"]
-    dealt: tuple[Rows, Rows]  # permuted measures of the part to fit and of that held out
+    permuted: tuple[Rows, Rows]  # permuted measures of both parts
 
     @property
     def is_tall(self) -> bool:
-        """Whether it is for this module: many images, and more than features."""
+        """Whether the fit belongs here: many training images, and more than features."""
         n, d = len(self.train), self.train.values.shape[1]
         return n > max(d, MANY)
 
@@ -88,9 +94,9 @@ def predicted(
     widths: Sequence[int],
     penalties: Float64[np.ndarray, " k"] = PENALTIES,
 ) -> list[Tested]:
-    """What each regressor predicts: `ols` as `least_squares`, others as `nested_ridge`.
+    """Held-out predictions of each regressor: `ols` as `least_squares`, others as `nested_ridge`.
 
-    The permuted measures as `quick_ridge`.
+    Permuted measures are predicted as by `quick_ridge`.
 
     Args:
         widths: principal components for each regressor; 0 for all of them.
@@ -105,12 +111,34 @@ def predicted(
     return _on_held_out(split, products, fits)
 
 
+def predicted_in_memory(
+    split: Split, regressors: Sequence[str], widths: Sequence[int]
+) -> list[Tested]:
+    """As `predicted`, with everything in memory; one decomposition serves all but least squares."""
+    train, held_out = split.train.whole(), split.held_out.whole()
+    permuted, y = (rows.whole() for rows in split.permuted)
+    targets, t = split.targets, split.targets.shape[1]
+    whole = decompose(train, held_out) if set(regressors) != {"ols"} else None
+    spread, squares, found = np.sum((y - y.mean(axis=0)) ** 2, axis=0), np.sum(y**2, axis=0), []
+    for name, width in zip(regressors, widths, strict=True):
+        if whole is None or name == "ols":
+            both = least_squares(train, np.hstack([targets, permuted]), held_out).predictions
+            exact, of_permuted = both[:, :t], both[:, t:]
+        else:
+            decomposition = leading(whole, width) if width else whole
+            exact = nested_ridge(decomposition, targets, split.groups).predictions
+            of_permuted = quick_ridge(decomposition, permuted)
+        lost = np.sum((y - of_permuted) ** 2, axis=0)
+        found.append(Tested(exact, null_scores(spread, squares, lost)))
+    return found
+
+
 # --- inside --------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Products:
-    """Of standardised features X and centred targets Y, permuted measures behind the targets."""
+    """Products of standardised features X and centred targets Y, permuted measures last."""
 
     n: int
     mean: Float64[np.ndarray, " d"]
@@ -128,10 +156,10 @@ class _Products:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Fit:
-    """Weights of the targets and then of the permuted measures, without their means."""
+    """Weights of the targets, then of the permuted measures, without intercepts."""
 
     weights: Float64[np.ndarray, "w y"]
-    is_standardised: bool  # of standardised, bounded features
+    is_standardised: bool  # for standardised, clipped features
 
 
 def _places(n: int, d: int) -> Iterator[slice]:
@@ -141,17 +169,17 @@ def _places(n: int, d: int) -> Iterator[slice]:
 
 
 def _products(split: Split) -> _Products:
-    train, (dealt, _) = split.train, split.dealt
+    train, (permuted, _) = split.train, split.permuted
     d = train.values.shape[1]
     mean, deviation = _moments(train)
     varies = deviation > 0
     deviation = deviation[varies]
-    target_mean = np.concatenate([split.targets.mean(axis=0), _mean(dealt)])
+    target_mean = np.concatenate([split.targets.mean(axis=0), _mean(permuted)])
     gram = np.zeros((len(deviation), len(deviation)))
     along, squares = np.zeros((len(deviation), len(target_mean))), np.zeros(len(target_mean))
     for places in _places(len(train), d):
         X = _standardised(train.at(places), mean, deviation, varies)
-        Y = np.hstack([split.targets[places], dealt.at(places)]) - target_mean
+        Y = np.hstack([split.targets[places], permuted.at(places)]) - target_mean
         gram += X.T @ X
         along += X.T @ Y
         squares += np.sum(Y**2, axis=0)
@@ -171,7 +199,7 @@ def _standardised(
 
 
 def _moments(rows: Rows) -> tuple[Float64[np.ndarray, " d"], Float64[np.ndarray, " d"]]:
-    """Mean and standard deviation of each channel; 0 where rounding alone would explain it."""
+    """Mean and standard deviation of each channel; the deviation is 0 for constant channels."""
     n, d = 0, rows.values.shape[1]
     mean, squares, highest = np.zeros(d), np.zeros(d), np.zeros(d)
     for places in _places(len(rows), d):
@@ -182,8 +210,7 @@ def _moments(rows: Rows) -> tuple[Float64[np.ndarray, " d"], Float64[np.ndarray,
         mean += apart * share
         n += len(block)
         highest = np.maximum(highest, np.abs(block).max(axis=0))
-    deviation = np.sqrt(squares / n)
-    return mean, np.where(deviation > 10 * np.finfo(np.float64).eps * highest, deviation, 0.0)
+    return mean, zero_if_constant(np.sqrt(squares / n), highest)
 
 
 def _mean(rows: Rows) -> Float64[np.ndarray, " p"]:
@@ -194,7 +221,7 @@ def _mean(rows: Rows) -> Float64[np.ndarray, " p"]:
 
 
 def _least_squares(split: Split, products: _Products) -> _Fit:
-    """From the products where these lose no digits that matter, else by a QR decomposition."""
+    """From the products where these keep enough digits, else by a QR decomposition."""
     values, vectors = products.values, products.vectors
     if values.min(initial=np.inf) > WELL_CONDITIONED * values.max(initial=0.0):
         weights = np.zeros((len(products.mean), len(products.target_mean)))
@@ -217,7 +244,7 @@ def _triangle(
     triangle, turned = np.zeros((d, d)), np.zeros((d, len(products.target_mean)))
     for places in _places(products.n, d):
         X = np.vstack([triangle, split.train.at(places) - products.mean])
-        Y = np.hstack([split.targets[places], split.dealt[0].at(places)]) - products.target_mean
+        Y = np.hstack([split.targets[places], split.permuted[0].at(places)]) - products.target_mean
         turned, triangle = _turned(X, np.vstack([turned, Y]))
     return triangle, turned
 
@@ -243,8 +270,8 @@ def _ridge(split: Split, products: _Products, width: int, penalties: np.ndarray)
     shrunk = s[:, None] ** 2 / (s[:, None] ** 2 + penalties)  # (r, k)
     best = penalties[_errors(split, products, basis, along[:, :t], shrunk).argmin(axis=0)]
     exact = along[:, :t] * s[:, None] ** 2 / (s[:, None] ** 2 + best)
-    of_dealt = along_by_gcv(along[:, t:], s, products.squares[t:], n, penalties) * s[:, None]
-    return _Fit(basis @ np.hstack([exact, of_dealt]), is_standardised=True)
+    of_permuted = along_by_gcv(along[:, t:], s, products.squares[t:], n, penalties) * s[:, None]
+    return _Fit(basis @ np.hstack([exact, of_permuted]), is_standardised=True)
 
 
 def _errors(
@@ -254,7 +281,7 @@ def _errors(
     along: Float64[np.ndarray, "r t"],
     shrunk: Float64[np.ndarray, "r k"],
 ) -> Float64[np.ndarray, "k t"]:
-    """Sums of squared residuals of groups that are left out, by penalty."""
+    """Sums of squared residuals of the left-out groups, by penalty."""
     order = np.argsort(split.groups, kind="stable")
     ends = np.append(np.flatnonzero(np.diff(split.groups[order])) + 1, len(order))
     found = np.zeros((shrunk.shape[1], along.shape[1]))
@@ -277,7 +304,7 @@ def _on_held_out(split: Split, products: _Products, fits: Sequence[_Fit]) -> lis
     for places in _places(m, len(products.mean)):
         block = split.held_out.at(places)
         Z = np.clip(products.standardised(block), -FARTHEST, FARTHEST)
-        y = split.dealt[1].at(places) - products.target_mean[t:]
+        y = split.permuted[1].at(places) - products.target_mean[t:]
         total, squares = total + y.sum(axis=0), squares + np.sum(y**2, axis=0)
         for number, fit in enumerate(fits):
             found = (Z if fit.is_standardised else block - products.mean) @ fit.weights
@@ -292,10 +319,11 @@ def null_scores(
     squares: Float64[np.ndarray, " p"],
     lost: Float64[np.ndarray, "*f p"],
 ) -> Float64[np.ndarray, "*f p"]:
-    """R² of permuted measures; 0 where one has no spread in a held-out part, as nothing is known.
+    """R² of permuted measures; 0 where a measure is constant in the held-out part.
 
     Args:
-        spread: Σ (y - ȳ)²; only rounding where it is next to nothing beside the `squares` Σ y².
+        spread: Σ (y - ȳ)²; rounding alone if at most `NO_SPREAD` of `squares`.
+        squares: Σ y².
         lost: Σ (y - ŷ)².
     """
     is_fine = np.broadcast_to(spread > NO_SPREAD * squares, lost.shape)

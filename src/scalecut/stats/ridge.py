@@ -1,8 +1,8 @@
 """Ridge regression and least squares of a measure on a layer's features.
 
-The only numerical core of the probe: arrays in, numbers out; it knows no model, file or layer name.
+The numerical core of the probe: arrays in, numbers out, without models, files or layer names.
 
-Shapes: n images to fit, m images held out, d features, k penalties, t targets, r rank. All is
+Shapes: n training images, m held-out images, d features, k penalties, t targets, r rank. All is
 float64: R² near 0 must be exact.
 
 Source: regression concept vectors, `graziani2018` in docs/references.bib. The authors' code fits
@@ -16,65 +16,23 @@ import numpy as np
 import scipy.linalg
 from jaxtyping import Float64, Int
 
-from ..errors import DataError
-
 # From hardly any shrinkage to predicting the mean, for 10 to 10^6 images and up to 4,096 features.
 PENALTIES = np.logspace(-2, 8, 31)
 
-# A held-out value counts as no further from the mean than this many standard deviations of the
-# training part. One image that wakes a channel which slept there (softmax, random twins) would be
-# predicted thousands of deviations off; other layers hardly have such values (docs/choices.md).
+# Held-out values are clipped at this many standard deviations of the training part from its mean.
+# Otherwise one image that activates a channel that is silent in the training part (softmax, random
+# networks) would be predicted thousands of deviations off; other layers hardly have such values
+# (docs/choices.md).
 FARTHEST = 10.0
 
 NEAR_SINGULAR = 1e-10  # smallest over largest entry on the diagonal of a triangle
-
-
-@dataclass(frozen=True, slots=True)
-class RidgePath:
-    """One fit per penalty, of the same centred problem."""
-
-    penalties: Float64[np.ndarray, " k"]
-    weights: Float64[np.ndarray, "k d"]
-    intercepts: Float64[np.ndarray, " k"]
-
-    def predict(self, features: Float64[np.ndarray, "n d"]) -> Float64[np.ndarray, "k n"]:
-        """Fitted measure, one row a penalty."""
-        return self.weights @ features.T + self.intercepts[:, None]
-
-
-def ridge_path(
-    features: Float64[np.ndarray, "n d"],
-    measure: Float64[np.ndarray, " n"],
-    penalties: Float64[np.ndarray, " k"],
-) -> RidgePath:
-    """Fit  min_w ‖y - Xw‖² + α‖w‖²  for every penalty α from a single SVD.
-
-    X and y are centred first, so the intercept is never penalised. A penalty of 0 gives the
-    least-squares fit of least norm.
-
-    Args:
-        features: X, one row an image, unscaled.
-        measure: y, the scale of the object, as a share of the image area (0 to 1).
-        penalties: α, in units of squared features; not divided by n.
-
-    Raises:
-        DataError: if the numbers of images differ, a value is not finite, a penalty is negative,
-            or the measure is constant.
-    """
-    _check(features, measure, penalties)
-    feature_mean, measure_mean = features.mean(axis=0), measure.mean()
-    u, s, vt = np.linalg.svd(features - feature_mean, full_matrices=False)
-    kept = s > s.max() * max(features.shape) * np.finfo(s.dtype).eps  # as numpy.linalg.matrix_rank
-    u, s, vt = u[:, kept], s[kept], vt[kept]
-
-    shrink = s / (s**2 + penalties[:, None])  # (k, r), r the rank
-    weights = shrink * (u.T @ (measure - measure_mean)) @ vt  # (k, d)
-    return RidgePath(penalties, weights, measure_mean - weights @ feature_mean)
+CONSTANT = 10 * np.finfo(np.float64).eps  # deviation over largest absolute value of a channel
+NO_SPREAD = 1e-12  # share of the sum of squares below which a spread is rounding alone
 
 
 @dataclass(frozen=True, slots=True)
 class HeldOut:
-    """What a fit on the training part predicts for the held-out part."""
+    """Predictions of a fit on the training part for the held-out part."""
 
     predictions: Float64[np.ndarray, "m t"]
     penalties: Float64[np.ndarray, " t"]  # chosen inside the training part; 0 for least squares
@@ -84,7 +42,7 @@ class HeldOut:
 class Decomposition:
     """X = U S Vᵀ of the standardised training part, and the held-out rows Z along V.
 
-    One of these serves every penalty, every target and every permutation.
+    One decomposition serves every penalty, target and permutation.
     """
 
     u: Float64[np.ndarray, "n r"]
@@ -95,12 +53,12 @@ class Decomposition:
 def decompose(
     train: Float64[np.ndarray, "n d"], held_out: Float64[np.ndarray, "m d"]
 ) -> Decomposition:
-    """Standardise by the training part and decompose it, through the smaller of X'X and XX'.
+    """The decomposition of the standardised training part, through the smaller of X'X and XX'.
 
-    Channels that are constant in the training part are dropped; held-out values are bounded by
-    `FARTHEST`.
+    Channels that are constant in the training part are dropped (`zero_if_constant`); held-out
+    values are clipped at `FARTHEST`.
     """
-    mean, deviation, eps = train.mean(axis=0), deviations(train), np.finfo(np.float64).eps
+    mean, deviation = train.mean(axis=0), deviations(train)
     varies = deviation > 0
     mean, deviation = mean[varies], deviation[varies]
     X = (train[:, varies] - mean) / deviation
@@ -110,7 +68,7 @@ def decompose(
         return Decomposition(np.zeros((n, 0)), np.zeros(0), np.zeros((len(Z), 0)))
     gram = X.T @ X if d <= n else X @ X.T
     squares, vectors = np.linalg.eigh(gram)
-    kept = squares > squares.max() * max(n, d) * eps
+    kept = squares > squares.max() * max(n, d) * np.finfo(np.float64).eps
     s, vectors = np.sqrt(squares[kept]), vectors[:, kept]
     if d <= n:
         return Decomposition(X @ vectors / s, s, Z @ vectors)
@@ -118,10 +76,23 @@ def decompose(
 
 
 def deviations(features: Float64[np.ndarray, "n d"]) -> Float64[np.ndarray, " d"]:
-    """Standard deviation of each channel; 0 where rounding alone would explain it."""
-    deviation = features.std(axis=0)
-    rounding = 10 * np.finfo(np.float64).eps * np.abs(features).max(axis=0, initial=0.0)
-    return np.where(deviation > rounding, deviation, 0.0)
+    """Standard deviation of each channel; 0 for constant channels."""
+    return zero_if_constant(features.std(axis=0), np.abs(features).max(axis=0, initial=0.0))
+
+
+def zero_if_constant(
+    deviation: Float64[np.ndarray, " d"], largest: Float64[np.ndarray, " d"]
+) -> Float64[np.ndarray, " d"]:
+    """The deviations, with 0 for every channel that counts as constant.
+
+    A channel is constant if rounding alone explains its deviation:  σ ≤ 10 ε max|x|,  ε that of
+    float64. The mean of n equal numbers may differ from them by a few ε.
+
+    Args:
+        deviation: σ, standard deviation of each channel.
+        largest: max|x|, the largest absolute value of each channel.
+    """
+    return np.where(deviation > CONSTANT * largest, deviation, 0.0)
 
 
 def nested_ridge(
@@ -130,14 +101,15 @@ def nested_ridge(
     groups: Int[np.ndarray, " n"],
     penalties: Float64[np.ndarray, " k"] = PENALTIES,
 ) -> HeldOut:
-    """Ridge whose penalty is chosen by leave-one-group-out inside the training part, per target.
+    """Predictions of ridge, its penalty chosen by leave-one-group-out within the training part.
 
     With the hat matrix  H = 11ᵀ/n + U diag(s²/(s² + α)) Uᵀ  and residuals e = y - Hy, the residuals
-    of a group g that is left out are  (I - H_gg)⁻¹ e_g,  in closed form (`golub1979` for groups of
-    one image, where this is leave-one-out). The penalty with the least sum of their squares wins.
+    of a held-out group g are  (I - H_gg)⁻¹ e_g,  in closed form (`golub1979` for groups of
+    one image, where this is leave-one-out). The penalty with the smallest sum of their squares is
+    taken.
 
     Args:
-        groups: a number an image; images that share one are left out together.
+        groups: one number per image; images that share one are held out together.
     """
     u, s = decomposition.u, decomposition.s
     mean = targets.mean(axis=0)
@@ -157,9 +129,9 @@ def left_group_out(
     groups: Int[np.ndarray, " n"],
     penalties: Float64[np.ndarray, " k"] = PENALTIES,
 ) -> Float64[np.ndarray, " n"]:
-    """What each image of the training part is predicted to be by the other groups.
+    """Predictions for each image of the training part from the other groups.
 
-    Of the penalty that `nested_ridge` chooses; in closed form, as there.
+    The penalty is the one that `nested_ridge` chooses; in closed form, as there.
     """
     u, s = decomposition.u, decomposition.s
     centred = (target - target.mean())[:, None]
@@ -175,8 +147,8 @@ def quick_ridge(
 ) -> Float64[np.ndarray, "m t"]:
     """Held-out predictions for thousands of targets, as for permutations.
 
-    As `nested_ridge`, but the penalty is chosen by generalised cross-validation (`golub1979`): the
-    mean leverage stands for each, so no residual is formed and groups are not looked at.
+    As `nested_ridge`, but the penalty is chosen by generalised cross-validation (`golub1979`),
+    which puts the mean leverage in place of each: no residuals are formed, groups are ignored.
     """
     u, s = decomposition.u, decomposition.s
     mean = targets.mean(axis=0)
@@ -192,7 +164,7 @@ def along_by_gcv(
     n: int,
     penalties: Float64[np.ndarray, " k"],
 ) -> Float64[np.ndarray, "r t"]:
-    """Weights along V, their penalty by generalised cross-validation, from U'Y and Σ Y²."""
+    """Weights along V, with the penalty by generalised cross-validation, from U'Y and Σ Y²."""
     outside = np.maximum(squares - np.sum(along**2, axis=0), 0.0)
     lost = penalties[:, None] / (s**2 + penalties[:, None])  # (k, r)
     left = n - 1 - len(s) + lost.sum(axis=1)  # degrees of freedom of the residuals
@@ -214,10 +186,10 @@ def least_squares(
     targets: Float64[np.ndarray, "n t"],
     held_out: Float64[np.ndarray, "m d"],
 ) -> HeldOut:
-    """Ordinary least squares with intercept on unscaled features, as in `graziani2021`.
+    """Predictions of ordinary least squares with intercept on unscaled features (`graziani2021`).
 
-    The fit of least norm where there are fewer images than features. By a QR decomposition, which
-    serves thousands of targets; by singular values where a triangle would be near singular.
+    The fit of minimum norm where there are fewer images than features. By a QR decomposition, which
+    serves thousands of targets; by singular values where the triangle would be near singular.
     """
     contrasts = scipy.linalg.helmert(len(train))  # orthonormal, without the mean: (n - 1, n)
     X, Z = contrasts @ train, held_out - train.mean(axis=0)
@@ -238,7 +210,7 @@ def least_squares(
 def r_squared(
     measure: Float64[np.ndarray, " n"], predicted: Float64[np.ndarray, "*k n"]
 ) -> Float64[np.ndarray, "*k"] | np.float64:
-    """R² = 1 - Σ(y - ŷ)² / Σ(y - ȳ)², the mean ȳ that of the same images."""
+    """R² = 1 - Σ(y - ŷ)² / Σ(y - ȳ)², where ȳ is the mean of the same images."""
     spread = np.sum((measure - measure.mean()) ** 2)
     return 1.0 - np.sum((measure - predicted) ** 2, axis=-1) / spread
 
@@ -247,7 +219,7 @@ Blocks: TypeAlias = tuple[np.ndarray, list[np.ndarray]]
 
 
 def blocks_of(groups: Int[np.ndarray, " n"]) -> Blocks:
-    """Rows of the images that are groups of their own, and the rows of each larger group."""
+    """Rows of the images that form groups of one, and the rows of each larger group."""
     _, counts = np.unique(groups, return_counts=True)
     rows = np.split(np.argsort(groups, kind="stable"), np.cumsum(counts)[:-1])
     alone = np.array([block[0] for block in rows if len(block) == 1], dtype=int)
@@ -262,12 +234,12 @@ def left_out(
     blocks: Blocks,
     n: int,
 ) -> Float64[np.ndarray, "k b t"]:
-    """The residuals that images have when their group is left out, by penalty.
+    """Residuals of images when their group is held out of the fit, by penalty.
 
     Args:
-        u, targets: rows of whole groups, of the n to fit; the targets are centred.
+        u, targets: rows of whole groups among the n training images; the targets are centred.
         kept: s² / (s² + α), what each penalty leaves of each component.
-        along: U'Y of all n.
+        along: U'Y of all n training images.
     """
     alone, together = blocks
     residuals = targets - u @ (kept[:, :, None] * along)  # (k, b, t)
@@ -293,24 +265,3 @@ def _without(
         return np.linalg.solve(np.eye(g) * (1 + 1e-12) - A @ A.T, residuals)
     inner = np.linalg.solve(np.eye(r + 1) * (1 + 1e-12) - A.T @ A, A.T @ residuals)
     return residuals + A @ inner
-
-
-def _check(features: np.ndarray, measure: np.ndarray, penalties: np.ndarray) -> None:
-    if len(features) != len(measure):
-        raise DataError(
-            f"There are features of {len(features)} images but measures of {len(measure)}. "
-            "Give one row of features and one measure for each image, in the same order."
-        )
-    bad = np.flatnonzero(~(np.isfinite(features).all(axis=1) & np.isfinite(measure)))
-    if bad.size:
-        raise DataError(
-            f"{bad.size} of {len(measure)} images have a feature or measure that is not finite, "
-            f"the first at row {bad[0]}. Drop these rows before fitting."
-        )
-    if (penalties < 0).any():
-        raise DataError(f"Penalties must be 0 or more, but the smallest is {penalties.min():g}.")
-    if np.ptp(measure) == 0:
-        raise DataError(
-            f"All {len(measure)} images have the same measure, {measure[0]:g}, so nothing can be "
-            "regressed on it. Choose images whose objects differ in size."
-        )

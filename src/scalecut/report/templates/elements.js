@@ -1,7 +1,7 @@
-// Elements, numbers and places: what all figures of the page need. Text is only ever set as text.
+// Elements, numbers and places: what all figures of the page need. Text is only set as text.
 
 const MINUS = "\u2212";
-const INK = ["#222222"]; // what paper shows in black, a dark screen shows in white
+const INK = ["#222222"]; // black in light mode, white in dark mode
 const PAPER = 680; // pixels across a printed page
 const tip = document.querySelector(".tip");
 let isPrinting = false;
@@ -27,7 +27,7 @@ function widthOf(text, size = 13, weight = 400) {
   brush.font = `${weight} ${size}px ${getComputedStyle(document.body).fontFamily}`;
   return brush.measureText(text).width;
 }
-// The words of a text in lines that are no wider.
+// The words of a text in lines no wider than `most`.
 function wrapped(text, most) {
   const lines = [""];
   for (const word of text.split(" ")) {
@@ -55,7 +55,7 @@ function steps(low, high, most) {
   ]);
 }
 
-// Ascending places moved as little as it takes to be `gap` apart: isotonic regression.
+// Ascending places moved as little as possible to be `gap` apart: isotonic regression.
 function apart(wanted, gap, low, high) {
   const blocks = [];
   wanted.forEach((place, i) => {

@@ -13,12 +13,12 @@ function save(name, kind, text) {
 const cell = (value) => (value === null ? "" : /[",\n\r]/.test(value) ? `"${String(value).replaceAll('"', '""')}"` : String(value));
 const csv = (rows) => rows.map((row) => row.map(cell).join(",") + "\n").join("");
 
-const KEPT = [
+const KEPT = [ // what a saved figure keeps of the style sheet
   "fill", "fill-opacity", "stroke", "stroke-width", "stroke-dasharray", "stroke-linejoin",
   "font-size", "font-weight", "font-family", "paint-order",
 ];
 
-// The drawing as a file of its own, in the colours of paper.
+// The drawing as a file of its own, in the colours of the light page.
 function standalone(drawn) {
   document.documentElement.classList.add("light");
   const copy = drawn.cloneNode(true), from = [drawn, ...drawn.querySelectorAll("*")];
@@ -56,7 +56,7 @@ function sortBy(table, column, head) {
 
 const subsets = document.getElementById("subset"), regressors = document.getElementById("regressor");
 const articles = [...document.querySelectorAll("[data-run]")];
-const chosen = runs.map(() => null); // the layer that was asked for; until then that of the peak
+const chosen = runs.map(() => null); // the layer chosen by hand; the peak until then
 
 function layerOf(run, number) {
   if (chosen[number] !== null) return chosen[number];
@@ -74,23 +74,23 @@ function drawRun(article, number) {
   const holder = (name) => figures.find((figure) => figure.dataset.figure === name)?.querySelector(".drawn");
   if (holder("curve")) {
     const only = regressors.value;
-    drawChart(holder("curve"), run.curves[subsets.value], { only, least: 290, ...(run.readings && { chosen: layer, choose }) });
+    drawChart(holder("curve"), run.curves[subsets.value], { only, least: 290, ...(run.predictions && { chosen: layer, choose }) });
   }
   for (const [name, drawing] of Object.entries(run.figures)) drawChart(holder(name), drawing);
-  if (run.readings) drawLayer(article, run, layer, choose);
+  if (run.predictions) drawLayer(article, run, layer, choose);
 }
 
 function drawLayer(article, run, layer, choose) {
-  const { readings } = run, select = article.querySelector(".choose-layer");
+  const { predictions } = run, select = article.querySelector(".choose-layer");
   select.value = layer;
   select.onchange = () => choose(Number(select.value));
-  const images = readingsOf(readings, layer, subsets.value);
+  const images = rowsOfLayer(predictions, layer, subsets.value);
   const note = article.querySelector(".said");
-  const all = readings.names.length < readings.of ? `${readings.names.length} of ${readings.of} images are in this page, the worst among them. ` : "";
-  note.textContent = `${run.curves[subsets.value].places[layer]}: ${images.length} images, predicted by ${readings.by}. ${all}`;
-  const figure = article.querySelector('[data-figure="readings"] .drawn');
-  const highlight = drawReadings(figure, readings, layer, images);
-  listWorst(article.querySelector(".cards"), article.querySelector(".more"), readings, layer, images, highlight, CARDS);
+  const all = predictions.names.length < predictions.of ? `${predictions.names.length} of ${predictions.of} images are in this page, including the largest errors. ` : "";
+  note.textContent = `${run.curves[subsets.value].places[layer]}: ${images.length} images, predicted by ${predictions.by}. ${all}`;
+  const figure = article.querySelector('[data-figure="predictions"] .drawn');
+  const highlight = drawScatter(figure, predictions, layer, images);
+  listLargest(article.querySelector(".cards"), article.querySelector(".more"), predictions, layer, images, highlight, CARDS);
 }
 
 function drawAll() {
@@ -103,13 +103,13 @@ function drawAll() {
 
 function rowsOf(run, number, name) {
   if (name === "curve") return chartRows(run.curves[subsets.value], regressors.value);
-  if (name !== "readings") return chartRows(run.figures[name], null);
-  const layer = layerOf(run, number), { readings } = run;
+  if (name !== "predictions") return chartRows(run.figures[name], null);
+  const layer = layerOf(run, number), { predictions } = run;
   return [
-    ["image", "subset", "layer", "measure", "read"],
-    ...readingsOf(readings, layer, subsets.value).map((i) => [
-      readings.names[i], readings.subsets[readings.subset[i]], run.layers[layer],
-      readings.measure[i], readings.predicted[layer][i],
+    ["image", "subset", "layer", "measure", "predicted"],
+    ...rowsOfLayer(predictions, layer, subsets.value).map((i) => [
+      predictions.names[i], predictions.subsets[predictions.subset[i]], run.layers[layer],
+      predictions.measure[i], predictions.predicted[layer][i],
     ]),
   ];
 }

@@ -1,4 +1,4 @@
-// Panels of lines over named places, from the same description as those on paper (page.py).
+// Panels of lines over named places, from the same description as the image files (page.py).
 
 const DASHES = { "-": null, "--": "7 4", "-.": "8 3 2 3", ":": "2 3", "": "0 1e6" };
 
@@ -22,7 +22,7 @@ function limits(panel) {
   return { floor, low: low - 0.05 * (high - low), high };
 }
 
-// Stretches of neighbouring places that have a value, as lists of places.
+// Runs of adjacent places that have a value, as lists of places.
 function stretches(values) {
   const found = [[]];
   values.forEach((value, i) => (isThere(value) ? found.at(-1).push(i) : found.push([])));
@@ -75,7 +75,7 @@ function valuesAt(drawing, panels, place) {
   return [html("b", {}, drawing.places[place]), html("table", {}, ...rows)];
 }
 
-// One panel from `start` down; gives where it ends.
+// One panel from `start` down; returns where it ends.
 function drawPanel(root, panel, space, start, least, isNarrow) {
   const { floor, low, high } = limits(panel);
   const marks = placedMarks(panel, space);
@@ -158,7 +158,7 @@ function nameLines(root, panel, space, up, floor, top, bottom) {
   });
 }
 
-// Below the floor: a row a line, with a mark at each place and its value where it fits.
+// Below the floor: one row per line, with a mark at each place and its value where it fits.
 function drawStrip(root, panel, space, top, floor) {
   const low = panel.lines.filter((line) => line.values.some((value) => isThere(value) && value < floor));
   if (!low.length) return top + 6;
@@ -186,7 +186,7 @@ function drawStrip(root, panel, space, top, floor) {
   return top + 10 + height;
 }
 
-// The row of each mark from below; marks in a row do not touch.
+// The row of each mark, counted from below; marks in one row do not touch.
 function placedMarks(panel, space) {
   const ends = [];
   return [...panel.marks].sort((one, other) => one.spans[0][0] - other.spans[0][0]).map((mark) => {
@@ -239,7 +239,7 @@ function drawPeak(root, panel, space, up) {
     svg("text", { class: "name halo", x, y: up(high) - 9, "text-anchor": "middle" }, said)));
 }
 
-// Names of the places, level where they fit, else aslant and every k-th; gives where they end.
+// Names of the places, horizontal where they fit, else slanted and every k-th; returns where they end.
 function drawTicks(root, names, axisName, space, y, slantedWidth) {
   const every = slantedWidth ? Math.max(1, Math.ceil(15 / space.step)) : 1;
   names.forEach((name, i) => {

@@ -1,8 +1,8 @@
-"""The command of the paper: what it plans, and how it goes on, with commands that only pretend."""
+"""What the run of the paper plans, and how it continues, with commands that are imitated."""
 
+import itertools
 import json
 import shutil
-import sys
 from html import escape
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,11 +16,7 @@ from typer.testing import CliRunner
 
 from scalecut import DataError, runs
 from scalecut.cli import app as cli
-from scalecut.cli import paper as replication
-from scalecut.cli.console import Commands, command, in_words, typed
-from scalecut.cli.paper import ODD_KIDNEYS, about_paper, planned
-from scalecut.cut.folder import FORMAT as CUT_FORMAT
-from scalecut.paper import claims
+from scalecut.paper import claims, runner
 from scalecut.paper import numbers as paper
 from scalecut.paper.numbers import (
     AREAS,
@@ -40,10 +36,9 @@ from scalecut.paper.numbers import (
     STAND_IN,
     step_of,
 )
+from scalecut.paper.runner import ODD_KIDNEYS, planned
 from scalecut.paper.tables import finding, markdown
 from scalecut.pathology.patches import COLUMNS as PATCH_COLUMNS
-from scalecut.probing.curve import write_curve
-from scalecut.report import report
 from tests.paper.test_claims import differences
 from tests.paper.test_numbers import curve, cut, lines_of, noise, planted, resized, transfer
 
@@ -91,7 +86,7 @@ def words(step):
 def own_place(tmp_path, monkeypatch):
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
-    monkeypatch.setattr(replication.OUT, "width", 200)
+    monkeypatch.setattr("scalecut.cli.paper.OUT.width", 200)
 
 
 # --- what is planned -----------------------------------------------------------------------------
@@ -116,10 +111,10 @@ def test_nothing_at_hand_leaves_scenes_and_says_what_is_lacking():
     assert plan(quick=False)[PATCHES + MATCHED].why_not == steps[PATCHES].why_not
     for network in (INCEPTION, RESNET):
         assert steps[network].why_not == (
-            "no photographs at hand; give --data a folder with imagenet or voc-animals or VOC2012"
+            "no images with boxes; give --data a folder with imagenet or voc-animals or VOC2012"
         )
     assert steps[PATCHES].why_not == (
-        "no tiles of tissue at hand; give --data a folder with nuclei or monuseg"
+        "no tissue tiles; give --data a folder with nuclei or monuseg"
     )
     for network in (INCEPTION, RESNET):
         assert steps[step_of(PICTURES, network)].why_not
@@ -132,8 +127,8 @@ def test_nothing_at_hand_leaves_scenes_and_says_what_is_lacking():
 
 def test_folder_that_lacks_something_is_named():
     steps = plan(folder("other"))
-    assert steps[INCEPTION].why_not.startswith("no photographs in 'data'; give --data")
-    assert steps[PATCHES].why_not.startswith("no tiles of tissue in 'data'; give --data")
+    assert steps[INCEPTION].why_not.startswith("no images with boxes in 'data'; give --data")
+    assert steps[PATCHES].why_not.startswith("no tissue tiles in 'data'; give --data")
 
 
 PHOTOGRAPHS = {
@@ -175,7 +170,7 @@ def test_weights_without_a_classifier_give_no_answers_to_follow(tensors, is_whol
     assert bool(step.arguments) == is_whole
     assert step.why_not == (
         "" if is_whole
-        else "the weights in --data end before the logits, so that it gives no answers"
+        else "the weights in --data end before the logits, so there are no predictions"
     )  # fmt: skip
     assert steps[step_of(NOISE, INCEPTION)].arguments
     assert steps[step_of(SIZES, RESNET)].arguments  # of timm's weights
@@ -187,7 +182,7 @@ def test_two_files_of_weights_are_refused_in_one_line():
         plan(data)
     assert str(caught.value) == (
         "There are 2 files of weights of resnet50_v1 in 'data/weights', resnet50_v1.a.safetensors "
-        "and resnet50_v1.b.safetensors first. Leave one there."
+        "and resnet50_v1.b.safetensors first. Keep one of them."
     )
 
 
@@ -229,7 +224,7 @@ def test_every_network_is_trained_as_in_the_paper_and_that_comes_last():
 def test_quick_asks_for_less_of_the_same():
     data = folder("voc-animals")
     quick, whole = plan(data), plan(data, quick=False)
-    assert "--twins 1 --permutations 99" in words(quick[INCEPTION])
+    assert "--random-networks 1 --permutations 99" in words(quick[INCEPTION])
     assert "--twins" not in words(whole[INCEPTION])
     assert set(quick) < set(whole)
 
@@ -264,8 +259,7 @@ def prepare(place):
     for network in NETWORKS:
         few = {key: r2 for key, r2 in planted(network).items() if key[-1] in LAYERS}
         found = curve(network, few, subsets=("dog", "mean"))
-        (place / network).mkdir(parents=True)
-        write_curve(found, place / network, command="", settings={})
+        found.save(place / network)
     made = {step: {"invariance": resized()} for step in of(NETWORKS, SIZES)}
     made |= {step: {"noise": noise()} for step in of(NETWORKS, NOISE)}
     made |= {step: {"transfer": transfer(), "differences": differences(0.1)}
@@ -273,10 +267,10 @@ def prepare(place):
     made |= {step: {} for step in of(NETWORKS, PICTURES)}
     for step, tables in made.items():
         (place / step).mkdir()
-        runs.write_run(place / step, tables, {}, command="", settings={})
+        runs.write_run(place / step, tables, {}, command="")
     for network in NETWORKS:
         facts = {
-            "format": CUT_FORMAT, "architecture": network, "way": "passed on", "entry": "forward",
+            "format": 1, "architecture": network, "way": "passed on", "entry": "forward",
             "pooling": "mean", "head": 0, "num_features": 9, "preprocessing": {},
             **cut(),
             "files": {"model.safetensors": "", "example.safetensors": ""},
@@ -301,38 +295,24 @@ def prepared(tmp_path_factory):
 
 @pytest.fixture
 def world(prepared, monkeypatch):
-    """The command among commands that copy what is prepared; `does` has a step do otherwise."""
-    found = SimpleNamespace(calls=[], does={}, versions={"scalecut": "1"}, drawn=[])
+    """Commands that copy what is prepared; `does` gives a step its exit status and last line."""
+    found = SimpleNamespace(calls=[], does={}, versions={"scalecut": "1"}, made=itertools.count())
 
-    def pretend(context: typer.Context):
-        arguments = [context.info_name.removeprefix("scalecut "), *context.args]
+    def imitated(arguments):
         out = Path(arguments[arguments.index("--out") + 1])
-        assert command() == in_words(arguments)
         found.calls.append(out.name)
-        sys.stdout.write(f"what {out.name} prints\n")
         if out.name in found.does:
-            found.does[out.name]()
+            return found.does[out.name]
         shutil.rmtree(out, ignore_errors=True)
         shutil.copytree(prepared / out.name.replace(MATCHED, ""), out)
         (mark,) = [out / name for name in runs.MARKS.values() if (out / name).is_file()]
         facts = json.loads(mark.read_text())
-        n = len(found.calls)
-        facts |= {"command": command(), "versions": runs.versions()}
-        facts |= {"written": f"2026-01-01T00:{n // 60:02}:{n % 60:02}+00:00"}
-        mark.write_text(json.dumps(facts))
+        mark.write_text(json.dumps(facts | {"made": next(found.made)}))
+        return 0, ""
 
-    found.app = typer.Typer(cls=Commands)
-    about_paper(found.app)
-    as_typed = {"allow_extra_args": True, "ignore_unknown_options": True}
-    for verb in ("probe", "invariance", "cut", "patches", "transfer", "visualise"):
-        found.app.command(verb, context_settings=as_typed)(pretend)
-
-    def seen(place):
-        found.drawn.append({path.name for path in place.iterdir()})
-
-    monkeypatch.setattr(replication, "draw", seen)
-    monkeypatch.setattr(replication, "write_page", seen)
+    monkeypatch.setattr(runner, "execute", imitated)
     monkeypatch.setattr(runs, "versions", lambda: found.versions)
+    monkeypatch.setattr("scalecut.report.report.DOTS_PER_INCH", 20)
     folder("voc-animals", "nuclei", "weights/inception_v3.safetensors",
            "weights/resnet50_v1.safetensors")  # fmt: skip
     return found
@@ -341,14 +321,14 @@ def world(prepared, monkeypatch):
 @pytest.fixture
 def unread(monkeypatch):
     """The steps alone: what they left is not told."""
-    monkeypatch.setattr(replication, "read", lambda *given, **settings: paper.Found())
+    monkeypatch.setattr(runner, "read", lambda *given, **settings: paper.Found())
 
 
 def asked(world, *more, data="data"):
     """What the command gives; an error that is our fault is raised."""
     world.calls.clear()
     given = ["paper", "--quick", *(["--data", data] if data else []), *more]
-    result = CliRunner().invoke(world.app, given)
+    result = CliRunner().invoke(cli.app, given)
     if result.exception and not isinstance(result.exception, SystemExit):
         raise result.exception
     return result
@@ -365,13 +345,6 @@ def unquoted(page):
     return page
 
 
-def raises(error):
-    def do():
-        raise error
-
-    return do
-
-
 # --- running -------------------------------------------------------------------------------------
 
 
@@ -379,18 +352,16 @@ def test_every_step_is_run_once_in_its_order_and_what_it_prints_is_not_shown(wor
     result = asked(world)
     assert result.exit_code == 0, result.output
     assert world.calls == QUICK
-    assert "prints" not in result.stdout
-    done = [line.split(maxsplit=3) for line in result.stdout.splitlines()[: len(QUICK)]]
-    assert [line[:3] for line in done] == [
+    done = [line for line in result.stderr.splitlines() if line.endswith(": done")]
+    assert [line.split()[:3] for line in done] == [
         [str(number), "of", str(len(QUICK))] for number in range(1, len(QUICK) + 1)
     ]
-    assert all(line[3].endswith(": 0 s") for line in done)
 
 
 def test_run_holds_the_tables_of_its_steps_and_how_they_were_made(world):
     asked(world)
     found = paper.read(OUT, {}, is_their_tissue=True)
-    table, judged = paper.beside(found), claims.claims(found)
+    table, judged = paper.numbers_of(found), claims.claims(found)
     for name, expected in (("paper", table), ("claims", judged)):
         written = pd.read_csv(OUT / f"{name}.csv", keep_default_na=False, na_values={
             each: [""] for each in ("paper", "ours_as_paper", "ours", "ours_low", "ours_high")})  # fmt: skip # noqa: E501 - one row
@@ -398,30 +369,16 @@ def test_run_holds_the_tables_of_its_steps_and_how_they_were_made(world):
     assert (OUT / "paper.md").read_text(encoding="utf-8") == markdown(table, judged)
     told = facts()
     assert told["finding"] == finding(table, judged)
-    assert told["settings"] == {"quick": True, "data": "data", "skip": "", "seed": 0}
+    assert told["settings"] == {"quick": True, "data": "data", "skip": [], "seed": 0}
     assert [step["step"] for step in told["steps"]] == QUICK == list(told["stages"])
     assert told["left_out"] == []
     by_name = {step["step"]: step["command"] for step in told["steps"]}
-    for name in QUICK:
-        mark = next(
-            OUT / name / each for each in runs.MARKS.values() if (OUT / name / each).exists()
-        )
-        assert json.loads(mark.read_text())["command"] == by_name[name]
     assert by_name[step_of(CUT, RESNET)] == (
         f"scalecut cut --from {OUT / RESNET} --rule peak --out {OUT / step_of(CUT, RESNET)}"
     )
 
 
-def test_figures_and_page_are_made_when_all_tables_are_there(world):
-    asked(world)
-    assert world.drawn == [{"paper.csv", "claims.csv", "run.json", "paper.md"}] * 2
-    assert not list(OUT.glob(".made-*"))
-
-
-def test_page_has_the_claims_the_tables_the_figures_and_the_pages_of_the_steps(world, monkeypatch):
-    monkeypatch.setattr(replication, "draw", report.draw)
-    monkeypatch.setattr(replication, "write_page", report.write_page)
-    monkeypatch.setattr(report, "DOTS_PER_INCH", 20)
+def test_page_has_the_claims_the_tables_the_figures_and_the_pages_of_the_steps(world):
     assert asked(world).exit_code == 0
     assert facts()["pages"] == [AT_SIZES]
     figures = {path.name for path in (OUT / "figures").iterdir()}
@@ -437,8 +394,8 @@ def test_page_has_the_claims_the_tables_the_figures_and_the_pages_of_the_steps(w
 def test_closing_lines_have_the_claims_the_folder_and_the_finding(world):
     lines = asked(world).stdout.splitlines()
     assert lines[-1] == facts()["finding"]
-    assert f"Run:     {OUT}" in lines
-    assert any("What the paper claims" in line for line in lines)
+    assert f"Run:    {OUT}" in lines
+    assert any("Claims of the paper" in line for line in lines)
 
 
 def test_json_is_all_that_is_printed_then(world):
@@ -472,7 +429,7 @@ def test_second_time_nothing_is_run_again_and_the_tables_are_the_same(world):
     before = (OUT / "paper.csv").read_bytes(), (OUT / "claims.csv").read_bytes()
     result = asked(world)
     assert world.calls == []
-    assert result.stdout.count(": done before\n") == len(QUICK)
+    assert result.stderr.count(": done before\n") == len(QUICK)
     assert ((OUT / "paper.csv").read_bytes(), (OUT / "claims.csv").read_bytes()) == before
     assert facts()["left_out"] == []
 
@@ -489,15 +446,6 @@ def test_other_versions_run_everything_again(world):
 def test_step_whose_folder_is_gone_is_run_again(world):
     asked(world)
     shutil.rmtree(OUT / IN_NOISE)
-    asked(world)
-    assert world.calls == [IN_NOISE]
-
-
-@pytest.mark.usefixtures("unread")
-def test_run_of_another_command_in_its_place_is_not_taken_for_its_own(world):
-    asked(world)
-    told = json.loads((OUT / IN_NOISE / "run.json").read_text())
-    (OUT / IN_NOISE / "run.json").write_text(json.dumps({**told, "command": "scalecut demo"}))
     asked(world)
     assert world.calls == [IN_NOISE]
 
@@ -530,7 +478,7 @@ def test_what_was_made_of_an_earlier_result_is_made_again(world):
 def test_what_was_made_of_an_earlier_result_is_made_again_after_a_stop_too(world):
     asked(world)
     (Path("data") / "imagenet").mkdir()
-    world.does[IN_NOISE] = world.does[AT_SIZES] = raises(KeyboardInterrupt)
+    world.does[IN_NOISE] = world.does[AT_SIZES] = (130, "")
     asked(world)
     assert world.calls == [*NETWORKS, AT_SIZES]
     world.does.clear()
@@ -540,21 +488,21 @@ def test_what_was_made_of_an_earlier_result_is_made_again_after_a_stop_too(world
 
 def test_step_that_is_not_asked_for_now_is_not_told_of_from_before(world):
     given = ["paper", "--data", "data"]
-    assert CliRunner().invoke(world.app, given).exit_code == 0
+    assert CliRunner().invoke(cli.app, given).exit_code == 0
     assert world.calls == WHOLE
     assert "with blur matched" in (OUT / "claims.csv").read_text()
     asked(world)
     assert "with blur matched" not in (OUT / "claims.csv").read_text()
 
 
-def test_step_that_is_skipped_is_left_out_with_that_as_the_reason_and_what_needs_it_too(world):
+def test_step_that_is_skipped_is_listed_with_that_as_the_reason_and_what_needs_it_too(world):
     result = asked(world, "--skip", f"{INCEPTION},noise")
     assert result.exit_code == 0, result.output
-    lacking = {INCEPTION: "left out by --skip", IN_NOISE: "left out by --skip",
+    lacking = {INCEPTION: "skipped by --skip", IN_NOISE: "skipped by --skip",
                step_of(CUT, INCEPTION): f"needs the step {INCEPTION!r}"}  # fmt: skip
     assert world.calls == [name for name in QUICK if name not in lacking]
     assert {each["name"]: each["reason"] for each in facts()["left_out"]} == lacking
-    assert facts()["settings"]["skip"] == f"{INCEPTION},noise"
+    assert facts()["settings"]["skip"] == [INCEPTION, "noise"]
     asked(world)
     assert world.calls == [name for name in QUICK if name in lacking]
 
@@ -562,7 +510,7 @@ def test_step_that_is_skipped_is_left_out_with_that_as_the_reason_and_what_needs
 @pytest.mark.usefixtures("unread")
 def test_everything_but_training_can_be_asked_for(world):
     given = ["paper", "--data", "data", "--skip", "finetuned"]
-    assert CliRunner().invoke(world.app, given).exit_code == 0
+    assert CliRunner().invoke(cli.app, given).exit_code == 0
     assert world.calls == WHOLE[: -len(EACH)]
 
 
@@ -581,7 +529,7 @@ def test_step_that_there_is_not_is_refused_with_the_names_there_are(world):
 
 
 def test_step_that_fails_is_left_out_with_its_reason_and_the_rest_goes_on(world):
-    world.does[INCEPTION] = raises(DataError("Of 3 images\n none is left. Give more."))
+    world.does[INCEPTION] = (2, "scalecut: Of 3 images none is left. Give more.")
     result = asked(world)
     assert result.exit_code == 0, result.output
     assert world.calls == [name for name in QUICK if name != step_of(CUT, INCEPTION)]
@@ -589,7 +537,7 @@ def test_step_that_fails_is_left_out_with_its_reason_and_the_rest_goes_on(world)
         {"name": INCEPTION, "reason": "Of 3 images none is left. Give more."},
         {"name": step_of(CUT, INCEPTION), "reason": f"needs the step {INCEPTION!r}"},
     ]
-    assert f"{INCEPTION}: Of 3 images none is left. Give more.\n" in result.stdout
+    assert f"{INCEPTION}: Of 3 images none is left. Give more.\n" in result.stderr
     rows = pd.read_csv(OUT / "paper.csv")
     rows = lines_of(rows, network=INCEPTION, section="A.2")
     assert set(rows.why) == {"Of 3 images none is left. Give more."}
@@ -604,7 +552,7 @@ def test_step_that_fails_is_left_out_with_its_reason_and_the_rest_goes_on(world)
 def test_step_that_fails_now_leaves_nothing_of_its_earlier_result_in_the_tables(world):
     asked(world)
     world.versions = {"scalecut": "2"}
-    world.does[STAND_IN] = raises(DataError("Not now."))
+    world.does[STAND_IN] = (2, "scalecut: Not now.")
     asked(world)
     rows = pd.read_csv(OUT / "paper.csv")
     row = lines_of(rows, network=STAND_IN, section="A.2").iloc[0]
@@ -620,16 +568,15 @@ def test_data_taken_away_takes_its_numbers_along(world):
     asked(world, data=None)
     rows = lines_of(pd.read_csv(OUT / "paper.csv"), network=INCEPTION, section="A.2")
     assert rows.ours_as_paper.isna().all()
-    assert rows.why.str.startswith("no photographs at hand").all()
+    assert rows.why.str.startswith("no images with boxes").all()
     assert step_of(CUT, INCEPTION) in {each["name"] for each in facts()["left_out"]}
 
 
 def test_stopped_run_says_where_and_leaves_no_table(world):
-    world.does[AT_SIZES] = raises(KeyboardInterrupt)
+    world.does[AT_SIZES] = (130, "")
     result = asked(world)
     assert result.exit_code == 130
-    said = f"scalecut: stopped at step 4 of {len(QUICK)}; the same command goes on from there.\n"
-    assert said in result.stderr
+    assert "scalecut: Stopped;" in result.stderr
     assert world.calls == QUICK[:4]
     assert not (OUT / "run.json").exists()
     assert not (OUT / "paper.csv").exists()
@@ -638,19 +585,12 @@ def test_stopped_run_says_where_and_leaves_no_table(world):
     assert world.calls == QUICK[3:]
 
 
-def test_fault_of_ours_is_not_swallowed(world):
-    world.does[AT_SIZES] = raises(ZeroDivisionError("ours"))
-    with pytest.raises(ZeroDivisionError):
-        asked(world)
-    assert not (OUT / "run.json").exists()
-
-
 def test_folder_of_data_that_is_not_there_is_one_line_and_nothing_is_made(world):
     result = asked(world, data="NOSUCH")
     assert result.exit_code == 2
     assert result.stdout == ""
     assert result.stderr == (
-        "scalecut: There is no folder 'NOSUCH'. Give --data a folder, or leave it out.\n"
+        "scalecut: There is no folder 'NOSUCH'. Give --data a folder, or none.\n"
     )
     assert not OUT.exists()
     assert world.calls == []
@@ -662,7 +602,7 @@ def test_two_files_of_weights_are_one_line_and_nothing_is_made(world):
     assert result.exit_code == 2
     assert result.stderr == (
         "scalecut: There are 2 files of weights of inception_v3 in 'data/weights', "
-        "inception_v3.more.safetensors and inception_v3.safetensors first. Leave one there.\n"
+        "inception_v3.more.safetensors and inception_v3.safetensors first. Keep one of them.\n"
     )
     assert not OUT.exists()
 
@@ -674,7 +614,7 @@ def test_folder_that_holds_something_else_is_refused(world, file):
     result = asked(world)
     assert result.exit_code == 2
     assert result.stderr == (
-        f"scalecut: '{OUT}' is there and holds no paper of scalecut, so it is not replaced. Give "
+        f"scalecut: '{OUT}' exists and holds no paper of scalecut, so it is not replaced. Give "
         "--out a new folder.\n"
     )
     assert [path.name for path in OUT.iterdir()] == [file]
@@ -688,23 +628,3 @@ def test_command_is_among_those_of_the_command_line():
 
 
 # --- the command as it would be typed ------------------------------------------------------------
-
-
-def test_command_inside_is_the_one_that_would_be_typed(monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["/bin/scalecut", "paper", "--data", "my folder"])
-    outer = "scalecut paper --data 'my folder'"
-    assert command() == outer
-    with typed(["probe", "net", "--subset", "a b"]):
-        assert command() == "scalecut probe net --subset 'a b'"
-        with typed([]):
-            assert command() == "scalecut"
-        assert command() == "scalecut probe net --subset 'a b'"
-    assert command() == outer
-
-
-@pytest.mark.parametrize("error", [KeyboardInterrupt, DataError])
-def test_command_is_the_outer_one_again_after_an_error(monkeypatch, error):
-    monkeypatch.setattr(sys, "argv", ["scalecut", "paper"])
-    with pytest.raises(error), typed(["probe"]):
-        raise error
-    assert command() == "scalecut paper"

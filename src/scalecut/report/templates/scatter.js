@@ -1,51 +1,51 @@
-// The measure as it is against the measure as a layer reads it, image by image.
+// True against predicted measure of one layer, image by image.
 
-const CARDS = 12; // of the worst errors, at first
+const CARDS = 12; // of the largest errors, at first
 const COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#5c5c5c"];
 
-function photo(readings, image) {
-  const uri = readings.thumbnails[image], box = readings.boxes[image];
-  if (!uri) return html("span", { class: "photo" }, "no picture");
+function thumb(predictions, image) {
+  const uri = predictions.thumbnails[image], box = predictions.boxes[image];
+  if (!uri) return html("span", { class: "thumb" }, "no image");
   const inner = html("span", {}, html("img", { src: uri, alt: "" }));
   if (box) {
     const frame = html("span", { class: "box" });
     ["left", "top", "width", "height"].forEach((side, i) => (frame.style[side] = `${100 * box[i]}%`));
     inner.append(frame);
   }
-  return html("span", { class: "photo" }, inner);
+  return html("span", { class: "thumb" }, inner);
 }
 
-function readingsOf(readings, layer, subset) {
-  const predicted = readings.predicted[layer], number = readings.subsets.indexOf(subset);
-  const images = readings.names.map((_, i) => i)
-    .filter((i) => isThere(predicted[i]) && (number < 0 || readings.subset[i] === number));
-  const error = (i) => Math.abs(predicted[i] - readings.measure[i]);
+function rowsOfLayer(predictions, layer, subset) {
+  const predicted = predictions.predicted[layer], number = predictions.subsets.indexOf(subset);
+  const images = predictions.names.map((_, i) => i)
+    .filter((i) => isThere(predicted[i]) && (number < 0 || predictions.subset[i] === number));
+  const error = (i) => Math.abs(predicted[i] - predictions.measure[i]);
   return images.sort((one, other) => error(other) - error(one));
 }
 
-function said(readings, layer, image) {
-  const most = Math.max(...readings.measure.map(Math.abs));
-  const [is, read] = [readings.measure, readings.predicted[layer]].map((values) => written(values[image], most < 10 ? 3 : most < 100 ? 1 : 0));
-  return `${readings.measureName} ${is}, read as ${read}`;
+function said(predictions, layer, image) {
+  const most = Math.max(...predictions.measure.map(Math.abs));
+  const [truth, predicted] = [predictions.measure, predictions.predicted[layer]].map((values) => written(values[image], most < 10 ? 3 : most < 100 ? 1 : 0));
+  return `${predictions.measureName} ${truth}, predicted ${predicted}`;
 }
 
-// The range of the measure, and of all but the most extreme readings at any layer.
-function rangeOf(readings, images) {
-  const read = readings.predicted.flatMap((row) => images.map((i) => row[i]).filter(isThere));
-  read.sort((one, other) => one - other);
-  const measure = images.map((i) => readings.measure[i]);
-  const low = Math.min(...measure, read[Math.floor(0.005 * read.length)]);
-  const high = Math.max(...measure, read[Math.ceil(0.995 * read.length) - 1]);
+// The range of the measure, and of all but the most extreme predictions of any layer.
+function rangeOf(predictions, images) {
+  const all = predictions.predicted.flatMap((row) => images.map((i) => row[i]).filter(isThere));
+  all.sort((one, other) => one - other);
+  const measure = images.map((i) => predictions.measure[i]);
+  const low = Math.min(...measure, all[Math.floor(0.005 * all.length)]);
+  const high = Math.max(...measure, all[Math.ceil(0.995 * all.length) - 1]);
   return [low - 0.03 * (high - low), high + 0.03 * (high - low)];
 }
 
-function drawReadings(holder, readings, layer, images) {
+function drawScatter(holder, predictions, layer, images) {
   const width = Math.min(widthFor(holder), 480), side = width - 58, top = 40;
   if (!images.length) {
     holder.replaceChildren(html("p", { class: "note" }, "No image was held out."));
     return () => {};
   }
-  const [low, high] = rangeOf(readings, images), span = high - low;
+  const [low, high] = rangeOf(predictions, images), span = high - low;
   const x = (value) => 50 + (side * (value - low)) / span, y = (value) => top + side - (side * (value - low)) / span;
   const root = svg("g");
   for (const [value, text] of steps(low, high, 6)) {
@@ -58,22 +58,22 @@ function drawReadings(holder, readings, layer, images) {
   }
   root.append(
     svg("line", { class: "zero", x1: x(low), y1: y(low), x2: x(high), y2: y(high), "stroke-dasharray": "4 4" }),
-    svg("text", { class: "small", x: 0, y: 12 }, "read"),
-    svg("text", { class: "small", x: 50 + side, y: top + side + 34, "text-anchor": "end" }, readings.measureName),
+    svg("text", { class: "small", x: 0, y: 10 }, "predicted"),
+    svg("text", { class: "small", x: 50 + side, y: top + side + 34, "text-anchor": "end" }, `true ${predictions.measureName}`),
   );
-  const there = [...new Set(images.map((i) => readings.subset[i]))].sort((one, other) => one - other);
-  const colour = (i) => COLOURS[there.length > COLOURS.length ? 0 : there.indexOf(readings.subset[i])];
-  nameSubsets(root, readings, there, width);
+  const there = [...new Set(images.map((i) => predictions.subset[i]))].sort((one, other) => one - other);
+  const colour = (i) => COLOURS[there.length > COLOURS.length ? 0 : there.indexOf(predictions.subset[i])];
+  nameSubsets(root, predictions, there, width);
   const inside = (value) => Math.min(Math.max(value, low), high);
-  const place = (i) => [x(readings.measure[i]), y(inside(readings.predicted[layer][i]))];
+  const place = (i) => [x(predictions.measure[i]), y(inside(predictions.predicted[layer][i]))];
   for (const i of [...images].reverse()) {
-    const [cx, cy] = place(i), isBeyond = inside(readings.predicted[layer][i]) !== readings.predicted[layer][i];
+    const [cx, cy] = place(i), isBeyond = inside(predictions.predicted[layer][i]) !== predictions.predicted[layer][i];
     root.append(svg("circle", { class: isBeyond ? "beyond" : "point", cx, cy, r: 3.5, colour: colour(i) }));
   }
   const ring = svg("circle", { class: "pointed", r: 7, visibility: "hidden" });
   const drawn = svg("svg", {
     viewBox: `0 0 ${width} ${top + side + 40}`, width, height: top + side + 40, tabindex: 0, role: "application",
-    "aria-roledescription": "scatter plot", "aria-label": "Measure as it is against as it is read; arrow keys go from image to image",
+    "aria-roledescription": "scatter plot", "aria-label": "True against predicted measure; arrow keys move between images",
   }, root, ring);
   const point = (i, isAlone) => {
     const [cx, cy] = place(i);
@@ -82,23 +82,23 @@ function drawReadings(holder, readings, layer, images) {
     ring.setAttribute("visibility", "visible");
     if (!isAlone) return;
     const frame = drawn.getBoundingClientRect(), scale = frame.width / width;
-    const name = html("b", {}, readings.names[i]);
-    showTip(frame.left + cx * scale, frame.top + cy * scale, photo(readings, i), name,
-      html("div", {}, readings.subsets[readings.subset[i]]), html("div", {}, said(readings, layer, i)));
+    const name = html("b", {}, predictions.names[i]);
+    showTip(frame.left + cx * scale, frame.top + cy * scale, thumb(predictions, i), name,
+      html("div", {}, predictions.subsets[predictions.subset[i]]), html("div", {}, said(predictions, layer, i)));
   };
   followPoints(drawn, images, place, point, width);
   holder.replaceChildren(drawn);
   return (i) => (i === null ? ring.setAttribute("visibility", "hidden") : point(i, false));
 }
 
-function nameSubsets(root, readings, there, width) {
+function nameSubsets(root, predictions, there, width) {
   let x = 50;
   if (there.length < 2 || there.length > COLOURS.length) return;
   there.forEach((number, i) => {
-    const name = short(readings.subsets[number], 24), wide = widthOf(name) + 28;
+    const name = short(predictions.subsets[number], 24), wide = widthOf(name) + 28;
     if (x + wide > width) return;
-    root.append(svg("g", { colour: COLOURS[i] }, marker("o", x + 4, 20, 4),
-      svg("text", { class: "name", x: x + 13, y: 24 }, name)));
+    root.append(svg("g", { colour: COLOURS[i] }, marker("o", x + 4, 23, 4),
+      svg("text", { class: "name", x: x + 13, y: 27 }, name)));
     x += wide;
   });
 }
@@ -128,16 +128,16 @@ function followPoints(drawn, images, place, point, width) {
   });
 }
 
-function listWorst(list, more, readings, layer, images, highlight, most) {
+function listLargest(list, more, predictions, layer, images, highlight, most) {
   list.replaceChildren(...images.slice(0, most).map((i) => {
-    const card = html("button", { class: "card", type: "button" }, photo(readings, i),
-      html("b", {}, readings.names[i]), html("i", {}, readings.subsets[readings.subset[i]]),
-      html("i", {}, said(readings, layer, i)));
+    const card = html("button", { class: "card", type: "button" }, thumb(predictions, i),
+      html("b", {}, predictions.names[i]), html("i", {}, predictions.subsets[predictions.subset[i]]),
+      html("i", {}, said(predictions, layer, i)));
     card.addEventListener("pointerenter", () => highlight(i));
     card.addEventListener("focus", () => highlight(i));
     card.addEventListener("pointerleave", () => highlight(null));
-    return html("li", { title: readings.names[i] }, card);
+    return html("li", { title: predictions.names[i] }, card);
   }));
   more.hidden = images.length <= most;
-  more.onclick = () => listWorst(list, more, readings, layer, images, highlight, most + 2 * CARDS);
+  more.onclick = () => listLargest(list, more, predictions, layer, images, highlight, most + 2 * CARDS);
 }

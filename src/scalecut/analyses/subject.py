@@ -1,0 +1,63 @@
+"""What an analysis is of: a network, its layers that can be used, and options without effect."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from ..data.images import LeftOut
+from ..errors import DataError
+from ..features.extract import Computation
+from ..networks.load import load_network
+from ..networks.network import Network
+from ..networks.points import ProbePoint
+from ..networks.selection import chosen_points
+from ..probing.controls import comparable
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Subject:
+    """The network with the preprocessing asked for, its layers, and those that are skipped."""
+
+    network: Network
+    points: tuple[ProbePoint, ...]
+    left_out: tuple[LeftOut, ...]  # layers that depend on missing tensors
+
+
+def subject_of(
+    model: str | nn.Module | Network,
+    layers: Sequence[str],
+    computation: Computation,
+    *,
+    weights: str | Path,
+    allow_partial: bool,
+    seed: int,
+) -> Subject:
+    """Load the network and choose its layers; a random network gets usable batch-norm statistics.
+
+    Raises:
+        ModelError: if the network is not known or the weights do not fit.
+        LayerError: if a name fits no layer.
+    """
+    loaded = load_network(model, weights=weights, allow_partial=allow_partial, seed=seed)
+    network = comparable(computation.shown(loaded), seed)
+    points, left_out = chosen_points(network, layers)
+    return Subject(network, tuple(points), left_out)
+
+
+def check_unused(names: Sequence[str], *groups: Any) -> None:
+    """Refuse options that have no effect in an analysis, unless they have their default value.
+
+    Raises:
+        DataError: naming the first one.
+    """
+    for group in groups:
+        for each in fields(group):
+            value = getattr(group, each.name)
+            if each.name in names and value != each.default:
+                raise DataError(
+                    f"{each.name}={value!r} has no effect in this analysis. Leave it at its "
+                    f"default, {each.default!r}."
+                )

@@ -1,0 +1,49 @@
+"""The command that runs the paper's experiments and puts its numbers next to ours."""
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+import typer
+
+from ..runs import plain
+from .commands import Verb, callback, verb_of
+from .console import ERR, JSON, OUT, command, plain_table, print_json, print_run, records
+
+EXAMPLES = """
+
+\b
+Examples:
+  scalecut paper --quick
+  scalecut paper --quick --data MY/FOLDER --out runs/paper
+  scalecut paper --data MY/FOLDER
+  scalecut paper --data MY/FOLDER --skip finetuned,noise-inception_v3"""
+
+
+def add_to(app: typer.Typer) -> None:
+    """Register the command."""
+    verb = verb_of("paper.runner:reproduce")
+    extra: tuple[inspect.Parameter, ...] = (JSON,)
+    app.command("paper", help=verb.summary + EXAMPLES)(callback(verb, _run, extra))
+
+
+def _run(verb: Verb, values: Mapping[str, Any], as_json: bool) -> None:
+    def report(what: str, done: int, total: int) -> None:
+        if not as_json:
+            ERR.print(f"{done:>2} of {total}  {what}", soft_wrap=True)
+
+    found = verb.call(values, command=command(), progress=report)
+    if as_json:
+        tables = {"paper": records(found.table), "claims": records(found.claims)}
+        facts = {name: plain(fact) for name, fact in found.facts.items()}
+        print_json({"run": str(found.folder), **facts, **tables})
+        return
+    OUT.print(plain_table(_in_two_columns(found.claims), "Claims of the paper, and what was found"))
+    print_run(found.folder, found.finding())
+
+
+def _in_two_columns(claims: pd.DataFrame) -> pd.DataFrame:
+    """Claims as a terminal has room for."""
+    of = claims.network.map(lambda network: f" ({network})" if network else "")
+    return pd.DataFrame({"mark": claims["mark"], "claim": claims.claim + of + ": " + claims.found})

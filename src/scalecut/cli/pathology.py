@@ -1,0 +1,86 @@
+"""Commands about tissue: patches cut from tiles, and methods compared on them."""
+
+from collections.abc import Mapping
+from inspect import Parameter
+from typing import Annotated, Any
+
+import typer
+
+from ..errors import DataError
+from .commands import Verb, callback, verb_of
+from .console import (
+    ERR,
+    JSON,
+    OUT,
+    OUT_FOLDER,
+    bars,
+    command,
+    finish,
+    place,
+    plain_table,
+    print_json,
+    print_skipped,
+    records,
+)
+
+PATCHES = r"""
+Examples:
+  scalecut patches tiles --masks masks --out patches
+  scalecut patches monuseg/images --masks monuseg/labels --split monuseg/images.csv \
+      --magnifications 10,20,40 --leave-out HE-7128,HE-7129,HE-7130 --grid 3 \
+      --match-blur --out patches"""
+TRANSFER = r"""
+Examples:
+  scalecut transfer tf_efficientnet_lite0 --data patches:patches --at blocks.5.1
+  scalecut transfer resnet50 --data patches:patches --from runs/r50 --task magnification \
+      --methods pretrained,cut,cut-random,reset,sweep,all-layers --out runs/transfer
+  scalecut transfer resnet50 --data patches:patches --at add_15 --mode finetune --out runs/tuned"""
+# The former name of --methods.
+CONTESTANTS = Parameter(
+    "contestants",
+    Parameter.KEYWORD_ONLY,
+    default="",
+    annotation=Annotated[str, typer.Option("--contestants", hidden=True)],
+)
+
+
+def add_to(app: typer.Typer) -> None:
+    """Register the commands."""
+    of_patches = verb_of("pathology.patches:save_patches")
+    app.command("patches", help=f"{of_patches.summary}\n\n\b{PATCHES}")(
+        callback(of_patches, _patches, (JSON,))
+    )
+    of_transfer = verb_of("pathology.transfer:transfer")
+    app.command("transfer", help=f"{of_transfer.summary}\n\n\b{TRANSFER}")(
+        callback(of_transfer, _transfer, (CONTESTANTS, OUT_FOLDER, JSON))
+    )
+
+
+def _patches(verb: Verb, values: Mapping[str, Any], as_json: bool) -> None:
+    with bars(ERR, quiet=as_json) as progress:
+        made = verb.call(values, progress=progress, command=command())
+    counts = made.counts().reset_index()
+    if as_json:
+        print_json({"folder": str(made.folder), "counts": records(counts)})
+        return
+    OUT.print(plain_table(counts, "Patches"))
+    skipped = [*made.left_out, *made.skipped]
+    print_skipped([{"name": each.name, "reason": each.reason} for each in skipped])
+    OUT.print(f"Patches: {made.folder}", style="bold", soft_wrap=True)
+
+
+def _transfer(
+    verb: Verb, values: Mapping[str, Any], contestants: str, out: Any, as_json: bool
+) -> None:
+    if contestants and values["methods"]:
+        raise DataError("--contestants is the former name of --methods. Give --methods alone.")
+    folder = place(out, f"{values['model']}-transfer")
+    given = {**values, "methods": values["methods"] or contestants}
+    with bars(ERR, quiet=as_json) as progress:
+        result = verb.call(given, progress=progress)
+    if not as_json and values["task"] == "area":
+        from ..paper.tables import with_the_paper
+
+        title = "Table 2 of Graziani et al. 2021 (other patches, all weights trained), and ours"
+        OUT.print(plain_table(with_the_paper(result, values["model"]), title))
+    finish(result, folder, as_json=as_json)

@@ -1,0 +1,44 @@
+"""Numbers as text, the same in the terminal, in sentences and on pages."""
+
+import re
+from collections.abc import Iterable
+
+import numpy as np
+
+
+def number(value: float, missing: str = "–") -> str:
+    """A number with two decimals; with none from 100 on, where digits would only distract.
+
+    Args:
+        missing: the text for NaN.
+    """
+    if np.isnan(value):
+        return missing
+    shown = f"{value:.2f}" if abs(value) < 100 else f"{value:,.0f}"
+    return "0.00" if shown == "-0.00" else shown
+
+
+def interval(low: float, high: float) -> str:
+    """An interval, such as "[0.79, 0.83]"."""
+    return f"[{number(low)}, {number(high)}]"
+
+
+def with_interval(value: float, low: float, high: float) -> str:
+    """A number and its interval, such as "0.81 [0.79, 0.83]"."""
+    return f"{number(value)} {interval(low, high)}"
+
+
+def span(values: Iterable[float]) -> str:
+    """The smallest and the largest of some numbers, such as "0.10 to 0.35"."""
+    numbers = list(values)
+    return f"{number(min(numbers))} to {number(max(numbers))}"
+
+
+def p_value(value: float) -> str:
+    """A p-value with two significant digits: 0.049 is not 0.05."""
+    return f"{value:.2g}"
+
+
+def typeset(text: str) -> str:
+    """The text with true minus signs before negative numbers, for pages and documents."""
+    return re.sub(r"(?<![\w.,)-])-(?=[.\d])", "−", text)

@@ -1,0 +1,74 @@
+"""The page of a cut network: what the cut keeps of the whole network, and how it was verified."""
+
+import pandas as pd
+
+from ..figures.analyses import saving_drawing
+from ..runs import Run
+from .cells import Cell
+from .facts import trust
+from .page import Section, Shown, Story, Table
+
+NEEDED = (
+    *("point.layer", "num_features", "proof.whole", "proof.cut", "proof.batch_size"),
+    "proof.lines",
+)  # facts of scalecut.json that the page shows
+
+
+def cut_story(run: Run) -> Story:
+    """The page of a cut network."""
+    facts = run.facts
+    curve, weights = facts.get("curve") or {}, facts.get("weights") or {}
+    led = (
+        [Section("The curve behind the cut", [str(curve["finding"])])] if "finding" in curve else []
+    )
+    source = weights.get("source")
+    return Story(
+        name=run.folder.resolve().name,
+        title=f"{_network(run)}, cut after {facts['point']['layer']}",
+        finding=" ".join(facts["proof"]["lines"][:2]),
+        facts=[f"{facts['num_features']} features", *([f"weights: {source}"] if source else [])],
+        sections=[cut_section(run), *led],
+        trust=trust(facts),
+    )
+
+
+def cut_section(run: Run, figure: str = "saving") -> Section:
+    """What a cut keeps of the network's parameters and multiply-accumulates.
+
+    Args:
+        run: folder of the cut.
+        figure: name of the figure, unique in the page.
+    """
+    facts = run.facts
+    verified, choice, layer = facts["proof"], facts.get("choice"), facts["point"]["layer"]
+    costs = {
+        "parameters": ("parameters", 1),
+        "multiply-accumulates per image": ("macs", 1),
+        f"milliseconds per batch of {verified['batch_size']}": ("seconds", 1e3),
+        "peak memory per image, MB": ("peak_bytes", 1e-6),
+    }
+    rows: list[tuple[Cell, ...]] = [
+        (name, unit * whole, unit * cut, (f"{100 * cut / whole:.0f} %", cut / whole))
+        for name, (key, unit) in costs.items()
+        for whole, cut in [(verified["whole"].get(key), verified["cut"].get(key))]
+        if whole and cut is not None
+    ]
+    return Section(
+        f"The cut after {layer}",
+        [*([choice["reason"]] if choice else []), *verified["lines"]],
+        figures=_kept(run, figure),
+        tables=[Table("Savings", ("cost", "whole network", "cut", "share kept"), rows)],
+    )
+
+
+def _kept(run: Run, name: str) -> list[Shown]:
+    costs = run.facts.get("costs")
+    if not costs:
+        return []
+    drawing = saving_drawing(pd.DataFrame(costs), _network(run), run.facts["point"]["layer"])
+    note = "Parameters and multiply-accumulates up to each layer, as a share of the whole network."
+    return [Shown(name, "Share kept", note, drawing)]
+
+
+def _network(run: Run) -> str:
+    return str(run.facts.get("architecture") or "network")

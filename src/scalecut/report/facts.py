@@ -1,0 +1,84 @@
+"""What `run.json` says, for a page: a few facts below the title, the rest at the end."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from .cells import Cell
+from .page import Section, Table
+
+SKIPPED = {
+    "Images skipped": "images_left_out",
+    "Layers skipped": "layers_left_out",
+    "Skipped": "left_out",
+}  # the lists of run.json
+TABLES = {
+    "Settings": ("settings",),
+    "Computed with": ("computed", "probe"),
+    "Network": ("weights", "tensors_sha256", "preprocessing"),
+    "Images": ("images",),
+    "Versions": ("versions", "machine", "format", "written"),
+    "Files": ("files",),
+}  # the keys of run.json that each table shows
+
+
+def few_facts(facts: Mapping[str, Any]) -> list[str]:
+    """How many images, of what, which weights, and when."""
+    images, settings = facts.get("images") or {}, facts.get("settings") or {}
+    weights = facts.get("weights") or {}
+    counts = images.get("n_by_subset", {})
+    said = [f"{images['n_images']:,} images"] if "n_images" in images else []
+    said += [", ".join(f"{n:,} {name}" for name, n in counts.items())] if len(counts) < 6 else []
+    said += [f"measure: {images['measure']}"] if "measure" in images else []
+    said += [f"weights: {weights['source']}"] if weights.get("source") else []
+    said += [f"data: {settings['data']}"] if settings.get("data") else []
+    return [each for each in [*said, str(facts.get("written", ""))[:10]] if each]
+
+
+def trust(facts: Mapping[str, Any]) -> list[Section]:
+    """What a result is to be judged by: the command, what was skipped, settings, versions, time."""
+    lists = {
+        title: [(str(item["name"]), str(item["reason"])) for item in facts.get(key, [])]
+        for title, key in SKIPPED.items()
+    }
+    skipped = [Table(title, ("name", "reason"), [*rows]) for title, rows in lists.items() if rows]
+    stages: list[tuple[Cell, ...]] = [
+        (stage, *(each.get(key) for key in ("seconds", "images_computed", "images_per_second")))
+        for stage, each in facts.get("stages", {}).items()
+    ]
+    tables = [_table(title, facts, keys) for title, keys in TABLES.items()]
+    tables.append(Table("Time", ("stage", "seconds", "images computed", "images/s"), stages))
+    said = [] if skipped else _nothing_skipped(facts)
+    return [
+        Section("Command", code=str(facts.get("command", ""))),
+        *([Section("Skipped", said, tables=skipped)] if said or skipped else []),
+        Section("Settings, versions and time", tables=[table for table in tables if table.rows]),
+    ]
+
+
+def _nothing_skipped(facts: Mapping[str, Any]) -> list[str]:
+    """A sentence where nothing is listed, as far as the facts support it."""
+    missing = dict(facts.get("weights") or {}).get("missing") or 0
+    n_missing = missing if isinstance(missing, int) else len(missing)
+    if n_missing:
+        return [f"The weights lack {n_missing} tensors of the network."]
+    if "steps" in facts:
+        return ["No step was skipped; the page of each step lists what it skipped."]
+    is_known = any(key in facts for key in SKIPPED.values())
+    return ["No image and no layer was skipped."] if is_known else []
+
+
+def _table(title: str, facts: Mapping[str, Any], keys: Sequence[str]) -> Table:
+    rows = [row for key in keys if key in facts for row in _flat(key, facts[key])]
+    bare = f"{title.lower()}."
+    return Table(title, ("name", "value"), [(name.removeprefix(bare), said) for name, said in rows])
+
+
+def _flat(name: str, value: Any) -> Iterator[tuple[str, str]]:
+    """Names and values of nested facts, the names with dots."""
+    if isinstance(value, Mapping):
+        for key, each in value.items():
+            yield from _flat(f"{name}.{key}", each)
+    elif isinstance(value, list):
+        yield name, ", ".join(map(str, value)) or "none"
+    else:
+        yield name, "none" if value is None or value == "" else str(value)

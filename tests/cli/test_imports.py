@@ -1,0 +1,60 @@
+"""What a command imports, seen from a process of its own."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from scalecut.probing.probe import Fitting, probe
+from tests.builders import EXACTLY, discs, planted
+
+HEAVY = {"torch", "timm", "torchvision", "openvino", "skimage", "matplotlib"}
+PROGRAM = """
+import json, sys
+import scalecut
+asked = sys.argv[1:]
+if asked:
+    from scalecut.cli.app import app
+    try:
+        app(asked)
+    except SystemExit as end:
+        assert not end.code, end.code
+print(json.dumps(sorted({name.partition(".")[0] for name in sys.modules})), file=sys.stderr)
+"""
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "planted"
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("SCALECUT_CACHE", str(tmp_path_factory.mktemp("cache")))
+        few = Fitting(controls=["none"], repeats=2, permutations=0)
+        probe(planted(), discs(30), computation=EXACTLY, fitting=few).save(folder)
+    return folder
+
+
+def imported(cache, *asked):
+    """The heavy packages that are loaded after a command has run."""
+    ended = subprocess.run(
+        [sys.executable, "-c", PROGRAM, *map(str, asked)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "SCALECUT_CACHE": str(cache)},
+    )
+    assert ended.returncode == 0, ended.stderr
+    return HEAVY & set(json.loads(ended.stderr.splitlines()[-1]))
+
+
+def test_the_package_its_help_and_the_cache_load_nothing_heavy(tmp_path):
+    assert imported(tmp_path) == set()
+    assert imported(tmp_path, "--help") == set()
+    assert imported(tmp_path, "probe", "--help") == set()
+    assert imported(tmp_path, "cache") == set()
+
+
+def test_pages_and_comparisons_load_no_torch(run, tmp_path):
+    assert imported(tmp_path, "report", run) <= {"matplotlib"}
+    assert imported(tmp_path, "compare", run, run) <= {"matplotlib"}
