@@ -6,7 +6,7 @@ skipped and listed with its reason.
 """
 
 from collections.abc import Callable, Iterator, Sequence, Set
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
@@ -89,7 +89,7 @@ class Reading:
         boxes: What the numbers of a box mean, where the file does not follow its format: xyxy,
             xywh or cxcywh, and normalised for shares of width and height.
         mask_kind: What masks mean: binary (each connected region is an object), instances (each
-            value is one), or classes (each connected region of a value); detected by default.
+            value is one), or classes (each connected region of a value); auto detects it.
         background: The value or colour (R,G,B) of masks that marks nothing, instead of 0.
         group: Column of a table that names groups (patients, slides), instead of group.
         no_groups: Do not group images by a column or their names.
@@ -110,7 +110,7 @@ class Reading:
     skip_difficult: bool = False
     strict: bool = False
     boxes: Sequence[Literal["xyxy", "xywh", "cxcywh", "normalised"]] = ()
-    mask_kind: Literal["", "binary", "instances", "classes"] = ""
+    mask_kind: Literal["auto", "binary", "instances", "classes"] = "auto"
     background: str = ""
     group: str = ""
     no_groups: bool = False
@@ -122,7 +122,7 @@ class Reading:
 
     def __post_init__(self) -> None:
         check_names(self.boxes, (*boxes.IN_WORDS, boxes.NORMALISED), "convention of boxes")
-        check_names(self.mask_kind, ("", *KINDS), "kind of mask")
+        check_names(self.mask_kind, ("auto", *KINDS), "kind of mask")
         background_code(self.background)
         check_grouping(self.group, self.no_groups, self.group_from_name)
         check_intensity(self.intensity)
@@ -212,7 +212,7 @@ def read_images(
     asked = reading or Reading()
     images_folder = None if asked.images is None else Path(asked.images)
     scheme, place = _place_of(spec, images_folder)
-    reader = READERS[scheme]
+    reader, log = READERS[scheme], _Log(asked.strict)
     if reader.measure_in and asked.measure != "area":
         raise DataError(
             f"{scheme}: data brings its own measure, so {asked.measure!r} cannot be computed. "
@@ -220,84 +220,119 @@ def read_images(
         )
     if frame is None and asked.measure == "pixels":
         raise DataError("Measure 'pixels' counts pixels of the network's input. Give a frame.")
-    labelled: list[Labelled] = []
-    skipped: list[LeftOut] = []
-    assumed: list[str] = []
     by_column = not (asked.no_groups or asked.group_from_name)
     source = Source(images_folder, asked.group, by_column, progress)
-    for item in reader.read(place, source):
+    labelled = _labelled(reader.read(place, source), asked, _text(place), log)
+    if not labelled:
+        found = told(log.skipped) or f"Give {scheme}: {reader.what}."
+        raise DataError(f"Nothing in {_text(place)} can be used. {found}")
+    wanted = _wanted(place, asked.subset, {kind for item in labelled for kind in item.kinds})
+    files = [item.label for item in labelled if isinstance(item.label, Path)]
+    rule = understood(files, asked.mask_kind, asked.background, asked.page) if files else None
+    for statement in rule.assumed if rule is not None else ():
+        log.assume(statement)
+    measured = _measured(labelled, wanted, frame or WHOLE, asked, rule, log, progress)
+    rows = _shown(measured, asked, log)
+    _check_found(place, rows, wanted if asked.subset else frozenset(), log.skipped, rule)
+    groups, n_identical = joined([row.image for row in rows], [row.group for row in rows])
+    rows = [replace(row, group=group) for row, group in zip(rows, groups, strict=True)]
+    facts: dict[str, object] = {
+        "assumed": log.assumed,
+        "identical_images": n_identical,
+        "mask_kind": rule.kind if rule is not None else "",
+    }
+    name = "measure" if reader.measure_in else asked.measure
+    facts = {key: value for key, value in facts.items() if value}
+    return _assembled(rows, name, tuple(log.skipped), facts)
+
+
+@dataclass(slots=True)
+class _Log:
+    """What reading skipped and assumed; nothing may be if `strict`."""
+
+    strict: bool
+    skipped: list[LeftOut] = field(default_factory=list)
+    assumed: list[str] = field(default_factory=list)
+
+    def leave(self, item: LeftOut) -> None:
+        leave(item, self.skipped, self.strict)
+
+    def assume(self, statement: str) -> None:
+        if self.strict:
+            raise DataError(f"Assumed: {statement} (--strict assumes nothing).")
+        self.assumed.append(statement)
+
+
+def _labelled(
+    found: Iterator[Labelled | LeftOut | str], asked: Reading, place: str, log: _Log
+) -> list[Labelled]:
+    """The images that a reader yields, with boxes as corners in pixels, and their groups."""
+    labelled: list[Labelled] = []
+    for item in found:
         if isinstance(item, LeftOut):
-            leave(item, skipped, asked.strict)
+            log.leave(item)
         elif isinstance(item, str):
-            assumed.append(item)
+            log.assume(item)
         else:
             labelled.append(item)
-    if not labelled:
-        found = told(skipped) or f"Give {scheme}: {reader.what}."
-        raise DataError(f"Nothing in {_text(place)} can be used. {found}")
+    is_share = boxes.NORMALISED in asked.boxes
     unsized = [
         item
         for item in labelled
         if isinstance(item.label, tuple)
         and item.size is None
-        and boxes.NORMALISED not in (*asked.boxes, item.form.partition(" ")[0])
+        and not (is_share or item.form.startswith(boxes.NORMALISED))
     ]
     if unsized:
-        assumed.append(
+        log.assume(
             f"{len(unsized)} annotations do not state the size of their image (the first is that "
             f"of {unsized[0].image.name}); their boxes are taken to be drawn on it as it is"
         )
-    labelled = boxes.in_pixels(labelled, asked.boxes, _text(place))
-    labelled, found_groups = grouped(labelled, asked.group_from_name, not asked.no_groups)
-    assumed += found_groups
-    wanted = _wanted(place, asked.subset, {kind for item in labelled for kind in item.kinds})
-    files = [item.label for item in labelled if isinstance(item.label, Path)]
-    rule = understood(files, asked.mask_kind, asked.background, asked.page) if files else None
-    if rule is not None:
-        assumed += rule.assumed
+    labelled = boxes.in_pixels(labelled, asked.boxes, place)
+    labelled, statements = grouped(labelled, asked.group_from_name, not asked.no_groups)
+    for statement in statements:
+        log.assume(statement)
+    return labelled
+
+
+def _measured(
+    labelled: Sequence[Labelled],
+    wanted: frozenset[str],
+    frame: Frame,
+    asked: Reading,
+    rule: MaskRule | None,
+    log: _Log,
+    progress: Progress | None,
+) -> list[_Row]:
+    """The rows of all images that can be measured."""
     rows: list[_Row] = []
     for number, item in enumerate(labelled, start=1):
         try:
-            found = list(_rows(item, wanted & item.kinds, frame or WHOLE, asked, rule))
+            found = list(_rows(item, wanted & item.kinds, frame, asked, rule))
         except DataError as error:
-            leave(LeftOut(item.image.name, str(error)), skipped, asked.strict)
+            log.leave(LeftOut(item.image.name, str(error)))
         else:
             rows += [each for each in found if isinstance(each, _Row)]
-            skipped += [each for each in found if isinstance(each, LeftOut)]
+            log.skipped += [each for each in found if isinstance(each, LeftOut)]
         if progress:
             progress("listing", number, len(labelled))
+    return rows
+
+
+def _shown(rows: Sequence[_Row], asked: Reading, log: _Log) -> list[_Row]:
+    """The rows of images whose pixels are known to mean something, with their rendering."""
     rendering = Rendering(channels=tuple(asked.channels), page=asked.page)
-    shown = settled([row.image for row in rows], rendering, asked.intensity)
-    for item in shown.skipped:
-        leave(item, skipped, asked.strict)
-    unusable = {item.name for item in shown.skipped}
-    rows = [
-        replace(row, image=replace(row.image, rendering=shown.renderings.get(row.image)))
+    found = settled([row.image for row in rows], rendering, asked.intensity)
+    for name, reason in found.skipped:
+        log.leave(LeftOut(name, reason))
+    for statement in found.assumed:
+        log.assume(statement)
+    unusable = {name for name, _ in found.skipped}
+    return [
+        replace(row, image=replace(row.image, rendering=found.renderings.get(row.image)))
         for row in rows
         if row.image.name not in unusable
     ]
-    _check_found(place, rows, wanted if asked.subset else frozenset(), skipped, rule)
-    name = "measure" if reader.measure_in else asked.measure
-    rows, n_identical = _merged(rows)
-    facts = _assumed([*assumed, *shown.assumed], asked.strict)
-    if n_identical:
-        facts["identical_images"] = n_identical
-    if rule is not None:
-        facts["mask_kind"] = rule.kind
-    return _assembled(rows, name, tuple(skipped), facts)
-
-
-def _merged(rows: list[_Row]) -> tuple[list[_Row], int]:
-    """The rows with groups joined that hold identical images, and how many images these are."""
-    groups, n = joined([row.image for row in rows], [row.group for row in rows])
-    return [replace(row, group=group) for row, group in zip(rows, groups, strict=True)], n
-
-
-def _assumed(statements: Sequence[str], strict: bool) -> dict[str, object]:
-    """What was assumed, as facts; nothing may be if `strict`."""
-    if statements and strict:
-        raise DataError(f"Assumed: {statements[0]} (--strict assumes nothing). Give this option.")
-    return {"assumed": list(statements)} if statements else {}
 
 
 def _place_of(spec: str, images_folder: Path | None) -> tuple[str, Path | Stored | str]:
@@ -355,7 +390,7 @@ def _rows(
 ) -> Iterator[_Row | LeftOut]:
     """One row for each kind of object that the image is chosen for."""
     group = item.group or item.image.name
-    if isinstance(item.label, int | float):
+    if isinstance(item.label, float | int):
         if kinds and isinstance(item.image.source, Path):
             header(item.image.source)
         for kind in kinds:
