@@ -493,9 +493,18 @@ def test_validation_changes_no_weights(tmp_path):
     assert without.validation_losses.shape == (0,)
 
 
-def test_tensorboard_has_the_losses_of_all_epochs_once_also_after_a_kill(tmp_path):
-    with pytest.raises(KeyboardInterrupt):
-        fit_of(tmp_path, parts=THREE, tell=killed_at(40))
+def test_tensorboard_has_the_losses_of_each_epoch_once_also_after_a_kill(tmp_path, monkeypatch):
+    """Killed after the second epoch was logged, and before its checkpoint was written."""
+    save, saved = torch.save, []
+
+    def killed(state, file):
+        if saved:
+            raise KeyboardInterrupt
+        saved.append(save(state, file))
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(torch, "save", killed)
+        fit_of(tmp_path, parts=THREE)
     found = fit_of(tmp_path, parts=THREE)
     (folder,) = tmp_path.iterdir()
     log = EventAccumulator(str(folder)).Reload()

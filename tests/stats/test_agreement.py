@@ -54,6 +54,13 @@ def test_regret_is_what_choosing_by_the_curve_or_the_last_layer_costs():
     assert (got.best, got.predicted) == (2, 1)
 
 
+def test_equal_scores_have_no_rank_correlation():
+    predictor, equal = np.arange(4.0), np.ones(4)
+    got = agreement(predictor, equal, predictor[:, None], equal[:, None])
+    assert np.isnan([got.rho, got.low, got.high]).all()
+    assert got.regret == 0
+
+
 def test_three_layers_are_refused():
     three = np.arange(3.0)
     with pytest.raises(DataError) as caught:

@@ -125,7 +125,7 @@ def _marks(names: Mapping[str, str], where: Mapping[str, str]) -> tuple[Mark, ..
 def _agreed(facts: Mapping[str, Any], metric: str) -> str:
     """The rank correlation of the scores with R²; for an error, with its sign changed."""
     for row in facts.get("agreement") or []:
-        if row["metric"] == metric:
+        if row["metric"] == metric and pd.notna(row["rho"]):
             ends = f"{row['rho']:.2f} [{row['low']:.2f}, {row['high']:.2f}]"
             return f"; rank correlation with R² {ends.replace('-', '−')}"
     return ""

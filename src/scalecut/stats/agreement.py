@@ -19,7 +19,7 @@ class Agreement:
     """How far the order of the layers by a predictor is their order by the observed score.
 
     Args:
-        rho: Spearman's rank correlation over the layers.
+        rho: Spearman's rank correlation over the layers; NaN if all scores are equal.
         low, high: its 95 % bootstrap interval: other images and tiles, the same layers.
         rho_depth: rank correlation of the observed score with depth, which needs no measurement.
         regret: how far the score of the layer with the highest predictor is below the best score.
@@ -60,7 +60,9 @@ def agreement(
         )
     n_draws = min(predictor_draws.shape[1], observed_draws.shape[1])
     draws = _rank_correlations(predictor_draws[:, :n_draws], observed_draws[:, :n_draws])
-    low, high = np.nanquantile(draws, [0.025, 0.975]).tolist()
+    low = high = np.nan  # the ranks of constant scores have no correlation
+    if np.isfinite(draws).any():
+        low, high = np.nanquantile(draws, [0.025, 0.975]).tolist()
     order = np.arange(len(observed), dtype=np.float64)
     rho, rho_depth = (
         _rank_correlations(each[:, None], observed[:, None]).item() for each in (predictor, order)
