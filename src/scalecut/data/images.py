@@ -113,7 +113,7 @@ class Mark:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """What a reader is told besides the place of its data.
+    """What a reader needs besides the place of its data.
 
     Args:
         images: the folder of images, if it is given.
