@@ -177,7 +177,9 @@ def probed(images, cluster="", told=None):
 
 
 @pytest.mark.parametrize("is_lost", [False, True], ids=["two nodes", "one of them lost"])
-def test_cluster_gives_the_curve_of_one_process(two_nodes, discs, one_thread, is_lost):
+def test_cluster_gives_the_curve_of_one_process(
+    two_nodes, discs, one_thread, is_lost, tmp_path, monkeypatch
+):
     address, lose = two_nodes
     nodes = []
 
@@ -186,7 +188,10 @@ def test_cluster_gives_the_curve_of_one_process(two_nodes, discs, one_thread, is
             lose()
             nodes.append(done)
 
-    curve, alone = probed(discs, address, told), probed(discs)
+    monkeypatch.setenv("SCALECUT_CACHE", str(tmp_path / "of the cluster"))
+    curve = probed(discs, address, told)
+    monkeypatch.setenv("SCALECUT_CACHE", str(tmp_path / "of one process"))
+    alone = probed(discs)
     assert len(nodes) == is_lost
     pd.testing.assert_frame_equal(curve.table, alone.table, check_exact=True)
     assert curve.provenance["images_left_out"] == alone.provenance["images_left_out"]
