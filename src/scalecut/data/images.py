@@ -119,11 +119,13 @@ class Source:
         images: the folder of images, if it is given.
         group: the column of a table that names groups, if it is given.
         has_groups: whether images of a table may share a group.
+        boxes: the convention of boxes that is asked for.
     """
 
     images: Path | None = None
     group: str = ""
     has_groups: bool = True
+    boxes: tuple[str, ...] = ()
     progress: Progress | None = None
 
 
