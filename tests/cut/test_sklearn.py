@@ -143,8 +143,11 @@ def test_features_of_a_folder_are_those_of_its_network(folder):
 
 def test_grey_and_transparent_images_are_converted_to_rgb():
     grey = arrays(1)[0][..., 0]
-    clear = np.dstack([arrays(1)[0], np.full_like(grey, 128)])
-    on_white = np.uint8(np.round(clear[..., :3] * (128 / 255) + 255 * (127 / 255)))
+    opacity = np.full_like(grey, 255)
+    opacity[:9], opacity[9:10] = 0, 128  # a border that is transparent, and softened
+    clear = np.dstack([arrays(1)[0], opacity])
+    share = opacity[..., None] / 255
+    on_white = np.uint8(np.round(clear[..., :3] * share + 255 * (1 - share)))
     cut = network()
     expected = by_hand(cut, [np.dstack([grey] * 3), on_white])
     images = [PIL.Image.fromarray(grey), PIL.Image.fromarray(clear)]

@@ -421,9 +421,9 @@ CENTRES = [(28, 21, 40, 30), (60, 45, 40, 30)]
          "so they may be shares of width and height or pixels. Choose --boxes normalised, or xyxy "
          "for pixels."),
         ([(x, y, right - x, bottom - y) for x, y, right, bottom in PIXELS], ("xywh",),
-         "1 of 2 boxes of {} (the "
-         "first is of 2.jpg) do not fit their images as corners x1, y1, x2, y2, but all fit as x, "
-         "y, width, height. Choose --boxes xywh, or xyxy to skip those that do not fit."),
+         "1 of 2 boxes of {} (the first is of 2.jpg) do not fit their images as corners "
+         "x1, y1, x2, y2, but all fit as x, y, width, height. Choose --boxes xywh, or xyxy to "
+         "skip those that do not fit."),
         (CENTRES, ("cxcywh",), "1 of 2 boxes of {} (the first is of 2.jpg) do not fit their images "
          "as corners x1, y1, x2, y2, but all fit as centre x, centre y, width, height. Choose "
          "--boxes cxcywh, or xyxy to skip those that do not fit."),

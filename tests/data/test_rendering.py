@@ -8,7 +8,7 @@ import PIL.Image
 import pytest
 import tifffile
 
-from scalecut.data.images import Image
+from scalecut.data.images import Image, make_image_set
 from scalecut.data.rendering import range_in_use
 from tests.data.layouts import exif, read, said, skipped
 
@@ -243,7 +243,7 @@ def hot(number):
          "alpha."),
         ([g.astype(np.uint16) for g in GREY], ".png", {}, {"strict": True}, "Assumed: 16-bit "
          "values are shown from 0 (black) to 255 (white), as --intensity 0,255 would (--strict "
-         "assumes nothing). Give this option."),
+         "assumes nothing)."),
         (GREY, ".png", {}, {"intensity": "wide"}, "--intensity must be one of auto, full, data, "
          "percentiles, or LOW,HIGH such as 0,4095, got 'wide'."),
         (GREY, ".png", {}, {"channels": (1, 2)}, "--channels must be one number, or three for red, "
@@ -255,6 +255,14 @@ def test_what_could_mean_several_things_is_refused(
     tmp_path, values, suffix, options, reading, message
 ):
     assert said(read, table(tmp_path, values, suffix, **options), **reading) == message
+
+
+def test_files_of_a_set_made_in_python_are_shown_alike(tmp_path):
+    table(tmp_path, [each.astype(np.uint16) << 4 for each in GREY])
+    files = [tmp_path / f"{number}.tif" for number in range(N)]
+    images = make_image_set([*files, GREY[0]], np.arange(N + 1.0))
+    np.testing.assert_allclose(shown(images)[:N].astype(int), in_grey(GREY), atol=1)
+    assert images.facts["assumed"][0].startswith("16-bit values are shown from 0 (black) to 4095")
 
 
 def test_single_image_of_unknown_range_is_refused(tmp_path):

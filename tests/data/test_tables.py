@@ -413,7 +413,7 @@ def test_table_may_name_groups_and_subsets(table):
     text = "image,measure,group,subset\na.png,1,007,x\nb.png,2,007,y\nc.png,3,8,x\na.png,4,9,NA\n"
     images = read(table(text))
     assert images.subset == ("NA", "x", "x", "y")
-    assert images.group == ("9", "007", "8", "007")
+    assert images.group == ("007", "007", "8", "007")  # a.png joins 9 and 007
     np.testing.assert_array_equal(read(table(text), subset=("y", "NA")).measure, [4, 2])
 
 

@@ -1,4 +1,4 @@
-"""Two workers of Ray must give what one process gives, to the bit, whatever becomes of them."""
+"""Two workers of Ray give the features of one process to the bit, even if one of them is lost."""
 
 import functools
 import importlib
@@ -17,11 +17,11 @@ from scalecut import make_image_set
 from scalecut.data.images import Image
 from scalecut.errors import ModelError
 from scalecut.features.backends import Backend
-from scalecut.features.extract import Task, computed_here
+from scalecut.features.extract import Computation, Task, computed_here
 from scalecut.networks.load import load_network
 from scalecut.networks.network import Preprocessing
 from scalecut.networks.selection import chosen_points
-from scalecut.probing.probe import probe
+from scalecut.probing.probe import Fitting, probe
 
 ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'scalecut[cluster]'")
 
@@ -32,7 +32,7 @@ SIDE = 16
 
 
 class Net(nn.Module):
-    """Two layers; dies once, where it is told to by a file that is not there yet."""
+    """Two layers; its process dies once, if the file `grave` does not exist yet."""
 
     def __init__(self, grave=""):
         super().__init__()
@@ -99,7 +99,7 @@ def same(one, other):
     )
 
 
-def test_two_workers_give_the_bits_of_one_process_and_tell_what_cannot_be_read(
+def test_two_workers_give_the_bits_of_one_process_and_say_what_cannot_be_read(
     workers, images, tmp_path
 ):
     task, broken = task_of(), tmp_path / "broken.jpg"
@@ -120,15 +120,14 @@ def test_batch_of_a_worker_that_dies_is_computed_again_and_counted_once(workers,
     assert same(found, expected)
 
 
-@pytest.mark.parametrize("address", ["local", "local:", "local:0", "local:two"])
-def test_address_that_is_not_understood_is_refused_in_one_line(address):
-    said = (
-        f"--cluster {address!r} is not understood. Give local:2 for two workers here, or the "
-        "address of a Ray cluster, such as ray://HOST:10001 or auto."
-    )
-    with pytest.raises(ModelError) as raised, joined(address):
-        pass
-    assert str(raised.value) == said
+def test_address_that_is_not_understood_is_refused_in_one_line():
+    for address in ("local", "local:", "local:0", "local:two"):
+        with pytest.raises(ModelError) as error, joined(address):
+            pass
+        assert str(error.value) == (
+            f"--cluster {address!r} is not understood. Give local:2 for two workers here, or the "
+            "address of a Ray cluster, such as ray://HOST:10001 or auto."
+        )
 
 
 def test_without_an_address_this_process_computes():
@@ -154,7 +153,7 @@ def two_nodes():
 
 @pytest.fixture
 def discs(tmp_path):
-    """Images whose measure a network can read, as files; the eleventh is damaged."""
+    """Images whose measure a network encodes, as files; the eleventh is damaged."""
     rng = np.random.default_rng(0)
     measure, files = rng.random(48), []
     for number, share in enumerate(measure):
@@ -171,17 +170,16 @@ def probed(images, cluster="", told=None):
     return probe(
         task_of().network,
         images,
-        precision="float32",
-        batch_size=4,
-        controls=["shuffled"],
-        permutations=0,
-        cluster=cluster,
+        computation=Computation(precision="float32", batch_size=4, cluster=cluster),
+        fitting=Fitting(controls=["shuffled"], permutations=0),
         progress=told,
     )
 
 
 @pytest.mark.parametrize("is_lost", [False, True], ids=["two nodes", "one of them lost"])
-def test_cluster_gives_the_curve_of_one_process(two_nodes, discs, one_thread, is_lost):
+def test_cluster_gives_the_curve_of_one_process(
+    two_nodes, discs, one_thread, is_lost, tmp_path, monkeypatch
+):
     address, lose = two_nodes
     nodes = []
 
@@ -190,7 +188,10 @@ def test_cluster_gives_the_curve_of_one_process(two_nodes, discs, one_thread, is
             lose()
             nodes.append(done)
 
-    curve, alone = probed(discs, address, told), probed(discs)
+    monkeypatch.setenv("SCALECUT_CACHE", str(tmp_path / "of the cluster"))
+    curve = probed(discs, address, told)
+    monkeypatch.setenv("SCALECUT_CACHE", str(tmp_path / "of one process"))
+    alone = probed(discs)
     assert len(nodes) == is_lost
     pd.testing.assert_frame_equal(curve.table, alone.table, check_exact=True)
     assert curve.provenance["images_left_out"] == alone.provenance["images_left_out"]

@@ -111,7 +111,7 @@ def test_predictions_are_lines_over_the_sizes_in_order():
     table = of_invariance()
     figure = invariance_figure(table)
     assert ticks(figure) == ["1/4", "1/2.8", "1", "2", "4"]
-    cropped = "Object enlarged by cropping, or shrunk by padding"
+    cropped = "Object scaled by cropping or padding"
     assert titles(figure) == ["Image resized", cropped]
     for axes, change in zip(panels(figure), CHANGES, strict=True):
         for label, quantity in (

@@ -378,6 +378,9 @@ def test_missing_values_are_gaps(frame):
     ols = frame[frame["regressor"] == "ols"]
     low = panels(curve_figure(ols.assign(r2=-2.0)))[0]
     assert not [text for text in texts(low) if "peak" in text]  # it would be off the page
+    peak = (ols["layer"] == EVIDENCE["peak"]) & (ols["weights"] == "pretrained")
+    low = panels(curve_figure(ols.assign(r2=ols["r2"].mask(peak, -2.0)), evidence=EVIDENCE))[0]
+    assert not [text for text in texts(low) if "peak:" in text]
     many = of_many_layers(DENSENET)
     many.loc[~many["layer"].isin([DENSENET[20]]), "r2"] = math.nan
     line = drawn(panels(curve_figure(many))[0], "pretrained")

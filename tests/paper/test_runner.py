@@ -614,7 +614,7 @@ def test_folder_that_holds_something_else_is_refused(world, file):
     result = asked(world)
     assert result.exit_code == 2
     assert result.stderr == (
-        f"scalecut: '{OUT}' is there and holds no paper of scalecut, so it is not replaced. Give "
+        f"scalecut: '{OUT}' exists and holds no paper of scalecut, so it is not replaced. Give "
         "--out a new folder.\n"
     )
     assert [path.name for path in OUT.iterdir()] == [file]

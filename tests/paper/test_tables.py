@@ -24,7 +24,7 @@ from scalecut.paper.numbers import (
     numbers_of,
 )
 from scalecut.paper.tables import NOTES, finding, markdown
-from scalecut.report.sections import HEADINGS, number, rows_of
+from scalecut.report.paper import HEADINGS, number, rows_of
 from tests.paper.test_numbers import curve
 
 NUMBERS = ["paper", "ours_as_paper", "ours", "ours_low", "ours_high"]

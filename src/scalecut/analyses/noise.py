@@ -227,7 +227,7 @@ def noise_table(
         for kind in kinds:
             images = noise_images(kind, n, sides, seed)
             check_size(images)
-            answers = {}
+            features = {}
             for name in paddings:
                 stage = report(f"{kind} noise, {name}")
                 found = _features(network, points, pooled, images, name, stage)
@@ -236,9 +236,9 @@ def noise_table(
                     Extracted(found, np.ones(n, dtype=bool), (), precision, n, 0.0),
                     " of noise",
                 )
-                answers[name] = Features(tuple(points), (found,))
+                features[name] = Features(tuple(points), (found,))
             parts = draw_parts(images, REPEATS, seed, shuffled=False)
-            scores = score(parts, answers, ("ridge",), report=report(f"regression, {kind}"))
+            scores = score(parts, features, ("ridge",), report=report(f"regression, {kind}"))
             tables.append(scores.table)
     table = pd.concat(tables)
     table = table.loc[table["subset"] != MEAN]
@@ -310,10 +310,10 @@ def _blocks(extent: int, rng: np.random.Generator) -> UInt8[np.ndarray, "side si
         n = -(-extent // block)
         colours = rng.integers(0, 256, size=(n, n, 3), dtype=np.uint8)
         is_new = (rng.random((n, n)) < 0.5) | (block == max(BLOCKS))
-        painted = [
+        drawn = [
             each.repeat(block, 0).repeat(block, 1)[:extent, :extent] for each in (colours, is_new)
         ]
-        canvas = np.where(painted[1][..., None], painted[0], canvas)
+        canvas = np.where(drawn[1][..., None], drawn[0], canvas)
     return canvas
 
 

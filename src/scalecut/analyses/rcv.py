@@ -405,9 +405,9 @@ def correlation_squared(
         y_spread, z_spread = w @ y**2 - (w @ y) ** 2, w @ z**2 - (w @ z) ** 2
         together = np.maximum(w @ (y * z) - (w @ y) * (w @ z), 0.0)
         fine = y_spread > NO_SPREAD * (y @ y)
-        told = fine & (z_spread > NO_SPREAD * (z @ z))
+        varies = fine & (z_spread > NO_SPREAD * (z @ z))
         used += fine
-        total[told] += together[told] ** 2 / (y_spread[told] * z_spread[told])
+        total[varies] += together[varies] ** 2 / (y_spread[varies] * z_spread[varies])
     return np.where(used > 0, total / np.maximum(used, 1), np.nan)
 
 

@@ -191,8 +191,8 @@ def print_json(thing: Mapping[str, object] | Sequence[object]) -> None:
 
 
 def records(table: pd.DataFrame) -> list[dict[str, Any]]:
-    """The rows of a table, for `print_json`."""
-    return json.loads(str(table.to_json(orient="records")))
+    """The rows of a table, for `print_json`; what is missing is null."""
+    return table.astype(object).where(table.notna(), None).to_dict("records")
 
 
 def plain_table(rows: pd.DataFrame, title: str) -> Table:

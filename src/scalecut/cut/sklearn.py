@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -23,6 +23,8 @@ from ..networks.points import ProbePoint
 from .folder import load_cut
 from .network import CutNetwork
 
+Fit: TypeAlias = Literal["squash", "crop", "pad"]
+Precision: TypeAlias = Literal["auto", "float32", "bfloat16"]
 SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 
 
@@ -42,14 +44,14 @@ class CutFeatures(TransformerMixin, BaseEstimator):
     def __init__(
         self,
         network: str | Path | CutNetwork,
-        fit_to: str = "squash",
-        precision: str = "float32",
+        fit_to: Fit = "squash",
+        precision: Precision = "float32",
         device: str = "auto",
         batch_size: int = 32,
     ) -> None:
         self.network = network
-        self.fit_to = fit_to
-        self.precision = precision
+        self.fit_to: Fit = fit_to
+        self.precision: Precision = precision
         self.device = device
         self.batch_size = batch_size
 

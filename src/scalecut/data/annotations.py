@@ -4,7 +4,8 @@ A reader yields `Labelled` images, `LeftOut` for what cannot be used, and senten
 assumed. It opens annotations, but no image; `read.read_images` makes rows of what it yields. Two
 labels for one image, or two images for one label, are refused.
 
-Layouts: PASCAL VOC and the boxes of ImageNet (the same XML), COCO instances, folders of masks.
+Layouts: PASCAL VOC and the boxes of ImageNet (the same XML), COCO instances (LVIS too), YOLO,
+labelme, CVAT for images, folders of masks. An outline counts by the box around it.
 """
 
 import json
@@ -22,7 +23,7 @@ from defusedxml import DefusedXmlException
 
 from ..errors import DataError
 from .decoding import JPEG, LOSSLESS, SUFFIXES
-from .images import Image, Labelled, LeftOut, Mark, Progress
+from .images import Image, Labelled, LeftOut, Mark, Source
 
 Items: TypeAlias = Iterator[Labelled | LeftOut | str]
 TRUE = {"1", "true", "yes", "y", "t"}
@@ -90,14 +91,14 @@ def base_name(stated: str) -> str:
     return PureWindowsPath(unquote(text) if "://" in stated else text).name
 
 
-def voc(folder: Path, images_folder: Path | None, progress: Progress | None = None) -> Items:
+def voc(folder: Path, source: Source) -> Items:
     """A folder with one XML file per image, in Annotations or next to the images."""
     notes = folder / "Annotations" if (folder / "Annotations").is_dir() else folder
     files = sorted(notes.rglob("*.xml"))
     if not files:
         raise DataError(f"There is no XML file in {notes}. Give a folder with one per image.")
     places = (folder / name for name in ("JPEGImages", "images"))
-    images = Files(images_folder or next((place for place in places if place.is_dir()), folder))
+    images = Files(source.images or next((place for place in places if place.is_dir()), folder))
     used: dict[Path, Path] = {}
     renamed: list[str] = []
     unknown: Counter[str] = Counter()
@@ -113,10 +114,7 @@ def voc(folder: Path, images_folder: Path | None, progress: Progress | None = No
             yield LeftOut(note, str(images.missing(base_name(stated) or file.stem)))
             continue
         if path in used:
-            raise DataError(
-                f"{images.relative(path)} is annotated twice, in {used[path].name} and {file.name}."
-                " Keep one annotation per image."
-            )
+            raise _twice(images.relative(path), used[path], file)
         used[path] = file
         name = _composed(base_name(stated))
         own = {_composed(path.stem), _composed(path.name), "", "%s"}
@@ -211,7 +209,7 @@ def _voc_mark(number: int, node: Element, unknown: Counter[str]) -> Mark:
     return Mark(kind, (left, top, right, bottom), frozenset(flags))
 
 
-def coco(file: Path, images_folder: Path | None, progress: Progress | None = None) -> Items:
+def coco(file: Path, source: Source) -> Items:
     """An instances file of COCO, JSON."""
     parts = _coco_parts(file)
     kinds: dict[str, str] = {}
@@ -236,7 +234,7 @@ def coco(file: Path, images_folder: Path | None, progress: Progress | None = Non
             seen.add(mark)
             notes[number].append(note)
     names = [str(entry["file_name"]) for entry in entries.values()]
-    images = Files(_coco_folder(file, names, images_folder))
+    images = Files(_coco_folder(file, names, source.images))
     from_outlines: list[str] = []
     for number, entry in entries.items():
         stated = str(entry["file_name"])
@@ -319,6 +317,8 @@ def _coco_parts(file: Path) -> dict[str, list[dict[str, Any]]]:
         parts = json.loads(file.read_bytes())  # of any Unicode encoding, with or without mark
     except (ValueError, OSError, RecursionError) as error:
         raise DataError(f"{file} is not JSON ({error}). Give an instances file of COCO.") from error
+    if (way := _converter(parts)) is not None:
+        raise DataError(f"{file} is {way}.")
     fields = {
         "images": {"id", "file_name"},
         "annotations": {"image_id", "category_id"},
@@ -327,6 +327,8 @@ def _coco_parts(file: Path) -> dict[str, list[dict[str, Any]]]:
     found = sorted(parts) if isinstance(parts, dict) else [type(parts).__name__]
     for part, needed in fields.items():
         entries = parts.get(part) if isinstance(parts, dict) else None
+        if part == "images":
+            _name_of_urls(entries)
         if not isinstance(entries, list) or not entries:
             raise DataError(
                 f"{file} has no list of {part}, only {', '.join(found[:5]) or 'nothing'}. "
@@ -347,6 +349,37 @@ def _coco_parts(file: Path) -> dict[str, list[dict[str, Any]]]:
     return parts
 
 
+def _name_of_urls(entries: object) -> None:
+    """Give images of LVIS, which have an address only, its base name."""
+    for entry in entries if isinstance(entries, list) else []:
+        if isinstance(entry, dict) and "coco_url" in entry:
+            entry.setdefault("file_name", base_name(str(entry["coco_url"])))
+
+
+def _converter(parts: object) -> str | None:
+    """What a JSON file of another tool is, and how to convert it; None for what is not known."""
+    first = parts[0] if isinstance(parts, list) and parts else None
+    if isinstance(first, dict) and "data" in first:
+        return "an export of Label Studio; export it as COCO or Pascal VOC instead"
+    if isinstance(first, dict) and {"image_id", "score"} <= first.keys():
+        return "a list of COCO results; give the instances file that holds images and categories"
+    if not isinstance(parts, dict):
+        return None
+    if parts.get("type") == "FeatureCollection":
+        return "GeoJSON; export the objects of QuPath as masks, and give masks:DIR"
+    if "_via_img_metadata" in parts or any(
+        isinstance(each, dict) and "regions" in each for each in parts.values()
+    ):
+        return "a project of VIA; export it in VIA as COCO (Annotation, Export Annotations)"
+    notes = parts.get("annotations")
+    first = notes[0] if isinstance(notes, list) and notes else None
+    if isinstance(first, dict) and "segments_info" in first:
+        return "COCO panoptic; convert it with panoptic2detection_coco_format of panopticapi"
+    if "shapes" in parts:
+        return "one annotation of labelme; give labelme:DIR, its folder"
+    return None
+
+
 def _coco_mark(
     note: dict[str, Any], kinds: dict[str, str], name: str, from_outlines: list[str]
 ) -> Mark:
@@ -361,8 +394,8 @@ def _coco_mark(
     is_empty = not given or (isinstance(given, list) and not any(map(_number, given)))
     if is_empty and outline:
         from_outlines.append(name)
-        xs, ys = outline[::2], outline[1::2]
-        return Mark(kind, (min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys)), flags)
+        left, top, right, bottom = around(outline)
+        return Mark(kind, (left, top, right - left, bottom - top), flags)
     if not isinstance(given, list) or len(given) != 4:
         raise DataError(f"its box {given!r} is not four numbers; fix it")
     try:
@@ -411,12 +444,302 @@ def _coco_folder(file: Path, names: list[str], images_folder: Path | None) -> Pa
     )
 
 
-def masks(folder: Path, images_folder: Path | None, progress: Progress | None = None) -> Items:
+# --- YOLO ----------------------------------------------------------------------------------------
+
+
+def yolo(folder: Path, source: Source) -> Items:
+    """A folder with images and labels, one text file per image, and data.yaml if there is one."""
+    about = _yolo_facts(folder)
+    kinds = _yolo_kinds(about.get("names"), folder)
+    has_points = "kpt_shape" in about
+    places = [source.images] if source.images else _yolo_folders(folder, about)
+    paths = sorted({path for place in places for path in Files(place).paths})
+    if not paths:
+        raise DataError(
+            f"There is no image in {', '.join(map(str, places))}. Give a folder with images and "
+            "labels, or with data.yaml."
+        )
+    top = source.images or folder
+    n_outlines = 0
+    for path in paths:
+        name = path.relative_to(top).as_posix() if path.is_relative_to(top) else path.name
+        try:
+            marks, outlined = _yolo_marks(_yolo_label(path, folder), kinds, has_points)
+        except DataError as error:
+            yield LeftOut(name, str(error))
+            continue
+        n_outlines += outlined
+        of_kinds = frozenset(mark.kind for mark in marks)
+        yield Labelled(Image(name, path), of_kinds, marks, form="normalised cxcywh")
+    if n_outlines:
+        yield f"{n_outlines} outlines count by the boxes around them"
+
+
+def _yolo_facts(folder: Path) -> dict[str, Any]:
+    """What data.yaml says."""
+    import yaml  # here, since few data sets are YOLO's
+
+    file = next((folder / n for n in ("data.yaml", "data.yml") if (folder / n).is_file()), None)
+    others = sorted(folder.glob("*.y*ml"))
+    if file is None and len(others) == 1:
+        file = others[0]
+    if file is None:
+        return {}
+    try:
+        about = yaml.safe_load(file.read_text(encoding="utf-8-sig"))
+    except (yaml.YAMLError, OSError, UnicodeError) as error:
+        reason = " ".join(str(error).split())
+        raise DataError(f"{file} is not YAML ({reason}). Fix or remove it.") from error
+    return about if isinstance(about, dict) else {}
+
+
+def _yolo_kinds(names: object, folder: Path) -> dict[str, str]:
+    """The classes by number: of data.yaml, else of classes.txt."""
+    if isinstance(names, dict):
+        return {identity(number): str(name) for number, name in names.items()}
+    file = folder / "classes.txt"
+    if names is None and file.is_file():
+        names = file.read_text(encoding="utf-8-sig").split("\n")
+    return {str(n): str(name).strip() for n, name in enumerate(names or ()) if str(name).strip()}  # pyright: ignore[reportArgumentType]
+
+
+def _yolo_folders(folder: Path, about: dict[str, Any]) -> list[Path]:
+    """The folders of images: those of data.yaml that are there, else images, else the folder."""
+    start = folder / str(about.get("path") or "")
+    stated: list[str] = []
+    for part in ("train", "val", "test"):
+        given = about.get(part) or []
+        stated += [given] if isinstance(given, str) else map(str, given)
+    found = [
+        place
+        for text in stated
+        for place in (start / text, folder / text, folder / text.removeprefix("../"))
+        if place.is_dir()
+    ]
+    if found:
+        return found
+    return [folder / "images"] if (folder / "images").is_dir() else [folder]
+
+
+def _yolo_label(image: Path, folder: Path) -> Path:
+    """The text file of an image: in labels instead of images, else next to it."""
+    parts = list(image.relative_to(folder).parts) if image.is_relative_to(folder) else []
+    if "images" in parts:
+        place = len(parts) - 1 - parts[::-1].index("images")
+        parts[place] = "labels"
+        file = folder.joinpath(*parts).with_suffix(".txt")
+        if file.is_file():
+            return file
+    for file in (image.with_suffix(".txt"), folder / "labels" / f"{image.stem}.txt"):
+        if file.is_file():
+            return file
+    raise DataError("it has no annotation")
+
+
+def _yolo_marks(
+    file: Path, kinds: dict[str, str], has_points: bool
+) -> tuple[tuple[Mark, ...], int]:
+    """The objects of a text file, and how many are outlines."""
+    marks, n_outlines = [], 0
+    for number, line in enumerate(file.read_text(encoding="utf-8-sig").splitlines(), start=1):
+        words = line.split()
+        if not words:
+            continue
+        try:
+            values = [float(word) for word in words[1:]]
+        except ValueError:
+            values = []
+        kind = kinds.get(identity(words[0]), identity(words[0]))
+        if len(values) == 4 or (has_points and len(values) > 4):
+            left, top, right, bottom = values[:4]
+            marks.append(Mark(kind, (left, top, right, bottom)))
+        elif len(values) >= 6 and len(values) % 2 == 0:
+            n_outlines += 1
+            left, top, right, bottom = around(values)
+            centre = (left + right) / 2, (top + bottom) / 2
+            marks.append(Mark(kind, (*centre, right - left, bottom - top)))
+        else:
+            raise DataError(
+                f"line {number} of {file.name} is no class with a box or an outline "
+                f"({line.strip()[:40]!r}); fix it"
+            )
+    if not marks:
+        raise DataError("it has no annotation")
+    return tuple(marks), n_outlines
+
+
+def around(corners: list[float]) -> tuple[float, float, float, float]:
+    """The box around corners given as x, y, x, y, ..."""
+    xs, ys = corners[::2], corners[1::2]
+    return min(xs), min(ys), max(xs), max(ys)
+
+
+# --- labelme -------------------------------------------------------------------------------------
+
+
+def labelme(folder: Path, source: Source) -> Items:
+    """A folder with one JSON file of labelme per image, next to it or elsewhere."""
+    files = sorted(folder.rglob("*.json"))
+    if not files:
+        raise DataError(f"There is no JSON file in {folder}. Give a folder with one per image.")
+    images = Files(source.images or folder)
+    used: dict[Path, Path] = {}
+    n_outlines, without_area = 0, Counter[str]()
+    for file in files:
+        note = file.relative_to(folder).as_posix()
+        try:
+            about = json.loads(file.read_bytes())
+            shapes = about["shapes"]
+            marks, outlined = _labelme_marks(shapes, without_area)
+        except DataError as error:
+            yield LeftOut(note, str(error))
+            continue
+        except (ValueError, LookupError, TypeError, AttributeError, OSError):
+            yield LeftOut(note, "it is no annotation of labelme; remove it")
+            continue
+        n_outlines += outlined
+        stated = str(about.get("imagePath") or "")
+        path = _image_of(file, stated, images)
+        if path is None:
+            yield LeftOut(note, str(images.missing(base_name(stated) or file.stem)))
+            continue
+        if path in used:
+            raise _twice(images.relative(path), used[path], file)
+        used[path] = file
+        size = _size(about.get("imageWidth"), about.get("imageHeight"))
+        of_kinds = frozenset(mark.kind for mark in marks)
+        yield Labelled(Image(images.relative(path), path), of_kinds, marks, size)
+    if n_outlines:
+        yield f"{n_outlines} outlines count by the boxes around them"
+    for shape, n in without_area.items():
+        yield f"{n} shapes of the type {shape} have no area, and do not count"
+
+
+def _twice(image: str, one: Path, other: Path) -> DataError:
+    return DataError(
+        f"{image} is annotated twice, in {one.name} and {other.name}. "
+        "Keep one annotation per image."
+    )
+
+
+def _labelme_marks(
+    shapes: list[dict[str, Any]], without_area: Counter[str]
+) -> tuple[tuple[Mark, ...], int]:
+    """The objects of an annotation; shapes of one label and group are one object."""
+    corners: defaultdict[tuple[str, object], list[float]] = defaultdict(list)
+    n_outlines = 0
+    for number, shape in enumerate(shapes):
+        kind, form = str(shape["label"]).strip(), shape.get("shape_type") or "polygon"
+        points = [(float(x), float(y)) for x, y in shape["points"]]
+        if form == "circle":
+            (x, y), (other_x, other_y) = points
+            radius = math.hypot(other_x - x, other_y - y)
+            points = [(x - radius, y - radius), (x + radius, y + radius)]
+        elif form not in ("rectangle", "polygon", "mask"):
+            without_area[form] += 1
+            continue
+        n_outlines += form == "polygon"
+        group = shape.get("group_id")
+        key = kind, ("alone", number) if group is None else group
+        corners[key] += [value for point in points for value in point]
+    marks = tuple(Mark(kind, around(flat)) for (kind, _), flat in corners.items())
+    if not marks:
+        raise DataError("it has no object with an area; draw one, or remove the file")
+    return marks, n_outlines
+
+
+# --- CVAT ----------------------------------------------------------------------------------------
+
+
+def cvat(file: Path, source: Source) -> Items:
+    """An XML file of CVAT for images 1.1; images are in a folder next to it."""
+    try:
+        root = defusedxml.ElementTree.fromstring(file.read_bytes(), forbid_dtd=True)
+    except (DefusedXmlException, ParseError, OSError, LookupError, ValueError) as error:
+        raise DataError(f"{file} is not XML of CVAT ({error}). Export it again.") from error
+    if root.find("track") is not None:
+        raise DataError(
+            f"{file} holds tracks of a video. Export the task of CVAT as 'CVAT for images 1.1'."
+        )
+    entries = root.findall("image")
+    if not entries:
+        raise DataError(f"{file} lists no image. Export it as 'CVAT for images 1.1'.")
+    place = source.images or next(
+        (each for each in (file.parent / "images", file.parent) if each.is_dir()), file.parent
+    )
+    images = Files(place)
+    used: set[Path] = set()
+    n_outlines, without_area = 0, Counter[str]()
+    for entry in entries:
+        stated = entry.get("name", "")
+        path = images.named(PureWindowsPath(stated).as_posix()) or images.named(base_name(stated))
+        if path is None:
+            yield LeftOut(stated, str(images.missing(base_name(stated))))
+            continue
+        if path in used:
+            raise DataError(f"{file}: {stated} is listed twice. Keep one annotation per image.")
+        used.add(path)
+        name = images.relative(path)
+        try:
+            marks, outlined = _cvat_marks(entry, without_area)
+        except DataError as error:
+            yield LeftOut(name, str(error))
+            continue
+        n_outlines += outlined
+        size = _size(entry.get("width"), entry.get("height"))
+        yield Labelled(Image(name, path), frozenset(mark.kind for mark in marks), marks, size)
+    if n_outlines:
+        yield f"{n_outlines} outlines count by the boxes around them"
+    for shape, n in without_area.items():
+        yield f"{n} shapes of the type {shape} have no area, and do not count"
+
+
+def _cvat_marks(entry: Element, without_area: Counter[str]) -> tuple[tuple[Mark, ...], int]:
+    marks, n_outlines = [], 0
+    for node in entry:
+        kind = node.get("label", "").strip()
+        try:
+            if node.tag == "box":
+                values = [float(node.get(name, "")) for name in ("xtl", "ytl", "xbr", "ybr")]
+            elif node.tag == "ellipse":
+                x, y, across, down = (
+                    float(node.get(name, "")) for name in ("cx", "cy", "rx", "ry")
+                )
+                values = [x - across, y - down, x + across, y + down]
+            elif node.tag == "mask":
+                left, top = float(node.get("left", "")), float(node.get("top", ""))
+                size = float(node.get("width", "")), float(node.get("height", ""))
+                values = [left, top, left + size[0], top + size[1]]
+            elif node.tag == "polygon":
+                values = [
+                    float(x) for pair in node.get("points", "").split(";") for x in pair.split(",")
+                ]
+                n_outlines += 1
+            elif node.tag in ("polyline", "points", "cuboid", "skeleton"):
+                without_area[node.tag] += 1
+                continue
+            else:
+                continue
+            is_rotated = float(node.get("rotation", "0")) != 0
+        except ValueError as error:
+            raise DataError(f"its {node.tag} of {kind} has no usable numbers; fix it") from error
+        if is_rotated:
+            raise DataError(f"its {node.tag} of {kind} is rotated; draw an upright one")
+        marks.append(Mark(kind, around(values)))
+    if not marks:
+        raise DataError("it has no annotation")
+    return tuple(marks), n_outlines
+
+
+# --- masks ---------------------------------------------------------------------------------------
+
+
+def masks(folder: Path, source: Source) -> Items:
     """A folder with images and masks of the same names; folders under images are subsets.
 
     The name of a mask may end in `_mask` or the like.
     """
-    images = images_folder or folder / "images"
+    images = source.images or folder / "images"
     places = [folder / name for name in ("masks", "labels") if (folder / name).is_dir()]
     if not places or not images.is_dir():
         lack = "images" if places else "masks (or labels)"

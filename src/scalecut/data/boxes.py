@@ -20,6 +20,7 @@ IN_WORDS = {
     "cxcywh": "centre x, centre y, width, height",
 }
 NORMALISED = "normalised"
+LARGEST_SHARE = 1.01  # of width or height; rounding explains so much
 SLACK = 1.0  # pixels outside the image that rounding explains
 
 
@@ -81,7 +82,7 @@ def _scaled(box: Box, width: int, height: int) -> Box:
 
 def _boxes(labelled: Sequence[Labelled]) -> Iterator[tuple[Labelled, Box]]:
     for item in labelled:
-        if isinstance(item.label, tuple) and NORMALISED not in item.form:
+        if isinstance(item.label, tuple):
             for mark in item.label:
                 if all(map(math.isfinite, mark.box)):
                     yield item, mark.box
@@ -91,6 +92,17 @@ def _check(labelled: Sequence[Labelled], place: str) -> None:
     """Refuse boxes that fit another convention than the declared one, but not that."""
     every = list(_boxes(labelled))
     if not every:
+        return
+    if NORMALISED in every[0][0].form:
+        large = [item for item, box in every if max(box) > LARGEST_SHARE]
+        if large:
+            form = every[0][0].form.removeprefix(NORMALISED + " ")
+            raise DataError(
+                f"{len(large)} of {len(every)} boxes of {place} (the first is of "
+                f"{large[0].image.name}) are larger than the image if they are shares of width and "
+                f"height, as its format declares. Choose --boxes {form} for pixels, or "
+                f"{form},{NORMALISED} to skip those that do not fit."
+            )
         return
     form = every[0][0].form
     numbers = [number for _, box in every for number in box]

@@ -471,6 +471,8 @@ def all_values(
             wanted = planes if not asked.page else planes[asked.page - 1 : asked.page]
             try:
                 return _joined([_plane(series, number) for series, number in wanted]), False
+            except DataError:
+                raise
             except ValueError as error:
                 if "imagecodecs" not in str(error) or found.pages > 1:
                     reason = str(error).strip("<> ")
@@ -517,7 +519,8 @@ def _pillow_values(file: Path | io.BytesIO, page: int) -> np.ndarray:
                 raise DataError("it is 16-bit grey with alpha; save it without alpha")
             upper = np.asarray(decoded(stored)).astype(np.uint16)
             with opened(file) as again:
-                again.tile = [_swapped(tile) for tile in again.tile]  # pyright: ignore[reportAttributeAccessIssue]
+                parts = [_swapped(tile) for tile in getattr(again, "tile", [])]
+                setattr(again, "tile", parts)  # noqa: B010 - of files only
                 return upper << 8 | np.asarray(decoded(again))
         values = _values_of(stored)
     if stored.mode == "I" and stored.format in ("PNG", "PPM", "JPEG2000"):

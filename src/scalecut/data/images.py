@@ -21,6 +21,7 @@ from jaxtyping import Bool, Float64, Integer, UInt8
 from ..errors import DataError
 from .decoding import Rendering, header, rendered, rgb_of, unreadable
 from .measures import Box, Frame
+from .rendering import settled
 from .storage import Stored
 
 MEAN = "mean"  # reserved name: the mean over all subsets
@@ -108,6 +109,22 @@ class Mark:
     kind: str
     box: Box
     flags: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """What a reader is told besides the place of its data.
+
+    Args:
+        images: the folder of images, if it is given.
+        group: the column of a table that names groups, if it is given.
+        has_groups: whether images of a table may share a group.
+    """
+
+    images: Path | None = None
+    group: str = ""
+    has_groups: bool = True
+    progress: Progress | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,7 +219,18 @@ def make_image_set(
         )
     entries = tuple(image_of(place, given) for place, given in enumerate(images))
     groups = [image.name for image in entries] if group is None else group
-    return ImageSet(entries, numbers, measure_name, tuple(subset), tuple(map(str, groups)))
+    shown = settled(entries, Rendering(), "auto")
+    if shown.renderings:
+        files = (Path, Stored)
+        entries = tuple(
+            replace(image, rendering=shown.renderings.get(image))
+            if isinstance(image.source, files)
+            else image
+            for image in entries
+        )
+    facts = {"assumed": list(shown.assumed)} if shown.assumed else {}
+    names = tuple(subset), tuple(map(str, groups))
+    return ImageSet(entries, numbers, measure_name, *names, facts=facts)
 
 
 def image_of(place: int, given: Any) -> Image:

@@ -22,6 +22,7 @@ from ..errors import DataError
 from .decoding import Rendering, all_values, decoded, opened, tiff_contents
 
 KINDS = ("binary", "instances", "classes")
+ENOUGH = 2000  # values whose regions are counted
 SURVEYED = 64  # masks, evenly chosen, that say what a set means
 MOST_COLOURS = 4096  # a coloured mask has fewer, a photograph more
 COLOUR = 2**24  # added to the number of a colour, so that grey values stand for themselves
@@ -29,6 +30,7 @@ MOST_EDGES = 6  # pixels between two values, of small objects, over those of the
 LEAST_GREYS, LEAST_RANGE = 6, 100  # values, and their range, of what should be two
 ENDS = 1 / 8  # of the range of grey values, at either end: marked, or not
 VOID, MOST_CLASSES = 255, 50  # values of PASCAL VOC and the like
+WHOLE = 1.05  # regions per value, at most, where pieces are not worth a line
 REPEATED, IN_PIECES = 3.0, 2.0  # regions per value: of classes, at least; of instances, at most
 TOUCHING = 1.5  # regions of classes over those of any value, at most
 INVERTED = 0.8  # of masks whose border is marked all around, at least
@@ -78,18 +80,19 @@ class _Survey:
 
 
 def understood(
-    files: Sequence[Path], kind: str = "", background: str = "", page: int = 0
+    files: Sequence[Path], kind: str = "auto", background: str = "", page: int = 0
 ) -> MaskRule:
     """What a set of masks means.
 
     Args:
-        kind: binary, instances or classes, instead of what the values suggest.
+        kind: binary, instances or classes; auto for what the values suggest.
         background: the value or colour (R,G,B) that marks nothing, instead of 0.
         page: of files with several.
 
     Raises:
         DataError: if the masks could mean several things.
     """
+    kind = "" if kind == "auto" else kind
     given = background_code(background)
     survey = _surveyed(files, 0 if given is None else given, page)
     if not survey.n:
@@ -121,7 +124,7 @@ def understood(
         kind = _kind(survey, void)
         if kind == "classes":
             assumed.append("values of masks are classes, so each connected region is an object")
-        if kind == "instances" and survey.n_regions > survey.n_values:
+        if kind == "instances" and survey.n_regions > WHOLE * survey.n_values:
             assumed.append(
                 f"values of masks are numbers of objects, though {survey.n_values} values are in "
                 f"{survey.n_regions} regions"
@@ -178,7 +181,8 @@ def marks_of(file: Path, rule: MaskRule) -> Bool[np.ndarray, "h w"] | Integer[np
     codes, _ = _codes(*_stored(file, rule.page), by_alpha=rule.by_alpha)
     if rule.threshold is not None:
         return codes > rule.threshold
-    codes = np.where(codes == rule.void, rule.background, codes)
+    if rule.void is not None:
+        codes = np.where(codes == rule.void, rule.background, codes)
     found, _ = _counted(codes)
     if len(found) > MOST_COLOURS and found.max() >= COLOUR:
         raise DataError(
@@ -282,7 +286,7 @@ def _surveyed(files: Sequence[Path], background: int, page: int) -> _Survey:
             survey.n_with_void += 1
             marked = known
         survey.most_values = max(survey.most_values, len(marked))
-        if 1 < len(marked) <= MOST_COLOURS:
+        if 1 < len(marked) <= MOST_COLOURS and survey.n_values < ENOUGH:
             labels = _ranked(codes, marked)
             survey.n_values += len(marked)
             survey.n_regions += int(_regions_of_values(labels).max())
@@ -382,8 +386,7 @@ def _kind(survey: _Survey, void: int | None) -> str:
 
 
 def _regions(marked: Bool[np.ndarray, "h w"]) -> Integer[np.ndarray, "h w"]:
-    regions, _ = cast(tuple[np.ndarray, int], ndimage.label(marked, _AROUND))
-    return regions
+    return cast(tuple[np.ndarray, int], ndimage.label(marked, _AROUND))[0]
 
 
 def _regions_of_values(labels: Integer[np.ndarray, "h w"]) -> Integer[np.ndarray, "h w"]:
@@ -391,8 +394,7 @@ def _regions_of_values(labels: Integer[np.ndarray, "h w"]) -> Integer[np.ndarray
     regions = np.zeros(labels.shape, dtype=np.int64)
     n = 0
     for label, place in _places(labels):
-        found_there = ndimage.label(labels[place] == label, _AROUND)
-        own, found = cast(tuple[np.ndarray, int], found_there)
+        own, found = cast(tuple[np.ndarray, int], ndimage.label(labels[place] == label, _AROUND))
         regions[place] += np.where(own > 0, own + n, 0)
         n += found
     return regions

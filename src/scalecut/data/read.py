@@ -6,7 +6,7 @@ skipped and listed with its reason.
 """
 
 from collections.abc import Callable, Iterator, Sequence, Set
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
@@ -15,7 +15,8 @@ import numpy as np
 from ..errors import DataError, check_names, nearest
 from . import annotations, boxes, tables
 from .decoding import Rendering, header
-from .images import MEAN, Image, ImageSet, Labelled, LeftOut, Mark, Progress, leave, told
+from .groups import check_grouping, grouped, joined
+from .images import MEAN, Image, ImageSet, Labelled, LeftOut, Mark, Progress, Source, leave, told
 from .masks import KINDS, MaskRule, background_code, labels_of, understood
 from .measures import (
     MEASURES,
@@ -44,15 +45,15 @@ class Reader:
 
     Args:
         what: what the path names, as the command line explains it.
-        read: called with the place, the folder of images if given, and a progress; yields the
-            labelled images, what it skipped, and sentences about what it assumed.
+        read: called with the place and more about it; yields the labelled images, what it
+            skipped, and sentences about what it assumed.
         place: what the path must be: an existing folder or file, a file that may also be at an
             address, or a pattern.
         measure_in: where the data brings its own measure; empty if it is measured.
     """
 
     what: str
-    read: Callable[[Any, Path | None, Progress | None], Iterator[Labelled | LeftOut | str]]
+    read: Callable[[Any, Source], Iterator[Labelled | LeftOut | str]]
     place: Literal["folder", "file", "remote file", "pattern"]
     measure_in: str = ""
 
@@ -65,6 +66,9 @@ READERS: dict[str, Reader] = {
     "parquet": Reader("such a table as Parquet", tables.parquet, "remote file", "its table"),
     "tar": Reader("shards of images, each with a .json", tables.shards, "pattern", "its .json"),
     "masks": Reader("a folder with images and masks", annotations.masks, "folder"),
+    "yolo": Reader("a folder with images and labels, or data.yaml", annotations.yolo, "folder"),
+    "labelme": Reader("a folder with a JSON file per image", annotations.labelme, "folder"),
+    "cvat": Reader("an XML file of CVAT for images", annotations.cvat, "file"),
 }
 # fmt: on
 
@@ -85,8 +89,12 @@ class Reading:
         boxes: What the numbers of a box mean, where the file does not follow its format: xyxy,
             xywh or cxcywh, and normalised for shares of width and height.
         mask_kind: What masks mean: binary (each connected region is an object), instances (each
-            value is one), or classes (each connected region of a value); detected by default.
+            value is one), or classes (each connected region of a value); auto detects it.
         background: The value or colour (R,G,B) of masks that marks nothing, instead of 0.
+        group: Column of a table that names groups (patients, slides), instead of group.
+        no_groups: Do not group images by a column or their names.
+        group_from_name: A regular expression whose first parenthesis, in the names of images, is
+            the group.
         intensity: Values shown as black and white, of images deeper than 8 bits: auto detects the
             range in use over all images; full, data, percentiles, or two numbers, LOW,HIGH.
         channels: Channels to show, counted from 1: one as grey, or three as red, green and blue.
@@ -102,8 +110,11 @@ class Reading:
     skip_difficult: bool = False
     strict: bool = False
     boxes: Sequence[Literal["xyxy", "xywh", "cxcywh", "normalised"]] = ()
-    mask_kind: Literal["", "binary", "instances", "classes"] = ""
+    mask_kind: Literal["auto", "binary", "instances", "classes"] = "auto"
     background: str = ""
+    group: str = ""
+    no_groups: bool = False
+    group_from_name: str = ""
     intensity: str = "auto"
     channels: Sequence[int] = ()
     page: int = 0
@@ -111,8 +122,9 @@ class Reading:
 
     def __post_init__(self) -> None:
         check_names(self.boxes, (*boxes.IN_WORDS, boxes.NORMALISED), "convention of boxes")
-        check_names(self.mask_kind, ("", *KINDS), "kind of mask")
+        check_names(self.mask_kind, ("auto", *KINDS), "kind of mask")
         background_code(self.background)
+        check_grouping(self.group, self.no_groups, self.group_from_name)
         check_intensity(self.intensity)
         object.__setattr__(self, "channels", _channels(self.channels))
         if self.page < 0:
@@ -188,8 +200,8 @@ def read_images(
     """The images that `spec` names, one row for each subset that they belong to.
 
     Args:
-        spec: `KIND:PATH`, such as `voc:DIR`, `coco:FILE`, `csv:FILE`, `parquet:FILE`, `masks:DIR`
-            or `tar:PATTERN`; tables and shards also at an address, `s3://...`.
+        spec: `KIND:PATH`, such as `voc:DIR` or `csv:FILE`; see `READERS`. Tables and shards may
+            also be at an address, `s3://...`.
         frame: how the network is shown the images; by default the whole image is shown.
         reading: which images, and how their objects are measured.
         progress: called with (stage, done, total).
@@ -200,7 +212,7 @@ def read_images(
     asked = reading or Reading()
     images_folder = None if asked.images is None else Path(asked.images)
     scheme, place = _place_of(spec, images_folder)
-    reader = READERS[scheme]
+    reader, log = READERS[scheme], _Log(asked.strict)
     if reader.measure_in and asked.measure != "area":
         raise DataError(
             f"{scheme}: data brings its own measure, so {asked.measure!r} cannot be computed. "
@@ -208,65 +220,119 @@ def read_images(
         )
     if frame is None and asked.measure == "pixels":
         raise DataError("Measure 'pixels' counts pixels of the network's input. Give a frame.")
-    labelled: list[Labelled] = []
-    skipped: list[LeftOut] = []
-    assumed: list[str] = []
-    for item in reader.read(place, images_folder, progress):
-        if isinstance(item, LeftOut):
-            leave(item, skipped, asked.strict)
-        elif isinstance(item, str):
-            assumed.append(item)
-        else:
-            labelled.append(item)
+    by_column = not (asked.no_groups or asked.group_from_name)
+    source = Source(images_folder, asked.group, by_column, progress)
+    labelled = _labelled(reader.read(place, source), asked, _text(place), log)
     if not labelled:
-        found = told(skipped) or f"Give {scheme}: {reader.what}."
+        found = told(log.skipped) or f"Give {scheme}: {reader.what}."
         raise DataError(f"Nothing in {_text(place)} can be used. {found}")
-    unsized = [i for i in labelled if isinstance(i.label, tuple) and i.size is None]
-    if unsized:
-        assumed.append(
-            f"{len(unsized)} annotations do not state the size of their image (the first is that "
-            f"of {unsized[0].image.name}); their boxes are taken to be drawn on it as it is"
-        )
-    labelled = boxes.in_pixels(labelled, asked.boxes, _text(place))
     wanted = _wanted(place, asked.subset, {kind for item in labelled for kind in item.kinds})
     files = [item.label for item in labelled if isinstance(item.label, Path)]
     rule = understood(files, asked.mask_kind, asked.background, asked.page) if files else None
-    if rule is not None:
-        assumed += rule.assumed
+    for statement in rule.assumed if rule is not None else ():
+        log.assume(statement)
+    measured = _measured(labelled, wanted, frame or WHOLE, asked, rule, log, progress)
+    rows = _shown(measured, asked, log)
+    _check_found(place, rows, wanted if asked.subset else frozenset(), log.skipped, rule)
+    groups, n_identical = joined([row.image for row in rows], [row.group for row in rows])
+    rows = [replace(row, group=group) for row, group in zip(rows, groups, strict=True)]
+    facts: dict[str, object] = {
+        "assumed": log.assumed,
+        "identical_images": n_identical,
+        "mask_kind": rule.kind if rule is not None else "",
+    }
+    name = "measure" if reader.measure_in else asked.measure
+    facts = {key: value for key, value in facts.items() if value}
+    return _assembled(rows, name, tuple(log.skipped), facts)
+
+
+@dataclass(slots=True)
+class _Log:
+    """What reading skipped and assumed; nothing may be if `strict`."""
+
+    strict: bool
+    skipped: list[LeftOut] = field(default_factory=list)
+    assumed: list[str] = field(default_factory=list)
+
+    def leave(self, item: LeftOut) -> None:
+        leave(item, self.skipped, self.strict)
+
+    def assume(self, statement: str) -> None:
+        if self.strict:
+            raise DataError(f"Assumed: {statement} (--strict assumes nothing).")
+        self.assumed.append(statement)
+
+
+def _labelled(
+    found: Iterator[Labelled | LeftOut | str], asked: Reading, place: str, log: _Log
+) -> list[Labelled]:
+    """The images that a reader yields, with boxes as corners in pixels, and their groups."""
+    labelled: list[Labelled] = []
+    for item in found:
+        if isinstance(item, LeftOut):
+            log.leave(item)
+        elif isinstance(item, str):
+            log.assume(item)
+        else:
+            labelled.append(item)
+    is_share = boxes.NORMALISED in asked.boxes
+    unsized = [
+        item
+        for item in labelled
+        if isinstance(item.label, tuple)
+        and item.size is None
+        and not (is_share or item.form.startswith(boxes.NORMALISED))
+    ]
+    if unsized:
+        log.assume(
+            f"{len(unsized)} annotations do not state the size of their image (the first is that "
+            f"of {unsized[0].image.name}); their boxes are taken to be drawn on it as it is"
+        )
+    labelled = boxes.in_pixels(labelled, asked.boxes, place)
+    labelled, statements = grouped(labelled, asked.group_from_name, not asked.no_groups)
+    for statement in statements:
+        log.assume(statement)
+    return labelled
+
+
+def _measured(
+    labelled: Sequence[Labelled],
+    wanted: frozenset[str],
+    frame: Frame,
+    asked: Reading,
+    rule: MaskRule | None,
+    log: _Log,
+    progress: Progress | None,
+) -> list[_Row]:
+    """The rows of all images that can be measured."""
     rows: list[_Row] = []
     for number, item in enumerate(labelled, start=1):
         try:
-            found = list(_rows(item, wanted & item.kinds, frame or WHOLE, asked, rule))
+            found = list(_rows(item, wanted & item.kinds, frame, asked, rule))
         except DataError as error:
-            leave(LeftOut(item.image.name, str(error)), skipped, asked.strict)
+            log.leave(LeftOut(item.image.name, str(error)))
         else:
             rows += [each for each in found if isinstance(each, _Row)]
-            skipped += [each for each in found if isinstance(each, LeftOut)]
+            log.skipped += [each for each in found if isinstance(each, LeftOut)]
         if progress:
             progress("listing", number, len(labelled))
+    return rows
+
+
+def _shown(rows: Sequence[_Row], asked: Reading, log: _Log) -> list[_Row]:
+    """The rows of images whose pixels are known to mean something, with their rendering."""
     rendering = Rendering(channels=tuple(asked.channels), page=asked.page)
-    shown = settled([row.image for row in rows], rendering, asked.intensity)
-    for item in shown.skipped:
-        leave(item, skipped, asked.strict)
-    unusable = {item.name for item in shown.skipped}
-    rows = [
-        replace(row, image=replace(row.image, rendering=shown.renderings.get(row.image)))
+    found = settled([row.image for row in rows], rendering, asked.intensity)
+    for name, reason in found.skipped:
+        log.leave(LeftOut(name, reason))
+    for statement in found.assumed:
+        log.assume(statement)
+    unusable = {name for name, _ in found.skipped}
+    return [
+        replace(row, image=replace(row.image, rendering=found.renderings.get(row.image)))
         for row in rows
         if row.image.name not in unusable
     ]
-    _check_found(place, rows, wanted if asked.subset else frozenset(), skipped, rule)
-    name = "measure" if reader.measure_in else asked.measure
-    facts = _assumed([*assumed, *shown.assumed], asked.strict)
-    if rule is not None:
-        facts["mask_kind"] = rule.kind
-    return _assembled(rows, name, tuple(skipped), facts)
-
-
-def _assumed(statements: Sequence[str], strict: bool) -> dict[str, object]:
-    """What was assumed, as facts; nothing may be if `strict`."""
-    if statements and strict:
-        raise DataError(f"Assumed: {statements[0]} (--strict assumes nothing). Give this option.")
-    return {"assumed": list(statements)} if statements else {}
 
 
 def _place_of(spec: str, images_folder: Path | None) -> tuple[str, Path | Stored | str]:
@@ -324,7 +390,7 @@ def _rows(
 ) -> Iterator[_Row | LeftOut]:
     """One row for each kind of object that the image is chosen for."""
     group = item.group or item.image.name
-    if isinstance(item.label, int | float):
+    if isinstance(item.label, float | int):
         if kinds and isinstance(item.image.source, Path):
             header(item.image.source)
         for kind in kinds:

@@ -8,7 +8,7 @@ import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeAlias, cast
 
 import numpy as np
 
@@ -22,8 +22,9 @@ from .decoding import (
     full_range,
     shown_values,
 )
-from .images import Image, LeftOut, evenly
 from .storage import Stored
+
+Image: TypeAlias = Any  # of `images`, which imports this module
 
 INTENSITIES = ("auto", "full", "data", "percentiles")
 BITS = (8, 10, 12, 14, 16, 32)  # that cameras and scanners have
@@ -40,7 +41,7 @@ class Settled:
 
     renderings: Mapping[Image, Rendering]
     assumed: tuple[str, ...]
-    skipped: tuple[LeftOut, ...]
+    skipped: tuple[tuple[str, str], ...]  # names and reasons
 
 
 @dataclass(slots=True)
@@ -63,15 +64,15 @@ def settled(images: Sequence[Image], asked: Rendering, intensity: str) -> Settle
     Raises:
         DataError: if images could mean several things and no option chooses, or all are blank.
     """
-    unique: list[Any] = list({image.source: image for image in images if _is_file(image)}.values())
+    unique = list({image.source: image for image in images if _is_file(image)}.values())
     local = [image for image in unique if isinstance(image.source, Path)]
     stored = [image for image in unique if isinstance(image.source, Stored)]
-    looked_at = {unique[i].source for i in evenly(len(unique), LOOKED_AT)}
+    looked_at = {image.source for image in unique[:: 1 + len(unique) // LOOKED_AT]}
     is_asked = intensity != "auto" or asked != Rendering()
     odd: dict[Image, np.dtype] = {}
     seen: dict[np.dtype, _Seen] = {}
-    blank: list[LeftOut] = []
-    unusable: list[LeftOut] = []
+    blank: list[tuple[str, str]] = []
+    unusable: list[tuple[str, str]] = []
     n_checked = 0
     for image in [*local, *(image for image in stored if image.source in looked_at)]:
         may_be_odd = isinstance(image.source, Stored) or image.source.suffix.lower() in _NEVER_PLAIN
@@ -80,14 +81,14 @@ def settled(images: Sequence[Image], asked: Rendering, intensity: str) -> Settle
         try:
             kind, values = _values(image, asked, is_asked, image.source in looked_at)
         except FileError as error:
-            unusable.append(LeftOut(image.name, str(error)))
+            unusable.append((image.name, str(error)))
             continue
         if values is None:
             continue
         n_checked += 1
         low, high = float(values.min()), float(values.max())
         if low == high:
-            blank.append(LeftOut(image.name, f"it is blank: every value is {low:g}"))
+            blank.append((image.name, f"it is blank: every value is {low:g}"))
         if kind is None:
             continue
         odd[image] = kind
@@ -96,8 +97,8 @@ def settled(images: Sequence[Image], asked: Rendering, intensity: str) -> Settle
         own.samples.append(values.ravel()[:: 1 + values.size // SAMPLED])
     if blank and len(blank) == n_checked:
         raise DataError(
-            f"All {n_checked} images that were examined are blank, the first is {blank[0].name} "
-            f"({blank[0].reason.partition(': ')[2]}). Check the files, their bands and their alpha."
+            f"All {n_checked} images that were examined are blank, the first is {blank[0][0]} "
+            f"({blank[0][1].partition(': ')[2]}). Check the files, their bands and their alpha."
         )
     ranges = {kind: _chosen(kind, own, intensity) for kind, own in seen.items()}
     renderings = {

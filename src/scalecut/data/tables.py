@@ -14,6 +14,7 @@ import hashlib
 import io
 import json
 import math
+import re
 import tarfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -25,12 +26,19 @@ import pandas as pd
 from braceexpand import braceexpand
 
 from .. import cache
-from ..errors import DataError
+from ..errors import DataError, nearest
 from . import storage
 from .decoding import SUFFIXES
-from .images import Image, Labelled, LeftOut, Progress
+from .images import Image, Labelled, LeftOut, Source
 from .storage import Stored, beside, is_address
 
+# what columns are called whose images must not be split
+# fmt: off
+GROUP_WORDS = {
+    "group", "patient", "slide", "case", "subject", "donor", "participant", "specimen", "wsi",
+    "scan", "study", "animal", "mouse", "individual", "person", "video", "plate", "series", "block",
+}
+# fmt: on
 AT_ONCE = 4  # shards that are listed concurrently
 LAYOUT = 2  # version of kept indexes: raise it when the same shard would be listed differently
 _COMPRESSED = {
@@ -47,31 +55,56 @@ Sample: TypeAlias = tuple[str, int, int, float, str, str]
 Index: TypeAlias = tuple[list[Sample], list[tuple[str, str]]]
 
 
-def csv(
-    file: Path | Stored, images_folder: Path | None, progress: Progress | None = None
-) -> Iterator[Labelled | LeftOut]:
+def csv(file: Path | Stored, source: Source) -> Iterator[Labelled | LeftOut]:
     """A CSV file; image paths are relative to its folder, or addresses (`s3://...`)."""
-    yield from _rows(file, images_folder, columns(file, CELLS))
+    yield from _rows(file, source, columns(file, CELLS))
 
 
-def parquet(
-    file: Path | Stored, images_folder: Path | None, progress: Progress | None = None
-) -> Iterator[Labelled | LeftOut]:
+def parquet(file: Path | Stored, source: Source) -> Iterator[Labelled | LeftOut]:
     """A Parquet file with the columns of a CSV file."""
-    yield from _rows(file, images_folder, columns(file, CELLS, kind="Parquet"))
+    yield from _rows(file, source, columns(file, CELLS, kind="Parquet"))
 
 
 def _rows(
-    file: Path | Stored, images_folder: Path | None, cells: Mapping[str, Sequence[str]]
+    file: Path | Stored, source: Source, cells: Mapping[str, Sequence[str]]
 ) -> Iterator[Labelled | LeftOut]:
     place = _place(file)
     n = len(cells["image"])
     subsets = cells.get("subset", [PurePath(place).stem] * n)
-    groups = cells.get("group", cells["image"])
+    column = _group_column(place, cells, source)
+    groups = cells[column] if column else [""] * n
     rows = zip(cells["image"], cells["measure"], subsets, groups, strict=True)
     for name, measure, subset, group in rows:
-        image = Image(name, _source(name, place, images_folder))
+        image = Image(name, _source(name, place, source.images))
         yield Labelled(image, _subset(subset), float(measure), group=group)
+
+
+def _group_column(place: str, cells: Mapping[str, Sequence[str]], source: Source) -> str | None:
+    """The column that names groups; None if there is none.
+
+    Raises:
+        DataError: if the one asked for is not there, or one that seems to be it has another name.
+    """
+    if source.group:
+        if source.group not in cells:
+            raise DataError(
+                f"{place} has no column {source.group!r} for --group; "
+                f"its columns are, the nearest first: {nearest(source.group, cells)}."
+            )
+        return source.group
+    if not source.has_groups:
+        return None
+    if "group" in cells:
+        return "group"
+    for name, values in cells.items():
+        word = re.sub(r"[^a-z]|(id|ids|no|nr|name|number|code)$", "", name.strip().lower())
+        if word.removesuffix("s") in GROUP_WORDS and len(set(values)) < len(values):
+            raise DataError(
+                f"{place} has no column 'group', but {name!r}, of {len(set(values))} different "
+                f"values in {len(values)} rows. Choose --group {name!r} to keep images of one "
+                "value together, or --no-groups."
+            )
+    return None
 
 
 def _place(file: Path | Stored) -> str:
@@ -164,9 +197,7 @@ def _and(words: Sequence[str]) -> str:
     return " and ".join(words)
 
 
-def shards(
-    pattern: str, images_folder: Path | None, progress: Progress | None = None
-) -> Iterator[Labelled | LeftOut]:
+def shards(pattern: str, source: Source) -> Iterator[Labelled | LeftOut]:
     """Tar shards, by a file, a wildcard or a range in braces, `s3://bucket/tiles-{000..099}.tar`.
 
     Samples without a subset are of the subset "images".
@@ -182,8 +213,8 @@ def shards(
                 image = Image(f"{shard}/{member}", Stored(url, offset, size, stamp, member))
                 kinds = _subset(subset or "images")
                 yield Labelled(image, kinds, measure, group=group)
-            if progress:
-                progress("listing shards", number, len(urls))
+            if source.progress:
+                source.progress("listing shards", number, len(urls))
 
 
 @functools.cache

@@ -45,7 +45,7 @@ SCALE = Scale("predicted scale", top=0.1)
 
 CHANGES = {
     "image-size": "Image resized",
-    "object-scale": "Object enlarged by cropping, or shrunk by padding",
+    "object-scale": "Object scaled by cropping or padding",
 }
 OUTPUTS = {
     "agreement": "same top class",
@@ -86,7 +86,7 @@ SCENES: tuple[tuple[str, Scale, dict[str, str]], ...] = (
         {"gain": "gain", "r2": "R² of the probe"},
     ),
     (
-        "Image size predicted from noise, which holds no object",
+        "Predicted from a leak alone",
         R2,
         {
             "blur_leak": "blur",

@@ -345,8 +345,6 @@ def _with_spread(rows: Rows) -> Rows:
 
 def _peak(line: Line, labels: Mapping[str, str], layer: str | None = None) -> Peak | None:
     """At the layer, or else where the line is highest; None where that is below the floor."""
-    if not (line.values >= R2.floor).any():
-        return None
     highest = int(np.argmax(np.where(np.isfinite(line.values), line.values, -np.inf)))
     at = highest if layer is None else list(labels).index(layer)
     if not line.values[at] >= R2.floor:

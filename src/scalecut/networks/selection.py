@@ -66,7 +66,8 @@ def list_layers(
     )
     points, _ = chosen_points(network, layers)
     rows = [{name: getattr(point, name) for name in COLUMNS} for point in points]
-    return pd.DataFrame(rows, columns=list(COLUMNS))
+    whole = {"stride": "Int64", "receptive_field": "Int64"}  # missing behind global pooling
+    return pd.DataFrame(rows, columns=list(COLUMNS)).astype(whole)
 
 
 def every_point(network: Network, layers: Sequence[str] = ()) -> list[ProbePoint]:

@@ -1,0 +1,97 @@
+"""Groups are counted by hand, and copies of one file never part."""
+
+import shutil
+
+import pytest
+
+from tests.data.layouts import DOG, add_voc, draw, names, read, said
+
+
+def table(folder, column, values=("p1", "p1", "p2", "p2")):
+    """A table whose images are of two patients; its specification."""
+    lines = [f"image,measure,{column}" if column else "image,measure"]
+    for number, value in enumerate(values):
+        draw(folder / f"{value}_{number}.png")
+        lines.append(f"{value}_{number}.png,{number}" + (f",{value}" if column else ""))
+    (folder / "t.csv").write_text("\n".join(lines))
+    return f"csv:{folder}/t.csv"
+
+
+@pytest.mark.parametrize("name", ["Group", " group", "patient_id", "Slide", "case ID", "subjects"])
+def test_column_that_seems_to_be_the_group_is_refused(tmp_path, name):
+    spec = table(tmp_path, name)
+    assert said(read, spec) == (
+        f"{tmp_path}/t.csv has no column 'group', but {name!r}, of 2 different values in 4 rows. "
+        f"Choose --group {name!r} to keep images of one value together, or --no-groups."
+    )
+    assert read(spec, group=name).group == ("p1", "p1", "p2", "p2")
+    assert len(set(read(spec, no_groups=True).group)) == 4
+    assert read(spec, group_from_name="^(p.)_").group == ("p1", "p1", "p2", "p2")
+
+
+def test_other_columns_are_no_groups(tmp_path):
+    assert len(set(read(table(tmp_path / "a", "stain")).group)) == 4
+    each_its_own = table(tmp_path / "b", "patient", ("p1", "p2", "p3", "p4"))
+    assert len(set(read(each_its_own).group)) == 4
+    assert read(table(tmp_path / "c", "group")).group == ("p1", "p1", "p2", "p2")
+
+
+@pytest.mark.parametrize(
+    ("stems", "groups", "what"),
+    [
+        (["TCGA-AB-1234-01Z", "TCGA-AB-1234-02Z", "TCGA-CD-0001-01Z"],
+         ["TCGA-AB-1234", "TCGA-AB-1234", "TCGA-CD-0001"], "2 TCGA participants"),
+        (["a_jpg.rf.0123456789ab", "a_jpg.rf.fedcba987654", "b_jpg.rf.00112233aabb"],
+         ["a_jpg", "a_jpg", "b_jpg"], "2 originals of Roboflow's copies"),
+        (["p1-1", "p1-2", "p2-1"], ["p1-1.jpg", "p1-2.jpg", "p2-1.jpg"], ""),
+    ],
+)  # fmt: skip
+def test_names_of_known_origin_give_groups(tmp_path, stems, groups, what):
+    for stem in stems:
+        spec = add_voc(tmp_path, stem, DOG)
+    images = read(spec)
+    assert list(images.group) == groups
+    stated = [f"{what}, by the names of images, are groups"] if what else []
+    assert images.facts.get("assumed", []) == stated
+    assert len(set(read(spec, no_groups=True).group)) == 3
+    assert len(set(read(spec, group_from_name="^(..)").group)) == len({stem[:2] for stem in stems})
+
+
+def test_identical_images_are_one_group(tmp_path):
+    for number in range(6):
+        spec = add_voc(tmp_path, str(number), DOG)
+    images = tmp_path / "JPEGImages"
+    shutil.copy(images / "0.jpg", images / "3.jpg")
+    shutil.copy(images / "3.jpg", images / "5.jpg")
+    found = read(spec)
+    assert found.group == ("0.jpg", "1.jpg", "2.jpg", "0.jpg", "4.jpg", "0.jpg")
+    assert found.facts == {"identical_images": 3}
+
+
+def test_groups_that_share_an_image_are_one(tmp_path):
+    spec = table(tmp_path, "group", ("a", "a", "b", "b", "c", "d"))
+    shutil.copy(tmp_path / "a_1.png", tmp_path / "b_2.png")
+    shutil.copy(tmp_path / "b_3.png", tmp_path / "c_4.png")
+    images = read(spec)
+    assert dict(zip(names(images), images.group, strict=True)) == {
+        "a_0.png": "a", "a_1.png": "a", "b_2.png": "a", "b_3.png": "a", "c_4.png": "a",
+        "d_5.png": "d",
+    }  # fmt: skip
+    assert images.facts == {"identical_images": 4}
+
+
+@pytest.mark.parametrize(
+    ("reading", "message"),
+    [
+        ({"group": "patint"}, "{}/t.csv has no column 'patint' for --group; its columns are, the "
+         "nearest first: 'patient', 'image', 'measure'."),
+        ({"group_from_name": "^p1"}, "--group-from-name '^p1' matches 2 of 4 names; the first that "
+         "it does not match is 'p2_2.png'."),
+        ({"group_from_name": "("}, "--group-from-name '(' is not a regular expression (missing ), "
+         "unterminated subpattern at position 0). Give one such as '^([^_]+)_'."),
+        ({"group": "patient", "no_groups": True}, "--group and --no-groups contradict each other. "
+         "Give one of them."),
+    ],
+)  # fmt: skip
+def test_groups_that_cannot_be_made_are_refused(tmp_path, reading, message):
+    assert said(read, table(tmp_path, "patient"), **reading) == message.replace("{}", str(tmp_path))

@@ -1,0 +1,210 @@
+"""The same two images, labelled by hand as each tool documents it, give the same rows."""
+
+import json
+
+import numpy as np
+import pytest
+
+from tests.data.layouts import DOG, HIGH, WIDE, draw, names, read, said, skipped
+
+KITE = (8, 6, 28, 36, 48, 20, 30, 8)  # an outline whose box is that of the dog
+CORNERS = list(zip(KITE[::2], KITE[1::2], strict=True))
+
+
+def shares(*numbers):
+    return [value / (WIDE if place % 2 == 0 else HIGH) for place, value in enumerate(numbers)]
+
+
+def yolo(folder, lines, data="names: [cat, dog]\n", images="images/train"):
+    """Labels by image; its specification."""
+    for name, text in lines.items():
+        draw(folder / images / f"{name}.jpg")
+        label = folder / images.replace("images", "labels") / f"{name}.txt"
+        label.parent.mkdir(parents=True, exist_ok=True)
+        if text is not None:
+            label.write_text(text)
+    if data:
+        (folder / "data.yaml").write_text(data)
+    return f"yolo:{folder}"
+
+
+def in_yolo(kind, *numbers):
+    return f"{kind} {' '.join(f'{value:.6f}' for value in shares(*numbers))}\n"
+
+
+BOX = in_yolo(1, 28, 21, 40, 30)
+OUTLINED = in_yolo(1, *KITE)
+BY_BOX = "1 outlines count by the boxes around them"
+
+
+def shape(kind="rectangle", points=((8, 6), (48, 36)), **more):
+    return {"label": "dog", "points": points, "group_id": None, "shape_type": kind, **more}
+
+
+def labelme(folder, shapes, **more):
+    folder.mkdir(exist_ok=True)
+    for name in ("a", "b"):
+        draw(folder / f"{name}.jpg")
+        about = {"imagePath": f"..\\x\\{name}.jpg", "imageHeight": HIGH, "imageWidth": WIDE}
+        about |= {"shapes": shapes if name == "a" else [shape()], "imageData": None, **more}
+        (folder / f"{name}.json").write_text(json.dumps(about))
+    return f"labelme:{folder}"
+
+
+CVAT_BOX = '<box label="dog" xtl="8" ytl="6" xbr="48" ybr="36"/>'
+
+
+def cvat(folder, inside, before=""):
+    for name in ("a", "b"):
+        draw(folder / "images" / "train" / f"{name}.jpg")
+    entries = "".join(
+        f'<image name="train/{name}.jpg" width="{WIDE}" height="{HIGH}">{text}</image>'
+        for name, text in (("a", inside), ("b", CVAT_BOX))
+    )
+    (folder / "annotations.xml").write_text(f"<annotations>{before}{entries}</annotations>")
+    return f"cvat:{folder}/annotations.xml"
+
+
+# what is written, and what is assumed
+LAYOUTS = {
+    "yolo": (lambda folder: yolo(folder, {"a": BOX, "b": BOX}), []),
+    "yolo, names by number": (
+        lambda folder: yolo(folder, {"a": BOX, "b": BOX}, "train: images/train\nnames: {1: dog}"),
+        [],
+    ),
+    "yolo, Roboflow": (
+        lambda folder: yolo(folder, {"a": BOX, "b": BOX},
+                            "train: ../train/images\nnames: ['cat', 'dog']", "train/images"),
+        [],
+    ),
+    "yolo, outline": (lambda folder: yolo(folder, {"a": OUTLINED, "b": BOX}), [BY_BOX]),
+    "yolo, pose": (
+        lambda folder: yolo(folder, {"a": BOX.strip() + " 0.5 0.5 2", "b": BOX},
+                            "names: [cat, dog]\nkpt_shape: [1, 3]"),
+        [],
+    ),
+    "labelme": (lambda folder: labelme(folder, [shape()]), []),
+    "labelme, outline": (
+        lambda folder: labelme(folder, [shape("polygon", CORNERS)]),
+        [BY_BOX],
+    ),
+    "labelme, two parts": (
+        lambda folder: labelme(folder, [shape(points=((8, 6), (9, 36)), group_id=1),
+                                        shape(points=((40, 6), (48, 9)), group_id=1)]),
+        [],
+    ),
+    "labelme, a line too": (
+        lambda folder: labelme(folder, [shape(), shape("line")]),
+        ["1 shapes of the type line have no area, and do not count"],
+    ),
+    "cvat": (lambda folder: cvat(folder, CVAT_BOX), []),
+    "cvat, outline": (
+        lambda folder: cvat(folder, '<polygon label="dog" points="8,6;28,36;48,20;30,8"/>'),
+        [BY_BOX],
+    ),
+    "cvat, ellipse": (
+        lambda folder: cvat(folder, '<ellipse label="dog" cx="28" cy="21" rx="20" ry="15"/>'),
+        [],
+    ),
+    "cvat, mask": (
+        lambda folder: cvat(folder, '<mask label="dog" left="8" top="6" width="40" height="30"/>'),
+        [],
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_every_layout_gives_the_same_rows(tmp_path, name):
+    write, assumed = LAYOUTS[name]
+    images = read(write(tmp_path))
+    assert images.subset == ("dog", "dog")
+    assert [image.rpartition("/")[2] for image in names(images)] == ["a.jpg", "b.jpg"]
+    np.testing.assert_allclose(images.boxes, [DOG[1:]] * 2, atol=1e-4)
+    np.testing.assert_allclose(images.measure, 0.25, atol=1e-5)
+    assert images.facts.get("assumed", []) == assumed
+    assert images.left_out == ()
+
+
+def test_yolo_without_names_gives_numbers_and_counts_bare_images(tmp_path):
+    spec = yolo(tmp_path, {"a": BOX, "b": "", "c": None}, data="")
+    images = read(spec)
+    assert (images.subset, names(images)) == (("1",), ["images/train/a.jpg"])
+    reason = "it has no annotation"
+    assert skipped(images) == {"images/train/b.jpg": reason, "images/train/c.jpg": reason}
+
+
+def other_json(folder, content):
+    (folder / "x.json").write_text(json.dumps(content))
+    return f"coco:{folder}/x.json"
+
+
+CIRCLE = shape("circle", ((28, 21), (28, 41)))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda f: yolo(f, {"a": "1 28 21 40 30", "b": BOX}), "1 of 2 boxes of {} (the first is of "
+         "images/train/a.jpg) are larger than the image if they are shares of width and height, as "
+         "its format declares. Choose --boxes cxcywh for pixels, or cxcywh,normalised to skip "
+         "those that do not fit."),
+        (lambda f: yolo(f, {"a": "1 0.5 0.5 0.1"}), "Nothing in {} can be used. 1 were skipped, "
+         "the first is images/train/a.jpg: line 1 of a.txt is no class with a box or an outline "
+         "('1 0.5 0.5 0.1'); fix it."),
+        (lambda f: yolo(f, {"a": BOX}, "names: [a\n"), "{}/data.yaml is not YAML (while parsing a "
+         "flow sequence"),
+        (lambda f: yolo(f, {}), "There is no image in {}. Give a folder with images and labels, or "
+         "with data.yaml."),
+        (lambda f: f"labelme:{f}", "There is no JSON file in {}. Give a folder with one per "
+         "image."),
+        (lambda f: cvat(f, CVAT_BOX, "<track/>"), "{}/annotations.xml holds tracks of a video. "
+         "Export the task of CVAT as 'CVAT for images 1.1'."),
+        (lambda f: other_json(f, [{"id": 1, "data": {}, "annotations": []}]), "{}/x.json is an "
+         "export of Label Studio; export it as COCO or Pascal VOC instead."),
+        (lambda f: other_json(f, {"a.jpg1": {"filename": "a.jpg", "regions": []}}), "{}/x.json is "
+         "a project of VIA; export it in VIA as COCO (Annotation, Export Annotations)."),
+        (lambda f: other_json(f, [{"image_id": 1, "bbox": [0, 0, 1, 1], "score": 1}]), "{}/x.json "
+         "is a list of COCO results; give the instances file that holds images and categories."),
+        (lambda f: other_json(f, {"annotations": [{"segments_info": []}]}), "{}/x.json is COCO "
+         "panoptic; convert it with panoptic2detection_coco_format of panopticapi."),
+        (lambda f: other_json(f, {"type": "FeatureCollection", "features": []}), "{}/x.json is "
+         "GeoJSON; export the objects of QuPath as masks, and give masks:DIR."),
+        (lambda f: other_json(f, {"shapes": []}), "{}/x.json is one annotation of labelme; give "
+         "labelme:DIR, its folder."),
+    ],
+)  # fmt: skip
+def test_what_is_not_read_is_refused_with_a_way(tmp_path, make, message):
+    assert said(read, make(tmp_path)).startswith(message.replace("{}", str(tmp_path)))
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (lambda f: labelme(f, [shape("line")]), "it has no object with an area; draw one, or "
+         "remove the file"),
+        (lambda f: cvat(f, CVAT_BOX.replace("/>", ' rotation="30"/>')), "its box of dog is "
+         "rotated; draw an upright one"),
+        (lambda f: cvat(f, CVAT_BOX.replace('"8"', '""')), "its box of dog has no usable numbers; "
+         "fix it"),
+        (lambda f: cvat(f, ""), "it has no annotation"),
+    ],
+)  # fmt: skip
+def test_annotation_without_a_usable_box_is_skipped(tmp_path, make, reason):
+    images = read(make(tmp_path))
+    assert len(images) == 1
+    assert list(skipped(images).values()) == [reason]
+
+
+def test_circle_has_the_box_around_it(tmp_path):
+    images = read(labelme(tmp_path, [CIRCLE]))
+    np.testing.assert_allclose(images.boxes[0], [8, 1, 48, 41])
+
+
+def test_lvis_names_images_by_their_address(tmp_path):
+    draw(tmp_path / "1.jpg")
+    spec = other_json(tmp_path, {
+        "images": [{"id": 1, "coco_url": "http://x.invalid/val/1.jpg", "width": 80, "height": 60}],
+        "annotations": [{"id": 1, "image_id": 1, "category_id": 2, "bbox": [8, 6, 40, 30]}],
+        "categories": [{"id": 2, "name": "dog"}],
+    })  # fmt: skip
+    np.testing.assert_allclose(read(spec).boxes, [DOG[1:]])
