@@ -10,7 +10,7 @@ import pytest
 
 FILE = Path(__file__).parents[2] / "docs" / "notebooks" / "scales.ipynb"
 SHOWN = {  # how the last line of a cell begins, and what its output must contain
-    "curve": ("<img src=", "carries the object", "<th>learned</th>"),
+    "curve": ("<img src=", "encodes object scale", "<th>learned</th>"),
     "short": ("EfficientNet, cut after blocks.", "<td>mean</td>"),
 }
 
