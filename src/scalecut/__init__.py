@@ -36,7 +36,7 @@ _NAMES = {
     "analyses.synthetic": ("Design", "Scenes", "probe_scenes"),
     "analyses.rcv": ("Directions", "Estimation", "rcv"),
     "analyses.visualise": ("Optimisation", "Pictures", "visualise"),
-    "pathology.patches": ("Blur", "Patches", "read_patches"),
+    "pathology.patches": ("Blur", "Cutting", "Patches", "read_patches", "save_patches"),
     "pathology.transfer": ("CutPoint", "Transfer", "transfer"),
     "pathology.methods": ("Predicted", "Trial"),
     "pathology.finetune": ("Training",),

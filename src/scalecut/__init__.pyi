@@ -57,8 +57,10 @@ from .pathology.finetune import Training as Training
 from .pathology.methods import Predicted as Predicted
 from .pathology.methods import Trial as Trial
 from .pathology.patches import Blur as Blur
+from .pathology.patches import Cutting as Cutting
 from .pathology.patches import Patches as Patches
 from .pathology.patches import read_patches as read_patches
+from .pathology.patches import save_patches as save_patches
 from .pathology.transfer import CutPoint as CutPoint
 from .pathology.transfer import Transfer as Transfer
 from .pathology.transfer import transfer as transfer

@@ -439,6 +439,20 @@ def test_boxes_of_another_convention_are_refused_and_converted(tmp_path, boxes, 
     np.testing.assert_allclose(read(spec, boxes=asked).boxes, PIXELS)
 
 
+def test_boxes_of_smaller_copies_are_refused(tmp_path):
+    parts = coco_parts()
+    for note in parts["annotations"]:
+        x, y, width, height = note["bbox"]
+        note |= {"bbox": [x / 2, y / 2, width / 2, height / 2], "area": width * height}
+    spec = add_coco(tmp_path, parts)
+    assert said(read, spec) == (
+        f"3 of 3 annotations of {spec.removeprefix('coco:')} state an area larger than their box "
+        "(the first is of image 7), as if boxes were drawn on smaller copies of the images. Give "
+        "these images, or --boxes xywh to use the boxes."
+    )
+    np.testing.assert_allclose(read(spec, boxes=("xywh",)).measure, [0.025, 0.025, 0.0625])
+
+
 def test_corners_in_coco_are_refused_and_converted(tmp_path):
     parts = coco_parts()
     parts["images"], parts["annotations"] = parts["images"][:2], parts["annotations"][:2]

@@ -282,7 +282,7 @@ def test_an_interrupted_fit_resumes_to_the_same_numbers(tmp_path, monkeypatch, p
 
 def killed_for_good(place):
     """Train until the process is killed without a chance to clean up."""
-    assert "tensorboard" not in sys.modules  # it is imported when it is needed
+    assert "torch.utils.tensorboard" not in sys.modules  # it is imported when it is needed
     torch.set_num_threads(1)
 
     def tell(loss, done, total):

@@ -1,6 +1,5 @@
 """Folders of drawn tiles and masks; what must be found in them is known because it was drawn."""
 
-import re
 from collections import Counter
 from pathlib import Path
 
@@ -334,8 +333,8 @@ REFUSED = [
      "{here}/tiles holds no image whose name ends in _mask. Give the folder of the masks "
      + SUFFIXES + "."),
     (lambda here: find_tiles(here / "tiles", here / "masks"),
-     "None of the tiles of {here}/tiles can be used. 2 were left out, the first a.png: there is no "
-     "mask of this name (a.png, a_mask.png or similar); add it."),
+     "None of the tiles of {here}/tiles can be used. 2 were skipped, the first is a.png: there is "
+     "no mask of this name (a.png, a_mask.png or similar); add it."),
 ]
 # fmt: on
 
@@ -347,5 +346,4 @@ def test_what_cannot_be_used_is_refused_in_one_line(folders, tmp_path):
     for call, expected in REFUSED:
         with pytest.raises(DataError) as error:
             call(tmp_path)
-        found = re.sub(r"\d were \w+( \w+)?, the", "2 were left out, the", str(error.value))
-        assert found == expected.replace("{here}", str(tmp_path))
+        assert str(error.value) == expected.replace("{here}", str(tmp_path))

@@ -260,6 +260,13 @@ def coco(file: Path, source: Source) -> Items:
     if n_twice:
         yield f"{n_twice} annotations occur twice with the same box, and count once"
     larger = [note for note in parts["annotations"] if _is_larger(note)]
+    if 2 * len(larger) > len(parts["annotations"]) and not source.boxes:
+        raise DataError(
+            f"{len(larger)} of {len(parts['annotations'])} annotations of {file} state an area "
+            f"larger than their box (the first is of image {larger[0]['image_id']}), as if boxes "
+            "were drawn on smaller copies of the images. Give these images, or --boxes xywh to "
+            "use the boxes."
+        )
     if larger:
         yield (
             f"{len(larger)} annotations state an area larger than their box (the first is of image "

@@ -113,17 +113,19 @@ class Mark:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """What a reader is told besides the place of its data.
+    """What a reader needs besides the place of its data.
 
     Args:
         images: the folder of images, if it is given.
         group: the column of a table that names groups, if it is given.
         has_groups: whether images of a table may share a group.
+        boxes: the convention of boxes that is asked for.
     """
 
     images: Path | None = None
     group: str = ""
     has_groups: bool = True
+    boxes: tuple[str, ...] = ()
     progress: Progress | None = None
 
 

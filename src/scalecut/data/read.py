@@ -221,7 +221,7 @@ def read_images(
     if frame is None and asked.measure == "pixels":
         raise DataError("Measure 'pixels' counts pixels of the network's input. Give a frame.")
     by_column = not (asked.no_groups or asked.group_from_name)
-    source = Source(images_folder, asked.group, by_column, progress)
+    source = Source(images_folder, asked.group, by_column, tuple(asked.boxes), progress)
     labelled = _labelled(reader.read(place, source), asked, _text(place), log)
     if not labelled:
         found = told(log.skipped) or f"Give {scheme}: {reader.what}."

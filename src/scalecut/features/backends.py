@@ -317,7 +317,8 @@ def _failures(openvino: ModuleType) -> tuple[type[Exception], ...]:
 def _quantised(graph: "Model", batches: Iterable[Float32[Tensor, "k 3 h w"]]) -> "Model":
     """The graph in int8, with ranges of activations taken from these images.
 
-    Without NNCF's fast bias correction, which moved R² more than it helped (docs/log.md).
+    Without NNCF's fast bias correction: with 8-bit weights R² of EfficientNet-Lite0 moved less
+    without it (docs/log.md).
     """
     images = [image[None].numpy() for batch in batches for image in batch]
     with silence():

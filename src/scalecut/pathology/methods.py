@@ -462,7 +462,7 @@ def trained(
                     training=training,
                     computation=source.computation,
                     seed=own,
-                    tell=_told(source.stages, stage),
+                    tell=_progress_of(source.stages, stage),
                 )
             predictions[each.name].append(task.restored(fit.predictions))
             losses.append(_losses(each, number, fit))
@@ -476,7 +476,7 @@ def trained(
     )
 
 
-def _told(stages: Stages, stage: str) -> Callable[[str, int, int], None]:
+def _progress_of(stages: Stages, stage: str) -> Callable[[str, int, int], None]:
     """The progress of a fit: the stage, followed by the loss once there is one."""
 
     def tell(loss: str, done: int, total: int) -> None:
