@@ -99,8 +99,8 @@ def test_sentence_does_not_count_a_control_of_ours_among_the_papers_claims():
 def test_sentence_says_what_to_give_where_nothing_can_be_compared():
     table = table_of((INCEPTION, INCOMPARABLE), ("", MISPRINT))
     assert finding(table, claims_of(REPRODUCED, NOT_REPRODUCED)) == (
-        "None of the paper's numbers can be compared here: give --data a folder with photographs "
-        "and weights. Its claims hold in 1 of 2 cases of its own networks, and in 0 of 0 of "
+        "None of the paper's numbers can be compared here: give --data a folder with annotated "
+        "images and weights. Its claims hold in 1 of 2 cases of its own networks, and in 0 of 0 of "
         "tf_efficientnet_lite0, which stands in for them."
     )
 

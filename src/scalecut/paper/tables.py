@@ -48,7 +48,7 @@ def finding(table: pd.DataFrame, claims: pd.DataFrame) -> str:
     if compared.empty:
         return (
             "None of the paper's numbers can be compared here: give --data a folder with "
-            f"images with boxes, and weights. {held}"
+            f"annotated images and weights. {held}"
         )
     parts = [
         f"{_reproduced(rows)} of {network}"
