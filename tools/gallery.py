@@ -1,0 +1,78 @@
+"""Draw the figures of the documentation again: `python tools/gallery.py RUNS [NAME ...]`.
+
+Each entry is a command of scalecut with its run folder inside RUNS; a folder that exists is not made
+again. SCALECUT_DATA must name the folder of real data (docs/how-to/paper.md). All of it takes about
+an hour on two cores; with names, only those entries are run.
+"""
+
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+IMAGES = Path(__file__).parents[1] / "docs" / "images"
+DATA = os.environ["SCALECUT_DATA"]
+ANIMALS = f"--data voc:{DATA}/voc-animals --subset dog,cat,horse"
+INCEPTION = (
+    f"inception_v3 --allow-partial --weights {DATA}/weights/"
+    "inception_v3.google_2015_12_05.to_mixed8.safetensors"
+)
+LITE0 = "tf_efficientnet_lite0"
+PATCHES = (
+    f"patches {DATA}/monuseg/images --masks {DATA}/monuseg/labels "
+    f"--split {DATA}/monuseg/images.csv --magnifications 10,15,20,30,40 --leave-out HE-7128,HE-7129,HE-7130 --grid 4"
+)
+METHODS = "pretrained,scratch,cut,cut-random,reset,sweep,up-to-cut,all-layers,tuned"
+
+# By run: the command, and the figures that are copied, by their name in docs/images.
+GALLERY: dict[str, tuple[str, dict[str, str]]] = {
+    "probe": (
+        f"probe {LITE0} {ANIMALS} --controls random,permuted,pixels,shuffled --match-width 32 "
+        "--learning-curve",
+        {"efficientnet_lite0": "curve", "learning": "learning"},
+    ),
+    "width": (f"probe {INCEPTION} {ANIMALS} --match-width 32", {"width": "width"}),
+    "invariance": (
+        f"invariance {LITE0} {ANIMALS} --noise white,pink",
+        {"invariance": "invariance", "drift": "drift", "noise": "noise"},
+    ),
+    "scenes": (f"scenes {LITE0}", {"scenes": "scenes"}),
+    "rcv": (f'rcv {LITE0} {ANIMALS} --class "golden retriever"', {"directions": "directions"}),
+    "patches": (PATCHES, {}),
+    "patches-matched": (f"{PATCHES} --match-blur", {}),
+    "transfer": (
+        f"transfer {LITE0} --data patches:RUNS/patches --from RUNS/probe --task magnification "
+        f"--methods {METHODS}",
+        {"transfer-sweep": "sweep", "transfer-calibration": "calibration"},
+    ),
+    "transfer-matched": (
+        f"transfer {LITE0} --data patches:RUNS/patches-matched --from RUNS/probe "
+        f"--task magnification --methods {METHODS}",
+        {"transfer-sweep-matched": "sweep"},
+    ),
+    "transfer-inception": (
+        f"transfer {INCEPTION} --data patches:RUNS/patches-matched --from RUNS/width --task area "
+        "--log --methods cut,sweep",
+        {"transfer-sweep-inception": "sweep"},
+    ),
+}
+
+
+def main(runs: Path, names: list[str]) -> None:
+    for name, (command, figures) in GALLERY.items():
+        if names and name not in names:
+            continue
+        out = runs / name
+        if not out.is_dir():
+            typed = shlex.split(command.replace("RUNS", str(runs)))
+            print("scalecut", shlex.join(typed), flush=True)  # noqa: T201
+            run = [sys.executable, "-m", "scalecut", *typed, "--out", str(out)]
+            subprocess.run(run, check=True)
+        for image, figure in figures.items():
+            shutil.copyfile(out / "figures" / f"{figure}.png", IMAGES / f"{image}.png")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2:])
