@@ -1,7 +1,7 @@
 """Draw the figures of the documentation again: `python tools/gallery.py RUNS [NAME ...]`.
 
-Each entry is a command of scalecut with its run folder inside RUNS; a folder that exists is not made
-again. SCALECUT_DATA must name the folder of real data (docs/how-to/paper.md). All of it takes about
+Each entry is a command of scalecut with its run folder inside RUNS; a folder that exists is not
+made again. SCALECUT_DATA must name the folder of real data (docs/how-to/paper.md). All of it takes about
 an hour on two cores; with names, only those entries are run.
 """
 
@@ -22,7 +22,8 @@ INCEPTION = (
 LITE0 = "tf_efficientnet_lite0"
 PATCHES = (
     f"patches {DATA}/monuseg/images --masks {DATA}/monuseg/labels "
-    f"--split {DATA}/monuseg/images.csv --magnifications 10,15,20,30,40 --leave-out HE-7128,HE-7129,HE-7130 --grid 4"
+    f"--split {DATA}/monuseg/images.csv --magnifications 10,15,20,30,40 "
+    "--leave-out HE-7128,HE-7129,HE-7130 --grid 4"
 )
 METHODS = "pretrained,scratch,cut,cut-random,reset,sweep,up-to-cut,all-layers,tuned"
 
