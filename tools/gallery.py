@@ -1,7 +1,7 @@
 """Draw the figures of the documentation again: `python tools/gallery.py RUNS [NAME ...]`.
 
 Each entry is a command of scalecut with its run folder inside RUNS; a folder that exists is kept.
-SCALECUT_DATA must name the folder of real data (docs/how-to/paper.md). All of it takes about an hour
+SCALECUT_DATA must name the folder of real data (docs/how-to/paper.md). All of it takes an hour
 on two cores; with names, only those entries are run.
 """
 
