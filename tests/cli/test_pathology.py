@@ -153,7 +153,7 @@ def test_patches_are_as_many_at_each_magnification_with_a_grid(here):
         ["validation", "4", "4", "8"], ["test", "12", "12", "24"], ["total", "40", "40", "80"],
     ]  # fmt: skip
     facts = read_run("patches", "patches").facts
-    assert facts["command"].startswith("scalecut ")
+    assert facts["command"].startswith("scalecut")
     assert facts["counts"]["total"] == {"20X": 40, "40X": 40, "total": 80}
 
 

@@ -265,7 +265,8 @@ def with_images(rng, folder):
     """A curve of three files and two pictures in memory, with boxes and predictions."""
     files = [folder / f"{number}.png" for number in range(3)]
     for file in files:
-        PIL.Image.new("RGB", (40, 30)).save(file)
+        pixels = rng.integers(0, 256, size=(30, 40, 3), dtype=np.uint8)
+        PIL.Image.fromarray(pixels).save(file)
     pictures = [*files, np.zeros((10, 20, 3), np.uint8), np.zeros((20, 10, 3), np.uint8)]
     images = make_image_set(pictures, rng.random(5), subset=[*"aabba"], group=[*"11223"])
     images = replace(images, boxes=np.arange(20.0).reshape(5, 4))
