@@ -221,23 +221,23 @@ def test_a_slice_is_the_same_however_the_volume_is_stored(tmp_path, codes, suffi
     write = lambda path, i: nifti(path, volume(i), codes)  # noqa: E731
     spec = table(tmp_path, write, suffix=suffix)
     for axis, spacing in ((0, (3, 2)), (1, (3, 1)), (2, (2, 1))):
-        images = read(spec, slice=f"{axis}:4", intensity="0,1700")
+        images = read(spec, slice=f"{axis}:4", intensity="0,2040")
         for number, pixels in enumerate(shown(images)):
             plane = volume(number).take(4, axis)
-            np.testing.assert_array_equal(pixels, grey(np.rot90(plane), 0, 1700))
+            np.testing.assert_array_equal(pixels, grey(np.rot90(plane), 0, 2040))
         np.testing.assert_allclose(images.facts["pixel_spacing_mm"], [spacing])
 
 
 def test_volumes_of_one_slice_or_of_several_times(tmp_path):
     flat = table(tmp_path, lambda p, i: nifti(p, volume(i)[:, :, 3:4]), suffix=".nii")
-    for number, pixels in enumerate(shown(read(flat, intensity="0,1700"))):
-        np.testing.assert_array_equal(pixels, grey(np.rot90(volume(number)[:, :, 3]), 0, 1700))
+    for number, pixels in enumerate(shown(read(flat, intensity="0,2040"))):
+        np.testing.assert_array_equal(pixels, grey(np.rot90(volume(number)[:, :, 3]), 0, 2040))
     times = lambda p, i: nifti(p, np.stack([volume(i), volume(2 * i)], axis=-1))  # noqa: E731
     spec = table(tmp_path / "t", times, suffix=".nii")
     assert "it has 2 pages; choose one with --page 1 (to 2)" in said(read, spec, slice="2:3")
-    for number, pixels in enumerate(shown(read(spec, slice="2:3", page=2, intensity="0,1700"))):
+    for number, pixels in enumerate(shown(read(spec, slice="2:3", page=2, intensity="0,2040"))):
         plane = volume(2 * number)[:, :, 3]
-        np.testing.assert_array_equal(pixels, grey(np.rot90(plane), 0, 1700))
+        np.testing.assert_array_equal(pixels, grey(np.rot90(plane), 0, 2040))
 
 
 def test_scaled_values_of_nifti_are_shown(tmp_path):
@@ -246,9 +246,9 @@ def test_scaled_values_of_nifti_are_shown(tmp_path):
         image.header.set_slope_inter(2, 100)
         nibabel.save(image, path)
 
-    pixels = shown(read(table(tmp_path, write, suffix=".nii"), slice="2:3", intensity="0,4000"))
+    pixels = shown(read(table(tmp_path, write, suffix=".nii"), slice="2:3", intensity="0,4080"))
     plane = np.rot90(2.0 * volume(1)[:, :, 3] + 100)
-    np.testing.assert_array_equal(pixels[1], grey(plane, 0, 4000))
+    np.testing.assert_array_equal(pixels[1], grey(plane, 0, 4080))
 
 
 def labelled_volumes(folder, suffix=".nii.gz"):

@@ -571,10 +571,11 @@ def _yolo_label(image: Path, folder: Path) -> Path:
     if "images" in parts:
         place = len(parts) - 1 - parts[::-1].index("images")
         parts[place] = "labels"
-        file = folder.joinpath(*parts).with_suffix(".txt")
+        file = folder.joinpath(*parts).with_name(f"{stem_of(image)}.txt")
         if file.is_file():
             return file
-    for file in (image.with_suffix(".txt"), folder / "labels" / f"{image.stem}.txt"):
+    name = f"{stem_of(image)}.txt"
+    for file in (image.with_name(name), folder / "labels" / name):
         if file.is_file():
             return file
     raise DataError("it has no annotation")
