@@ -276,7 +276,8 @@ def coco(file: Path, source: Source) -> Items:
         yield LeftOut(f"image {number}", f"it is annotated, but {file.name} does not list it")
     if n_twice:
         yield f"{n_twice} annotations occur twice with the same box, and count once"
-    larger = [note for note in parts["annotations"] if _is_larger(note)]
+    by_box = parts["annotations"] if source.marks == "boxes" else []
+    larger = [note for note in by_box if _is_larger(note)]
     if 2 * len(larger) > len(parts["annotations"]) and not source.boxes:
         raise DataError(
             f"{len(larger)} of {len(parts['annotations'])} annotations of {file} state an area "
@@ -425,7 +426,7 @@ def _coco_mark(
     flags = frozenset({"crowd"}) if note.get("iscrowd") else frozenset()
     shape = of_coco(note.get("segmentation")) if has_shapes else None
     if isinstance(shape, Runs):
-        return Mark(kind, (0, 0, shape.width, shape.height), flags, shape)
+        return Mark(kind, (0.0, 0.0, float(shape.width), float(shape.height)), flags, shape)
     outline = _outline(note.get("segmentation"))
     given = note.get("bbox")
     is_empty = not given or (isinstance(given, list) and not any(map(_number, given)))

@@ -134,6 +134,8 @@ class Reading:
     def __post_init__(self) -> None:
         check_names(self.boxes, (*boxes.IN_WORDS, boxes.NORMALISED), "convention of boxes")
         check_names(self.marks, EITHER, "kind of marks")
+        if self.boxes and self.marks == "masks":
+            raise DataError("--boxes says what boxes mean, but masks are measured. Omit --boxes.")
         check_names(self.mask_kind, ("auto", *KINDS), "kind of mask")
         background_code(self.background)
         check_grouping(self.group, self.no_groups, self.group_from_name)
