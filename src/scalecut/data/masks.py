@@ -20,6 +20,7 @@ from scipy import ndimage
 
 from ..errors import DataError
 from .decoding import (
+    JPEG,
     NIFTI,
     NeededError,
     Rendering,
@@ -28,6 +29,7 @@ from .decoding import (
     decoded,
     form_of,
     opened,
+    suffix_of,
     tiff_contents,
 )
 
@@ -82,6 +84,7 @@ class _Survey:
     n_by_alpha: int = 0
     n_without_zero: int = 0
     n_inverted: int = 0
+    n_jpeg: int = 0  # whose values are not exact
     n_regions: int = 0  # of masks with several values, and their values
     n_values: int = 0
     n_merged: int = 0  # regions of these whatever their values
@@ -306,6 +309,7 @@ def _surveyed(files: Sequence[Path], background: int, page: int, slice_: str) ->
             continue  # a photograph, refused when it is measured
         survey.first = survey.first or file.name
         survey.n += 1
+        survey.n_jpeg += suffix_of(file) in JPEG
         survey.n_by_alpha += by_alpha
         survey.pixels.update(dict(zip(found.tolist(), counts.tolist(), strict=True)))
         survey.is_grey &= bool(found[-1] < COLOUR)
@@ -379,10 +383,12 @@ def _threshold(values: Counter[int], survey: _Survey) -> float | None:
     """Where grey values that should be two are cut; None if they are not such.
 
     Most marked pixels have the largest values, and several values between are edges; or the values
-    near both ends are many and scattered, as after JPEG.
+    near both ends are many and scattered, as after JPEG; or a JPEG has values near the ends only.
     """
     low, high = min(values), max(values)
-    if not survey.is_grey or len(values) < LEAST_GREYS or high - low < LEAST_RANGE:
+    is_exact = survey.n_jpeg < survey.n
+    least = LEAST_GREYS if is_exact else 3
+    if not survey.is_grey or len(values) < least or high - low < LEAST_RANGE:
         return None
     start, stop = low + ENDS * (high - low), high - ENDS * (high - low)
     between = {value: n for value, n in values.items() if start < value < stop}
@@ -390,7 +396,9 @@ def _threshold(values: Counter[int], survey: _Survey) -> float | None:
     n_high = sum(n for value, n in values.items() if value >= stop)
     is_scattered = survey.n_regions >= REPEATED * survey.n_values
     most = MOST_EDGES * n_high if is_scattered and len(values) > MOST_CLASSES else n_high
-    is_two = sum(between.values()) < min(n_low, most) and (len(between) >= 2 or is_scattered)
+    is_two = sum(between.values()) < min(n_low, most) and (
+        len(between) >= 2 or is_scattered or not (is_exact or between)
+    )
     return (low + high) / 2 if is_two else None
 
 
