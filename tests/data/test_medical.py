@@ -87,7 +87,7 @@ def test_the_window_that_all_files_state_is_used_and_stated(tmp_path, suffix):
         "32-bit float values are shown from -1350 (black) to 149 (white), the window of all files, "
         "as --intensity -1350,149 would"
     ]
-    assert images.facts["pixel_spacing_mm"] == [(0.5, 0.7)]
+    assert images.facts["pixel_spacing_mm"] == {"smallest": (0.5, 0.7), "largest": (0.5, 0.7)}
 
 
 @pytest.mark.parametrize(
@@ -225,7 +225,7 @@ def test_a_slice_is_the_same_however_the_volume_is_stored(tmp_path, codes, suffi
         for number, pixels in enumerate(shown(images)):
             plane = volume(number).take(4, axis)
             np.testing.assert_array_equal(pixels, grey(np.rot90(plane), 0, 2040))
-        np.testing.assert_allclose(images.facts["pixel_spacing_mm"], [spacing])
+        np.testing.assert_allclose(images.facts["pixel_spacing_mm"]["largest"], spacing)
 
 
 def test_volumes_of_one_slice_or_of_several_times(tmp_path):

@@ -266,7 +266,8 @@ def read_images(
         "identical_images": n_identical,
         "mask_kind": rule.kind if rule is not None else "",
         "stated": log.stated,
-        "pixel_spacing_mm": log.spacing,
+        "pixel_spacing_mm": log.spacing
+        and {"smallest": log.spacing[0], "largest": log.spacing[-1]},
     }
     name = "measure" if reader.measure_in else asked.measure
     facts = {key: value for key, value in facts.items() if value}
