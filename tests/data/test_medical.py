@@ -107,6 +107,11 @@ def test_values_are_those_after_rescaling_however_they_are_stored(tmp_path, inte
         np.testing.assert_array_equal(pixels, grey(density(number) // 2 * 2, low, high))
 
 
+def test_every_file_of_many_is_examined(tmp_path):
+    images = read(table(tmp_path, lambda path, i: ct(path, density(i)[:4, :4]), n=70))
+    assert {image.rendering.low for image in images.images} == {-1000}
+
+
 def test_monochrome1_is_inverted_and_stated(tmp_path):
     def write(path, number):
         if number % 2:

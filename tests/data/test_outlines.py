@@ -105,6 +105,15 @@ def test_masks_of_coco_are_measured_if_asked(tmp_path, form):
     np.testing.assert_allclose(crop[0], masks[1][:, 10:70].mean())
 
 
+def test_a_mask_is_counted_inside_the_crop(tmp_path):
+    mask = np.zeros((HIGH, WIDE), bool)
+    mask[6:36, 8:48] = True
+    spec = add_coco(tmp_path, parts_of([mask, mask], "polygons"))
+    crop = read(spec, Frame(50, 50, "crop"), marks="masks")  # the middle 60 columns
+    np.testing.assert_allclose(crop.measure, 30 * 38 / 3600)
+    np.testing.assert_array_equal(crop.boxes[0], (8, 6, 48, 36))
+
+
 @pytest.mark.parametrize("orientation", [5, 6, 7, 8])
 def test_masks_are_turned_with_their_image(tmp_path, orientation):
     mask = np.zeros((HIGH, WIDE), bool)

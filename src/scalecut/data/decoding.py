@@ -152,7 +152,10 @@ def form_of(file: Path | io.BytesIO) -> str:
 def is_image(path: Path, suffixes: Container[str] = SUFFIXES) -> bool:
     """Whether a file is an image by its suffix; DICOM files need none."""
     if form_of_name(path) is None and ".dcm" in suffixes:
-        return path.stat().st_size > 132 and form_of(path) == DICOM
+        try:
+            return form_of(path) == DICOM
+        except DataError:  # a file of no interest, perhaps
+            return False
     return suffix_of(path) in suffixes
 
 
