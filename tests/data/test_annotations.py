@@ -319,14 +319,13 @@ def test_sizes_may_be_text_or_fractions(tmp_path):
 def other_suffix(folder):
     add_voc(folder, "1", DOG)
     draw(folder / "JPEGImages" / "2.jpg")
-    (folder / "JPEGImages" / "2.jpg").rename(folder / "JPEGImages" / "2.heic")
-    return add_voc(folder, "2", DOG, image=False, filename="2.heic")
+    (folder / "JPEGImages" / "2.jpg").rename(folder / "JPEGImages" / "2.nrrd")
+    return add_voc(folder, "2", DOG, image=False, filename="2.nrrd")
 
 
 def test_suffix_that_is_not_read_is_named(tmp_path):
     assert skipped(read(other_suffix(tmp_path))) == {
-        "Annotations/2.xml": "files like 2.heic are not read; convert it to PNG or JPEG, with the "
-        "same name"
+        "Annotations/2.xml": "2.nrrd is a volume; convert it to NIfTI with SimpleITK"
     }
 
 

@@ -168,7 +168,7 @@ CIRCLE = shape("circle", ((28, 21), (28, 41)))
         (lambda f: other_json(f, {"annotations": [{"segments_info": []}]}), "{}/x.json is COCO "
          "panoptic; convert it with panoptic2detection_coco_format of panopticapi."),
         (lambda f: other_json(f, {"type": "FeatureCollection", "features": []}), "{}/x.json is "
-         "GeoJSON; export the objects of QuPath as masks, and give masks:DIR."),
+         "GeoJSON; put it into the folder masks, next to images, and give masks:DIR."),
         (lambda f: other_json(f, {"shapes": []}), "{}/x.json is one annotation of labelme; give "
          "labelme:DIR, its folder."),
     ],

@@ -245,7 +245,7 @@ def hot(number):
          "values are shown from 0 (black) to 255 (white), as --intensity 0,255 would (--strict "
          "assumes nothing)."),
         (GREY, ".png", {}, {"intensity": "wide"}, "--intensity must be one of auto, full, data, "
-         "percentiles, or LOW,HIGH such as 0,4095, got 'wide'."),
+         "percentiles, window, or LOW,HIGH such as 0,4095, got 'wide'."),
         (GREY, ".png", {}, {"channels": (1, 2)}, "--channels must be one number, or three for red, "
          "green and blue, each 1 or more, got 1,2."),
         (GREY, ".png", {}, {"page": -1}, "--page must be 1 or more, got -1."),

@@ -5,7 +5,8 @@ assumed. It opens annotations, but no image; `read.read_images` makes rows of wh
 labels for one image, or two images for one label, are refused.
 
 Layouts: PASCAL VOC and the boxes of ImageNet (the same XML), COCO instances (LVIS too), YOLO,
-labelme, CVAT for images, folders of masks. An outline counts by the box around it.
+labelme, CVAT for images, folders of masks (images, or GeoJSON of QuPath). An outline counts by the
+box around it, unless masks are measured.
 """
 
 import json
@@ -22,13 +23,16 @@ import defusedxml.ElementTree
 from defusedxml import DefusedXmlException
 
 from ..errors import DataError
-from .decoding import JPEG, LOSSLESS, SUFFIXES
+from .decoding import JPEG, LOSSLESS, MEDICAL, OTHERS, SUFFIXES, is_image, stem_of, suffix_of
 from .images import Image, Labelled, LeftOut, Mark, Source
+from .outlines import Parts, Runs, of_coco, ring_of
 
 Items: TypeAlias = Iterator[Labelled | LeftOut | str]
 TRUE = {"1", "true", "yes", "y", "t"}
 FALSE = {"", "0", "false", "no", "n", "f", "unspecified", "none"}
-MASK_ENDINGS = ("_cp_masks", "_masks", "_mask", "_labels", "_label", "_seg")  # before the suffix
+# before the suffix
+MASK_ENDINGS = ("_cp_masks", "_masks", "_mask", "_labels", "_label", "_seg", "_segmentation")
+MASKS = LOSSLESS | JPEG | {*MEDICAL} | {".geojson"}
 
 
 class Files:
@@ -40,13 +44,13 @@ class Files:
     def __init__(self, folder: Path, suffixes: set[str] = SUFFIXES) -> None:
         self.folder = folder
         every = sorted(path for path in folder.rglob("*") if path.is_file())
-        self.paths = [path for path in every if path.suffix.lower() in suffixes]
+        self.paths = [path for path in every if is_image(path, suffixes)]
         read = set(self.paths)
-        self._others = {_composed(path.name): path for path in every if path not in read}
+        self.others = {_composed(path.name): path for path in every if path not in read}
         self._by_name: defaultdict[str, list[Path]] = defaultdict(list)
         for path in self.paths:
             relative = path.relative_to(folder).as_posix()
-            for name in {relative, path.name, path.stem}:
+            for name in {relative, path.name, stem_of(path)}:
                 self._by_name[_composed(name)].append(path)
 
     def named(self, name: str, near: str = "") -> Path | None:
@@ -73,12 +77,22 @@ class Files:
 
     def missing(self, name: str) -> DataError:
         """The error for a name that no file has."""
-        other = self._others.get(_composed(name))
+        other = self.others.get(_composed(name))
         if other is not None:
+            if suffix_of(other) in OTHERS:
+                return DataError(f"{name} is {OTHERS[suffix_of(other)]}")
             return DataError(
                 f"files like {name} are not read; convert it to PNG or JPEG, with the same name"
             )
         return DataError(f"there is no image named {name}; add it, or give its folder")
+
+
+def none_in(folder: Path, files: Files) -> DataError:
+    """The error for a folder without images: what its files are, and what helps."""
+    for path in files.others.values():
+        if suffix_of(path) in OTHERS:
+            return DataError(f"{folder} has no image; {path.name} is {OTHERS[suffix_of(path)]}.")
+    return DataError(f"There is no image in {folder}. Give a folder with images in it.")
 
 
 def _composed(name: str) -> str:
@@ -248,7 +262,10 @@ def coco(file: Path, source: Source) -> Items:
             yield LeftOut(name, str(images.missing(base_name(stated))))
             continue
         try:
-            marks = tuple(_coco_mark(note, kinds, name, from_outlines) for note in own)
+            marks = tuple(
+                _coco_mark(note, kinds, name, from_outlines, has_shapes=source.marks == "masks")
+                for note in own
+            )
         except DataError as error:
             yield LeftOut(name, str(error))
             continue
@@ -259,7 +276,8 @@ def coco(file: Path, source: Source) -> Items:
         yield LeftOut(f"image {number}", f"it is annotated, but {file.name} does not list it")
     if n_twice:
         yield f"{n_twice} annotations occur twice with the same box, and count once"
-    larger = [note for note in parts["annotations"] if _is_larger(note)]
+    by_box = parts["annotations"] if source.marks == "boxes" else []
+    larger = [note for note in by_box if _is_larger(note)]
     if 2 * len(larger) > len(parts["annotations"]) and not source.boxes:
         raise DataError(
             f"{len(larger)} of {len(parts['annotations'])} annotations of {file} state an area "
@@ -326,6 +344,9 @@ def _coco_parts(file: Path) -> dict[str, list[dict[str, Any]]]:
         raise DataError(f"{file} is not JSON ({error}). Give an instances file of COCO.") from error
     if (way := _converter(parts)) is not None:
         raise DataError(f"{file} is {way}.")
+    notes = parts.get("annotations") if isinstance(parts, dict) else None
+    if isinstance(notes, dict):  # by id, as in some files of LIVECell
+        parts["annotations"] = list(notes.values())
     fields = {
         "images": {"id", "file_name"},
         "annotations": {"image_id", "category_id"},
@@ -373,11 +394,13 @@ def _converter(parts: object) -> str | None:
     if not isinstance(parts, dict):
         return None
     if parts.get("type") == "FeatureCollection":
-        return "GeoJSON; export the objects of QuPath as masks, and give masks:DIR"
+        return "GeoJSON; put it into the folder masks, next to images, and give masks:DIR"
     if "_via_img_metadata" in parts or any(
         isinstance(each, dict) and "regions" in each for each in parts.values()
     ):
         return "a project of VIA; export it in VIA as COCO (Annotation, Export Annotations)"
+    if any(isinstance(each, dict) and "bbox" in each for each in parts.values()):
+        return "a list of boxes like that of Kvasir-SEG; give masks:DIR, the folder of its masks"
     notes = parts.get("annotations")
     first = notes[0] if isinstance(notes, list) and notes else None
     if isinstance(first, dict) and "segments_info" in first:
@@ -388,7 +411,12 @@ def _converter(parts: object) -> str | None:
 
 
 def _coco_mark(
-    note: dict[str, Any], kinds: dict[str, str], name: str, from_outlines: list[str]
+    note: dict[str, Any],
+    kinds: dict[str, str],
+    name: str,
+    from_outlines: list[str],
+    *,
+    has_shapes: bool,
 ) -> Mark:
     kind = kinds.get(identity(note["category_id"]))
     if kind is None:
@@ -396,13 +424,17 @@ def _coco_mark(
             f"its annotation is of category {note['category_id']!r}, which the file does not name"
         )
     flags = frozenset({"crowd"}) if note.get("iscrowd") else frozenset()
+    shape = of_coco(note.get("segmentation")) if has_shapes else None
+    if isinstance(shape, Runs):
+        return Mark(kind, (0.0, 0.0, float(shape.width), float(shape.height)), flags, shape)
     outline = _outline(note.get("segmentation"))
     given = note.get("bbox")
     is_empty = not given or (isinstance(given, list) and not any(map(_number, given)))
-    if is_empty and outline:
-        from_outlines.append(name)
+    if (is_empty or shape is not None) and outline:
+        if shape is None:
+            from_outlines.append(name)
         left, top, right, bottom = around(outline)
-        return Mark(kind, (left, top, right - left, bottom - top), flags)
+        return Mark(kind, (left, top, right - left, bottom - top), flags, shape)
     if not isinstance(given, list) or len(given) != 4:
         raise DataError(f"its box {given!r} is not four numbers; fix it")
     try:
@@ -456,6 +488,12 @@ def _coco_folder(file: Path, names: list[str], images_folder: Path | None) -> Pa
 
 def yolo(folder: Path, source: Source) -> Items:
     """A folder with images and labels, one text file per image, and data.yaml if there is one."""
+    oriented = next((n for n in ("labelTxt", "labelTxt-v1.0") if (folder / n).is_dir()), None)
+    if oriented and not (folder / "labels").is_dir():
+        raise DataError(
+            f"{folder / oriented} holds oriented boxes of DOTA. Convert them to labels with "
+            "convert_dota_to_yolo_obb of the package ultralytics."
+        )
     about = _yolo_facts(folder)
     kinds = _yolo_kinds(about.get("names"), folder)
     has_points = "kpt_shape" in about
@@ -534,10 +572,11 @@ def _yolo_label(image: Path, folder: Path) -> Path:
     if "images" in parts:
         place = len(parts) - 1 - parts[::-1].index("images")
         parts[place] = "labels"
-        file = folder.joinpath(*parts).with_suffix(".txt")
+        file = folder.joinpath(*parts).with_name(f"{stem_of(image)}.txt")
         if file.is_file():
             return file
-    for file in (image.with_suffix(".txt"), folder / "labels" / f"{image.stem}.txt"):
+    name = f"{stem_of(image)}.txt"
+    for file in (image.with_name(name), folder / "labels" / name):
         if file.is_file():
             return file
     raise DataError("it has no annotation")
@@ -744,24 +783,25 @@ def _cvat_marks(entry: Element, without_area: Counter[str]) -> tuple[tuple[Mark,
 def masks(folder: Path, source: Source) -> Items:
     """A folder with images and masks of the same names; folders under images are subsets.
 
-    The name of a mask may end in `_mask` or the like.
+    The name of a mask may end in `_mask` or the like. A mask is an image, or GeoJSON of
+    QuPath, whose classes are subsets.
     """
     images = source.images or folder / "images"
     places = [folder / name for name in ("masks", "labels") if (folder / name).is_dir()]
     if not places or not images.is_dir():
-        lack = "images" if places else "masks (or labels)"
-        raise DataError(f"{folder} has no folder {lack}. Give one with images and masks in it.")
-    paths = Files(images).paths
-    if not paths:
-        raise DataError(f"There is no image in {images}. Give a folder with images in it.")
-    of_mask = _by_stem(Files(places[0], LOSSLESS | JPEG).paths, places[0], MASK_ENDINGS)
+        raise _no_masks(folder, images, has_masks=bool(places))
+    files = Files(images)
+    if not files.paths:
+        raise none_in(images, files)
+    of_mask = _by_stem(Files(places[0], MASKS).paths, places[0], MASK_ENDINGS)
+    without_area = Counter[str]()
     used: dict[Path, str] = {}
-    for path in paths:
+    for path in files.paths:
         name = path.relative_to(images)
         mask = _mask_of(name, of_mask, places[0])
         subset = name.parts[0] if len(name.parts) > 1 else folder.resolve().name
         if mask is None:
-            reason = f"there is no mask {path.stem}.png (or .tif, .bmp, .gif); add it"
+            reason = f"there is no mask {stem_of(path)}.png (or .tif, .bmp, .gif); add it"
             yield LeftOut(name.as_posix(), reason)
             continue
         if mask in used:
@@ -770,9 +810,73 @@ def masks(folder: Path, source: Source) -> Items:
                 f"of {name.as_posix()}. Put masks into folders of the same names as images."
             )
         used[mask] = name.as_posix()
-        yield Labelled(Image(name.as_posix(), path), frozenset({subset}), mask)
+        image = Image(name.as_posix(), path)
+        if mask.suffix != ".geojson":
+            yield Labelled(image, frozenset({subset}), mask)
+            continue
+        try:
+            marks = _geojson_marks(mask, subset, without_area)
+        except DataError as error:
+            yield LeftOut(name.as_posix(), f"its {mask.name} cannot be used: {error}")
+            continue
+        yield Labelled(image, frozenset(mark.kind for mark in marks), marks)
+    for shape, n in without_area.items():
+        yield f"{n} shapes of the type {shape} have no area, and do not count"
     for mask in sorted({each for several in of_mask.values() for each in several} - used.keys()):
         yield LeftOut(mask.relative_to(folder).as_posix(), "there is no image for this mask")
+
+
+def _no_masks(folder: Path, images: Path, *, has_masks: bool) -> DataError:
+    """The error for a folder without the folders of images or masks: what its layout is."""
+    lack = "images" if has_masks else "masks (or labels)"
+    reason = f"{folder} has no folder {lack if has_masks or images.is_dir() else 'images'}"
+    own = next((path for path in sorted(folder.glob("*/masks")) if path.is_dir()), None)
+    if own is not None and (own.parent / "images").is_dir():
+        return DataError(
+            f"{reason}, but a folder for each image, such as {own.parent.name}, as in BBBC038. "
+            "Join the masks of an image to one, with the numbers 1, 2, ... for objects, and put "
+            "images and masks into one folder each."
+        )
+    array = next((path for path in sorted(folder.rglob("*.np[yz]"))), None)
+    if array is not None:
+        return DataError(f"{reason}, and {array.name} is {OTHERS[array.suffix]}.")
+    pair = next((path for path in sorted(folder.glob("*_mask.*")) if is_image(path)), None)
+    if pair is not None:
+        return DataError(
+            f"{reason}, but masks next to images, such as {pair.name}. Move images into the folder "
+            "images and masks into the folder masks, with the same names up to _mask."
+        )
+    return DataError(f"{folder} has no folder {lack}. Give one with images and masks in it.")
+
+
+def _geojson_marks(file: Path, subset: str, without_area: Counter[str]) -> tuple[Mark, ...]:
+    """The polygons of QuPath, of its classes; objects without a class are of the subset."""
+    try:
+        about = json.loads(file.read_bytes())
+        features = about.get("features", [about]) if isinstance(about, dict) else about
+        marks, sorts = [], set()
+        for feature in features:
+            form, coordinates = feature["geometry"]["type"], feature["geometry"]["coordinates"]
+            if form not in ("Polygon", "MultiPolygon"):
+                without_area[form] += 1
+                continue
+            polygons = [coordinates] if form == "Polygon" else coordinates
+            parts: Parts = tuple(tuple(map(ring_of, rings)) for rings in polygons)
+            facts = feature.get("properties") or {}
+            kind = str((facts.get("classification") or {}).get("name") or subset)
+            sorts.add("annotation" if facts.get("objectType") == "annotation" else "detection")
+            flat = [value for part in parts for corner in part[0] for value in corner]
+            marks.append(Mark(kind, around(flat), shape=parts))
+    except (ValueError, LookupError, TypeError, AttributeError, OSError) as error:
+        raise DataError(f"it is no GeoJSON of objects ({error}); export it again") from error
+    if len(sorts) > 1:
+        raise DataError(
+            "it holds annotations and detections, such as regions and the cells in them; export "
+            "one of the two"
+        )
+    if not marks:
+        raise DataError("it has no polygon")
+    return tuple(marks)
 
 
 def _by_stem(
@@ -781,7 +885,7 @@ def _by_stem(
     """Files by their path without suffix and ending, and by that of their base name."""
     found: defaultdict[str, list[Path]] = defaultdict(list)
     for path in paths:
-        stem = path.stem
+        stem = stem_of(path)
         for ending in endings:
             stem = stem.removesuffix(ending)
         relative = (path.relative_to(folder).parent / stem).as_posix()
@@ -792,7 +896,8 @@ def _by_stem(
 
 def _mask_of(name: Path, of_mask: dict[str, list[Path]], folder: Path) -> Path | None:
     """The mask of the same relative path, else of the same base name."""
-    for key in (_composed(name.with_suffix("").as_posix()), _composed(name.stem)):
+    stem = stem_of(name)
+    for key in (_composed((name.parent / stem).as_posix()), _composed(stem)):
         found = of_mask.get(key, [])
         own = [path for path in found if path.relative_to(folder).parent == name.parent]
         found = own or found

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ..errors import DataError
-from .decoding import header
+from .decoding import NeededError, header
 from .images import Labelled, Mark
 from .measures import Box
 
@@ -39,22 +39,25 @@ def corners(box: Box, form: str) -> Box:
     return box
 
 
-def in_pixels(labelled: Sequence[Labelled], asked: Sequence[str], place: str) -> list[Labelled]:
+def in_pixels(
+    labelled: Sequence[Labelled], asked: Sequence[str], place: str, slice_: str = ""
+) -> list[Labelled]:
     """The images with the corners of their boxes in pixels.
 
     Args:
         asked: xyxy, xywh or cxcywh, and normalised if numbers are shares of width and height;
             empty for what the format declares.
+        slice_: of volumes, as in `Rendering`.
 
     Raises:
         DataError: if the numbers contradict the declared convention and nothing is asked.
     """
     if not asked:
         _check(labelled, place)
-    return [_converted(item, asked) for item in labelled]
+    return [_converted(item, asked, slice_) for item in labelled]
 
 
-def _converted(item: Labelled, asked: Sequence[str]) -> Labelled:
+def _converted(item: Labelled, asked: Sequence[str], slice_: str) -> Labelled:
     if not isinstance(item.label, tuple):
         return item
     form, is_normalised = item.form.removeprefix(NORMALISED + " "), NORMALISED in item.form
@@ -66,7 +69,9 @@ def _converted(item: Labelled, asked: Sequence[str]) -> Labelled:
     if is_normalised:
         if size is None and isinstance(item.image.source, Path):
             try:
-                size = header(item.image.source)[:2]
+                size = header(item.image.source, slice_)[:2]
+            except NeededError:
+                raise
             except DataError:  # skipped when it is opened
                 return item
         width, height = size or (1, 1)

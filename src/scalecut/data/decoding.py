@@ -13,7 +13,7 @@ import struct
 import threading
 import warnings
 import zlib
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,7 +40,29 @@ _FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "GIF", "WEBP", "PPM", "JPEG2000")
 _FORMATS += ("AVIF",) if PIL.features.check("avif") else ()
 LOSSLESS = {".png", ".tif", ".tiff", ".bmp", ".gif"}
 JPEG = {".jpg", ".jpeg", ".jpe", ".jfif"}
-SUFFIXES = LOSSLESS | JPEG | {".webp", ".ppm", ".pgm", ".jp2", ".avif"}
+DICOM, NIFTI = "DICOM", "NIfTI"
+MEDICAL = {".dcm": DICOM, ".dicom": DICOM, ".nii": NIFTI, ".nii.gz": NIFTI}  # read by `medical`
+HEIF = {".heic", ".heif"}
+SUFFIXES = LOSSLESS | JPEG | {".webp", ".ppm", ".pgm", ".jp2", ".avif"} | {*MEDICAL} | HEIF
+# what files of other formats are, and what reads or converts them
+# fmt: off
+_SLIDE = "a whole slide; cut it into tiles with openslide-python or tiatoolbox"
+_MICROSCOPE = "of a microscope; convert it to OME-TIFF with bioio or bfconvert of Bio-Formats"
+_RAW = "raw of a camera; convert it to TIFF with rawpy"
+_ARRAYS = "an array; save each image as TIFF with tifffile, or give scalecut.make_image_set arrays"
+_VOLUME = "a volume; convert it to NIfTI with SimpleITK"
+OTHERS = {
+    **dict.fromkeys((".svs", ".ndpi", ".mrxs", ".scn", ".bif", ".vms", ".isyntax"), _SLIDE),
+    **dict.fromkeys((".czi", ".nd2", ".lif", ".oib", ".oif", ".vsi", ".ims", ".lsm"), _MICROSCOPE),
+    **dict.fromkeys((".cr2", ".cr3", ".nef", ".arw", ".dng", ".raf"), _RAW),
+    **dict.fromkeys((".npy", ".npz", ".h5", ".hdf5", ".zarr", ".mat"), _ARRAYS),
+    **dict.fromkeys((".mha", ".mhd", ".nrrd", ".mgz", ".hdr", ".img"), _VOLUME),
+    **dict.fromkeys((".heic", ".heif"), "HEIC; pip install pillow-heif, or convert it to PNG"),
+    ".avif": "AVIF, which this Pillow was built without; pip install 'pillow>=11.3'",
+    ".psd": "of Photoshop; save it as PNG", ".pdf": "PDF; convert it to PNG with pdf2image",
+    ".svg": "SVG; convert it to PNG with cairosvg", ".exr": "EXR; convert it to TIFF with imageio",
+}
+# fmt: on
 _TURNS = {
     2: Transpose.FLIP_LEFT_RIGHT,
     3: Transpose.ROTATE_180,
@@ -87,8 +109,58 @@ class FileError(DataError):
     """A fault of one file, unlike a choice that its whole data set leaves open."""
 
 
+class NeededError(DataError):
+    """A choice or a package without which no such file can be read; reading stops."""
+
+
+def suffix_of(path: Path) -> str:
+    """The suffix in lower case; `.nii.gz` is one."""
+    return ".nii.gz" if path.name.lower().endswith(".nii.gz") else path.suffix.lower()
+
+
+def stem_of(path: Path) -> str:
+    """The name without its suffix; UIDs, which DICOM files are named by, have none."""
+    if form_of_name(path) is None:
+        return path.name
+    return path.name[: len(path.name) - len(suffix_of(path))]
+
+
+def form_of_name(path: Path) -> str | None:
+    """DICOM, NIfTI, or empty for other formats, by the suffix; None if there is none."""
+    suffix = suffix_of(path)
+    return None if suffix[1:].isdecimal() or not suffix else MEDICAL.get(suffix, "")
+
+
+def form_of(file: Path | io.BytesIO) -> str:
+    """DICOM, NIfTI, or empty for other formats."""
+    if isinstance(file, Path):
+        form = form_of_name(file)
+        if form is not None:
+            return form
+        try:
+            with file.open("rb") as stream:
+                start = stream.read(132)
+        except OSError as error:
+            raise DataError(unreadable(error)) from error
+        return DICOM if start[128:] == b"DICM" else ""
+    start = file.getvalue()[:348]
+    if start[128:132] == b"DICM":
+        return DICOM
+    return NIFTI if start[:2] == b"\x1f\x8b" or start[344:347] in (b"n+1", b"ni1") else ""
+
+
+def is_image(path: Path, suffixes: Container[str] = SUFFIXES) -> bool:
+    """Whether a file is an image by its suffix; DICOM files need none."""
+    if form_of_name(path) is None and ".dcm" in suffixes:
+        try:
+            return form_of(path) == DICOM
+        except DataError:  # a file of no interest, perhaps
+            return False
+    return suffix_of(path) in suffixes
+
+
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Pillow without its warnings and without its own limit of size.
 
     Both are settings of the whole process, so threads that decode take turns here.
@@ -105,10 +177,14 @@ def _quiet() -> Iterator[None]:
 @contextmanager
 def opened(file: Path | io.BytesIO) -> Iterator[PIL.Image.Image]:
     """The file with its header read and checked; nothing is decoded yet."""
+    suffix = suffix_of(file) if isinstance(file, Path) else ""
+    formats = _with_heif() if suffix in HEIF else _FORMATS
     try:
-        with _quiet():
-            stored = PIL.Image.open(file, formats=_FORMATS)
+        with quiet():
+            stored = PIL.Image.open(file, formats=formats)
     except PIL.UnidentifiedImageError as error:
+        if suffix in OTHERS:
+            raise DataError(f"it is {OTHERS[suffix]}") from error
         raise DataError(
             f"this is not an image that can be read; give one of {', '.join(_FORMATS)}"
         ) from error
@@ -125,6 +201,16 @@ def opened(file: Path | io.BytesIO) -> Iterator[PIL.Image.Image]:
         yield stored
 
 
+def _with_heif() -> tuple[str, ...]:
+    """The formats that Pillow reads, HEIF with the package pillow-heif, if it is installed."""
+    try:
+        from pillow_heif import register_heif_opener  # pyright: ignore[reportMissingImports]
+    except ImportError:
+        return _FORMATS
+    register_heif_opener()
+    return (*_FORMATS, "HEIF")
+
+
 def unreadable(error: OSError) -> str:
     if isinstance(error, FileNotFoundError):
         return "there is no such file; check its name and folder"
@@ -138,7 +224,7 @@ def _orientation(stored: PIL.Image.Image) -> int:
     if stored.format == "TIFF":  # Pillow turns these itself
         return 1
     try:
-        with _quiet():  # of the base class: that of PNG decodes the image
+        with quiet():  # of the base class: that of PNG decodes the image
             found = PIL.Image.Image.getexif(stored).get(0x0112, 1)
     except _BROKEN:
         return 1
@@ -159,15 +245,21 @@ def decoded(stored: PIL.Image.Image) -> PIL.Image.Image:
     """The image with its pixels in memory, as they are stored."""
     try:
         # TIFF and GIF warn when they decode.
-        with _quiet() if stored.format in ("TIFF", "GIF") else nullcontext():
+        with quiet() if stored.format in ("TIFF", "GIF") else nullcontext():
             stored.load()
     except _BROKEN as error:
         raise FileError(f"it is truncated or broken ({error}); copy the file again") from error
     return stored
 
 
-def header(path: Path) -> tuple[int, int, int]:
-    """Width and height of the upright image, and its EXIF orientation."""
+def header(path: Path, slice_: str = "") -> tuple[int, int, int]:
+    """Width and height of the upright image, and its EXIF orientation.
+
+    Args:
+        slice_: of a volume, as in `Rendering`.
+    """
+    if slice_ or form_of(path):
+        return *contents(path, slice_).size, 1
     tiff = tiff_contents(path)
     if tiff is not None and not tiff.is_plain:
         width, height = tiff.size[::-1] if tiff.orientation >= 5 else tiff.size
@@ -192,12 +284,14 @@ class Rendering:
             deeper values must then use the whole range of their type.
         channels: which are shown, counted from 1: one as grey, or three as red, green and blue.
         page: of a file with several, counted from 1.
+        slice: of a volume: axis and index, counted from 0, such as 2:40.
     """
 
     low: float | None = None
     high: float | None = None
     channels: tuple[int, ...] = ()
     page: int = 0
+    slice: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,6 +303,9 @@ class Contents:
         channels: without alpha.
         pages: pages, z-planes, times and channels that are stored one after the other.
         is_white: whether the smallest value means white.
+        form: DICOM or NIfTI; empty for what Pillow and tifffile read.
+        window: of DICOM: the values that the file itself shows as black and white.
+        spacing: mm per pixel, down and across.
     """
 
     kind: str
@@ -219,20 +316,33 @@ class Contents:
     orientation: int = 1
     is_white: bool = False
     is_first: bool = True  # in the file: others precede the full resolution of some pyramids
+    form: str = ""
+    window: tuple[float, float] | None = None
+    spacing: tuple[float, float] | None = None
 
     @property
     def is_plain(self) -> bool:
         """Whether its pixels mean one thing only: 8 bits, grey or RGB, one page, no alpha."""
-        is_usual = self.kind in ("uint8", "bool") and self.channels in (1, 3)
+        is_usual = self.kind in ("uint8", "bool") and self.channels in (1, 3) and not self.form
         return is_usual and not self.has_alpha and self.pages == 1 and self.is_first
 
 
-def contents(file: Path | io.BytesIO) -> Contents:
+def contents(file: Path | io.BytesIO, slice_: str = "") -> Contents:
     """What a file holds; only its header is read.
+
+    Args:
+        slice_: of a volume, as in `Rendering`.
 
     Raises:
         DataError: if it is not an image that can be read.
     """
+    form = form_of(file)
+    if form:
+        from . import medical  # here, since few images are
+
+        return medical.contents(file, form, slice_)
+    if slice_:
+        raise NeededError("--slice chooses from volumes of NIfTI, and this is none; omit --slice")
     found = tiff_contents(file)
     if found is None:
         with opened(file) as stored:
@@ -367,7 +477,7 @@ def rendered(
         DataError: if it cannot be decoded, or its pixels could mean several things.
     """
     asked = rendering or Rendering()
-    found = contents(file)
+    found = contents(file, asked.slice)
     if found.is_plain and asked == Rendering():
         with opened(file) as stored:
             return upright_rgb(stored, frame)
@@ -463,6 +573,11 @@ def all_values(
             f"it has {_counted(found.pages)}; choose one with --page 1 (to {found.pages})"
             + (", or three as colours, such as --channels 1,2,3" if found.channels == 1 else "")
         )
+    if found.form:
+        from . import medical
+
+        pages = [asked.page] if asked.page else range(1, found.pages + 1)
+        return _joined([medical.values(file, found, asked, page) for page in pages]), True
     if not _is_tiff(file):
         return _pillow_values(file, asked.page), False
     with _tiff(file) as tiff:

@@ -21,6 +21,7 @@ from jaxtyping import Bool, Float64, Integer, UInt8
 from ..errors import DataError
 from .decoding import Rendering, header, rendered, rgb_of, unreadable
 from .measures import Box, Frame
+from .outlines import Shape
 from .rendering import settled
 from .storage import Stored
 
@@ -109,6 +110,7 @@ class Mark:
     kind: str
     box: Box
     flags: frozenset[str] = frozenset()
+    shape: Shape | None = None  # in pixels, if masks are measured
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,12 +122,14 @@ class Source:
         group: the column of a table that names groups, if it is given.
         has_groups: whether images of a table may share a group.
         boxes: the convention of boxes that is asked for.
+        marks: boxes, or masks, whose shapes are read too.
     """
 
     images: Path | None = None
     group: str = ""
     has_groups: bool = True
     boxes: tuple[str, ...] = ()
+    marks: str = "boxes"
     progress: Progress | None = None
 
 

@@ -15,11 +15,23 @@ from pathlib import Path
 from typing import cast
 
 import numpy as np
-from jaxtyping import Bool, Integer, UInt8
+from jaxtyping import Bool, Integer, Shaped, UInt8
 from scipy import ndimage
 
 from ..errors import DataError
-from .decoding import Rendering, all_values, decoded, opened, tiff_contents
+from .decoding import (
+    JPEG,
+    NIFTI,
+    NeededError,
+    Rendering,
+    all_values,
+    contents,
+    decoded,
+    form_of,
+    opened,
+    suffix_of,
+    tiff_contents,
+)
 
 KINDS = ("binary", "instances", "classes")
 ENOUGH = 2000  # values whose regions are counted
@@ -49,6 +61,7 @@ class MaskRule:
         void: a value that stands for unknown, and counts as background.
         by_alpha: whether opacity is the mask.
         page: of files with several.
+        slice: of volumes, as in `Rendering`.
         assumed: what was not certain, in sentences.
     """
 
@@ -58,6 +71,7 @@ class MaskRule:
     void: int | None = None
     by_alpha: bool = False
     page: int = 0
+    slice: str = ""
     assumed: tuple[str, ...] = ()
 
 
@@ -70,6 +84,7 @@ class _Survey:
     n_by_alpha: int = 0
     n_without_zero: int = 0
     n_inverted: int = 0
+    n_jpeg: int = 0  # whose values are not exact
     n_regions: int = 0  # of masks with several values, and their values
     n_values: int = 0
     n_merged: int = 0  # regions of these whatever their values
@@ -80,7 +95,11 @@ class _Survey:
 
 
 def understood(
-    files: Sequence[Path], kind: str = "auto", background: str = "", page: int = 0
+    files: Sequence[Path],
+    kind: str = "auto",
+    background: str = "",
+    page: int = 0,
+    slice_: str = "",
 ) -> MaskRule:
     """What a set of masks means.
 
@@ -88,15 +107,16 @@ def understood(
         kind: binary, instances or classes; auto for what the values suggest.
         background: the value or colour (R,G,B) that marks nothing, instead of 0.
         page: of files with several.
+        slice_: of volumes, as in `Rendering`.
 
     Raises:
         DataError: if the masks could mean several things.
     """
     kind = "" if kind == "auto" else kind
     given = background_code(background)
-    survey = _surveyed(files, 0 if given is None else given, page)
+    survey = _surveyed(files, 0 if given is None else given, page, slice_)
     if not survey.n:
-        return MaskRule(kind or "binary", given or 0, page=page)
+        return MaskRule(kind or "binary", given or 0, page=page, slice=slice_)
     assumed = []
     by_alpha = 2 * survey.n_by_alpha > survey.n
     if by_alpha:
@@ -135,7 +155,7 @@ def understood(
             "value surrounds the image and 0 does not, as in inverted masks. Choose --background "
             f"{max(values)} if 0 marks the object, or --background 0."
         )
-    return MaskRule(kind, given or 0, threshold, void, by_alpha, page, tuple(assumed))
+    return MaskRule(kind, given or 0, threshold, void, by_alpha, page, slice_, tuple(assumed))
 
 
 def background_code(text: str) -> int | None:
@@ -165,11 +185,16 @@ def labels_of(file: Path, rule: MaskRule, orientation: int = 1) -> Integer[np.nd
     marks = marks_of(file, rule)
     if marks.dtype == bool:
         marks = _regions(marks)
+    return turned(marks, orientation)
+
+
+def turned(marks: Shaped[np.ndarray, "h w"], orientation: int) -> Shaped[np.ndarray, "a b"]:
+    """What was drawn before EXIF turned its image, after that turn of orientation 5 to 8."""
     if orientation not in _TURNS:
         return marks
     quarters, is_transposed = _TURNS[orientation]
-    turned = np.rot90(marks, quarters)
-    return turned.T if is_transposed else turned
+    rotated = np.rot90(marks, quarters)
+    return rotated.T if is_transposed else rotated
 
 
 def marks_of(file: Path, rule: MaskRule) -> Bool[np.ndarray, "h w"] | Integer[np.ndarray, "h w"]:
@@ -178,7 +203,7 @@ def marks_of(file: Path, rule: MaskRule) -> Bool[np.ndarray, "h w"] | Integer[np
     Raises:
         DataError: if it cannot be read, or does not fit the rule.
     """
-    codes, _ = _codes(*_stored(file, rule.page), by_alpha=rule.by_alpha)
+    codes, _ = _codes(*_stored(file, rule.page, rule.slice), by_alpha=rule.by_alpha)
     if rule.threshold is not None:
         return codes > rule.threshold
     if rule.void is not None:
@@ -205,8 +230,15 @@ def read_mask(file: Path) -> Bool[np.ndarray, "h w"] | Integer[np.ndarray, "h w"
 # --- inside --------------------------------------------------------------------------------------
 
 
-def _stored(file: Path, page: int) -> tuple[np.ndarray, UInt8[np.ndarray, "h w"] | None]:
+def _stored(
+    file: Path, page: int, slice_: str
+) -> tuple[np.ndarray, UInt8[np.ndarray, "h w"] | None]:
     """The stored values of a mask, indices of palettes as they are; and its opacity."""
+    form = form_of(file)
+    if form:
+        found = contents(file, slice_ if form == NIFTI else "")  # PNG can mask a slice
+        asked = Rendering(page=page if found.pages > 1 else 0, slice=slice_)
+        return all_values(file, found, asked)[0], None
     tiff = tiff_contents(file)
     if tiff is not None:
         asked = Rendering(page=page if tiff.pages > 1 else 0)
@@ -259,12 +291,14 @@ def _codes(
     return np.where(alpha == 0, 0, codes), False
 
 
-def _surveyed(files: Sequence[Path], background: int, page: int) -> _Survey:
+def _surveyed(files: Sequence[Path], background: int, page: int, slice_: str) -> _Survey:
     survey = _Survey()
     chosen = np.linspace(0, len(files) - 1, min(len(files), SURVEYED)).round().astype(int)
     for file in (files[number] for number in chosen):
         try:
-            codes, by_alpha = _codes(*_stored(file, page))
+            codes, by_alpha = _codes(*_stored(file, page, slice_))
+        except NeededError as error:
+            raise DataError(f"{file.name}: {error}.") from error
         except DataError as error:
             if "--page" in str(error):
                 reason = str(error).partition(", or three")[0]
@@ -275,6 +309,7 @@ def _surveyed(files: Sequence[Path], background: int, page: int) -> _Survey:
             continue  # a photograph, refused when it is measured
         survey.first = survey.first or file.name
         survey.n += 1
+        survey.n_jpeg += suffix_of(file) in JPEG
         survey.n_by_alpha += by_alpha
         survey.pixels.update(dict(zip(found.tolist(), counts.tolist(), strict=True)))
         survey.is_grey &= bool(found[-1] < COLOUR)
@@ -348,10 +383,12 @@ def _threshold(values: Counter[int], survey: _Survey) -> float | None:
     """Where grey values that should be two are cut; None if they are not such.
 
     Most marked pixels have the largest values, and several values between are edges; or the values
-    near both ends are many and scattered, as after JPEG.
+    near both ends are many and scattered, as after JPEG; or a JPEG has values near the ends only.
     """
     low, high = min(values), max(values)
-    if not survey.is_grey or len(values) < LEAST_GREYS or high - low < LEAST_RANGE:
+    is_exact = survey.n_jpeg < survey.n
+    least = LEAST_GREYS if is_exact else 3
+    if not survey.is_grey or len(values) < least or high - low < LEAST_RANGE:
         return None
     start, stop = low + ENDS * (high - low), high - ENDS * (high - low)
     between = {value: n for value, n in values.items() if start < value < stop}
@@ -359,7 +396,9 @@ def _threshold(values: Counter[int], survey: _Survey) -> float | None:
     n_high = sum(n for value, n in values.items() if value >= stop)
     is_scattered = survey.n_regions >= REPEATED * survey.n_values
     most = MOST_EDGES * n_high if is_scattered and len(values) > MOST_CLASSES else n_high
-    is_two = sum(between.values()) < min(n_low, most) and (len(between) >= 2 or is_scattered)
+    is_two = sum(between.values()) < min(n_low, most) and (
+        len(between) >= 2 or is_scattered or not (is_exact or between)
+    )
     return (low + high) / 2 if is_two else None
 
 

@@ -14,10 +14,10 @@ import numpy as np
 
 from ..errors import DataError, check_names, nearest
 from . import annotations, boxes, tables
-from .decoding import Rendering, header
+from .decoding import NeededError, Rendering, header
 from .groups import check_grouping, grouped, joined
 from .images import MEAN, Image, ImageSet, Labelled, LeftOut, Mark, Progress, Source, leave, told
-from .masks import KINDS, MaskRule, background_code, labels_of, understood
+from .masks import KINDS, MaskRule, background_code, labels_of, turned, understood
 from .measures import (
     MEASURES,
     Box,
@@ -28,6 +28,8 @@ from .measures import (
     shares_of_labels,
     upright,
 )
+from .medical import check_slice
+from .outlines import covered
 from .rendering import check_intensity, settled
 from .scenes import make_scenes
 from .storage import Stored, is_address
@@ -50,22 +52,25 @@ class Reader:
         place: what the path must be: an existing folder or file, a file that may also be at an
             address, or a pattern.
         measure_in: where the data brings its own measure; empty if it is measured.
+        marks: what its objects can be measured by.
     """
 
     what: str
     read: Callable[[Any, Source], Iterator[Labelled | LeftOut | str]]
     place: Literal["folder", "file", "remote file", "pattern"]
     measure_in: str = ""
+    marks: tuple[str, ...] = ("boxes",)
 
 
+EITHER, MASKS = ("boxes", "masks"), ("masks",)
 # fmt: off
 READERS: dict[str, Reader] = {
     "voc": Reader("a folder with Annotations and JPEGImages", annotations.voc, "folder"),
-    "coco": Reader("an instances file, JSON", annotations.coco, "file"),
+    "coco": Reader("an instances file, JSON", annotations.coco, "file", marks=EITHER),
     "csv": Reader("a table with image and measure", tables.csv, "remote file", "its table"),
     "parquet": Reader("such a table as Parquet", tables.parquet, "remote file", "its table"),
     "tar": Reader("shards of images, each with a .json", tables.shards, "pattern", "its .json"),
-    "masks": Reader("a folder with images and masks", annotations.masks, "folder"),
+    "masks": Reader("a folder with images and masks", annotations.masks, "folder", marks=MASKS),
     "yolo": Reader("a folder with images and labels, or data.yaml", annotations.yolo, "folder"),
     "labelme": Reader("a folder with a JSON file per image", annotations.labelme, "folder"),
     "cvat": Reader("an XML file of CVAT for images", annotations.cvat, "file"),
@@ -88,6 +93,7 @@ class Reading:
         strict: Stop at the first image that would be skipped, and at whatever is assumed.
         boxes: What the numbers of a box mean, where the file does not follow its format: xyxy,
             xywh or cxcywh, and normalised for shares of width and height.
+        marks: What measures an object of COCO: its box, or its mask (polygons or runs of pixels).
         mask_kind: What masks mean: binary (each connected region is an object), instances (each
             value is one), or classes (each connected region of a value); auto detects it.
         background: The value or colour (R,G,B) of masks that marks nothing, instead of 0.
@@ -96,9 +102,12 @@ class Reading:
         group_from_name: A regular expression whose first parenthesis, in the names of images, is
             the group.
         intensity: Values shown as black and white, of images deeper than 8 bits: auto detects the
-            range in use over all images; full, data, percentiles, or two numbers, LOW,HIGH.
+            range in use over all images, or takes the window that all DICOM files state; full,
+            data, percentiles, window (that of each DICOM file), or two numbers, LOW,HIGH.
         channels: Channels to show, counted from 1: one as grey, or three as red, green and blue.
-        page: Page or plane of files with several, counted from 1.
+        page: Page, plane or frame of files with several, counted from 1.
+        slice: Slice of NIfTI volumes, AXIS:INDEX as 2:40, both counted from 0; the axes point
+            right, forward and up (RAS+).
         at_most: A random part of this many images, drawn by group; 0 for all.
     """
 
@@ -110,6 +119,7 @@ class Reading:
     skip_difficult: bool = False
     strict: bool = False
     boxes: Sequence[Literal["xyxy", "xywh", "cxcywh", "normalised"]] = ()
+    marks: Literal["boxes", "masks"] = "boxes"
     mask_kind: Literal["auto", "binary", "instances", "classes"] = "auto"
     background: str = ""
     group: str = ""
@@ -118,15 +128,20 @@ class Reading:
     intensity: str = "auto"
     channels: Sequence[int] = ()
     page: int = 0
+    slice: str = ""
     at_most: int = 0
 
     def __post_init__(self) -> None:
         check_names(self.boxes, (*boxes.IN_WORDS, boxes.NORMALISED), "convention of boxes")
+        check_names(self.marks, EITHER, "kind of marks")
+        if self.boxes and self.marks == "masks":
+            raise DataError("--boxes says what boxes mean, but masks are measured. Omit --boxes.")
         check_names(self.mask_kind, ("auto", *KINDS), "kind of mask")
         background_code(self.background)
         check_grouping(self.group, self.no_groups, self.group_from_name)
         check_intensity(self.intensity)
         object.__setattr__(self, "channels", _channels(self.channels))
+        check_slice(self.slice)
         if self.page < 0:
             raise DataError(f"--page must be 1 or more, got {self.page}.")
         check_names(self.measure, tuple(MEASURES), "measure")
@@ -218,17 +233,27 @@ def read_images(
             f"{scheme}: data brings its own measure, so {asked.measure!r} cannot be computed. "
             f"Omit --measure, or put {asked.measure!r} into {reader.measure_in}."
         )
+    if asked.marks not in reader.marks and asked.marks == "masks":
+        able = ", ".join(f"{name}:" for name, each in READERS.items() if "masks" in each.marks)
+        raise DataError(
+            f"Objects of {scheme}: data have no masks that are read; {able} data have. "
+            "Omit --marks, or convert the data."
+        )
+    asked = asked if asked.marks in reader.marks else replace(asked, marks="masks")
     if frame is None and asked.measure == "pixels":
         raise DataError("Measure 'pixels' counts pixels of the network's input. Give a frame.")
     by_column = not (asked.no_groups or asked.group_from_name)
-    source = Source(images_folder, asked.group, by_column, tuple(asked.boxes), progress)
+    source = Source(
+        images_folder, asked.group, by_column, tuple(asked.boxes), asked.marks, progress
+    )
     labelled = _labelled(reader.read(place, source), asked, _text(place), log)
     if not labelled:
         found = told(log.skipped) or f"Give {scheme}: {reader.what}."
         raise DataError(f"Nothing in {_text(place)} can be used. {found}")
     wanted = _wanted(place, asked.subset, {kind for item in labelled for kind in item.kinds})
     files = [item.label for item in labelled if isinstance(item.label, Path)]
-    rule = understood(files, asked.mask_kind, asked.background, asked.page) if files else None
+    meaning = asked.mask_kind, asked.background, asked.page, asked.slice
+    rule = understood(files, *meaning) if files else None
     for statement in rule.assumed if rule is not None else ():
         log.assume(statement)
     measured = _measured(labelled, wanted, frame or WHOLE, asked, rule, log, progress)
@@ -240,6 +265,9 @@ def read_images(
         "assumed": log.assumed,
         "identical_images": n_identical,
         "mask_kind": rule.kind if rule is not None else "",
+        "stated": log.stated,
+        "pixel_spacing_mm": log.spacing
+        and {"smallest": log.spacing[0], "largest": log.spacing[-1]},
     }
     name = "measure" if reader.measure_in else asked.measure
     facts = {key: value for key, value in facts.items() if value}
@@ -253,6 +281,8 @@ class _Log:
     strict: bool
     skipped: list[LeftOut] = field(default_factory=list)
     assumed: list[str] = field(default_factory=list)
+    stated: list[str] = field(default_factory=list)  # of the files themselves
+    spacing: list[tuple[float, float]] = field(default_factory=list)  # mm per pixel: down, across
 
     def leave(self, item: LeftOut) -> None:
         leave(item, self.skipped, self.strict)
@@ -288,7 +318,7 @@ def _labelled(
             f"{len(unsized)} annotations do not state the size of their image (the first is that "
             f"of {unsized[0].image.name}); their boxes are taken to be drawn on it as it is"
         )
-    labelled = boxes.in_pixels(labelled, asked.boxes, place)
+    labelled = boxes.in_pixels(labelled, asked.boxes, place, asked.slice)
     labelled, statements = grouped(labelled, asked.group_from_name, not asked.no_groups)
     for statement in statements:
         log.assume(statement)
@@ -309,6 +339,8 @@ def _measured(
     for number, item in enumerate(labelled, start=1):
         try:
             found = list(_rows(item, wanted & item.kinds, frame, asked, rule))
+        except NeededError as error:
+            raise DataError(f"{item.image.name}: {error}.") from error
         except DataError as error:
             log.leave(LeftOut(item.image.name, str(error)))
         else:
@@ -321,12 +353,14 @@ def _measured(
 
 def _shown(rows: Sequence[_Row], asked: Reading, log: _Log) -> list[_Row]:
     """The rows of images whose pixels are known to mean something, with their rendering."""
-    rendering = Rendering(channels=tuple(asked.channels), page=asked.page)
+    rendering = Rendering(channels=tuple(asked.channels), page=asked.page, slice=asked.slice)
     found = settled([row.image for row in rows], rendering, asked.intensity)
     for name, reason in found.skipped:
         log.leave(LeftOut(name, reason))
     for statement in found.assumed:
         log.assume(statement)
+    log.stated += found.stated
+    log.spacing += found.spacing
     unusable = {name for name, _ in found.skipped}
     return [
         replace(row, image=replace(row.image, rendering=found.renderings.get(row.image)))
@@ -392,7 +426,7 @@ def _rows(
     group = item.group or item.image.name
     if isinstance(item.label, float | int):
         if kinds and isinstance(item.image.source, Path):
-            header(item.image.source)
+            header(item.image.source, asked.slice)
         for kind in kinds:
             yield _Row(kind, item.image, item.label, group, None)
         return
@@ -408,7 +442,7 @@ def _rows(
             chosen.append((kind, marks))
     if not chosen:
         return
-    width, height, orientation = header(cast(Path, item.image.source))
+    width, height, orientation = header(cast(Path, item.image.source), asked.slice)
     flags = {"truncated": asked.skip_truncated, "difficult": asked.skip_difficult}
     avoided = {flag for flag, is_avoided in flags.items() if is_avoided}
     for kind, marks in chosen:
@@ -424,10 +458,14 @@ def _rows(
             if flagged:
                 yield LeftOut(item.image.name, f"its {kind} is marked {flagged[0]}, as asked")
                 continue
-            _check_turn(item, orientation, frame, asked)
-            upright_boxes = _upright_boxes(item, marks, width, height, orientation)
             window = frame.window(width, height)
-            seen = [_Seen(*share_of(box, window), box) for box in upright_boxes]
+            if asked.marks == "masks":
+                size = width, height
+                seen = [_seen_in_shape(item, mark, size, orientation, window) for mark in marks]
+            else:
+                _check_turn(item, orientation, frame, asked)
+                upright_boxes = _upright_boxes(item, marks, width, height, orientation)
+                seen = [_Seen(*share_of(box, window), box) for box in upright_boxes]
         area, tall, box = _summary(seen, kind, asked.objects)
         value = measure_named(asked.measure)(area, tall, frame)
         is_known = isinstance(marks, Path) or not _may_be_turned(item, orientation)
@@ -473,6 +511,37 @@ def _upright_boxes(
             f"{width} x {height}; give the image that they were drawn on"
         )
     return [clipped(box, width, height) for box in boxes]
+
+
+def _seen_in_shape(
+    item: Labelled, mark: Mark, size: tuple[int, int], orientation: int, window: Box
+) -> _Seen:
+    """An object with an outline or runs of pixels; it is turned with its image."""
+    if mark.shape is None:
+        raise DataError(f"its {mark.kind} has no mask; --marks boxes measures its box")
+    if _may_be_turned(item, orientation):
+        raise DataError(
+            f"its EXIF orientation {orientation} turns it, and its annotation does not say whether "
+            "its outline was drawn before or after; save it upright"
+        )
+    drawn_on = item.size or size
+    is_turned = orientation >= 5 and drawn_on == size[::-1] != size
+    if drawn_on != size and not is_turned:
+        raise DataError(
+            f"its masks were drawn on {drawn_on[0]} x {drawn_on[1]} pixels, but the image has "
+            f"{size[0]} x {size[1]}; give the image that they were drawn on"
+        )
+    mask, x, y = covered(mark.shape, *drawn_on)
+    if is_turned:
+        whole = np.zeros(drawn_on[::-1], dtype=bool)
+        whole[y : y + mask.shape[0], x : x + mask.shape[1]] = mask
+        mask, x, y = turned(whole, orientation), 0, 0
+    seen_from_it = window[0] - x, window[1] - y, window[2] - x, window[3] - y
+    found = shares_of_labels(mask.astype(np.uint8), seen_from_it)
+    if not found:
+        raise DataError(f"the mask of its {mark.kind} marks no pixel; fix it")
+    area, tall, (left, top, right, bottom) = found[0]
+    return _Seen(area, tall, (left + x, top + y, right + x, bottom + y))
 
 
 def _seen_in_mask(

@@ -14,11 +14,15 @@ import numpy as np
 
 from ..errors import DataError
 from .decoding import (
+    DICOM,
+    Contents,
     FileError,
+    NeededError,
     Rendering,
     all_values,
     contents,
     described,
+    form_of_name,
     full_range,
     shown_values,
 )
@@ -26,22 +30,30 @@ from .storage import Stored
 
 Image: TypeAlias = Any  # of `images`, which imports this module
 
-INTENSITIES = ("auto", "full", "data", "percentiles")
+INTENSITIES = ("auto", "full", "data", "percentiles", "window")
 BITS = (8, 10, 12, 14, 16, 32)  # that cameras and scanners have
 SAMPLED = 4096  # values of each image, for quantiles
 LOOKED_AT = 64  # of many plain or stored images, for blank ones
 TAILS = 0.0005  # of the values, at either end, that may be outliers
 MOST_CONTRAST = 8.0  # range of all values over that without tails, at most
+_UNKNOWN = Contents("", 0, False, (0, 0))  # of what cannot be read
 _NEVER_PLAIN = (".png", ".tif", ".tiff", ".gif", ".webp", ".jp2", ".ppm", ".pgm")
 
 
 @dataclass(frozen=True, slots=True)
 class Settled:
-    """How images of a set are shown, what was assumed, and which cannot be used."""
+    """How images of a set are shown, what was assumed, and which cannot be used.
+
+    Args:
+        stated: what follows from the files themselves, in sentences.
+        spacing: mm per pixel, down and across, of files that state it, each value once.
+    """
 
     renderings: Mapping[Image, Rendering]
     assumed: tuple[str, ...]
     skipped: tuple[tuple[str, str], ...]  # names and reasons
+    stated: tuple[str, ...] = ()
+    spacing: tuple[tuple[float, float], ...] = ()
 
 
 @dataclass(slots=True)
@@ -59,7 +71,7 @@ def settled(images: Sequence[Image], asked: Rendering, intensity: str) -> Settle
 
     Args:
         asked: channels and page.
-        intensity: auto, full, data, percentiles, or LOW,HIGH.
+        intensity: auto, full, data, percentiles, window, or LOW,HIGH.
 
     Raises:
         DataError: if images could mean several things and no option chooses, or all are blank.
@@ -73,13 +85,21 @@ def settled(images: Sequence[Image], asked: Rendering, intensity: str) -> Settle
     seen: dict[np.dtype, _Seen] = {}
     blank: list[tuple[str, str]] = []
     unusable: list[tuple[str, str]] = []
+    held: dict[Image, Contents] = {}
     n_checked = 0
-    for image in [*local, *(image for image in stored if image.source in looked_at)]:
-        may_be_odd = isinstance(image.source, Stored) or image.source.suffix.lower() in _NEVER_PLAIN
+    for image in [
+        *local,
+        *(image for image in stored if image.source in looked_at or intensity == "window"),
+    ]:
+        may_be_odd = (
+            isinstance(image.source, Stored)
+            or image.source.suffix.lower() in _NEVER_PLAIN
+            or form_of_name(image.source) != ""
+        )
         if not (may_be_odd or is_asked or image.source in looked_at):
             continue
         try:
-            kind, values = _values(image, asked, is_asked, image.source in looked_at)
+            kind, values, found = _values(image, asked, is_asked, image.source in looked_at)
         except FileError as error:
             unusable.append((image.name, str(error)))
             continue
@@ -91,7 +111,7 @@ def settled(images: Sequence[Image], asked: Rendering, intensity: str) -> Settle
             blank.append((image.name, f"it is blank: every value is {low:g}"))
         if kind is None:
             continue
-        odd[image] = kind
+        odd[image], held[image] = kind, found
         own = seen.setdefault(kind, _Seen(low, high, [], image.name))
         own.low, own.high = min(own.low, low), max(own.high, high)
         own.samples.append(values.ravel()[:: 1 + values.size // SAMPLED])
@@ -100,24 +120,67 @@ def settled(images: Sequence[Image], asked: Rendering, intensity: str) -> Settle
             f"All {n_checked} images that were examined are blank, the first is {blank[0][0]} "
             f"({blank[0][1].partition(': ')[2]}). Check the files, their bands and their alpha."
         )
-    ranges = {kind: _chosen(kind, own, intensity) for kind, own in seen.items()}
+    windows, one = _windows(held, intensity, unusable)
+    otherwise = "data" if intensity == "window" else intensity
+    ranges = {
+        kind: one if one and kind == np.float32 else _chosen(kind, own, otherwise)
+        for kind, own in seen.items()
+    }
     renderings = {
         image: asked
         if kind == np.uint8 and ranges[kind] == (0.0, 255.0)
         else replace(asked, low=ranges[kind][0], high=ranges[kind][1])
         for image, kind in odd.items()
     }
+    renderings |= {
+        image: replace(asked, low=low, high=high) for image, (low, high) in windows.items()
+    }
     if stored and ranges:  # what was not examined is as what was
         low, high = next(iter(ranges.values()))
         for image in stored:
             renderings.setdefault(image, replace(asked, low=low, high=high))
     assumed = tuple(
-        f"{described(kind)} values are shown from {low:g} (black) to {high:g} (white), as "
-        f"--intensity {low:g},{high:g} would"
+        f"{described(kind)} values are shown from {low:g} (black) to {high:g} (white), "
+        + ("the window of all files, " if one and kind == np.float32 else "")
+        + f"as --intensity {low:g},{high:g} would"
         for kind, (low, high) in ranges.items()
         if kind not in (np.uint8, np.bool_) and intensity == "auto"
     )
-    return Settled(renderings, assumed, (*unusable, *blank))
+    n_white = sum(found.is_white for found in held.values() if found.form == DICOM)
+    stated = (f"{n_white} images are MONOCHROME1, and are inverted",) if n_white else ()
+    spacing = tuple(sorted({found.spacing for found in held.values() if found.spacing}))
+    return Settled(renderings, assumed, (*unusable, *blank), stated, spacing)
+
+
+def _windows(
+    held: Mapping[Image, Contents], intensity: str, unusable: list[tuple[str, str]]
+) -> tuple[dict[Image, tuple[float, float]], tuple[float, float] | None]:
+    """The windows of grey DICOM files: each its own if asked, else the one that all state.
+
+    Raises:
+        DataError: if files state different windows, and nothing chooses.
+    """
+    if intensity not in ("auto", "window"):
+        return {}, None
+    grey = {
+        image: found.window for image, found in held.items() if found.kind not in ("uint8", "bool")
+    }
+    if intensity == "window":
+        reason = "it states no window; choose --intensity percentiles or LOW,HIGH"
+        unusable += [(image.name, reason) for image, window in grey.items() if window is None]
+        return {image: window for image, window in grey.items() if window is not None}, None
+    different = dict.fromkeys(grey.values())
+    if len(different) > 1:
+        shown = [
+            "none" if window is None else f"{window[0]:g} to {window[1]:g}"
+            for window in list(different)[:3]
+        ]
+        raise DataError(
+            f"The {len(grey)} images state {len(different)} windows ({', '.join(shown)}), so equal "
+            "values could be shown differently. Choose --intensity window (each its own), data, "
+            "percentiles, or LOW,HIGH."
+        )
+    return {}, next(iter(different), None)
 
 
 def _is_file(image: Image) -> bool:
@@ -126,7 +189,7 @@ def _is_file(image: Image) -> bool:
 
 def _values(
     image: Image, asked: Rendering, is_asked: bool, is_looked_at: bool
-) -> tuple[np.dtype | None, np.ndarray | None]:
+) -> tuple[np.dtype | None, np.ndarray | None, Contents]:
     """The values that are shown of an image; their type, unless the image is plain.
 
     A plain file that is broken is skipped only when it is used.
@@ -134,12 +197,14 @@ def _values(
     source = image.source
     try:
         file = io.BytesIO(source.read()) if isinstance(source, Stored) else cast(Path, source)
-        found = contents(file)
+        found = contents(file, asked.slice)
         is_plain = found.is_plain and not is_asked
         if is_plain:
-            return None, np.asarray(image.decode()) if is_looked_at else None
+            return None, np.asarray(image.decode()) if is_looked_at else None, found
+    except NeededError as error:
+        raise DataError(f"{image.name}: {error}.") from error
     except DataError:
-        return None, None
+        return None, None, _UNKNOWN
     try:
         values, _ = all_values(file, found, asked)
         shown, _ = shown_values(values, found, asked)
@@ -147,7 +212,7 @@ def _values(
         raise
     except DataError as error:
         raise DataError(f"{image.name}: {error}.") from error
-    return shown.dtype, shown
+    return shown.dtype, shown, found
 
 
 def _chosen(kind: np.dtype, seen: _Seen, intensity: str) -> tuple[float, float]:

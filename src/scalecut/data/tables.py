@@ -39,6 +39,7 @@ GROUP_WORDS = {
     "scan", "study", "animal", "mouse", "individual", "person", "video", "plate", "series", "block",
 }
 # fmt: on
+LIKE_BOX = {"xmin", "bboxxywh", "bbox", "bboxx", "boxx", "x"}  # letters of columns of boxes
 AT_ONCE = 4  # shards that are listed concurrently
 LAYOUT = 2  # version of kept indexes: raise it when the same shard would be listed differently
 _COMPRESSED = {
@@ -168,6 +169,13 @@ def columns(
         ) from error
     found = {str(name): [str(cell) for cell in table[name]] for name in table.columns}
     missing = [name for name in required if name not in found]
+    box = next((name for name in found if _letters(name) in LIKE_BOX), None)
+    if missing and box is not None:
+        raise DataError(
+            f"{place} is a table of boxes ({box!r}), without the columns {' and '.join(required)}. "
+            "Compute the measure of each image, such as the share of its area in the box, or "
+            "convert the table to COCO and give coco:FILE."
+        )
     if missing or table.empty:
         raise DataError(
             f"{place} has {f'no column {missing[0]!r}' if missing else 'no rows'}; its columns are "
@@ -184,6 +192,10 @@ def columns(
                 "Fix or remove these rows."
             )
     return found
+
+
+def _letters(name: str) -> str:
+    return re.sub(r"[^a-z]", "", name.lower())
 
 
 def _parsed(content: Path | io.BytesIO, kind: str) -> pd.DataFrame:
