@@ -299,6 +299,7 @@ def invariance(
     if is_of_images:
         with stages("images"):
             image_set = _read(data, subject.network, reading, seed, progress)
+        stages.say(image_set)
         with stages("comparison"):
             table, kept, also = _compared(
                 *(subject, image_set, octaves, variation.changes, computation),

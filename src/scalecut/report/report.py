@@ -17,7 +17,7 @@ from ..figures.drawing import STYLE, Drawing, page_figure
 from ..runs import Run
 from .curve import comparison_section, curve_story, names_of
 from .cut import NEEDED, cut_story
-from .facts import few_facts, trust
+from .facts import data_sections, few_facts, trust
 from .page import Story, page
 from .sections import Plot, drawings, sections_of
 
@@ -118,7 +118,7 @@ def _story(run: Run, drawn: Sequence[tuple[Plot, Drawing]], has_thumbnails: bool
         title=str(facts.get("model") or facts.get("settings", {}).get("model") or "A run"),
         finding=str(facts.get("finding", "")),
         facts=few_facts(facts),
-        sections=sections_of(run, drawn),
+        sections=[*data_sections(run), *sections_of(run, drawn)],
         trust=trust(facts),
         kind="".join(str(facts.get("command", "")).split()[1:2]),
     )
