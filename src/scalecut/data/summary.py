@@ -235,8 +235,9 @@ def summary_in(facts: Mapping[str, Any]) -> DataSummary | None:
     held = (facts.get("images") or {}).get("understood")
     if not held:
         return None
-    tables = {name: pd.DataFrame(held[name]) for name in ("targets", "examples")}
-    return DataSummary(**{name: held[name] for name in _PLAIN}, **tables)
+    fields: dict[str, Any] = {name: held[name] for name in _PLAIN}
+    fields |= {name: pd.DataFrame(held[name]) for name in ("targets", "examples")}
+    return DataSummary(**fields)
 
 
 def read_summary(folder: str | Path) -> DataSummary:
