@@ -200,7 +200,10 @@ def save_patches(
     if not kept:
         raise DataError(f"--leave-out {','.join(leave_out)} skips every tile. Skip fewer.")
     assumed = kept[0].rule.assumed if kept[0].rule is not None else ()
-    said = *(f"{each}." for each in assumed), *checked(kept, cutting.native, cutting.um_per_pixel)
+    said = (
+        *(f"{each[0].upper()}{each[1:]}." for each in assumed),
+        *checked(kept, cutting.native, cutting.um_per_pixel),
+    )
     parts = split_tiles(kept, seed=seed, given=read_split(Path(split)) if split else None)
     with runs.new_run(out, "patches") as folder:
         made = cut_patches(kept, parts, folder, cutting, progress=progress)

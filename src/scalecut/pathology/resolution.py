@@ -64,7 +64,7 @@ class Stated:
 def stated(image: PIL.Image.Image) -> tuple[Stated, ...]:
     """What an opened file states, the most specific first."""
     tags: Mapping[int, Any] = getattr(image, "tag_v2", {})
-    text = str(tags.get(_DESCRIPTION, ""))
+    text = _in_utf8(str(tags.get(_DESCRIPTION, "")))
     found = [*_of_aperio(text), *_of_ome(text)]
     across, down = (_positive(tags.get(tag)) for tag in (_ACROSS, _DOWN))
     unit = re.search(r"^unit=(.+)$", text, re.M) if text.startswith("ImageJ=") else None
@@ -165,6 +165,14 @@ def _positive(value: Any) -> float:
     except (TypeError, ValueError, ZeroDivisionError):
         return 0.0
     return number if 0 < number < float("inf") else 0.0
+
+
+def _in_utf8(text: str) -> str:
+    """Text that Pillow read as Latin-1, in which µ becomes two characters."""
+    try:
+        return text.encode("latin-1").decode("utf-8")
+    except UnicodeError:
+        return text
 
 
 def _of_aperio(text: str) -> Iterator[Stated]:
