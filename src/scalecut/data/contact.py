@@ -97,7 +97,8 @@ def _outlined(image: PIL.Image.Image, labels: Integer[np.ndarray, "h w"]) -> PIL
     edge, marked = _edge(small), small > 0
     pixels[marked] += TINT * (colour - pixels[marked])
     if labels.max() < CROWD:
-        pixels[ndimage.binary_dilation(edge) & ~marked] = 0
+        around = np.asarray(ndimage.binary_dilation(edge), dtype=bool)
+        pixels[around & ~marked] = 0
     pixels[edge] = colour
     return PIL.Image.fromarray(pixels.round().astype(np.uint8))
 
