@@ -408,6 +408,7 @@ def _compared(
             "--strict."
         )
     kept = images.rows([number for number in range(len(images)) if number not in unreadable])
+    kept = replace(kept, left_out=(*images.left_out, *skipped))
     _check_groups(kept)
     for view, matrices in features.items():
         found = dict(zip([point.layer for point in points], matrices, strict=True))

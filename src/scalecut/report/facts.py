@@ -51,11 +51,9 @@ def data_sections(run: Run) -> list[Section]:
     sheet = None
     if file.is_file():
         sheet = ShownImage(thumbnail(Image(SHEET, file), SHEET_SIDE), "Some of the images")
-    tables = [
-        Table("What was understood", ("", "data"), [*summary.lines()]),
-        *(_rows(title, table) for title, table in summary.summary().items()),
-    ]
-    return [Section("Data", sheet=sheet, tables=tables)]
+    lines = [f"{heading}: {text}" for heading, text in summary.lines()]
+    tables = [_rows(title, table) for title, table in summary.summary().items()]
+    return [Section("Data", lines, sheet=sheet, tables=tables)]
 
 
 def trust(facts: Mapping[str, Any]) -> list[Section]:
