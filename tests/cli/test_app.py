@@ -766,7 +766,7 @@ def test_data_says_what_was_understood_and_a_page_shows_it():
     assert (run, figure) == ("Run:    seen", "Figure: seen/figures/data.png")
     assert page == "Page:   seen/report.html" and finding.startswith("40 images of 1 subset in 40")
     shown = json.loads(scalecut("data", "voc:blobs", "--out", "seen", "--json").stdout)
-    assert shown == {"run": "seen", "finding": finding, **facts("seen")["images"]["understood"]}
+    assert shown == {"run": "seen", "finding": finding, **facts(Path("seen"))["images"]["understood"]}
     probed(*BARE)
     for folder, n_sheets in (("seen", 1), ("run", 0)):  # a probe shows its images elsewhere
         text = Path(folder, "report.html").read_text(encoding="utf-8")
@@ -775,7 +775,7 @@ def test_data_says_what_was_understood_and_a_page_shows_it():
         assert "8 bits, as stored (40 images)" in section and "Distribution of area" in section
         assert "039.jpg" in section or "0.jpg" in section
         assert text.index("<h2>Data</h2>") < text.index("<h2>Command</h2>")
-    assert facts("run")["images"]["understood"] == facts("seen")["images"]["understood"]
+    assert facts()["images"]["understood"] == facts(Path("seen"))["images"]["understood"]
     refused = scalecut("data", "voc:nowhere")
     assert (refused.exit_code, refused.stdout) == (2, "")
 
