@@ -15,6 +15,7 @@ _NAMES = {
     "data.decoding": ("Rendering",),
     "data.measures": ("Frame",),
     "data.read": ("Reading", "read_images"),
+    "data.summary": ("DataSummary", "describe_data"),
     "data.scenes": ("make_scenes",),
     "data.storage": ("Stored",),
     "networks.load": ("load_network",),

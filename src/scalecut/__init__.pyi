@@ -35,6 +35,8 @@ from .data.read import Reading as Reading
 from .data.read import read_images as read_images
 from .data.scenes import make_scenes as make_scenes
 from .data.storage import Stored as Stored
+from .data.summary import DataSummary as DataSummary
+from .data.summary import describe_data as describe_data
 from .errors import DataError as DataError
 from .errors import LayerError as LayerError
 from .errors import ModelError as ModelError

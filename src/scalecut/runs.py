@@ -46,6 +46,7 @@ RESULTS = {
     "noise": "analyses.noise:read_noise",
     "scenes": "analyses.synthetic:read_scenes",
     "rcv": "analyses.rcv:read_directions",
+    "targets": "data.summary:read_summary",
     "units": "analyses.visualise:read_pictures",
     "cut": "cut.folder:load_cut",
     "patches": "pathology.patches:read_patches",

@@ -34,7 +34,7 @@ CURVE_HEADER = ["layer", "d", "ridge", "[95", "%]", "gain", "[95", "%]", "random
 LAYER_COLUMNS = [
     *("layer", "alias", "depth", "channels", "stride", "receptive_field", "parameters", "macs")
 ]
-COMMANDS = [*cli.COMMANDS, "demo", "layers", "compare", "report", "cache", "doctor"]
+COMMANDS = [*cli.COMMANDS, "data", "demo", "layers", "compare", "report", "cache", "doctor"]
 BARE = ("--controls", "none", "--layers", "pooled")
 SIDE = 48
 NUMBER, INTERVAL = r"-?\d\.\d\d", r"\[-?\d\.\d\d, -?\d\.\d\d\]"
@@ -106,6 +106,11 @@ def tree(folder=Path()):
         path.relative_to(folder).as_posix(): path.read_bytes() if path.is_file() else None
         for path in folder.rglob("*")
     }
+
+
+def below_data(shown):
+    """What follows on what was understood of the images, which comes before computing."""
+    return shown.partition("\n\n")[2] if shown.startswith("Data\n") else shown
 
 
 def words(shown):
@@ -205,7 +210,9 @@ def test_layers_as_json_have_the_columns_of_the_contract_and_are_selected():
 
 
 def test_probe_shows_the_means_of_the_curve(finished, curve):
-    *table, controls, run, figure, page, finding = finished.result.stdout.splitlines()
+    shown = finished.result.stdout
+    assert words(shown).startswith("Data Images 50 ([cat] 25, dog 25) Skipped none Groups 50,")
+    *table, controls, run, figure, page, finding = below_data(shown).splitlines()
     assert finished.result.stderr == ""
     assert table[0].strip() == "R² of area, test_resnet, 50 images ([cat], dog)"
     assert table[1].split() == CURVE_HEADER
@@ -330,7 +337,9 @@ def test_options_reach_the_probe_and_a_run_without_a_name_has_one():
         *("--images", "blobs/JPEGImages", "--mean", "0.1,0.2,0.3", "--std", "0.5, 0.6,0.7"),
         *("--repeats", 1, "--input-size", "32x40", "--regressor", "ridge", *BARE),
     )
-    assert words(result.stdout).startswith("R² of measure, test_resnet, 40 images (table) ")
+    assert words(below_data(result.stdout)).startswith(
+        "R² of measure, test_resnet, 40 images (table) "
+    )
     (run,) = Path("runs").iterdir()
     assert re.fullmatch(r"test_resnet-\d{8}-\d{6}", run.name)
     assert f"Run:    {run}\n" in result.stdout
@@ -431,7 +440,8 @@ def test_ctrl_c_leaves_no_run_and_the_same_command_computes_only_the_rest(monkey
     with monkeypatch.context() as patch:
         patch.setattr(cache, "add_shard", interrupted)
         result = probed(*more)
-    assert (result.exit_code, result.stdout, result.stderr.count("\n")) == (130, "", 1)
+    assert (result.exit_code, below_data(result.stdout)) == (130, "")
+    assert result.stderr.count("\n") == 1
     assert result.stderr.startswith("scalecut: Stopped; no run was written.")
     assert tree() == before
     assert probed(*more).exit_code == 0
@@ -500,7 +510,8 @@ def test_a_stopped_process_is_finished_by_the_same_command(stop, tmp_path, monke
     assert 4 <= n_kept < 40
     assert not Path("run").exists()
     if stop == signal.SIGINT:
-        assert (process.returncode, said, complaint.count("\n")) == (130, "", 1)
+        assert (process.returncode, below_data(said)) == (130, "")
+        assert complaint.count("\n") == 1
 
     weights = "pretrained"  # those that the factory gives
     assert probed(*more, model="slow_net:network", weights=weights).exit_code == 0
@@ -517,7 +528,7 @@ def test_a_stopped_process_is_finished_by_the_same_command(stop, tmp_path, monke
 def assert_refused(result, before, start):
     """Exit status 2, one line that says it, and every file as it was."""
     assert result.exit_code == 2, result.stdout + result.stderr
-    assert result.stdout == ""
+    assert below_data(result.stdout) == ""
     assert result.stderr.startswith(f"scalecut: {start}"), result.stderr
     assert result.stderr.count("\n") == 1 and result.stderr.endswith("\n")
     assert tree() == before
@@ -745,12 +756,37 @@ def test_layers_that_need_a_missing_tensor_are_skipped():
     assert set(pd.read_csv("run/curve.csv").layer) == set(LAYERS[:-2])
 
 
+def test_data_says_what_was_understood_and_a_page_shows_it():
+    blobs()
+    result = scalecut("data", "voc:blobs", "--out", "seen")
+    assert result.exit_code == 0
+    block = result.stdout.partition("\n\n")[0]
+    assert words(block).startswith("Data Images 40 (blob 40) Skipped none Groups 40, each image")
+    *_, run, figure, page, finding = result.stdout.splitlines()
+    assert (run, figure) == ("Run:    seen", "Figure: seen/figures/data.png")
+    assert page == "Page:   seen/report.html" and finding.startswith("40 images of 1 subset in 40")
+    shown = json.loads(scalecut("data", "voc:blobs", "--out", "seen", "--json").stdout)
+    assert shown == {"run": "seen", "finding": finding, **facts(Path("seen"))["images"]["understood"]}
+    probed(*BARE)
+    for folder, n_sheets in (("seen", 1), ("run", 0)):  # a probe shows its images elsewhere
+        text = Path(folder, "report.html").read_text(encoding="utf-8")
+        section = text.partition("<h2>Data</h2>")[2].partition("</section>")[0]
+        assert section.count('class="sheet"') == n_sheets
+        assert "8 bits, as stored (40 images)" in section and "Distribution of area" in section
+        assert "039.jpg" in section or "0.jpg" in section
+        assert text.index("<h2>Data</h2>") < text.index("<h2>Command</h2>")
+    assert facts()["images"]["understood"] == facts(Path("seen"))["images"]["understood"]
+    refused = scalecut("data", "voc:nowhere")
+    assert (refused.exit_code, refused.stdout) == (2, "")
+
+
 @pytest.mark.parametrize("name", ["[bold]red[/]", ":cat:, $x$", '<img src="x">'])
 def test_names_mean_themselves_in_the_table_and_the_files(name):
     blobs(kinds=(name,) * 24)
     out = "[red]runs/" + "long" * 25 + "/:cat:"
     result = probed(*BARE, "--out", out)
-    assert words(result.stdout).startswith(f"R² of area, test_resnet, 24 images ({name}) layer d ")
+    said = words(below_data(result.stdout))
+    assert said.startswith(f"R² of area, test_resnet, 24 images ({name}) layer d ")
     run = Path(out)
     assert set(pd.read_csv(run / "curve.csv", keep_default_na=False).subset) == {name, "mean"}
     assert list(facts(run)["images"]["n_by_subset"]) == [name]

@@ -173,7 +173,7 @@ def test_skipped_tiles_are_named(here, tmp_path):
     (tmp_path / "masks" / "t0.png").unlink()
     (tmp_path / "tiles" / "t1.png").write_bytes(b"no image")
     PIL.Image.fromarray(np.zeros((9, 9), np.uint8)).save(tmp_path / "masks" / "t2.png")
-    noise = np.random.default_rng(0).integers(0, 256, (SIDE, SIDE), dtype=np.uint8)
+    noise = np.random.default_rng(0).integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)
     PIL.Image.fromarray(noise).save(tmp_path / "masks" / "t3.png")
     folders = tmp_path / "tiles", "--masks", tmp_path / "masks", "--out", tmp_path / "out"
     done = scalecut("patches", *folders, "--size", 32, "--magnifications", "5,40")

@@ -77,7 +77,7 @@ def test_groups_that_share_an_image_are_one(tmp_path):
         "a_0.png": "a", "a_1.png": "a", "b_2.png": "a", "b_3.png": "a", "c_4.png": "a",
         "d_5.png": "d",
     }  # fmt: skip
-    assert images.facts == {"identical_images": 4}
+    assert images.facts == {"identical_images": 4, "groups_by": "the column group"}
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import PIL.Image
 import pytest
 
 from scalecut.errors import DataError
-from scalecut.pathology.tiles import PARTS, Tile, find_tiles, read, read_mask, read_split, split
+from scalecut.pathology.tiles import PARTS, Tile, find_tiles, read, read_split, split
 
 
 @pytest.fixture
@@ -79,86 +79,26 @@ def test_samples_of_one_tcga_case_are_one_group_and_other_names_their_own(folder
     )
 
 
-def test_size_of_a_pixel_is_that_of_the_tags_of_a_tiff(folders):
-    cases = [
-        ({"dpi": (101600, 101600)}, 0.25),  # 25,400 µm per inch
-        ({"resolution": 40000, "resolution_unit": "cm"}, 0.25),  # 10,000 µm per centimetre
-        ({"dpi": (300, 300)}, None),  # of a printer
-        ({"dpi": (101600, 50800)}, None),  # not square
-        ({"dpi": (0, 0)}, None),
-        ({}, None),
+def test_masks_of_a_folder_are_understood_together(folders):
+    for name, labels in (("a", discs()), ("b", discs(4)), ("empty", 0 * discs())):
+        save(folders[0] / f"{name}.png", photograph())
+        save(folders[1] / f"{name}.png", labels)
+    found, left_out = find_tiles(*folders)
+    assert [each.name for each in found] == ["a", "b"]
+    assert [(each.name, each.reason) for each in left_out] == [
+        ("empty.png", "its mask empty.png: it marks nothing; mark the nuclei")
     ]
-    save(folders[1] / "a.png", discs())
-    for tags, expected in cases:
-        save(folders[0] / "a.tif", photograph(), **tags)
-        (found,), _ = find_tiles(*folders)
-        assert found.um_per_pixel == (expected and pytest.approx(expected)), tags
-
-
-def test_a_mask_with_a_level_or_colour_for_each_nucleus_keeps_them_apart(tmp_path):
-    drawn = discs()
-    drawn[:, 31:] = np.where(drawn[:, 31:], drawn[:, 31:] + 20, 0)  # halves that touch
-    colours = np.stack([drawn * 5 % 251, drawn * 7 % 241, 0 * drawn], -1).astype(np.uint8)
-    for number, (pixels, suffix) in enumerate(
-        [(drawn, "png"), (drawn, "tif"), (drawn.astype(np.uint8), "bmp"), (colours, "png")]
-    ):
-        labels = read_mask(save(tmp_path / f"{number}.{suffix}", pixels))
-        assert labels.dtype != bool
-        np.testing.assert_array_equal(labels == 0, drawn == 0)
-        pairs = {(a, b) for a, b in zip(drawn[drawn > 0], labels[drawn > 0], strict=True)}
-        assert len(pairs) == len({a for a, _ in pairs}) == len({b for _, b in pairs})
-        assert sorted(b for _, b in pairs) == list(range(1, len(pairs) + 1))
-
-
-def test_a_nucleus_in_two_pieces_has_one_number(tmp_path):
-    drawn = discs()
-    drawn[10] = 0  # cuts through the discs of the first row
-    labels = read_mask(save(tmp_path / "a.png", drawn))
-    np.testing.assert_array_equal(labels, drawn)
-
-
-def masks_with_two_levels():
-    soft = np.asarray(PIL.Image.fromarray(binary(discs(side=240, radius=24))).resize((60, 60)))
-    red, palette = np.zeros((60, 60, 3), np.uint8), PIL.Image.fromarray(binary() // 255, "P")
-    red[..., 0] = binary()
-    palette.putpalette([0, 0, 0, 90, 200, 30])
-    return {
-        "0 and 255": ("png", binary(), {}),
-        "0 and 1": ("png", binary() // 255, {}),
-        "one bit": ("png", PIL.Image.fromarray(binary()).convert("1"), {}),
-        "shades at edges": ("png", soft, {}),
-        "grey as colour": ("tif", np.stack([soft] * 3, -1), {}),
-        "with alpha": ("png", np.stack([*[binary()] * 3, 0 * binary() + 255], -1), {}),
-        "losses of jpeg": ("jpg", binary(), {"quality": 75}),
-        "red on black": ("png", red, {}),
-        "blue on black": ("png", red[..., ::-1], {}),
-        "a palette": ("png", palette, {}),
-    }
-
-
-@pytest.mark.filterwarnings("ignore:'mode' parameter is deprecated:DeprecationWarning")
-def test_a_mask_of_two_levels_is_true_where_nuclei_are(tmp_path):
-    for kind, (suffix, pixels, options) in masks_with_two_levels().items():
-        marks = read_mask(save(tmp_path / f"{kind}.{suffix}", pixels, **options))
-        assert marks.dtype == bool
-        wrong = np.count_nonzero(marks != (discs() > 0))
-        is_soft = kind in ("shades at edges", "grey as colour", "losses of jpeg")
-        assert wrong <= (60 if is_soft else 0), kind
-
-
-def test_a_photograph_is_no_mask_whatever_it_shows(tmp_path, rng):
-    smooth = PIL.Image.fromarray(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)).resize((60, 60))
-    bright = np.clip(np.asarray(smooth) // 8 + 220, 0, 255).astype(np.uint8)  # pale tissue
-    ramp = np.arange(3600).reshape(60, 60).astype(np.uint16)
-    few_levels = np.add.outer(np.arange(60) % 4, np.arange(60) % 2).astype(np.uint8) * 50
-    grey = photograph()[..., 0], smooth.convert("L")
-    for pixels in (photograph(), smooth, bright, *grey, ramp, few_levels):
-        with pytest.raises(
-            DataError,
-            match=r"^it has \d+ levels in \d+ regions, like a photograph; give a mask with two "
-            r"levels, or with one level per nucleus$",
-        ):
-            read_mask(save(tmp_path / "a.png", pixels))
+    for each, labels in zip(found, (discs(), discs(4)), strict=True):
+        np.testing.assert_array_equal(read(each)[1], labels)
+    found, _ = find_tiles(*folders, mask_kind="binary")
+    np.testing.assert_array_equal(read(found[0])[1], discs() > 0)
+    (folders[1] / "empty.png").unlink()
+    for name in "ab":
+        save(folders[1] / f"{name}.png", 255 - binary())
+    with pytest.raises(DataError, match=r"as in inverted masks\. Choose --background 255 if"):
+        find_tiles(*folders)
+    found, _ = find_tiles(*folders, background="255")
+    np.testing.assert_array_equal(read(found[0])[1], discs() > 0)
 
 
 def test_read_gives_the_image_and_its_mask(folders):
@@ -284,10 +224,6 @@ def of_table(text):
     return call
 
 
-def of_masks(pixels):
-    return lambda here: read_mask(save(here / "a.png", pixels))
-
-
 NOT_SHARES = (
     "Shares of {} cannot split the patients. Give those of train, validation and test; they add up "
     "to 1, and only that of validation may be 0."
@@ -321,8 +257,6 @@ REFUSED = [
     (of_table(""),
      "{here}/images.csv is not a table (No columns to parse from file). Give a CSV file with the "
      "columns image and split."),
-    (of_masks(np.zeros((60, 60), np.uint8)),
-     "it has a single level, so it marks nothing; mark the nuclei"),
     (lambda here: find_tiles(here / "none", here / "masks"),
      "There is no folder {here}/none. Give the folder of the tiles."),
     (lambda here: find_tiles(here / "tiles", here / "none"),

@@ -299,6 +299,7 @@ def invariance(
     if is_of_images:
         with stages("images"):
             image_set = _read(data, subject.network, reading, seed, progress)
+        stages.say(image_set)
         with stages("comparison"):
             table, kept, also = _compared(
                 *(subject, image_set, octaves, variation.changes, computation),
@@ -407,6 +408,7 @@ def _compared(
             "--strict."
         )
     kept = images.rows([number for number in range(len(images)) if number not in unreadable])
+    kept = replace(kept, left_out=(*images.left_out, *skipped))
     _check_groups(kept)
     for view, matrices in features.items():
         found = dict(zip([point.layer for point in points], matrices, strict=True))

@@ -255,6 +255,7 @@ def rcv(
     with stages("images"):
         frame = network.preprocessing.frame(computation.fit)
         image_set = images_of(data, frame, reading, seed=seed, progress=progress)
+    stages.say(image_set)
     with computing(computation.cluster) as stages.compute:
         found = stages.extracted(network, image_set.images, points, computation)
     kept = _readable(network, image_set, found, strict=reading.strict)

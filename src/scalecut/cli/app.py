@@ -86,7 +86,7 @@ COMMANDS: Mapping[str, Command] = {
     ),
 }
 # Commands that are no verb alone, a module each; registered in the order of the help.
-MODULES = ("probing", "cut", "pathology", "paper", "folders")
+MODULES = ("data", "probing", "cut", "pathology", "paper", "folders")
 
 app = typer.Typer(
     cls=Commands,

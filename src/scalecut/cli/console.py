@@ -153,14 +153,28 @@ def finish(result: Result, folder: Path, *, as_json: bool) -> None:
         tables = {name: records(run.table(name)) for name in run.names()}
         print_json({"run": str(folder), **facts, **tables})
         return
-    for title, table in result.summary().items():
-        OUT.print(plain_table(table, title))
+    print_tables(result)
     for line in result.notes():
         OUT.print(line, soft_wrap=True)
     for name in RESULTS:
         if name.endswith("left_out"):
             print_skipped(run.facts.get(name, []), name.removesuffix("left_out").strip("_"))
     print_run(folder, result.finding())
+
+
+def print_tables(result: Result) -> None:
+    """What fits on a terminal."""
+    for title, table in result.summary().items():
+        OUT.print(plain_table(table, title))
+
+
+def print_data(summary: Result) -> None:
+    """What was understood of the images that a command reads."""
+    OUT.print("Data")
+    for line in summary.notes():
+        OUT.print(line, soft_wrap=True)
+    print_tables(summary)
+    OUT.print()
 
 
 def print_skipped(items: Sequence[Mapping[str, str]], what: str = "") -> None:
@@ -215,10 +229,10 @@ def plain_table(rows: pd.DataFrame, title: str) -> Table:
 
 
 class Bars:
-    """Progress by stage."""
+    """Progress by stage, and before it what was understood of the images."""
 
-    def __init__(self, shown: Progress) -> None:
-        self._shown = shown
+    def __init__(self, shown: Progress, *, quiet: bool) -> None:
+        self._shown, self._quiet = shown, quiet
         self._tasks: dict[str, TaskID] = {}
         self._began: dict[str, tuple[float, int]] = {}
 
@@ -235,6 +249,11 @@ class Bars:
             self._tasks[name], description=stage, completed=done, total=total, speed=speed
         )
 
+    def say(self, summary: Result) -> None:
+        """Print what was understood of the images."""
+        if not self._quiet:
+            print_data(summary)
+
 
 @contextmanager
 def bars(console: Console, *, quiet: bool) -> Iterator[Bars]:
@@ -250,4 +269,4 @@ def bars(console: Console, *, quiet: bool) -> Iterator[Bars]:
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=console, disable=quiet or not console.is_terminal) as shown:
-        yield Bars(shown)
+        yield Bars(shown, quiet=quiet)

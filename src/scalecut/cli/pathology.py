@@ -61,9 +61,11 @@ def _patches(verb: Verb, values: Mapping[str, Any], as_json: bool) -> None:
         made = verb.call(values, progress=progress, command=command())
     counts = made.counts().reset_index()
     if as_json:
-        print_json({"folder": str(made.folder), "counts": records(counts)})
+        print_json({"folder": str(made.folder), "counts": records(counts), "stated": made.stated})
         return
     OUT.print(plain_table(counts, "Patches"))
+    for line in made.stated:
+        OUT.print(line, soft_wrap=True)
     skipped = [*made.left_out, *made.skipped]
     print_skipped([{"name": each.name, "reason": each.reason} for each in skipped])
     OUT.print(f"Patches: {made.folder}", style="bold", soft_wrap=True)

@@ -27,6 +27,7 @@ from .storage import Stored
 
 MEAN = "mean"  # reserved name: the mean over all subsets
 Progress = Callable[[str, int, int], None]  # stage, done, total
+Marked = tuple[Box, ...] | Path  # boxes in pixels of the upright image, or the file of a mask
 REQUESTS = 16  # images requested from a server at the same time
 QUEUED = 1024
 
@@ -168,6 +169,7 @@ class ImageSet:
     group: tuple[str, ...]  # images of one group (slide, patient) are never split
     boxes: Float64[np.ndarray, "n 4"] | None = None  # in pixels of the upright image
     left_out: tuple[LeftOut, ...] = ()
+    marks: tuple[Marked, ...] = ()  # of each row, if known: all that was measured, to be drawn
     facts: Mapping[str, object] = field(default_factory=dict)
 
     def __len__(self) -> int:
@@ -191,6 +193,7 @@ class ImageSet:
             subset=tuple(self.subset[place] for place in places),
             group=tuple(self.group[place] for place in places),
             boxes=None if self.boxes is None else self.boxes[places],
+            marks=tuple(self.marks[place] for place in places) if self.marks else (),
         )
 
 

@@ -10,7 +10,7 @@ Shapes: h x w pixels.
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import cast
 
@@ -73,6 +73,10 @@ class MaskRule:
     page: int = 0
     slice: str = ""
     assumed: tuple[str, ...] = ()
+
+    def stated(self) -> dict[str, object]:
+        """Its fields by name, for `run.json`, without what was assumed."""
+        return {each.name: getattr(self, each.name) for each in fields(self)[:-1]}
 
 
 @dataclass(slots=True)
@@ -195,6 +199,21 @@ def turned(marks: Shaped[np.ndarray, "h w"], orientation: int) -> Shaped[np.ndar
     quarters, is_transposed = _TURNS[orientation]
     rotated = np.rot90(marks, quarters)
     return rotated.T if is_transposed else rotated
+
+
+def labels_as(
+    file: Path, rule: MaskRule, size: tuple[int, int], orientation: int = 1
+) -> Integer[np.ndarray, "h w"]:
+    """The objects of a mask, turned with its image if it was drawn before EXIF turned that.
+
+    Args:
+        size: width and height of the upright image.
+        orientation: EXIF orientation of the image.
+    """
+    labels = labels_of(file, rule)
+    if orientation >= 5 and labels.shape == size != size[::-1]:
+        return labels_of(file, rule, orientation)
+    return labels
 
 
 def marks_of(file: Path, rule: MaskRule) -> Bool[np.ndarray, "h w"] | Integer[np.ndarray, "h w"]:

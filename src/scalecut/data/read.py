@@ -16,8 +16,20 @@ from ..errors import DataError, check_names, nearest
 from . import annotations, boxes, tables
 from .decoding import NeededError, Rendering, header
 from .groups import check_grouping, grouped, joined
-from .images import MEAN, Image, ImageSet, Labelled, LeftOut, Mark, Progress, Source, leave, told
-from .masks import KINDS, MaskRule, background_code, labels_of, turned, understood
+from .images import (
+    MEAN,
+    Image,
+    ImageSet,
+    Labelled,
+    LeftOut,
+    Mark,
+    Marked,
+    Progress,
+    Source,
+    leave,
+    told,
+)
+from .masks import KINDS, MaskRule, background_code, labels_as, turned, understood
 from .measures import (
     MEASURES,
     Box,
@@ -36,7 +48,9 @@ from .storage import Stored, is_address
 
 LEAST_IMAGES = 20  # of one subset: 14 for training, 6 for testing
 LEAST_GROUPS = 4
+AS_ASKED = ", as asked"  # how the reason ends where an option asks to skip, even if strict
 SEVERAL = ", and --objects single takes one"
+DRAWN = "not among the"  # how the reason begins for what --at-most did not draw
 WHOLE = Frame(1, 1)  # the whole image, whatever its size
 Objects = Literal["single", "largest", "mean"]
 
@@ -90,7 +104,7 @@ class Reading:
         images: The folder of images, where the annotations do not name it.
         skip_truncated: Skip images whose object is flagged as truncated.
         skip_difficult: Skip images whose object is flagged as difficult.
-        strict: Stop at the first image that would be skipped, and at whatever is assumed.
+        strict: Stop at the first image that would be skipped unasked, and at whatever is assumed.
         boxes: What the numbers of a box mean, where the file does not follow its format: xyxy,
             xywh or cxcywh, and normalised for shares of width and height.
         marks: What measures an object of COCO: its box, or its mask (polygons or runs of pixels).
@@ -166,6 +180,7 @@ class _Row:
     measure: float
     group: str
     box: Box | None
+    marked: Marked = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,7 +217,9 @@ def images_of(
         image_set = read_images(data, frame, reading, progress=progress)
     if reading.at_most:
         image_set = _drawn(image_set, reading.at_most, seed)
-    return _large_enough(image_set, only_named=bool(reading.subset)) if enough else image_set
+    if not enough:
+        return image_set
+    return _large_enough(image_set, only_named=bool(reading.subset), strict=reading.strict)
 
 
 def read_images(
@@ -268,6 +285,8 @@ def read_images(
         "stated": log.stated,
         "pixel_spacing_mm": log.spacing
         and {"smallest": log.spacing[0], "largest": log.spacing[-1]},
+        "masks": rule.stated() if rule is not None else {},
+        "groups_by": log.groups_by,
     }
     name = "measure" if reader.measure_in else asked.measure
     facts = {key: value for key, value in facts.items() if value}
@@ -283,6 +302,7 @@ class _Log:
     assumed: list[str] = field(default_factory=list)
     stated: list[str] = field(default_factory=list)  # of the files themselves
     spacing: list[tuple[float, float]] = field(default_factory=list)  # mm per pixel: down, across
+    groups_by: str = ""
 
     def leave(self, item: LeftOut) -> None:
         leave(item, self.skipped, self.strict)
@@ -319,9 +339,16 @@ def _labelled(
             f"of {unsized[0].image.name}); their boxes are taken to be drawn on it as it is"
         )
     labelled = boxes.in_pixels(labelled, asked.boxes, place, asked.slice)
+    has_groups = any(item.group for item in labelled)
     labelled, statements = grouped(labelled, asked.group_from_name, not asked.no_groups)
     for statement in statements:
         log.assume(statement)
+    if asked.group_from_name:
+        log.groups_by = f"the names of images, by {asked.group_from_name}"
+    elif statements:
+        log.groups_by = "the names of images"
+    elif has_groups:
+        log.groups_by = f"the column {asked.group or 'group'}"
     return labelled
 
 
@@ -345,7 +372,11 @@ def _measured(
             log.leave(LeftOut(item.image.name, str(error)))
         else:
             rows += [each for each in found if isinstance(each, _Row)]
-            log.skipped += [each for each in found if isinstance(each, LeftOut)]
+            for each in found:
+                if isinstance(each, LeftOut) and each.reason.endswith(AS_ASKED):
+                    log.skipped.append(each)
+                elif isinstance(each, LeftOut):
+                    log.leave(each)
         if progress:
             progress("listing", number, len(labelled))
     return rows
@@ -428,7 +459,7 @@ def _rows(
         if kinds and isinstance(item.image.source, Path):
             header(item.image.source, asked.slice)
         for kind in kinds:
-            yield _Row(kind, item.image, item.label, group, None)
+            yield _Row(kind, item.image, float(item.label), group, None)
         return
     chosen = []
     for kind in sorted(kinds):
@@ -456,7 +487,7 @@ def _rows(
         else:
             flagged = sorted(avoided & {flag for mark in marks for flag in mark.flags})
             if flagged:
-                yield LeftOut(item.image.name, f"its {kind} is marked {flagged[0]}, as asked")
+                yield LeftOut(item.image.name, f"its {kind} is marked {flagged[0]}{AS_ASKED}")
                 continue
             window = frame.window(width, height)
             if asked.marks == "masks":
@@ -469,7 +500,10 @@ def _rows(
         area, tall, box = _summary(seen, kind, asked.objects)
         value = measure_named(asked.measure)(area, tall, frame)
         is_known = isinstance(marks, Path) or not _may_be_turned(item, orientation)
-        yield _Row(kind, item.image, value, group, box if is_known else None)
+        marked = marks if isinstance(marks, Path) else tuple(each.box for each in seen)
+        if box is not None and not isinstance(marks, Path):
+            marked = (box,)
+        yield _Row(*(kind, item.image, value, group), *((box, marked) if is_known else (None, ())))
 
 
 def _of_kind(label: tuple[Mark, ...] | Path, kind: str) -> tuple[Mark, ...] | Path:
@@ -555,9 +589,7 @@ def _seen_in_mask(
 ) -> list[_Seen]:
     """Each object of a mask; one that was drawn before EXIF turned its image is turned too."""
     try:
-        labels = labels_of(file, rule)
-        if orientation >= 5 and labels.shape == (width, height) != (height, width):
-            labels = labels_of(file, rule, orientation)
+        labels = labels_as(file, rule, (width, height), orientation)
     except DataError as error:
         raise DataError(f"its mask {file.name} cannot be used: {error}") from error
     if labels.shape != (height, width):
@@ -623,6 +655,7 @@ def _assembled(
         group=tuple(row.group for row in rows),
         boxes=np.array(boxes, dtype=np.float64) if len(boxes) == len(rows) else None,
         left_out=skipped,
+        marks=tuple(row.marked for row in rows),
         facts=facts,
     )
 
@@ -640,7 +673,7 @@ def _drawn(image_set: ImageSet, n: int, seed: int) -> ImageSet:
     drawn = order[np.cumsum(sizes[order]) <= n]
     part = image_set.rows(np.isin(of_image, drawn))
     total = len(image_set)
-    reason = f"not among the {len(part)} of {total} images drawn by --at-most {n} with seed {seed}"
+    reason = f"{DRAWN} {len(part)} of {total} images drawn by --at-most {n} with seed {seed}"
     return replace(
         part,
         left_out=(*image_set.left_out, LeftOut(f"{total - len(part)} images", reason)),
@@ -665,11 +698,11 @@ def _of_subsets(image_set: ImageSet, subsets: Sequence[str]) -> ImageSet:
     return image_set.rows(np.isin(image_set.subset, list(subsets or image_set.subsets)))
 
 
-def _large_enough(image_set: ImageSet, *, only_named: bool) -> ImageSet:
+def _large_enough(image_set: ImageSet, *, only_named: bool, strict: bool) -> ImageSet:
     """Without subsets that are too small; those that were asked for by name must not be."""
     names = np.array(image_set.subset)
     small = {s: n for s in image_set.subsets if (n := int((names == s).sum())) < LEAST_IMAGES}
-    if only_named or len(small) == len(image_set.subsets):
+    if only_named or (strict and small) or len(small) == len(image_set.subsets):
         check_size(image_set)
     skipped = tuple(
         LeftOut(

@@ -17,14 +17,14 @@ QUALITY = 72  # of the JPEG, 0 to 100
 SPREAD = 0.25  # share of the images chosen by their measure instead of their errors
 
 
-def thumbnail(image: Image) -> bytes:
+def thumbnail(image: Image, longest: int = LONGEST) -> bytes:
     """A small JPEG of the upright image.
 
     Raises:
         DataError: if the image cannot be read.
     """
     small, stored = image.decode(), io.BytesIO()
-    small.thumbnail((LONGEST, LONGEST), Resampling.LANCZOS)
+    small.thumbnail((longest, longest), Resampling.LANCZOS)
     small.save(stored, "JPEG", quality=QUALITY, optimize=True)
     return stored.getvalue()
 

@@ -18,9 +18,10 @@ from torch import Tensor, nn
 
 from .. import cache
 from ..data.decoding import fitted
-from ..data.images import Image, ImageSet, LeftOut, evenly, image_facts, keys_of
+from ..data.images import Image, ImageSet, LeftOut, evenly, keys_of
 from ..data.images import Progress as Progress
 from ..data.measures import Frame
+from ..data.summary import described, summary_of
 from ..errors import DataError, LayerError
 from ..networks.hooks import Taps
 from ..networks.network import Network, Preprocessing, tensors_sha256, with_preprocessing
@@ -415,6 +416,10 @@ def provenance(
         image_set: the images, if there are any.
     """
     computed = {} if found is None else {"precision": found.precision, "engine": found.engine}
+    images = {}
+    if image_set is not None:
+        skipped = () if found is None else found.left_out
+        images = {"images": described(image_set, summary_of(image_set, skipped))}
     return {
         "model": network.name,
         "settings": settings,
@@ -422,7 +427,7 @@ def provenance(
         "tensors_sha256": tensors_sha256(network.module),
         "preprocessing": network.preprocessing,
         **({"computed": computed} if computed else {}),
-        **({} if image_set is None else {"images": image_facts(image_set)}),
+        **images,
         "stages": stages.facts,
     }
 
@@ -461,6 +466,12 @@ class Stages:
         yield
         seconds = self.facts.setdefault(stage, {"seconds": 0.0})["seconds"]
         self.facts[stage]["seconds"] = round(seconds + time.perf_counter() - start, 3)
+
+    def say(self, image_set: ImageSet) -> None:
+        """State what was understood of the images, if what shows progress can."""
+        shown = getattr(self.progress, "say", None)
+        if shown is not None:
+            shown(summary_of(image_set))
 
     def extracted(
         self,

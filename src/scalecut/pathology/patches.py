@@ -20,7 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
-from typing import cast
+from typing import Literal, cast
 
 import numpy as np
 import pandas as pd
@@ -31,8 +31,10 @@ from skimage.measure import label
 
 from .. import runs
 from ..data.images import LeftOut
-from ..errors import DataError
+from ..data.masks import KINDS, background_code
+from ..errors import DataError, check_names
 from ..features.extract import Progress
+from .resolution import checked
 from .tiles import PARTS, Tile, find_tiles, read, read_split
 from .tiles import split as split_tiles
 
@@ -78,6 +80,9 @@ class Cutting:
             sharpness reveals the magnification, whatever the nuclei.
         native_blur: Standard deviation of the point spread of the tiles, in their pixels; by
             default estimated from the training tiles.
+        mask_kind: What masks mean: binary (each connected region is a nucleus), instances (each
+            value is one), or classes (each connected region of a value); auto detects it.
+        background: The value or colour (R,G,B) of masks that marks nothing, instead of 0.
     """
 
     magnifications: Sequence[float] = (5.0, 8.0, 10.0, 15.0, 20.0, 30.0, 40.0)  # graziani2021
@@ -87,6 +92,8 @@ class Cutting:
     um_per_pixel: float | None = None
     match_blur: bool = False
     native_blur: float | None = None
+    mask_kind: Literal["auto", "binary", "instances", "classes"] = "auto"
+    background: str = ""
 
     def __post_init__(self) -> None:
         given = (*self.magnifications, self.native, self.size)
@@ -105,6 +112,8 @@ class Cutting:
             )
         if self.grid is not None and self.grid < 1:
             raise DataError(f"--grid must be at least 1, got {self.grid}.")
+        check_names(self.mask_kind, ("auto", *KINDS), "kind of mask")
+        background_code(self.background)
         for value, name in ((self.um_per_pixel, "um-per-pixel"), (self.native_blur, "native-blur")):
             if value is not None and not 0 < value < np.inf:
                 raise DataError(f"--{name} must be above 0, got {value:g}.")
@@ -124,6 +133,7 @@ class Patches:
     left_out: tuple[LeftOut, ...] = ()  # patches without nuclei, by magnification
     skipped: tuple[LeftOut, ...] = ()  # magnifications at which tiles are smaller than a patch
     blur: Blur | None = None  # if it was matched
+    stated: tuple[str, ...] = ()  # what masks and sizes of pixels were taken for, in sentences
 
     def to_frame(self) -> pd.DataFrame:
         """One row per patch, in the form of `patches.parquet`."""
@@ -183,14 +193,21 @@ def save_patches(
     """
     out = Path(out)
     runs.check_place(out, "patches")
-    found, left_out = find_tiles(Path(tiles), Path(masks))
+    found, left_out = find_tiles(
+        *(Path(tiles), Path(masks)), mask_kind=cutting.mask_kind, background=cutting.background
+    )
     kept = [tile for tile in found if not any(part in tile.name for part in leave_out)]
     if not kept:
         raise DataError(f"--leave-out {','.join(leave_out)} skips every tile. Skip fewer.")
+    assumed = kept[0].rule.assumed if kept[0].rule is not None else ()
+    said = (
+        *(f"{each[0].upper()}{each[1:]}." for each in assumed),
+        *checked(kept, cutting.native, cutting.um_per_pixel),
+    )
     parts = split_tiles(kept, seed=seed, given=read_split(Path(split)) if split else None)
     with runs.new_run(out, "patches") as folder:
         made = cut_patches(kept, parts, folder, cutting, progress=progress)
-        made = replace(made, folder=out, left_out=(*left_out, *made.left_out))
+        made = replace(made, folder=out, left_out=(*left_out, *made.left_out), stated=said)
         made.table.to_parquet(folder / "patches.parquet", index=False)
         _write_facts(made, folder, command)
     return made
@@ -467,6 +484,7 @@ def _write_facts(made: Patches, folder: Path, command: str) -> None:
         "blur": made.blur,
         "left_out": made.left_out,
         "skipped": made.skipped,
+        "stated": made.stated,
     }
     text = json.dumps(runs.plain(facts), indent=2, ensure_ascii=False, allow_nan=False)
     (folder / runs.MARKS["patches"]).write_text(text + "\n", encoding="utf-8")

@@ -1,8 +1,8 @@
 """Tiles of tissue with the masks of their nuclei: found, paired, read, and split by patient.
 
-A tile and its mask have the same name up to `_original` and `_mask`. A mask has two levels (nuclei
-are the bright one), or a level or colour for each nucleus. Tiles that cannot be used are skipped
-and listed with the reason.
+A tile and its mask have the same name up to `_original` and `_mask`. What masks mean is decided
+once for all of them (`data.masks`). Tiles that cannot be used are skipped and listed with the
+reason.
 
 Known names: those of Janowczyk and Madabhushi (`janowczyk2016` in docs/references.bib),
 `CASE_500_fNUMBER_original.tif` with `CASE_500_fNUMBER_mask.png`, and the barcodes of TCGA.
@@ -15,17 +15,17 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
 
 import numpy as np
-import pandas as pd
 from jaxtyping import Bool, Integer, UInt8
-from skimage.filters import threshold_otsu
-from skimage.measure import label
 
-from ..data.decoding import decoded, opened
+from ..data import masks as of_masks
+from ..data.decoding import opened
 from ..data.images import Image, LeftOut, told
+from ..data.masks import MaskRule
+from ..data.tables import columns
 from ..errors import DataError
+from .resolution import Stated, stated
 
 PARTS = ("train", "validation", "test")
 _SUFFIXES = {".png", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp"}
@@ -34,9 +34,6 @@ _PATIENTS = (
     re.compile(r"(TCGA-\w{2}-\w{4})"),  # project, site, participant; then the sample
     re.compile(r"^(.+)_500_f\d+$"),
 )
-_UNITS = {2: 25_400.0, 3: 10_000.0}  # µm in TIFF's units of resolution, inch and centimetre
-_COARSEST = 20.0  # µm per pixel: larger values are those of a printer (72 to 300 dpi)
-_SMALLEST = 3  # pixels per level on average, at least, if levels stand for nuclei
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,27 +45,37 @@ class Tile:
     mask: Path
     group: str  # the patient if the name contains one, else the tile itself
     um_per_pixel: float | None = None  # from the file
+    stated: tuple[Stated, ...] = ()  # all that the file says about it
+    rule: MaskRule | None = None  # what masks mean; by default what this one alone suggests
 
 
-def find_tiles(tiles: Path, masks: Path) -> tuple[list[Tile], tuple[LeftOut, ...]]:
+def find_tiles(
+    tiles: Path, masks: Path, *, mask_kind: str = "auto", background: str = ""
+) -> tuple[list[Tile], tuple[LeftOut, ...]]:
     """The tiles of a folder that have a mask in the other, by name, and what is skipped.
 
     Both may be the same folder; masks then end in `_mask`. Every file is read once, to check it.
 
+    Args:
+        mask_kind: binary, instances or classes; auto detects it.
+        background: the value or colour of masks that marks nothing, instead of 0.
+
     Raises:
-        DataError: if a folder does not exist, or no tile can be used.
+        DataError: if a folder does not exist, no tile can be used, or masks are ambiguous.
     """
     for folder, what in ((tiles, "tiles"), (masks, "masks")):
         if not folder.is_dir():
             raise DataError(f"There is no folder {folder}. Give the folder of the {what}.")
     images = _named(tiles, "tiles", ending=_TILE, other=_MASK)
     marked = _named(masks, "masks", ending=_MASK, other=_TILE, strict=tiles.samefile(masks))
+    of_tiles = [paths[0] for name, paths in marked.items() if name in images]
+    rule = of_masks.understood(of_tiles, mask_kind, background)
     found: list[Tile] = []
     left_out: list[LeftOut] = []
     for name in sorted(images.keys() | marked.keys()):
         of_tile, of_mask = images.get(name, []), marked.get(name, [])
         try:
-            found.append(_paired(name, of_tile, of_mask))
+            found.append(_paired(name, of_tile, of_mask, rule))
         except DataError as error:
             reason = str(error).removeprefix(f"{name}: ")
             left_out.append(LeftOut((of_tile or of_mask)[0].name, reason))
@@ -95,7 +102,7 @@ def _named(
     return files
 
 
-def _paired(name: str, images: list[Path], masks: list[Path]) -> Tile:
+def _paired(name: str, images: list[Path], masks: list[Path], rule: MaskRule) -> Tile:
     for paths, missing in (
         (images, "there is no tile of this name; add it, or remove the mask"),
         (masks, f"there is no mask of this name ({name}.png, {name}_mask.png or similar); add it"),
@@ -106,21 +113,13 @@ def _paired(name: str, images: list[Path], masks: list[Path]) -> Tile:
             files = ", ".join(path.name for path in paths)
             raise DataError(f"there are {len(paths)} files of this name ({files}); keep one")
     patient = next((p.group(1) for rule in _PATIENTS if (p := rule.search(name))), name)
-    with opened(images[0]) as stored:
-        tile = Tile(
-            name, images[0], masks[0], patient, _um_per_pixel(getattr(stored, "tag_v2", {}))
-        )
+    with opened(images[0]) as file:
+        sizes = stated(file)
+    usable = [each.um_per_pixel for each in sizes if each.is_usable and each.um_per_pixel]
+    um_per_pixel = usable[0] if usable else None
+    tile = Tile(name, images[0], masks[0], patient, um_per_pixel, sizes, rule)
     read(tile)
     return tile
-
-
-def _um_per_pixel(tags: Mapping[int, Any]) -> float | None:
-    """From the resolution tags of TIFF, if they are those of a microscope."""
-    across, down, unit = tags.get(0x011A), tags.get(0x011B), tags.get(0x0128, 2)
-    if unit not in _UNITS or not across or not down:
-        return None
-    size, other = _UNITS[unit] / float(across), _UNITS[unit] / float(down)
-    return size if abs(size - other) <= 0.01 * size <= 0.01 * _COARSEST else None
 
 
 def read(
@@ -128,15 +127,20 @@ def read(
 ) -> tuple[UInt8[np.ndarray, "h w 3"], Bool[np.ndarray, "h w"] | Integer[np.ndarray, "h w"]]:
     """The image, and its mask.
 
-    The mask is true at nuclei if it has two levels; otherwise it holds the number of the nucleus at
+    The mask is true at nuclei if it is binary; otherwise it holds the number of the nucleus at
     each pixel, from 1, and 0 where there is none.
 
     Raises:
-        DataError: if one cannot be read, the sizes differ, or the mask is a photograph.
+        DataError: if one cannot be read, the sizes differ, or the mask marks nothing.
     """
     pixels = np.asarray(Image(tile.name, tile.image).decode())
     try:
-        marks = read_mask(tile.mask)
+        if tile.rule is None:
+            marks = of_masks.read_mask(tile.mask)
+        else:
+            marks = of_masks.marks_of(tile.mask, tile.rule)
+        if not marks.any():
+            raise DataError("it marks nothing; mark the nuclei")
     except DataError as error:
         raise DataError(f"{tile.name}: its mask {tile.mask.name}: {error}") from error
     if marks.shape != pixels.shape[:2]:
@@ -147,42 +151,6 @@ def read(
     return pixels, marks
 
 
-def read_mask(file: Path) -> Bool[np.ndarray, "h w"] | Integer[np.ndarray, "h w"]:
-    """The mask: bool if it has two levels, otherwise the numbers of nuclei.
-
-    If levels stand for nuclei, there are as many regions of one level as levels, and at most twice
-    as many: a nucleus may be in pieces. Shades at the edges of two levels, or the noise of JPEG,
-    are removed by Otsu's threshold of the first channel (`graziani2021`) if few pixels lie in
-    between. Anything else is a photograph.
-    """
-    with opened(file) as stored:
-        values = np.asarray(decoded(stored))
-    planes = values[..., None] if values.ndim == 2 else values
-    planes = planes[..., : 3 if planes.shape[2] >= 3 else 1]  # without alpha
-    first = planes[..., 0]
-    is_grey = (planes == planes[..., :1]).all()
-    codes = first if is_grey else planes.astype(np.int64) @ (256 ** np.arange(planes.shape[2]))
-    levels = np.unique(codes)
-    if len(levels) == 1:
-        raise DataError("it has a single level, so it marks nothing; mark the nuclei")
-    if len(levels) == 2:
-        return codes == levels[1]
-
-    labels = np.where(codes == 0, 0, np.searchsorted(levels[levels != 0], codes) + 1)
-    regions = cast(np.ndarray, label(labels))  # of equal values, over corners too
-    n_regions, n_levels = int(regions.max()), np.count_nonzero(levels)
-    if n_regions <= 2 * n_levels and _SMALLEST * n_regions <= np.count_nonzero(labels):
-        return labels
-    low, high = np.quantile([first.min(), first.max()], [1 / 8, 7 / 8])
-    at_ends = np.count_nonzero(first <= low), np.count_nonzero(first >= high)
-    if first.size - sum(at_ends) < min(at_ends):
-        return first > threshold_otsu(first)
-    raise DataError(
-        f"it has {len(levels)} levels in {n_regions} regions, like a photograph; "
-        "give a mask with two levels, or with one level per nucleus"
-    )
-
-
 def read_split(file: Path) -> dict[str, str]:
     """The part of each tile, by name, from a CSV file with the columns image and split.
 
@@ -191,19 +159,7 @@ def read_split(file: Path) -> dict[str, str]:
     Raises:
         DataError: if the file is no such table, or names a tile twice.
     """
-    try:
-        table = pd.read_csv(file, dtype=str, keep_default_na=False, encoding="utf-8-sig")
-    except (ValueError, OSError) as error:
-        raise DataError(
-            f"{file} is not a table ({' '.join(str(error).split())}). "
-            "Give a CSV file with the columns image and split."
-        ) from error
-    missing = [name for name in ("image", "split") if name not in table]
-    if missing or table.empty:
-        raise DataError(
-            f"{file} has {f'no column {missing[0]!r}' if missing else 'no rows'}; its columns are "
-            f"{', '.join(repr(str(name)) for name in table.columns[:8])}. Give image and split."
-        )
+    table = columns(file, {"image": (True, bool), "split": (True, bool)})
     parts: dict[str, str] = {}
     for given, part in zip(table["image"], table["split"], strict=True):
         path = Path(given)

@@ -3,8 +3,14 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import pandas as pd
+
+from ..data.images import Image
+from ..data.summary import SHEET, summary_in
+from ..data.thumbnails import thumbnail
+from ..runs import Run
 from .cells import Cell
-from .page import Section, Table
+from .page import Section, ShownImage, Table
 
 SKIPPED = {
     "Images skipped": "images_left_out",
@@ -19,6 +25,8 @@ TABLES = {
     "Versions": ("versions", "machine", "format", "written"),
     "Files": ("files",),
 }  # the keys of run.json that each table shows
+SHOWN_ELSEWHERE = ("understood", "masks")  # of the images
+SHEET_SIDE = 1360  # pixels of the longer side, on the page
 
 
 def few_facts(facts: Mapping[str, Any]) -> list[str]:
@@ -32,6 +40,20 @@ def few_facts(facts: Mapping[str, Any]) -> list[str]:
     said += [f"weights: {weights['source']}"] if weights.get("source") else []
     said += [f"data: {settings['data']}"] if settings.get("data") else []
     return [each for each in [*said, str(facts.get("written", ""))[:10]] if each]
+
+
+def data_sections(run: Run) -> list[Section]:
+    """What was understood of the images, with the contact sheet if the run has it."""
+    summary = summary_in(run.facts)
+    if summary is None:
+        return []
+    file = run.folder / "figures" / SHEET
+    sheet = None
+    if file.is_file():
+        sheet = ShownImage(thumbnail(Image(SHEET, file), SHEET_SIDE), "Some of the images")
+    lines = [f"{heading}: {text}" for heading, text in summary.lines()]
+    tables = [_rows(title, table) for title, table in summary.summary().items()]
+    return [Section("Data", lines, sheet=sheet, tables=tables)]
 
 
 def trust(facts: Mapping[str, Any]) -> list[Section]:
@@ -67,6 +89,11 @@ def _nothing_skipped(facts: Mapping[str, Any]) -> list[str]:
     return ["No image and no layer was skipped."] if is_known else []
 
 
+def _rows(title: str, table: pd.DataFrame) -> Table:
+    rows = [tuple(map(str, row)) for row in table.itertuples(index=False, name=None)]
+    return Table(title, tuple(str(name).strip() for name in table.columns), [*rows])
+
+
 def _table(title: str, facts: Mapping[str, Any], keys: Sequence[str]) -> Table:
     rows = [row for key in keys if key in facts for row in _flat(key, facts[key])]
     bare = f"{title.lower()}."
@@ -77,6 +104,8 @@ def _flat(name: str, value: Any) -> Iterator[tuple[str, str]]:
     """Names and values of nested facts, the names with dots."""
     if isinstance(value, Mapping):
         for key, each in value.items():
+            if key in SHOWN_ELSEWHERE:
+                continue
             yield from _flat(f"{name}.{key}", each)
     elif isinstance(value, list):
         yield name, ", ".join(map(str, value)) or "none"

@@ -79,6 +79,7 @@ class Section:
     figures: list[Shown] = field(default_factory=list)
     tables: list[Table] = field(default_factory=list)
     images: list[ShownImage] = field(default_factory=list)
+    sheet: ShownImage | None = None  # as wide as the page
     code: str = ""
     links: dict[str, str] = field(default_factory=dict)  # to files next to the page, by their name
 

@@ -5,6 +5,7 @@ the same `Drawing`. What a table becomes is registered by its name, in `sections
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from ..figures.drawing import STYLE, Drawing, page_figure
 from ..runs import Run
 from .curve import comparison_section, curve_story, names_of
 from .cut import NEEDED, cut_story
-from .facts import few_facts, trust
+from .facts import data_sections, few_facts, trust
 from .page import Story, page
 from .sections import Plot, drawings, sections_of
 
@@ -113,19 +114,20 @@ def _story(run: Run, drawn: Sequence[tuple[Plot, Drawing]], has_thumbnails: bool
     if run.kind == "cut":
         return cut_story(run)
     facts: Mapping[str, Any] = run.facts
+    untitled = "Data" if run.has("targets") else "A run"
     story = Story(
         name=run.folder.resolve().name,
-        title=str(facts.get("model") or facts.get("settings", {}).get("model") or "A run"),
+        title=str(facts.get("model") or facts.get("settings", {}).get("model") or untitled),
         finding=str(facts.get("finding", "")),
         facts=few_facts(facts),
         sections=sections_of(run, drawn),
         trust=trust(facts),
         kind="".join(str(facts.get("command", "")).split()[1:2]),
     )
-    if not run.has("curve"):
-        return story
-    by_name = {plot.name: drawing for plot, drawing in drawn}
-    return curve_story(run, story, by_name, has_thumbnails=has_thumbnails)
+    if run.has("curve"):
+        by_name = {plot.name: drawing for plot, drawing in drawn}
+        story = curve_story(run, story, by_name, has_thumbnails=has_thumbnails)
+    return replace(story, sections=[*data_sections(run), *story.sections])
 
 
 def _check_subset(run: Run, subset: str) -> None:

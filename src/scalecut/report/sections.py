@@ -244,6 +244,8 @@ SECTIONS: dict[str, Callable[[Run, Mapping[str, Drawing]], list[Section]]] = {
     "agreement": lambda run, _: [transfer.agreement_section(run)],
     "configurations": lambda run, _: [transfer.configurations_section(run)],
     "losses": lambda run, _: [transfer.training_section(run)],
+    "targets": lambda *_: [],  # of the data: part of the section before all others
+    "examples": lambda *_: [],
     "units": lambda run, _: unit_sections(run),
     "paper": paper.paper_sections,
     "claims": lambda *_: [],  # the first section of the paper

@@ -1,0 +1,50 @@
+"""The command that says what is understood of some data, before anything is computed."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from .commands import Verb, callback, verb_of
+from .console import (
+    ERR,
+    JSON,
+    OUT_FOLDER,
+    bars,
+    command,
+    place,
+    print_data,
+    print_json,
+    print_run,
+)
+
+EXAMPLES = r"""
+Examples:
+  scalecut data voc:VOCdevkit/VOC2012 --subset dog,cat,horse
+  scalecut data masks:cells --mask-kind instances --objects mean
+  scalecut data csv:lesions.csv --group patient --out runs/lesions-data"""
+
+
+def add_to(app: typer.Typer) -> None:
+    """Register the command."""
+    verb = verb_of("data.summary:describe_data")
+    app.command("data", help=f"{verb.summary}\n\n\b{EXAMPLES}")(
+        callback(verb, _data, (OUT_FOLDER, JSON))
+    )
+
+
+def _data(verb: Verb, values: Mapping[str, Any], out: Path | None, as_json: bool) -> None:
+    folder = place(out, "data")
+    with bars(ERR, quiet=as_json) as progress:
+        summary = verb.call(values, progress=progress)
+    if not as_json:
+        print_data(summary)
+    summary.save(folder, command=command())
+    from ..report.report import write_report
+
+    write_report(folder)
+    if as_json:
+        print_json({"run": str(folder), "finding": summary.finding(), **summary.facts()})
+        return
+    print_run(folder, summary.finding())

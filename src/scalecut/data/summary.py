@@ -1,0 +1,338 @@
+"""What was understood of a set of images: said before anything is computed, and kept with it.
+
+A number that follows from misread data looks like any other. So every command that reads images
+first states what it uses, what it skips and why, what pixels, masks and groups were taken for, and
+a few rows; `contact` draws some images with what was measured on them.
+"""
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+
+from .. import runs
+from ..errors import DataError
+from .contact import contact_sheet
+from .decoding import Rendering
+from .images import Image, ImageSet, LeftOut, Progress, evenly, image_facts
+from .measures import Frame
+from .read import DRAWN, Reading, images_of
+
+EXAMPLES, NAMED, REASONS = 5, 3, 8  # rows; names of each reason; reasons in the text
+SIDE = 224  # pixels of the input of most networks
+SHEET = "data.png"
+QUANTILES = {"min": 0.0, "25 %": 0.25, "median": 0.5, "75 %": 0.75, "max": 1.0}
+MASKS = {
+    "binary": "binary, so each connected region is an object",
+    "instances": "instances, so each value is an object",
+    "classes": "classes, so each connected region of a value is an object",
+}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class DataSummary:
+    """What was understood of a set of images.
+
+    Args:
+        measure: the name of what is regressed.
+        n_images: rows, one per image and subset.
+        n_files: images; one with objects of several subsets has several rows.
+        by_subset: rows of each subset.
+        skipped: for each reason its first wording, how many it concerns, and the first names.
+        n_groups: groups of images that are never split.
+        groups_by: how they were found; empty where each image is its own.
+        n_identical: files with the same content as another, which are in one group.
+        shown: how stored values are shown, with the number of images.
+        masks: what masks mean, by the fields of a rule; empty without masks.
+        drawn: how many rows were drawn of how many, with which seed; empty if all are used.
+        assumed: what was not certain, in sentences.
+        targets: smallest and largest measure and quartiles, one row per subset.
+        examples: rows evenly over the measure.
+        image_set: the images, if they are known; for `save`.
+    """
+
+    measure: str
+    n_images: int
+    n_files: int
+    by_subset: Mapping[str, int]
+    skipped: Sequence[Mapping[str, Any]]
+    n_groups: int
+    groups_by: str
+    n_identical: int
+    shown: Mapping[str, int]
+    masks: Mapping[str, Any]
+    drawn: Mapping[str, int]
+    assumed: Sequence[str]
+    targets: pd.DataFrame
+    examples: pd.DataFrame
+    image_set: ImageSet | None = field(default=None, repr=False)
+
+    def to_frame(self) -> pd.DataFrame:
+        """The distribution of the measure, one row per subset."""
+        return self.targets.copy()
+
+    def tables(self) -> dict[str, pd.DataFrame]:
+        """Every table of the run folder, by name."""
+        return {"targets": self.targets, "examples": self.examples}
+
+    def facts(self) -> dict[str, Any]:
+        """All of it for `run.json`; `summary_in` brings it back."""
+        plain = {name: getattr(self, name) for name in _PLAIN}
+        rows = {name: table.to_dict("records") for name, table in self.tables().items()}
+        return {**plain, **rows}
+
+    def finding(self) -> str:
+        """What the data is, in one sentence."""
+        n = sum(each["n"] for each in self.skipped)
+        low, high = self.targets["min"].min(), self.targets["max"].max()
+        return (
+            f"{_counted(self.n_images, 'image')} of {_counted(len(self.by_subset), 'subset')} in "
+            f"{_counted(self.n_groups, 'group')}, {self.measure} from {low:.3g} to {high:.3g}; "
+            f"{n or 'none'} skipped."
+        )
+
+    def lines(self) -> list[tuple[str, str]]:
+        """A heading and a text for each thing that was understood."""
+        listed = [f"{name} {n}" for name, n in list(self.by_subset.items())[:REASONS]]
+        more = len(self.by_subset) - len(listed)
+        said = f"{self.n_images} ({', '.join(listed)}{f', and {more} more subsets' * bool(more)})"
+        if self.n_files < self.n_images:
+            said += f", rows of {self.n_files} files: an image has one row for each of its subsets"
+        lines = [("Images", said)]
+        if self.drawn:
+            lines.append(
+                (
+                    "Drawn",
+                    f"{self.drawn['n']} of {self.drawn['of']}, with seed {self.drawn['seed']}",
+                )
+            )
+        lines += [("Skipped", _reason(each)) for each in self.skipped[:REASONS]]
+        if len(self.skipped) > REASONS:
+            rest = self.skipped[REASONS:]
+            why = _counted(len(rest), "other reason")
+            lines.append(("Skipped", f"{sum(each['n'] for each in rest)}, for {why}"))
+        if not self.skipped:
+            lines.append(("Skipped", "none"))
+        groups = f"{self.n_groups}, "
+        if self.groups_by:
+            groups += f"by {self.groups_by}"
+        else:
+            groups += "each image its own" if self.n_groups == self.n_files else "as given"
+        if self.n_identical:
+            groups += f"; {self.n_identical} files with identical copies share theirs"
+        lines.append(("Groups", groups))
+        lines += [("Pixels", f"{how} ({_counted(n, 'image')})") for how, n in self.shown.items()]
+        if self.masks:
+            lines.append(("Masks", _masks(self.masks)))
+        return [*lines, *(("Assumed", f"{each}.") for each in self.assumed)]
+
+    def notes(self) -> list[str]:
+        """The lines as text, a heading once, in columns."""
+        lines, last = [], ""
+        for heading, text in self.lines():
+            lines.append(f"  {heading if heading != last else '':8} {text}")
+            last = heading
+        return lines
+
+    def summary(self) -> dict[str, pd.DataFrame]:
+        """The distribution of the measure, and the example rows, for the terminal."""
+        return {
+            f"Distribution of {self.measure}": self.targets.assign(
+                **{name: [f"{value:.4g}" for value in self.targets[name]] for name in QUANTILES}
+            ).rename(columns={name: f" {name}" for name in QUANTILES}),
+            f"{len(self.examples)} rows, evenly over {self.measure}": self.examples.assign(
+                measure=[f"{value:.4g}" for value in self.examples["measure"]]
+            ).rename(columns={"measure": f" {self.measure}"}),
+        }
+
+    def save(self, folder: str | Path, *, command: str = "") -> Path:
+        """Write a run folder: the tables, `run.json`, and the contact sheet.
+
+        Raises:
+            DataError: if the images are not known.
+            OutputError: if `folder` exists and holds no run, or cannot be written.
+        """
+        folder = Path(folder)
+        if self.image_set is None:
+            raise DataError("This summary holds no images. Make it with describe_data.")
+        facts = {
+            "finding": self.finding(),
+            "images": described(self.image_set, self),
+            "images_left_out": self.image_set.left_out,
+        }
+        with runs.new_run(folder) as made:
+            runs.write_run(made, self.tables(), facts, command=command)
+            (made / "figures").mkdir()
+            contact_sheet(self.image_set).save(made / "figures" / SHEET)
+        return folder
+
+
+_PLAIN = tuple(DataSummary.__dataclass_fields__)[:-3]
+
+
+def describe_data(
+    data: str | ImageSet,
+    *,
+    fit: Literal["squash", "crop", "pad"] = "squash",
+    input_size: int | tuple[int, int] | None = None,
+    reading: Reading = Reading(),
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> DataSummary:
+    """Say what is understood of some data before anything is computed from it.
+
+    Args:
+        data: voc:DIR, coco:FILE, csv:FILE, tar:PATTERN, masks:DIR, yolo:DIR, or scenes.
+        fit: How images are to be brought to the input size.
+        input_size: Pixels, 224 or 224x320 (height x width), of the network's input; 224 by default.
+        reading: Which images are read, and how their objects are measured.
+        seed: Random seed of what at_most draws.
+        progress: Called with (stage, done, total).
+
+    Raises:
+        DataError: if nothing can be used, or something is ambiguous.
+    """
+    size = (SIDE, SIDE) if input_size is None else input_size
+    height, width = (size, size) if isinstance(size, int) else size
+    frame = Frame(height, width, fit)
+    return summary_of(images_of(data, frame, reading, seed=seed, enough=False, progress=progress))
+
+
+def summary_of(image_set: ImageSet, more: Sequence[LeftOut] = ()) -> DataSummary:
+    """What was understood of a set of images.
+
+    Args:
+        more: what was skipped besides the set's own.
+    """
+    facts: Mapping[str, Any] = image_set.facts
+    shown = Counter(_shown(image) for image in dict(_files(image_set)).values())
+    return DataSummary(
+        measure=image_set.measure_name,
+        n_images=len(image_set),
+        n_files=len(dict(_files(image_set))),
+        by_subset=Counter(image_set.subset),
+        skipped=_by_reason([*image_set.left_out, *more]),
+        n_groups=len(set(image_set.group)),
+        groups_by=str(facts.get("groups_by", "")),
+        n_identical=int(facts.get("identical_images", 0)),
+        shown=dict(shown.most_common()),
+        masks=dict(facts.get("masks", {})),
+        drawn=dict(facts.get("drawn", {})),
+        assumed=tuple(facts.get("assumed", ())),
+        targets=_targets(image_set),
+        examples=_examples(image_set),
+        image_set=image_set,
+    )
+
+
+def summary_in(facts: Mapping[str, Any]) -> DataSummary | None:
+    """What `run.json` holds of the images of a run; None if an earlier version wrote it."""
+    held = (facts.get("images") or {}).get("understood")
+    if not held:
+        return None
+    fields: dict[str, Any] = {name: held[name] for name in _PLAIN}
+    fields |= {name: pd.DataFrame(held[name]) for name in ("targets", "examples")}
+    return DataSummary(**fields)
+
+
+def read_summary(folder: str | Path) -> DataSummary:
+    """The summary in a run folder that `DataSummary.save` wrote, without its images.
+
+    Raises:
+        DataError: if the folder holds none.
+    """
+    found = summary_in(runs.read_run(folder).facts)
+    if found is None:
+        raise DataError(f"{str(folder)!r} does not say what its data is. Run scalecut data again.")
+    return found
+
+
+def described(image_set: ImageSet, summary: DataSummary) -> dict[str, object]:
+    """Facts of the images of a run: counts and a hash, and what was understood of them."""
+    return {**image_facts(image_set), "understood": summary.facts()}
+
+
+# --- inside --------------------------------------------------------------------------------------
+
+
+def _files(image_set: ImageSet) -> Iterable[tuple[object, Image]]:
+    """Each image once, whatever its number of rows."""
+    for number, image in enumerate(image_set.images):
+        yield image.place() or number, image
+
+
+def _by_reason(items: Sequence[LeftOut]) -> list[dict[str, Any]]:
+    """Skipped items whose reasons differ by numbers and names alone, the most frequent first."""
+    found: defaultdict[str, list[LeftOut]] = defaultdict(list)
+    for item in items:
+        if not item.reason.startswith(DRAWN):  # asked for, and stated by itself
+            plain = item.reason.replace(item.name, "")
+            found[re.sub(r"\S*\d\S*|\S+\.\w{2,4}\b", "#", plain)].append(item)
+    ordered = sorted(found.values(), key=len, reverse=True)
+    return [
+        {
+            "reason": same[0].reason,
+            "n": len(same),
+            "names": [item.name for item in same[:NAMED]],
+        }
+        for same in ordered
+    ]
+
+
+def _reason(each: Mapping[str, Any]) -> str:
+    names = ", ".join(each["names"]) + ", ..." * (each["n"] > len(each["names"]))
+    return f"{each['n']}: {each['reason'].rstrip('.')} ({names})"
+
+
+def _shown(image: Image) -> str:
+    """How the stored values of an image become black and white."""
+    rendering = image.rendering or Rendering()
+    said = "8 bits, as stored"
+    if rendering.low is not None and rendering.high is not None:
+        said = f"from {rendering.low:g} (black) to {rendering.high:g} (white)"
+    if rendering.channels:
+        said += f", {'channels' if len(rendering.channels) > 1 else 'channel'} "
+        said += ",".join(map(str, rendering.channels))
+    return said + (f", page {rendering.page}" if rendering.page else "")
+
+
+def _masks(rule: Mapping[str, Any]) -> str:
+    said = f"{MASKS[rule['kind']]}; the background is {rule['background']}"
+    if rule.get("threshold") is not None:
+        said = f"{MASKS[rule['kind']]}; values above {rule['threshold']:g} are marked"
+    said += f"; {rule['void']} is unknown" if rule.get("void") is not None else ""
+    said += "; read from alpha" if rule.get("by_alpha") else ""
+    return said + (f"; page {rule['page']}" if rule.get("page") else "")
+
+
+def _targets(image_set: ImageSet) -> pd.DataFrame:
+    subset, group = np.array(image_set.subset), np.array(image_set.group)
+    rows = []
+    for name in image_set.subsets:
+        measure = image_set.measure[subset == name]
+        quantiles = np.quantile(measure, list(QUANTILES.values())).tolist()
+        n_groups = len(set(group[subset == name]))
+        rows.append((name, len(measure), n_groups, *quantiles))
+    return pd.DataFrame(rows, columns=["subset", "images", "groups", *QUANTILES])
+
+
+def _examples(image_set: ImageSet) -> pd.DataFrame:
+    order = np.argsort(image_set.measure, kind="stable")
+    rows = [int(order[place]) for place in evenly(len(order), EXAMPLES)]
+    return pd.DataFrame(
+        {
+            "image": [image_set.images[row].name for row in rows],
+            "subset": [image_set.subset[row] for row in rows],
+            "group": [image_set.group[row] for row in rows],
+            "measure": [float(image_set.measure[row]) for row in rows],
+        }
+    )
+
+
+def _counted(n: int, what: str) -> str:
+    return f"{n:,} {what}{'s' * (n != 1)}"

@@ -1,0 +1,170 @@
+"""What is said of data is what was planted in it; what a sheet shows lies where it was drawn."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import PIL.Image
+import pytest
+
+from scalecut import DataError, Reading, describe_data, make_image_set, open_run
+from scalecut.data import contact
+from scalecut.data.images import LeftOut
+from scalecut.data.read import images_of
+from scalecut.data.summary import REASONS, summary_in, summary_of
+from tests.data.layouts import CAT, DOG, SQUARE, add_mask, add_voc, draw, nuclei, read
+
+MARK = np.array(PIL.ImageColor.getrgb(contact.MARK))
+
+
+def headed(summary, heading):
+    return [text for each, text in summary.lines() if each == heading]
+
+
+@pytest.fixture
+def deep(tmp_path):
+    """A table of 24 images of 12 bits in six groups, and two images that are not there."""
+    rng, rows = np.random.default_rng(0), []
+    for number in range(26):
+        if number < 24:
+            values = rng.integers(0, 4096, (12, 12)).astype(np.uint16)
+            values[0, :2] = 0, 4095
+            PIL.Image.fromarray(values).save(tmp_path / f"{number}.png")
+        rows.append((f"{number}.png", (number + 1) / 32, "ab"[number % 2], f"p{number % 6}"))
+    columns = ["image", "measure", "subset", "patient"]
+    pd.DataFrame(rows, columns=columns).to_csv(tmp_path / "t.csv", index=False)
+    return f"csv:{tmp_path}/t.csv"
+
+
+def test_what_is_said_is_what_was_planted(deep):
+    summary = describe_data(deep, reading=Reading(group="patient"))
+    assert headed(summary, "Images") == ["24 (a 12, b 12)"]
+    missing = "there is no such file; check its name and folder (24.png, 25.png)"
+    assert headed(summary, "Skipped") == [f"2: {missing}"]
+    assert headed(summary, "Groups") == ["6, by the column patient"]
+    assert headed(summary, "Pixels") == ["from 0 (black) to 4095 (white) (24 images)"]
+    (assumed,) = headed(summary, "Assumed")
+    assert assumed.startswith("16-bit values are shown from 0 (black) to 4095 (white)")
+    assert headed(summary, "Masks") == headed(summary, "Drawn") == []
+    assert summary.finding() == (
+        "24 images of 2 subsets in 6 groups, measure from 0.0312 to 0.75; 2 skipped."
+    )
+    for row, start in zip(summary.targets.to_dict("records"), (1, 2), strict=True):
+        expected = pd.Series(np.arange(start, 25, 2) / 32).describe()
+        assert (row["images"], row["groups"]) == (12, 3)
+        for name, other in (("25 %", "25%"), ("median", "50%"), ("75 %", "75%")):
+            assert row[name] == pytest.approx(expected[other])
+        assert (row["min"], row["max"]) == (expected["min"], expected["max"])
+    assert summary.examples["image"].tolist()[::4] == ["0.png", "23.png"]
+    assert summary.examples["measure"].is_monotonic_increasing and len(summary.examples) == 5
+    assert summary.examples["group"].tolist()[0] == "p0"
+
+
+def test_a_run_says_the_same_again(deep, tmp_path):
+    summary = describe_data(deep, reading=Reading(group="patient", at_most=13))
+    assert headed(summary, "Drawn") == ["12 of 24, with seed 0"]
+    assert summary.n_images == 12
+    folder = summary.save(tmp_path / "run", command="scalecut data")
+    facts = json.loads((folder / "run.json").read_text())
+    again = open_run(folder)
+    for kept in (summary_in(facts), again):
+        assert (kept.lines(), kept.finding()) == (summary.lines(), summary.finding())
+        pd.testing.assert_frame_equal(kept.to_frame(), summary.to_frame())
+    assert [each["name"] for each in facts["images_left_out"]][:2] == ["24.png", "25.png"]
+    assert (folder / "figures" / "data.png").is_file()
+    with pytest.raises(DataError, match=r"^This summary holds no images\. Make it with describe"):
+        again.save(tmp_path / "other")
+    assert summary_in({"images": {"n_images": 3}}) is summary_in({}) is None
+
+
+def test_reasons_that_differ_by_names_and_numbers_are_counted_together():
+    items = [
+        *(LeftOut(f"{n}.jpg", f"it has {n} objects, and one is taken") for n in range(2, 7)),
+        *(LeftOut(f"{n}.jpg", f"its mask {n}.png cannot be used: it is torn") for n in (1, 2)),
+        *(
+            LeftOut("x.jpg", "".join(rng))
+            for rng in ("abc", "bcd", "cde", "def", "efg", "fgh", "ghi")
+        ),
+    ]
+    summary = summary_of(make_image_set([np.zeros((4, 4), np.uint8)], [0.5]), items)
+    said = headed(summary, "Skipped")
+    assert said[0] == "5: it has 2 objects, and one is taken (2.jpg, 3.jpg, 4.jpg, ...)"
+    assert said[1] == "2: its mask 1.png cannot be used: it is torn (1.jpg, 2.jpg)"
+    assert len(said) == REASONS + 1 and said[-1] == "1, for 1 other reason"
+    assert headed(summary, "Pixels") == ["8 bits, as stored (1 image)"]
+    assert headed(summary_of(summary.image_set), "Skipped") == ["none"]
+
+
+def test_masks_and_copies_are_stated(tmp_path):
+    for name in ("a", "b", "c"):
+        spec = add_mask(tmp_path, name, nuclei())
+    for name in ("b", "c"):
+        (tmp_path / "images" / f"{name}.jpg").write_bytes(
+            (tmp_path / "images" / "a.jpg").read_bytes()
+        )
+    summary = summary_of(read(spec, objects="mean", mask_kind="instances"))
+    assert headed(summary, "Masks") == [
+        "instances, so each value is an object; the background is 0"
+    ]
+    assert headed(summary, "Groups") == ["1, as given; 3 files with identical copies share theirs"]
+
+
+def marked(tile):
+    """The rectangle of the pixels in the colour of marks."""
+    down, across = np.nonzero((np.asarray(tile) == MARK).all(axis=2))
+    return across.min(), down.min(), across.max() + 1, down.max() + 1
+
+
+def test_a_sheet_shows_boxes_and_masks_where_they_are(tmp_path):
+    of_boxes = read(add_voc(tmp_path / "voc", "a", DOG))
+    of_masks = read(add_mask(tmp_path / "masks", "a", np.uint8(nuclei() == 200)))
+    scale = contact.TILE / 80  # the longer side
+    for found, box in ((of_boxes, DOG[1:]), (of_masks, (60, 45, 80, 60))):
+        sheet = contact.contact_sheet(found)
+        tile = sheet.crop(
+            (contact.SPACE, contact.SPACE + contact.TILE - 240, contact.SPACE + 320,
+             contact.SPACE + contact.TILE)
+        )  # fmt: skip
+        np.testing.assert_allclose(marked(tile), np.array(box) * scale, atol=1.5)
+
+
+def test_of_several_objects_all_that_are_measured_are_drawn(tmp_path):
+    spec = add_voc(tmp_path, "a", DOG, ("dog", 60, 40, 70, 50), CAT)
+    assert [len(each) for each in read(spec, objects="mean").marks] == [1, 2]  # cat, dog
+    assert read(spec, objects="largest", subset=("dog",)).marks == ((tuple(map(float, DOG[1:])),),)
+
+
+def test_a_sheet_says_which_image_cannot_be_read(tmp_path):
+    for name in ("a", "b"):
+        spec = add_voc(tmp_path, name, DOG)
+    found = read(spec)
+    (tmp_path / "JPEGImages" / "a.jpg").unlink()
+    sheet = contact.contact_sheet(found)
+    corner = contact.SPACE + 2, contact.SPACE + contact.TILE - 2
+    assert sheet.getpixel(corner) == (230, 230, 230)
+
+
+def test_strict_refuses_what_is_skipped_unless_an_option_asks_for_it(tmp_path):
+    spec = add_voc(tmp_path, "a", DOG, flags="<truncated>1</truncated>")
+    spec = add_voc(tmp_path, "b", CAT)
+    assert len(read(spec, strict=True, skip_truncated=True).left_out) == 1
+    add_voc(tmp_path, "c", DOG, DOG)
+    assert len(read(spec).left_out) == 1
+    with pytest.raises(DataError, match=r"^c.jpg: it has 2 objects .* \(--strict skips nothing\)"):
+        read(spec, strict=True)
+    add_voc(tmp_path, "d", DOG, size=None)
+    assert len(read(spec).facts["assumed"]) == 1
+    with pytest.raises(DataError, match=r"^Assumed: 1 annotations do not state .*\(--strict ass"):
+        read(spec, strict=True)
+
+
+def test_strict_refuses_subsets_that_are_too_small(tmp_path):
+    for number in range(24):
+        draw(tmp_path / f"{number}.png")
+    rows = [(f"{n}.png", n / 32, "a" if n < 21 else "b") for n in range(24)]
+    table = pd.DataFrame(rows, columns=["image", "measure", "subset"])
+    table.to_csv(tmp_path / "t.csv", index=False)
+
+    assert images_of(f"csv:{tmp_path}/t.csv", SQUARE, Reading()).subsets == ("a",)
+    with pytest.raises(DataError, match=r"^Subset 'b' needs at least 20 images"):
+        images_of(f"csv:{tmp_path}/t.csv", SQUARE, Reading(strict=True))
