@@ -773,7 +773,6 @@ def test_data_says_what_was_understood_and_a_page_shows_it():
         section = text.partition("<h2>Data</h2>")[2].partition("</section>")[0]
         assert section.count('class="sheet"') == n_sheets
         assert "8 bits, as stored (40 images)" in section and "Distribution of area" in section
-        assert "039.jpg" in section or "0.jpg" in section
         assert text.index("<h2>Data</h2>") < text.index("<h2>Command</h2>")
     assert facts()["images"]["understood"] == facts(Path("seen"))["images"]["understood"]
     refused = scalecut("data", "voc:nowhere")
