@@ -313,7 +313,7 @@ def test_sizes_images_and_layers_that_are_skipped_are_named():
     assert re.search(r"1 skipped:\n  end: depends on", result.stdout)
     before = tree()
     refused = asked("visualise", "network", "--layer", "end", *partial, out="none")
-    assert_refused(refused, before, "No layer can be visualised: end depends on", whole=False)
+    assert_refused(refused, before, "No layer can be visualised: end depends on")
 
 
 # --- curves compared -----------------------------------------------------------------------------
@@ -375,7 +375,7 @@ def test_runs_of_other_images_or_splits_are_not_compared(done):
         asked("probe", "network", *PROBE, "--layers", "pooled", *more)
         entries = [{key: run[at][key] for key in keys} for run in (facts(one), facts())]
         text = f"The two runs differ in their {what} ({entries[0]} and {entries[1]})"
-        assert_refused(scalecut("compare", one, "run"), tree(), text, whole=False)
+        assert_refused(scalecut("compare", one, "run"), tree(), text)
 
 
 # --- bad input -----------------------------------------------------------------------------------
@@ -447,7 +447,7 @@ def test_place_is_refused_before_any_work_is_done(command):
     before = tree()
     more = {"rcv": ("--data", "none:x"), "visualise": ("--layer", "x")}.get(command, ())
     result = scalecut(command, "no_such_network", *more, "--out", "blobs")
-    assert_refused(result, before, "'blobs' exists and holds no run of scalecut", whole=False)
+    assert_refused(result, before, "'blobs' exists and holds no run of scalecut")
 
 
 @pytest.mark.parametrize(
