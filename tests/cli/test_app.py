@@ -766,7 +766,11 @@ def test_data_says_what_was_understood_and_a_page_shows_it():
     assert (run, figure) == ("Run:    seen", "Figure: seen/figures/data.png")
     assert page == "Page:   seen/report.html" and finding.startswith("40 images of 1 subset in 40")
     shown = json.loads(scalecut("data", "voc:blobs", "--out", "seen", "--json").stdout)
-    assert shown == {"run": "seen", "finding": finding, **facts(Path("seen"))["images"]["understood"]}
+    assert shown == {
+        "run": "seen",
+        "finding": finding,
+        **facts(Path("seen"))["images"]["understood"],
+    }
     probed(*BARE)
     for folder, n_sheets in (("seen", 1), ("run", 0)):  # a probe shows its images elsewhere
         text = Path(folder, "report.html").read_text(encoding="utf-8")
