@@ -7,11 +7,13 @@ on two cores; with names, only those entries are run.
 
 import os
 import shlex
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import PIL.Image
+
+WIDTH = 1400  # pixels of a figure on a page
 IMAGES = Path(__file__).parents[1] / "docs" / "images"
 DATA = os.environ["SCALECUT_DATA"]
 ANIMALS = f"--data voc:{DATA}/voc-animals --subset dog,cat,horse"
@@ -72,7 +74,10 @@ def main(runs: Path, names: list[str]) -> None:
             run = [sys.executable, "-m", "scalecut", *typed, "--out", str(out)]
             subprocess.run(run, check=True)
         for image, figure in figures.items():
-            shutil.copyfile(out / "figures" / f"{figure}.png", IMAGES / f"{image}.png")
+            with PIL.Image.open(out / "figures" / f"{figure}.png") as drawn:
+                size = WIDTH, round(drawn.height * WIDTH / drawn.width)
+                shown = drawn.convert("RGB").resize(size, PIL.Image.Resampling.LANCZOS)
+            shown.quantize(256).save(IMAGES / f"{image}.png", optimize=True)
 
 
 if __name__ == "__main__":
