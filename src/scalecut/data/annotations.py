@@ -831,7 +831,7 @@ def _no_masks(folder: Path, images: Path, *, has_masks: bool) -> DataError:
     lack = "images" if has_masks else "masks (or labels)"
     reason = f"{folder} has no folder {lack if has_masks or images.is_dir() else 'images'}"
     own = next((path for path in sorted(folder.glob("*/masks")) if path.is_dir()), None)
-    if own is not None and (own.parent / "images").is_dir():
+    if own is not None and any(map(is_image, (own.parent / "images").glob("*"))):
         return DataError(
             f"{reason}, but a folder for each image, such as {own.parent.name}, as in BBBC038. "
             "Join the masks of an image to one, with the numbers 1, 2, ... for objects, and put "
