@@ -24,7 +24,7 @@ import scalecut
 from ..errors import DataError
 
 ROOT = Path(scalecut.__file__).parent
-NOT_OPTIONS = ("progress", "command")
+NOT_OPTIONS = ("progress", "command", "as_json")
 _REQUIRED = object()
 
 
@@ -221,7 +221,7 @@ def _parameter(option: Option, *, is_first: bool) -> inspect.Parameter:
     if isinstance(default, tuple | list):
         default = ",".join(f"{v:g}" if isinstance(v, float) else str(v) for v in default)
     flag = "--" + option.name.rstrip("_").replace("_", "-")
-    if is_first and option.default is _REQUIRED:
+    if is_first and (option.default is _REQUIRED or option.name == "model"):
         declared: Any = typer.Argument(help=option.help, show_default=False)
     else:
         declared = typer.Option(flag, help=option.help, **settings)

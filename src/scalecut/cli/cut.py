@@ -1,5 +1,7 @@
 """The commands about a shorter network: cut it, check it, and use its features."""
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -7,8 +9,8 @@ import typer
 
 from .. import runs
 from ..errors import DataError, ModelError, OutputError, check_names
-from .commands import converted
-from .console import ERR, OUT, JsonOption, bars, command, print_json
+from .commands import Verb, callback, verb_of
+from .console import ERR, JSON, OUT, JsonOption, bars, command, print_json
 
 EXPORTS = ("onnx", "torch")  # the keys of `cut.export.EXPORTS`, which loads torch
 WAYS = {
@@ -16,65 +18,96 @@ WAYS = {
     "stopped": "the forward pass stops at the layer, because later code is not only modules",
 }
 
+EXAMPLES = """
+
+\b
+Examples:
+  scalecut cut resnet50 --at layer3.2 --out resnet50-short
+  scalecut cut --from runs/demo --out short
+  scalecut cut --from runs/demo --rule peak --export onnx,torch --out short
+  scalecut cut vit_small_patch16_224 --at blocks.5 --pooling both --head 2 --out vit-short"""
+
 Folder = Annotated[Path, typer.Argument(help="A folder that `scalecut cut` wrote.")]
 
 
 def add_to(app: typer.Typer) -> None:
     """Register the commands."""
-    app.command()(cut)
+    verb = verb_of("cli.cut:cut")
+    app.command("cut", help=verb.summary + EXAMPLES)(callback(verb, _run, (JSON,)))
     app.command()(check)
     app.command()(features)
 
 
+@dataclass(frozen=True, slots=True)
+class Choosing:
+    """The layer that the network is cut after.
+
+    Args:
+        at: The last layer to keep: name or alias.
+        from_: The run folder of a probe, whose curve chooses the layer.
+        rule: peak, or cheapest (default): the earliest layer not shown to be worse than it.
+        subset: The subset whose curve chooses; the mean if empty.
+    """
+
+    at: str = ""
+    from_: Path | None = None
+    rule: Literal["cheapest", "peak"] | None = None
+    subset: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Building:
+    """What the shorter network gives.
+
+    Args:
+        pooling: Of tokens: mean over patches, class token, or both concatenated.
+        head: Outputs of a new linear layer, at least 0; 0 for none.
+        export: Also write these files: onnx, torch, or both.
+    """
+
+    pooling: Literal["mean", "cls", "both"] = "mean"
+    head: int = 0
+    export: Sequence[str] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Loading:
+    """The network that is cut.
+
+    Args:
+        weights: pretrained, random, or a file; by default those of the run.
+        allow_partial: Accept a weights file that lacks tensors.
+        input_size: 224, or 224x320 (height x width).
+    """
+
+    weights: str = ""
+    allow_partial: bool = False
+    input_size: int | tuple[int, int] | None = None
+
+
 def cut(
-    model: Annotated[
-        str, typer.Argument(help="As in `scalecut probe`; may be omitted with --from.")
-    ] = "",
-    at: Annotated[str, typer.Option("--at", help="The last layer to keep: name or alias.")] = "",
-    from_run: Annotated[
-        Path | None,
-        typer.Option("--from", help="The run folder of a probe, whose curve chooses the layer."),
-    ] = None,
-    rule: Annotated[
-        Literal["cheapest", "peak"] | None,
-        typer.Option(
-            help="peak, or cheapest (default): the earliest layer not shown to be worse than it."
-        ),
-    ] = None,
-    subset: Annotated[
-        str, typer.Option(help="The subset whose curve chooses; the mean if empty.")
-    ] = "",
-    pooling: Annotated[
-        Literal["mean", "cls", "both"],
-        typer.Option(help="Of tokens: mean over patches, class token, or both concatenated."),
-    ] = "mean",
-    head: Annotated[
-        int, typer.Option(min=0, help="Outputs of a new linear layer; 0 for none.")
-    ] = 0,
-    export: Annotated[str, typer.Option(metavar="onnx,torch", help="Also write these files.")] = "",
-    weights: Annotated[
-        str,
-        typer.Option(help="pretrained, random, or a file; by default those of the run."),
-    ] = "",
-    allow_partial: Annotated[
-        bool, typer.Option("--allow-partial", help="Accept a weights file that lacks tensors.")
-    ] = False,
-    input_size: Annotated[str, typer.Option(help="224, or 224x320 (height x width).")] = "",
-    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Of random weights.")] = 0,
-    out: Annotated[Path | None, typer.Option(help="The folder to write.")] = None,
-    as_json: JsonOption = False,
+    model: str = "",
+    *,
+    choosing: Choosing = Choosing(),
+    building: Building = Building(),
+    loading: Loading = Loading(),
+    seed: int = 0,
+    out: Path | None = None,
+    as_json: bool = False,
 ) -> None:
     """Cut a network after a layer, verify the cut, and write it to a folder.
 
-    \b
-    Examples:
-      scalecut cut resnet50 --at layer3.2 --out resnet50-short
-      scalecut cut --from runs/demo --out short
-      scalecut cut --from runs/demo --rule peak --export onnx,torch --out short
-      scalecut cut vit_small_patch16_224 --at blocks.5 --pooling both --head 2 --out vit-short
+    Args:
+        model: As in `scalecut probe`; may be omitted with --from.
+        choosing: the layer.
+        building: what the shorter network gives.
+        loading: the network.
+        seed: Random seed of random weights.
+        out: The folder to write.
+        as_json: whether the result is printed as JSON.
     """
-    exports = check_names(converted("Sequence[str]", export), EXPORTS, "export")
-    size = converted("int | tuple[int, int] | None", input_size, "--input-size")
+    at, from_run, rule, subset = choosing.at, choosing.from_, choosing.rule, choosing.subset
+    exports = check_names(building.export, EXPORTS, "export")
     if out is not None:
         runs.check_place(out, "cut")
     _check_place_to_cut(at, from_run, rule, subset)
@@ -92,20 +125,25 @@ def cut(
         curve = choice = None
         if from_run is None:
             whole = load_network(
-                model, weights=weights or "pretrained", allow_partial=allow_partial, seed=seed
+                model,
+                weights=loading.weights or "pretrained",
+                allow_partial=loading.allow_partial,
+                seed=seed,
             )
         else:
             curve = read_curve(from_run)
             if model:
                 check_model(curve, from_run, model)
             choice = None if at else choose_layer(curve, rule or RULES[0], subset or MEAN)
-            whole = network_of_run(from_run, curve, weights=weights, allow_partial=allow_partial)
-        whole = with_preprocessing(whole, input_size=size)
+            whole = network_of_run(
+                from_run, curve, weights=loading.weights, allow_partial=loading.allow_partial
+            )
+        whole = with_preprocessing(whole, input_size=loading.input_size)
         layer = choice.layer if choice else at
         folder = out or Path("cuts") / f"{whole.name}-{layer}".replace("/", "_").replace(":", "_")
         runs.check_place(folder, "cut")
         status.update("Cutting")
-        network = cut_after(whole, layer, pooling=pooling, head=head)
+        network = cut_after(whole, layer, pooling=building.pooling, head=building.head)
         status.update("Verifying and writing")
         saved = save_cut(
             network,
@@ -121,6 +159,10 @@ def cut(
         print_json({"folder": str(folder), "checked": saved.reloaded, **facts})
         return
     _print(network, saved, choice)
+
+
+def _run(verb: Verb, values: Mapping[str, Any], as_json: bool) -> None:
+    verb.call(values, as_json=as_json)
 
 
 def check(folder: Folder, as_json: JsonOption = False) -> None:
