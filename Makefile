@@ -45,13 +45,13 @@ test: $(VENV)/ready
 	$(PYTEST) $(WORKERS)
 
 test-data: $(VENV)/ready
-	$(PYTEST) -m 'data and slow and not hours'
+	$(BIN)/python -m pytest -m 'data and slow and not hours'
 
 test-install: $(VENV)/ready
-	$(PYTEST) -m 'install and slow'
+	$(BIN)/python -m pytest -m 'install and slow'
 
 test-slow: $(VENV)/ready
-	$(PYTEST) -m slow
+	$(BIN)/python -m pytest -m slow
 
 # An AVX2 processor without AVX512 and VNNI is the usual laptop.
 test-avx2: $(VENV)/ready
