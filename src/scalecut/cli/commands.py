@@ -8,6 +8,7 @@ line stands in `_KINDS`. An option named like a keyword of Python ends with an u
 """
 
 import ast
+import functools
 import importlib
 import inspect
 import re
@@ -138,6 +139,7 @@ def callback(verb: Verb, finish: Callable[..., None], extra: Sequence[inspect.Pa
 # --- reading the source --------------------------------------------------------------------------
 
 
+@functools.cache  # several verbs share the modules of their options
 def _tree(module: str) -> ast.Module:
     file = ROOT.joinpath(*module.split(".")).with_suffix(".py")
     return ast.parse(file.read_text(encoding="utf-8"))
