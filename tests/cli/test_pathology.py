@@ -296,8 +296,6 @@ REFUSED = [
     (["--data", "patches:tiles", "--at", "blocks.1"],
      "'tiles' holds no patches: patches.parquet cannot be read (tiles/patches.parquet). Give a "
      "folder that `scalecut patches` wrote."),
-    (["--methods", "cut", "--contestants", "cut"],
-     "--contestants is the former name of --methods. Give --methods alone."),
     (["--rule", "peak"],
      "--rule chooses the layer by the curve of --from, and --at leaves nothing to choose. Give "
      "--from RUN without --at, or drop --rule."),

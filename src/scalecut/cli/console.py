@@ -1,4 +1,7 @@
-"""What all commands share: where they print, progress, run folders, and how they end."""
+"""What all commands share: where they print, progress, run folders, and how they end.
+
+`--help` needs this module: pandas and what uses it are imported inside functions.
+"""
 
 import json
 import shlex
@@ -11,7 +14,6 @@ from inspect import Parameter
 from pathlib import Path
 from typing import Annotated, Any, Protocol, runtime_checkable
 
-import pandas as pd
 import typer
 from rich.console import Console
 from rich.progress import (
@@ -22,10 +24,8 @@ from rich.progress import (
     TextColumn,
     TimeRemainingColumn,
 )
-from rich.table import Table
 from typer.core import TyperGroup
 
-from .. import runs
 from ..errors import ScalecutError
 
 # Names of classes, layers and folders are shown as they are: [bold] and :cat: mean themselves.
@@ -34,7 +34,10 @@ ERR = Console(stderr=True, highlight=False, markup=False, emoji=False)
 USAGE_ERROR: Any = typer.BadParameter.__bases__[0]  # typer has a click of its own
 MOST_LINES = 5  # of what was skipped; run.json lists everything
 # Options of earlier versions, by command: what they are called now, or what to do instead.
-RENAMED_OPTIONS: Mapping[str, Mapping[str, str]] = {"probe": {"--twins": "--random-networks"}}
+RENAMED_OPTIONS: Mapping[str, Mapping[str, str]] = {
+    "probe": {"--twins": "--random-networks"},
+    "transfer": {"--contestants": "--methods"},
+}
 REMOVED_OPTIONS: Mapping[str, Mapping[str, str]] = {
     "probe": {
         "--stream": "--stream was removed. Give --at-most 100000 instead: a random part of the "
@@ -70,7 +73,7 @@ class Result(Protocol):
         """What was found, in one sentence."""
         ...
 
-    def summary(self) -> dict[str, pd.DataFrame]:
+    def summary(self) -> Mapping[str, Any]:
         """What fits on a terminal: tables by title, their cells text or numbers."""
         ...
 
@@ -140,12 +143,17 @@ def place(out: Path | None, name: str) -> Path:
     """The run folder: the one asked for, or one named after the network and the time."""
     plain = name.replace("/", "_").replace(":", "_")
     folder = out or Path("runs") / f"{plain}-{datetime.now():%Y%m%d-%H%M%S}"
+    from .. import runs
+
     runs.check_place(folder)
     return folder
 
 
 def finish(result: Result, folder: Path, *, as_json: bool) -> None:
     """Save a result and print it: how every command ends that writes a run."""
+    from .. import runs
+    from .tables import records
+
     result.save(folder, command=command())
     run = runs.read_run(folder)
     if as_json:
@@ -164,6 +172,8 @@ def finish(result: Result, folder: Path, *, as_json: bool) -> None:
 
 def print_tables(result: Result) -> None:
     """What fits on a terminal."""
+    from .tables import plain_table
+
     for title, table in result.summary().items():
         OUT.print(plain_table(table, title))
 
@@ -201,31 +211,9 @@ def print_run(folder: Path, finding: str) -> None:
 
 def print_json(thing: Mapping[str, object] | Sequence[object]) -> None:
     """The result for machines; what is not finite is null."""
+    from .. import runs
+
     sys.stdout.write(json.dumps(runs.plain(thing), indent=2, ensure_ascii=False) + "\n")
-
-
-def records(table: pd.DataFrame) -> list[dict[str, Any]]:
-    """The rows of a table, for `print_json`; what is missing is null."""
-    return table.astype(object).where(table.notna(), None).to_dict("records")
-
-
-def plain_table(rows: pd.DataFrame, title: str) -> Table:
-    """A table as it is: names to the left, numbers to the right.
-
-    Text columns whose name starts with a blank are aligned to the right as well.
-    """
-    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
-    for name, kind in zip(rows.columns, rows.dtypes, strict=True):
-        is_number = pd.api.types.is_numeric_dtype(kind) or str(name).startswith(" ")
-        table.add_column(
-            str(name).strip(),
-            justify="right" if is_number else "left",
-            overflow="fold",
-            no_wrap=is_number,
-        )
-    for row in rows.itertuples(index=False, name=None):
-        table.add_row(*(f"{cell:.3f}" if isinstance(cell, float) else str(cell) for cell in row))
-    return table
 
 
 class Bars:

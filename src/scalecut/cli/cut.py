@@ -7,7 +7,6 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from .. import runs
 from ..errors import DataError, ModelError, OutputError, check_names
 from .commands import Verb, callback, verb_of
 from .console import ERR, JSON, OUT, JsonOption, bars, command, print_json
@@ -107,6 +106,8 @@ def cut(
         as_json: whether the result is printed as JSON.
     """
     at, from_run, rule, subset = choosing.at, choosing.from_, choosing.rule, choosing.subset
+    from .. import runs
+
     exports = check_names(building.export, EXPORTS, "export")
     if out is not None:
         runs.check_place(out, "cut")
@@ -209,12 +210,13 @@ def features(
     if out.suffix not in (".parquet", ".csv"):
         raise OutputError(f"{str(out)!r} is neither .parquet nor .csv. Give --out such a name.")
     from ..cut.sklearn import CutFeatures, features_table, images_in
+    from ..runs import write_features
 
     found = images_in(images)
     network = CutFeatures(folder, fit, precision, device, batch_size)
     with bars(ERR, quiet=False) as progress:
         table, skipped = features_table(network, found, progress)
-    runs.write_features(table, out)
+    write_features(table, out)
     if skipped:
         OUT.print(f"{len(skipped)} of {len(found)} images skipped:")
     for item in skipped:  # all of them, because no run.json lists them

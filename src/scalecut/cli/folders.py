@@ -5,8 +5,6 @@ from typing import Annotated
 
 import typer
 
-from .. import cache as cache_folder
-from .. import runs
 from ..errors import DataError
 from .console import OUT, JsonOption, print_json
 
@@ -71,6 +69,8 @@ def cache(
       scalecut cache
       scalecut cache --clear
     """
+    from .. import cache as cache_folder
+
     n_files, n_bytes = cache_folder.summary()
     if clear:
         cache_folder.clear()
@@ -89,6 +89,8 @@ def doctor(as_json: JsonOption = False) -> None:
     """
     import torch
 
+    from .. import cache as cache_folder
+    from .. import runs
     from ..features.backends import resolved_precision
     from ..features.processor import instructions
     from ..networks.load import weights_found

@@ -4,12 +4,10 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
-import pandas as pd
 import typer
 
-from ..runs import plain
 from .commands import Verb, callback, verb_of
-from .console import ERR, JSON, OUT, command, plain_table, print_json, print_run, records
+from .console import ERR, JSON, OUT, command, print_json, print_run
 
 EXAMPLES = """
 
@@ -34,16 +32,13 @@ def _run(verb: Verb, values: Mapping[str, Any], as_json: bool) -> None:
             ERR.print(f"{done:>2} of {total}  {what}", soft_wrap=True)
 
     found = verb.call(values, command=command(), progress=report)
+    from ..runs import plain
+    from .tables import claim_rows, plain_table, records
+
     if as_json:
         tables = {"paper": records(found.table), "claims": records(found.claims)}
         facts = {name: plain(fact) for name, fact in found.facts.items()}
         print_json({"run": str(found.folder), **facts, **tables})
         return
-    OUT.print(plain_table(_in_two_columns(found.claims), "Claims of the paper, and what was found"))
+    OUT.print(plain_table(claim_rows(found.claims), "Claims of the paper, and what was found"))
     print_run(found.folder, found.finding())
-
-
-def _in_two_columns(claims: pd.DataFrame) -> pd.DataFrame:
-    """Claims as a terminal has room for."""
-    of = claims.network.map(lambda network: f" ({network})" if network else "")
-    return pd.DataFrame({"mark": claims["mark"], "claim": claims.claim + of + ": " + claims.found})

@@ -1,12 +1,10 @@
 """Commands about tissue: patches cut from tiles, and methods compared on them."""
 
 from collections.abc import Mapping
-from inspect import Parameter
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 
-from ..errors import DataError
 from .commands import Verb, callback, verb_of
 from .console import (
     ERR,
@@ -17,10 +15,8 @@ from .console import (
     command,
     finish,
     place,
-    plain_table,
     print_json,
     print_skipped,
-    records,
 )
 
 PATCHES = r"""
@@ -35,13 +31,6 @@ Examples:
   scalecut transfer resnet50 --data patches:patches --from runs/r50 --task magnification \
       --methods pretrained,cut,cut-random,reset,sweep,all-layers --out runs/transfer
   scalecut transfer resnet50 --data patches:patches --at add_15 --mode finetune --out runs/tuned"""
-# The former name of --methods.
-CONTESTANTS = Parameter(
-    "contestants",
-    Parameter.KEYWORD_ONLY,
-    default="",
-    annotation=Annotated[str, typer.Option("--contestants", hidden=True)],
-)
 
 
 def add_to(app: typer.Typer) -> None:
@@ -52,13 +41,15 @@ def add_to(app: typer.Typer) -> None:
     )
     of_transfer = verb_of("pathology.transfer:transfer")
     app.command("transfer", help=f"{of_transfer.summary}\n\n\b{TRANSFER}")(
-        callback(of_transfer, _transfer, (CONTESTANTS, OUT_FOLDER, JSON))
+        callback(of_transfer, _transfer, (OUT_FOLDER, JSON))
     )
 
 
 def _patches(verb: Verb, values: Mapping[str, Any], as_json: bool) -> None:
     with bars(ERR, quiet=as_json) as progress:
         made = verb.call(values, progress=progress, command=command())
+    from .tables import plain_table, records
+
     counts = made.counts().reset_index()
     if as_json:
         print_json({"folder": str(made.folder), "counts": records(counts), "stated": made.stated})
@@ -71,17 +62,13 @@ def _patches(verb: Verb, values: Mapping[str, Any], as_json: bool) -> None:
     OUT.print(f"Patches: {made.folder}", style="bold", soft_wrap=True)
 
 
-def _transfer(
-    verb: Verb, values: Mapping[str, Any], contestants: str, out: Any, as_json: bool
-) -> None:
-    if contestants and values["methods"]:
-        raise DataError("--contestants is the former name of --methods. Give --methods alone.")
+def _transfer(verb: Verb, values: Mapping[str, Any], out: Any, as_json: bool) -> None:
     folder = place(out, f"{values['model']}-transfer")
-    given = {**values, "methods": values["methods"] or contestants}
     with bars(ERR, quiet=as_json) as progress:
-        result = verb.call(given, progress=progress)
+        result = verb.call(values, progress=progress)
     if not as_json and values["task"] == "area":
         from ..paper.tables import with_the_paper
+        from .tables import plain_table
 
         title = "Table 2 of Graziani et al. 2021 (other patches, all weights trained), and ours"
         OUT.print(plain_table(with_the_paper(result, values["model"]), title))

@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Annotated
 
-import pandas as pd
 import typer
 
 from ..errors import DataError
@@ -15,9 +14,7 @@ from .console import (
     bars,
     finish,
     place,
-    plain_table,
     print_json,
-    records,
 )
 
 
@@ -78,6 +75,7 @@ def layers(
     """
     from ..networks.selection import list_layers
     from .commands import converted
+    from .tables import layer_rows, plain_table, records
 
     found = list_layers(
         model,
@@ -89,27 +87,7 @@ def layers(
     if as_json:
         print_json(records(found))
         return
-    OUT.print(plain_table(_shown(found), model))
-
-
-def _shown(found: pd.DataFrame) -> pd.DataFrame:
-    """The table of layers with thousands separated, a dash for what is unknown."""
-
-    def whole(column: str) -> list[str]:
-        return ["–" if pd.isna(n) else f"{int(n):,}" for n in found[column]]
-
-    return pd.DataFrame(
-        {
-            "layer": found.layer,
-            "alias": found.alias,
-            " depth": [f"{depth:.2f}" for depth in found.depth],
-            " channels": whole("channels"),
-            " stride": whole("stride"),
-            " field px": whole("receptive_field"),
-            " parameters": whole("parameters"),
-            " MACs": [f"{macs / 1e6:,.0f} M" for macs in found.macs],
-        }
-    )
+    OUT.print(plain_table(layer_rows(found), model))
 
 
 def compare(
@@ -136,26 +114,11 @@ def compare(
     from ..probing.curve import compare_curves, read_curve
     from ..report.curve import names_of
     from ..runs import read_run
+    from .tables import difference_rows, plain_table, records
 
     table = compare_curves(read_curve(run), read_curve(other), (pair[0], pair[1]) if pair else None)
     if as_json:
         print_json(records(table))
         return
     names = names_of([read_run(run), read_run(other)])
-    OUT.print(plain_table(_differences(table, names), f"R² of {names[0]} minus {names[1]}"))
-
-
-def _differences(table: pd.DataFrame, names: list[str]) -> pd.DataFrame:
-    from ..figures.text import interval, number
-
-    return pd.DataFrame(
-        {
-            "subset": table.subset,
-            f"layer of {names[0]}": table.layer,
-            " R²": table.r2.map(number),
-            f"layer of {names[1]}": table.other_layer,
-            " R² ": table.other_r2.map(number),
-            " difference": table.difference.map(number),
-            " 95 % interval": [*map(interval, table.difference_low, table.difference_high)],
-        }
-    )
+    OUT.print(plain_table(difference_rows(table, names), f"R² of {names[0]} minus {names[1]}"))
