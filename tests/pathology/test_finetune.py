@@ -315,7 +315,7 @@ def test_a_finished_fit_is_returned_without_training(tmp_path, monkeypatch):
     assert sizes == []
     assert told == [(f"loss {first.losses[-1]:.3g}", 99, 99)]
     (folder,) = tmp_path.iterdir()
-    assert not list(folder.glob("*.ckpt")) + list(folder.glob("unfinished*"))
+    assert not list(folder.glob("*.ckpt")) + list(folder.glob(".*.part"))
 
 
 OTHER = [

@@ -1,13 +1,16 @@
 """Commands about curves besides `probe`: demo, layers and compare."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from ..errors import DataError
+from .commands import Verb, callback, verb_of
 from .console import (
     ERR,
+    JSON,
     OUT,
     JsonOption,
     OutOption,
@@ -17,11 +20,18 @@ from .console import (
     print_json,
 )
 
+LAYERS = r"""
+Examples:
+  scalecut layers resnet50_v1
+  scalecut layers vit_small_patch16_224 --json
+  scalecut layers inception_v3 --layers 'mixed*'"""
+
 
 def add_to(app: typer.Typer) -> None:
     """Register the commands."""
     app.command()(demo)
-    app.command()(layers)
+    verb = verb_of("networks.selection:list_layers")
+    app.command("layers", help=f"{verb.summary}\n\n\b{LAYERS}")(callback(verb, _layers, (JSON,)))
     app.command()(compare)
 
 
@@ -53,41 +63,14 @@ def demo(
     finish(curve, folder, as_json=as_json)
 
 
-def layers(
-    model: Annotated[str, typer.Argument(help="As in `scalecut probe`.")],
-    weights: Annotated[
-        str, typer.Option(help="pretrained, random, or a safetensors or state-dict file.")
-    ] = "random",
-    allow_partial: Annotated[
-        bool, typer.Option("--allow-partial", help="Accept a weights file that lacks tensors.")
-    ] = False,
-    layers: Annotated[str, typer.Option(help="Names, aliases or globs, comma-separated.")] = "",
-    input_size: Annotated[str, typer.Option(help="224, or 224x320 (height x width).")] = "",
-    as_json: JsonOption = False,
-) -> None:
-    """List the layers of a network, in order of execution.
-
-    \b
-    Examples:
-      scalecut layers resnet50_v1
-      scalecut layers vit_small_patch16_224 --json
-      scalecut layers inception_v3 --layers 'mixed*'
-    """
-    from ..networks.selection import list_layers
-    from .commands import converted
+def _layers(verb: Verb, values: Mapping[str, Any], as_json: bool) -> None:
+    found = verb.call(values)
     from .tables import layer_rows, plain_table, records
 
-    found = list_layers(
-        model,
-        weights=weights,
-        allow_partial=allow_partial,
-        layers=converted("Sequence[str]", layers),
-        input_size=converted("int | tuple[int, int] | None", input_size, "--input-size"),
-    )
     if as_json:
         print_json(records(found))
         return
-    OUT.print(plain_table(layer_rows(found), model))
+    OUT.print(plain_table(layer_rows(found), values["model"]))
 
 
 def compare(

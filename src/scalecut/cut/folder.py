@@ -40,7 +40,7 @@ from ..networks.points import ProbePoint
 from ..probing.choose import Choice
 from ..probing.curve import Curve
 from ..report.report import DOTS_PER_INCH, write_report
-from ..runs import plain, versions
+from ..runs import versions
 from .export import EXPORTS
 from .network import CutNetwork, preprocessing_of, rebuilt
 from .verify import Verification, verify_cut
@@ -143,9 +143,9 @@ def save_cut(
             "command": command,
             "files": {path.name: _sha256(path) for path in sorted(made.iterdir())},
         }
-        text = json.dumps(plain(facts), indent=2, ensure_ascii=False, allow_nan=False)
-        (made / FACTS).write_text(text + "\n", encoding="utf-8")
-        (made / "README.md").write_text(card(json.loads(text), cut), encoding="utf-8")
+        runs.write_json(made / FACTS, facts)
+        stored = runs.read_run(made, "cut").facts
+        (made / "README.md").write_text(card(stored, cut), encoding="utf-8")
         reloaded = reloaded_from(made) if whole.build is not None else check_cut(made, whole.module)
         write_report(made)
     return SavedCut(folder, verification, reloaded, failed)

@@ -30,9 +30,9 @@ from timm.models import load_state_dict
 from torch import Tensor, nn
 
 from ..cache import folder
+from ..data.decoding import INTERPOLATIONS
 from ..errors import ModelError
 from .network import (
-    INTERPOLATIONS,
     Network,
     Preprocessing,
     Weights,

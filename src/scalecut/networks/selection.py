@@ -44,18 +44,18 @@ def list_layers(
     layers: Sequence[str] = (),
     input_size: int | tuple[int, int] | None = None,
 ) -> pd.DataFrame:
-    """The probe points of a network in order of execution, one row each.
+    """List the layers of a network, in order of execution.
 
     Args:
-        model: as for `load_network`.
+        model: a timm name (inception_v3, resnet50, ...), resnet50_v1, or module.path:factory.
         weights: pretrained, random, or a safetensors or state-dict file.
-        allow_partial: accept a weights file that lacks tensors; layers that need them are skipped.
-        layers: names, aliases or globs; all probe points by default.
-        input_size: pixels, or height and width, instead of the network's own.
+        allow_partial: Accept a weights file that lacks tensors; layers that need them are skipped.
+        layers: Names, aliases or globs; all probe points by default.
+        input_size: Pixels, 224 or 224x320 (height x width), instead of the network's own.
 
     Returns:
-        The columns `layer, alias, depth, channels, stride, receptive_field, parameters, macs`:
-        stride and receptive field in input pixels, multiply-accumulates for one image.
+        One row per layer: `layer, alias, depth, channels, stride, receptive_field, parameters,
+        macs`; stride and receptive field in input pixels, multiply-accumulates for one image.
 
     Raises:
         LayerError: if a name fits no layer.

@@ -24,6 +24,7 @@ from jaxtyping import Float32, Float64, Int64
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
+from .. import cache
 from ..cache import setting_hash
 from ..data.decoding import fitted
 from ..data.images import Image
@@ -144,7 +145,7 @@ def finetuned(
                 "losses": np.array(history.losses),
                 "validation_losses": np.array(history.validation_losses),
             }
-            with _atomic(folder / RESULT) as file:
+            with cache.written(folder / RESULT) as part, part.open("wb") as file:
                 np.savez(file, allow_pickle=False, **result)
             (folder / LAST).unlink(missing_ok=True)
         with np.load(folder / RESULT) as stored:
@@ -274,7 +275,7 @@ def _train(
                     log.add_scalar("validation_losses", history.validation_losses[-1], history.n)
                 log.flush()  # before the checkpoint: what a resumed fit repeats, it purges
                 state = {name: part.state_dict() for name, part in parts.items()}
-                with _atomic(folder / LAST) as file:
+                with cache.written(folder / LAST) as part, part.open("wb") as file:
                     torch.save({**state, "history": asdict(history)}, file)
     return history
 
@@ -386,14 +387,6 @@ def _fingerprint(module: nn.Module, batches: _Batches, plan: _Plan) -> str:
     )
 
 
-@contextmanager
-def _atomic(path: Path) -> Iterator[Path]:
-    """A name to write to; the file appears under its own when the block ends without error."""
-    unfinished = path.with_name(f"unfinished-{path.name}")
-    yield unfinished
-    unfinished.replace(path)
-
-
 def _check_installed() -> None:
     if not find_spec("tensorboard"):
         raise ModelError("Mode finetune needs tensorboard. Install scalecut[finetune].")
@@ -437,6 +430,8 @@ def _in_one_line(plan: _Plan, batch_size: int, place: Path) -> Iterator[None]:
             f"Training on a batch of {batch_size} does not fit into the memory of {plan.device}. "
             f"Give a smaller one, such as --batch-size {max(2, batch_size // 2)}."
         ) from error
+    except OutputError:
+        raise
     except OSError as error:
         raise OutputError(
             f"{place} cannot be written ({error.strerror or error}). Give a folder that can; "

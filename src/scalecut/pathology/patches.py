@@ -486,8 +486,7 @@ def _write_facts(made: Patches, folder: Path, command: str) -> None:
         "skipped": made.skipped,
         "stated": made.stated,
     }
-    text = json.dumps(runs.plain(facts), indent=2, ensure_ascii=False, allow_nan=False)
-    (folder / runs.MARKS["patches"]).write_text(text + "\n", encoding="utf-8")
+    runs.write_json(folder / runs.MARKS["patches"], facts)
 
 
 def read_patches(folder: str | Path) -> Patches:
