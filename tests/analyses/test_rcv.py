@@ -277,7 +277,7 @@ def loaded(build, seed=0):
 
 def points_of(network, *patterns):
     modules = [name for name, _ in network.module.named_modules() if name in patterns]
-    points = probe_points(network.module, network.example(), also=modules)
+    points = probe_points(network.module, network.example(), also=modules)[0]
     return select_layers(points, patterns) if patterns else points
 
 

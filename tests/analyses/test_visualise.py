@@ -75,7 +75,7 @@ class Blind(Planted):
 
 def network_of(module, preprocessing=AS_IT_IS):
     network = load_network(module, preprocessing=preprocessing)
-    points = probe_points(network.module, network.example())
+    points = probe_points(network.module, network.example())[0]
     return network, {point.layer: point for point in points}
 
 

@@ -17,6 +17,7 @@ from scalecut.cut.verify import Costs, Verification, verify_cut
 from scalecut.errors import DataError, LayerError
 from scalecut.networks.load import load_network
 from scalecut.networks.network import Preprocessing
+from scalecut.networks.selection import chosen_points
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -183,12 +184,12 @@ def test_cut_gives_the_features_of_the_whole_network_bit_by_bit():
             assert (found.cut.parameters, found.cut.macs) == (cut.point.parameters, cut.point.macs)
 
 
-def test_scale_is_the_largest_feature_of_four_noise_images(network):
+def test_scale_is_the_largest_value_in_the_maps_of_four_noise_images(network):
     noise = np.random.default_rng(0).integers(0, 256, (4, 16, 16, 3), dtype=np.uint8)
     with torch.no_grad():
-        features = network.module[:4](SMALL.tensor(noise)).mean(dim=(2, 3))
+        maps = network.module[:4](SMALL.tensor(noise))
     found = verify_cut(network, cut_after(network, "two"), **FAST)
-    assert found.features_scale == pytest.approx(float(features.abs().max()), rel=1e-5)
+    assert found.features_scale == pytest.approx(float(maps.abs().max()), rel=1e-5)
 
 
 def test_class_tokens_are_compared_where_the_cut_gives_them():
@@ -259,8 +260,8 @@ def test_messages(network):
             narrow,
             FAST,
             LayerError,
-            "Sequential cut after three gives 7 features, but the whole network gives 8 there. "
-            "Give the network that it was cut from.",
+            "Sequential cut after three gives a map of shape (4, 7, 8, 8), but the whole network "
+            "gives (4, 8, 8, 8) there. Give the network that it was cut from.",
         ),
         (changed_bias, {"pairs": 0}, DataError, f"{latency} pairs=0 and batch_size=4."),
         (changed_bias, {"batch_size": 0}, DataError, f"{latency} pairs=5 and batch_size=0."),
@@ -276,6 +277,64 @@ def test_messages(network):
         with pytest.raises(kind) as error:
             verify_cut(*build(network), **options)
         assert str(error.value) == text
+
+
+class Turned(nn.Module):
+    """Maps of 16 channels on 16 x 16 places, last or first."""
+
+    def __init__(self, is_last):
+        super().__init__()
+        self.is_last = is_last
+        self.blocks = nn.ModuleList(nn.Conv2d(n, 16, 3, padding=1) for n in (3, 16, 16))
+        self.turns = nn.ModuleList(nn.Identity() for _ in self.blocks)
+        self.fc = nn.Linear(16, 2)
+
+    def forward(self, x):
+        for block, turn in zip(self.blocks, self.turns, strict=True):
+            x = turn(block(x).permute(0, 2, 3, 1)) if self.is_last else turn(block(x))
+            last, x = x, x.permute(0, 3, 1, 2) if self.is_last else x
+        return self.fc(last.mean(dim=(1, 2) if self.is_last else (2, 3)))
+
+
+class Sequences(nn.Module):
+    """Transformer layers of PyTorch as they are by default: (tokens, n, channels)."""
+
+    def __init__(self):
+        super().__init__()
+        self.patches = nn.Conv2d(3, 16, 4, 4)
+        self.token = nn.Parameter(torch.randn(1, 1, 16))
+        self.layers = nn.ModuleList(nn.TransformerEncoderLayer(16, 2, 32) for _ in range(2))
+        self.fc = nn.Linear(16, 3)
+
+    def forward(self, x):
+        x = self.patches(x).flatten(2).permute(2, 0, 1)
+        x = torch.cat([self.token.expand(-1, x.shape[1], -1), x])
+        for layer in self.layers:
+            x = layer(x)
+        return self.fc(x[0])
+
+
+WRONG = [  # a network, one of its layers, and a deliberate mistake about the axes there
+    (lambda: Turned(is_last=False), "turns.1", {"channel_axis": -1}),
+    (lambda: Turned(is_last=True), "turns.1", {"channel_axis": 1}),
+    (Sequences, "layers.0", {"batch_axis": 0, "channels": 16}),
+    (Sequences, "layers.0", {"prefix_tokens": 0}),
+    (Sequences, "layers.0", {"prefix_tokens": 2}),
+    (lambda: transformer().module, "blocks.0", {"prefix_tokens": 0}),
+    (lambda: transformer().module, "blocks.0", {"channel_axis": 1, "channels": 16}),
+]
+
+
+@pytest.mark.parametrize(("make", "layer", "mistake"), WRONG)
+def test_verification_fails_where_the_axes_are_mistaken(make, layer, mistake):
+    torch.manual_seed(0)
+    whole = network_of(make())
+    (point,), _ = chosen_points(whole, [layer])
+    right = cut_after(whole, point)
+    assert verify_cut(whole, right, **FAST).largest_difference == 0
+    with pytest.raises((LayerError, RuntimeError, IndexError)) as error:
+        verify_cut(whole, cut_after(whole, replace(point, **mistake)), **FAST)
+    assert error.type is LayerError, error.value
 
 
 def test_difference_in_the_last_digits_is_accepted_and_reported(network):

@@ -101,7 +101,7 @@ def network_of(name):
 
 
 def points_of(network, *patterns):
-    points = probe_points(network.module, network.example())
+    points = probe_points(network.module, network.example())[0]
     return select_layers(points, patterns) if patterns else points
 
 

@@ -73,7 +73,7 @@ def network():
 
 
 def points_of(network, *patterns):
-    points = probe_points(network.module, network.example())
+    points = probe_points(network.module, network.example())[0]
     return select_layers(points, patterns) if patterns else points
 
 
@@ -204,7 +204,7 @@ def test_a_layer_that_gives_a_list_is_extracted():
 
 class Named(nn.Module):
     def forward(self, x):
-        return {"maps": x}
+        return {"sizes": x.long()}
 
 
 def passed(network, layers, x=None):
@@ -213,16 +213,16 @@ def passed(network, layers, x=None):
 
 
 SHAPE = (
-    "A layer gave a tensor of shape {}; only (n, c, h, w), (n, tokens, c) and (n, c) can be "
-    "pooled. Probe a layer before or after it."
+    "A layer gave a tensor of shape {}; only maps, tokens and vectors, such as (n, c, h, w), "
+    "(n, tokens, c) and (n, c), can be pooled. Probe a layer before or after it."
 )
 LAYER_MESSAGES = [
-    (lambda: pool(torch.zeros(2, 3, 4, 5, 6), 1), SHAPE.format("(2, 3, 4, 5, 6)")),
+    (lambda: pool(torch.zeros(2, 3, 4, 5, 6), 0), SHAPE.format("(2, 3, 4, 5, 6)")),
     (lambda: pool(torch.zeros(4), 1), SHAPE.format("(4,)")),
-    (lambda: pool(torch.zeros(2, 7, 3), 1), SHAPE.format("(2, 7, 3)")),
     (
         lambda: passed(nn.Sequential(Named()), ["0"]),
-        "Layer '0' gave a dict, but a tensor is needed. Probe a layer before or after it.",
+        "Layer '0' gave a dict with 0 tensors of floating-point numbers, fewer than are read. "
+        "Probe a layer before or after it.",
     ),
     (
         lambda: passed(nn.Sequential(nn.ReLU(), nn.ReLU(), nn.ReLU()), ["0", "conv9"]),
@@ -760,13 +760,14 @@ def with_room_for(n, monkeypatch):
 
 
 def test_batch_too_large_for_the_memory_by_halves_is_refused(network, monkeypatch):
+    points = points_of(network)
     with_room_for(1, monkeypatch)
     said = "A batch of 2 does not fit into the memory of cpu. Give a smaller one, such as "
     with (
         pytest.raises(ModelError) as error,
         pytest.warns(UserWarning, match="Retrying with half the batch size"),
     ):
-        extracted(network, images(4))
+        extracted(network, images(4), points)
     assert str(error.value) == f"{said}--batch-size 1."
 
 

@@ -11,7 +11,7 @@ from torch import nn
 
 from scalecut.errors import LayerError
 from scalecut.networks.hooks import pooled_outputs
-from scalecut.networks.layers import channel_axis, probe_points, select_layers
+from scalecut.networks.layers import probe_points, select_layers
 from scalecut.networks.load import load_network
 
 TAIL = ["pooled", "logits", "softmax"]
@@ -104,7 +104,7 @@ def built(name):
 def described(name):
     """Its points, and the number of its parameters."""
     network, size = built(name), BODIES[name][0]
-    points = probe_points(network, torch.zeros(1, 3, size, size))
+    points = probe_points(network, torch.zeros(1, 3, size, size))[0]
     return points, sum(parameter.numel() for parameter in network.parameters())
 
 
@@ -163,7 +163,7 @@ def test_softmax_at_the_end_of_a_network_is_not_taken_for_logits(end):
     body = [nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 8, 3), nn.AdaptiveAvgPool2d(1)]
     network = nn.Sequential(*body, nn.Flatten(), nn.Linear(8, 5), end)
     image = torch.rand(1, 3, 16, 16)
-    points = probe_points(network, image)
+    points = probe_points(network, image)[0]
     assert [point.layer for point in points] == ["1", "2", "pooled", "logits", "softmax"]
     with pooled_outputs(network, points) as outputs, torch.no_grad():
         network(image)
@@ -216,7 +216,7 @@ def test_other_blocks_have_no_alias():
 
 
 def test_order_is_that_of_execution_not_of_registration():
-    points = probe_points(Backwards(), torch.zeros(1, 3, 4, 4))
+    points = probe_points(Backwards(), torch.zeros(1, 3, 4, 4))[0]
     assert names(points) == ["first", "second", "third", *TAIL]
 
 
@@ -233,14 +233,14 @@ def test_a_plain_sequence_gives_its_weight_layers_with_their_norm_and_activation
         nn.Flatten(),
         nn.Linear(8, 5),
     )
-    points = probe_points(network, torch.rand(1, 3, 16, 16))
+    points = probe_points(network, torch.rand(1, 3, 16, 16))[0]
     assert names(points) == ["2", "4", "6", *TAIL]
     assert [point.channels for point in points] == [4, 6, 8, 8, 5, 5]
 
 
 def test_a_wrapped_network_has_the_same_points_under_a_prefix(resnet18):
     image = torch.rand(1, 3, 64, 64)
-    plain, wrapped = probe_points(resnet18, image), probe_points(Wrapped(resnet18), image)
+    plain, wrapped = probe_points(resnet18, image)[0], probe_points(Wrapped(resnet18), image)[0]
     assert names(wrapped) == [f"net.{n}" for n in names(plain)[: -len(TAIL)]] + TAIL
     for one, other in zip(plain, wrapped, strict=True):
         for what in ("alias", "depth", "channels", "stride", "receptive_field", "macs"):
@@ -249,32 +249,32 @@ def test_a_wrapped_network_has_the_same_points_under_a_prefix(resnet18):
 
 def test_a_wrapped_transformer_leaves_out_its_class_token_too():
     plain = timm.create_model("vit_tiny_patch16_224", img_size=32, depth=2)
-    points = probe_points(Wrapped(plain), torch.rand(1, 3, 32, 32))
+    points = probe_points(Wrapped(plain), torch.rand(1, 3, 32, 32))[0]
     assert [point.prefix_tokens for point in points[:2]] == [1, 1]
 
 
 def test_a_shared_module_counts_once_at_its_last_call():
-    points = probe_points(Shared(has_between=False), torch.zeros(1, 3, 8, 8))
+    points = probe_points(Shared(has_between=False), torch.zeros(1, 3, 8, 8))[0]
     assert names(points) == ["stem", "twice", *TAIL]
     places = 8 * 8
     assert [point.macs for point in points[:2]] == [12 * places, (12 + 16 + 16) * places]
 
 
 def test_a_shared_module_stands_where_it_is_called_last():
-    points = probe_points(Shared(has_between=True), torch.zeros(1, 3, 8, 8))
+    points = probe_points(Shared(has_between=True), torch.zeros(1, 3, 8, 8))[0]
     assert names(points) == ["stem", "between", "twice", *TAIL]
 
 
 def test_a_network_without_a_classifier_ends_in_its_pooled_features():
     network = timm.create_model("resnet18", num_classes=0)
-    points = probe_points(network, torch.zeros(1, 3, 64, 64))
+    points = probe_points(network, torch.zeros(1, 3, 64, 64))[0]
     assert names(points) == [*BODIES["resnet18"][1], "pooled"]
     assert points[-1].channels == 512
 
 
 def test_any_module_can_be_read_besides_by_its_exact_name(resnet18):
     asked = ["layer2.0.conv1", "maxpool"]
-    points = probe_points(resnet18, torch.rand(1, 3, 64, 64), also=asked)
+    points = probe_points(resnet18, torch.rand(1, 3, 64, 64), also=asked)[0]
     body = list(BODIES["resnet18"][1])
     body.insert(body.index("layer2.0"), "layer2.0.conv1")
     assert names(points) == ["maxpool", *body, *TAIL]
@@ -336,7 +336,7 @@ def test_receptive_field_is_what_a_gradient_reaches():
     )
     image = torch.rand(1, 3, 97, 97, requires_grad=True)
     value = image
-    points = {point.layer: point for point in probe_points(network, image.detach())}
+    points = {point.layer: point for point in probe_points(network, image.detach())[0]}
     for name, layer in network.named_children():
         value = layer(value)
         if name in points:
@@ -361,7 +361,7 @@ def test_squeeze_and_excitation_ends_the_receptive_field():
 
 
 def test_parameters_of_a_residual_sum_are_those_of_all_blocks_up_to_it(resnet18):
-    points, seen = probe_points(resnet18, torch.rand(1, 3, 64, 64)), ["conv1.", "bn1."]
+    points, seen = probe_points(resnet18, torch.rand(1, 3, 64, 64))[0], ["conv1.", "bn1."]
     for point in points[:8]:
         seen.append(f"{point.layer}.")
         by_hand = sum(
@@ -387,7 +387,7 @@ def test_macs_at_the_logits_are_as_published(name):
 def test_macs_of_convolutions_are_their_sizes_multiplied():
     network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 6, 5, stride=2), nn.Flatten())
     network.append(nn.Linear(6 * 5 * 5, 7))
-    points = probe_points(network, torch.rand(1, 3, 16, 16))
+    points = probe_points(network, torch.rand(1, 3, 16, 16))[0]
     first, second, last = 14 * 14 * 4 * 3 * 9, 5 * 5 * 6 * 4 * 25, 150 * 7
     by_hand = {"0": first, "1": first + second, "logits": first + second + last}
     assert {p.layer: p.macs for p in points if p.layer in by_hand} == by_hand
@@ -404,7 +404,7 @@ def pooled_at(network, points, image):
 
 def test_a_residual_sum_is_read_before_the_relu(resnet18):
     image = torch.rand(2, 3, 64, 64)
-    points = probe_points(resnet18, image[:1])
+    points = probe_points(resnet18, image[:1])[0]
     with torch.no_grad():
         x = resnet18.maxpool(torch.relu(resnet18.bn1(resnet18.conv1(image))))
         block = resnet18.layer1[0]
@@ -423,8 +423,8 @@ def test_in_place_activations_do_not_spoil_what_is_read(resnet18):
     assert in_place
     for module in in_place:
         module.inplace = False
-    points = probe_points(resnet18, image[:1])
-    assert points == probe_points(careful, image[:1])
+    points = probe_points(resnet18, image[:1])[0]
+    assert points == probe_points(careful, image[:1])[0]
     found, expected = (pooled_at(network, points, image) for network in (resnet18, careful))
     for point in points:
         assert torch.equal(found[point.layer], expected[point.layer]), point.layer
@@ -463,17 +463,17 @@ def in_mixed_modes(network):
 def test_the_network_is_left_as_it_was_found_after_an_error_too(resnet18):
     before = in_mixed_modes(resnet18)
     assert set(before["training"]) == set(before["requires_grad"]) == {True, False}
-    probe_points(resnet18, torch.rand(1, 3, 64, 64))
+    probe_points(resnet18, torch.rand(1, 3, 64, 64))[0]
     assert left_as(resnet18) == before
     with pytest.raises(RuntimeError):
-        probe_points(resnet18, torch.rand(1, 7, 64, 64))
+        probe_points(resnet18, torch.rand(1, 7, 64, 64))[0]
     assert left_as(resnet18) == before
 
 
 def test_the_image_is_not_written_to(resnet18):
     image = torch.rand(1, 3, 64, 64)
     before = image.clone()
-    probe_points(nn.Sequential(nn.ReLU(inplace=True), nn.Conv2d(3, 2, 1)), image.sub_(0.5))
+    probe_points(nn.Sequential(nn.ReLU(inplace=True), nn.Conv2d(3, 2, 1)), image.sub_(0.5))[0]
     assert torch.equal(image, before - 0.5) and not image.requires_grad
 
 
@@ -510,14 +510,9 @@ MESSAGES = [
         "prints all 15.",
     ),
     (
-        lambda: probe_points(nn.Sequential(nn.ReLU(), nn.MaxPool2d(2)), torch.zeros(1, 3, 8, 8)),
+        lambda: probe_points(nn.Sequential(nn.ReLU(), nn.MaxPool2d(2)), torch.zeros(1, 3, 8, 8))[0],
         "Sequential executes no layer with weights, so nothing can be probed. Give a network with "
         "convolutions or linear layers.",
-    ),
-    (
-        lambda: channel_axis(torch.zeros(1, 2, 3, 4, 5)),
-        "A layer gave a tensor of shape (1, 2, 3, 4, 5); only (n, c, h, w), (n, tokens, c) and "
-        "(n, c) can be pooled. Probe a layer before or after it.",
     ),
 ]
 
@@ -527,26 +522,3 @@ def test_messages_say_what_was_given_and_what_to_do():
         with pytest.raises(LayerError) as error:
             action()
         assert str(error.value) == message
-
-
-# --- the axis of the channels --------------------------------------------------------------------
-
-
-AXES = {
-    (2, 96, 7, 7): 1,
-    (2, 7, 7, 96): -1,  # as in Swin
-    (2, 96, 7, 5): 1,  # no two axes agree: taken as timm's default
-    (2, 50, 192): -1,  # tokens
-    (2, 1000): 1,
-}
-
-
-def test_axis_of_the_channels_follows_from_the_shape():
-    assert {shape: channel_axis(torch.zeros(shape)) for shape in AXES} == AXES
-
-
-def test_timms_own_word_decides_where_all_axes_are_equal():
-    cube, network = torch.zeros(1, 7, 7, 7), nn.Identity()
-    assert channel_axis(cube, network) == 1
-    network.output_fmt = "NHWC"
-    assert channel_axis(cube, network) == -1

@@ -518,7 +518,7 @@ def test_the_mode_of_the_callers_module_is_left_alone(small):
 
 
 def seen_at(network, images):
-    points = probe_points(network.module, images[:1])
+    points = probe_points(network.module, images[:1])[0]
     with pooled_outputs(network.module, points) as outputs, torch.no_grad():
         network.module(images)
     return {point.alias or point.layer: outputs[point.layer] for point in points}

@@ -46,10 +46,10 @@ from ..features.extract import (
 from ..figures.analyses import directions_drawing
 from ..figures.drawing import page_figure
 from ..figures.notebook import html_of
-from ..networks.layers import probe_points, tensors_in
+from ..networks.hooks import maps_of
 from ..networks.network import Network
 from ..networks.points import LOGITS, SOFTMAX, ProbePoint
-from ..networks.selection import answerable
+from ..networks.selection import answerable, every_point
 from ..probing.scores import Part, draw_parts, n_processors
 from ..report.report import save
 from ..stats.inference import bootstrap_r_squared, interval
@@ -626,13 +626,16 @@ def _raised(module: nn.Module, points: Sequence[ProbePoint]) -> Iterator[dict[st
     modules, zeros = dict(module.named_modules()), {}
 
     def handed_on(point: ProbePoint, value: Any) -> Any:
-        maps = list(tensors_in(value))[: 1 if point.side == "input" else None]
+        maps = maps_of(value, point)
         zeros[point.layer] = added = (
             maps[0].new_zeros(len(maps[0]), point.channels).requires_grad_()
         )
         parts = added.split([each.shape[point.channel_axis] for each in maps], dim=1)
-        new = {id(a): _added(a, part, point) for a, part in zip(maps, parts, strict=True)}
-        return tree_map_only(Tensor, lambda tensor: new.get(id(tensor), tensor), value)
+        new = {
+            _memory(a): _added(a, part, point).movedim(0, point.batch_axis)
+            for a, part in zip(maps, parts, strict=True)
+        }
+        return tree_map_only(Tensor, lambda tensor: new.get(_memory(tensor), tensor), value)
 
     with ExitStack() as undo:
         for point in points:
@@ -650,18 +653,23 @@ def _raised(module: nn.Module, points: Sequence[ProbePoint]) -> Iterator[dict[st
 def _added(
     value: Float[Tensor, "n ..."], vector: Float[Tensor, "n c"], point: ProbePoint
 ) -> Float[Tensor, "n ..."]:
-    """The vector added at every place that `features.pool` averages over, and at no other token."""
-    if value.ndim == 2:
-        return value + vector
-    if value.ndim == 3:
-        prefix, patches = value.tensor_split([point.prefix_tokens], dim=1)
-        return torch.cat([prefix, patches + vector[:, None]], dim=1)
-    places = vector[:, :, None, None] if point.channel_axis == 1 else vector[:, None, None]
-    return value + places
+    """The vector added at every place that `hooks.pool` averages over, and at no other token."""
+    shape = [len(value)] + [1] * (value.ndim - 1)
+    shape[point.channel_axis] = vector.shape[1]
+    added = vector.view(shape)
+    if not point.prefix_tokens:
+        return value + added
+    prefix, patches = value.tensor_split([point.prefix_tokens], dim=1)
+    return torch.cat([prefix, patches + added], dim=1)
+
+
+def _memory(tensor: Tensor) -> tuple[int, ...]:
+    """Identifies a tensor among those that a module gave, also with its axes in another order."""
+    return tensor.data_ptr(), *sorted(tensor.shape)
 
 
 def _n_classes(network: Network) -> int:
-    found = [p for p in probe_points(network.module, network.example()) if p.layer == LOGITS]
+    found = [p for p in every_point(network)[0] if p.layer == LOGITS]
     if not found:
         raise LayerError(
             f"{network.name} has no logits, but a class is asked for. Give a network with its "

@@ -77,11 +77,13 @@ class Loading:
         weights: pretrained, random, or a file; by default those of the run.
         allow_partial: Accept a weights file that lacks tensors.
         input_size: 224, or 224x320 (height x width).
+        prefix_tokens: Tokens before the patches (class token, registers), instead of those found.
     """
 
     weights: str = ""
     allow_partial: bool = False
     input_size: int | tuple[int, int] | None = None
+    prefix_tokens: int | None = None
 
 
 def cut(
@@ -139,7 +141,9 @@ def cut(
             whole = network_of_run(
                 from_run, curve, weights=loading.weights, allow_partial=loading.allow_partial
             )
-        whole = with_preprocessing(whole, input_size=loading.input_size)
+        whole = with_preprocessing(
+            whole, input_size=loading.input_size, prefix_tokens=loading.prefix_tokens
+        )
         layer = choice.layer if choice else at
         folder = out or Path("cuts") / f"{whole.name}-{layer}".replace("/", "_").replace(":", "_")
         runs.check_place(folder, "cut")

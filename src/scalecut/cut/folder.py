@@ -197,7 +197,7 @@ def load_cut(folder: str | Path, network: nn.Module | None = None) -> CutNetwork
         state = load_file(folder / MODEL)
         cut = rebuilt(
             whole,
-            ProbePoint(**facts["point"]),
+            ProbePoint.of_facts({"has_class_token": facts["pooling"] != "mean"} | facts["point"]),
             way=facts["way"],
             entry=facts["entry"],
             pooling=facts["pooling"],

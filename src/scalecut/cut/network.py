@@ -17,7 +17,7 @@ from collections.abc import Mapping, Set
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import pandas as pd
 import torch
@@ -28,14 +28,13 @@ from ..errors import LayerError, ModelError
 from ..figures.analyses import saving_drawing
 from ..figures.drawing import page_figure
 from ..figures.notebook import html_of
+from ..networks.axes import tensors_in
 from ..networks.hooks import pool
-from ..networks.layers import select_layers, tensors_in
 from ..networks.load import load_network
 from ..networks.network import Network, Preprocessing, tensors_sha256
 from ..networks.points import LOGITS, SOFTMAX, ProbePoint
-from ..networks.selection import answerable, chosen_points, every_point
+from ..networks.selection import chosen_points, every_point
 from ..networks.truncation import (
-    Maps,
     Trial,
     drop_all_but,
     is_bypassed,
@@ -49,6 +48,7 @@ from ..probing.curve import Curve
 
 PASSED_ON, STOPPED = "passed on", "stopped"
 POOLINGS = ("mean", "cls", "both")
+Maps: TypeAlias = Tensor | list[Tensor]
 
 # Raised by code between modules when it gets another layer's output.
 _UNSUITED = (RuntimeError, ValueError, TypeError, AttributeError, LookupError, AssertionError)
@@ -118,15 +118,17 @@ class CutNetwork(nn.Module):
         return self.forward_head(self.forward_features(images))
 
     def forward_features(self, images: Float[Tensor, "n 3 h w"]) -> Maps:
-        """The output of the layer, before pooling."""
+        """The output of the layer before pooling: a map, or a list of several."""
         run = getattr(self.body, self.entry)
-        return self.stop.run(run, images) if self.stop else run(images)
+        maps = self.stop.run(run, images) if self.stop else tensors_in(run(images))
+        return maps[0] if len(maps) == 1 else maps
 
     def forward_head(self, maps: Maps, pre_logits: bool = False) -> Float[Tensor, "n c"]:
         """The outputs of the head, or the pooled features if `pre_logits` or without a head."""
-        features = pool(maps, self.point.channel_axis, self.point.prefix_tokens)
+        found = tensors_in(maps)
+        features = pool(found, self.point.channel_axis, self.point.prefix_tokens)
         if self.pooling != "mean":
-            token = next(iter(tensors_in(maps)))[:, 0].to(features.dtype)
+            token = torch.cat([each[:, 0] for each in found], dim=1).to(features.dtype)
             features = token if self.pooling == "cls" else torch.cat([token, features], dim=1)
         if pre_logits or isinstance(self.head, nn.Identity):
             return features
@@ -316,7 +318,11 @@ def network_of_run(
             f"The run {str(run)!r} is of {name} with other weights "
             f"({facts['weights']['source']}). Give those by --weights, or probe these."
         )
-    return replace(whole, preprocessing=preprocessing_of(facts))
+    return replace(
+        whole,
+        preprocessing=preprocessing_of(facts),
+        prefix_tokens=settings.get("prefix_tokens"),
+    )
 
 
 def preprocessing_of(facts: Mapping[str, Any]) -> Preprocessing:
@@ -331,11 +337,11 @@ def preprocessing_of(facts: Mapping[str, Any]) -> Preprocessing:
 
 def _named(network: Network, name: str) -> tuple[ProbePoint, pd.DataFrame]:
     """The point of this name, and the cost of every layer of the whole network."""
-    points = every_point(network, [name])
+    points, refused = every_point(network, [name])
     try:
-        found, left_out = answerable(network, select_layers(points, [name]))
+        found, left_out = chosen_points(network, [name])
     except LayerError as error:
-        if name not in dict(network.module.named_modules()):
+        if name not in dict(network.module.named_modules()) or name in refused:
             raise
         raise LayerError(
             f"{name!r} is a module of {network.name}, but it is not executed for an image, so it "
@@ -365,7 +371,7 @@ def _suited(pooling: str, point: ProbePoint) -> str:
     name = {"avg": "mean", "token": "cls", "": "mean"}.get(pooling, pooling)
     if name not in POOLINGS:
         raise LayerError(f"No pooling is named {pooling!r}. Give mean, cls or both.")
-    if name != "mean" and not point.prefix_tokens:
+    if name != "mean" and not point.has_class_token:
         raise LayerError(
             f"{point.label} has no class token, which pooling {pooling!r} needs. Give mean."
         )
@@ -383,9 +389,8 @@ def _check_no_branch(whole: Network, point: ProbePoint) -> None:
     )
 
 
-def _is_same(trial: Trial, expected: Maps) -> bool:
+def _is_same(trial: Trial, maps: list[Tensor]) -> bool:
     """Whether a trial gave a layer's output: bit by bit, and in training mode of the same shape."""
-    maps = list(tensors_in(expected))
     shapes = [each.shape for each in maps]
     return (
         shapes == [each.shape for each in trial.maps] == trial.shapes_in_training

@@ -1,11 +1,17 @@
 """Verification of a cut: its features are those of the whole network, and what it saves.
 
-Features of the same images are compared in float32, without compilation. Everything is measured on
-copies, so neither network is changed. The head of a cut network is ignored.
+The maps of the same images are compared in float32, without compilation. Then the pooled features
+are computed a second time, image by image, from the maps of the whole network, and by a rule that
+shares nothing with the probe: the channels are the axis along which a weight of the last layer
+acts, the patches are the tokens that make a grid. Everything is measured on copies, so neither
+network is changed. The head of a cut network is ignored.
 """
 
 import copy
+import functools
 import time
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,13 +23,15 @@ from torch.distributed._tools.mem_tracker import MemTracker
 from torch.utils.flop_counter import FlopCounterMode
 
 from ..errors import DataError, LayerError
-from ..networks.hooks import pooled_outputs
+from ..networks.axes import MOST_PREFIX_TOKENS, tensors_in
 from ..networks.network import Network
-from ..networks.truncation import output_at, trial_of
+from ..networks.points import ProbePoint
+from ..networks.truncation import trial_of
 from .network import CutNetwork
 
 N_IMAGES = 4
 TOLERANCE = 1e-4  # of the largest feature; float32 in another order of sums stays below 1e-5
+ALMOST_ALL = 0.99  # of a change, in one channel
 N_NAMED = 3  # parameters named in a sentence
 
 
@@ -54,8 +62,8 @@ class Verification:
         layer: label of the point at which it was cut.
         way: `passed on` or `stopped`, as in `CutNetwork`.
         n_images: number of images on which features were compared.
-        largest_difference: absolute difference of features; 0 if all are equal bit by bit.
-        features_scale: the largest absolute feature of the whole network.
+        largest_difference: absolute difference of maps; 0 if all are equal bit by bit.
+        features_scale: the largest absolute value in the maps of the whole network.
         whole, cut: costs of the two networks.
         seconds_ratio: latency of the cut network / of the whole, the median over the pairs.
         n_pairs, batch_size: of the measurement of latency.
@@ -119,7 +127,7 @@ def verify_cut(
         batch_size: images per pass, at least 1.
 
     Raises:
-        LayerError: if the cut network does not give the features of the whole network.
+        LayerError: if the cut network does not give the maps or features of the whole network.
         DataError: if there is no pair, or no image in a batch.
     """
     if min(pairs, batch_size) < 1:
@@ -132,9 +140,12 @@ def verify_cut(
     for module in (full, short):
         module.eval().requires_grad_(True)  # the memory tracker refuses frozen parameters
     images = _noise(whole, N_IMAGES)
+    name = f"{whole.name} cut after {cut.point.label}"
     with torch.no_grad():
-        found, expected = short(images), _features_of_whole(full, short, images)
-    difference, scale = _difference(found, expected, f"{whole.name} cut after {cut.point.label}")
+        maps = tensors_in(short.forward_features(images))
+        difference, scale, numbers = _compared(maps, _given(full, cut.point, images), name)
+        again = _pooled_again(full, short, images, numbers, whole.prefix_tokens)
+        _check_features(short(images), again, name)
     seconds = _seconds(full, short, _noise(whole, batch_size), pairs)
     of_whole, of_cut = (
         _costs(module, images[:1], median)
@@ -166,27 +177,68 @@ def _noise(network: Network, n: int) -> Float32[Tensor, "n 3 h w"]:
     return network.preprocessing.tensor(noise).to(network.device)
 
 
-def _features_of_whole(
-    full: nn.Module, short: CutNetwork, images: Float32[Tensor, "n 3 h w"]
-) -> Float[Tensor, "n c"]:
-    """As in the probe; class tokens, which the probe ignores, are taken from the point itself."""
-    if short.pooling != "mean":
-        return short.forward_head(output_at(full, short.point, images), pre_logits=True)
-    with pooled_outputs(full, [short.point]) as outputs:
+def _given(full: nn.Module, point: ProbePoint, images: Float32[Tensor, "n 3 h w"]) -> list[Tensor]:
+    """Copies of the tensors that the point's module gives (or is given) at its last call."""
+    found: list[Tensor] = []
+
+    def keep(module: nn.Module, *values: object) -> None:
+        value = list(values) if point.side == "input" else values[-1]
+        found[:] = [tensor.clone() for tensor in tensors_in(value)]
+
+    module = full.get_submodule(point.module)
+    if point.side == "input":
+        handle = module.register_forward_pre_hook(keep, with_kwargs=True)
+    else:
+        handle = module.register_forward_hook(keep)
+    try:
         full(images)
-    return outputs[short.point.layer]
+    finally:
+        handle.remove()
+    return found
 
 
-def _difference(
-    found: Float[Tensor, "n c"], expected: Float[Tensor, "n d"], name: str
-) -> tuple[float, float]:
-    """The largest difference, and the largest feature expected."""
+def _compared(
+    maps: Sequence[Tensor], given: Sequence[Tensor], name: str
+) -> tuple[float, float, list[int]]:
+    """The largest difference of the maps from those of the whole network, and their scale.
+
+    Also the positions of the maps in what the module gives: a cut may take some of its tensors,
+    with the images moved to the first axis.
+    """
+    largest = scale = 0.0
+    numbers: list[int] = []
+    for each in maps:
+        fitting = [
+            ((each - moved).abs().max().item(), moved.abs().max().item(), number)
+            for number, other in enumerate(given)
+            for moved in (other.movedim(axis, 0) for axis in range(other.ndim))
+            if moved.shape == each.shape and len(moved) == N_IMAGES
+        ]
+        if not fitting:
+            shapes = " or ".join(str(tuple(other.shape)) for other in given)
+            raise LayerError(
+                f"{name} gives a map of shape {tuple(each.shape)}, but the whole network gives "
+                f"{shapes} there. Give the network that it was cut from."
+            )
+        nearest = min(fitting)
+        largest, scale = max(largest, nearest[0]), max(scale, nearest[1])
+        numbers.append(nearest[2])
+    _check_close(largest, scale, name)
+    return largest, scale, numbers
+
+
+def _check_features(found: Float[Tensor, "n c"], expected: Float[Tensor, "n d"], name: str) -> None:
+    """Refuse features that are not those of the second rule."""
     if found.shape != expected.shape:
         raise LayerError(
-            f"{name} gives {found.shape[1]} features, but the whole network gives "
-            f"{expected.shape[1]} there. Give the network that it was cut from."
+            f"{name} gives {found.shape[1]} features, but the map of the whole network has "
+            f"{expected.shape[1]} channels there, by the axis on which its weights act. Give the "
+            "network that it was cut from, or cut at another layer."
         )
-    largest, scale = (found - expected).abs().max().item(), expected.abs().max().item()
+    _check_close((found - expected).abs().max().item(), expected.abs().max().item(), name)
+
+
+def _check_close(largest: float, scale: float, name: str) -> None:
     if not np.isfinite(largest):
         raise LayerError(
             f"{name} gives features that are not finite, so they cannot be compared. Cut at an "
@@ -198,7 +250,105 @@ def _difference(
             f"{largest:.1e}, but at most {TOLERANCE * scale:.1e} is allowed. Cut the network "
             "again, and save the cut before training it."
         )
-    return largest, scale
+
+
+# --- pooling by a second rule --------------------------------------------------------------------
+
+
+def _pooled_again(
+    full: nn.Module,
+    short: CutNetwork,
+    images: Float32[Tensor, "n 3 h w"],
+    numbers: Sequence[int],
+    prefix_tokens: int | None,
+) -> Float[Tensor, "n c"]:
+    """The features of the whole network, one image at a time.
+
+    Args:
+        numbers: positions of the maps in what the module gives.
+        prefix_tokens: as the user gave it; None to count them.
+    """
+    point, shape = short.point, (images.shape[2], images.shape[3])
+    channels = [_acted_on(full, point, images[:1], number) for number in numbers]
+    rows = []
+    for image in images.split(1):
+        given = _given(full, point, image)
+        tokens, means = [], []
+        for number, axis in zip(numbers, channels, strict=True):
+            places = given[number].movedim(axis, -1).flatten(0, -2)  # of one image
+            n_prefix = 0
+            if given[number].ndim == 3 and len(places) > 1:
+                n_prefix = _prefix(len(places), shape) if prefix_tokens is None else prefix_tokens
+            tokens.append(places[0])
+            means.append(places[n_prefix:].mean(dim=0))
+        parts = {"mean": means, "cls": tokens, "both": tokens + means}[short.pooling]
+        rows.append(torch.cat(parts))
+    return torch.stack(rows)
+
+
+def _acted_on(
+    full: nn.Module, point: ProbePoint, image: Float32[Tensor, "1 3 h w"], number: int
+) -> int:
+    """The axis of the channels: the one along which the last layer's weights act.
+
+    One entry of its bias, or one row of its weight, is changed. That changes one channel, at every
+    place. Where no layer acts on one channel, the axis of the point is taken.
+    """
+    before = _given(full, point, image)[number]
+    longer = [k for k, length in enumerate(before.shape) if length > 1]
+    if len(longer) == 1:
+        return longer[0]
+    trial, last = copy.deepcopy(full), _last_weighted(full, point, image)
+    if last is not None:
+        own = dict(trial.get_submodule(last).named_parameters(recurse=False))
+        changed = min(own.values(), key=lambda parameter: parameter.ndim)
+        row = len(changed) // 2
+        noise = torch.rand(changed[row].shape, generator=torch.Generator().manual_seed(0))
+        changed[row] += (1 + changed.abs().max()) * (1 + noise.to(changed))
+        change = (_given(trial, point, image)[number] - before).abs()
+        shares = [
+            (change.sum(dim=[j for j in range(change.ndim) if j != k]).max() / change.sum()).item()
+            for k in range(change.ndim)
+        ]
+        alone = [k for k in longer if shares[k] > ALMOST_ALL]
+        if len(alone) == 1:
+            return alone[0]
+    order = [point.batch_axis, *(k for k in range(before.ndim) if k != point.batch_axis)]
+    return order[point.channel_axis]
+
+
+def _last_weighted(
+    full: nn.Module, point: ProbePoint, image: Float32[Tensor, "1 3 h w"]
+) -> str | None:
+    """The name of the last layer with parameters that runs before the point."""
+    run: list[str] = []
+    before: list[str] = []
+    with ExitStack() as undo:
+        for name, module in full.named_modules():
+            if any(parameter.ndim for parameter in module.parameters(recurse=False)):
+                hook = functools.partial(lambda name, *_: run.append(name), name)
+                undo.callback(module.register_forward_hook(hook).remove)
+        watched = full.get_submodule(point.module)
+
+        def reach(*_: object) -> None:
+            before[:] = run
+
+        if point.side == "input":
+            undo.callback(watched.register_forward_pre_hook(reach).remove)
+        else:
+            undo.callback(watched.register_forward_hook(reach).remove)
+        full(image)
+    return before[-1] if before else None
+
+
+def _prefix(n_tokens: int, shape: tuple[int, int]) -> int:
+    """How many tokens are to be skipped so that the others make a grid of the image's shape."""
+    for n_prefix in range(min(n_tokens, 1 + MOST_PREFIX_TOKENS)):
+        for stride in range(1, 1 + min(shape)):
+            rows, columns = ({side // stride, -(-side // stride)} for side in shape)
+            if n_tokens - n_prefix in {row * column for row in rows for column in columns}:
+                return n_prefix
+    return 0
 
 
 # --- what they cost ------------------------------------------------------------------------------

@@ -66,6 +66,7 @@ class Computation:
     Args:
         fit: How images are brought to the input size.
         input_size: Pixels, 224 or 224x320 (height x width), instead of the network's own.
+        prefix_tokens: Tokens before the patches (class token, registers), instead of those found.
         mean: Three numbers, 0 to 1, instead of the network's own.
         std: Three numbers, 0 to 1, instead of the network's own.
         interpolation: Instead of the network's own.
@@ -79,6 +80,7 @@ class Computation:
 
     fit: Literal["squash", "crop", "pad"] = "squash"
     input_size: int | tuple[int, int] | None = None
+    prefix_tokens: int | None = None
     mean: tuple[float, float, float] | None = None
     std: tuple[float, float, float] | None = None
     interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"] | None = None
@@ -98,6 +100,7 @@ class Computation:
         return with_preprocessing(
             network,
             input_size=self.input_size,
+            prefix_tokens=self.prefix_tokens,
             mean=self.mean,
             std=self.std,
             interpolation=self.interpolation,
@@ -379,7 +382,10 @@ def _fingerprint(network: Network) -> list[str]:
 
 
 def _stored_name(point: ProbePoint) -> str:
-    return f"{point.layer}|{point.module}|{point.side}|{point.channel_axis}|{point.prefix_tokens}"
+    """The name of a matrix in the cache: everything about the point that shapes a vector."""
+    name = f"{point.layer}|{point.module}|{point.side}|{point.channel_axis}|{point.prefix_tokens}"
+    unusual = point.batch_axis or point.chosen  # not part of the names of earlier versions
+    return f"{name}|{point.batch_axis}|{point.chosen}" if unusual else name
 
 
 def _content_keys(images: Sequence[Image]) -> tuple[dict[int, str], dict[int, str]]:

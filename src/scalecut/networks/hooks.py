@@ -1,8 +1,8 @@
 """The pooled outputs of some layers, collected during a forward pass.
 
-Maps of shape (n, c, h, w) are averaged over h and w, tokens (n, tokens, c) over the patches;
-vectors (n, c) are kept as they are; lists of maps are pooled one by one and joined. The 2018 code
-of the method flattens the map instead; why we do not is in docs/choices.md.
+Maps are averaged over all their places, tokens over the patches; vectors (n, c) are kept as they
+are; several maps are pooled one by one and joined. The 2018 code of the method flattens the map
+instead; why we do not is in docs/choices.md.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -12,8 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import LayerError
-from .layers import channel_axis as axis_of_channels
-from .layers import tensors_in
+from .axes import tensors_in
 from .points import SOFTMAX, ProbePoint
 
 COPIED_AT_ONCE = 2**20  # values of a map: 4 MB
@@ -28,6 +27,8 @@ def pooled_outputs(
     network: nn.Module, layers: Sequence[str | ProbePoint]
 ) -> Iterator[dict[str, Tensor]]:
     """Collect the pooled output of `layers` at every forward pass made inside the `with` block.
+
+    A layer given by its name alone is taken as (n, c, h, w), (n, tokens, c) or (n, c).
 
     Yields a dict that each forward pass fills anew, layer name to tensor of shape (n, c). Pooling
     happens inside the hook, before an in-place operation can write over the map. The hooks are gone
@@ -46,13 +47,15 @@ def pooled_outputs(
     outputs: dict[str, Tensor] = {}
 
     def keep(point: ProbePoint, value: object) -> None:
-        outputs[point.layer] = _pooled(value, point)
+        with torch.no_grad():
+            pooled = pool(maps_of(value, point), point.channel_axis, point.prefix_tokens)
+        outputs[point.layer] = pooled.softmax(dim=1) if point.layer == SOFTMAX else pooled
 
     def reads_output(point: ProbePoint) -> Callable[..., None]:
         return lambda module, args, output: keep(point, output)
 
     def reads_input(point: ProbePoint) -> Callable[..., None]:
-        return lambda module, args, kwargs: keep(point, next(tensors_in([args, kwargs]), None))
+        return lambda module, args, kwargs: keep(point, [args, kwargs])
 
     with ExitStack() as undo:
         for point in points:
@@ -65,28 +68,34 @@ def pooled_outputs(
         yield outputs
 
 
-def pool(
-    output: Tensor | Sequence[Tensor], channel_axis: int = 1, prefix_tokens: int = 0
-) -> Tensor:
-    """The mean of a layer's output over its places, in float32: (n, c); lists are concatenated.
+def maps_of(value: object, point: ProbePoint) -> list[Tensor]:
+    """The maps among what a module gave (or was given), with the images on the first axis.
+
+    Raises:
+        LayerError: if it gave no tensor, or fewer than when its points were found.
+    """
+    tensors = tensors_in(value)
+    tensors = tensors[:1] if point.side == "input" else tensors
+    if not tensors or max(point.chosen, default=0) >= len(tensors):
+        raise LayerError(
+            f"Layer {point.layer!r} gave a {type(value).__name__} with {len(tensors)} tensors of "
+            "floating-point numbers, fewer than are read. Probe a layer before or after it."
+        )
+    maps = [tensors[i] for i in point.chosen] if point.chosen else tensors
+    return [each.movedim(point.batch_axis, 0) if point.batch_axis else each for each in maps]
+
+
+def pool(maps: Tensor | Sequence[Tensor], channel_axis: int = 1, prefix_tokens: int = 0) -> Tensor:
+    """The mean of a map over its places, in float32: (n, c); those of several maps are joined.
 
     Args:
-        channel_axis: -1 where the channels come last, 0 to infer it from the shape.
+        maps: (n, ...), or several, with the channels on one of the axes.
+        channel_axis: -1 where the channels come last; 0 for what is usual for the number of axes.
         prefix_tokens: number of tokens at the start that are no patches and are skipped.
     """
-    if not isinstance(output, Tensor):
-        return torch.cat([pool(each, channel_axis, prefix_tokens) for each in output], dim=1)
-    axis = channel_axis or axis_of_channels(output)
-    if output.ndim == 2:
-        return output.float()
-    if output.ndim == 3 and axis == -1:
-        return _mean(output[:, prefix_tokens:], (1,))
-    if output.ndim == 4:
-        return _mean(output, (2, 3) if axis == 1 else (1, 2))
-    raise LayerError(
-        f"A layer gave a tensor of shape {tuple(output.shape)}; only (n, c, h, w), (n, tokens, "
-        "c) and (n, c) can be pooled. Probe a layer before or after it."
-    )
+    if isinstance(maps, Tensor):
+        return _pooled(maps, channel_axis, prefix_tokens)
+    return torch.cat([_pooled(each, channel_axis, prefix_tokens) for each in maps], dim=1)
 
 
 class Taps(nn.Module):
@@ -118,6 +127,23 @@ def _as_point(layer: str | ProbePoint) -> ProbePoint:
     return ProbePoint(layer, "", 0.0, layer, "output", channels=0, channel_axis=0)
 
 
+def _pooled(value: Tensor, channel_axis: int, prefix_tokens: int) -> Tensor:
+    if value.ndim == 2:
+        return value.float()
+    if value.ndim < 2 or (not channel_axis and value.ndim > 4):
+        raise LayerError(
+            f"A layer gave a tensor of shape {tuple(value.shape)}; only maps, tokens and vectors, "
+            "such as (n, c, h, w), (n, tokens, c) and (n, c), can be pooled. Probe a layer before "
+            "or after it."
+        )
+    axis = (channel_axis or (-1 if value.ndim == 3 else 1)) % value.ndim
+    places = tuple(k for k in range(1, value.ndim) if k != axis)
+    if prefix_tokens:
+        n_patches = value.shape[places[0]] - prefix_tokens
+        value = value.narrow(places[0], prefix_tokens, n_patches)
+    return _mean(value, places)
+
+
 def _mean(output: Tensor, places: tuple[int, ...]) -> Tensor:
     """In float32, a few images at a time where PyTorch would copy a large map for it."""
     is_copied = output.dtype != torch.float32 and output.device.type == "cpu"
@@ -125,19 +151,6 @@ def _mean(output: Tensor, places: tuple[int, ...]) -> Tensor:
         return output.mean(dim=places, dtype=torch.float32)
     some = output.split(max(1, COPIED_AT_ONCE // output[0].numel()))
     return torch.cat([part.mean(dim=places, dtype=torch.float32) for part in some])
-
-
-def _pooled(value: object, point: ProbePoint) -> Tensor:
-    if isinstance(value, list | tuple):
-        value = [each for each in value if isinstance(each, Tensor)]
-    elif not isinstance(value, Tensor):
-        raise LayerError(
-            f"Layer {point.layer!r} gave a {type(value).__name__}, but a tensor is needed. "
-            "Probe a layer before or after it."
-        )
-    with torch.no_grad():
-        pooled = pool(value, point.channel_axis, point.prefix_tokens)
-    return pooled.softmax(dim=1) if point.layer == SOFTMAX else pooled
 
 
 @contextmanager

@@ -31,6 +31,7 @@ from torch.autograd.graph import Node
 from torch.utils.flop_counter import FlopCounterMode
 
 from ..errors import LayerError
+from .axes import Hints, Layout, Runs, n_registers, tensors_in
 from .points import LOGITS, POOLED, SOFTMAX, ProbePoint
 
 
@@ -41,9 +42,10 @@ class _Call:
     name: str
     module: nn.Module
     given: Tensor | None = None
-    made: Tensor | Sequence[Tensor] | None = None
+    made: list[Tensor] = field(default_factory=list)
     given_key: tuple[int, int] | None = None
     made_key: tuple[int, int] | None = None
+    takes: set[int] = field(default_factory=set)  # memory of all tensors given
     macs_before: int = 0
     macs_after: int = 0
     started: int = 0
@@ -51,22 +53,30 @@ class _Call:
     children: list["_Call"] = field(default_factory=list)
 
 
-def probe_points(network: nn.Module, image: Tensor, also: Sequence[str] = ()) -> list[ProbePoint]:
-    """The probe points of `network`, in order of execution.
+def probe_points(
+    network: nn.Module,
+    image: Tensor,
+    also: Sequence[str] = (),
+    prefix_tokens: int | None = None,
+) -> tuple[list[ProbePoint], dict[str, str]]:
+    """The probe points of `network` in order of execution, and why other layers are none.
 
     Args:
-        image: a batch of one image as the network takes it, (1, c, h, w); its values do not matter.
+        image: a batch of one image as the network takes it, (1, c, h, w), such as noise.
         also: names of further modules to read at their output.
+        prefix_tokens: tokens at the start that are no patches, if not those found.
 
     Raises:
         LayerError: if no layer with weights is executed.
+        ModelError: if the network does not run on two images, or is random in evaluation mode.
     """
     network = copy.deepcopy(network)  # some keep what they computed, with its gradients
     with _watched(network) as record, torch.enable_grad():
         network(image.detach().clone().requires_grad_().clone())
     root = record[-1]
     classifier, softmax = _classifier(network, root), _own_softmax(root)
-    taps = [tap for tap in _body(root) if tap[1] not in (classifier, softmax)]
+    ends = [call for call in (classifier, softmax) if call is not None]
+    taps = [tap for tap in _body(root) if not any(end in _all_calls(tap[1]) for end in ends)]
     known = {name for name, _, _ in taps}
     taps += [
         (c.name, c, "output") for c in _all_calls(root) if c.name in also and c.name not in known
@@ -83,14 +93,27 @@ def probe_points(network: nn.Module, image: Tensor, also: Sequence[str] = ()) ->
         last_calls.pop(tap[0], None)
         last_calls[tap[0]] = tap
     taps = list(last_calls.values())
-    n_calls = Counter(call.name for call in _all_calls(root))
-    points = [_point(network, image, *tap, n_calls[tap[1].name]) for tap in taps]
+    trace = _Trace(network, root)
+    for module in network.modules():
+        module.eval()
+    network.requires_grad_(False)
+    runs = Runs(network, {(call.name, side) for _, call, side in taps}, image, trace.grids)
+    points, refused = [], {}
+    for name, call, side in taps:
+        try:
+            hints = trace.hints(call, side, prefix_tokens)
+            layout = runs.layout((call.name, side), hints)
+        except LayerError as error:
+            refused[name] = str(error)
+        else:
+            points.append(_point(trace, image, name, call, side, layout))
     last = max(len(points) - 1, 1)
     names = _aliases(points)
-    return [
+    numbered = [
         replace(point, alias=alias, depth=number / last)
         for number, (point, alias) in enumerate(zip(points, names, strict=True))
     ]
+    return numbered, refused
 
 
 def select_layers(points: Sequence[ProbePoint], patterns: Sequence[str]) -> list[ProbePoint]:
@@ -101,11 +124,7 @@ def select_layers(points: Sequence[ProbePoint], patterns: Sequence[str]) -> list
     """
     chosen: set[str] = set()
     for pattern in patterns:
-        fits = [
-            p.layer
-            for p in points
-            if any(fnmatch.fnmatchcase(n, pattern) for n in (p.layer, p.alias) if n)
-        ]
+        fits = [point.layer for point in points if matches(point, pattern)]
         if not fits:
             names = [name for p in points for name in (p.layer, p.alias) if name]
             near = difflib.get_close_matches(pattern, names, n=3, cutoff=0.4) or names[:3]
@@ -115,6 +134,11 @@ def select_layers(points: Sequence[ProbePoint], patterns: Sequence[str]) -> list
             )
         chosen.update(fits)
     return [point for point in points if point.layer in chosen]
+
+
+def matches(point: ProbePoint, pattern: str) -> bool:
+    """Whether the name or the alias of a point fits a glob."""
+    return any(fnmatch.fnmatchcase(n, pattern) for n in (point.layer, point.alias) if n)
 
 
 # --- watching one forward pass -------------------------------------------------------------------
@@ -129,10 +153,12 @@ def _watched(network: nn.Module) -> Iterator[list[_Call]]:
     clock = itertools.count()
 
     def start(name: str, module: nn.Module, args: tuple, kwargs: dict) -> None:
-        given = next(tensors_in([args, list(kwargs.values())]), None)
+        all_given = tensors_in([args, kwargs])
+        given = next(iter(all_given), None)
         call = _Call(
             name, module, given, macs_before=counter.get_total_flops() // 2, started=next(clock)
         )
+        call.takes = {_key(tensor)[0] for tensor in all_given}
         call.given_key = None if given is None else _key(given)
         if running:
             running[-1].children.append(call)
@@ -140,9 +166,8 @@ def _watched(network: nn.Module) -> Iterator[list[_Call]]:
 
     def stop(module: nn.Module, args: tuple, output: object) -> None:
         call = running.pop()
-        made = list(tensors_in(output))
-        call.made = made[0] if isinstance(output, Tensor) and made else made
-        call.made_key = _key(made[0]) if len(made) == 1 else None
+        call.made = tensors_in(output)
+        call.made_key = _key(call.made[0]) if len(call.made) == 1 else None
         call.macs_after = counter.get_total_flops() // 2
         call.ended = next(clock)
         finished.append(call)
@@ -166,18 +191,6 @@ def _watched(network: nn.Module) -> Iterator[list[_Call]]:
                 parameter.requires_grad_(wanted)
             for module, training in was_training.items():
                 module.training = training
-
-
-def tensors_in(found: object) -> Iterator[Tensor]:
-    """Floating-point tensors in nested lists, tuples and dicts, in order."""
-    if isinstance(found, Tensor):
-        if found.is_floating_point():
-            yield found
-    elif isinstance(found, dict):
-        yield from tensors_in(list(found.values()))
-    elif isinstance(found, list | tuple):
-        for item in found:
-            yield from tensors_in(item)
 
 
 def _key(tensor: Tensor) -> tuple[int, int]:
@@ -248,9 +261,8 @@ def _before_activation(block: _Call) -> _Tap:
             not list(end.module.parameters())
             and end.made_key == block.made_key
             and end.given_key not in earlier
-            and isinstance(end.given, Tensor)
-            and isinstance(end.made, Tensor)
-            and end.given.shape == end.made.shape
+            and end.given is not None
+            and [end.given.shape] == [made.shape for made in end.made]
         ):
             return block.name, end, "input"
     return block.name, block, "output"
@@ -270,9 +282,8 @@ def _ends_of_weight_layers(leaves: list[_Call]) -> list[_Call]:
             ends
             and n_calls[call.name] == 1
             and call.given_key == ends[-1].made_key != call.made_key
-            and isinstance(call.given, Tensor)
-            and isinstance(call.made, Tensor)
-            and call.made.shape == call.given.shape
+            and call.given is not None
+            and [call.given.shape] == [made.shape for made in call.made]
         ):
             ends[-1] = call
     return ends
@@ -282,8 +293,7 @@ def _tail(
     network: nn.Module, root: _Call, classifier: _Call | None, softmax: _Call | None
 ) -> list[_Tap]:
     """Pooled features, logits and softmax, as far as the network ends in them."""
-    output = root.made
-    if not isinstance(output, Tensor) or output.ndim != 2:
+    if [made.ndim for made in root.made] != [2]:
         return []
     if classifier is None:
         return [(POOLED, root, "output")] if _has_no_head(network) else []
@@ -317,10 +327,10 @@ def _classifier(network: nn.Module, root: _Call) -> _Call | None:
     if named:
         return named[0] if len(heads) == len(named) else named[-1]
     last = weighted[-1] if weighted else None
-    output = root.made
-    if last is None or not isinstance(last.made, Tensor) or not isinstance(output, Tensor):
+    if last is None or len(last.made) != 1 or len(root.made) != 1:
         return None
-    is_same = last.made.shape[1] == output.shape[-1] and last.made.numel() == output.numel()
+    made, output = last.made[0], root.made[0]
+    is_same = made.shape[1] == output.shape[-1] and made.numel() == output.numel()
     return last if is_same else None
 
 
@@ -365,13 +375,92 @@ def _aliases(points: Sequence[ProbePoint]) -> list[str]:
 # --- properties of a point -----------------------------------------------------------------------
 
 
+class _Trace:
+    """What one watched forward pass says about the outputs of its calls.
+
+    Args:
+        root: the outermost call.
+    """
+
+    def __init__(self, network: nn.Module, root: _Call) -> None:
+        self.network, self.root = network, root
+        self.calls = list(_all_calls(root))
+        self.n_calls = Counter(call.name for call in self.calls)
+        self.n_registers = n_registers(network)
+        weighted = [(c, _widths(c.module)) for c in self.calls if not c.children]
+        self._weighted = sorted((c.started, c.ended, *w) for c, w in weighted if w)
+        self.grids = {
+            made.shape[2] * made.shape[3]
+            for call in self.calls
+            if isinstance(call.module, nn.Conv2d)
+            for made in call.made
+        }
+
+    def hints(self, call: _Call, side: str, prefix_tokens: int | None) -> Hints:
+        """What is known of the output of a call, or of its input, besides shapes."""
+        at = call.started if side == "input" else call.ended
+        before = [given for _, ended, _, given in self._weighted if ended <= at]
+        after = [taken for started, _, taken, _ in self._weighted if started >= at]
+        formats = _owner_of(self.network, call.name, "output_fmt")
+        prefix = _owner_of(self.network, call.name, "num_prefix_tokens")
+        return Hints(
+            chosen=(0,) if side == "input" else self._chosen(call),
+            output_format=str(getattr(formats, "output_fmt", "")).rpartition(".")[2],
+            widths=frozenset(before[-1:] + after[:1]),
+            stated_prefix=int(getattr(prefix, "num_prefix_tokens", 0) or 0),
+            given_prefix=prefix_tokens,
+        )
+
+    def _chosen(self, call: _Call) -> tuple[int, ...]:
+        """Positions of the maps among the tensors of an output: those that are taken later.
+
+        Attention weights that are returned with the map are not.
+        """
+        made = call.made
+        if len(made) < 2 or call is self.root:
+            return tuple(range(len(made)))
+        later = set().union(*(c.takes for c in self.calls if c.started > call.ended))
+        later |= {_key(tensor)[0] for tensor in self.root.made}
+        taken = tuple(i for i, tensor in enumerate(made) if _key(tensor)[0] in later)
+        if taken:
+            return taken
+        if len({(t.ndim, len(t)) for t in made}) == 1 and not any(
+            _is_attention(t, made) for t in made
+        ):
+            return tuple(range(len(made)))
+        raise LayerError(
+            f"gives {len(made)} tensors, and no later layer takes one of them as it is; probe a "
+            "layer before or after it"
+        )
+
+
+def _is_attention(tensor: Tensor, made: Sequence[Tensor]) -> bool:
+    """Whether it holds a weight for each pair of places of another map."""
+    if tensor.ndim != 4:
+        return False
+    places = {t.shape[a] * t.shape[a + 1] for t in made if t is not tensor for a in (1, 2)}
+    return tensor.shape[-1] == tensor.shape[-2] and tensor.shape[-1] in places
+
+
+def _widths(module: nn.Module) -> tuple[int, int] | None:
+    """Channels that the weight of a module takes and gives; None if it has no weight."""
+    weight = getattr(module, "weight", None)
+    if not isinstance(weight, Tensor) or not weight.ndim or isinstance(module, nn.Embedding):
+        return None
+    if weight.ndim == 1:
+        return len(weight), len(weight)
+    given, taken = weight.shape[:2]
+    groups = getattr(module, "groups", 1)
+    if getattr(module, "transposed", False):
+        return given, taken * groups
+    return taken * groups, given
+
+
 def _point(
-    network: nn.Module, image: Tensor, name: str, call: _Call, side: str, n_calls: int
+    trace: _Trace, image: Tensor, name: str, call: _Call, side: str, layout: Layout
 ) -> ProbePoint:
-    value = call.given if side == "input" else call.made
-    maps = [value] if isinstance(value, Tensor) else list(value or [])
-    axis = channel_axis(maps[0], _owner_of(network, call.name, "output_fmt"))
-    tokens = _owner_of(network, call.name, "num_prefix_tokens") if maps[0].ndim == 3 else None
+    value = [call.given] if side == "input" and call.given is not None else call.made
+    maps = [value[i] for i in layout.chosen]
     reach = reach_of(maps, image)
     is_map = maps[0].ndim > 2 and name != POOLED
     return ProbePoint(
@@ -380,14 +469,17 @@ def _point(
         depth=0.0,
         module=call.name,
         side=side,
-        channels=sum(each.shape[axis] for each in maps),
-        channel_axis=axis,
-        prefix_tokens=getattr(tokens, "num_prefix_tokens", 0),
-        stride=(reach.stride or _stride_of(maps[0], axis, image)) if is_map else None,
+        channels=layout.channels,
+        channel_axis=layout.channel_axis,
+        prefix_tokens=layout.prefix_tokens,
+        stride=(reach.stride or _stride_of(maps[0], layout, image)) if is_map else None,
         receptive_field=reach.field if is_map else None,
         parameters=reach.parameters,
         macs=call.macs_before if side == "input" else call.macs_after,
-        n_calls=n_calls,
+        n_calls=trace.n_calls[call.name],
+        batch_axis=layout.batch_axis,
+        chosen=layout.chosen if len(layout.chosen) < len(value) else (),
+        has_class_token=layout.prefix_tokens > trace.n_registers,
     )
 
 
@@ -401,34 +493,11 @@ def _owner_of(network: nn.Module, name: str, attribute: str) -> nn.Module | None
     return None
 
 
-def channel_axis(output: Tensor, network: nn.Module | None = None) -> int:
-    """Which axis of a layer's output holds the channels: 1 or -1.
-
-    Maps are taken as (n, c, h, w) unless the two equal axes say (n, h, w, c); where all three are
-    equal, timm's attribute `output_fmt` decides. Three axes are (n, tokens, c).
-
-    Raises:
-        LayerError: if the output is not of 2, 3 or 4 axes.
-    """
-    if output.ndim == 2:
-        return 1
-    if output.ndim == 3:
-        return -1
-    if output.ndim == 4:
-        a, b, c = output.shape[1:]
-        if a == b == c or (b != c and a != b):
-            return -1 if str(getattr(network, "output_fmt", "NCHW")).endswith("NHWC") else 1
-        return -1 if a == b else 1
-    raise LayerError(
-        f"A layer gave a tensor of shape {tuple(output.shape)}; only (n, c, h, w), (n, tokens, c) "
-        "and (n, c) can be pooled. Probe a layer before or after it."
-    )
-
-
-def _stride_of(output: Tensor, axis: int, image: Tensor) -> int | None:
+def _stride_of(output: Tensor, layout: Layout, image: Tensor) -> int | None:
     """Stride from the sizes alone, for what has no convolution graph (tokens, windows)."""
-    places = output[0].numel() // output.shape[axis]
-    return round((image.shape[2] * image.shape[3] / places) ** 0.5) if places else None
+    n_channels = output.movedim(layout.batch_axis, 0).shape[layout.channel_axis]
+    places = output.numel() // n_channels - layout.prefix_tokens
+    return round((image.shape[2] * image.shape[3] / places) ** 0.5) if places > 1 else None
 
 
 # --- receptive ---------------------------------------------------------------------------------

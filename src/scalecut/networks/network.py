@@ -99,6 +99,7 @@ class Network:
     preprocessing: Preprocessing
     weights: Weights
     build: Callable[[], nn.Module] | None = None  # makes it again, with fresh random weights
+    prefix_tokens: int | None = None  # given by the user, instead of those found
 
     def example(self) -> Float[Tensor, "1 3 h w"]:
         """A fixed input of the right size: the same noise every time."""
@@ -120,14 +121,16 @@ def with_preprocessing(
     mean: tuple[float, ...] | None = None,
     std: tuple[float, ...] | None = None,
     interpolation: str | None = None,
+    prefix_tokens: int | None = None,
 ) -> Network:
-    """The network with the given values instead of those of its own preprocessing."""
+    """The network with the given values instead of its own."""
     given = {"mean": mean, "std": std, "interpolation": interpolation}
     changed: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     if input_size is not None:
         height, width = (input_size, input_size) if isinstance(input_size, int) else input_size
         changed |= {"height": height, "width": width}
-    return replace(network, preprocessing=replace(network.preprocessing, **changed))
+    network = replace(network, preprocessing=replace(network.preprocessing, **changed))
+    return network if prefix_tokens is None else replace(network, prefix_tokens=prefix_tokens)
 
 
 def randomly_initialised(network: Network, seed: int, batches: Iterable[Tensor] = ()) -> Network:

@@ -1,6 +1,7 @@
 """The layers to probe: those that are asked for and do not depend on missing weights."""
 
 import copy
+import fnmatch
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from ..data.images import LeftOut
-from ..errors import ModelError, ScalecutError
+from ..errors import LayerError, ModelError, ScalecutError
 from .hooks import pooled_outputs
-from .layers import probe_points, select_layers
+from .layers import matches, probe_points, select_layers
 from .load import load_network
 from .network import Network, with_preprocessing
 from .points import ProbePoint
@@ -26,14 +27,23 @@ COLUMNS = (
 def chosen_points(
     network: Network, layers: Sequence[str] = ()
 ) -> tuple[list[ProbePoint], tuple[LeftOut, ...]]:
-    """The points to probe, and those that depend on missing weights, with the reason.
+    """The points to probe, and the layers that cannot be, with the reason.
 
     Raises:
-        LayerError: if a name fits no layer.
+        LayerError: if a name fits no layer, or only layers whose output cannot be read.
         ModelError: if the network does not run at its input size.
     """
-    points = every_point(network, layers)
-    return answerable(network, select_layers(points, layers) if layers else points)
+    points, refused = every_point(network, layers)
+    if not points:
+        name = next(iter(refused))
+        raise LayerError(f"Layer {name!r} of {network.name} {refused[name]}.")
+    for pattern in layers:
+        fits = fnmatch.filter(refused, pattern)
+        if fits and not any(matches(point, pattern) for point in points):
+            raise LayerError(f"Layer {fits[0]!r} of {network.name} {refused[fits[0]]}.")
+    wanted = [n for n in refused if not layers or any(fnmatch.fnmatchcase(n, p) for p in layers)]
+    fine, left_out = answerable(network, select_layers(points, layers) if layers else points)
+    return fine, (*(LeftOut(name, refused[name]) for name in wanted), *left_out)
 
 
 def list_layers(
@@ -43,6 +53,7 @@ def list_layers(
     allow_partial: bool = False,
     layers: Sequence[str] = (),
     input_size: int | tuple[int, int] | None = None,
+    prefix_tokens: int | None = None,
 ) -> pd.DataFrame:
     """List the layers of a network, in order of execution.
 
@@ -52,6 +63,7 @@ def list_layers(
         allow_partial: Accept a weights file that lacks tensors; layers that need them are skipped.
         layers: Names, aliases or globs; all probe points by default.
         input_size: Pixels, 224 or 224x320 (height x width), instead of the network's own.
+        prefix_tokens: Tokens before the patches (class token, registers), instead of those found.
 
     Returns:
         One row per layer: `layer, alias, depth, channels, stride, receptive_field, parameters,
@@ -62,7 +74,9 @@ def list_layers(
         ModelError: if the network is not known or does not run at its input size.
     """
     network = with_preprocessing(
-        load_network(model, weights=weights, allow_partial=allow_partial), input_size=input_size
+        load_network(model, weights=weights, allow_partial=allow_partial),
+        input_size=input_size,
+        prefix_tokens=prefix_tokens,
     )
     points, _ = chosen_points(network, layers)
     rows = [{name: getattr(point, name) for name in COLUMNS} for point in points]
@@ -70,8 +84,13 @@ def list_layers(
     return pd.DataFrame(rows, columns=list(COLUMNS)).astype(whole)
 
 
-def every_point(network: Network, layers: Sequence[str] = ()) -> list[ProbePoint]:
-    """All points, and the modules among `layers`, whether they depend on missing weights or not.
+def every_point(
+    network: Network, layers: Sequence[str] = ()
+) -> tuple[list[ProbePoint], dict[str, str]]:
+    """All points, and why other layers are none, whether they depend on missing weights or not.
+
+    Args:
+        layers: names of modules to read besides.
 
     Raises:
         ModelError: if the network does not run at its input size.
@@ -79,7 +98,9 @@ def every_point(network: Network, layers: Sequence[str] = ()) -> list[ProbePoint
     modules = {name for name, _ in network.module.named_modules() if name}
     also = [name for name in layers if name in modules]
     try:
-        return probe_points(network.module, network.example(), also=also)
+        return probe_points(
+            network.module, network.example(), also=also, prefix_tokens=network.prefix_tokens
+        )
     except (RuntimeError, AssertionError, ValueError) as error:
         if isinstance(error, ScalecutError):
             raise

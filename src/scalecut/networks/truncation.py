@@ -1,7 +1,7 @@
 """A network up to a probe point: stopped there, or without the modules that run after it."""
 
 import copy
-from collections.abc import Callable, Sequence, Set
+from collections.abc import Callable, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,57 +10,52 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from .layers import tensors_in
+from ..errors import LayerError
+from .axes import tensors_in
+from .hooks import maps_of
 from .points import ProbePoint
-
-Maps = Tensor | Sequence[Tensor]
 
 
 class Reached(Exception):  # noqa: N818 - not an error: it ends a forward pass at the point
-    """Raised at the point; carries its output."""
+    """Raised at the point; carries its maps."""
 
-    def __init__(self, output: Maps) -> None:
+    def __init__(self, maps: list[Tensor]) -> None:
         super().__init__()
-        self.output = output
+        self.maps = maps
 
 
 class Stop:
-    """Ends the forward pass at a point, at the last call of its module.
+    """Ends the forward pass at a point, at the last call of its module."""
 
-    Args:
-        side: `input` or `output` of the module.
-        n_calls: calls of the module in one pass up to the point.
-    """
-
-    def __init__(self, side: str, n_calls: int) -> None:
-        self.side = side
-        self.n_calls = n_calls
-        self.left = n_calls
+    def __init__(self, point: ProbePoint) -> None:
+        self.point = point
+        self.left = point.n_calls
 
     def set_at(self, module: nn.Module) -> None:
-        if self.side == "input":
+        if self.point.side == "input":
             module.register_forward_pre_hook(self._before, with_kwargs=True)
         else:
             module.register_forward_hook(self._after)
 
-    def run(self, forward: Callable[[Tensor], Maps], images: Tensor) -> Maps:
-        """Run `forward` up to the point and return the output there."""
-        self.left = self.n_calls
+    def run(self, forward: Callable[[Tensor], object], images: Tensor) -> list[Tensor]:
+        """Run `forward` up to the point and return its maps there."""
+        self.left = self.point.n_calls
         try:
-            return forward(images)
+            forward(images)
         except Reached as reached:
-            return reached.output
+            return reached.maps
+        raise LayerError(f"{self.point.label} was not reached. Cut the network again.")
 
     def _before(self, module: nn.Module, args: tuple, kwargs: dict) -> None:
-        self._count(next(tensors_in([args, kwargs])))
+        self._count([args, kwargs])
 
-    def _after(self, module: nn.Module, args: tuple, output: Maps) -> None:
+    def _after(self, module: nn.Module, args: tuple, output: object) -> None:
         self._count(output)
 
-    def _count(self, output: Maps) -> None:
+    def _count(self, value: object) -> None:
         self.left -= 1
         if self.left == 0:
-            raise Reached(output)
+            raise Reached(maps_of(value, self.point))
 
 
 class PassOn(nn.Identity):
@@ -72,13 +67,13 @@ class PassOn(nn.Identity):
 
 def stopped(network: nn.Module, point: ProbePoint) -> Stop:
     """Hook `network` in place so that it can be stopped at `point`."""
-    stop = Stop(point.side, point.n_calls)
+    stop = Stop(point)
     stop.set_at(network.get_submodule(point.module))
     return stop
 
 
-def output_at(network: nn.Module, point: ProbePoint, images: Tensor) -> Maps:
-    """The output of a network at a point, before a later in-place operation can overwrite it."""
+def output_at(network: nn.Module, point: ProbePoint, images: Tensor) -> list[Tensor]:
+    """The maps of a network at a point, before a later in-place operation can overwrite it."""
     trial = copy.deepcopy(network).eval()
     with torch.no_grad():
         return stopped(trial, point).run(trial, images)
@@ -142,9 +137,9 @@ def trial_of(network: nn.Module, method: str, images: Tensor) -> Trial:
     """Run a method of a copy of the network once in each mode."""
     trial = copy.deepcopy(network).requires_grad_(True)
     with torch.no_grad(), _Used(trial) as in_evaluation:
-        maps = list(tensors_in(getattr(trial.eval(), method)(images)))
+        maps = tensors_in(getattr(trial.eval(), method)(images))
     with torch.random.fork_rng(), torch.enable_grad(), _Used(trial) as in_training:
-        ends = list(tensors_in(getattr(trial.train(), method)(images)))
+        ends = tensors_in(getattr(trial.train(), method)(images))
     named = dict(trial.named_parameters())
     gradients = torch.autograd.grad(
         [end.sum() for end in ends if end.requires_grad], list(named.values()), allow_unused=True

@@ -455,7 +455,7 @@ def read_curve(folder: str | Path) -> Curve:
     table = run.table("curve", COLUMNS)
     try:
         draws = np.load(run.folder / "draws.npy", allow_pickle=False)
-        points = tuple(ProbePoint(**point) for point in run.facts["points"])
+        points = tuple(ProbePoint.of_facts(point) for point in run.facts["points"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(
             f"The run {str(folder)!r} has no readable draws.npy and points ({error}). Run the "
