@@ -13,7 +13,7 @@ from sklearn.metrics import cohen_kappa_score, recall_score
 from torch import nn
 
 from scalecut import DataError, LayerError, Preprocessing, ScalecutError, load_network
-from scalecut.data.images import Image
+from scalecut.data.images import make_image_set
 from scalecut.features.extract import Computation, Stages, extract_features
 from scalecut.networks.network import tensors_sha256
 from scalecut.networks.points import LOGITS, SOFTMAX
@@ -243,8 +243,9 @@ def test_layers_may_be_named_as_in_the_paper(losing):
 
 
 def features_by_layer(network, patches, points):
-    images = [Image(name, patches.folder / name) for name in patches.table.patch]
-    return images, extract_features(network, images, points, EXACTLY).matrices
+    files = [patches.folder / name for name in patches.table.patch]
+    images = make_image_set(files, patches.table.mean_area_px)
+    return images, extract_features(network, images.images, points, EXACTLY).matrices
 
 
 def test_features_of_all_layers_are_concatenated(losing, drawn):

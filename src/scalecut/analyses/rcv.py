@@ -50,6 +50,7 @@ from ..networks.layers import probe_points, tensors_in
 from ..networks.network import Network
 from ..networks.points import LOGITS, SOFTMAX, ProbePoint
 from ..networks.selection import answerable
+from ..probing.controls import computed_line, moved_by_int8
 from ..probing.scores import Part, draw_parts, n_processors
 from ..report.report import save
 from ..stats.inference import bootstrap_r_squared, interval
@@ -156,8 +157,8 @@ class Directions:
         return {title: layer_summary(_split_transfer(self.table), HEADINGS)}
 
     def notes(self) -> list[str]:
-        """Nothing besides the table."""
-        return []
+        """How features were computed, where that was not by PyTorch."""
+        return computed_line(self.provenance)
 
     def plot(self) -> Figure:
         """Stability, channels and transfer by layer."""
@@ -258,7 +259,8 @@ def rcv(
     stages.say(image_set)
     with computing(computation.cluster) as stages.compute:
         found = stages.extracted(network, image_set.images, points, computation)
-    kept = _readable(network, image_set, found, strict=reading.strict)
+        kept = _readable(network, image_set, found, strict=reading.strict)
+        moved = moved_by_int8(network, kept, points, computation, found, stages)
     parts = draw_parts(kept, estimation.repeats, seed, shuffled=False, permutations=1)
     with threadpool_limits(1):  # one thread a regression: the same numbers on any number of cores
         vectors = {part.subset: _vectors(part, found.matrices) for part in parts}
@@ -274,7 +276,7 @@ def rcv(
     with stages("directions"):
         table = _table(kept, parts, points, found.matrices, slopes, name, stages)
     table = table.assign(model=network.name, weights=network.weights.kind)
-    facts = provenance(network, settings, stages, found, kept)
+    facts = provenance(network, settings, stages, found, kept, moved)
     left_out = (*subject.left_out, *image_set.left_out, *found.left_out)
     return Directions(table.reindex(columns=COLUMNS), vectors, left_out, facts)
 

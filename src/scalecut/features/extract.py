@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
+from types import MappingProxyType
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -407,6 +408,7 @@ def provenance(
     stages: "Stages",
     found: Extracted | None = None,
     image_set: ImageSet | None = None,
+    checked: Mapping[str, object] = MappingProxyType({}),
 ) -> dict[str, object]:
     """What a result was computed from, and how: the facts of `run.json` that all commands share.
 
@@ -414,8 +416,10 @@ def provenance(
         settings: values of the options.
         found: the features, if the command keeps them.
         image_set: the images, if there are any.
+        checked: what is to be stated next to precision and engine.
     """
     computed = {} if found is None else {"precision": found.precision, "engine": found.engine}
+    computed |= checked
     images = {}
     if image_set is not None:
         skipped = () if found is None else found.left_out

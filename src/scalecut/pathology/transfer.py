@@ -17,7 +17,7 @@ from jaxtyping import Float64
 from matplotlib.figure import Figure
 from torch import nn
 
-from ..data.images import Image, LeftOut
+from ..data.images import Image, ImageSet, LeftOut
 from ..errors import DataError, LayerError
 from ..features.cluster import computing
 from ..features.extract import Computation, Progress, Stages, provenance
@@ -29,6 +29,7 @@ from ..networks.network import Network
 from ..networks.points import LOGITS, SOFTMAX, ProbePoint
 from ..networks.selection import chosen_points
 from ..probing.choose import choose_layer
+from ..probing.controls import computed_line
 from ..probing.curve import Curve, check_model, read_curve
 from ..report.report import save
 from ..runs import read_run, settings_of
@@ -158,8 +159,8 @@ class Transfer:
         return tables
 
     def notes(self) -> list[str]:
-        """Lines below the tables: none."""
-        return []
+        """How features were computed, where that was not by PyTorch."""
+        return computed_line(self.provenance)
 
     def save(self, folder: str | Path, *, command: str = "") -> Path:
         """Write the run folder: tables, figures and page.
@@ -229,7 +230,7 @@ def transfer(
             "frozen."
         )
     patches = data if isinstance(data, Patches) else _patches_at(data)
-    task_of(patches.table, trial)  # refuses patches before minutes of computation
+    task, _ = task_of(patches.table, trial)  # refuses patches before minutes of computation
     curve = cut.from_ if isinstance(cut.from_, Curve | None) else read_curve(cut.from_)
     with stages("network"):
         network = load_network(model, weights=weights, allow_partial=allow_partial, seed=seed)
@@ -241,14 +242,18 @@ def transfer(
     layer = cut.at or (choose_layer(curve, cut.rule or "cheapest").layer if curve else "")
     at = _point_of(points, layer) if layer else None
     plan = planned(trial.methods, points, at)
-    images = [Image(name, patches.folder / name) for name in patches.table.patch]
+    table = patches.table
+    images = ImageSet(
+        tuple(Image(name, patches.folder / name) for name in table.patch),
+        *(task.regressed, task.name, ("patches",) * len(table), tuple(table.group)),
+    )
     source = Source(network, images, computation, stages, at)
     with computing(computation.cluster) as stages.compute:
         if trial.mode == "frozen":
             candidates = points if TUNED in trial.methods else ()
-            found = frozen(source, plan, patches.table, trial, seed, candidates)
+            found = frozen(source, plan, table, trial, seed, candidates)
         else:
-            found = trained(source, plan, patches.table, trial, training, seed)
+            found = trained(source, plan, table, trial, training, seed)
     swept = _swept(found)
     return Transfer(
         _table(found, trial.mode),
@@ -261,7 +266,7 @@ def transfer(
         found.losses,
         tuple(source.left_out),
         tuple(layers_left_out),
-        provenance(network, settings, stages)
+        provenance(network, settings, stages, checked=source.computed)
         | _facts_of(found, trial, training, computation)
         | {"transfer": _trial_facts(trial, seed)},
         found,

@@ -5,6 +5,7 @@ And the check of int8 against float32.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,7 +18,7 @@ from ..data.images import ImageSet, evenly, keys_of
 from ..data.scenes import make_scenes
 from ..errors import ModelError
 from ..features.backends import resolved_backend, resolved_precision
-from ..features.extract import Computation, Stages, decoded, network_setting
+from ..features.extract import Computation, Extracted, Stages, decoded, network_setting
 from ..networks.network import (
     Network,
     Preprocessing,
@@ -98,6 +99,40 @@ def comparable(network: Network, seed: int) -> Network:
     if network.weights.kind != "random":
         return network
     return control_of(network, make_scenes(STATISTICS_IMAGES, seed=seed), Computation(), seed)
+
+
+def moved_by_int8(
+    network: Network,
+    images: ImageSet,
+    points: Sequence[ProbePoint],
+    computation: Computation,
+    found: Extracted,
+    stages: "Stages",
+) -> dict[str, object]:
+    """How far int8 moved R² (`check_int8`), on some of the images; {} for other precisions.
+
+    Args:
+        found: features in which every image has a row.
+    """
+    if found.precision != "int8":
+        return {}
+    rows = evenly(len(images), CHECKED_IMAGES)
+    in_int8 = {layer: matrix[rows] for layer, matrix in found.matrices.items()}
+    return check_int8(network, images.rows(rows), points, computation, in_int8, stages)
+
+
+def computed_line(provenance: Mapping[str, Any]) -> list[str]:
+    """How OpenVINO computed the features, and how far int8 moved R²; nothing for PyTorch."""
+    computed = provenance.get("computed", {})
+    if computed.get("engine") != "openvino":
+        return []
+    line = f"Computed by OpenVINO in {computed['precision']}"
+    if "int8_moved" in computed:
+        line += (
+            f"; compared with float32, R² changed by at most {abs(computed['int8_moved']):.3f} "
+            f"({computed['int8_moved_at']}, {computed['int8_checked_on']} images)"
+        )
+    return [f"{line}."]
 
 
 def check_int8(

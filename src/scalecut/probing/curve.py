@@ -21,6 +21,7 @@ from ..figures.text import number, p_value, span, with_interval
 from ..networks.points import SOFTMAX, ProbePoint
 from ..report.report import save
 from ..stats.inference import drop, interval, peak
+from .controls import computed_line
 
 ALPHA = 0.05  # p-values up to this are significant
 # What two curves must share to be compared, with the facts that say so.
@@ -216,16 +217,7 @@ class Curve:
             n = int((own.p_value <= ALPHA).sum())
             said.append(f"p ≤ {ALPHA:g} (corrected over layers) at {n} of {len(own)} layers")
         lines = [f"Controls: {'; '.join(said) or 'none'}."]
-        computed = self.provenance.get("computed", {})
-        if computed.get("engine") == "openvino":
-            line = f"Computed by OpenVINO in {computed['precision']}"
-            if "int8_moved" in computed:
-                line += (
-                    f"; compared with float32, R² changed by at most "
-                    f"{abs(computed['int8_moved']):.3f} ({computed['int8_moved_at']}, "
-                    f"{computed['int8_checked_on']} images)"
-                )
-            lines.append(f"{line}.")
+        lines += computed_line(self.provenance)
         if self.provenance.get("settings", {}).get("learning_curve") and not self.fewer:
             lines.append("No learning curve: half of the training images would be too few.")
         return [*lines, *self.learning_lines()]

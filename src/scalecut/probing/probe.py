@@ -15,7 +15,7 @@ from typing import Literal
 import pandas as pd
 from torch import nn
 
-from ..data.images import ImageSet, evenly
+from ..data.images import ImageSet
 from ..data.read import Reading, check_size, images_of
 from ..errors import DataError, check_names
 from ..features.cluster import computing
@@ -25,7 +25,7 @@ from ..networks.network import Network
 from ..networks.points import ProbePoint
 from ..networks.selection import chosen_points
 from ..runs import settings_of
-from .controls import CHECKED_IMAGES, check_int8, control_of, pixel_network
+from .controls import control_of, moved_by_int8, pixel_network
 from .curve import COLUMNS, Curve
 from .scores import MATCHED, MOST_RANDOM, Features, Part, Scores, draw_parts, score
 
@@ -138,12 +138,11 @@ def probe(
     with computing(computation.cluster) as stages.compute:
         kept, found = asked.readable(image_set, strict=reading.strict)
         own = {network.weights.kind: Features(asked.points, (found.matrices,))}
-        moved = asked.checked_in_int8(network, kept, found)
+        moved = moved_by_int8(network, kept, points, computation, found, stages)
         of_controls = asked.control_features(kept)
     scores, *fewer = asked.scores(kept, own, of_controls)
-    facts = provenance(network, settings, stages, found, kept)
+    facts = provenance(network, settings, stages, found, kept, moved)
     facts["probe"] = {"repeats": fitting.repeats, "seed": seed}
-    facts["computed"] = {**facts["computed"], **moved}  # pyright: ignore[reportGeneralTypeIssues]
     facts["layers_left_out"] = layers_left_out
     facts["images_left_out"] = (*image_set.left_out, *found.left_out)
     return Curve(
@@ -184,17 +183,6 @@ class _Asked:
         """The features of the images at all points, with this network's weights."""
         return self.stages.extracted(network, images.images, self.points, self.computation, stage)
 
-    def checked_in_int8(
-        self, network: Network, images: ImageSet, found: Extracted
-    ) -> dict[str, object]:
-        """How far int8 moved R², on some of the images that `found` has rows of; {} otherwise."""
-        if found.precision != "int8":
-            return {}
-        rows = evenly(len(images), CHECKED_IMAGES)
-        in_int8 = {layer: matrix[rows] for layer, matrix in found.matrices.items()}
-        sample = images.rows(rows)
-        return check_int8(network, sample, self.points, self.computation, in_int8, self.stages)
-
     def control_features(self, images: ImageSet) -> dict[str, Features]:
         """Features of the same images with the weights of each control, by kind of weights."""
         network, controls = self.network, self.fitting.controls
@@ -210,7 +198,7 @@ class _Asked:
                     control = control_of(network, images, self.computation, seed, kind)
                 found = self.extracted(control, images, stage)
                 check_finite(control, found)
-                self.checked_in_int8(control, images, found)
+                moved_by_int8(control, images, self.points, self.computation, found, self.stages)
                 matrices.append(found.matrices)
             features[kind] = Features(self.points, tuple(matrices))
         if "pixels" in controls:
