@@ -418,8 +418,8 @@ def provenance(
         image_set: the images, if there are any.
         checked: what is to be stated next to precision and engine.
     """
-    computed = {} if found is None else {"precision": found.precision, "engine": found.engine}
-    computed |= checked
+    how = {} if found is None else {"precision": found.precision, "engine": found.engine}
+    computed = {**how, **checked}
     images = {}
     if image_set is not None:
         skipped = () if found is None else found.left_out

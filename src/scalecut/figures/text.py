@@ -35,8 +35,8 @@ def span(values: Iterable[float]) -> str:
 
 
 def p_value(value: float) -> str:
-    """A p-value with two significant digits: 0.049 is not 0.05."""
-    return f"{value:.2g}"
+    """A p-value with two significant digits, "p = 0.049", or "p < 1e-6": none is 0."""
+    return "p < 1e-6" if value < 1e-6 else f"p = {value:.2g}"
 
 
 def typeset(text: str) -> str:

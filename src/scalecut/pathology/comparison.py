@@ -14,6 +14,7 @@ from jaxtyping import Float64, Int64
 from scipy import stats as distributions
 
 from ..errors import DataError
+from ..figures import text
 
 DRAWS = 2000
 ALPHA = 0.05
@@ -184,7 +185,7 @@ def sentence(found: Difference, layers: Mapping[str, str]) -> str:
     if not found.is_shown:
         return (
             f"No evidence that {name} differs from {found.other}: {found.better:+.2f} {unit} "
-            f"[{found.low:.2f}, {found.high:.2f}], corrected p = {found.p_value:.2g}."
+            f"[{found.low:.2f}, {found.high:.2f}], corrected {text.p_value(found.p_value)}."
         )
     verb = "beats" if found.better > 0 else "loses to"
     low, high = sorted((abs(found.low), abs(found.high)))

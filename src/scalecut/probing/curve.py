@@ -344,7 +344,7 @@ class Curve:
         model = self.table.model.iloc[0]
         r2 = f"R² {with_interval(found.r2, found.r2_low, found.r2_high)}"
         if not found.is_shown:
-            by_chance = f", p = {p_value(found.p_value)}" if np.isfinite(found.p_value) else ""
+            by_chance = f", {p_value(found.p_value)}" if np.isfinite(found.p_value) else ""
             return (
                 f"No layer of {model} is shown to encode object scale; the best is "
                 f"{label(found.peak)}: {r2}{by_chance}; {found.n_fit} training images."
@@ -360,7 +360,7 @@ class Curve:
         if found.peak == found.last:
             said += "; no layer was probed after it"
         elif found.fall_after is None:
-            said += f"; no drop is shown after it (p = {p_value(found.fall_p_value)})"
+            said += f"; no drop is shown after it ({p_value(found.fall_p_value)})"
         else:
             where = label(found.fall_after)
             if not found.fall_first == found.fall_after == found.fall_last:
