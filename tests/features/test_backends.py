@@ -14,7 +14,10 @@ import torch
 from torch import nn
 
 from scalecut import cache
+from scalecut.analyses.invariance import invariance
+from scalecut.analyses.noise import probe_noise
 from scalecut.analyses.rcv import Estimation, rcv
+from scalecut.analyses.synthetic import probe_scenes
 from scalecut.data.images import Image, evenly, make_image_set
 from scalecut.errors import ModelError
 from scalecut.features import backends, processor
@@ -527,6 +530,31 @@ def test_every_verb_that_computes_in_int8_is_refused_if_it_moves_r2(
     unchecked = verb(network, tmp_path / "exact", exact)
     assert "check of int8" not in unchecked.provenance["stages"]
     assert not any("R² changed" in line for line in unchecked.notes())
+
+
+def by_training(network, folder, computation):
+    asked, at = Trial(methods=["cut"], seeds=1, mode="finetune"), CutPoint("relu")
+    return transfer(network, draw(folder), trial=asked, cut=at, computation=computation)
+
+
+@pytest.mark.parametrize(
+    "verb",
+    [
+        lambda network, folder, asked: probe_noise(network, computation=asked),
+        lambda network, folder, asked: probe_scenes(network, computation=asked),
+        lambda network, folder, asked: invariance(network, discs(24), computation=asked),
+        by_training,
+    ],
+    ids=["noise", "scenes", "invariance", "transfer"],
+)
+def test_what_never_computes_in_int8_refuses_it_without_naming_an_engine(network, verb, tmp_path):
+    """These refuse --engine openvino, so it is no remedy."""
+    with pytest.raises(ModelError) as error:
+        verb(network, tmp_path / "patches", Computation(precision="int8"))
+    assert str(error.value) == (
+        "Only frozen features of images at the input size are computed in int8. Give --precision "
+        "bfloat16 or float32."
+    )
 
 
 @needs_openvino

@@ -24,21 +24,11 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 
 from ..data.decoding import INTERPOLATIONS, fitted
-from ..data.images import ImageSet, LeftOut, evenly
+from ..data.images import ImageSet, LeftOut, Progress, evenly
 from ..data.measures import Box, Frame
 from ..data.read import LEAST_IMAGES, Reading, images_of
 from ..errors import DataError, ModelError, check_names
-from ..features.extract import (
-    Computation,
-    Extracted,
-    Progress,
-    Stages,
-    check_finite,
-    forward,
-    provenance,
-    resolved_device,
-    resolved_precision,
-)
+from ..features.extract import Computation, Stages, check_finite, forward, provenance
 from ..figures import text
 from ..figures.analyses import drift_drawing, invariance_drawing
 from ..figures.drawing import page_figure
@@ -394,9 +384,7 @@ def _compared(
 ) -> tuple[pd.DataFrame, ImageSet, tuple[LeftOut, ...]]:
     """The table, the images it is of, and the sizes and images that were skipped."""
     network, points = subject.network, subject.points
-    precision = resolved_precision(computation.precision, computation.device)
-    device = resolved_device(computation.device)
-    with forward(network, points, precision, device) as pooled:
+    with forward(network, points, computation.by_torch()) as pooled:
         views, left_out = _views(network, points, pooled, changes, grid)
         features, unreadable = _features(
             network, images, pooled, views, computation.batch_size, report("images")
@@ -412,9 +400,7 @@ def _compared(
     _check_groups(kept)
     for view, matrices in features.items():
         found = dict(zip([point.layer for point in points], matrices, strict=True))
-        everything = np.ones(len(kept), dtype=bool)
-        where = f" at {view.change} {view.octaves:+g} octaves"
-        check_finite(network, Extracted(found, everything, (), precision, len(kept), 0.0), where)
+        check_finite(network, found, f" at {view.change} {view.octaves:+g} octaves")
     groups = np.unique(np.array(kept.group), return_inverse=True)[1]
     folding, drawing = np.random.default_rng(seed).spawn(2)
     folds = (folding.permutation(groups.max() + 1) % FOLDS)[groups]

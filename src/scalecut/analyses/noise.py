@@ -21,20 +21,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from ..data.images import MEAN, Image, ImageSet, LeftOut
+from ..data.images import MEAN, Image, ImageSet, LeftOut, Progress
 from ..data.read import check_size
 from ..errors import DataError, LayerError, ModelError, ScalecutError, check_names
-from ..features.extract import (
-    Computation,
-    Extracted,
-    Progress,
-    Stages,
-    check_finite,
-    forward,
-    provenance,
-    resolved_device,
-    resolved_precision,
-)
+from ..features.extract import Computation, Stages, check_finite, forward, provenance
 from ..figures.analyses import noise_drawing
 from ..figures.drawing import page_figure
 from ..figures.notebook import html_of
@@ -220,10 +210,8 @@ def noise_table(
         if not given:
             raise DataError(f"--{name} is empty. Give one or more of {', '.join(known)}.")
     sides = tuple(sizes or default_sizes(network))
-    precision = resolved_precision(computation.precision, computation.device)
-    device = resolved_device(computation.device)
     tables, report = [], Stages(progress).report
-    with forward(network, points, precision, device) as pooled:
+    with forward(network, points, computation.by_torch()) as pooled:
         for kind in kinds:
             images = noise_images(kind, n, sides, seed)
             check_size(images)
@@ -231,11 +219,7 @@ def noise_table(
             for name in paddings:
                 stage = report(f"{kind} noise, {name}")
                 found = _features(network, points, pooled, images, name, stage)
-                check_finite(
-                    network,
-                    Extracted(found, np.ones(n, dtype=bool), (), precision, n, 0.0),
-                    " of noise",
-                )
+                check_finite(network, found, " of noise")
                 features[name] = Features(tuple(points), (found,))
             parts = draw_parts(images, REPEATS, seed, shuffled=False)
             scores = score(parts, features, ("ridge",), report=report(f"regression, {kind}"))

@@ -29,20 +29,12 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
 from .. import runs
-from ..data.images import Image, ImageSet, LeftOut, evenly
+from ..data.images import Image, ImageSet, LeftOut, Progress, evenly
 from ..data.read import Reading, check_size, images_of
 from ..errors import DataError, LayerError
+from ..features.backends import resolved_device
 from ..features.cluster import computing
-from ..features.extract import (
-    Computation,
-    Extracted,
-    Progress,
-    Stages,
-    check_finite,
-    decoded,
-    provenance,
-    resolved_device,
-)
+from ..features.extract import Computation, Extracted, Stages, check_finite, decoded, provenance
 from ..figures.analyses import directions_drawing
 from ..figures.drawing import page_figure
 from ..figures.notebook import html_of
@@ -288,7 +280,7 @@ def _readable(network: Network, image_set: ImageSet, found: Extracted, *, strict
         raise DataError(
             f"{bad.name}: {bad.reason.rstrip('.')}. Fix or remove it, or drop --strict."
         )
-    check_finite(network, found)
+    check_finite(network, found.matrices)
     kept = image_set.rows(found.is_read)
     check_size(kept)
     return kept

@@ -20,7 +20,6 @@ canvas; nothing is resized. By layer are measured:
 Source: `graziani2021` names the two notions; the protocol is ours (docs/choices.md).
 """
 
-import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -37,7 +36,7 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 
 from .. import runs
-from ..data.images import LeftOut
+from ..data.images import LeftOut, Progress
 from ..data.scenes import (
     BACKDROPS,
     OBJECTS,
@@ -49,17 +48,7 @@ from ..data.scenes import (
     render,
 )
 from ..errors import DataError, ModelError, check_names
-from ..features.extract import (
-    Computation,
-    Extracted,
-    Progress,
-    Stages,
-    check_finite,
-    forward,
-    provenance,
-    resolved_device,
-    resolved_precision,
-)
+from ..features.extract import Computation, Stages, check_finite, forward, provenance
 from ..figures.analyses import scenes_drawing
 from ..figures.drawing import page_figure
 from ..figures.notebook import html_of
@@ -103,7 +92,8 @@ HEADINGS = {
 
 Pooled = Callable[[Tensor], list[np.ndarray]]
 Report = Callable[[int, int], None]  # done, all
-Seen = tuple[Extracted, np.ndarray]  # of scenes; shares of their objects, as drawn (at first)
+# Features of scenes by layer; shares of their objects, as drawn (at first).
+Seen = tuple[dict[str, np.ndarray], np.ndarray]
 Draws = dict[str, tuple[np.ndarray, int]]  # by quantity; how many images it is of
 
 
@@ -307,13 +297,11 @@ def separated(
     names = check_names(objects, OBJECTS, "object")
     _check(names, shares, seed)
     network, points, shares = subject.network, subject.points, tuple(map(float, shares))
-    precision = resolved_precision(computation.precision, computation.device)
-    device = resolved_device(computation.device)
-    with forward(network, points, precision, device) as pooled:
+    with forward(network, points, computation.by_torch()) as pooled:
         kept, left_out = _runnable(network, points, pooled, design.canvases)
         scenes = _all_scenes(network.preprocessing.height, kept, shares, design, names, seed)
         seen = {
-            kind: _seen(network, points, pooled, drawn, precision, report(kind))
+            kind: _seen(network, points, pooled, drawn, report(kind))
             for kind, drawn in scenes.items()
         }
     table = _table(network, points, seen, kept, shares, seed, report("regression"))
@@ -488,12 +476,10 @@ def _seen(
     points: Sequence[ProbePoint],
     pooled: Pooled,
     scenes: Sequence[Scene],
-    precision: str,
     report: Report,
 ) -> Seen:
     parts: list[list[np.ndarray]] = []
     drawn: list[float] = []
-    start = time.perf_counter()
     for images in _rendered(scenes):
         batch = np.stack([image.pixels for image in images])
         parts.append(pooled(network.preprocessing.tensor(batch)))
@@ -501,11 +487,9 @@ def _seen(
         report(len(drawn), len(scenes))
     of_layers = map(np.concatenate, zip(*parts, strict=True))
     matrices = dict(zip([point.layer for point in points], of_layers, strict=True))
-    n, seconds = len(scenes), time.perf_counter() - start
-    features = Extracted(matrices, np.ones(n, dtype=bool), (), precision, n, seconds)
-    check_finite(network, features)
+    check_finite(network, matrices)
     shares = [scene.drawn_as or share for scene, share in zip(scenes, drawn, strict=True)]
-    return features, np.array(shares)
+    return matrices, np.array(shares)
 
 
 def _rendered(scenes: Sequence[Scene]) -> Iterator[list[Picture]]:
@@ -571,7 +555,7 @@ def _table(
     measures = {kind: measure for kind, (_, measure) in seen.items()}
 
     def found(point: ProbePoint) -> tuple[ProbePoint, Draws]:
-        own = {kind: f.matrices[point.layer].astype(np.float64) for kind, (f, _) in seen.items()}
+        own = {kind: f[point.layer].astype(np.float64) for kind, (f, _) in seen.items()}
         factors = _crossed_draws(own["crossed scenes"], canvases, shares, seed)
         return point, factors | _probe_draws(own, measures, seed)
 

@@ -27,16 +27,10 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ..data.images import LeftOut
+from ..data.images import LeftOut, Progress
 from ..errors import DataError, LayerError, ModelError
-from ..features.extract import (
-    Computation,
-    Progress,
-    Stages,
-    forward,
-    provenance,
-    resolved_device,
-)
+from ..features.backends import Backend, resolved_device
+from ..features.extract import Computation, Stages, forward, provenance
 from ..figures.drawing import STYLE
 from ..figures.notebook import html_of
 from ..figures.sheet import sheet
@@ -576,7 +570,7 @@ def _sides(network: Network, point: ProbePoint, size: int | None, device: str) -
     asked = size or SIZE
     if own == (asked, asked):
         return own
-    with forward(network, [point], "float32", device) as pooled:
+    with forward(network, [point], Backend("torch", "float32", device)) as pooled:
         reason = refusal([point], pooled, torch.zeros(1, 3, asked, asked))
     if reason and size:
         raise ModelError(

@@ -15,9 +15,9 @@ from torch import Tensor
 from torchvision import transforms
 
 from ..data.decoding import fitted
-from ..data.images import Image, LeftOut, image_of
+from ..data.images import Image, LeftOut, Progress, image_of
 from ..errors import DataError
-from ..features.extract import Computation, Progress, extract_features
+from ..features.extract import Computation, extract_features
 from ..networks.network import Network, Preprocessing, Weights
 from ..networks.points import ProbePoint
 from .folder import load_cut

@@ -64,6 +64,11 @@ def resolved_backend(engine: str, precision: str, device: str) -> Backend:
     if engine not in ENGINES:
         raise ModelError(f"No engine is named {engine!r}. Give torch, openvino or auto.")
     if engine == "torch" or (engine == "auto" and not _suits(precision, device)):
+        if precision == "int8":
+            raise ModelError(
+                "PyTorch does not compute in int8 here. Give --engine openvino, or --precision "
+                "bfloat16 or float32."
+            )
         return Backend("torch", resolved_precision(precision, device), resolved_device(device))
     _openvino()
     if device not in ("auto", "cpu"):
@@ -86,8 +91,8 @@ def resolved_precision(precision: str, device: str) -> str:
         return precision
     if precision == "int8":
         raise ModelError(
-            "PyTorch does not compute in int8 here. Give --engine openvino, or --precision "
-            "bfloat16 or float32."
+            "Only frozen features of images at the input size are computed in int8. Give "
+            "--precision bfloat16 or float32."
         )
     if precision != "auto":
         raise ModelError(f"No precision is named {precision!r}. Give auto, float32 or bfloat16.")

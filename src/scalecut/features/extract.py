@@ -19,8 +19,7 @@ from torch import Tensor, nn
 
 from .. import cache
 from ..data.decoding import fitted
-from ..data.images import Image, ImageSet, LeftOut, evenly, keys_of
-from ..data.images import Progress as Progress
+from ..data.images import Image, ImageSet, LeftOut, Progress, evenly, keys_of
 from ..data.measures import Frame
 from ..data.summary import described, summary_of
 from ..errors import DataError, LayerError
@@ -33,11 +32,11 @@ from .backends import (
     openvino_vectors,
     quantisation,
     resolved_backend,
+    resolved_device,
+    resolved_precision,
     torch_vectors,
     versions,
 )
-from .backends import resolved_device as resolved_device  # also imported from here
-from .backends import resolved_precision as resolved_precision
 
 CALIBRATION_IMAGES = 90
 ROWS_MOVED = 4096
@@ -103,6 +102,11 @@ class Computation:
             std=self.std,
             interpolation=self.interpolation,
         )
+
+    def by_torch(self) -> Backend:
+        """How PyTorch computes it, for analyses that no other engine can do."""
+        precision = resolved_precision(self.precision, self.device)
+        return Backend("torch", precision, resolved_device(self.device))
 
 
 Compute: TypeAlias = Callable[[Task, Sequence[Image], Sequence[int]], Iterator[Batch]]
@@ -240,20 +244,18 @@ class _Table:
 def forward(
     network: Network,
     points: Sequence[ProbePoint],
-    precision: str,
-    device: str,
-    engine: str = "torch",
+    backend: Backend,
     calibration: Calibration | None = None,
 ) -> Iterator[Callable[[Tensor], list[Float32[np.ndarray, "n d"]]]]:
     """A function from a batch to its features at `points`; `calibration` is for int8."""
-    module = copy.deepcopy(network.module).eval().to(device)
-    taps = Taps(module, points, ends_early=engine == "torch")
-    if engine == "torch":
-        yield torch_vectors(taps, precision, device)
+    module = copy.deepcopy(network.module).eval().to(backend.device)
+    taps = Taps(module, points, ends_early=backend.engine == "torch")
+    if backend.engine == "torch":
+        yield torch_vectors(taps, backend.precision, backend.device)
         return
     layers, setting = [_stored_name(point) for point in points], network_setting(network)
-    example = network.example().to(device)
-    yield openvino_vectors(taps, layers, example, setting, precision, calibration)
+    example = network.example().to(backend.device)
+    yield openvino_vectors(taps, layers, example, setting, backend.precision, calibration)
 
 
 def setting_of(task: Task) -> dict[str, object]:
@@ -275,10 +277,8 @@ def setting_of(task: Task) -> dict[str, object]:
 
 def computed_here(task: Task, images: Sequence[Image], numbers: Sequence[int]) -> Iterator[Batch]:
     """Features of the images with these numbers, batch by batch, computed by this process."""
-    backend, network = task.backend, task.network
-    with forward(
-        network, task.points, backend.precision, backend.device, backend.engine, task.calibration
-    ) as pooled:
+    network = task.network
+    with forward(network, task.points, task.backend, task.calibration) as pooled:
         for good, batch, bad in decoded(
             images, numbers, network.preprocessing, task.fit, batch_size=task.batch_size
         ):
@@ -436,13 +436,15 @@ def provenance(
     }
 
 
-def check_finite(network: Network, features: Extracted, where: str = "") -> None:
+def check_finite(
+    network: Network, matrices: Mapping[str, Float[np.ndarray, "n _"]], where: str = ""
+) -> None:
     """Refuse features that are not finite; `where` is added to the message.
 
     Raises:
         LayerError: naming the first such layer.
     """
-    for layer, matrix in features.matrices.items():
+    for layer, matrix in matrices.items():
         n_bad = 0
         for start in range(0, len(matrix), CHECKED_ROWS):
             is_fine = np.isfinite(matrix[start : start + CHECKED_ROWS]).all(axis=1)

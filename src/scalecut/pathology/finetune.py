@@ -29,7 +29,8 @@ from ..cache import setting_hash
 from ..data.decoding import fitted
 from ..data.images import Image
 from ..errors import DataError, ModelError, OutputError
-from ..features.extract import Computation, decoded, resolved_device, resolved_precision
+from ..features.backends import resolved_device, resolved_precision
+from ..features.extract import Computation, decoded
 from ..networks.network import Preprocessing, tensors_sha256
 
 MOST_BYTES = 2 * 10**9  # of decoded images kept in memory; more are decoded in every epoch

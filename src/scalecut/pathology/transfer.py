@@ -17,10 +17,10 @@ from jaxtyping import Float64
 from matplotlib.figure import Figure
 from torch import nn
 
-from ..data.images import Image, ImageSet, LeftOut
+from ..data.images import Image, ImageSet, LeftOut, Progress
 from ..errors import DataError, LayerError
 from ..features.cluster import computing
-from ..features.extract import Computation, Progress, Stages, provenance
+from ..features.extract import Computation, Stages, provenance
 from ..figures.drawing import page_figure
 from ..figures.notebook import html_of
 from ..figures.pathology import calibration_drawing, sweep_drawing

@@ -15,11 +15,11 @@ from typing import Literal
 import pandas as pd
 from torch import nn
 
-from ..data.images import ImageSet
+from ..data.images import ImageSet, Progress
 from ..data.read import Reading, check_size, images_of
 from ..errors import DataError, check_names
 from ..features.cluster import computing
-from ..features.extract import Computation, Extracted, Progress, Stages, check_finite, provenance
+from ..features.extract import Computation, Extracted, Stages, check_finite, provenance
 from ..networks.load import load_network
 from ..networks.network import Network
 from ..networks.points import ProbePoint
@@ -174,7 +174,7 @@ class _Asked:
             bad = found.left_out[0]
             reason = bad.reason.rstrip(".")
             raise DataError(f"{bad.name}: {reason}. Fix or remove it, or drop --strict.")
-        check_finite(self.network, found)
+        check_finite(self.network, found.matrices)
         kept = image_set.rows(found.is_read)
         check_size(kept)
         return kept, found
@@ -197,7 +197,7 @@ class _Asked:
                 with self.stages(stage):
                     control = control_of(network, images, self.computation, seed, kind)
                 found = self.extracted(control, images, stage)
-                check_finite(control, found)
+                check_finite(control, found.matrices)
                 moved_by_int8(control, images, self.points, self.computation, found, self.stages)
                 matrices.append(found.matrices)
             features[kind] = Features(self.points, tuple(matrices))
