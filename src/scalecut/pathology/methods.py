@@ -28,7 +28,7 @@ from .. import cache
 from ..cut.network import cut_after
 from ..data.images import ImageSet, LeftOut, evenly
 from ..errors import DataError, LayerError, check_names
-from ..features.extract import Computation, Stages, decoded
+from ..features.extract import Computation, Stages, check_finite, decoded
 from ..networks.network import Network, randomly_initialised, seeded, take_statistics
 from ..networks.points import ProbePoint
 from ..probing.controls import moved_by_int8
@@ -287,6 +287,7 @@ class Source:
         stage = {"pretrained": "features", "random": "random weights", "reset": "reset"}[kind]
         asked = points, self.computation
         found = self.stages.extracted(network, self.images.images, *asked, stage)
+        check_finite(network, found.matrices)
         read = self.images.rows(found.is_read)
         moved = moved_by_int8(network, read, *asked, found, self.stages)
         if kind == "pretrained" or not self.computed:

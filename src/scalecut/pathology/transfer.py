@@ -219,7 +219,8 @@ def transfer(
     Raises:
         DataError: if the patches cannot be compared (`methods.task_of`), or options exclude each
             other.
-        LayerError: if a method needs a layer to cut at, and none is given or it is not known.
+        LayerError: if a method needs a layer to cut at, and none is given or it is not known, or
+            a feature is not finite.
         ModelError: if the network is not known, or the curve is of another network.
     """
     settings = settings_of(locals())
