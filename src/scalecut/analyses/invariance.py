@@ -28,7 +28,14 @@ from ..data.images import ImageSet, LeftOut, Progress, evenly
 from ..data.measures import Box, Frame
 from ..data.read import LEAST_IMAGES, Reading, images_of
 from ..errors import DataError, ModelError, check_names
-from ..features.extract import Computation, Stages, check_finite, forward, provenance
+from ..features.extract import (
+    Computation,
+    Stages,
+    check_finite,
+    check_none_skipped,
+    forward,
+    provenance,
+)
 from ..figures import text
 from ..figures.analyses import drift_drawing, invariance_drawing
 from ..figures.drawing import page_figure
@@ -390,11 +397,7 @@ def _compared(
             network, images, pooled, views, computation.batch_size, report("images")
         )
     skipped = [LeftOut(images.images[row].name, why) for row, why in unreadable.items()]
-    if strict and skipped:
-        raise DataError(
-            f"{skipped[0].name}: {skipped[0].reason.rstrip('.')}. Fix or remove it, or drop "
-            "--strict."
-        )
+    check_none_skipped(skipped, strict=strict)
     kept = images.rows([number for number in range(len(images)) if number not in unreadable])
     kept = replace(kept, left_out=(*images.left_out, *skipped))
     _check_groups(kept)

@@ -30,11 +30,11 @@ from torch.utils._pytree import tree_map_only
 
 from .. import runs
 from ..data.images import Image, ImageSet, LeftOut, Progress, evenly
-from ..data.read import Reading, check_size, images_of
+from ..data.read import Reading, images_of
 from ..errors import DataError, LayerError
 from ..features.backends import resolved_device
 from ..features.cluster import computing
-from ..features.extract import Computation, Extracted, Stages, check_finite, decoded, provenance
+from ..features.extract import Computation, Stages, decoded, provenance, readable
 from ..figures.analyses import directions_drawing
 from ..figures.drawing import page_figure
 from ..figures.notebook import html_of
@@ -251,7 +251,7 @@ def rcv(
     stages.say(image_set)
     with computing(computation.cluster) as stages.compute:
         found = stages.extracted(network, image_set.images, points, computation)
-        kept = _readable(network, image_set, found, strict=reading.strict)
+        kept = readable(network, image_set, found, strict=reading.strict)
         moved = moved_by_int8(network, kept, points, computation, found, stages)
     parts = draw_parts(kept, estimation.repeats, seed, shuffled=False, permutations=1)
     with threadpool_limits(1):  # one thread a regression: the same numbers on any number of cores
@@ -271,19 +271,6 @@ def rcv(
     facts = provenance(network, settings, stages, found, kept, moved)
     left_out = (*subject.left_out, *image_set.left_out, *found.left_out)
     return Directions(table.reindex(columns=COLUMNS), vectors, left_out, facts)
-
-
-def _readable(network: Network, image_set: ImageSet, found: Extracted, *, strict: bool) -> ImageSet:
-    """The images that have features, which are finite."""
-    if strict and found.left_out:
-        bad = found.left_out[0]
-        raise DataError(
-            f"{bad.name}: {bad.reason.rstrip('.')}. Fix or remove it, or drop --strict."
-        )
-    check_finite(network, found.matrices)
-    kept = image_set.rows(found.is_read)
-    check_size(kept)
-    return kept
 
 
 def _table(

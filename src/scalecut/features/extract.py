@@ -21,6 +21,7 @@ from .. import cache
 from ..data.decoding import fitted
 from ..data.images import Image, ImageSet, LeftOut, Progress, evenly, keys_of
 from ..data.measures import Frame
+from ..data.read import check_size
 from ..data.summary import described, summary_of
 from ..errors import DataError, LayerError
 from ..networks.hooks import Taps
@@ -434,6 +435,29 @@ def provenance(
         **images,
         "stages": stages.facts,
     }
+
+
+def readable(network: Network, image_set: ImageSet, found: Extracted, *, strict: bool) -> ImageSet:
+    """The images that have features, which are finite.
+
+    Raises:
+        DataError: if an image was skipped and `strict`, or too few are left.
+        LayerError: if a feature is not finite.
+    """
+    check_none_skipped(found.left_out, strict=strict)
+    check_finite(network, found.matrices)
+    kept = image_set.rows(found.is_read)
+    check_size(kept)
+    return kept
+
+
+def check_none_skipped(skipped: Sequence[LeftOut], *, strict: bool) -> None:
+    """Refuse images that cannot be read if `strict`."""
+    if strict and skipped:
+        raise DataError(
+            f"{skipped[0].name}: {skipped[0].reason.rstrip('.')}. Fix or remove it, or drop "
+            "--strict."
+        )
 
 
 def check_finite(

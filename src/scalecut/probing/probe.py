@@ -16,10 +16,17 @@ import pandas as pd
 from torch import nn
 
 from ..data.images import ImageSet, Progress
-from ..data.read import Reading, check_size, images_of
+from ..data.read import Reading, images_of
 from ..errors import DataError, check_names
 from ..features.cluster import computing
-from ..features.extract import Computation, Extracted, Stages, check_finite, provenance
+from ..features.extract import (
+    Computation,
+    Extracted,
+    Stages,
+    check_finite,
+    provenance,
+    readable,
+)
 from ..networks.load import load_network
 from ..networks.network import Network
 from ..networks.points import ProbePoint
@@ -136,7 +143,8 @@ def probe(
         network = control_of(network, image_set, computation, seed)
     asked = _Asked(network, tuple(points), computation, fitting, seed, stages)
     with computing(computation.cluster) as stages.compute:
-        kept, found = asked.readable(image_set, strict=reading.strict)
+        found = asked.extracted(network, image_set)
+        kept = readable(network, image_set, found, strict=reading.strict)
         own = {network.weights.kind: Features(asked.points, (found.matrices,))}
         moved = moved_by_int8(network, kept, points, computation, found, stages)
         of_controls = asked.control_features(kept)
@@ -166,18 +174,6 @@ class _Asked:
     fitting: Fitting
     seed: int
     stages: Stages
-
-    def readable(self, image_set: ImageSet, *, strict: bool) -> tuple[ImageSet, Extracted]:
-        """The images that could be read, and the network's features of them."""
-        found = self.extracted(self.network, image_set)
-        if strict and found.left_out:
-            bad = found.left_out[0]
-            reason = bad.reason.rstrip(".")
-            raise DataError(f"{bad.name}: {reason}. Fix or remove it, or drop --strict.")
-        check_finite(self.network, found.matrices)
-        kept = image_set.rows(found.is_read)
-        check_size(kept)
-        return kept, found
 
     def extracted(self, network: Network, images: ImageSet, stage: str = "features") -> Extracted:
         """The features of the images at all points, with this network's weights."""
