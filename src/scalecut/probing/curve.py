@@ -19,6 +19,7 @@ from ..figures.drawing import page_figure
 from ..figures.notebook import html_of
 from ..figures.text import number, p_value, span, with_interval
 from ..networks.points import SOFTMAX, ProbePoint
+from ..report.curve import COLUMNS
 from ..report.report import save
 from ..stats.inference import drop, interval, peak
 from .controls import computed_line
@@ -26,30 +27,6 @@ from .controls import computed_line
 ALPHA = 0.05  # p-values up to this are significant
 # What two curves must share to be compared, with the facts that say so.
 PAIRED = (("images", "images", ("sha256",)), ("splits", "probe", ("repeats", "seed")))
-
-COLUMNS = [
-    "model",
-    "subset",
-    "measure",
-    "layer",
-    "alias",
-    "depth",
-    "n_features",
-    "n_images",
-    "weights",
-    "target",
-    "regressor",
-    "r2",
-    "r2_low",
-    "r2_high",
-    "p_value",
-    "seed_count",
-    "n_fit",
-    "r2_spread",
-    "learned",
-    "learned_low",
-    "learned_high",
-]
 
 
 @dataclass(frozen=True, slots=True)

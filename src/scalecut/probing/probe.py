@@ -31,9 +31,10 @@ from ..networks.load import load_network
 from ..networks.network import Network
 from ..networks.points import ProbePoint
 from ..networks.selection import chosen_points
+from ..report.curve import COLUMNS
 from ..runs import settings_of
 from .controls import control_of, moved_by_int8, pixel_network
-from .curve import COLUMNS, Curve
+from .curve import Curve
 from .scores import MATCHED, MOST_RANDOM, Features, Part, Scores, draw_parts, score
 
 REGRESSORS = ("ridge", "ols")
