@@ -646,10 +646,10 @@ def _finding(table: pd.DataFrame) -> str:
     drift = by_layer(table.loc[table["change"] == first], "drift")
     if drift:
         most, least = max(drift, key=drift.__getitem__), min(drift, key=drift.__getitem__)
-        end = f" and least at {least} ({drift[least]:.2f})" if least != most else ""
+        end = f" and least at {least} ({text.number(drift[least])})" if least != most else ""
         sentences.append(
             f"Doubling the {IN_WORDS[first]} changes the features most at {most} (1 - cosine "
-            f"{drift[most]:.2f}){end}."
+            f"{text.number(drift[most])}){end}."
         )
     return " ".join(sentences) or (
         "There are no predictions, and no two sizes an octave apart: invariance.csv has the "

@@ -25,6 +25,7 @@ from ..data.images import MEAN, Image, ImageSet, LeftOut, Progress
 from ..data.read import check_size
 from ..errors import DataError, LayerError, ModelError, ScalecutError, check_names
 from ..features.extract import Computation, Stages, check_finite, forward, provenance
+from ..figures import text
 from ..figures.analyses import noise_drawing
 from ..figures.drawing import page_figure
 from ..figures.notebook import html_of
@@ -76,13 +77,12 @@ class Noise:
         """The best layer and kind of noise for each padding, in one sentence."""
         rows = sorted(self.table.to_dict("records"), key=lambda row: row["r2"])
         best = {row["padding"]: row for row in rows}  # the last one stays
-        said = [
-            f"{best[name]['r2']:.2f} with {name} ({best[name]['noise']}, {best[name]['layer']})"
-            for name in PADDINGS
-            if name in best
-        ]
-        said[0] = said[0].replace(" (", " as padding (", 1)
-        return f"Image size can be decoded from pure noise with R² up to {', '.join(said)}."
+        said = ", ".join(
+            f"{text.number(row['r2'])} with {name}{'' if at else ' as padding'} "
+            f"({row['noise']}, {row['layer']})"
+            for at, (name, row) in enumerate((n, best[n]) for n in PADDINGS if n in best)
+        )
+        return f"Image size can be decoded from pure noise with R² up to {said}."
 
     def summary(self) -> dict[str, pd.DataFrame]:
         """R² by layer, one column per kind of noise and padding."""

@@ -35,6 +35,7 @@ from ..errors import DataError, LayerError
 from ..features.backends import resolved_device
 from ..features.cluster import computing
 from ..features.extract import Computation, Stages, decoded, provenance, readable
+from ..figures import text
 from ..figures.analyses import directions_drawing
 from ..figures.drawing import page_figure
 from ..figures.notebook import html_of
@@ -129,9 +130,10 @@ class Directions:
         table = _split_transfer(self.table)
         own, other = by_layer(table, "own"), by_layer(table, "transfer")
         best = max(own, key=own.__getitem__)
-        said = f"The direction at {best} predicts scale with R² {own[best]:.2f} in its own subset"
+        r2 = text.number(own[best])
+        said = f"The direction at {best} predicts scale with R² {r2} in its own subset"
         if other:
-            said += f" and {other[best]:.2f} in the others"
+            said += f" and {text.number(other[best])} in the others"
         turned = by_layer(table, "stability_degrees").get(best)
         by_chance = by_layer(table, "stability_shuffled_degrees").get(best)
         if turned is None or by_chance is None:  # no direction where no feature varies

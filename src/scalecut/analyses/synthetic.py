@@ -49,6 +49,7 @@ from ..data.scenes import (
 )
 from ..errors import DataError, ModelError, check_names
 from ..features.extract import Computation, Stages, check_finite, forward, provenance
+from ..figures import text
 from ..figures.analyses import scenes_drawing
 from ..figures.drawing import page_figure
 from ..figures.notebook import html_of
@@ -171,8 +172,8 @@ class Scenes:
             values = by_layer(self.table, quantity)
             if values:
                 best, last = max(values, key=values.__getitem__), list(values)[-1]
-                end = f"; {values[last]:.2f} at {last}" if last != best else ""
-                said.append(f"{what} {best} ({kind}{values[best]:.2f}{end}).")
+                end = f"; {text.number(values[last])} at {last}" if last != best else ""
+                said.append(f"{what} {best} ({kind}{text.number(values[best])}{end}).")
         return " ".join(said)
 
     def summary(self) -> dict[str, pd.DataFrame]:

@@ -31,6 +31,7 @@ from ..data.images import LeftOut, Progress
 from ..errors import DataError, LayerError, ModelError
 from ..features.backends import Backend, resolved_device
 from ..features.extract import Computation, Stages, forward, provenance
+from ..figures import text
 from ..figures.drawing import STYLE
 from ..figures.notebook import html_of
 from ..figures.sheet import sheet
@@ -152,7 +153,7 @@ class Pictures:
         captions = [
             (
                 f"unit {row['unit']}" if row["unit"] else f"{row['subset']}: {row['direction']}",
-                f"{row['start']:.3g} → {row['end']:.3g}".replace("-", "−"),
+                text.change(row["start"], row["end"]),
             )
             for row in found
         ]

@@ -28,6 +28,11 @@ def with_interval(value: float, low: float, high: float) -> str:
     return f"{number(value)} {interval(low, high)}"
 
 
+def change(start: float, end: float) -> str:
+    """Two numbers with three digits, such as "−0.12 → 4.5"."""
+    return typeset(f"{start:.3g} → {end:.3g}")
+
+
 def span(values: Iterable[float]) -> str:
     """The smallest and the largest of some numbers, such as "0.10 to 0.35"."""
     numbers = list(values)

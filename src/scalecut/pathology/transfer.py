@@ -21,6 +21,7 @@ from ..data.images import Image, ImageSet, LeftOut, Progress
 from ..errors import DataError, LayerError
 from ..features.cluster import computing
 from ..features.extract import Computation, Stages, provenance
+from ..figures import text
 from ..figures.drawing import page_figure
 from ..figures.notebook import html_of
 from ..figures.pathology import calibration_drawing, sweep_drawing
@@ -501,13 +502,12 @@ def _agreement_shown(agreed: pd.DataFrame) -> pd.DataFrame:
         {
             "metric": agreed.metric.str.replace("_", " "),
             " rank correlation [95 %]": [
-                f"{row['rho']:.2f} [{row['low']:.2f}, {row['high']:.2f}]"
-                for row in agreed.to_dict("records")
+                *map(text.with_interval, agreed.rho, agreed.low, agreed.high)
             ],
-            " of depth": agreed.rho_depth.map("{:.2f}".format),
+            " of depth": agreed.rho_depth.map(text.number),
             "best": agreed.best,
             "of the curve": agreed.foretold,
-            " loses": agreed.regret.map("{:.2f}".format),
-            " last loses": agreed.regret_last.map("{:.2f}".format),
+            " loses": agreed.regret.map(text.number),
+            " last loses": agreed.regret_last.map(text.number),
         }
     )
