@@ -23,7 +23,14 @@ from torch.overrides import TorchFunctionMode
 
 from ..data.images import MEAN, Image, ImageSet, LeftOut, Progress
 from ..data.read import check_size
-from ..errors import DataError, LayerError, ModelError, ScalecutError, check_names
+from ..errors import (
+    DataError,
+    LayerError,
+    ModelError,
+    ScalecutError,
+    check_names,
+    first_line,
+)
 from ..features.extract import Computation, Stages, check_finite, forward, provenance
 from ..figures import text
 from ..figures.analyses import noise_drawing
@@ -31,7 +38,6 @@ from ..figures.drawing import page_figure
 from ..figures.notebook import html_of
 from ..networks.network import Network
 from ..networks.points import ProbePoint
-from ..networks.selection import first_line
 from ..probing.scores import Features, draw_parts, score
 from ..report.report import save
 from ..runs import Run, settings_of

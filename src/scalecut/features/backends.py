@@ -219,7 +219,7 @@ def openvino_vectors(
 def silence() -> Iterator[None]:
     """Hide warnings, prints and logs of libraries; torch.export prints the graph it fails on."""
     before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
+    logging.disable(logging.CRITICAL)
     try:
         with (
             redirect_stdout(io.StringIO()),

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..data.images import LeftOut
-from ..errors import ModelError, ScalecutError
+from ..errors import ModelError, ScalecutError, first_line
 from .hooks import pooled_outputs
 from .layers import probe_points, select_layers
 from .load import load_network
@@ -163,8 +163,3 @@ def _causes(network: Network, ruined: Sequence[ProbePoint]) -> dict[str, str]:
             }
         )
     return causes
-
-
-def first_line(error: Exception) -> str:
-    """The first line of an error of a library, short enough to quote in a sentence."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:100].rstrip(".")
