@@ -158,10 +158,6 @@ class Invariance:
             own[title] = _summary(self.table)
         return own | ({} if self.noise is None else self.noise.summary())
 
-    def notes(self) -> list[str]:
-        """Nothing besides the tables."""
-        return []
-
     def plot(self) -> Figure:
         """How predictions change with size; without predictions how features do, or noise."""
         if self.table is None:

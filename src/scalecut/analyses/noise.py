@@ -97,10 +97,6 @@ class Noise:
         title = f"R² of the side of images of noise, {self.table.model.iloc[0]}"
         return {title: layer_summary(rows, {name: name for name in named})}
 
-    def notes(self) -> list[str]:
-        """Nothing besides the tables."""
-        return []
-
     def plot(self) -> Figure:
         """R² by layer, one panel per kind of noise, one line per padding."""
         return page_figure(noise_drawing(self.table))

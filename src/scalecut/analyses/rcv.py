@@ -10,7 +10,6 @@ Shapes: n images, m held out, d features, r repeats, p pairs of them, b bootstra
 import copy
 import difflib
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -44,7 +43,7 @@ from ..networks.network import Network
 from ..networks.points import LOGITS, SOFTMAX, ProbePoint
 from ..networks.selection import answerable
 from ..probing.controls import computed_line, moved_by_int8
-from ..probing.scores import Part, draw_parts, n_processors
+from ..probing.scores import Part, draw_parts, one_thread_each
 from ..report.report import save
 from ..stats.inference import bootstrap_r_squared, interval
 from ..stats.ridge import NO_SPREAD, decompose, deviations, nested_ridge
@@ -300,7 +299,7 @@ def _table(
         )
 
     tables: list[pd.DataFrame] = []
-    with threadpool_limits(1), ThreadPoolExecutor(n_processors()) as workers:
+    with one_thread_each() as workers:
         for table in workers.map(layer_table, points):
             tables.append(table)
             stages.report("directions")(len(tables), len(points))

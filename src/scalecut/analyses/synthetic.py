@@ -32,7 +32,6 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float64, Int
 from matplotlib.figure import Figure
-from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 
 from .. import runs
@@ -56,7 +55,7 @@ from ..figures.notebook import html_of
 from ..networks.network import Network, Preprocessing
 from ..networks.points import ProbePoint
 from ..networks.selection import refusal
-from ..probing.scores import n_processors
+from ..probing.scores import n_processors, one_thread_each
 from ..report.report import save
 from ..stats.inference import group_draws, interval
 from ..stats.ridge import decompose, deviations, nested_ridge
@@ -181,10 +180,6 @@ class Scenes:
         model = self.table.model.iloc[0]
         title = f"Partial R² of object scale and image size, gain, and R² of leaks, {model}"
         return {title: layer_summary(self.table, HEADINGS)}
-
-    def notes(self) -> list[str]:
-        """Nothing besides the table."""
-        return []
 
     def plot(self) -> Figure:
         """All quantities by layer."""
@@ -561,8 +556,7 @@ def _table(
         return point, factors | _probe_draws(own, measures, seed)
 
     rows = []
-    # One thread per layer: the same numbers on any number of cores.
-    with threadpool_limits(1), ThreadPoolExecutor(n_processors()) as workers:
+    with one_thread_each() as workers:
         for done, (point, draws) in enumerate(workers.map(found, points), start=1):
             line = (network.name, network.weights.kind, point.layer, point.alias, point.depth)
             for quantity, (values, n_images) in draws.items():

@@ -135,10 +135,6 @@ class Pictures:
         title = f"Activations, {self.table.model.iloc[0]}"
         return {title: self.table.reindex(columns=["layer", *names, "start", "end"])}
 
-    def notes(self) -> list[str]:
-        """Nothing besides the table."""
-        return []
-
     def plot(self, layer: str = "") -> Figure:
         """The images of one layer, of the first by default.
 

@@ -13,7 +13,6 @@ Shapes: n patches, m for training, v for validation, k for testing, d features, 
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -21,7 +20,6 @@ import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float32, Float64, Int64
-from threadpoolctl import threadpool_limits
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from .. import cache
@@ -32,7 +30,7 @@ from ..features.extract import Computation, Stages, check_finite, decoded
 from ..networks.network import Network, randomly_initialised, seeded, take_statistics
 from ..networks.points import ProbePoint
 from ..probing.controls import moved_by_int8
-from ..probing.scores import n_processors
+from ..probing.scores import one_thread_each
 from ..stats.ridge import decompose, left_group_out, nested_ridge
 from . import comparison as compared
 from .finetune import Fit, Parts, Training, finetuned
@@ -402,8 +400,7 @@ def repeated_ridge(
     features: Float64[np.ndarray, "n d"], task: Task, draws: Sequence[Int64[np.ndarray, " _"]]
 ) -> Float64[np.ndarray, "S k"]:
     """Predictions of the test patches by a ridge regression on each of the draws."""
-    # one thread per regression: the same numbers on any number of cores
-    with threadpool_limits(1), ThreadPoolExecutor(n_processors()) as workers:
+    with one_thread_each() as workers:
         rows = workers.map(lambda train: _ridge(features, train, task), draws)
         return task.restored(np.array(list(rows)))
 
