@@ -42,7 +42,8 @@ from ..networks.layers import probe_points, tensors_in
 from ..networks.network import Network
 from ..networks.points import LOGITS, SOFTMAX, ProbePoint
 from ..networks.selection import answerable
-from ..probing.controls import computed_line, moved_by_int8
+from ..probing.controls import moved_by_int8
+from ..probing.curve import computed_line
 from ..probing.scores import Part, draw_parts, one_thread_each
 from ..report.report import save
 from ..stats.inference import bootstrap_r_squared, interval

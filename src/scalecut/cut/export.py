@@ -72,7 +72,7 @@ def onnx_features(path: Path, images: Float32[np.ndarray, "n 3 h w"]) -> Float32
     with silence():
         import onnxruntime
         from onnxruntime.capi import (
-            onnxruntime_pybind11_state as states,  # pyright: ignore[reportAttributeAccessIssue]
+            onnxruntime_pybind11_state as states,  # pyright: ignore[reportAttributeAccessIssue] - compiled
         )
 
     refusals = (states.Fail, states.InvalidArgument, states.InvalidGraph, states.InvalidProtobuf,

@@ -83,7 +83,7 @@ class CutFeatures(TransformerMixin, BaseEstimator):
         """The features of the images that can be read, and the images that were skipped."""
         computation = Computation(
             fit=self.fit_to,  # pyright: ignore[reportArgumentType] - checked there
-            precision=self.precision,  # pyright: ignore[reportArgumentType]
+            precision=self.precision,  # pyright: ignore[reportArgumentType] - checked there
             device=self.device,
             batch_size=self.batch_size,
         )

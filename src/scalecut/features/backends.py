@@ -29,6 +29,7 @@ from torch import Tensor, nn
 
 from .. import cache
 from ..errors import ModelError
+from ..networks.network import channels_last
 from .processor import instructions, weight_bits
 
 if TYPE_CHECKING:
@@ -139,7 +140,7 @@ def torch_vectors(taps: nn.Module, precision: str, device: str) -> Vectors:
     Args:
         taps: maps a batch to a tuple of matrices (n, d), one per layer; on the device.
     """
-    taps = taps.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    taps = channels_last(taps)
     kind = torch.device(device).type
 
     def vectors(batch: Float32[Tensor, "n 3 h w"]) -> list[Float32[np.ndarray, "_ _"]]:
@@ -251,7 +252,7 @@ def _suits(precision: str, device: str) -> bool:
 
 def _openvino() -> ModuleType:
     """The library, without its telemetry, which it does without if that cannot be imported."""
-    sys.modules.setdefault("openvino_telemetry", None)  # pyright: ignore[reportArgumentType]
+    sys.modules.setdefault("openvino_telemetry", None)  # pyright: ignore[reportArgumentType] - not there
     try:
         with silence():
             import openvino

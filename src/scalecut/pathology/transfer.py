@@ -30,8 +30,7 @@ from ..networks.network import Network
 from ..networks.points import LOGITS, SOFTMAX, ProbePoint
 from ..networks.selection import chosen_points
 from ..probing.choose import choose_layer
-from ..probing.controls import computed_line
-from ..probing.curve import Curve, check_model, read_curve
+from ..probing.curve import Curve, check_model, computed_line, read_curve
 from ..report.report import save
 from ..runs import read_run, settings_of
 from ..stats.agreement import FEWEST, agreement
@@ -290,7 +289,8 @@ def read_transfer(folder: str | Path) -> Transfer:
     others = {name: run.table(name) if run.has(name) else pd.DataFrame() for name in names}
     differences = run.table("differences") if run.has("differences") else _no_differences()
     table = run.table("transfer", COLUMNS)
-    return Transfer(table, differences, provenance=dict(run.facts), **others, **left_out)  # pyright: ignore[reportArgumentType]
+    facts = dict(run.facts)
+    return Transfer(table, differences, provenance=facts, **others, **left_out)  # pyright: ignore[reportArgumentType] - by name
 
 
 # --- inside --------------------------------------------------------------------------------------

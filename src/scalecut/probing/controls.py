@@ -5,7 +5,6 @@ And the check of int8 against float32.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -119,20 +118,6 @@ def moved_by_int8(
     rows = evenly(len(images), CHECKED_IMAGES)
     in_int8 = {layer: matrix[rows] for layer, matrix in found.matrices.items()}
     return check_int8(network, images.rows(rows), points, computation, in_int8, stages)
-
-
-def computed_line(provenance: Mapping[str, Any]) -> list[str]:
-    """How OpenVINO computed the features, and how far int8 moved R²; nothing for PyTorch."""
-    computed = provenance.get("computed", {})
-    if computed.get("engine") != "openvino":
-        return []
-    line = f"Computed by OpenVINO in {computed['precision']}"
-    if "int8_moved" in computed:
-        line += (
-            f"; compared with float32, R² changed by at most {abs(computed['int8_moved']):.3f} "
-            f"({computed['int8_moved_at']}, {computed['int8_checked_on']} images)"
-        )
-    return [f"{line}."]
 
 
 def check_int8(

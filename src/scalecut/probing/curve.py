@@ -1,5 +1,6 @@
 """The curve: R² by layer, with its controls, and what it is evidence of."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,6 @@ from ..networks.points import SOFTMAX, ProbePoint
 from ..report.curve import COLUMNS
 from ..report.report import save
 from ..stats.inference import drop, interval, peak
-from .controls import computed_line
 
 ALPHA = 0.05  # p-values up to this are significant
 # What two curves must share to be compared, with the facts that say so.
@@ -383,6 +383,20 @@ class Curve:
         )
         rows = np.flatnonzero(wanted)
         return rows[np.argsort(table.depth.to_numpy()[rows], kind="stable")]
+
+
+def computed_line(provenance: Mapping[str, Any]) -> list[str]:
+    """How OpenVINO computed the features, and how far int8 moved R²; nothing for PyTorch."""
+    computed = provenance.get("computed", {})
+    if computed.get("engine") != "openvino":
+        return []
+    line = f"Computed by OpenVINO in {computed['precision']}"
+    if "int8_moved" in computed:
+        line += (
+            f"; compared with float32, R² changed by at most {abs(computed['int8_moved']):.3f} "
+            f"({computed['int8_moved_at']}, {computed['int8_checked_on']} images)"
+        )
+    return [f"{line}."]
 
 
 def image_table(image_set: ImageSet) -> pd.DataFrame:
