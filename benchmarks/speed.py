@@ -29,6 +29,7 @@ from torch import Tensor
 
 from scalecut import ProbePoint, load_network, make_image_set, make_scenes
 from scalecut.data.images import Image
+from scalecut.features.backends import Backend
 from scalecut.features.extract import calibration_of, decoded, forward
 from scalecut.networks.network import Network, Preprocessing
 from scalecut.networks.selection import chosen_points
@@ -90,7 +91,7 @@ def variants(
     calibration = calibration_of(images, own, "squash")
     yield "decoding alone", len(images), lambda: list(decoded(images, range(len(images)), own))
     for engine, precision in ENGINES:
-        with forward(network, points, precision, "cpu", engine, calibration) as pooled:
+        with forward(network, points, Backend(engine, precision, "cpu"), calibration) as pooled:
             yield f"all layers, {engine} {precision}", BATCH, lambda p=pooled: p(batch)
             name = f"JPEG files to features, {engine} {precision}"
             yield name, len(images), lambda p=pooled: from_files(p, images, own)
@@ -109,7 +110,7 @@ def one_pass_per_layer(network: Network, points: list[ProbePoint], images: list[
     (_, batch, _) = next(decoded(images, range(BATCH), network.preprocessing, batch_size=BATCH))
     seconds = 0.0
     for point in points:
-        with forward(network, [point], "float32", "cpu") as pooled:
+        with forward(network, [point], Backend("torch", "float32", "cpu")) as pooled:
             pooled(batch[:2])
             seconds += timed(lambda p=pooled: p(batch))
     return BATCH / seconds

@@ -224,6 +224,23 @@ def test_tables_have_six_decimals_and_names_stay_text(tmp_path):
     assert run.table("curve") is table  # it was parsed once
 
 
+# The first row is as six decimals always were; what these would round away keeps six digits.
+P_VALUES = [
+    *((1 / 1001, "0.000999"), (1.0, "1.000000"), (1e-4, "0.000100"), (np.nan, "")),
+    (0.0, "0.000000"),
+    *((1 / 12_345, "8.100446e-05"), (4.2e-7, "4.200000e-07"), (3e-16, "3.000000e-16")),
+]
+
+
+@pytest.mark.parametrize(("p", "written"), P_VALUES)
+def test_p_values_in_tables_are_never_rounded_to_zero(tmp_path, p, written):
+    path = tmp_path / "differences.csv"
+    runs.write_table(pd.DataFrame({"metric": ["kappa"], "better": [4.2e-7], "p_value": [p]}), path)
+    assert path.read_bytes().decode() == f"metric,better,p_value\nkappa,0.000000,{written}\n"
+    (found,) = pd.read_csv(path).p_value
+    assert found == pytest.approx(p, rel=1e-3, nan_ok=True)
+
+
 def test_run_json_holds_the_facts_and_what_they_were_computed_with(tmp_path):
     @dataclass
     class Weights:

@@ -149,6 +149,12 @@ def scratch(shape: tuple[int, ...], kind: np.dtype) -> np.memmap:
         raise OutputError(_unwritable(folder() / "array", error)) from error
 
 
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def index_of(what: Mapping[str, object]) -> Path:
     """The file for the index of an archive, by everything that determines it."""
     return folder() / "indexes" / f"{setting_hash(what)}.json"

@@ -33,6 +33,18 @@ class OutputError(ScalecutError, OSError):
     """A folder or file that cannot be written."""
 
 
+# Raised by a network's own code where it is built, run or captured as it was not written for.
+OF_NETWORKS = (
+    *(RuntimeError, ValueError, TypeError),
+    *(AttributeError, LookupError, AssertionError),
+)
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an error of a library, short enough to quote in a sentence."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:100].rstrip(".")
+
+
 def check_names(given: Sequence[str], known: Sequence[str], what: str) -> tuple[str, ...]:
     """The given name or names, each once and each among the known ones.
 

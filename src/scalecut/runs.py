@@ -67,6 +67,7 @@ NUMBERS = (
 )
 # fmt: on
 DIGITS = 6  # decimals in the tables
+LEAST_P = 1e-4  # p-values below have too few of these decimals
 STALE_AFTER = 3600.0  # seconds after which a temporary folder belongs to no process any more
 
 
@@ -354,8 +355,14 @@ def write_json(path: Path, facts: Mapping[str, object]) -> None:
 
 
 def write_table(table: pd.DataFrame, path: Path) -> None:
-    """A table as CSV, numbers with DIGITS decimals."""
+    """A table as CSV, numbers with DIGITS decimals, small p-values with as many digits."""
+    if "p_value" in table:
+        table = table.assign(p_value=table["p_value"].map(_p_value, na_action="ignore"))
     table.to_csv(path, index=False, float_format=f"%.{DIGITS}f", lineterminator="\n")
+
+
+def _p_value(value: float) -> str:
+    return f"{value:.{DIGITS}{'e' if 0 < value < LEAST_P else 'f'}}"
 
 
 def write_features(table: pd.DataFrame, path: Path) -> None:

@@ -25,6 +25,7 @@ from scalecut.analyses.visualise import (
     total_variation_slope,
     visualise,
 )
+from scalecut.features.backends import Backend
 from scalecut.features.extract import forward
 from scalecut.figures.sheet import sheet
 from scalecut.networks.layers import probe_points
@@ -92,7 +93,7 @@ def images_of_units(planted):
 
 def activation(network, point, made, directions):
     """How far the features of images go along directions, computed as in the probe."""
-    with forward(network, [point], "float32", "cpu") as pooled:
+    with forward(network, [point], Backend("torch", "float32", "cpu")) as pooled:
         (features,) = pooled(network.preprocessing.tensor(made))
     return (features * directions).sum(axis=1)
 
@@ -138,7 +139,7 @@ def test_direction_of_scale_shows_larger_and_smaller(planted):
     down, across = np.mgrid[:SIDE, :SIDE] - SIDE / 2
     discs = np.hypot(down, across) < radii[:, None, None]
     images = np.where(discs[..., None], (230, 120, 40), (30, 60, 90)).astype(np.uint8)
-    with forward(network, [points["act"]], "float32", "cpu") as pooled:
+    with forward(network, [points["act"]], Backend("torch", "float32", "cpu")) as pooled:
         (features,) = pooled(network.preprocessing.tensor(images))
     features = features.astype(np.float64)
     weights, _ = ridge(features, radii, np.arange(60), features[:0])

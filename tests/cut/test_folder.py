@@ -513,7 +513,7 @@ def test_earlier_cut_is_replaced(folder):
         ("save_file", OSError(errno.ENOSPC, "full")),
         ("write_report", KeyboardInterrupt()),
         pytest.param("_write_example", KeyboardInterrupt(), marks=pytest.mark.slow),
-        pytest.param("_sha256", OSError(errno.ENOSPC, "full"), marks=pytest.mark.slow),
+        pytest.param("file_sha256", OSError(errno.ENOSPC, "full"), marks=pytest.mark.slow),
         pytest.param("card", OSError(errno.ENOSPC, "full"), marks=pytest.mark.slow),
     ],
 )

@@ -14,6 +14,10 @@ import torch
 from torch import nn
 
 from scalecut import cache
+from scalecut.analyses.invariance import invariance
+from scalecut.analyses.noise import probe_noise
+from scalecut.analyses.rcv import Estimation, rcv
+from scalecut.analyses.synthetic import probe_scenes
 from scalecut.data.images import Image, evenly, make_image_set
 from scalecut.errors import ModelError
 from scalecut.features import backends, processor
@@ -28,8 +32,12 @@ from scalecut.features.extract import (
 from scalecut.networks.layers import probe_points, select_layers
 from scalecut.networks.load import load_network
 from scalecut.networks.network import Preprocessing
+from scalecut.pathology.methods import Trial
+from scalecut.pathology.transfer import CutPoint, transfer
+from scalecut.probing import controls
 from scalecut.probing.controls import MOST_MOVED, check_int8
 from scalecut.probing.probe import Fitting, probe
+from tests.pathology.test_transfer import draw
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 SMALL = Preprocessing(height=24, width=24)
@@ -466,7 +474,7 @@ def test_int8_alone_is_checked_and_so_are_its_controls(network, monkeypatch, pre
     """Otherwise a control that int8 spoilt would increase the gain over controls."""
     checked = []
     monkeypatch.setattr(
-        sys.modules["scalecut.probing.probe"],
+        controls,
         "check_int8",
         lambda network, *rest: checked.append(network.weights.kind) or {},
     )
@@ -480,6 +488,73 @@ def test_int8_alone_is_checked_and_so_are_its_controls(network, monkeypatch, pre
         fitting=Fitting(random_networks=1, repeats=1, permutations=0),
     )
     assert checked == (["pretrained", "random"] if is_int8 else [])
+
+
+def by_probe(network, folder, computation):
+    few = Fitting(controls=["none"], repeats=2, permutations=0)
+    return probe(network, discs(24), computation=computation, fitting=few)
+
+
+def by_rcv(network, folder, computation):
+    return rcv(network, discs(24), computation=computation, estimation=Estimation(repeats=2))
+
+
+def by_transfer(methods):
+    def run(network, folder, computation):
+        asked = Trial(methods=methods, seeds=1)
+        at = CutPoint("relu")
+        return transfer(network, draw(folder), trial=asked, cut=at, computation=computation)
+
+    return run
+
+
+@needs_openvino
+@pytest.mark.parametrize(
+    "verb",
+    [by_probe, by_rcv, by_transfer(["pretrained", "cut"]), by_transfer(["scratch"])],
+    ids=["probe", "rcv", "transfer", "transfer of random weights"],
+)
+def test_every_verb_that_computes_in_int8_is_refused_if_it_moves_r2(
+    network, verb, tmp_path, monkeypatch
+):
+    in_int8 = Computation(precision="int8", engine="openvino", batch_size=8)
+    monkeypatch.setattr(controls, "MOST_MOVED", 0.0)
+    with pytest.raises(ModelError, match=r"^int8 moved R² at '\w+' of .* 0 is allowed\."):
+        verb(network, tmp_path / "refused", in_int8)
+    monkeypatch.setattr(controls, "MOST_MOVED", 10.0)
+    found = verb(network, tmp_path / "accepted", in_int8)
+    moved = abs(found.provenance["computed"]["int8_moved"])
+    assert "check of int8" in found.provenance["stages"]
+    assert any(f"R² changed by at most {moved:.3f}" in line for line in found.notes())
+    exact = Computation(precision="float32", batch_size=8)
+    unchecked = verb(network, tmp_path / "exact", exact)
+    assert "check of int8" not in unchecked.provenance["stages"]
+    assert not any("R² changed" in line for line in unchecked.notes())
+
+
+def by_training(network, folder, computation):
+    asked, at = Trial(methods=["cut"], seeds=1, mode="finetune"), CutPoint("relu")
+    return transfer(network, draw(folder), trial=asked, cut=at, computation=computation)
+
+
+@pytest.mark.parametrize(
+    "verb",
+    [
+        lambda network, folder, asked: probe_noise(network, computation=asked),
+        lambda network, folder, asked: probe_scenes(network, computation=asked),
+        lambda network, folder, asked: invariance(network, discs(24), computation=asked),
+        by_training,
+    ],
+    ids=["noise", "scenes", "invariance", "transfer"],
+)
+def test_what_never_computes_in_int8_refuses_it_without_naming_an_engine(network, verb, tmp_path):
+    """These refuse --engine openvino, so it is no remedy."""
+    with pytest.raises(ModelError) as error:
+        verb(network, tmp_path / "patches", Computation(precision="int8"))
+    assert str(error.value) == (
+        "Only frozen features of images at the input size are computed in int8. Give --precision "
+        "bfloat16 or float32."
+    )
 
 
 @needs_openvino

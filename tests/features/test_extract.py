@@ -23,15 +23,18 @@ from scalecut.data.images import Image, LeftOut
 from scalecut.errors import DataError, LayerError, ModelError, OutputError
 from scalecut.features import backends
 from scalecut.features import extract as features
-from scalecut.features.backends import torch_vectors
+from scalecut.features.backends import (
+    Backend,
+    resolved_device,
+    resolved_precision,
+    torch_vectors,
+)
 from scalecut.features.extract import (
     Computation,
     check_finite,
     decoded,
     extract_features,
     forward,
-    resolved_device,
-    resolved_precision,
 )
 from scalecut.networks import hooks as taps
 from scalecut.networks.hooks import pool, pooled_outputs
@@ -387,7 +390,7 @@ def test_nothing_is_computed_after_the_last_layer_that_is_read(monkeypatch):
     batch = input_of(network, images(3))
     for layer, n_calls in {"one": 0, "two": 1, "three": 2, "pooled": 2, "logits": 3}.items():
         points = points_of(network, layer)
-        with forward(network, points, "float32", "cpu") as pooled:
+        with forward(network, points, Backend("torch", "float32", "cpu")) as pooled:
             monkeypatch.setattr(Called, "seen", [])
             (row,) = pooled(batch)
         assert Called.seen == [3] * n_calls
@@ -845,7 +848,7 @@ def test_value_beyond_half_precision_is_not_taken_for_a_feature(network):
         network.module.three.bias[0] = 1e5
     found = extracted(network, images(4), half=True)
     with pytest.raises(LayerError, match=r"Try --precision float32 and no --half, or choose"):
-        check_finite(network, found)
+        check_finite(network, found.matrices)
 
 
 def test_disk_without_room_for_the_features_is_said(network, monkeypatch):

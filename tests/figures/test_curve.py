@@ -458,7 +458,7 @@ def test_set_with_a_gap_has_two_bars_and_no_drop_is_no_mark():
 
 def test_width_figure_has_three_regressors_and_n_over_d_on_top():
     frame = with_controls()
-    (axes,) = panels(width_figure(frame, "cat"))
+    (axes,) = panels(width_figure(frame[frame["subset"] == "cat"]))
     for label, offset in (("ridge", 0), ("ridge, 32 components", -0.1), ("least squares", -0.7)):
         values = drawn(axes, label).get_ydata()
         np.testing.assert_allclose(values, np.linspace(0.3, 0.9, 13) - 0.03 + offset)

@@ -28,6 +28,7 @@ from scalecut.networks.network import (
     Weights,
     permuted,
     randomly_initialised,
+    take_statistics,
     tensors_sha256,
 )
 
@@ -651,7 +652,8 @@ def test_permuted_weights_take_their_statistics_from_what_they_are_shown():
     network = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))
     network[1].running_mean.fill_(100.0)
     batch = torch.randn(64, 3, 8, 8)
-    control = permuted(plain(network), 0, [batch]).module
+    control = permuted(plain(network), 0).module
+    take_statistics(control, [batch])
     answer = control(batch)
     assert answer.mean(dim=(0, 2, 3)).abs().max() < 0.1 + network[1].bias.abs().max()
     assert network[1].running_mean.eq(100.0).all()

@@ -13,7 +13,7 @@ from sklearn.metrics import cohen_kappa_score, recall_score
 from torch import nn
 
 from scalecut import DataError, LayerError, Preprocessing, ScalecutError, load_network
-from scalecut.data.images import Image
+from scalecut.data.images import make_image_set
 from scalecut.features.extract import Computation, Stages, extract_features
 from scalecut.networks.network import tensors_sha256
 from scalecut.networks.points import LOGITS, SOFTMAX
@@ -243,8 +243,9 @@ def test_layers_may_be_named_as_in_the_paper(losing):
 
 
 def features_by_layer(network, patches, points):
-    images = [Image(name, patches.folder / name) for name in patches.table.patch]
-    return images, extract_features(network, images, points, EXACTLY).matrices
+    files = [patches.folder / name for name in patches.table.patch]
+    images = make_image_set(files, patches.table.mean_area_px.to_numpy())
+    return images, extract_features(network, images.images, points, EXACTLY).matrices
 
 
 def test_features_of_all_layers_are_concatenated(losing, drawn):
@@ -257,6 +258,26 @@ def test_features_of_all_layers_are_concatenated(losing, drawn):
     assert side_by_side.shape == (len(images), sum(point.channels for point in points))
     assert np.array_equal(side_by_side, np.hstack(list(by_layer.values())))
     assert np.array_equal(concatenated(found, cut), by_layer[CUT])
+
+
+def test_patches_whose_features_are_not_finite_are_counted_and_not_dropped(drawn):
+    """float16 ends at 65,504, which the mean of red exceeds where a disc is large."""
+    bright = network(1.0, 1.0, 1.0)
+    with torch.no_grad():
+        bright.module.stem.weight.mul_(5e4)
+    points = points_of(bright)[:1]
+    _, by_layer = features_by_layer(bright, drawn, points)
+    n_beyond = int((np.abs(by_layer[points[0].layer]) > 65_520).any(axis=1).sum())
+    assert 0 < n_beyond < len(drawn.table)
+    with pytest.raises(LayerError) as error:
+        transfer(
+            bright,
+            drawn,
+            trial=Trial(methods=["cut"], seeds=1),
+            cut=CutPoint(CUT),
+            computation=replace(EXACTLY, half=True),
+        )
+    assert f"not finite for {n_beyond} of {len(drawn.table)} images" in str(error.value)
 
 
 def test_tuned_layers_are_those_that_predict_groups_left_out_best(losing, drawn):

@@ -414,6 +414,10 @@ def test_cells_are_written_to_be_read_and_sorted():
     assert interval(-0.5, 0.25) == ("−0.50\xa0to\xa00.25", -0.5)
     assert interval(0.0, float("nan")) is None
     assert (p_value(0.049), p_value(None)) == (("0.049", 0.049), None)
+    assert (p_value(0.0), p_value(4e-7), p_value(4e-6)) == (
+        *(("p < 1e-6", 0.0), ("p < 1e-6", 4e-7)),
+        ("4e-06", 4e-6),
+    )
     assert (spread(["1", "", "3"]), spread([""])) == (("2.00\xa0±\xa01.41", 2.0), None)
 
 

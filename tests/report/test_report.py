@@ -460,6 +460,25 @@ def test_cut_has_a_page_with_what_it_saves(tmp_path):
     assert [section.figures for section in story.sections] == [[], []]
 
 
+def test_latency_of_a_cut_is_that_of_pairs_alone(tmp_path):
+    """The cut takes 50, 79 and 300 % of the time of the whole; the medians would give 92 %."""
+    pairs = np.array([[0.325, 0.256], [0.1, 0.3], [0.9, 0.45]])
+    whole, cut = np.median(pairs, axis=0)
+    ratio = float(np.median(pairs[:, 1] / pairs[:, 0]))
+    assert (whole, cut, round(ratio, 2)) == (0.325, 0.3, 0.79)
+    costs = {"parameters": 4, "macs": 9, "peak_bytes": 10}
+    proof = {
+        "whole": costs | {"seconds": whole},
+        "cut": costs | {"seconds": cut},
+        "seconds_ratio": ratio,
+        "batch_size": 4,
+        "lines": ["Same.", "Fewer."],
+    }
+    story = story_of(cut_folder(tmp_path / "cut", proof=proof))
+    rows = {row[0]: row[1:] for row in table_of(story.sections, "Savings").rows}
+    assert rows["milliseconds per batch of 4"] == (325, None, ("79 %", ratio))
+
+
 def test_run_shows_the_cuts_inside_it_with_what_each_layer_costs(tmp_path):
     run = probe_run(tmp_path)
     for name in ("cut", "again"):

@@ -24,20 +24,17 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 
 from ..data.decoding import INTERPOLATIONS, fitted
-from ..data.images import ImageSet, LeftOut, evenly
+from ..data.images import ImageSet, LeftOut, Progress, evenly
 from ..data.measures import Box, Frame
 from ..data.read import LEAST_IMAGES, Reading, images_of
 from ..errors import DataError, ModelError, check_names
 from ..features.extract import (
     Computation,
-    Extracted,
-    Progress,
     Stages,
     check_finite,
+    check_none_skipped,
     forward,
     provenance,
-    resolved_device,
-    resolved_precision,
 )
 from ..figures import text
 from ..figures.analyses import drift_drawing, invariance_drawing
@@ -160,10 +157,6 @@ class Invariance:
             title = f"Compared with the training resolution, {first.model}, {first.n_images} images"
             own[title] = _summary(self.table)
         return own | ({} if self.noise is None else self.noise.summary())
-
-    def notes(self) -> list[str]:
-        """Nothing besides the tables."""
-        return []
 
     def plot(self) -> Figure:
         """How predictions change with size; without predictions how features do, or noise."""
@@ -394,27 +387,19 @@ def _compared(
 ) -> tuple[pd.DataFrame, ImageSet, tuple[LeftOut, ...]]:
     """The table, the images it is of, and the sizes and images that were skipped."""
     network, points = subject.network, subject.points
-    precision = resolved_precision(computation.precision, computation.device)
-    device = resolved_device(computation.device)
-    with forward(network, points, precision, device) as pooled:
+    with forward(network, points, computation.by_torch()) as pooled:
         views, left_out = _views(network, points, pooled, changes, grid)
         features, unreadable = _features(
             network, images, pooled, views, computation.batch_size, report("images")
         )
     skipped = [LeftOut(images.images[row].name, why) for row, why in unreadable.items()]
-    if strict and skipped:
-        raise DataError(
-            f"{skipped[0].name}: {skipped[0].reason.rstrip('.')}. Fix or remove it, or drop "
-            "--strict."
-        )
+    check_none_skipped(skipped, strict=strict)
     kept = images.rows([number for number in range(len(images)) if number not in unreadable])
     kept = replace(kept, left_out=(*images.left_out, *skipped))
     _check_groups(kept)
     for view, matrices in features.items():
         found = dict(zip([point.layer for point in points], matrices, strict=True))
-        everything = np.ones(len(kept), dtype=bool)
-        where = f" at {view.change} {view.octaves:+g} octaves"
-        check_finite(network, Extracted(found, everything, (), precision, len(kept), 0.0), where)
+        check_finite(network, found, f" at {view.change} {view.octaves:+g} octaves")
     groups = np.unique(np.array(kept.group), return_inverse=True)[1]
     folding, drawing = np.random.default_rng(seed).spawn(2)
     folds = (folding.permutation(groups.max() + 1) % FOLDS)[groups]
@@ -657,10 +642,10 @@ def _finding(table: pd.DataFrame) -> str:
     drift = by_layer(table.loc[table["change"] == first], "drift")
     if drift:
         most, least = max(drift, key=drift.__getitem__), min(drift, key=drift.__getitem__)
-        end = f" and least at {least} ({drift[least]:.2f})" if least != most else ""
+        end = f" and least at {least} ({text.number(drift[least])})" if least != most else ""
         sentences.append(
             f"Doubling the {IN_WORDS[first]} changes the features most at {most} (1 - cosine "
-            f"{drift[most]:.2f}){end}."
+            f"{text.number(drift[most])}){end}."
         )
     return " ".join(sentences) or (
         "There are no predictions, and no two sizes an octave apart: invariance.csv has the "

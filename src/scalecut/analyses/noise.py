@@ -21,26 +21,23 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from ..data.images import MEAN, Image, ImageSet, LeftOut
+from ..data.images import MEAN, Image, ImageSet, LeftOut, Progress
 from ..data.read import check_size
-from ..errors import DataError, LayerError, ModelError, ScalecutError, check_names
-from ..features.extract import (
-    Computation,
-    Extracted,
-    Progress,
-    Stages,
-    check_finite,
-    forward,
-    provenance,
-    resolved_device,
-    resolved_precision,
+from ..errors import (
+    DataError,
+    LayerError,
+    ModelError,
+    ScalecutError,
+    check_names,
+    first_line,
 )
+from ..features.extract import Computation, Stages, check_finite, forward, provenance
+from ..figures import text
 from ..figures.analyses import noise_drawing
 from ..figures.drawing import page_figure
 from ..figures.notebook import html_of
 from ..networks.network import Network
 from ..networks.points import ProbePoint
-from ..networks.selection import first_line
 from ..probing.scores import Features, draw_parts, score
 from ..report.report import save
 from ..runs import Run, settings_of
@@ -86,13 +83,12 @@ class Noise:
         """The best layer and kind of noise for each padding, in one sentence."""
         rows = sorted(self.table.to_dict("records"), key=lambda row: row["r2"])
         best = {row["padding"]: row for row in rows}  # the last one stays
-        said = [
-            f"{best[name]['r2']:.2f} with {name} ({best[name]['noise']}, {best[name]['layer']})"
-            for name in PADDINGS
-            if name in best
-        ]
-        said[0] = said[0].replace(" (", " as padding (", 1)
-        return f"Image size can be decoded from pure noise with R² up to {', '.join(said)}."
+        said = ", ".join(
+            f"{text.number(row['r2'])} with {name}{'' if at else ' as padding'} "
+            f"({row['noise']}, {row['layer']})"
+            for at, (name, row) in enumerate((n, best[n]) for n in PADDINGS if n in best)
+        )
+        return f"Image size can be decoded from pure noise with R² up to {said}."
 
     def summary(self) -> dict[str, pd.DataFrame]:
         """R² by layer, one column per kind of noise and padding."""
@@ -100,10 +96,6 @@ class Noise:
         rows = self.table.assign(quantity=named, value=self.table["r2"])
         title = f"R² of the side of images of noise, {self.table.model.iloc[0]}"
         return {title: layer_summary(rows, {name: name for name in named})}
-
-    def notes(self) -> list[str]:
-        """Nothing besides the tables."""
-        return []
 
     def plot(self) -> Figure:
         """R² by layer, one panel per kind of noise, one line per padding."""
@@ -220,10 +212,8 @@ def noise_table(
         if not given:
             raise DataError(f"--{name} is empty. Give one or more of {', '.join(known)}.")
     sides = tuple(sizes or default_sizes(network))
-    precision = resolved_precision(computation.precision, computation.device)
-    device = resolved_device(computation.device)
     tables, report = [], Stages(progress).report
-    with forward(network, points, precision, device) as pooled:
+    with forward(network, points, computation.by_torch()) as pooled:
         for kind in kinds:
             images = noise_images(kind, n, sides, seed)
             check_size(images)
@@ -231,11 +221,7 @@ def noise_table(
             for name in paddings:
                 stage = report(f"{kind} noise, {name}")
                 found = _features(network, points, pooled, images, name, stage)
-                check_finite(
-                    network,
-                    Extracted(found, np.ones(n, dtype=bool), (), precision, n, 0.0),
-                    " of noise",
-                )
+                check_finite(network, found, " of noise")
                 features[name] = Features(tuple(points), (found,))
             parts = draw_parts(images, REPEATS, seed, shuffled=False)
             scores = score(parts, features, ("ridge",), report=report(f"regression, {kind}"))

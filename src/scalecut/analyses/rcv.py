@@ -10,7 +10,6 @@ Shapes: n images, m held out, d features, r repeats, p pairs of them, b bootstra
 import copy
 import difflib
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -29,20 +28,13 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
 from .. import runs
-from ..data.images import Image, ImageSet, LeftOut, evenly
-from ..data.read import Reading, check_size, images_of
+from ..data.images import Image, ImageSet, LeftOut, Progress, evenly
+from ..data.read import Reading, images_of
 from ..errors import DataError, LayerError
+from ..features.backends import resolved_device
 from ..features.cluster import computing
-from ..features.extract import (
-    Computation,
-    Extracted,
-    Progress,
-    Stages,
-    check_finite,
-    decoded,
-    provenance,
-    resolved_device,
-)
+from ..features.extract import Computation, Stages, decoded, provenance, readable
+from ..figures import text
 from ..figures.analyses import directions_drawing
 from ..figures.drawing import page_figure
 from ..figures.notebook import html_of
@@ -50,7 +42,9 @@ from ..networks.hooks import maps_of
 from ..networks.network import Network
 from ..networks.points import LOGITS, SOFTMAX, ProbePoint
 from ..networks.selection import answerable, every_point
-from ..probing.scores import Part, draw_parts, n_processors
+from ..probing.controls import moved_by_int8
+from ..probing.curve import computed_line
+from ..probing.scores import Part, draw_parts, one_thread_each
 from ..report.report import save
 from ..stats.inference import bootstrap_r_squared, interval
 from ..stats.ridge import NO_SPREAD, decompose, deviations, nested_ridge
@@ -136,9 +130,10 @@ class Directions:
         table = _split_transfer(self.table)
         own, other = by_layer(table, "own"), by_layer(table, "transfer")
         best = max(own, key=own.__getitem__)
-        said = f"The direction at {best} predicts scale with R² {own[best]:.2f} in its own subset"
+        r2 = text.number(own[best])
+        said = f"The direction at {best} predicts scale with R² {r2} in its own subset"
         if other:
-            said += f" and {other[best]:.2f} in the others"
+            said += f" and {text.number(other[best])} in the others"
         turned = by_layer(table, "stability_degrees").get(best)
         by_chance = by_layer(table, "stability_shuffled_degrees").get(best)
         if turned is None or by_chance is None:  # no direction where no feature varies
@@ -156,8 +151,8 @@ class Directions:
         return {title: layer_summary(_split_transfer(self.table), HEADINGS)}
 
     def notes(self) -> list[str]:
-        """Nothing besides the table."""
-        return []
+        """How features were computed, where that was not by PyTorch."""
+        return computed_line(self.provenance)
 
     def plot(self) -> Figure:
         """Stability, channels and transfer by layer."""
@@ -258,7 +253,8 @@ def rcv(
     stages.say(image_set)
     with computing(computation.cluster) as stages.compute:
         found = stages.extracted(network, image_set.images, points, computation)
-    kept = _readable(network, image_set, found, strict=reading.strict)
+        kept = readable(network, image_set, found, strict=reading.strict)
+        moved = moved_by_int8(network, kept, points, computation, found, stages)
     parts = draw_parts(kept, estimation.repeats, seed, shuffled=False, permutations=1)
     with threadpool_limits(1):  # one thread a regression: the same numbers on any number of cores
         vectors = {part.subset: _vectors(part, found.matrices) for part in parts}
@@ -274,22 +270,9 @@ def rcv(
     with stages("directions"):
         table = _table(kept, parts, points, found.matrices, slopes, name, stages)
     table = table.assign(model=network.name, weights=network.weights.kind)
-    facts = provenance(network, settings, stages, found, kept)
+    facts = provenance(network, settings, stages, found, kept, moved)
     left_out = (*subject.left_out, *image_set.left_out, *found.left_out)
     return Directions(table.reindex(columns=COLUMNS), vectors, left_out, facts)
-
-
-def _readable(network: Network, image_set: ImageSet, found: Extracted, *, strict: bool) -> ImageSet:
-    """The images that have features, which are finite."""
-    if strict and found.left_out:
-        bad = found.left_out[0]
-        raise DataError(
-            f"{bad.name}: {bad.reason.rstrip('.')}. Fix or remove it, or drop --strict."
-        )
-    check_finite(network, found)
-    kept = image_set.rows(found.is_read)
-    check_size(kept)
-    return kept
 
 
 def _table(
@@ -317,7 +300,7 @@ def _table(
         )
 
     tables: list[pd.DataFrame] = []
-    with threadpool_limits(1), ThreadPoolExecutor(n_processors()) as workers:
+    with one_thread_each() as workers:
         for table in workers.map(layer_table, points):
             tables.append(table)
             stages.report("directions")(len(tables), len(points))

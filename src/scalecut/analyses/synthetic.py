@@ -20,7 +20,6 @@ canvas; nothing is resized. By layer are measured:
 Source: `graziani2021` names the two notions; the protocol is ours (docs/choices.md).
 """
 
-import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -33,11 +32,10 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float64, Int
 from matplotlib.figure import Figure
-from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 
 from .. import runs
-from ..data.images import LeftOut
+from ..data.images import LeftOut, Progress
 from ..data.scenes import (
     BACKDROPS,
     OBJECTS,
@@ -49,24 +47,15 @@ from ..data.scenes import (
     render,
 )
 from ..errors import DataError, ModelError, check_names
-from ..features.extract import (
-    Computation,
-    Extracted,
-    Progress,
-    Stages,
-    check_finite,
-    forward,
-    provenance,
-    resolved_device,
-    resolved_precision,
-)
+from ..features.extract import Computation, Stages, check_finite, forward, provenance
+from ..figures import text
 from ..figures.analyses import scenes_drawing
 from ..figures.drawing import page_figure
 from ..figures.notebook import html_of
 from ..networks.network import Network, Preprocessing
 from ..networks.points import ProbePoint
 from ..networks.selection import refusal
-from ..probing.scores import n_processors
+from ..probing.scores import n_processors, one_thread_each
 from ..report.report import save
 from ..stats.inference import group_draws, interval
 from ..stats.ridge import decompose, deviations, nested_ridge
@@ -103,7 +92,8 @@ HEADINGS = {
 
 Pooled = Callable[[Tensor], list[np.ndarray]]
 Report = Callable[[int, int], None]  # done, all
-Seen = tuple[Extracted, np.ndarray]  # of scenes; shares of their objects, as drawn (at first)
+# Features of scenes by layer; shares of their objects, as drawn (at first).
+Seen = tuple[dict[str, np.ndarray], np.ndarray]
 Draws = dict[str, tuple[np.ndarray, int]]  # by quantity; how many images it is of
 
 
@@ -181,8 +171,8 @@ class Scenes:
             values = by_layer(self.table, quantity)
             if values:
                 best, last = max(values, key=values.__getitem__), list(values)[-1]
-                end = f"; {values[last]:.2f} at {last}" if last != best else ""
-                said.append(f"{what} {best} ({kind}{values[best]:.2f}{end}).")
+                end = f"; {text.number(values[last])} at {last}" if last != best else ""
+                said.append(f"{what} {best} ({kind}{text.number(values[best])}{end}).")
         return " ".join(said)
 
     def summary(self) -> dict[str, pd.DataFrame]:
@@ -190,10 +180,6 @@ class Scenes:
         model = self.table.model.iloc[0]
         title = f"Partial R² of object scale and image size, gain, and R² of leaks, {model}"
         return {title: layer_summary(self.table, HEADINGS)}
-
-    def notes(self) -> list[str]:
-        """Nothing besides the table."""
-        return []
 
     def plot(self) -> Figure:
         """All quantities by layer."""
@@ -307,13 +293,11 @@ def separated(
     names = check_names(objects, OBJECTS, "object")
     _check(names, shares, seed)
     network, points, shares = subject.network, subject.points, tuple(map(float, shares))
-    precision = resolved_precision(computation.precision, computation.device)
-    device = resolved_device(computation.device)
-    with forward(network, points, precision, device) as pooled:
+    with forward(network, points, computation.by_torch()) as pooled:
         kept, left_out = _runnable(network, points, pooled, design.canvases)
         scenes = _all_scenes(network.preprocessing.height, kept, shares, design, names, seed)
         seen = {
-            kind: _seen(network, points, pooled, drawn, precision, report(kind))
+            kind: _seen(network, points, pooled, drawn, report(kind))
             for kind, drawn in scenes.items()
         }
     table = _table(network, points, seen, kept, shares, seed, report("regression"))
@@ -488,12 +472,10 @@ def _seen(
     points: Sequence[ProbePoint],
     pooled: Pooled,
     scenes: Sequence[Scene],
-    precision: str,
     report: Report,
 ) -> Seen:
     parts: list[list[np.ndarray]] = []
     drawn: list[float] = []
-    start = time.perf_counter()
     for images in _rendered(scenes):
         batch = np.stack([image.pixels for image in images])
         parts.append(pooled(network.preprocessing.tensor(batch)))
@@ -501,11 +483,9 @@ def _seen(
         report(len(drawn), len(scenes))
     of_layers = map(np.concatenate, zip(*parts, strict=True))
     matrices = dict(zip([point.layer for point in points], of_layers, strict=True))
-    n, seconds = len(scenes), time.perf_counter() - start
-    features = Extracted(matrices, np.ones(n, dtype=bool), (), precision, n, seconds)
-    check_finite(network, features)
+    check_finite(network, matrices)
     shares = [scene.drawn_as or share for scene, share in zip(scenes, drawn, strict=True)]
-    return features, np.array(shares)
+    return matrices, np.array(shares)
 
 
 def _rendered(scenes: Sequence[Scene]) -> Iterator[list[Picture]]:
@@ -571,13 +551,12 @@ def _table(
     measures = {kind: measure for kind, (_, measure) in seen.items()}
 
     def found(point: ProbePoint) -> tuple[ProbePoint, Draws]:
-        own = {kind: f.matrices[point.layer].astype(np.float64) for kind, (f, _) in seen.items()}
+        own = {kind: f[point.layer].astype(np.float64) for kind, (f, _) in seen.items()}
         factors = _crossed_draws(own["crossed scenes"], canvases, shares, seed)
         return point, factors | _probe_draws(own, measures, seed)
 
     rows = []
-    # One thread per layer: the same numbers on any number of cores.
-    with threadpool_limits(1), ThreadPoolExecutor(n_processors()) as workers:
+    with one_thread_each() as workers:
         for done, (point, draws) in enumerate(workers.map(found, points), start=1):
             line = (network.name, network.weights.kind, point.layer, point.alias, point.depth)
             for quantity, (values, n_images) in draws.items():

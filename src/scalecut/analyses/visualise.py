@@ -27,16 +27,11 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ..data.images import LeftOut
+from ..data.images import LeftOut, Progress
 from ..errors import DataError, LayerError, ModelError
-from ..features.extract import (
-    Computation,
-    Progress,
-    Stages,
-    forward,
-    provenance,
-    resolved_device,
-)
+from ..features.backends import Backend, resolved_device
+from ..features.extract import Computation, Stages, forward, provenance
+from ..figures import text
 from ..figures.drawing import STYLE
 from ..figures.notebook import html_of
 from ..figures.sheet import sheet
@@ -140,10 +135,6 @@ class Pictures:
         title = f"Activations, {self.table.model.iloc[0]}"
         return {title: self.table.reindex(columns=["layer", *names, "start", "end"])}
 
-    def notes(self) -> list[str]:
-        """Nothing besides the table."""
-        return []
-
     def plot(self, layer: str = "") -> Figure:
         """The images of one layer, of the first by default.
 
@@ -158,7 +149,7 @@ class Pictures:
         captions = [
             (
                 f"unit {row['unit']}" if row["unit"] else f"{row['subset']}: {row['direction']}",
-                f"{row['start']:.3g} → {row['end']:.3g}".replace("-", "−"),
+                text.change(row["start"], row["end"]),
             )
             for row in found
         ]
@@ -576,7 +567,7 @@ def _sides(network: Network, point: ProbePoint, size: int | None, device: str) -
     asked = size or SIZE
     if own == (asked, asked):
         return own
-    with forward(network, [point], "float32", device) as pooled:
+    with forward(network, [point], Backend("torch", "float32", device)) as pooled:
         reason = refusal([point], pooled, torch.zeros(1, 3, asked, asked))
     if reason and size:
         raise ModelError(

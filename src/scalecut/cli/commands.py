@@ -131,7 +131,7 @@ def callback(verb: Verb, finish: Callable[..., None], extra: Sequence[inspect.Pa
         own = {parameter.name: values.pop(parameter.name) for parameter in extra}
         finish(verb, values, **own)
 
-    command.__signature__ = inspect.Signature([*parameters, *extra])  # type: ignore[attr-defined]
+    command.__signature__ = inspect.Signature([*parameters, *extra])  # type: ignore[attr-defined] - typer reads it
     command.__annotations__ = {p.name: p.annotation for p in (*parameters, *extra)}
     return command
 
@@ -194,9 +194,6 @@ def _place_of(tree: ast.Module, module: str, name: str) -> str:
         if isinstance(node, ast.ImportFrom) and any(each.name == name for each in node.names):
             parents = module.split(".")[: -node.level] if node.level else []
             place = ".".join([*parents, *(node.module or "").split(".")]).strip(".")
-            if ROOT.joinpath(*place.split(".")).is_dir():  # the face of a package
-                face = ast.parse((ROOT.joinpath(*place.split(".")) / "__init__.py").read_text())
-                return _place_of(face, f"{place}.__init__", name)
             return f"{place}:{name}"
     raise LookupError(f"{module} names no class {name}")
 
@@ -290,13 +287,9 @@ def converted(annotation: str, text: str, flag: str = "", default: Any = None) -
     return text
 
 
-def _listed(text: str) -> tuple[str, ...]:
+def listed(text: str) -> tuple[str, ...]:
     """The parts of a comma-separated text."""
     return tuple(part.strip() for part in text.split(",") if part.strip())
-
-
-def _chosen(text: str) -> tuple[str, ...]:
-    return _listed(text)
 
 
 def _size(text: str) -> tuple[int, int]:
@@ -308,15 +301,15 @@ def _size(text: str) -> tuple[int, int]:
 
 def _numbers(text: str) -> tuple[float, ...]:
     try:
-        return tuple(float(part) for part in _listed(text))
+        return tuple(float(part) for part in listed(text))
     except ValueError as error:
         raise ValueError("is no list of numbers. Give numbers, such as 0.5,1,2") from error
 
 
 def _whole_numbers(text: str) -> tuple[int, ...]:
-    if not all(part.isdecimal() for part in _listed(text)):
+    if not all(part.isdecimal() for part in listed(text)):
         raise ValueError("is no list of whole numbers. Give such as 160,224")
-    return tuple(int(part) for part in _listed(text))
+    return tuple(int(part) for part in listed(text))
 
 
 def _three(text: str) -> tuple[float, ...]:
@@ -334,7 +327,7 @@ def _number(text: str) -> float:
 
 
 _KINDS: tuple[tuple[str, Callable[[str], Any]], ...] = (
-    (r"Sequence\[(str( \| float \| int)?|Literal\[.*\])\]( \| None)?", _chosen),
+    (r"Sequence\[(str( \| float \| int)?|Literal\[.*\])\]( \| None)?", listed),
     (r"Sequence\[float\]( \| None)?", _numbers),
     (r"Sequence\[int\]( \| None)?", _whole_numbers),
     (r"int \| tuple\[int, int\]( \| None)?", _size),

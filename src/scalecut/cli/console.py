@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from datetime import datetime
 from inspect import Parameter
 from pathlib import Path
-from typing import Annotated, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Annotated, Any, Protocol, runtime_checkable
 
 import typer
 from rich.console import Console
@@ -27,6 +27,9 @@ from rich.progress import (
 from typer.core import TyperGroup
 
 from ..errors import ScalecutError
+
+if TYPE_CHECKING:
+    from ..data.summary import DataSummary
 
 # Names of classes, layers and folders are shown as they are: [bold] and :cat: mean themselves.
 OUT = Console(highlight=False, markup=False, emoji=False)
@@ -75,10 +78,6 @@ class Result(Protocol):
 
     def summary(self) -> Mapping[str, Any]:
         """What fits on a terminal: tables by title, their cells text or numbers."""
-        ...
-
-    def notes(self) -> list[str]:
-        """Lines below the tables."""
         ...
 
     def save(self, folder: str | Path, *, command: str = "") -> Path:
@@ -162,7 +161,7 @@ def finish(result: Result, folder: Path, *, as_json: bool) -> None:
         print_json({"run": str(folder), **facts, **tables})
         return
     print_tables(result)
-    for line in result.notes():
+    for line in getattr(result, "notes", list)():  # below the tables, where a result has some
         OUT.print(line, soft_wrap=True)
     for name in RESULTS:
         if name.endswith("left_out"):
@@ -178,7 +177,7 @@ def print_tables(result: Result) -> None:
         OUT.print(plain_table(table, title))
 
 
-def print_data(summary: Result) -> None:
+def print_data(summary: "DataSummary") -> None:
     """What was understood of the images that a command reads."""
     OUT.print("Data")
     for line in summary.notes():
@@ -237,7 +236,7 @@ class Bars:
             self._tasks[name], description=stage, completed=done, total=total, speed=speed
         )
 
-    def say(self, summary: Result) -> None:
+    def say(self, summary: "DataSummary") -> None:
         """Print what was understood of the images."""
         if not self._quiet:
             print_data(summary)

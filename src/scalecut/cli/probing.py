@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from ..errors import DataError
-from .commands import Verb, callback, verb_of
+from .commands import Verb, callback, listed, verb_of
 from .console import (
     ERR,
     JSON,
@@ -88,7 +88,7 @@ def compare(
       scalecut compare runs/resnet50 runs/vit
       scalecut compare runs/resnet50 runs/inception --layers add_13,mixed8
     """
-    pair = tuple(part.strip() for part in layers.split(",") if part.strip())
+    pair = listed(layers)
     if len(pair) not in (0, 2):
         raise DataError(
             f"--layers {layers!r} names {len(pair)} layers. Give one layer of each run, such as "

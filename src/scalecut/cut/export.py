@@ -5,15 +5,12 @@ own image size. The output of the exporters is suppressed, and the files name no
 they were written on.
 """
 
-import logging
 import re
-import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
 from importlib.util import find_spec
-from io import StringIO
 from pathlib import Path
 from typing import cast
 from zipfile import BadZipFile
@@ -25,21 +22,13 @@ from torch import nn
 from torch._export.verifier import SpecViolationError
 from torch.export import Dim, ExportedProgram
 
-from ..errors import ModelError
-from ..networks.selection import first_line
+from ..errors import OF_NETWORKS, ModelError, first_line
+from ..features.backends import silence
 from .network import STOPPED, CutNetwork
 
 # Raised by the exporters. Those of torch.onnx, Dynamo and symbolic shapes are all RuntimeErrors;
 # the others come from the network's own code, which expects numbers and gets symbols.
-_FAILURES = (
-    SpecViolationError,
-    RuntimeError,
-    ValueError,
-    TypeError,
-    AttributeError,
-    LookupError,
-    AssertionError,
-)
+_FAILURES = (SpecViolationError, *OF_NETWORKS)
 
 
 def export_onnx(cut: CutNetwork, path: Path) -> None:
@@ -80,10 +69,10 @@ def onnx_features(path: Path, images: Float32[np.ndarray, "n 3 h w"]) -> Float32
         ModelError: if onnxruntime is not installed, or cannot run the file.
     """
     _check_installed("onnxruntime")
-    with _silence():
+    with silence():
         import onnxruntime
         from onnxruntime.capi import (
-            onnxruntime_pybind11_state as states,  # pyright: ignore[reportAttributeAccessIssue]
+            onnxruntime_pybind11_state as states,  # pyright: ignore[reportAttributeAccessIssue] - compiled
         )
 
     refusals = (states.Fail, states.InvalidArgument, states.InvalidGraph, states.InvalidProtobuf,
@@ -107,7 +96,7 @@ def torch_features(
         ModelError: if torch cannot run the file.
     """
     try:
-        with _silence(), torch.no_grad():
+        with silence(), torch.no_grad():
             return torch.export.load(path).module()(torch.from_numpy(images)).numpy()
     except (*_FAILURES, OSError, BadZipFile) as error:
         raise ModelError(_not_run(path, error)) from error
@@ -162,7 +151,7 @@ def _disable_tracking(body: nn.Module) -> None:
 def _exporting(cut: CutNetwork, format_name: str) -> Iterator[None]:
     """Suppress output, and turn failures into one line."""
     try:
-        with _silence():
+        with silence():
             yield
     except _FAILURES as error:
         raise ModelError(
@@ -170,19 +159,6 @@ def _exporting(cut: CutNetwork, format_name: str) -> Iterator[None]:
             f"{format_name} ({_reason(error)}). The cut itself was written: use it without "
             "this file, or cut at another layer."
         ) from error
-
-
-@contextmanager
-def _silence() -> Iterator[None]:
-    """Suppress warnings, prints and logs; torch.export prints the graph on which it fails."""
-    disabled = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
-    try:
-        with warnings.catch_warnings(), redirect_stdout(StringIO()), redirect_stderr(StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(disabled)
 
 
 def _reason(error: Exception) -> str:

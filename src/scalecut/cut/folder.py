@@ -8,7 +8,6 @@ the network can be checked at any time. `README.md` is a model card, `report.htm
 
 import copy
 import datetime
-import hashlib
 import json
 import os
 import re
@@ -30,8 +29,9 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from .. import runs
+from ..cache import file_sha256
 from ..data.images import MEAN
-from ..errors import ModelError, ScalecutError, check_names
+from ..errors import OF_NETWORKS, ModelError, ScalecutError, check_names
 from ..figures.curve import curve_drawing
 from ..figures.drawing import STYLE, page_figure
 from ..networks.load import hub_name, licence_of, load_network
@@ -58,15 +58,7 @@ NEEDED = (
 BUILT_BY = ("scalecut", "torch", "timm")  # packages on which the network's code depends
 
 # Raised if the network is built, run or filled with tensors, and is not the one that was cut.
-_UNFIT = (
-    RuntimeError,
-    ValueError,
-    TypeError,
-    AttributeError,
-    LookupError,
-    AssertionError,
-    safetensors.SafetensorError,
-)
+_UNFIT = (*OF_NETWORKS, safetensors.SafetensorError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +133,7 @@ def save_cut(
             "curve": _curve_facts(curve, choice),
             "exports_failed": failed,
             "command": command,
-            "files": {path.name: _sha256(path) for path in sorted(made.iterdir())},
+            "files": {path.name: file_sha256(path) for path in sorted(made.iterdir())},
         }
         runs.write_json(made / FACTS, facts)
         stored = runs.read_run(made, "cut").facts
@@ -318,16 +310,11 @@ def _check_unchanged(folder: Path, facts: Mapping[str, Any], name: str) -> None:
         )
     if not path.is_file():
         raise ModelError(f"{str(folder)!r} has no {name}. Copy the folder again, or cut again.")
-    if _sha256(path) != files[name]:
+    if file_sha256(path) != files[name]:
         raise ModelError(
             f"{name} of {str(folder)!r} was changed after it was written (its sha256 differs), so "
             "it is not used. Copy the folder again, or cut again."
         )
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _facts(cut: CutNetwork, whole: Network, verification: Verification) -> dict[str, object]:

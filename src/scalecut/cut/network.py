@@ -24,7 +24,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ..errors import LayerError, ModelError
+from ..errors import OF_NETWORKS, LayerError, ModelError
 from ..figures.analyses import saving_drawing
 from ..figures.drawing import page_figure
 from ..figures.notebook import html_of
@@ -49,9 +49,6 @@ from ..probing.curve import Curve
 PASSED_ON, STOPPED = "passed on", "stopped"
 POOLINGS = ("mean", "cls", "both")
 Maps: TypeAlias = Tensor | list[Tensor]
-
-# Raised by code between modules when it gets another layer's output.
-_UNSUITED = (RuntimeError, ValueError, TypeError, AttributeError, LookupError, AssertionError)
 
 
 class CutNetwork(nn.Module):
@@ -255,7 +252,7 @@ def cut_after(
         return cut, trial
 
     for entry in entries:
-        with suppress(*_UNSUITED):
+        with suppress(*OF_NETWORKS):
             cut, trial = made(PASSED_ON, entry)
             if _is_same(trial, expected) and not trial.unreached:
                 break

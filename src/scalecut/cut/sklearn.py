@@ -15,9 +15,9 @@ from torch import Tensor
 from torchvision import transforms
 
 from ..data.decoding import fitted
-from ..data.images import Image, LeftOut, image_of
+from ..data.images import Image, LeftOut, Progress, image_of
 from ..errors import DataError
-from ..features.extract import Computation, Progress, extract_features
+from ..features.extract import Computation, extract_features
 from ..networks.network import Network, Preprocessing, Weights
 from ..networks.points import ProbePoint
 from .folder import load_cut
@@ -83,7 +83,7 @@ class CutFeatures(TransformerMixin, BaseEstimator):
         """The features of the images that can be read, and the images that were skipped."""
         computation = Computation(
             fit=self.fit_to,  # pyright: ignore[reportArgumentType] - checked there
-            precision=self.precision,  # pyright: ignore[reportArgumentType]
+            precision=self.precision,  # pyright: ignore[reportArgumentType] - checked there
             device=self.device,
             batch_size=self.batch_size,
         )

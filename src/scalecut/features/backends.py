@@ -29,6 +29,7 @@ from torch import Tensor, nn
 
 from .. import cache
 from ..errors import ModelError
+from ..networks.network import channels_last
 from .processor import instructions, weight_bits
 
 if TYPE_CHECKING:
@@ -64,6 +65,11 @@ def resolved_backend(engine: str, precision: str, device: str) -> Backend:
     if engine not in ENGINES:
         raise ModelError(f"No engine is named {engine!r}. Give torch, openvino or auto.")
     if engine == "torch" or (engine == "auto" and not _suits(precision, device)):
+        if precision == "int8":
+            raise ModelError(
+                "PyTorch does not compute in int8 here. Give --engine openvino, or --precision "
+                "bfloat16 or float32."
+            )
         return Backend("torch", resolved_precision(precision, device), resolved_device(device))
     _openvino()
     if device not in ("auto", "cpu"):
@@ -86,8 +92,8 @@ def resolved_precision(precision: str, device: str) -> str:
         return precision
     if precision == "int8":
         raise ModelError(
-            "PyTorch does not compute in int8 here. Give --engine openvino, or --precision "
-            "bfloat16 or float32."
+            "Only frozen features of images at the input size are computed in int8. Give "
+            "--precision bfloat16 or float32."
         )
     if precision != "auto":
         raise ModelError(f"No precision is named {precision!r}. Give auto, float32 or bfloat16.")
@@ -134,7 +140,7 @@ def torch_vectors(taps: nn.Module, precision: str, device: str) -> Vectors:
     Args:
         taps: maps a batch to a tuple of matrices (n, d), one per layer; on the device.
     """
-    taps = taps.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    taps = channels_last(taps)
     kind = torch.device(device).type
 
     def vectors(batch: Float32[Tensor, "n 3 h w"]) -> list[Float32[np.ndarray, "_ _"]]:
@@ -214,7 +220,7 @@ def openvino_vectors(
 def silence() -> Iterator[None]:
     """Hide warnings, prints and logs of libraries; torch.export prints the graph it fails on."""
     before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
+    logging.disable(logging.CRITICAL)
     try:
         with (
             redirect_stdout(io.StringIO()),
@@ -246,7 +252,7 @@ def _suits(precision: str, device: str) -> bool:
 
 def _openvino() -> ModuleType:
     """The library, without its telemetry, which it does without if that cannot be imported."""
-    sys.modules.setdefault("openvino_telemetry", None)  # pyright: ignore[reportArgumentType]
+    sys.modules.setdefault("openvino_telemetry", None)  # pyright: ignore[reportArgumentType] - not there
     try:
         with silence():
             import openvino

@@ -134,16 +134,9 @@ class _Worker:
     def __init__(self, task: Task) -> None:
         if task.backend.device == "cpu":
             torch.set_num_threads(1)
-        self.task, backend = task, task.backend
+        self.task = task
         self.pooled = ExitStack().enter_context(
-            forward(
-                task.network,
-                task.points,
-                backend.precision,
-                backend.device,
-                backend.engine,
-                task.calibration,
-            )
+            forward(task.network, task.points, task.backend, task.calibration)
         )
 
     def __call__(self, rows: Mapping[str, np.ndarray]) -> dict[str, list[Any]]:

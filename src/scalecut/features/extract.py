@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
+from types import MappingProxyType
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -18,9 +19,9 @@ from torch import Tensor, nn
 
 from .. import cache
 from ..data.decoding import fitted
-from ..data.images import Image, ImageSet, LeftOut, evenly, keys_of
-from ..data.images import Progress as Progress
+from ..data.images import Image, ImageSet, LeftOut, Progress, evenly, keys_of
 from ..data.measures import Frame
+from ..data.read import check_size
 from ..data.summary import described, summary_of
 from ..errors import DataError, LayerError
 from ..networks.hooks import Taps
@@ -32,11 +33,11 @@ from .backends import (
     openvino_vectors,
     quantisation,
     resolved_backend,
+    resolved_device,
+    resolved_precision,
     torch_vectors,
     versions,
 )
-from .backends import resolved_device as resolved_device  # also imported from here
-from .backends import resolved_precision as resolved_precision
 
 CALIBRATION_IMAGES = 90
 ROWS_MOVED = 4096
@@ -105,6 +106,11 @@ class Computation:
             std=self.std,
             interpolation=self.interpolation,
         )
+
+    def by_torch(self) -> Backend:
+        """How PyTorch computes it, for analyses that no other engine can do."""
+        precision = resolved_precision(self.precision, self.device)
+        return Backend("torch", precision, resolved_device(self.device))
 
 
 Compute: TypeAlias = Callable[[Task, Sequence[Image], Sequence[int]], Iterator[Batch]]
@@ -242,20 +248,18 @@ class _Table:
 def forward(
     network: Network,
     points: Sequence[ProbePoint],
-    precision: str,
-    device: str,
-    engine: str = "torch",
+    backend: Backend,
     calibration: Calibration | None = None,
 ) -> Iterator[Callable[[Tensor], list[Float32[np.ndarray, "n d"]]]]:
     """A function from a batch to its features at `points`; `calibration` is for int8."""
-    module = copy.deepcopy(network.module).eval().to(device)
-    taps = Taps(module, points, ends_early=engine == "torch")
-    if engine == "torch":
-        yield torch_vectors(taps, precision, device)
+    module = copy.deepcopy(network.module).eval().to(backend.device)
+    taps = Taps(module, points, ends_early=backend.engine == "torch")
+    if backend.engine == "torch":
+        yield torch_vectors(taps, backend.precision, backend.device)
         return
     layers, setting = [_stored_name(point) for point in points], network_setting(network)
-    example = network.example().to(device)
-    yield openvino_vectors(taps, layers, example, setting, precision, calibration)
+    example = network.example().to(backend.device)
+    yield openvino_vectors(taps, layers, example, setting, backend.precision, calibration)
 
 
 def setting_of(task: Task) -> dict[str, object]:
@@ -277,10 +281,8 @@ def setting_of(task: Task) -> dict[str, object]:
 
 def computed_here(task: Task, images: Sequence[Image], numbers: Sequence[int]) -> Iterator[Batch]:
     """Features of the images with these numbers, batch by batch, computed by this process."""
-    backend, network = task.backend, task.network
-    with forward(
-        network, task.points, backend.precision, backend.device, backend.engine, task.calibration
-    ) as pooled:
+    network = task.network
+    with forward(network, task.points, task.backend, task.calibration) as pooled:
         for good, batch, bad in decoded(
             images, numbers, network.preprocessing, task.fit, batch_size=task.batch_size
         ):
@@ -413,6 +415,7 @@ def provenance(
     stages: "Stages",
     found: Extracted | None = None,
     image_set: ImageSet | None = None,
+    checked: Mapping[str, object] = MappingProxyType({}),
 ) -> dict[str, object]:
     """What a result was computed from, and how: the facts of `run.json` that all commands share.
 
@@ -420,8 +423,10 @@ def provenance(
         settings: values of the options.
         found: the features, if the command keeps them.
         image_set: the images, if there are any.
+        checked: what is to be stated next to precision and engine.
     """
-    computed = {} if found is None else {"precision": found.precision, "engine": found.engine}
+    how = {} if found is None else {"precision": found.precision, "engine": found.engine}
+    computed = {**how, **checked}
     images = {}
     if image_set is not None:
         skipped = () if found is None else found.left_out
@@ -438,13 +443,38 @@ def provenance(
     }
 
 
-def check_finite(network: Network, features: Extracted, where: str = "") -> None:
+def readable(network: Network, image_set: ImageSet, found: Extracted, *, strict: bool) -> ImageSet:
+    """The images that have features, which are finite.
+
+    Raises:
+        DataError: if an image was skipped and `strict`, or too few are left.
+        LayerError: if a feature is not finite.
+    """
+    check_none_skipped(found.left_out, strict=strict)
+    check_finite(network, found.matrices)
+    kept = image_set.rows(found.is_read)
+    check_size(kept)
+    return kept
+
+
+def check_none_skipped(skipped: Sequence[LeftOut], *, strict: bool) -> None:
+    """Refuse images that cannot be read if `strict`."""
+    if strict and skipped:
+        raise DataError(
+            f"{skipped[0].name}: {skipped[0].reason.rstrip('.')}. Fix or remove it, or drop "
+            "--strict."
+        )
+
+
+def check_finite(
+    network: Network, matrices: Mapping[str, Float[np.ndarray, "n _"]], where: str = ""
+) -> None:
     """Refuse features that are not finite; `where` is added to the message.
 
     Raises:
         LayerError: naming the first such layer.
     """
-    for layer, matrix in features.matrices.items():
+    for layer, matrix in matrices.items():
         n_bad = 0
         for start in range(0, len(matrix), CHECKED_ROWS):
             is_fine = np.isfinite(matrix[start : start + CHECKED_ROWS]).all(axis=1)

@@ -74,13 +74,13 @@ def curve_drawing(
     return _curve_drawing(frame, subset, R2, evidence)
 
 
-def exponential_drawing(frame: pd.DataFrame, *, subset: str = "mean") -> Drawing:
+def exponential_drawing(frame: pd.DataFrame) -> Drawing:
     """`curve_drawing` on the paper's axis, e^(R²)/e (`graziani2021`).
 
     The paper averages over repeats after the transform. The frame holds means only, so here the
     mean is transformed, which gives less: the exponential is convex.
     """
-    return _curve_drawing(frame, subset, EXPONENTIAL, None)
+    return _curve_drawing(frame, "mean", EXPONENTIAL, None)
 
 
 def subset_drawing(frame: pd.DataFrame) -> Drawing:
@@ -103,7 +103,7 @@ def subset_drawing(frame: pd.DataFrame) -> Drawing:
     return Drawing(rows[0]["model"], _caption(apart, "by subset"), [*labels.values()], [panel])
 
 
-def width_drawing(frame: pd.DataFrame, subset: str = "mean") -> Drawing:
+def width_drawing(frame: pd.DataFrame) -> Drawing:
     """R² by layer of ridge, width-matched ridge and least squares, n/d on top.
 
     With n training images and d features, where n ≈ d, least squares interpolates its training
@@ -112,7 +112,7 @@ def width_drawing(frame: pd.DataFrame, subset: str = "mean") -> Drawing:
     Raises:
         DataError: as `curve_drawing`, or if `n_fit` or `n_features` is missing.
     """
-    rows, caption = _chosen(_rows(frame, "n_fit", "n_features"), subset)
+    rows, caption = _chosen(_rows(frame, "n_fit", "n_features"), "mean")
     labels, (kind, _) = _labels(rows), _main(rows)
     own = [row for row in rows if row["weights"] == kind and row["target"] == "true"]
     k = max((row["n_features"] for row in own if row["regressor"] == "matched"), default=0)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from . import text
 from .curve import Rows, lines_of, rows_of
 from .drawing import BLUE, INK, QUIET, VERMILION, Drawing, Look, Mark, Panel, Scale, named_look
 from .drawing import R2 as SCALE_OF_R2
@@ -126,8 +127,8 @@ def _agreed(facts: Mapping[str, Any], metric: str) -> str:
     """The rank correlation of the scores with R²; for an error, with its sign changed."""
     for row in facts.get("agreement") or []:
         if row["metric"] == metric and pd.notna(row["rho"]):
-            ends = f"{row['rho']:.2f} [{row['low']:.2f}, {row['high']:.2f}]"
-            return f"; rank correlation with R² {ends.replace('-', '−')}"
+            rho = text.with_interval(row["rho"], row["low"], row["high"])
+            return f"; rank correlation with R² {text.typeset(rho)}"
     return ""
 
 

@@ -28,6 +28,11 @@ def with_interval(value: float, low: float, high: float) -> str:
     return f"{number(value)} {interval(low, high)}"
 
 
+def change(start: float, end: float) -> str:
+    """Two numbers with three digits, such as "−0.12 → 4.5"."""
+    return typeset(f"{start:.3g} → {end:.3g}")
+
+
 def span(values: Iterable[float]) -> str:
     """The smallest and the largest of some numbers, such as "0.10 to 0.35"."""
     numbers = list(values)
@@ -35,8 +40,8 @@ def span(values: Iterable[float]) -> str:
 
 
 def p_value(value: float) -> str:
-    """A p-value with two significant digits: 0.049 is not 0.05."""
-    return f"{value:.2g}"
+    """A p-value with two significant digits, "p = 0.049", or "p < 1e-6": none is 0."""
+    return "p < 1e-6" if value < 1e-6 else f"p = {value:.2g}"
 
 
 def typeset(text: str) -> str:

@@ -9,7 +9,6 @@ source or a place of weights, write one function and add it to SOURCES or PLACES
 import copy
 import difflib
 import functools
-import hashlib
 import importlib
 import logging
 import pickle
@@ -29,9 +28,9 @@ from timm.data.config import resolve_model_data_config
 from timm.models import load_state_dict
 from torch import Tensor, nn
 
-from ..cache import folder
+from ..cache import file_sha256, folder
 from ..data.decoding import INTERPOLATIONS
-from ..errors import ModelError
+from ..errors import OF_NETWORKS, ModelError, first_line
 from .network import (
     Network,
     Preprocessing,
@@ -275,7 +274,9 @@ def _from_package(model: str, module: nn.Module, allow_partial: bool) -> Weights
     if path is None:
         return None
     _load_in_order(module, model, path)
-    return Weights("pretrained", f"package {package} {metadata.version(package)}", _sha256(path))
+    return Weights(
+        "pretrained", f"package {package} {metadata.version(package)}", file_sha256(path)
+    )
 
 
 def _from_folder(model: str, module: nn.Module, allow_partial: bool) -> Weights | None:
@@ -303,10 +304,9 @@ def _from_hub(model: str, module: nn.Module, allow_partial: bool) -> Weights | N
     try:
         whole = timm.create_model(model, pretrained=True)
     except (OSError, RuntimeError) as error:  # hub errors are OSErrors; timm raises RuntimeError
-        line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ModelError(
             f"Pretrained weights of {model!r} are in no installed package or local cache and "
-            f"{hub} could not be reached ({line[:120]}). {_remedy(model)}"
+            f"{hub} could not be reached ({first_line(error)}). {_remedy(model)}"
         ) from error
     module.load_state_dict(whole.state_dict())
     return Weights("pretrained", f"timm hub {hub}", tensors_sha256(module))
@@ -356,20 +356,13 @@ def _load_file(module: nn.Module, model: str, path: Path, allow_partial: bool) -
         for name in missing:
             if wanted[name].is_floating_point():
                 wanted[name].fill_(float("nan"))
-    return Weights("pretrained", f"file {path.name}", _sha256(path), missing, ignored)
+    return Weights("pretrained", f"file {path.name}", file_sha256(path), missing, ignored)
 
 
 # What torch, safetensors and timm raise on files that are something else.
 _UNREADABLE = (
-    OSError,
-    RuntimeError,
-    ValueError,
-    TypeError,
-    AttributeError,
-    LookupError,
-    EOFError,
-    pickle.UnpicklingError,
-    safetensors.SafetensorError,
+    *OF_NETWORKS,
+    *(OSError, EOFError, pickle.UnpicklingError, safetensors.SafetensorError),
 )
 
 
@@ -419,11 +412,6 @@ def _package_file(package: str) -> Path | None:
         if file.suffix == ".pth":
             return Path(str(file.locate()))
     return None
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _first(state: dict[str, Tensor]) -> str:

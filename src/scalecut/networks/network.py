@@ -154,14 +154,15 @@ def randomly_initialised(network: Network, seed: int, batches: Iterable[Tensor] 
     return replace(network, module=module, weights=Weights("random", f"seed {seed}"))
 
 
-def permuted(network: Network, seed: int, batches: Iterable[Tensor] = ()) -> Network:
-    """The same network with the values of each tensor permuted: its histograms, no structure.
-
-    Batch norms take their statistics from `batches`, as in a randomly initialised network.
-    """
+def permuted(network: Network, seed: int) -> Network:
+    """The same network with the values of each tensor permuted: its histograms, no structure."""
     module = seeded(lambda: _permuted(network.module), seed).eval()
-    take_statistics(module, batches)
     return replace(network, module=module, weights=Weights("permuted", f"seed {seed}"))
+
+
+def channels_last(module: nn.Module) -> nn.Module:
+    """The module in the memory format in which convolutions are faster."""
+    return module.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue] - no stub
 
 
 def seeded(build: Callable[[], nn.Module], seed: int) -> nn.Module:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..data.images import LeftOut
-from ..errors import LayerError, ModelError, ScalecutError
+from ..errors import LayerError, ModelError, ScalecutError, first_line
 from .hooks import pooled_outputs
 from .layers import matches, probe_points, select_layers
 from .load import load_network
@@ -184,8 +184,3 @@ def _causes(network: Network, ruined: Sequence[ProbePoint]) -> dict[str, str]:
             }
         )
     return causes
-
-
-def first_line(error: Exception) -> str:
-    """The first line of an error of a library, short enough to quote in a sentence."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:100].rstrip(".")

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import ttest_ind_from_stats
 
+from ..figures.text import p_value
 from ..networks.points import LOGITS, SOFTMAX
 from ..pathology.methods import PAPER_SEEDS
 from ..probing.curve import ALPHA, Curve
@@ -203,7 +204,7 @@ def _drops(curve: Curve, network: str) -> tuple[str, str]:
         last = _name(curve, best.last)
         return f"the last available layer is {last}", INCOMPARABLE
     if best.fall_after is None or best.fall is None:
-        return f"no drop is shown (p = {best.fall_p_value:.2g})", NOT_REPRODUCED
+        return f"no drop is shown ({p_value(best.fall_p_value)})", NOT_REPRODUCED
     low, high = (math.nan if end is None else end for end in (best.fall_low, best.fall_high))
     return (
         f"drops by {_interval(best.fall, low, high)} after {_name(curve, best.fall_after)}; "
@@ -356,7 +357,7 @@ def _of_printed(metric: str, other: str) -> Callable[[Found, str], Judged]:
         is_better = (cut[metric] > whole[metric]) == (metric == "kappa")
         said = (
             f"by the printed means and spreads: {cut[metric]:g} against {whole[metric]:g}, Welch's "
-            f"p = {p:.2g}, n = {n} each"
+            f"{p_value(p)}, n = {n} each"
         )
         return said, AS_PRINTED if is_better and p <= ALPHA else NOT_AS_PRINTED
 

@@ -16,10 +16,10 @@ import pandas as pd
 
 from .. import runs
 from ..data.images import MEAN
-from ..errors import DataError
 from ..networks.points import LOGITS, POOLED, SOFTMAX, ProbePoint
 from ..pathology.patches import counts, read_patches
 from ..probing.curve import Curve, read_curve
+from ..report.paper import COLUMNS
 from . import published
 from .published import Misprint, check_counts
 
@@ -47,12 +47,6 @@ SECTIONS = {
     "Table 2": "Transfer to nuclei",
     "A.3": "Feature visualisation of early layers",
 }
-# fmt: off
-COLUMNS = (
-    "section", "network", "item", "quantity", "paper", "ours_as_paper", "ours", "ours_low",
-    "ours_high", "mark", "why",
-)
-# fmt: on
 # steps; that of a curve has the name of its network, the others of a network `step_of` names
 PATCHES, SIZES, NOISE, CUT, PICTURES = "patches", "image-size", "noise", "cut", "pictures"
 AREAS, MAGNIFICATIONS, FINETUNED = "areas", "magnifications", "finetuned"
@@ -462,14 +456,3 @@ def _of_pictures(found: Found) -> Iterator[Row]:
             yield Row("A.3", network, "an early layer", "images", why=why)
         elif step in found.lacking:
             yield Row("A.3", network, "an early layer", "images", why=found.lacking[step])
-
-
-def section_of(table: pd.DataFrame, section: str) -> pd.DataFrame:
-    """The rows of one section.
-
-    Raises:
-        DataError: if it is none of the paper's.
-    """
-    if section not in SECTIONS:
-        raise DataError(f"There is no section {section!r}. It is one of {', '.join(SECTIONS)}.")
-    return table.loc[table.section == section]

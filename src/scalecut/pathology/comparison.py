@@ -14,6 +14,7 @@ from jaxtyping import Float64, Int64
 from scipy import stats as distributions
 
 from ..errors import DataError
+from ..figures import text
 
 DRAWS = 2000
 ALPHA = 0.05
@@ -184,13 +185,13 @@ def sentence(found: Difference, layers: Mapping[str, str]) -> str:
     if not found.is_shown:
         return (
             f"No evidence that {name} differs from {found.other}: {found.better:+.2f} {unit} "
-            f"[{found.low:.2f}, {found.high:.2f}], corrected p = {found.p_value:.2g}."
+            f"{text.interval(found.low, found.high)}, corrected {text.p_value(found.p_value)}."
         )
     verb = "beats" if found.better > 0 else "loses to"
-    low, high = sorted((abs(found.low), abs(found.high)))
+    ends = text.interval(*sorted((abs(found.low), abs(found.high))))
     n = found.n_seeds_better if found.better > 0 else found.n_seeds - found.n_seeds_better
     return (
-        f"{name} {verb} {found.other} by {abs(found.better):.2f} {unit} [{low:.2f}, {high:.2f}], "
+        f"{name} {verb} {found.other} by {text.number(abs(found.better))} {unit} {ends}, "
         f"{n} of {found.n_seeds} seeds."
     )
 

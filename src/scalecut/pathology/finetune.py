@@ -29,8 +29,9 @@ from ..cache import setting_hash
 from ..data.decoding import fitted
 from ..data.images import Image
 from ..errors import DataError, ModelError, OutputError
-from ..features.extract import Computation, decoded, resolved_device, resolved_precision
-from ..networks.network import Preprocessing, tensors_sha256
+from ..features.backends import resolved_device, resolved_precision
+from ..features.extract import Computation, decoded
+from ..networks.network import Preprocessing, channels_last, tensors_sha256
 
 MOST_BYTES = 2 * 10**9  # of decoded images kept in memory; more are decoded in every epoch
 NONE = np.array([], dtype=np.int64)
@@ -129,8 +130,7 @@ def finetuned(
     scaled, size = (target - mean) / scale, computation.batch_size
     batches = _Batches(images, scaled, preprocessing, computation.fit, size, parts.train)
     with _in_one_line(plan, size, place):
-        copied = copy.deepcopy(module).to(plan.device)
-        copied = copied.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        copied = channels_last(copy.deepcopy(module).to(plan.device))
         folder = place / _fingerprint(copied, batches, plan)[:16]
         if not (folder / RESULT).is_file():
             folder.mkdir(parents=True, exist_ok=True)

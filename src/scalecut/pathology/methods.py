@@ -13,7 +13,6 @@ Shapes: n patches, m for training, v for validation, k for testing, d features, 
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -21,17 +20,17 @@ import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float32, Float64, Int64
-from threadpoolctl import threadpool_limits
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from .. import cache
 from ..cut.network import cut_after
-from ..data.images import Image, LeftOut, evenly
+from ..data.images import ImageSet, LeftOut, evenly
 from ..errors import DataError, LayerError, check_names
-from ..features.extract import Computation, Stages, decoded
+from ..features.extract import Computation, Stages, check_finite, decoded
 from ..networks.network import Network, randomly_initialised, seeded, take_statistics
 from ..networks.points import ProbePoint
-from ..probing.scores import n_processors
+from ..probing.controls import moved_by_int8
+from ..probing.scores import one_thread_each
 from ..stats.ridge import decompose, left_group_out, nested_ridge
 from . import comparison as compared
 from .finetune import Fit, Parts, Training, finetuned
@@ -226,11 +225,12 @@ class Source:
     """The network with its randomly initialised controls, and the patches of all methods."""
 
     network: Network
-    images: list[Image]
+    images: ImageSet  # with their target and group, by which int8 is checked
     computation: Computation
     stages: Stages
     cut: ProbePoint | None = None
     left_out: list[LeftOut] = field(default_factory=list)
+    computed: dict[str, object] = field(default_factory=dict)  # how; pretrained if used
 
     def features(
         self, methods: Sequence[Method], seed: int
@@ -253,8 +253,8 @@ class Source:
         for _, _, bad in self._decoded(range(len(self.images)), self.computation.batch_size):
             for number, reason in bad.items():
                 is_read[number] = False
-                self.left_out.append(LeftOut(self.images[number].name, reason))
-        self.images = [image for image, good in zip(self.images, is_read, strict=True) if good]
+                self.left_out.append(LeftOut(self.images.images[number].name, reason))
+        self.images = self.images.rows(is_read)
         return is_read
 
     def trainable(self, method: Method, seed: int) -> torch.nn.Module:
@@ -283,7 +283,13 @@ class Source:
         self, network: Network, points: Sequence[ProbePoint], kind: str
     ) -> Mapping[str, Float32[np.ndarray, "n d"]]:
         stage = {"pretrained": "features", "random": "random weights", "reset": "reset"}[kind]
-        found = self.stages.extracted(network, self.images, points, self.computation, stage)
+        asked = points, self.computation
+        found = self.stages.extracted(network, self.images.images, *asked, stage)
+        check_finite(network, found.matrices)
+        read = self.images.rows(found.is_read)
+        moved = moved_by_int8(network, read, *asked, found, self.stages)
+        if kind == "pretrained" or not self.computed:
+            self.computed = {"precision": found.precision, "engine": found.engine, **moved}
         self.left_out += [each for each in found.left_out if each not in self.left_out]
         every = {}
         for name, matrix in found.matrices.items():
@@ -302,7 +308,7 @@ class Source:
         self, numbers: Sequence[int], batch_size: int
     ) -> Iterator[tuple[list[int], torch.Tensor, dict[int, str]]]:
         own, fit = self.network.preprocessing, self.computation.fit
-        return decoded(self.images, numbers, own, fit, batch_size=batch_size)
+        return decoded(self.images.images, numbers, own, fit, batch_size=batch_size)
 
 
 def reset_after(
@@ -394,8 +400,7 @@ def repeated_ridge(
     features: Float64[np.ndarray, "n d"], task: Task, draws: Sequence[Int64[np.ndarray, " _"]]
 ) -> Float64[np.ndarray, "S k"]:
     """Predictions of the test patches by a ridge regression on each of the draws."""
-    # one thread per regression: the same numbers on any number of cores
-    with threadpool_limits(1), ThreadPoolExecutor(n_processors()) as workers:
+    with one_thread_each() as workers:
         rows = workers.map(lambda train: _ridge(features, train, task), draws)
         return task.restored(np.array(list(rows)))
 
@@ -454,7 +459,7 @@ def trained(
             with source.stages(stage):
                 fit = finetuned(
                     source.trainable(each, own),
-                    source.images,
+                    source.images.images,
                     task.regressed,
                     parts,
                     cache.fits(),

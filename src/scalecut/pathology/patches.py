@@ -30,10 +30,9 @@ from scipy import ndimage, sparse
 from skimage.measure import label
 
 from .. import runs
-from ..data.images import LeftOut
+from ..data.images import LeftOut, Progress
 from ..data.masks import KINDS, background_code
 from ..errors import DataError, check_names
-from ..features.extract import Progress
 from .resolution import checked
 from .tiles import PARTS, Tile, find_tiles, read, read_split
 from .tiles import split as split_tiles

@@ -17,10 +17,11 @@ from jaxtyping import Float64
 from matplotlib.figure import Figure
 from torch import nn
 
-from ..data.images import Image, LeftOut
+from ..data.images import Image, ImageSet, LeftOut, Progress
 from ..errors import DataError, LayerError
 from ..features.cluster import computing
-from ..features.extract import Computation, Progress, Stages, provenance
+from ..features.extract import Computation, Stages, provenance
+from ..figures import text
 from ..figures.drawing import page_figure
 from ..figures.notebook import html_of
 from ..figures.pathology import calibration_drawing, sweep_drawing
@@ -29,7 +30,7 @@ from ..networks.network import Network
 from ..networks.points import LOGITS, SOFTMAX, ProbePoint
 from ..networks.selection import chosen_points
 from ..probing.choose import choose_layer
-from ..probing.curve import Curve, check_model, read_curve
+from ..probing.curve import Curve, check_model, computed_line, read_curve
 from ..report.report import save
 from ..runs import read_run, settings_of
 from ..stats.agreement import FEWEST, agreement
@@ -158,8 +159,8 @@ class Transfer:
         return tables
 
     def notes(self) -> list[str]:
-        """Lines below the tables: none."""
-        return []
+        """How features were computed, where that was not by PyTorch."""
+        return computed_line(self.provenance)
 
     def save(self, folder: str | Path, *, command: str = "") -> Path:
         """Write the run folder: tables, figures and page.
@@ -218,7 +219,8 @@ def transfer(
     Raises:
         DataError: if the patches cannot be compared (`methods.task_of`), or options exclude each
             other.
-        LayerError: if a method needs a layer to cut at, and none is given or it is not known.
+        LayerError: if a method needs a layer to cut at, and none is given or it is not known, or
+            a feature is not finite.
         ModelError: if the network is not known, or the curve is of another network.
     """
     settings = settings_of(locals())
@@ -229,7 +231,7 @@ def transfer(
             "frozen."
         )
     patches = data if isinstance(data, Patches) else _patches_at(data)
-    task_of(patches.table, trial)  # refuses patches before minutes of computation
+    task, _ = task_of(patches.table, trial)  # refuses patches before minutes of computation
     curve = cut.from_ if isinstance(cut.from_, Curve | None) else read_curve(cut.from_)
     with stages("network"):
         network = load_network(model, weights=weights, allow_partial=allow_partial, seed=seed)
@@ -241,14 +243,18 @@ def transfer(
     layer = cut.at or (choose_layer(curve, cut.rule or "cheapest").layer if curve else "")
     at = _point_of(points, layer) if layer else None
     plan = planned(trial.methods, points, at)
-    images = [Image(name, patches.folder / name) for name in patches.table.patch]
+    table = patches.table
+    images = ImageSet(
+        tuple(Image(name, patches.folder / name) for name in table.patch),
+        *(task.regressed, task.name, ("patches",) * len(table), tuple(table.group)),
+    )
     source = Source(network, images, computation, stages, at)
     with computing(computation.cluster) as stages.compute:
         if trial.mode == "frozen":
             candidates = points if TUNED in trial.methods else ()
-            found = frozen(source, plan, patches.table, trial, seed, candidates)
+            found = frozen(source, plan, table, trial, seed, candidates)
         else:
-            found = trained(source, plan, patches.table, trial, training, seed)
+            found = trained(source, plan, table, trial, training, seed)
     swept = _swept(found)
     return Transfer(
         _table(found, trial.mode),
@@ -261,7 +267,7 @@ def transfer(
         found.losses,
         tuple(source.left_out),
         tuple(layers_left_out),
-        provenance(network, settings, stages)
+        provenance(network, settings, stages, checked=source.computed)
         | _facts_of(found, trial, training, computation)
         | {"transfer": _trial_facts(trial, seed)},
         found,
@@ -283,7 +289,8 @@ def read_transfer(folder: str | Path) -> Transfer:
     others = {name: run.table(name) if run.has(name) else pd.DataFrame() for name in names}
     differences = run.table("differences") if run.has("differences") else _no_differences()
     table = run.table("transfer", COLUMNS)
-    return Transfer(table, differences, provenance=dict(run.facts), **others, **left_out)  # pyright: ignore[reportArgumentType]
+    facts = dict(run.facts)
+    return Transfer(table, differences, provenance=facts, **others, **left_out)  # pyright: ignore[reportArgumentType] - by name
 
 
 # --- inside --------------------------------------------------------------------------------------
@@ -495,13 +502,12 @@ def _agreement_shown(agreed: pd.DataFrame) -> pd.DataFrame:
         {
             "metric": agreed.metric.str.replace("_", " "),
             " rank correlation [95 %]": [
-                f"{row['rho']:.2f} [{row['low']:.2f}, {row['high']:.2f}]"
-                for row in agreed.to_dict("records")
+                *map(text.with_interval, agreed.rho, agreed.low, agreed.high)
             ],
-            " of depth": agreed.rho_depth.map("{:.2f}".format),
+            " of depth": agreed.rho_depth.map(text.number),
             "best": agreed.best,
             "of the curve": agreed.foretold,
-            " loses": agreed.regret.map("{:.2f}".format),
-            " last loses": agreed.regret_last.map("{:.2f}".format),
+            " loses": agreed.regret.map(text.number),
+            " last loses": agreed.regret_last.map(text.number),
         }
     )

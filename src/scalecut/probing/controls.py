@@ -17,7 +17,7 @@ from ..data.images import ImageSet, evenly, keys_of
 from ..data.scenes import make_scenes
 from ..errors import ModelError
 from ..features.backends import resolved_backend, resolved_precision
-from ..features.extract import Computation, Stages, decoded, network_setting
+from ..features.extract import Computation, Extracted, Stages, decoded, network_setting
 from ..networks.network import (
     Network,
     Preprocessing,
@@ -98,6 +98,26 @@ def comparable(network: Network, seed: int) -> Network:
     if network.weights.kind != "random":
         return network
     return control_of(network, make_scenes(STATISTICS_IMAGES, seed=seed), Computation(), seed)
+
+
+def moved_by_int8(
+    network: Network,
+    images: ImageSet,
+    points: Sequence[ProbePoint],
+    computation: Computation,
+    found: Extracted,
+    stages: "Stages",
+) -> dict[str, object]:
+    """How far int8 moved R² (`check_int8`), on some of the images; {} for other precisions.
+
+    Args:
+        found: features in which every image has a row.
+    """
+    if found.precision != "int8":
+        return {}
+    rows = evenly(len(images), CHECKED_IMAGES)
+    in_int8 = {layer: matrix[rows] for layer, matrix in found.matrices.items()}
+    return check_int8(network, images.rows(rows), points, computation, in_int8, stages)
 
 
 def check_int8(

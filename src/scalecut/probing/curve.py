@@ -1,5 +1,6 @@
 """The curve: R² by layer, with its controls, and what it is evidence of."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,36 +20,13 @@ from ..figures.drawing import page_figure
 from ..figures.notebook import html_of
 from ..figures.text import number, p_value, span, with_interval
 from ..networks.points import SOFTMAX, ProbePoint
+from ..report.curve import COLUMNS
 from ..report.report import save
 from ..stats.inference import drop, interval, peak
 
 ALPHA = 0.05  # p-values up to this are significant
 # What two curves must share to be compared, with the facts that say so.
 PAIRED = (("images", "images", ("sha256",)), ("splits", "probe", ("repeats", "seed")))
-
-COLUMNS = [
-    "model",
-    "subset",
-    "measure",
-    "layer",
-    "alias",
-    "depth",
-    "n_features",
-    "n_images",
-    "weights",
-    "target",
-    "regressor",
-    "r2",
-    "r2_low",
-    "r2_high",
-    "p_value",
-    "seed_count",
-    "n_fit",
-    "r2_spread",
-    "learned",
-    "learned_low",
-    "learned_high",
-]
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,16 +194,7 @@ class Curve:
             n = int((own.p_value <= ALPHA).sum())
             said.append(f"p ≤ {ALPHA:g} (corrected over layers) at {n} of {len(own)} layers")
         lines = [f"Controls: {'; '.join(said) or 'none'}."]
-        computed = self.provenance.get("computed", {})
-        if computed.get("engine") == "openvino":
-            line = f"Computed by OpenVINO in {computed['precision']}"
-            if "int8_moved" in computed:
-                line += (
-                    f"; compared with float32, R² changed by at most "
-                    f"{abs(computed['int8_moved']):.3f} ({computed['int8_moved_at']}, "
-                    f"{computed['int8_checked_on']} images)"
-                )
-            lines.append(f"{line}.")
+        lines += computed_line(self.provenance)
         if self.provenance.get("settings", {}).get("learning_curve") and not self.fewer:
             lines.append("No learning curve: half of the training images would be too few.")
         return [*lines, *self.learning_lines()]
@@ -352,7 +321,7 @@ class Curve:
         model = self.table.model.iloc[0]
         r2 = f"R² {with_interval(found.r2, found.r2_low, found.r2_high)}"
         if not found.is_shown:
-            by_chance = f", p = {p_value(found.p_value)}" if np.isfinite(found.p_value) else ""
+            by_chance = f", {p_value(found.p_value)}" if np.isfinite(found.p_value) else ""
             return (
                 f"No layer of {model} is shown to encode object scale; the best is "
                 f"{label(found.peak)}: {r2}{by_chance}; {found.n_fit} training images."
@@ -368,7 +337,7 @@ class Curve:
         if found.peak == found.last:
             said += "; no layer was probed after it"
         elif found.fall_after is None:
-            said += f"; no drop is shown after it (p = {p_value(found.fall_p_value)})"
+            said += f"; no drop is shown after it ({p_value(found.fall_p_value)})"
         else:
             where = label(found.fall_after)
             if not found.fall_first == found.fall_after == found.fall_last:
@@ -414,6 +383,20 @@ class Curve:
         )
         rows = np.flatnonzero(wanted)
         return rows[np.argsort(table.depth.to_numpy()[rows], kind="stable")]
+
+
+def computed_line(provenance: Mapping[str, Any]) -> list[str]:
+    """How OpenVINO computed the features, and how far int8 moved R²; nothing for PyTorch."""
+    computed = provenance.get("computed", {})
+    if computed.get("engine") != "openvino":
+        return []
+    line = f"Computed by OpenVINO in {computed['precision']}"
+    if "int8_moved" in computed:
+        line += (
+            f"; compared with float32, R² changed by at most {abs(computed['int8_moved']):.3f} "
+            f"({computed['int8_moved_at']}, {computed['int8_checked_on']} images)"
+        )
+    return [f"{line}."]
 
 
 def image_table(image_set: ImageSet) -> pd.DataFrame:

@@ -15,18 +15,26 @@ from typing import Literal
 import pandas as pd
 from torch import nn
 
-from ..data.images import ImageSet, evenly
-from ..data.read import Reading, check_size, images_of
+from ..data.images import ImageSet, Progress
+from ..data.read import Reading, images_of
 from ..errors import DataError, check_names
 from ..features.cluster import computing
-from ..features.extract import Computation, Extracted, Progress, Stages, check_finite, provenance
+from ..features.extract import (
+    Computation,
+    Extracted,
+    Stages,
+    check_finite,
+    provenance,
+    readable,
+)
 from ..networks.load import load_network
 from ..networks.network import Network
 from ..networks.points import ProbePoint
 from ..networks.selection import chosen_points
+from ..report.curve import COLUMNS
 from ..runs import settings_of
-from .controls import CHECKED_IMAGES, check_int8, control_of, pixel_network
-from .curve import COLUMNS, Curve
+from .controls import control_of, moved_by_int8, pixel_network
+from .curve import Curve
 from .scores import MATCHED, MOST_RANDOM, Features, Part, Scores, draw_parts, score
 
 REGRESSORS = ("ridge", "ols")
@@ -136,14 +144,14 @@ def probe(
         network = control_of(network, image_set, computation, seed)
     asked = _Asked(network, tuple(points), computation, fitting, seed, stages)
     with computing(computation.cluster) as stages.compute:
-        kept, found = asked.readable(image_set, strict=reading.strict)
+        found = asked.extracted(network, image_set)
+        kept = readable(network, image_set, found, strict=reading.strict)
         own = {network.weights.kind: Features(asked.points, (found.matrices,))}
-        moved = asked.checked_in_int8(network, kept, found)
+        moved = moved_by_int8(network, kept, points, computation, found, stages)
         of_controls = asked.control_features(kept)
     scores, *fewer = asked.scores(kept, own, of_controls)
-    facts = provenance(network, settings, stages, found, kept)
+    facts = provenance(network, settings, stages, found, kept, moved)
     facts["probe"] = {"repeats": fitting.repeats, "seed": seed}
-    facts["computed"] = {**facts["computed"], **moved}  # pyright: ignore[reportGeneralTypeIssues]
     facts["layers_left_out"] = layers_left_out
     facts["images_left_out"] = (*image_set.left_out, *found.left_out)
     return Curve(
@@ -168,32 +176,9 @@ class _Asked:
     seed: int
     stages: Stages
 
-    def readable(self, image_set: ImageSet, *, strict: bool) -> tuple[ImageSet, Extracted]:
-        """The images that could be read, and the network's features of them."""
-        found = self.extracted(self.network, image_set)
-        if strict and found.left_out:
-            bad = found.left_out[0]
-            reason = bad.reason.rstrip(".")
-            raise DataError(f"{bad.name}: {reason}. Fix or remove it, or drop --strict.")
-        check_finite(self.network, found)
-        kept = image_set.rows(found.is_read)
-        check_size(kept)
-        return kept, found
-
     def extracted(self, network: Network, images: ImageSet, stage: str = "features") -> Extracted:
         """The features of the images at all points, with this network's weights."""
         return self.stages.extracted(network, images.images, self.points, self.computation, stage)
-
-    def checked_in_int8(
-        self, network: Network, images: ImageSet, found: Extracted
-    ) -> dict[str, object]:
-        """How far int8 moved R², on some of the images that `found` has rows of; {} otherwise."""
-        if found.precision != "int8":
-            return {}
-        rows = evenly(len(images), CHECKED_IMAGES)
-        in_int8 = {layer: matrix[rows] for layer, matrix in found.matrices.items()}
-        sample = images.rows(rows)
-        return check_int8(network, sample, self.points, self.computation, in_int8, self.stages)
 
     def control_features(self, images: ImageSet) -> dict[str, Features]:
         """Features of the same images with the weights of each control, by kind of weights."""
@@ -209,8 +194,8 @@ class _Asked:
                 with self.stages(stage):
                     control = control_of(network, images, self.computation, seed, kind)
                 found = self.extracted(control, images, stage)
-                check_finite(control, found)
-                self.checked_in_int8(control, images, found)
+                check_finite(control, found.matrices)
+                moved_by_int8(control, images, self.points, self.computation, found, self.stages)
                 matrices.append(found.matrices)
             features[kind] = Features(self.points, tuple(matrices))
         if "pixels" in controls:

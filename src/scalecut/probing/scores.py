@@ -10,6 +10,7 @@ import os
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -233,7 +234,7 @@ def score(
     own, main = next(iter(features)), "ridge" if "ridge" in regressors else regressors[0]
     lines: dict[tuple[str, str, str, str], dict[str, _Line]] = {}
     # One thread per regression: the same numbers on any number of cores.
-    with threadpool_limits(1), ThreadPoolExecutor(n_processors()) as workers:
+    with one_thread_each() as workers:
         found = workers.map(
             lambda job: list(
                 _layer_lines(
@@ -455,6 +456,13 @@ def _check_spread(part: Part) -> None:
                 f"{len(flat)} splits of {part.subset!r}, so R² is undefined. Give more images "
                 "whose objects differ in size."
             )
+
+
+@contextmanager
+def one_thread_each() -> Iterator[ThreadPoolExecutor]:
+    """Workers with one thread per regression: the same numbers on any number of cores."""
+    with threadpool_limits(1), ThreadPoolExecutor(n_processors()) as workers:
+        yield workers
 
 
 def n_processors() -> int:

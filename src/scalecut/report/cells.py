@@ -46,7 +46,9 @@ def interval(low: float, high: float) -> Cell:
 
 def p_value(value: float | None) -> Cell:
     """With two digits; nothing where it is unknown."""
-    return None if value is None or np.isnan(value) else (text.p_value(value), value)
+    if value is None or np.isnan(value):
+        return None
+    return (text.p_value(value).removeprefix("p = "), value)
 
 
 def spread(column: Iterable[Any]) -> Cell:

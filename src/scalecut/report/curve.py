@@ -23,11 +23,11 @@ from .cells import Cell, interval, p_value
 from .page import Section, Story, Table
 from .predictions import predictions_of, read_predictions
 
-COLUMNS = (
+COLUMNS = [
     *("model", "subset", "measure", "layer", "alias", "depth", "n_features", "n_images"),
     *("weights", "target", "regressor", "r2", "r2_low", "r2_high", "p_value", "seed_count"),
     *("n_fit", "r2_spread", "learned", "learned_low", "learned_high"),
-)
+]
 OF_EVIDENCE = (
     *("peak", "confidence_set", "r2", "r2_low", "r2_high", "learned", "p_value"),
     *("fall_after", "fall_first", "fall_last", "last_r2", "n_fit"),

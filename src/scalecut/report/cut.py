@@ -47,12 +47,15 @@ def cut_section(run: Run, figure: str = "saving") -> Section:
         f"milliseconds per batch of {verified['batch_size']}": ("seconds", 1e3),
         "peak memory per image, MB": ("peak_bytes", 1e-6),
     }
-    rows: list[tuple[Cell, ...]] = [
-        (name, unit * whole, unit * cut, (f"{100 * cut / whole:.0f} %", cut / whole))
-        for name, (key, unit) in costs.items()
-        for whole, cut in [(verified["whole"].get(key), verified["cut"].get(key))]
-        if whole and cut is not None
-    ]
+    # Of pairs, as in the lines above the table: a ratio of medians may contradict it.
+    paired = {"seconds": verified.get("seconds_ratio")}
+    rows: list[tuple[Cell, ...]] = []
+    for name, (key, unit) in costs.items():
+        whole, cut, share = verified["whole"].get(key), verified["cut"].get(key), paired.get(key)
+        if whole and cut is not None:
+            own = None if share else unit * cut
+            share = share or cut / whole
+            rows.append((name, unit * whole, own, (f"{100 * share:.0f} %", share)))
     return Section(
         f"The cut after {layer}",
         [*([choice["reason"]] if choice else []), *verified["lines"]],

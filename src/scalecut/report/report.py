@@ -12,7 +12,7 @@ from typing import Any
 import matplotlib as mpl
 import pandas as pd
 
-from .. import runs
+from .. import cache, runs
 from ..errors import DataError, OutputError
 from ..figures.drawing import STYLE, Drawing, page_figure
 from ..runs import Run
@@ -158,8 +158,6 @@ def _write_figures(folder: Path, drawn: Mapping[str, Drawing]) -> list[Path]:
 
 
 def _write_page(text: str, file: Path) -> Path:
-    try:
-        file.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise OutputError(runs.unwritable(file, error)) from error
+    with cache.written(file, runs.unwritable) as part:
+        part.write_text(text, encoding="utf-8")
     return file

@@ -11,6 +11,7 @@ import pandas as pd
 
 from ..data.images import Image
 from ..data.thumbnails import thumbnail
+from ..figures import text
 from ..figures.analyses import (
     MOVES,
     OUTPUTS,
@@ -105,7 +106,7 @@ def unit_sections(run: Run) -> list[Section]:
                 thumbnail(Image(row["picture"], run.folder / row["picture"])),
                 (row["direction"] and f"{row['subset']}: {row['direction']}")
                 or f"unit {row['unit']}",
-                f"{row['start']:.3g} → {row['end']:.3g}".replace("-", "−"),
+                text.change(row["start"], row["end"]),
             )
             for row in rows.to_dict("records")
         ]
