@@ -1,6 +1,8 @@
 """Outlines and runs of pixels cover the pixels that were planted, in every form of a file."""
 
+import dataclasses
 import json
+from pathlib import Path
 
 import numpy as np
 import PIL.Image
@@ -8,6 +10,8 @@ import pytest
 from scipy import ndimage
 
 from scalecut import Frame
+from scalecut.data.boxes import in_pixels
+from scalecut.data.images import Image, Labelled, Mark
 from scalecut.data.outlines import covered, of_coco
 from tests.data.layouts import HIGH, WIDE, add_coco, coco_parts, draw, exif, read, said, skipped
 
@@ -150,6 +154,16 @@ def test_what_is_no_mask_is_skipped(tmp_path, change, reason):
     parts["annotations"][0] |= change
     images = read(add_coco(tmp_path, parts), marks="masks")
     assert (len(images), skipped(images)["b.jpg"]) == (1, reason)
+
+
+def test_boxes_in_pixels_keep_all_else_of_a_mark():
+    shape = (((8.0, 6.0), (48.0, 6.0), (8.0, 36.0)),)
+    mark = Mark("dog", (0.1, 0.1, 0.6, 0.6), frozenset({"truncated"}), (shape,))
+    item = Labelled(Image("a", Path("a.jpg")), frozenset({"dog"}), (mark,), (WIDE, HIGH))
+    for asked in (["xyxy"], ["xywh", "normalised"]):
+        (found,) = in_pixels([item], asked, "")
+        (own,) = found.label
+        assert dataclasses.replace(own, box=mark.box) == mark
 
 
 def test_masks_are_refused_where_there_are_none(tmp_path):

@@ -28,6 +28,14 @@ def yolo(folder, lines, data="names: [cat, dog]\n", images="images/train"):
     return f"yolo:{folder}"
 
 
+def yolo_elsewhere(folder, path):
+    """Images and labels outside the folder of data.yaml, in a set whose own path has an images."""
+    yolo(folder / "images" / "set", {"a": BOX, "b": BOX}, data="")
+    (folder / "about").mkdir()
+    (folder / "about" / "data.yaml").write_text(f"{path}train: images/train\nnames: [cat, dog]\n")
+    return f"yolo:{folder}/about"
+
+
 def in_yolo(kind, *numbers):
     return f"{kind} {' '.join(f'{value:.6f}' for value in shares(*numbers))}\n"
 
@@ -77,6 +85,11 @@ LAYOUTS = {
                             "train: ../train/images\nnames: ['cat', 'dog']", "train/images"),
         [],
     ),
+    "yolo, path elsewhere": (
+        lambda folder: yolo_elsewhere(folder, f"path: {folder}/images/set\n"),
+        [],
+    ),
+    "yolo, path above": (lambda folder: yolo_elsewhere(folder, "path: ../images/set\n"), []),
     "yolo, outline": (lambda folder: yolo(folder, {"a": OUTLINED, "b": BOX}), [BY_BOX]),
     "yolo, pose": (
         lambda folder: yolo(folder, {"a": BOX.strip() + " 0.5 0.5 2", "b": BOX},
@@ -138,6 +151,15 @@ def other_json(folder, content):
     return f"coco:{folder}/x.json"
 
 
+def one_label(folder):
+    """Images of one name in two folders, and one text file."""
+    spec = yolo(folder, {"a": BOX}, images="images")
+    (folder / "images" / "a.jpg").unlink()
+    for part in ("train", "val"):
+        draw(folder / "images" / part / "a.jpg")
+    return spec
+
+
 CIRCLE = shape("circle", ((28, 21), (28, 41)))
 
 
@@ -153,6 +175,15 @@ CIRCLE = shape("circle", ((28, 21), (28, 41)))
          "('1 0.5 0.5 0.1'); fix it."),
         (lambda f: yolo(f, {"a": BOX}, "names: [a\n"), "{}/data.yaml is not YAML (while parsing a "
          "flow sequence"),
+        *(
+            (lambda f, names=names: yolo(f, {"a": BOX}, f"names: {names}\n"),
+             f"The names in the YAML file of {{}} are {shown}, which give no class its number. "
+             "Give a list, such as names: [cat, dog], or names by number.")
+            for names, shown in (("cat", "'cat'"), ("5", "'5'"), ("{cat: 0}", '"{\'cat\': 0}"'),
+                                 ("true", "'True'"))
+        ),
+        (one_label, "The label labels/a.txt could be that of images/train/a.jpg or of "
+         "images/val/a.jpg. Put labels into folders of the same names as images."),
         (lambda f: yolo(f, {}), "There is no image in {}. Give a folder with images and labels, or "
          "with data.yaml."),
         (lambda f: f"labelme:{f}", "There is no JSON file in {}. Give a folder with one per "

@@ -495,7 +495,7 @@ def yolo(folder: Path, source: Source) -> Items:
             "convert_dota_to_yolo_obb of the package ultralytics."
         )
     about = _yolo_facts(folder)
-    kinds = _yolo_kinds(about.get("names"), folder)
+    kinds = _yolo_kinds(about, folder)
     has_points = "kpt_shape" in about
     places = [source.images] if source.images else _yolo_folders(folder, about)
     paths = sorted({path for place in places for path in Files(place).paths})
@@ -506,10 +506,18 @@ def yolo(folder: Path, source: Source) -> Items:
         )
     top = source.images or folder
     n_outlines = 0
+    used: dict[Path, str] = {}
     for path in paths:
         name = path.relative_to(top).as_posix() if path.is_relative_to(top) else path.name
+        file = _yolo_label(path, folder)
+        if file is None:
+            yield LeftOut(name, "it has no annotation")
+            continue
+        if file in used:
+            raise _of_two("labels", file, folder, used[file], name)
+        used[file] = name
         try:
-            marks, outlined = _yolo_marks(_yolo_label(path, folder), kinds, has_points)
+            marks, outlined = _yolo_marks(file, kinds, has_points)
         except DataError as error:
             yield LeftOut(name, str(error))
             continue
@@ -538,14 +546,25 @@ def _yolo_facts(folder: Path) -> dict[str, Any]:
     return about if isinstance(about, dict) else {}
 
 
-def _yolo_kinds(names: object, folder: Path) -> dict[str, str]:
-    """The classes by number: of data.yaml, else of classes.txt."""
-    if isinstance(names, dict):
-        return {identity(number): str(name) for number, name in names.items()}
+def _yolo_kinds(about: dict[str, Any], folder: Path) -> dict[str, str]:
+    """The classes by number: of data.yaml, else of classes.txt.
+
+    Raises:
+        DataError: if data.yaml has names that are neither a list nor by number.
+    """
+    names = about.get("names")
     file = folder / "classes.txt"
     if names is None and file.is_file():
         names = file.read_text(encoding="utf-8-sig").split("\n")
-    return {str(n): str(name).strip() for n, name in enumerate(names or ()) if str(name).strip()}  # pyright: ignore[reportArgumentType]
+    if isinstance(names, list | None):
+        names = dict(enumerate(names or ()))
+    if not isinstance(names, dict) or not all(identity(n).isdecimal() for n in names):
+        raise DataError(
+            f"The names in the YAML file of {folder} are {str(names)[:40]!r}, which give no class "
+            "its number. Give a list, such as names: [cat, dog], or names by number."
+        )
+    found = {identity(number): str(name).strip() for number, name in names.items()}
+    return {number: name for number, name in found.items() if name}
 
 
 def _yolo_folders(folder: Path, about: dict[str, Any]) -> list[Path]:
@@ -566,20 +585,14 @@ def _yolo_folders(folder: Path, about: dict[str, Any]) -> list[Path]:
     return [folder / "images"] if (folder / "images").is_dir() else [folder]
 
 
-def _yolo_label(image: Path, folder: Path) -> Path:
-    """The text file of an image: in labels instead of images, else next to it."""
-    parts = list(image.relative_to(folder).parts) if image.is_relative_to(folder) else []
+def _yolo_label(image: Path, folder: Path) -> Path | None:
+    """The text file of an image: in labels instead of the last images, else next to it."""
+    name, parts = f"{stem_of(image)}.txt", list(image.parent.parts)
+    places = [image.parent, folder / "labels"]
     if "images" in parts:
-        place = len(parts) - 1 - parts[::-1].index("images")
-        parts[place] = "labels"
-        file = folder.joinpath(*parts).with_name(f"{stem_of(image)}.txt")
-        if file.is_file():
-            return file
-    name = f"{stem_of(image)}.txt"
-    for file in (image.with_name(name), folder / "labels" / name):
-        if file.is_file():
-            return file
-    raise DataError("it has no annotation")
+        parts[len(parts) - 1 - parts[::-1].index("images")] = "labels"
+        places = [Path(*parts), *places]
+    return next((place / name for place in places if (place / name).is_file()), None)
 
 
 def _yolo_marks(
@@ -805,10 +818,7 @@ def masks(folder: Path, source: Source) -> Items:
             yield LeftOut(name.as_posix(), reason)
             continue
         if mask in used:
-            raise DataError(
-                f"The mask {mask.relative_to(folder).as_posix()} could be that of {used[mask]} or "
-                f"of {name.as_posix()}. Put masks into folders of the same names as images."
-            )
+            raise _of_two("masks", mask, folder, used[mask], name.as_posix())
         used[mask] = name.as_posix()
         image = Image(name.as_posix(), path)
         if mask.suffix != ".geojson":
@@ -877,6 +887,15 @@ def _geojson_marks(file: Path, subset: str, without_area: Counter[str]) -> tuple
     if not marks:
         raise DataError("it has no polygon")
     return tuple(marks)
+
+
+def _of_two(sort: str, file: Path, folder: Path, one: str, other: str) -> DataError:
+    """The error for a label that two images could have."""
+    name = file.relative_to(folder) if file.is_relative_to(folder) else file
+    return DataError(
+        f"The {sort.removesuffix('s')} {name.as_posix()} could be that of {one} or of {other}. Put "
+        f"{sort} into folders of the same names as images."
+    )
 
 
 def _by_stem(

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ..errors import DataError
 from .decoding import NeededError, header
-from .images import Labelled, Mark
+from .images import Labelled
 from .measures import Box
 
 IN_WORDS = {
@@ -75,9 +75,7 @@ def _converted(item: Labelled, asked: Sequence[str], slice_: str) -> Labelled:
             except DataError:  # skipped when it is opened
                 return item
         width, height = size or (1, 1)
-        marks = tuple(
-            Mark(mark.kind, _scaled(mark.box, width, height), mark.flags) for mark in marks
-        )
+        marks = tuple(replace(mark, box=_scaled(mark.box, width, height)) for mark in marks)
     return replace(item, label=marks, size=size, form="xyxy")
 
 
