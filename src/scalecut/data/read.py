@@ -66,6 +66,7 @@ class Reader:
         place: what the path must be: an existing folder or file, a file that may also be at an
             address, or a pattern.
         measure_in: where the data brings its own measure; empty if it is measured.
+        column: what its groups are named by, a column or key; empty if there is none.
         marks: what its objects can be measured by.
     """
 
@@ -73,17 +74,19 @@ class Reader:
     read: Callable[[Any, Source], Iterator[Labelled | LeftOut | str]]
     place: Literal["folder", "file", "remote file", "pattern"]
     measure_in: str = ""
+    column: str = ""
     marks: tuple[str, ...] = ("boxes",)
 
 
 EITHER, MASKS = ("boxes", "masks"), ("masks",)
+TABLE, SHARDS = ("its table", "column"), ("its .json", "key")
 # fmt: off
 READERS: dict[str, Reader] = {
     "voc": Reader("a folder with Annotations and JPEGImages", annotations.voc, "folder"),
     "coco": Reader("an instances file, JSON", annotations.coco, "file", marks=EITHER),
-    "csv": Reader("a table with image and measure", tables.csv, "remote file", "its table"),
-    "parquet": Reader("such a table as Parquet", tables.parquet, "remote file", "its table"),
-    "tar": Reader("shards of images, each with a .json", tables.shards, "pattern", "its .json"),
+    "csv": Reader("a table with image and measure", tables.csv, "remote file", *TABLE),
+    "parquet": Reader("such a table as Parquet", tables.parquet, "remote file", *TABLE),
+    "tar": Reader("shards of images, each with a .json", tables.shards, "pattern", *SHARDS),
     "masks": Reader("a folder with images and masks", annotations.masks, "folder", marks=MASKS),
     "yolo": Reader("a folder with images and labels, or data.yaml", annotations.yolo, "folder"),
     "labelme": Reader("a folder with a JSON file per image", annotations.labelme, "folder"),
@@ -111,7 +114,8 @@ class Reading:
         mask_kind: What masks mean: binary (each connected region is an object), instances (each
             value is one), or classes (each connected region of a value); auto detects it.
         background: The value or colour (R,G,B) of masks that marks nothing, instead of 0.
-        group: Column of a table that names groups (patients, slides), instead of group.
+        group: Column of a table, or key of the .json of tar shards, that names groups (patients,
+            slides), instead of group.
         no_groups: Do not group images by a column or their names.
         group_from_name: A regular expression whose first parenthesis, in the names of images, is
             the group.
@@ -209,6 +213,8 @@ def images_of(
     Raises:
         DataError: if there are too few images, or their measure does not vary.
     """
+    if isinstance(data, ImageSet) or data == "scenes":
+        _check_column("scenes" if data == "scenes" else "an image set", None, reading)
     if isinstance(data, ImageSet):
         image_set = _of_subsets(data, reading.subset)
     elif data == "scenes":
@@ -250,6 +256,7 @@ def read_images(
             f"{scheme}: data brings its own measure, so {asked.measure!r} cannot be computed. "
             f"Omit --measure, or put {asked.measure!r} into {reader.measure_in}."
         )
+    _check_column(f"{scheme}:", reader, asked)
     if asked.marks not in reader.marks and asked.marks == "masks":
         able = ", ".join(f"{name}:" for name, each in READERS.items() if "masks" in each.marks)
         raise DataError(
@@ -263,7 +270,7 @@ def read_images(
     source = Source(
         images_folder, asked.group, by_column, tuple(asked.boxes), asked.marks, progress
     )
-    labelled = _labelled(reader.read(place, source), asked, _text(place), log)
+    labelled = _labelled(reader.read(place, source), reader.column, asked, _text(place), log)
     if not labelled:
         found = told(log.skipped) or f"Give {scheme}: {reader.what}."
         raise DataError(f"Nothing in {_text(place)} can be used. {found}")
@@ -313,8 +320,17 @@ class _Log:
         self.assumed.append(statement)
 
 
+def _check_column(scheme: str, reader: Reader | None, asked: Reading) -> None:
+    if asked.group and not (reader and reader.column):
+        able = ", ".join(f"{name}:" for name, each in READERS.items() if each.column)
+        raise DataError(
+            f"--group {asked.group!r} names a column (or a key of each .json) of {able} data, but "
+            f"{scheme} has none. Omit --group; --group-from-name finds groups in names of images."
+        )
+
+
 def _labelled(
-    found: Iterator[Labelled | LeftOut | str], asked: Reading, place: str, log: _Log
+    found: Iterator[Labelled | LeftOut | str], column: str, asked: Reading, place: str, log: _Log
 ) -> list[Labelled]:
     """The images that a reader yields, with boxes as corners in pixels, and their groups."""
     labelled: list[Labelled] = []
@@ -324,7 +340,7 @@ def _labelled(
         elif isinstance(item, str):
             log.assume(item)
         else:
-            labelled.append(item)
+            labelled.append(replace(item, group="") if asked.no_groups else item)
     is_share = boxes.NORMALISED in asked.boxes
     unsized = [
         item
@@ -348,7 +364,13 @@ def _labelled(
     elif statements:
         log.groups_by = "the names of images"
     elif has_groups:
-        log.groups_by = f"the column {asked.group or 'group'}"
+        log.groups_by = f"the {column} {asked.group or 'group'}"
+    alone = [item.image.name for item in labelled if not item.group]
+    if log.groups_by and alone:
+        log.assume(
+            f"{len(alone)} of {len(labelled)} images are in no group (the first is {alone[0]}), "
+            "and each is its own"
+        )
     return labelled
 
 
