@@ -228,15 +228,14 @@ def make_image_set(
         )
     entries = tuple(image_of(place, given) for place, given in enumerate(images))
     groups = [image.name for image in entries] if group is None else group
-    shown = settled(entries, Rendering(), "auto")
-    if shown.renderings:
-        files = (Path, Stored)
-        entries = tuple(
-            replace(image, rendering=shown.renderings.get(image))
-            if isinstance(image.source, files)
-            else image
-            for image in entries
-        )
+    files = {each.source: each.name for each in entries if isinstance(each.source, Path)}
+    shown = settled(files, Rendering(), "auto")
+    entries = tuple(
+        replace(each, rendering=shown.renderings.get(each.source))
+        if isinstance(each.source, Path)
+        else each
+        for each in entries
+    )
     facts = {"assumed": list(shown.assumed)} if shown.assumed else {}
     names = tuple(subset), tuple(map(str, groups))
     return ImageSet(entries, numbers, measure_name, *names, facts=facts)

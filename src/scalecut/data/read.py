@@ -407,18 +407,23 @@ def _measured(
 def _shown(rows: Sequence[_Row], asked: Reading, log: _Log) -> list[_Row]:
     """The rows of images whose pixels are known to mean something, with their rendering."""
     rendering = Rendering(channels=tuple(asked.channels), page=asked.page, slice=asked.slice)
-    found = settled([row.image for row in rows], rendering, asked.intensity)
-    for name, reason in found.skipped:
-        log.leave(LeftOut(name, reason))
+    names = {cast(Path | Stored, row.image.source): row.image.name for row in rows}
+    found = settled(names, rendering, asked.intensity)
+    skipped = {
+        row.image.name: LeftOut(row.image.name, found.skipped[row.image.source])
+        for row in rows
+        if row.image.source in found.skipped
+    }
+    for item in skipped.values():
+        log.leave(item)
     for statement in found.assumed:
         log.assume(statement)
     log.stated += found.stated
     log.spacing += found.spacing
-    unusable = {name for name, _ in found.skipped}
     return [
-        replace(row, image=replace(row.image, rendering=found.renderings.get(row.image)))
+        replace(row, image=replace(row.image, rendering=found.renderings.get(row.image.source)))
         for row in rows
-        if row.image.name not in unusable
+        if row.image.source not in found.skipped
     ]
 
 
