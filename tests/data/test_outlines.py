@@ -11,8 +11,9 @@ from scipy import ndimage
 
 from scalecut import Frame
 from scalecut.data.boxes import in_pixels
+from scalecut.data.coco import of_coco
 from scalecut.data.images import Image, Labelled, Mark
-from scalecut.data.outlines import covered, of_coco
+from scalecut.data.outlines import covered
 from tests.data.layouts import HIGH, WIDE, add_coco, coco_parts, draw, exif, read, said, skipped
 
 

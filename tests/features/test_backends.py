@@ -14,7 +14,8 @@ import torch
 from torch import nn
 
 from scalecut import cache
-from scalecut.data.images import Image, evenly, make_image_set
+from scalecut.data.images import Image, make_image_set
+from scalecut.data.measures import evenly
 from scalecut.errors import ModelError
 from scalecut.features import backends, processor
 from scalecut.features.backends import Backend, resolved_backend

@@ -16,6 +16,7 @@ from skimage.measure import regionprops
 from skimage.segmentation import clear_border
 
 from scalecut.data.images import LeftOut
+from scalecut.data.masks import understood
 from scalecut.errors import DataError
 from scalecut.pathology import patches
 from scalecut.pathology.patches import (
@@ -71,7 +72,7 @@ def tile(tmp_path):
         for path, values in ((f"{name}.png", pixels), (f"{name}_mask.png", mask)):
             PIL.Image.fromarray(values).save(tmp_path / path)
         image, marks = tmp_path / f"{name}.png", tmp_path / f"{name}_mask.png"
-        return Tile(name, image, marks, group or name, um_per_pixel)
+        return Tile(name, image, marks, group or name, understood([marks]), um_per_pixel)
 
     return written
 

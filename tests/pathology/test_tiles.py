@@ -7,6 +7,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
+from scalecut.data.masks import MaskRule
 from scalecut.errors import DataError
 from scalecut.pathology.tiles import PARTS, Tile, find_tiles, read, read_split, split
 
@@ -49,7 +50,7 @@ def binary(labels=None):
 
 def tile(name, group):
     """One without files: the split looks at names and groups only."""
-    return Tile(name, Path(f"{name}.png"), Path(f"{name}_mask.png"), group)
+    return Tile(name, Path(f"{name}.png"), Path(f"{name}_mask.png"), group, MaskRule())
 
 
 def test_tiles_of_janowczyk_and_madabhushi_are_paired_in_one_folder_and_grouped_by_case(tmp_path):
@@ -229,7 +230,7 @@ NOT_SHARES = (
     "to 1, and only that of validation may be 0."
 )
 NOT_A_PART = "Give one of train, validation, test for each tile."
-SUFFIXES = "(.bmp, .jpeg, .jpg, .png, .tif, .tiff)"
+SUFFIXES = "(.bmp, .jpeg, .jpg, .png, .tif, .tiff, .webp)"
 # fmt: off
 REFUSED = [
     (of_shares(0.8, 0.2, 0.0), NOT_SHARES.format("0.8, 0.2, 0")),

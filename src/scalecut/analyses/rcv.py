@@ -29,7 +29,8 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
 from .. import runs
-from ..data.images import Image, ImageSet, LeftOut, evenly
+from ..data.images import Image, ImageSet, LeftOut
+from ..data.measures import evenly
 from ..data.read import Reading, check_size, images_of
 from ..errors import DataError, LayerError
 from ..features.cluster import computing

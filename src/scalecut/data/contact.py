@@ -17,9 +17,9 @@ from scipy import ndimage
 
 from ..errors import DataError
 from .decoding import header
-from .images import ImageSet, evenly
+from .images import ImageSet
 from .masks import MaskRule, labels_as
-from .measures import Box
+from .measures import Box, evenly
 
 SHOWN, COLUMNS = 16, 4
 TILE, SPACE, CAPTION, TYPE = 320, 16, 48, 15  # in pixels

@@ -43,6 +43,7 @@ JPEG = {".jpg", ".jpeg", ".jpe", ".jfif"}
 DICOM, NIFTI = "DICOM", "NIfTI"
 MEDICAL = {".dcm": DICOM, ".dicom": DICOM, ".nii": NIFTI, ".nii.gz": NIFTI}  # read by `medical`
 HEIF = {".heic", ".heif"}
+COMMON = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")  # taken without a reader
 SUFFIXES = LOSSLESS | JPEG | {".webp", ".ppm", ".pgm", ".jp2", ".avif"} | {*MEDICAL} | HEIF
 # what files of other formats are, and what reads or converts them
 # fmt: off

@@ -32,6 +32,7 @@ from .decoding import (
     suffix_of,
     tiff_contents,
 )
+from .measures import evenly
 
 KINDS = ("binary", "instances", "classes")
 ENOUGH = 2000  # values whose regions are counted
@@ -180,18 +181,6 @@ def background_code(text: str) -> int | None:
     return COLOUR + sum(int(part) * 256**place for place, part in enumerate(parts))
 
 
-def labels_of(file: Path, rule: MaskRule, orientation: int = 1) -> Integer[np.ndarray, "h w"]:
-    """0 for the background, and 1, 2, ... for the objects of a mask.
-
-    Args:
-        orientation: EXIF orientation of the image; a mask that was drawn before it is turned.
-    """
-    marks = marks_of(file, rule)
-    if marks.dtype == bool:
-        marks = _regions(marks)
-    return turned(marks, orientation)
-
-
 def turned(marks: Shaped[np.ndarray, "h w"], orientation: int) -> Shaped[np.ndarray, "a b"]:
     """What was drawn before EXIF turned its image, after that turn of orientation 5 to 8."""
     if orientation not in _TURNS:
@@ -204,16 +193,18 @@ def turned(marks: Shaped[np.ndarray, "h w"], orientation: int) -> Shaped[np.ndar
 def labels_as(
     file: Path, rule: MaskRule, size: tuple[int, int], orientation: int = 1
 ) -> Integer[np.ndarray, "h w"]:
-    """The objects of a mask, turned with its image if it was drawn before EXIF turned that.
+    """0 for the background, and 1, 2, ... for the objects of a mask.
+
+    It is turned with its image if it was drawn before EXIF turned that.
 
     Args:
         size: width and height of the upright image.
         orientation: EXIF orientation of the image.
     """
-    labels = labels_of(file, rule)
-    if orientation >= 5 and labels.shape == size != size[::-1]:
-        return labels_of(file, rule, orientation)
-    return labels
+    marks = marks_of(file, rule)
+    labels = _regions(marks) if marks.dtype == bool else marks
+    is_turned = orientation >= 5 and labels.shape == size != size[::-1]
+    return turned(labels, orientation) if is_turned else labels
 
 
 def marks_of(file: Path, rule: MaskRule) -> Bool[np.ndarray, "h w"] | Integer[np.ndarray, "h w"]:
@@ -236,14 +227,6 @@ def marks_of(file: Path, rule: MaskRule) -> Bool[np.ndarray, "h w"] | Integer[np
         return codes != rule.background
     labels = _ranked(codes, found[found != rule.background])
     return labels if rule.kind == "instances" else _regions_of_values(labels)
-
-
-def read_mask(file: Path) -> Bool[np.ndarray, "h w"] | Integer[np.ndarray, "h w"]:
-    """The objects that a mask marks, understood by itself: see `marks_of`."""
-    marks = marks_of(file, understood([file]))
-    if not marks.any():
-        raise DataError("it marks nothing; mark its objects")
-    return marks
 
 
 # --- inside --------------------------------------------------------------------------------------
@@ -312,8 +295,7 @@ def _codes(
 
 def _surveyed(files: Sequence[Path], background: int, page: int, slice_: str) -> _Survey:
     survey = _Survey()
-    chosen = np.linspace(0, len(files) - 1, min(len(files), SURVEYED)).round().astype(int)
-    for file in (files[number] for number in chosen):
+    for file in (files[number] for number in evenly(len(files), SURVEYED)):
         try:
             codes, by_alpha = _codes(*_stored(file, page, slice_))
         except NeededError as error:

@@ -1,14 +1,15 @@
 """Outlines and runs of pixels, of annotation files, as masks.
 
 Outlines are polygons in continuous pixels; a pixel is covered if its centre is inside. Runs are
-those of COCO: lengths of alternately unmarked and marked pixels, column after column.
+lengths of alternately unmarked and marked pixels, column after column, as in COCO.
 
 Shapes: h x w pixels of an image, a x b of the part of it that is covered.
 """
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -76,26 +77,6 @@ def _marked(runs: Runs) -> Bool[np.ndarray, "h w"]:
     return np.repeat(is_marked, runs.counts).reshape(runs.width, runs.height).T
 
 
-def of_coco(segmentation: Any) -> Shape | None:
-    """The shape that a segmentation of COCO states; None if it states none.
-
-    Raises:
-        DataError: if it is neither polygons nor runs.
-    """
-    if not segmentation:
-        return None
-    try:
-        if isinstance(segmentation, dict):
-            return _runs(segmentation["counts"], segmentation["size"])
-        flat = [segmentation] if isinstance(segmentation[0], int | float) else segmentation
-        parts = tuple((ring_of(zip(part[::2], part[1::2], strict=True)),) for part in flat)
-    except (LookupError, TypeError, ValueError) as error:
-        raise DataError(
-            f"its segmentation is neither polygons nor runs of pixels ({error}); fix it"
-        ) from error
-    return parts
-
-
 def ring_of(points: Any) -> Ring:
     """The corners of a polygon, given as pairs.
 
@@ -108,29 +89,21 @@ def ring_of(points: Any) -> Ring:
     return ring
 
 
-def _runs(counts: str | Sequence[int], size: Sequence[int]) -> Runs:
-    height, width = map(int, size)
-    lengths = _decompressed(counts) if isinstance(counts, str) else [int(n) for n in counts]
-    if min(lengths) < 0 or sum(lengths) != height * width:
-        raise ValueError(f"its runs do not add up to {width} x {height} pixels")
-    return Runs(tuple(lengths), height, width)
+def around(corners: list[float]) -> tuple[float, float, float, float]:
+    """The box around corners given as x, y, x, y, ..."""
+    xs, ys = corners[::2], corners[1::2]
+    return min(xs), min(ys), max(xs), max(ys)
 
 
-def _decompressed(text: str) -> list[int]:
-    """The lengths that a string of COCO holds: 5 bits per character, the least significant first.
+@dataclass(slots=True)
+class Tally:
+    """How many shapes of annotations were not measured as they are, for what is stated of them."""
 
-    From the fourth on, the difference to the length before the last is stored.
-    """
-    lengths: list[int] = []
-    value, shift = 0, 0
-    for sign in text.encode("ascii"):
-        bits = sign - 48
-        value |= (bits & 31) << shift
-        shift += 5
-        if bits & 32:  # more follow
-            continue
-        if bits & 16:
-            value -= 1 << shift
-        lengths.append(value + lengths[-2] if len(lengths) > 2 else value)
-        value, shift = 0, 0
-    return lengths
+    n_outlines: int = 0
+    without_area: Counter[str] = field(default_factory=Counter)  # by their type
+
+    def statements(self) -> Iterator[str]:
+        if self.n_outlines:
+            yield f"{self.n_outlines} outlines count by the boxes around them"
+        for shape, n in self.without_area.items():
+            yield f"{n} shapes of the type {shape} have no area, and do not count"

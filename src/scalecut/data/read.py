@@ -13,7 +13,7 @@ from typing import Any, Literal, cast, get_args
 import numpy as np
 
 from ..errors import DataError, check_names, nearest
-from . import annotations, boxes, tables
+from . import annotations, boxes, coco, pairs, tables, yolo
 from .decoding import NeededError, Rendering, header
 from .groups import check_grouping, grouped, joined
 from .images import (
@@ -83,12 +83,12 @@ TABLE, SHARDS = ("its table", "column"), ("its .json", "key")
 # fmt: off
 READERS: dict[str, Reader] = {
     "voc": Reader("a folder with Annotations and JPEGImages", annotations.voc, "folder"),
-    "coco": Reader("an instances file, JSON", annotations.coco, "file", marks=EITHER),
+    "coco": Reader("an instances file, JSON", coco.coco, "file", marks=EITHER),
     "csv": Reader("a table with image and measure", tables.csv, "remote file", *TABLE),
     "parquet": Reader("such a table as Parquet", tables.parquet, "remote file", *TABLE),
     "tar": Reader("shards of images, each with a .json", tables.shards, "pattern", *SHARDS),
-    "masks": Reader("a folder with images and masks", annotations.masks, "folder", marks=MASKS),
-    "yolo": Reader("a folder with images and labels, or data.yaml", annotations.yolo, "folder"),
+    "masks": Reader("a folder with images and masks", pairs.masks, "folder", marks=MASKS),
+    "yolo": Reader("a folder with images and labels, or data.yaml", yolo.yolo, "folder"),
     "labelme": Reader("a folder with a JSON file per image", annotations.labelme, "folder"),
     "cvat": Reader("an XML file of CVAT for images", annotations.cvat, "file"),
 }
@@ -407,24 +407,23 @@ def _measured(
 def _shown(rows: Sequence[_Row], asked: Reading, log: _Log) -> list[_Row]:
     """The rows of images whose pixels are known to mean something, with their rendering."""
     rendering = Rendering(channels=tuple(asked.channels), page=asked.page, slice=asked.slice)
-    names = {cast(Path | Stored, row.image.source): row.image.name for row in rows}
+    files = [cast(Path | Stored, row.image.source) for row in rows]
+    names = {file: row.image.name for file, row in zip(files, rows, strict=True)}
     found = settled(names, rendering, asked.intensity)
-    skipped = {
-        row.image.name: LeftOut(row.image.name, found.skipped[row.image.source])
-        for row in rows
-        if row.image.source in found.skipped
-    }
-    for item in skipped.values():
-        log.leave(item)
+    shown, skipped = [], dict[str, str]()
+    for file, row in zip(files, rows, strict=True):
+        if file in found.skipped:
+            skipped[row.image.name] = found.skipped[file]
+        else:
+            image = replace(row.image, rendering=found.renderings.get(file))
+            shown.append(replace(row, image=image))
+    for name, reason in skipped.items():
+        log.leave(LeftOut(name, reason))
     for statement in found.assumed:
         log.assume(statement)
     log.stated += found.stated
     log.spacing += found.spacing
-    return [
-        replace(row, image=replace(row.image, rendering=found.renderings.get(row.image.source)))
-        for row in rows
-        if row.image.source not in found.skipped
-    ]
+    return shown
 
 
 def _place_of(spec: str, images_folder: Path | None) -> tuple[str, Path | Stored | str]:

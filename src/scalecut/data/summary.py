@@ -19,8 +19,8 @@ from .. import runs
 from ..errors import DataError
 from .contact import contact_sheet
 from .decoding import Rendering
-from .images import Image, ImageSet, LeftOut, Progress, evenly, image_facts
-from .measures import Frame
+from .images import Image, ImageSet, LeftOut, Progress, image_facts
+from .measures import Frame, evenly
 from .read import DRAWN, Reading, images_of
 
 EXAMPLES, NAMED, REASONS = 5, 3, 8  # rows; names of each reason; reasons in the text

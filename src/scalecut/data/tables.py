@@ -32,7 +32,7 @@ from ..errors import DataError, nearest
 from . import storage
 from .decoding import SUFFIXES
 from .images import Image, Labelled, LeftOut, Source
-from .storage import Stored, beside, is_address
+from .storage import Stored, is_address, sibling
 
 # what columns are called whose images must not be split
 # fmt: off
@@ -127,7 +127,7 @@ def _source(name: str, table: str, images_folder: Path | None) -> Path | Stored:
     if is_address(name):
         return Stored(name)
     if is_address(table) and images_folder is None and not PurePath(name).is_absolute():
-        return Stored(beside(table, name))
+        return Stored(sibling(table, name))
     return (images_folder or Path(table).parent) / name
 
 

@@ -18,9 +18,9 @@ from torch import Tensor, nn
 
 from .. import cache
 from ..data.decoding import fitted
-from ..data.images import Image, ImageSet, LeftOut, evenly, keys_of
+from ..data.images import Image, ImageSet, LeftOut, keys_of
 from ..data.images import Progress as Progress
-from ..data.measures import Frame
+from ..data.measures import Frame, evenly
 from ..data.summary import described, summary_of
 from ..errors import DataError, LayerError
 from ..networks.hooks import Taps

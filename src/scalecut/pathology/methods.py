@@ -26,7 +26,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from .. import cache
 from ..cut.network import cut_after
-from ..data.images import Image, LeftOut, evenly
+from ..data.images import Image, LeftOut
+from ..data.measures import evenly
 from ..errors import DataError, LayerError, check_names
 from ..features.extract import Computation, Stages, decoded
 from ..networks.network import Network, randomly_initialised, seeded, take_statistics

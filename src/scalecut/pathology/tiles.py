@@ -19,21 +19,17 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Bool, Integer, UInt8
 
-from ..data import masks as of_masks
-from ..data.decoding import opened
+from ..data.decoding import COMMON, opened
+from ..data.groups import TCGA
 from ..data.images import Image, LeftOut, told
-from ..data.masks import MaskRule
+from ..data.masks import MaskRule, marks_of, understood
 from ..data.tables import columns
 from ..errors import DataError
 from .resolution import Stated, stated
 
 PARTS = ("train", "validation", "test")
-_SUFFIXES = {".png", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp"}
 _TILE, _MASK = "_original", "_mask"  # what names end in, before the suffix
-_PATIENTS = (
-    re.compile(r"(TCGA-\w{2}-\w{4})"),  # project, site, participant; then the sample
-    re.compile(r"^(.+)_500_f\d+$"),
-)
+_PATIENTS = (TCGA, re.compile(r"^(.+)_500_f\d+$"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,9 +40,9 @@ class Tile:
     image: Path
     mask: Path
     group: str  # the patient if the name contains one, else the tile itself
+    rule: MaskRule  # what the values of masks mean
     um_per_pixel: float | None = None  # from the file
     stated: tuple[Stated, ...] = ()  # all that the file says about it
-    rule: MaskRule | None = None  # what masks mean; by default what this one alone suggests
 
 
 def find_tiles(
@@ -69,7 +65,7 @@ def find_tiles(
     images = _named(tiles, "tiles", ending=_TILE, other=_MASK)
     marked = _named(masks, "masks", ending=_MASK, other=_TILE, strict=tiles.samefile(masks))
     of_tiles = [paths[0] for name, paths in marked.items() if name in images]
-    rule = of_masks.understood(of_tiles, mask_kind, background)
+    rule = understood(of_tiles, mask_kind, background)
     found: list[Tile] = []
     left_out: list[LeftOut] = []
     for name in sorted(images.keys() | marked.keys()):
@@ -91,13 +87,12 @@ def _named(
     files: dict[str, list[Path]] = defaultdict(list)
     for path in sorted(folder.iterdir()):
         is_ours = path.stem.endswith(ending) or not (strict or path.stem.endswith(other))
-        if path.suffix.lower() in _SUFFIXES and is_ours and not path.name.startswith("."):
+        if path.suffix.lower() in COMMON and is_ours and not path.name.startswith("."):
             files[path.stem.removesuffix(ending)].append(path)
     if not files:
         ends = f" whose name ends in {ending}" if strict else ""
         raise DataError(
-            f"{folder} holds no image{ends}. "
-            f"Give the folder of the {what} ({', '.join(sorted(_SUFFIXES))})."
+            f"{folder} holds no image{ends}. Give the folder of the {what} ({', '.join(COMMON)})."
         )
     return files
 
@@ -117,7 +112,7 @@ def _paired(name: str, images: list[Path], masks: list[Path], rule: MaskRule) ->
         sizes = stated(file)
     usable = [each.um_per_pixel for each in sizes if each.is_usable and each.um_per_pixel]
     um_per_pixel = usable[0] if usable else None
-    tile = Tile(name, images[0], masks[0], patient, um_per_pixel, sizes, rule)
+    tile = Tile(name, images[0], masks[0], patient, rule, um_per_pixel, sizes)
     read(tile)
     return tile
 
@@ -135,10 +130,7 @@ def read(
     """
     pixels = np.asarray(Image(tile.name, tile.image).decode())
     try:
-        if tile.rule is None:
-            marks = of_masks.read_mask(tile.mask)
-        else:
-            marks = of_masks.marks_of(tile.mask, tile.rule)
+        marks = marks_of(tile.mask, tile.rule)
         if not marks.any():
             raise DataError("it marks nothing; mark the nuclei")
     except DataError as error:
@@ -163,7 +155,7 @@ def read_split(file: Path) -> dict[str, str]:
     parts: dict[str, str] = {}
     for given, part in zip(table["image"], table["split"], strict=True):
         path = Path(given)
-        name = path.stem if path.suffix.lower() in _SUFFIXES else path.name
+        name = path.stem if path.suffix.lower() in COMMON else path.name
         name = name.removesuffix(_TILE)
         if name in parts:
             raise DataError(f"{file} names the tile {name!r} twice. Keep one row per tile.")

@@ -15,7 +15,8 @@ from typing import Literal
 import pandas as pd
 from torch import nn
 
-from ..data.images import ImageSet, evenly
+from ..data.images import ImageSet
+from ..data.measures import evenly
 from ..data.read import Reading, check_size, images_of
 from ..errors import DataError, check_names
 from ..features.cluster import computing
