@@ -127,22 +127,14 @@ def understood(
     if by_alpha:
         assumed.append("masks are read from alpha, since their colours do not vary")
     values = Counter(survey.pixels)
-    void = None
-    others = [value for value in values if value not in (given or 0, VOID)]
-    if kind != "instances" and survey.n_with_void and others and max(others) <= MOST_CLASSES:
-        void = VOID
-        del values[VOID]
-        assumed.append(f"the value {VOID} of masks means unknown, and counts as background")
+    void = _void(survey, given or 0) if kind != "instances" else None
+    if void is not None:
+        del values[void]
+        assumed.append(f"the value {void} of masks means unknown, and counts as background")
     threshold = _threshold(values, survey) if kind in ("", "binary") else None
     if threshold is not None:
-        low, high = min(values), max(values)
-        between = sum(n for value, n in values.items() if low < value < high)
-        share = 100 * between / sum(values.values())
-        assumed.append(
-            f"grey values of masks between {low} and {high} ({share:.1f} % of pixels) are cut at "
-            f"{threshold:g}"
-        )
         kind = "binary"
+        assumed.append(_cut_at(values, threshold))
     else:
         _check_background(survey, given)
     if not kind:
@@ -154,12 +146,8 @@ def understood(
                 f"values of masks are numbers of objects, though {survey.n_values} values are in "
                 f"{survey.n_regions} regions"
             )
-    if kind == "binary" and given is None and survey.n_inverted > INVERTED * survey.n:
-        raise DataError(
-            f"In {survey.n_inverted} of {survey.n} masks (the first is {survey.first}) the marked "
-            "value surrounds the image and 0 does not, as in inverted masks. Choose --background "
-            f"{max(values)} if 0 marks the object, or --background 0."
-        )
+    if kind == "binary" and given is None:
+        _check_inverted(survey, max(values))
     return MaskRule(kind, given or 0, threshold, void, by_alpha, page, slice_, tuple(assumed))
 
 
@@ -374,10 +362,36 @@ def _check_background(survey: _Survey, given: int | None) -> None:
         )
 
 
+def _check_inverted(survey: _Survey, marked: int) -> None:
+    if survey.n_inverted > INVERTED * survey.n:
+        raise DataError(
+            f"In {survey.n_inverted} of {survey.n} masks (the first is {survey.first}) the marked "
+            "value surrounds the image and 0 does not, as in inverted masks. Choose --background "
+            f"{marked} if 0 marks the object, or --background 0."
+        )
+
+
+def _void(survey: _Survey, background: int) -> int | None:
+    """The value that stands for unknown, if there is one among a few classes."""
+    others = [value for value in survey.pixels if value not in (background, VOID)]
+    is_there = survey.n_with_void and others and max(others) <= MOST_CLASSES
+    return VOID if is_there else None
+
+
 def _in_words(code: int) -> str:
     if code < COLOUR:
         return str(code)
     return ",".join(str((code - COLOUR) // 256**place % 256) for place in range(3))
+
+
+def _cut_at(values: Counter[int], threshold: float) -> str:
+    low, high = min(values), max(values)
+    between = sum(n for value, n in values.items() if low < value < high)
+    share = 100 * between / sum(values.values())
+    return (
+        f"grey values of masks between {low} and {high} ({share:.1f} % of pixels) are cut at "
+        f"{threshold:g}"
+    )
 
 
 def _threshold(values: Counter[int], survey: _Survey) -> float | None:

@@ -213,11 +213,11 @@ def images_of(
     Raises:
         DataError: if there are too few images, or their measure does not vary.
     """
-    if isinstance(data, ImageSet) or data == "scenes":
-        _check_column("scenes" if data == "scenes" else "an image set", None, reading)
     if isinstance(data, ImageSet):
+        _check_column("an image set", reading)
         image_set = _of_subsets(data, reading.subset)
     elif data == "scenes":
+        _check_column("scenes", reading)
         image_set = _scenes(frame, reading, seed)
     else:
         image_set = read_images(data, frame, reading, progress=progress)
@@ -251,21 +251,10 @@ def read_images(
     images_folder = None if asked.images is None else Path(asked.images)
     scheme, place = _place_of(spec, images_folder)
     reader, log = READERS[scheme], _Log(asked.strict)
-    if reader.measure_in and asked.measure != "area":
-        raise DataError(
-            f"{scheme}: data brings its own measure, so {asked.measure!r} cannot be computed. "
-            f"Omit --measure, or put {asked.measure!r} into {reader.measure_in}."
-        )
-    _check_column(f"{scheme}:", reader, asked)
-    if asked.marks not in reader.marks and asked.marks == "masks":
-        able = ", ".join(f"{name}:" for name, each in READERS.items() if "masks" in each.marks)
-        raise DataError(
-            f"Objects of {scheme}: data have no masks that are read; {able} data have. "
-            "Omit --marks, or convert the data."
-        )
-    asked = asked if asked.marks in reader.marks else replace(asked, marks="masks")
+    _check_asked(scheme, reader, asked)
     if frame is None and asked.measure == "pixels":
         raise DataError("Measure 'pixels' counts pixels of the network's input. Give a frame.")
+    asked = asked if asked.marks in reader.marks else replace(asked, marks="masks")
     by_column = not (asked.no_groups or asked.group_from_name)
     source = Source(
         images_folder, asked.group, by_column, tuple(asked.boxes), asked.marks, progress
@@ -285,19 +274,8 @@ def read_images(
     _check_found(place, rows, wanted if asked.subset else frozenset(), log.skipped, rule)
     groups, n_identical = joined([row.image for row in rows], [row.group for row in rows])
     rows = [replace(row, group=group) for row, group in zip(rows, groups, strict=True)]
-    facts: dict[str, object] = {
-        "assumed": log.assumed,
-        "identical_images": n_identical,
-        "mask_kind": rule.kind if rule is not None else "",
-        "stated": log.stated,
-        "pixel_spacing_mm": log.spacing
-        and {"smallest": log.spacing[0], "largest": log.spacing[-1]},
-        "masks": rule.stated() if rule is not None else {},
-        "groups_by": log.groups_by,
-    }
     name = "measure" if reader.measure_in else asked.measure
-    facts = {key: value for key, value in facts.items() if value}
-    return _assembled(rows, name, tuple(log.skipped), facts)
+    return _assembled(rows, name, tuple(log.skipped), log.facts(n_identical, rule))
 
 
 @dataclass(slots=True)
@@ -319,13 +297,44 @@ class _Log:
             raise DataError(f"Assumed: {statement} (--strict assumes nothing).")
         self.assumed.append(statement)
 
+    def facts(self, n_identical: int, rule: MaskRule | None) -> dict[str, object]:
+        """What was found and assumed, for `run.json`."""
+        facts: dict[str, object] = {
+            "assumed": self.assumed,
+            "identical_images": n_identical,
+            "mask_kind": rule.kind if rule is not None else "",
+            "stated": self.stated,
+            "pixel_spacing_mm": self.spacing
+            and {"smallest": self.spacing[0], "largest": self.spacing[-1]},
+            "masks": rule.stated() if rule is not None else {},
+            "groups_by": self.groups_by,
+        }
+        return {key: value for key, value in facts.items() if value}
 
-def _check_column(scheme: str, reader: Reader | None, asked: Reading) -> None:
-    if asked.group and not (reader and reader.column):
+
+def _check_asked(scheme: str, reader: Reader, asked: Reading) -> None:
+    """Refuse options that do not fit the kind of data."""
+    if reader.measure_in and asked.measure != "area":
+        raise DataError(
+            f"{scheme}: data brings its own measure, so {asked.measure!r} cannot be computed. "
+            f"Omit --measure, or put {asked.measure!r} into {reader.measure_in}."
+        )
+    if asked.marks not in reader.marks and asked.marks == "masks":
+        able = ", ".join(f"{name}:" for name, each in READERS.items() if "masks" in each.marks)
+        raise DataError(
+            f"Objects of {scheme}: data have no masks that are read; {able} data have. "
+            "Omit --marks, or convert the data."
+        )
+    if not reader.column:
+        _check_column(f"{scheme}:", asked)
+
+
+def _check_column(what: str, asked: Reading) -> None:
+    if asked.group:
         able = ", ".join(f"{name}:" for name, each in READERS.items() if each.column)
         raise DataError(
             f"--group {asked.group!r} names a column (or a key of each .json) of {able} data, but "
-            f"{scheme} has none. Omit --group; --group-from-name finds groups in names of images."
+            f"{what} has none. Omit --group; --group-from-name finds groups in names of images."
         )
 
 

@@ -175,18 +175,24 @@ def settled(names: Mapping[File, str], asked: Rendering, intensity: str) -> Sett
         given = _within(asked, kind, ranges[kind])
         of = "" if given.low is None or "," in intensity else kind.name
         renderings |= dict.fromkeys(rest, replace(given, of=of)) if given != Rendering() else {}
-    assumed = [
-        f"{described(kind)} values are shown from {low:g} (black) to {high:g} (white), "
-        + ("the window of all files, " if one and kind == np.float32 else "")
-        + f"as --intensity {low:g},{high:g} would"
-        for kind, (low, high) in ranges.items()
-        if kind not in (np.uint8, np.bool_) and intensity == "auto"
-    ]
+    assumed = _assumed(ranges, one) if intensity == "auto" else []
     held = [look.found for look in looks.values() if not look.is_plain]
     n_white = sum(found.is_white for found in held if found.form == DICOM)
     stated = (f"{n_white} images are MONOCHROME1, and are inverted",) if n_white else ()
     spacing = tuple(sorted({found.spacing for found in held if found.spacing}))
     return Settled(renderings, (*assumed, *blank), examined.unusable, stated, spacing)
+
+
+def _assumed(
+    ranges: Mapping[np.dtype, tuple[float, float]], window: tuple[float, float] | None
+) -> list[str]:
+    return [
+        f"{described(kind)} values are shown from {low:g} (black) to {high:g} (white), "
+        + ("the window of all files, " if window and kind == np.float32 else "")
+        + f"as --intensity {low:g},{high:g} would"
+        for kind, (low, high) in ranges.items()
+        if kind not in (np.uint8, np.bool_)
+    ]
 
 
 def _may_be_deep(file: Path) -> bool:
