@@ -157,20 +157,23 @@ def test_what_is_no_mask_is_skipped(tmp_path, change, reason):
     assert (len(images), skipped(images)["b.jpg"]) == (1, reason)
 
 
-def test_boxes_in_pixels_keep_all_else_of_a_mark():
+def test_marks_in_pixels_keep_their_flags_and_shape():
     shape = (((8.0, 6.0), (48.0, 6.0), (8.0, 36.0)),)
     mark = Mark("dog", (0.1, 0.1, 0.6, 0.6), frozenset({"truncated"}), (shape,))
     item = Labelled(Image("a", Path("a.jpg")), frozenset({"dog"}), (mark,), (WIDE, HIGH))
     for asked in (["xyxy"], ["xywh", "normalised"]):
         (found,) = in_pixels([item], asked, "")
         (own,) = found.label
-        assert dataclasses.replace(own, box=mark.box) == mark
+        width, height = (WIDE, HIGH) if "normalised" in asked else (1, 1)
+        corners = [[(x * width, y * height) for x, y in ring] for ring in shape]
+        np.testing.assert_allclose(own.shape[0], corners)
+        assert dataclasses.replace(own, box=mark.box, shape=mark.shape) == mark
 
 
 def test_masks_are_refused_where_there_are_none(tmp_path):
     assert said(read, f"voc:{tmp_path}", marks="masks") == (
-        "Objects of voc: data have no masks that are read; coco:, masks: data have. Omit --marks, "
-        "or convert the data."
+        "Objects of voc: data have no masks that are read; coco:, masks:, yolo:, labelme:, "
+        "cvat: data have. Omit --marks, or convert the data."
     )
     assert said(read, "coco:x", marks="masks", boxes=("xywh",)) == (
         "--boxes says what boxes mean, but masks are measured. Omit --boxes."

@@ -8,23 +8,27 @@ Here: PASCAL VOC and the boxes of ImageNet (the same XML), labelme, CVAT for ima
 modules of their own: `coco`, `yolo`, `pairs` (images with masks) and `tables`.
 """
 
+import base64
+import io
 import json
 import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path, PureWindowsPath
-from typing import Any, TypeAlias
+from typing import Any
 from xml.etree.ElementTree import Element, ParseError
 
 import defusedxml.ElementTree
+import numpy as np
 from defusedxml import DefusedXmlException
 
 from ..errors import DataError
+from .decoding import decoded, opened
 from .files import Files, Items, base_name, composed, size_of
 from .images import Image, LeftOut, Mark, Source, marked
-from .outlines import Tally, around
+from .measures import Box
+from .outlines import Shape, Size, Tally, around, ellipse, ring_of, runs_of
 
-Size: TypeAlias = tuple[int, int] | None  # width and height, if they are stated
 TRUE = {"1", "true", "yes", "y", "t"}
 FALSE = {"", "0", "false", "no", "n", "f", "unspecified", "none"}
 
@@ -167,7 +171,7 @@ def labelme(folder: Path, source: Source) -> Items:
     files = sorted(folder.rglob("*.json"))
     if not files:
         raise DataError(f"There is no JSON file in {folder}. Give a folder with one per image.")
-    images, tally = Files(source.images or folder), Tally()
+    images, tally = Files(source.images or folder), Tally(source.marks == "masks")
     yield from _one_each(folder, files, images, "imagePath", lambda file: _labelme(file, tally))
     yield from tally.statements()
 
@@ -175,36 +179,69 @@ def labelme(folder: Path, source: Source) -> Items:
 def _labelme(file: Path, tally: Tally) -> tuple[str, Size, list[Mark]]:
     try:
         about = json.loads(file.read_bytes())
-        marks = _labelme_marks(about["shapes"], tally)
-        size = size_of(about.get("imageWidth"), about.get("imageHeight"))
-        return str(about.get("imagePath") or ""), size, marks
+        marks = _labelme_marks(about, tally)
+        return str(about.get("imagePath") or ""), _labelme_size(about), marks
     except DataError:
         raise
     except (ValueError, LookupError, TypeError, AttributeError, OSError) as error:
         raise DataError("it is no annotation of labelme; remove it") from error
 
 
-def _labelme_marks(shapes: Sequence[Mapping[str, Any]], tally: Tally) -> list[Mark]:
+def _labelme_marks(about: Mapping[str, Any], tally: Tally) -> list[Mark]:
     """The objects of an annotation; shapes of one label and group are one object."""
     corners: defaultdict[tuple[str, object], list[float]] = defaultdict(list)
-    for number, shape in enumerate(shapes):
+    shapes: defaultdict[tuple[str, object], list[Shape | None]] = defaultdict(list)
+    n_outlines = 0
+    for number, shape in enumerate(about["shapes"]):
         kind, form = str(shape["label"]).strip(), shape.get("shape_type") or "polygon"
+        if form not in ("circle", "rectangle", "polygon", "mask"):
+            tally.without_area[form] += 1
+            continue
         points = [(float(x), float(y)) for x, y in shape["points"]]
+        own: Shape | None = None
         if form == "circle":
             (x, y), (other_x, other_y) = points
             radius = math.hypot(other_x - x, other_y - y)
             points = [(x - radius, y - radius), (x + radius, y + radius)]
-        elif form not in ("rectangle", "polygon", "mask"):
-            tally.without_area[form] += 1
-            continue
-        tally.n_outlines += form == "polygon"
+            own = ((ellipse(x, y, radius, radius),),)
+        elif form == "polygon":
+            n_outlines += 1
+            own = ((ring_of(points),),) if tally.has_shapes else None
+        elif form == "mask" and tally.has_shapes:
+            own = _labelme_mask(shape["mask"], points[0], _labelme_size(about))
         group = shape.get("group_id")
         key = kind, ("alone", number) if group is None else group
         corners[key] += [value for point in points for value in point]
-    marks = [Mark(kind, around(flat)) for (kind, _), flat in corners.items()]
+        shapes[key].append(own)
+    marks = [
+        Mark(key[0], around(flat), shape=_joined(shapes[key]) if tally.has_shapes else None)
+        for key, flat in corners.items()
+    ]
     if not marks:
         raise DataError("it has no object with an area; draw one, or remove the file")
+    tally.n_outlines += n_outlines
     return marks
+
+
+def _labelme_size(about: Mapping[str, Any]) -> Size:
+    return size_of(about.get("imageWidth"), about.get("imageHeight"))
+
+
+def _labelme_mask(text: str, corner: tuple[float, float], size: Size) -> Shape:
+    """A mask, stored as a PNG in base64, whose upper left is at a corner."""
+    with opened(io.BytesIO(base64.b64decode(text))) as stored:
+        part = np.asarray(decoded(stored)) > 0
+    return runs_of(part, int(corner[0]), int(corner[1]), size)
+
+
+def _joined(shapes: Sequence[Shape | None]) -> Shape | None:
+    """One shape of several outlines; None if one of them is no outline."""
+    if len(shapes) == 1:
+        return shapes[0]
+    outlines = [shape for shape in shapes if isinstance(shape, tuple)]
+    if len(outlines) < len(shapes):
+        return None
+    return tuple(part for shape in outlines for part in shape)
 
 
 # --- CVAT ----------------------------------------------------------------------------------------
@@ -228,7 +265,7 @@ def cvat(file: Path, source: Source) -> Items:
     )
     images = Files(place)
     used: set[Path] = set()
-    tally = Tally()
+    tally = Tally(source.marks == "masks")
     for entry in entries:
         stated = entry.get("name", "")
         path = images.stated(stated)
@@ -238,49 +275,63 @@ def cvat(file: Path, source: Source) -> Items:
         if path in used:
             raise DataError(f"{file}: {stated} is listed twice. Keep one annotation per image.")
         used.add(path)
-        name = images.relative(path)
+        name, size = images.relative(path), size_of(entry.get("width"), entry.get("height"))
         try:
-            marks = _cvat_marks(entry, tally)
+            marks = _cvat_marks(entry, size, tally)
         except DataError as error:
             yield LeftOut(name, str(error))
             continue
-        yield marked(Image(name, path), marks, size_of(entry.get("width"), entry.get("height")))
+        yield marked(Image(name, path), marks, size)
     yield from tally.statements()
 
 
-def _cvat_marks(entry: Element, tally: Tally) -> list[Mark]:
+def _cvat_marks(entry: Element, size: Size, tally: Tally) -> list[Mark]:
     marks, n_outlines = [], 0
     for node in entry:
         kind = node.get("label", "").strip()
+        if node.tag in ("polyline", "points", "cuboid", "skeleton"):
+            tally.without_area[node.tag] += 1
+        if node.tag not in ("box", "ellipse", "mask", "polygon"):
+            continue
         try:
-            if node.tag == "box":
-                values = _numbers(node, "xtl", "ytl", "xbr", "ybr")
-            elif node.tag == "ellipse":
-                x, y, across, down = _numbers(node, "cx", "cy", "rx", "ry")
-                values = [x - across, y - down, x + across, y + down]
-            elif node.tag == "mask":
-                left, top, width, height = _numbers(node, "left", "top", "width", "height")
-                values = [left, top, left + width, top + height]
-            elif node.tag == "polygon":
-                values = [
-                    float(x) for pair in node.get("points", "").split(";") for x in pair.split(",")
-                ]
-                n_outlines += 1
-            elif node.tag in ("polyline", "points", "cuboid", "skeleton"):
-                tally.without_area[node.tag] += 1
-                continue
-            else:
-                continue
+            box, shape = _cvat_shape(node, size, tally.has_shapes)
             is_rotated = float(node.get("rotation", "0")) != 0
         except ValueError as error:
-            raise DataError(f"its {node.tag} of {kind} has no usable numbers; fix it") from error
+            raise (
+                error
+                if isinstance(error, DataError)
+                else DataError(f"its {node.tag} of {kind} has no usable numbers; fix it")
+            ) from error
         if is_rotated:
             raise DataError(f"its {node.tag} of {kind} is rotated; draw an upright one")
-        marks.append(Mark(kind, around(values)))
+        n_outlines += node.tag == "polygon"
+        marks.append(Mark(kind, box, shape=shape if tally.has_shapes else None))
     if not marks:
         raise DataError("it has no annotation")
     tally.n_outlines += n_outlines
     return marks
+
+
+def _cvat_shape(node: Element, size: Size, has_shapes: bool) -> tuple[Box, Shape | None]:
+    """The box around an object, and its shape, if it is more than a box."""
+    if node.tag == "box":
+        left, top, right, bottom = _numbers(node, "xtl", "ytl", "xbr", "ybr")
+        return (left, top, right, bottom), None
+    if node.tag == "ellipse":
+        x, y, across, down = _numbers(node, "cx", "cy", "rx", "ry")
+        return (x - across, y - down, x + across, y + down), ((ellipse(x, y, across, down),),)
+    if node.tag == "polygon":
+        pairs = [pair.split(",") for pair in node.get("points", "").split(";")]
+        corners = [(float(x), float(y)) for x, y in pairs]
+        flat = [value for corner in corners for value in corner]
+        return around(flat), ((ring_of(corners),),) if has_shapes else None
+    left, top, width, height = map(int, _numbers(node, "left", "top", "width", "height"))
+    box = float(left), float(top), float(left + width), float(top + height)
+    if not has_shapes:
+        return box, None
+    lengths = [int(text) for text in node.get("rle", "").split(",")]  # row after row
+    marks = np.repeat(np.arange(len(lengths)) % 2 == 1, lengths)
+    return box, runs_of(marks.reshape(height, width), left, top, size)
 
 
 def _numbers(node: Element, *names: str) -> list[float]:

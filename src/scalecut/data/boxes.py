@@ -13,6 +13,7 @@ from ..errors import DataError
 from .decoding import NeededError, header
 from .images import Labelled
 from .measures import Box
+from .outlines import scaled
 
 IN_WORDS = {
     "xyxy": "corners x1, y1, x2, y2",
@@ -75,7 +76,14 @@ def _converted(item: Labelled, asked: Sequence[str], slice_: str) -> Labelled:
             except DataError:  # skipped when it is opened
                 return item
         width, height = size or (1, 1)
-        marks = tuple(replace(mark, box=_scaled(mark.box, width, height)) for mark in marks)
+        marks = tuple(
+            replace(
+                mark,
+                box=_scaled(mark.box, width, height),
+                shape=scaled(mark.shape, width, height),
+            )
+            for mark in marks
+        )
     return replace(item, label=marks, size=size, form="xyxy")
 
 

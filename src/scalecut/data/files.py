@@ -14,6 +14,7 @@ from urllib.parse import unquote
 from ..errors import DataError
 from .decoding import OTHERS, SUFFIXES, is_image, stem_of, suffix_of
 from .images import Labelled, LeftOut
+from .outlines import Size
 
 Items: TypeAlias = Iterator[Labelled | LeftOut | str]  # what a reader yields
 
@@ -101,7 +102,7 @@ def base_name(stated: str) -> str:
     return PureWindowsPath(unquote(text) if "://" in stated else text).name
 
 
-def size_of(width: object, height: object) -> tuple[int, int] | None:
+def size_of(width: object, height: object) -> Size:
     """Width and height as whole numbers; None if they are not given."""
     try:
         size = int(float(str(width))), int(float(str(height)))

@@ -51,6 +51,10 @@ LEAST_GROUPS = 4
 AS_ASKED = ", as asked"  # how the reason ends where an option asks to skip, even if strict
 SEVERAL = ", and --objects single takes one"
 DRAWN = "not among the"  # how the reason begins for what --at-most did not draw
+BY_SHAPES = (
+    "objects are measured by their outlines or runs of pixels; a pixel counts if its centre is "
+    "inside"
+)
 WHOLE = Frame(1, 1)  # the whole image, whatever its size
 Objects = Literal["single", "largest", "mean"]
 
@@ -80,7 +84,6 @@ class Reader:
 
 EITHER, MASKS = ("boxes", "masks"), ("masks",)
 TABLE, SHARDS = ("its table", "column"), ("its .json", "key")
-# fmt: off
 READERS: dict[str, Reader] = {
     "voc": Reader("a folder with Annotations and JPEGImages", annotations.voc, "folder"),
     "coco": Reader("an instances file, JSON", coco.coco, "file", marks=EITHER),
@@ -88,11 +91,14 @@ READERS: dict[str, Reader] = {
     "parquet": Reader("such a table as Parquet", tables.parquet, "remote file", *TABLE),
     "tar": Reader("shards of images, each with a .json", tables.shards, "pattern", *SHARDS),
     "masks": Reader("a folder with images and masks", pairs.masks, "folder", marks=MASKS),
-    "yolo": Reader("a folder with images and labels, or data.yaml", yolo.yolo, "folder"),
-    "labelme": Reader("a folder with a JSON file per image", annotations.labelme, "folder"),
-    "cvat": Reader("an XML file of CVAT for images", annotations.cvat, "file"),
+    "yolo": Reader(
+        "a folder with images and labels, or data.yaml", yolo.yolo, "folder", marks=EITHER
+    ),
+    "labelme": Reader(
+        "a folder with a JSON file per image", annotations.labelme, "folder", marks=EITHER
+    ),
+    "cvat": Reader("an XML file of CVAT for images", annotations.cvat, "file", marks=EITHER),
 }
-# fmt: on
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +116,8 @@ class Reading:
         strict: Stop at the first image that would be skipped unasked, and at whatever is assumed.
         boxes: What the numbers of a box mean, where the file does not follow its format: xyxy,
             xywh or cxcywh, and normalised for shares of width and height.
-        marks: What measures an object of COCO: its box, or its mask (polygons or runs of pixels).
+        marks: What measures an object: its box, or its mask (an outline or runs of pixels), which
+            COCO, YOLO, labelme and CVAT can have.
         mask_kind: What masks mean: binary (each connected region is an object), instances (each
             value is one), or classes (each connected region of a value); auto detects it.
         background: The value or colour (R,G,B) of masks that marks nothing, instead of 0.
@@ -260,6 +267,8 @@ def read_images(
         images_folder, asked.group, by_column, tuple(asked.boxes), asked.marks, progress
     )
     labelled = _labelled(reader.read(place, source), reader.column, asked, _text(place), log)
+    if asked.marks == "masks" and any(isinstance(item.label, tuple) for item in labelled):
+        log.stated.append(BY_SHAPES)
     if not labelled:
         found = told(log.skipped) or f"Give {scheme}: {reader.what}."
         raise DataError(f"Nothing in {_text(place)} can be used. {found}")

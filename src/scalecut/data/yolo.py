@@ -7,7 +7,7 @@ from ..errors import DataError
 from .decoding import stem_of
 from .files import Files, Items, identity, of_two
 from .images import Image, LeftOut, Mark, Source, marked
-from .outlines import Tally, around
+from .outlines import Tally, around, ring_of
 
 
 def yolo(folder: Path, source: Source) -> Items:
@@ -29,7 +29,7 @@ def yolo(folder: Path, source: Source) -> Items:
             "labels, or with data.yaml."
         )
     top = source.images or folder
-    tally = Tally()
+    tally = Tally(source.marks == "masks")
     used: dict[Path, str] = {}
     for path in paths:
         name = path.relative_to(top).as_posix() if path.is_relative_to(top) else path.name
@@ -134,8 +134,9 @@ def _marks(file: Path, kinds: dict[str, str], has_points: bool, tally: Tally) ->
         elif len(values) >= 6 and len(values) % 2 == 0:
             n_outlines += 1
             left, top, right, bottom = around(values)
-            centre = (left + right) / 2, (top + bottom) / 2
-            marks.append(Mark(kind, (*centre, right - left, bottom - top)))
+            box = (left + right) / 2, (top + bottom) / 2, right - left, bottom - top
+            outline = ((ring_of(zip(values[::2], values[1::2], strict=True)),),)
+            marks.append(Mark(kind, box, shape=outline if tally.has_shapes else None))
         else:
             raise DataError(
                 f"line {number} of {file.name} is no class with a box or an outline "
