@@ -246,8 +246,8 @@ def make_image_set(
         for each in entries
     )
     unusable = (f"{files[file]}: {reason}" for file, reason in shown.skipped.items())
-    assumed = [*shown.assumed, *unusable]
-    facts = {"assumed": assumed} if assumed else {}
+    found = {"assumed": [*shown.assumed, *unusable], "stated": [*shown.stated]}
+    facts = {name: sentences for name, sentences in found.items() if sentences}
     names = tuple(subset), tuple(map(str, groups))
     return ImageSet(entries, numbers, measure_name, *names, facts=facts)
 

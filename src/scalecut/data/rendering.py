@@ -5,7 +5,7 @@ the whole set, so that relative brightness survives, and what was chosen is stat
 """
 
 import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeAlias
@@ -177,10 +177,30 @@ def settled(names: Mapping[File, str], asked: Rendering, intensity: str) -> Sett
         renderings |= dict.fromkeys(rest, replace(given, of=of)) if given != Rendering() else {}
     assumed = _assumed(ranges, one) if intensity == "auto" else []
     held = [look.found for look in looks.values() if not look.is_plain]
-    n_white = sum(found.is_white for found in held if found.form == DICOM)
-    stated = (f"{n_white} images are MONOCHROME1, and are inverted",) if n_white else ()
     spacing = tuple(sorted({found.spacing for found in held if found.spacing}))
+    stated = _stated(held, windows.values(), spacing)
     return Settled(renderings, (*assumed, *blank), examined.unusable, stated, spacing)
+
+
+def _stated(
+    held: Sequence[Contents],
+    windows: Collection[tuple[float, float]],
+    spacing: Sequence[tuple[float, float]],
+) -> tuple[str, ...]:
+    """What follows from the files themselves, in sentences."""
+    said = []
+    if n_white := sum(found.is_white for found in held if found.form == DICOM):
+        said.append(f"{n_white} images are MONOCHROME1, and are inverted")
+    if windows:
+        low, high = min(windows), max(windows)
+        reach = " to ".join(dict.fromkeys(f"{a:g},{b:g}" for a, b in (low, high)))
+        said.append(f"{len(windows)} images are shown by the window that each states ({reach})")
+    if spacing:
+        ends = dict.fromkeys(f"{y:.3g} x {x:.3g}" for y, x in (spacing[0], spacing[-1]))
+        reach = " to ".join(ends)
+        n = sum(found.spacing is not None for found in held)
+        said.append(f"{n} images state the size of their pixels, {reach} mm (down x across)")
+    return tuple(said)
 
 
 def _assumed(

@@ -53,6 +53,7 @@ class DataSummary:
         assumed: what was not certain, in sentences.
         targets: smallest and largest measure and quartiles, one row per subset.
         examples: rows evenly over the measure.
+        stated: what the files themselves say, in sentences.
         image_set: the images, if they are known; for `save`.
     """
 
@@ -70,6 +71,7 @@ class DataSummary:
     assumed: Sequence[str]
     targets: pd.DataFrame
     examples: pd.DataFrame
+    stated: Sequence[str] = ()
     image_set: ImageSet | None = field(default=None, repr=False)
 
     def to_frame(self) -> pd.DataFrame:
@@ -129,7 +131,8 @@ class DataSummary:
         lines += [("Pixels", f"{how} ({_counted(n, 'image')})") for how, n in self.shown.items()]
         if self.masks:
             lines.append(("Masks", _masks(self.masks)))
-        return [*lines, *(("Assumed", f"{each}.") for each in self.assumed)]
+        said = (("Stated", self.stated), ("Assumed", self.assumed))
+        return [*lines, *((title, f"{each}.") for title, several in said for each in several)]
 
     def notes(self) -> list[str]:
         """The lines as text, a heading once, in columns."""
@@ -172,7 +175,8 @@ class DataSummary:
         return folder
 
 
-_PLAIN = tuple(DataSummary.__dataclass_fields__)[:-3]
+_OTHERS = ("targets", "examples", "image_set")  # that are no plain facts
+_PLAIN = tuple(name for name in DataSummary.__dataclass_fields__ if name not in _OTHERS)
 
 
 def describe_data(
@@ -224,6 +228,7 @@ def summary_of(image_set: ImageSet, more: Sequence[LeftOut] = ()) -> DataSummary
         masks=dict(facts.get("masks", {})),
         drawn=dict(facts.get("drawn", {})),
         assumed=tuple(facts.get("assumed", ())),
+        stated=tuple(facts.get("stated", ())),
         targets=_targets(image_set),
         examples=_examples(image_set),
         image_set=image_set,
@@ -235,7 +240,7 @@ def summary_in(facts: Mapping[str, Any]) -> DataSummary | None:
     held = (facts.get("images") or {}).get("understood")
     if not held:
         return None
-    fields: dict[str, Any] = {name: held[name] for name in _PLAIN}
+    fields: dict[str, Any] = {name: held[name] for name in _PLAIN if name in held}
     fields |= {name: pd.DataFrame(held[name]) for name in ("targets", "examples")}
     return DataSummary(**fields)
 
