@@ -143,10 +143,13 @@ class Tally:
 
     has_shapes: bool = True
     n_outlines: int = 0
+    n_overlapping: int = 0  # in an image of labels
     without_area: Counter[str] = field(default_factory=Counter)
 
     def statements(self) -> Iterator[str]:
         if self.n_outlines and not self.has_shapes:
             yield f"{self.n_outlines} outlines count by the boxes around them"
+        if self.n_overlapping:
+            yield f"{self.n_overlapping} outlines overlap others, and a pixel belongs to the last"
         for shape, n in self.without_area.items():
             yield f"{n} shapes of the type {shape} have no area, and do not count"

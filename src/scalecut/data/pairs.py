@@ -8,16 +8,21 @@ import json
 from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
+from typing import cast
+
+import numpy as np
+from jaxtyping import Integer
 
 from ..errors import DataError
 from .decoding import JPEG, LOSSLESS, MEDICAL, OTHERS, is_image, stem_of
 from .files import Files, Items, composed, none_in, of_two
 from .images import Image, Labelled, LeftOut, Mark, Source, marked
-from .outlines import Parts, Tally, around, ring_of
+from .outlines import Parts, Shape, Tally, around, covered, ring_of
 
 # before the suffix
 MASK_ENDINGS = ("_cp_masks", "_masks", "_mask", "_labels", "_label", "_seg", "_segmentation")
-MASKS = LOSSLESS | JPEG | {*MEDICAL} | {".geojson"}
+GEOJSON = ".geojson"
+MASKS = LOSSLESS | JPEG | {*MEDICAL} | {GEOJSON}
 
 
 def masks(folder: Path, source: Source) -> Items:
@@ -48,11 +53,11 @@ def masks(folder: Path, source: Source) -> Items:
             raise of_two("masks", mask, folder, used[mask], name.as_posix())
         used[mask] = name.as_posix()
         image = Image(name.as_posix(), path)
-        if mask.suffix != ".geojson":
+        if mask.suffix != GEOJSON:
             yield Labelled(image, frozenset({subset}), mask)
             continue
         try:
-            marks = _geojson_marks(mask, subset, tally)
+            marks = objects_in(mask, subset, tally)
         except DataError as error:
             yield LeftOut(name.as_posix(), f"its {mask.name} cannot be used: {error}")
             continue
@@ -85,8 +90,15 @@ def _no_masks(folder: Path, images: Path, *, has_masks: bool) -> DataError:
     return DataError(f"{folder} has no folder {lack}. Give one with images and masks in it.")
 
 
-def _geojson_marks(file: Path, subset: str, tally: Tally) -> list[Mark]:
-    """The polygons of QuPath, of its classes; objects without a class are of the subset."""
+def objects_in(file: Path, subset: str, tally: Tally) -> list[Mark]:
+    """The polygons of GeoJSON of QuPath, of its classes.
+
+    Args:
+        subset: the class of objects without one.
+
+    Raises:
+        DataError: if it is no such file, or holds regions and the objects in them.
+    """
     try:
         about = json.loads(file.read_bytes())
         features = about.get("features", [about]) if isinstance(about, dict) else about
@@ -113,6 +125,23 @@ def _geojson_marks(file: Path, subset: str, tally: Tally) -> list[Mark]:
     if not marks:
         raise DataError("it has no polygon")
     return marks
+
+
+def labels_in(file: Path, width: int, height: int, tally: Tally) -> Integer[np.ndarray, "h w"]:
+    """0 for the background, and 1, 2, ... for the objects of GeoJSON, drawn on an image.
+
+    A pixel of several objects belongs to the last.
+
+    Raises:
+        DataError: if the file cannot be used, or an object reaches outside the image.
+    """
+    labels = np.zeros((height, width), dtype=np.int64)
+    for number, mark in enumerate(objects_in(file, "", tally), start=1):
+        marked, x, y = covered(cast(Shape, mark.shape), width, height)
+        part = labels[y : y + marked.shape[0], x : x + marked.shape[1]]
+        tally.n_overlapping += bool(part[marked].any())
+        part[marked] = number
+    return labels
 
 
 def _by_stem(
