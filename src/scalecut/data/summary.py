@@ -17,7 +17,7 @@ import pandas as pd
 
 from .. import runs
 from ..errors import DataError
-from .contact import contact_sheet
+from .contact import write_sheet
 from .decoding import Rendering
 from .images import Image, ImageSet, LeftOut, Progress, image_facts
 from .measures import Frame, evenly
@@ -25,7 +25,6 @@ from .read import DRAWN, Reading, images_of
 
 EXAMPLES, NAMED, REASONS = 5, 3, 8  # rows; names of each reason; reasons in the text
 SIDE = 224  # pixels of the input of most networks
-SHEET = "data.png"
 QUANTILES = {"min": 0.0, "25 %": 0.25, "median": 0.5, "75 %": 0.75, "max": 1.0}
 MASKS = {
     "binary": "binary, so each connected region is an object",
@@ -170,8 +169,7 @@ class DataSummary:
         }
         with runs.new_run(folder) as made:
             runs.write_run(made, self.tables(), facts, command=command)
-            (made / "figures").mkdir()
-            contact_sheet(self.image_set).save(made / "figures" / SHEET)
+            write_sheet(self.image_set, made)
         return folder
 
 

@@ -5,8 +5,9 @@ from typing import Any
 
 import pandas as pd
 
+from ..data.contact import SHEET
 from ..data.images import Image
-from ..data.summary import SHEET, summary_in
+from ..data.summary import summary_in
 from ..data.thumbnails import thumbnail
 from ..runs import Run
 from .cells import Cell
