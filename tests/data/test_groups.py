@@ -4,7 +4,15 @@ import shutil
 
 import pytest
 
-from tests.data.layouts import DOG, add_voc, draw, names, read, said
+from scalecut import Frame, Reading
+from scalecut.data.read import READERS, images_of
+from scalecut.data.scenes import make_scenes
+from tests.data.layouts import DOG, add_voc, draw, names, packed, read, said, skipped
+
+
+@pytest.fixture(autouse=True)
+def cached(tmp_path, monkeypatch):
+    monkeypatch.setenv("SCALECUT_CACHE", str(tmp_path / "cache"))
 
 
 def table(folder, column, values=("p1", "p1", "p2", "p2")):
@@ -17,7 +25,21 @@ def table(folder, column, values=("p1", "p1", "p2", "p2")):
     return f"csv:{folder}/t.csv"
 
 
-@pytest.mark.parametrize("name", ["Group", " group", "patient_id", "Slide", "case ID", "subjects"])
+def shard(folder, key, values=("p1", "p1", "p2", "p2"), **more):
+    """A shard of the same images, each with a .json of that key; its specification."""
+    members = []
+    for number, value in enumerate(values):
+        file = folder / f"p{1 + number // 2}_{number}.png"
+        draw(file)
+        about = {"measure": number, **({key: value} if value is not None else {}), **more}
+        members += [(file.name, file.read_bytes()), (f"{file.stem}.json", about)]
+    return f"tar:{packed(folder / 't.tar', members)}"
+
+
+NEAR = ["Group", " group", "patient_id", "Slide", "case ID", "subjects"]
+
+
+@pytest.mark.parametrize("name", NEAR)
 def test_column_that_seems_to_be_the_group_is_refused(tmp_path, name):
     spec = table(tmp_path, name)
     assert said(read, spec) == (
@@ -27,6 +49,80 @@ def test_column_that_seems_to_be_the_group_is_refused(tmp_path, name):
     assert read(spec, group=name).group == ("p1", "p1", "p2", "p2")
     assert len(set(read(spec, no_groups=True).group)) == 4
     assert read(spec, group_from_name="^(p.)_").group == ("p1", "p1", "p2", "p2")
+
+
+@pytest.mark.parametrize("values", [("p1", "p1", "p2", "p2"), (1, 1, 2, 2)])
+@pytest.mark.parametrize("name", NEAR)
+def test_key_that_seems_to_be_the_group_is_refused(tmp_path, name, values):
+    spec = shard(tmp_path, name, values)
+    assert said(read, spec) == (
+        f"{tmp_path}/t.tar has no key 'group', but {name!r}, of 2 different values in 4 rows. "
+        f"Choose --group {name!r} to keep images of one value together, or --no-groups."
+    )
+    images = read(spec, group=name)
+    assert images.group == tuple(map(str, values))
+    assert images.facts["groups_by"] == f"the key {name}"
+    assert len(set(read(spec, no_groups=True).group)) == 4
+    assert read(spec, group_from_name="(p.)_").group == ("p1", "p1", "p2", "p2")
+
+
+def test_group_of_a_key_may_be_left_out_or_chosen(tmp_path):
+    spec = shard(tmp_path, "group", ("p1", "p1", "p2", "p2"), ward="x", stain=3.5)
+    for asked, n, by in (
+        ({}, 2, "the key group"),
+        ({"group": "ward"}, 1, "the key ward"),
+        ({"no_groups": True}, 4, None),
+    ):
+        images = read(spec, **asked)
+        assert (len(set(images.group)), images.facts.get("groups_by")) == (n, by)
+    assert said(read, spec, group="stain") == (
+        f"{tmp_path}/t.tar has no key 'stain' for --group; its keys are, the nearest first: "
+        "'ward', 'measure', 'group'."
+    )
+
+
+def test_samples_without_a_group_are_stated_or_skipped(tmp_path):
+    some = "p1", None, "p2", "p2"
+    images = read(shard(tmp_path, "group", some))
+    assert images.group == ("p1", "t.tar/p1_1.png", "p2", "p2")
+    assert images.facts["assumed"] == [
+        "1 of 4 images are in no group (the first is t.tar/p1_1.png), and each is its own"
+    ]
+    images = read(shard(tmp_path, "patient", some), group="patient")
+    assert images.group == ("p1", "p2", "p2")
+    reason = "its .json has no text or whole number 'patient' for --group; add it"
+    assert skipped(images) == {"t.tar/p1_1.png": reason}
+
+
+@pytest.mark.parametrize("column", ["group", "patient"])
+@pytest.mark.parametrize("empty", ["", " "])
+def test_empty_cells_are_no_groups_whatever_the_column(tmp_path, column, empty):
+    spec = table(tmp_path, column, ("p1", empty, "p2", "p2"))
+    assert said(read, spec, group=column) == (
+        f"{tmp_path}/t.csv: 1 of 4 rows have no usable {column}, the first is row 3 ({empty!r}; "
+        "the header is row 1). Fix or remove these rows."
+    )
+    assert len(set(read(spec, no_groups=True).group)) == 4
+
+
+@pytest.mark.parametrize("kind", sorted(READERS.keys() - {"csv", "parquet", "tar"}))
+def test_column_of_data_without_columns_is_refused(tmp_path, kind):
+    add_voc(tmp_path, "a", DOG)
+    place = tmp_path if READERS[kind].place == "folder" else tmp_path / "JPEGImages" / "a.jpg"
+    assert said(read, f"{kind}:{place}", group="patient") == REFUSED.format(f"{kind}:")
+
+
+@pytest.mark.parametrize("data", ["scenes", make_scenes(4)], ids=["scenes", "made in Python"])
+def test_column_of_images_without_a_table_is_refused(data):
+    what = "scenes" if data == "scenes" else "an image set"
+    message = said(images_of, data, Frame(32, 32), Reading(group="patient"))
+    assert message == REFUSED.format(what)
+
+
+REFUSED = (
+    "--group 'patient' names a column (or a key of each .json) of csv:, parquet:, tar: data, but "
+    "{} has none. Omit --group; --group-from-name finds groups in names of images."
+)
 
 
 def test_other_columns_are_no_groups(tmp_path):

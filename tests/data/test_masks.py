@@ -9,7 +9,7 @@ import tifffile
 from scipy import ndimage
 
 from scalecut import Frame, Image
-from scalecut.data.masks import labels_of, read_mask, understood
+from scalecut.data.masks import labels_as, marks_of, understood
 from tests.data.layouts import (
     HIGH,
     WIDE,
@@ -268,7 +268,8 @@ def test_mask_of_several_pages_needs_a_page(tmp_path):
     tifffile.imwrite(tmp_path / "masks" / "1.tif", stack, photometric="minisblack")
     assert said(read, spec) == "1.tif: it has 3 pages; choose one with --page 1 (to 3)."
     rule = understood([tmp_path / "masks" / "1.tif"], page=2)
-    np.testing.assert_array_equal(labels_of(tmp_path / "masks" / "1.tif", rule), nuclei() == 2)
+    labels = labels_as(tmp_path / "masks" / "1.tif", rule, (WIDE, HIGH))
+    np.testing.assert_array_equal(labels, nuclei() == 2)
 
 
 def test_mask_of_a_tile_is_where_objects_are_or_their_numbers(tmp_path):
@@ -279,11 +280,9 @@ def test_mask_of_a_tile_is_where_objects_are_or_their_numbers(tmp_path):
         (as_jpeg((cells > 0).astype(np.uint8) * WHITE), cells > 0),
     ):
         PIL.Image.fromarray(mask).save(tmp_path / "m.png")
-        marks = read_mask(tmp_path / "m.png")
+        marks = marks_of(tmp_path / "m.png", understood([tmp_path / "m.png"]))
         assert (marks.dtype == bool) == (expected.dtype == bool)
         assert (marks != expected).mean() < 0.005
-    PIL.Image.fromarray(np.zeros((9, 9), np.uint8)).save(tmp_path / "m.png")
-    assert said(read_mask, tmp_path / "m.png") == "it marks nothing; mark its objects"
 
 
 # --- which mask belongs to which image -----------------------------------------------------------

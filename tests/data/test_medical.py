@@ -11,6 +11,7 @@ from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, JPEGLosslessSV1, generate_uid
 
 from scalecut.data.images import make_image_set
+from scalecut.data.summary import summary_of
 from tests.data.layouts import read, said, skipped
 
 N, HIGH, WIDE = 6, 24, 40
@@ -123,6 +124,41 @@ def test_monochrome1_is_inverted_and_stated(tmp_path):
     for number, pixels in enumerate(shown(images)):
         np.testing.assert_allclose(pixels, grey(-density(number), -1000, 1000), atol=1)
     assert images.facts["stated"] == ["3 images are MONOCHROME1, and are inverted"]
+
+
+def test_what_files_state_is_said_of_the_data(tmp_path):
+    def write(path, number):
+        space = [0.5 + number % 2, 0.25] if number else None
+        more = {"PixelSpacing": space} if space else {}
+        ct(path, density(number), WindowCenter=40 + number, WindowWidth=401, **more)
+
+    spec = table(tmp_path, write)
+    lines = summary_of(read(spec, intensity="window")).lines()
+    assert [text for title, text in lines if title == "Stated"] == [
+        "6 images are shown by the window that each states (-160.5,239.5 to -155.5,244.5).",
+        "5 images state the size of their pixels, 0.5 x 0.25 to 1.5 x 0.25 mm (down x across).",
+    ]
+    bare = summary_of(read(table(tmp_path / "bare", lambda path, i: ct(path, density(i)))))
+    assert "Stated" not in dict(bare.lines())
+
+
+@pytest.mark.parametrize(
+    ("modality", "way"),
+    [
+        ("SEG", "a segmentation (DICOM SEG); convert it to NIfTI with segimage2itkimage of dcmqi"),
+        ("RTSTRUCT", "contours (DICOM RTSTRUCT); convert it to NIfTI with the package "
+         "dcmrtstruct2nii"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("place", ["images", "masks"])
+def test_objects_that_are_no_images_are_refused_with_a_converter(tmp_path, modality, way, place):
+    frames = np.zeros((3, HIGH, WIDE), np.uint8)
+    for folder in ("images", "masks"):
+        (tmp_path / folder).mkdir()
+        for number in range(2):
+            more = {"Modality": modality} if (folder, number) == (place, 1) else {}
+            dicom(tmp_path / folder / f"{number}.dcm", frames if more else frames[0] + 1, **more)
+    assert said(read, f"masks:{tmp_path}") == f"1.dcm: it is {way}."
 
 
 def test_windows_of_each_file_are_used_only_if_asked(tmp_path):

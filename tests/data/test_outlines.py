@@ -1,6 +1,8 @@
 """Outlines and runs of pixels cover the pixels that were planted, in every form of a file."""
 
+import dataclasses
 import json
+from pathlib import Path
 
 import numpy as np
 import PIL.Image
@@ -8,7 +10,10 @@ import pytest
 from scipy import ndimage
 
 from scalecut import Frame
-from scalecut.data.outlines import covered, of_coco
+from scalecut.data.boxes import in_pixels
+from scalecut.data.coco import of_coco
+from scalecut.data.images import Image, Labelled, Mark
+from scalecut.data.outlines import covered
 from tests.data.layouts import HIGH, WIDE, add_coco, coco_parts, draw, exif, read, said, skipped
 
 
@@ -152,10 +157,23 @@ def test_what_is_no_mask_is_skipped(tmp_path, change, reason):
     assert (len(images), skipped(images)["b.jpg"]) == (1, reason)
 
 
+def test_marks_in_pixels_keep_their_flags_and_shape():
+    shape = (((8.0, 6.0), (48.0, 6.0), (8.0, 36.0)),)
+    mark = Mark("dog", (0.1, 0.1, 0.6, 0.6), frozenset({"truncated"}), (shape,))
+    item = Labelled(Image("a", Path("a.jpg")), frozenset({"dog"}), (mark,), (WIDE, HIGH))
+    for asked in (["xyxy"], ["xywh", "normalised"]):
+        (found,) = in_pixels([item], asked, "")
+        (own,) = found.label
+        width, height = (WIDE, HIGH) if "normalised" in asked else (1, 1)
+        corners = [[(x * width, y * height) for x, y in ring] for ring in shape]
+        np.testing.assert_allclose(own.shape[0], corners)
+        assert dataclasses.replace(own, box=mark.box, shape=mark.shape) == mark
+
+
 def test_masks_are_refused_where_there_are_none(tmp_path):
     assert said(read, f"voc:{tmp_path}", marks="masks") == (
-        "Objects of voc: data have no masks that are read; coco:, masks: data have. Omit --marks, "
-        "or convert the data."
+        "Objects of voc: data have no masks that are read; coco:, masks:, yolo:, labelme:, "
+        "cvat: data have. Omit --marks, or convert the data."
     )
     assert said(read, "coco:x", marks="masks", boxes=("xywh",)) == (
         "--boxes says what boxes mean, but masks are measured. Omit --boxes."

@@ -1,10 +1,14 @@
 """The same two images, labelled by hand as each tool documents it, give the same rows."""
 
+import base64
+import io
 import json
 
 import numpy as np
+import PIL.Image
 import pytest
 
+from scalecut import DataError
 from tests.data.layouts import DOG, HIGH, WIDE, draw, names, read, said, skipped
 
 KITE = (8, 6, 28, 36, 48, 20, 30, 8)  # an outline whose box is that of the dog
@@ -28,6 +32,14 @@ def yolo(folder, lines, data="names: [cat, dog]\n", images="images/train"):
     return f"yolo:{folder}"
 
 
+def yolo_elsewhere(folder, path):
+    """Images and labels outside the folder of data.yaml, in a set whose own path has an images."""
+    yolo(folder / "images" / "set", {"a": BOX, "b": BOX}, data="")
+    (folder / "about").mkdir()
+    (folder / "about" / "data.yaml").write_text(f"{path}train: images/train\nnames: [cat, dog]\n")
+    return f"yolo:{folder}/about"
+
+
 def in_yolo(kind, *numbers):
     return f"{kind} {' '.join(f'{value:.6f}' for value in shares(*numbers))}\n"
 
@@ -41,12 +53,12 @@ def shape(kind="rectangle", points=((8, 6), (48, 36)), **more):
     return {"label": "dog", "points": points, "group_id": None, "shape_type": kind, **more}
 
 
-def labelme(folder, shapes, **more):
+def labelme(folder, shapes, both=False, **more):
     folder.mkdir(exist_ok=True)
     for name in ("a", "b"):
         draw(folder / f"{name}.jpg")
         about = {"imagePath": f"..\\x\\{name}.jpg", "imageHeight": HIGH, "imageWidth": WIDE}
-        about |= {"shapes": shapes if name == "a" else [shape()], "imageData": None, **more}
+        about |= {"shapes": shapes if both or name == "a" else [shape()], "imageData": None, **more}
         (folder / f"{name}.json").write_text(json.dumps(about))
     return f"labelme:{folder}"
 
@@ -54,12 +66,12 @@ def labelme(folder, shapes, **more):
 CVAT_BOX = '<box label="dog" xtl="8" ytl="6" xbr="48" ybr="36"/>'
 
 
-def cvat(folder, inside, before=""):
+def cvat(folder, inside, before="", both=False):
     for name in ("a", "b"):
         draw(folder / "images" / "train" / f"{name}.jpg")
     entries = "".join(
         f'<image name="train/{name}.jpg" width="{WIDE}" height="{HIGH}">{text}</image>'
-        for name, text in (("a", inside), ("b", CVAT_BOX))
+        for name, text in (("a", inside), ("b", inside if both else CVAT_BOX))
     )
     (folder / "annotations.xml").write_text(f"<annotations>{before}{entries}</annotations>")
     return f"cvat:{folder}/annotations.xml"
@@ -77,6 +89,11 @@ LAYOUTS = {
                             "train: ../train/images\nnames: ['cat', 'dog']", "train/images"),
         [],
     ),
+    "yolo, path elsewhere": (
+        lambda folder: yolo_elsewhere(folder, f"path: {folder}/images/set\n"),
+        [],
+    ),
+    "yolo, path above": (lambda folder: yolo_elsewhere(folder, "path: ../images/set\n"), []),
     "yolo, outline": (lambda folder: yolo(folder, {"a": OUTLINED, "b": BOX}), [BY_BOX]),
     "yolo, pose": (
         lambda folder: yolo(folder, {"a": BOX.strip() + " 0.5 0.5 2", "b": BOX},
@@ -138,6 +155,15 @@ def other_json(folder, content):
     return f"coco:{folder}/x.json"
 
 
+def one_label(folder):
+    """Images of one name in two folders, and one text file."""
+    spec = yolo(folder, {"a": BOX}, images="images")
+    (folder / "images" / "a.jpg").unlink()
+    for part in ("train", "val"):
+        draw(folder / "images" / part / "a.jpg")
+    return spec
+
+
 CIRCLE = shape("circle", ((28, 21), (28, 41)))
 
 
@@ -153,6 +179,15 @@ CIRCLE = shape("circle", ((28, 21), (28, 41)))
          "('1 0.5 0.5 0.1'); fix it."),
         (lambda f: yolo(f, {"a": BOX}, "names: [a\n"), "{}/data.yaml is not YAML (while parsing a "
          "flow sequence"),
+        *(
+            (lambda f, names=names: yolo(f, {"a": BOX}, f"names: {names}\n"),
+             f"The names in the YAML file of {{}} are {shown}, which give no class its number. "
+             "Give a list, such as names: [cat, dog], or names by number.")
+            for names, shown in (("cat", "'cat'"), ("5", "'5'"), ("{cat: 0}", '"{\'cat\': 0}"'),
+                                 ("true", "'True'"))
+        ),
+        (one_label, "The label labels/a.txt could be that of images/train/a.jpg or of "
+         "images/val/a.jpg. Put labels into folders of the same names as images."),
         (lambda f: yolo(f, {}), "There is no image in {}. Give a folder with images and labels, or "
          "with data.yaml."),
         (lambda f: f"labelme:{f}", "There is no JSON file in {}. Give a folder with one per "
@@ -193,6 +228,134 @@ def test_annotation_without_a_usable_box_is_skipped(tmp_path, make, reason):
     images = read(make(tmp_path))
     assert len(images) == 1
     assert list(skipped(images).values()) == [reason]
+
+
+# --- masks ---------------------------------------------------------------------------------------
+
+
+OFF = (8.2, 6.3, 28.1, 35.9, 47.6, 20.2, 30.4, 8.1)  # an outline through no centre of a pixel
+OFF_CORNERS = list(zip(OFF[::2], OFF[1::2], strict=True))
+OFF_POINTS = ";".join(f"{x},{y}" for x, y in OFF_CORNERS)
+
+
+def inside(corners):
+    """Pixels whose centres lie inside: an odd number of edges to their right."""
+    y, x = np.mgrid[0:HIGH, 0:WIDE] + 0.5
+    n = np.zeros((HIGH, WIDE), int)
+    for (x0, y0), (x1, y1) in zip(corners, [*corners[1:], corners[0]], strict=True):
+        if y0 != y1:
+            n += ((y0 <= y) != (y1 <= y)) & (x < x0 + (y - y0) * (x1 - x0) / (y1 - y0))
+    return n % 2 == 1
+
+
+OVAL = ((np.mgrid[0:HIGH, 0:WIDE] + 0.5 - np.array([21, 28])[:, None, None])
+        / np.array([15, 20])[:, None, None])  # fmt: skip
+OVAL = (OVAL**2).sum(axis=0) < 1
+HOOK = np.zeros((HIGH, WIDE), bool)
+HOOK[6:36, 8:18], HOOK[26:36, 8:48] = True, True
+SQUARES = [[(8, 6), (18, 6), (18, 16), (8, 16)], [(38, 26), (48, 26), (48, 36), (38, 36)]]
+
+
+def rle_of(mask):
+    """CVAT's runs of the part in the box of the dog, row after row."""
+    flat = mask[6:36, 8:48].ravel().tolist()
+    lengths, last = [0], False
+    for value in flat:
+        if value != last:
+            lengths.append(0)
+        last = value
+        lengths[-1] += 1
+    return ", ".join(map(str, lengths))
+
+
+def png_of(mask):
+    content = io.BytesIO()
+    PIL.Image.fromarray(mask[6:36, 8:48]).save(content, "PNG")
+    return base64.b64encode(content.getvalue()).decode()
+
+
+def cvat_masks(inner):
+    return lambda folder: cvat(folder, inner, both=True)
+
+
+# what is written for both images, and the pixels that it marks
+MASKED = {
+    "yolo": (lambda f: yolo(f, dict.fromkeys("ab", in_yolo(1, *OFF))), inside(OFF_CORNERS)),
+    "labelme": (
+        lambda f: labelme(f, [shape("polygon", OFF_CORNERS)], both=True), inside(OFF_CORNERS),
+    ),
+    "labelme, two parts": (
+        lambda f: labelme(f, [shape("polygon", each, group_id=1) for each in SQUARES], both=True),
+        inside(SQUARES[0]) | inside(SQUARES[1]),
+    ),
+    "labelme, circle": (
+        lambda f: labelme(f, [shape("circle", ((28, 21), (28, 36)))], both=True),
+        np.hypot(*(np.mgrid[0:HIGH, 0:WIDE] + 0.5 - np.array([21, 28])[:, None, None])) < 15,
+    ),
+    "labelme, mask": (
+        lambda f: labelme(f, [shape("mask", ((8, 6), (47, 35)), mask=png_of(HOOK))], both=True),
+        HOOK,
+    ),
+    "cvat": (
+        cvat_masks(f'<polygon label="dog" points="{OFF_POINTS}"/>'),
+        inside(OFF_CORNERS),
+    ),
+    "cvat, ellipse": (
+        cvat_masks('<ellipse label="dog" cx="28" cy="21" rx="20" ry="15"/>'),
+        OVAL,
+    ),
+    "cvat, mask": (
+        cvat_masks('<mask label="dog" left="8" top="6" width="40" height="30" '
+                   f'rle="{rle_of(HOOK)}"/>'),
+        HOOK,
+    ),
+}  # fmt: skip
+BY_SHAPES = (
+    "objects are measured by their outlines or runs of pixels; a pixel counts if its centre is "
+    "inside"
+)
+
+
+@pytest.mark.parametrize("name", MASKED)
+def test_shapes_are_measured_as_masks_if_asked(tmp_path, name):
+    write, mask = MASKED[name]
+    spec = write(tmp_path)
+    images = read(spec, marks="masks")
+    np.testing.assert_allclose(images.measure * WIDE * HIGH, mask.sum())
+    rows, columns = np.nonzero(mask)
+    box = columns.min(), rows.min(), columns.max() + 1, rows.max() + 1
+    np.testing.assert_array_equal(images.boxes, [box] * 2)
+    assert images.facts == {"stated": [BY_SHAPES]}
+    heights = read(spec, marks="masks", measure="height").measure
+    np.testing.assert_allclose(heights * HIGH, box[3] - box[1])
+
+
+@pytest.mark.parametrize(
+    ("write", "reason"),
+    [
+        (lambda f: yolo(f, {"a": BOX, "b": OUTLINED}), "its dog has no mask; --marks boxes "
+         "measures its box"),
+        (lambda f: labelme(f, [shape()], ), "its dog has no mask; --marks boxes measures its box"),
+        (lambda f: labelme(f, [shape("polygon", CORNERS[:2])]), "a polygon needs three corners"),
+        (lambda f: labelme(f, [shape("mask", ((70, 6), (109, 35)), mask=png_of(HOOK))]), "its mask "
+         "of 40 x 30 pixels at 70, 6 does not fit the stated size of its image (80 x 60); export "
+         "it again"),
+        (lambda f: cvat(f, '<polygon label="dog" points="8,6;28,36"/>'), "a polygon needs three "
+         "corners"),
+        (lambda f: cvat(f, '<mask label="dog" left="8" top="6" width="40" height="30" rle="9,1"/>'),
+         "its mask of dog has no usable numbers; fix it"),
+    ],
+)  # fmt: skip
+def test_shapes_without_a_usable_mask_are_skipped(tmp_path, write, reason):
+    found = skipped_with(write(tmp_path), marks="masks")
+    assert reason in found
+
+
+def skipped_with(spec, **reading):
+    try:
+        return list(skipped(read(spec, **reading)).values())
+    except DataError as error:  # none is left
+        return [str(error).partition(": ")[2].rstrip(".").rpartition(": ")[2]]
 
 
 def test_circle_has_the_box_around_it(tmp_path):

@@ -1,5 +1,6 @@
 """The same smooth images, saved with more bits, bands and pages, are shown as their 8 bits."""
 
+import io
 import struct
 import zlib
 
@@ -10,7 +11,7 @@ import tifffile
 
 from scalecut.data.images import Image, make_image_set
 from scalecut.data.rendering import range_in_use
-from tests.data.layouts import exif, read, said, skipped
+from tests.data.layouts import exif, packed, read, said, skipped
 
 N, HIGH, WIDE = 6, 24, 40
 
@@ -305,3 +306,100 @@ def test_animated_gif_is_refused(tmp_path):
     (tmp_path / "t.csv").write_text("image,measure\na.gif,1\nb.png,2\n")
     message = "a.gif: it has 6 pages; choose one with --page 1 (to 6)."
     assert said(read, f"csv:{tmp_path}/t.csv") == message
+
+
+# --- many images, of which a few are examined ----------------------------------------------------
+
+MANY = 150  # of which every third is examined, from the first on
+
+
+def shard(folder, values):
+    """A tar shard of PNG images, one for each array; its specification."""
+    members = []
+    for number, each in enumerate(values):
+        content = io.BytesIO()
+        PIL.Image.fromarray(each).save(content, "PNG")
+        members += [
+            (f"{number:03}.png", content.getvalue()),
+            (f"{number:03}.json", {"measure": number}),
+        ]
+    return f"tar:{packed(folder / 't.tar', members)}"
+
+
+@pytest.fixture
+def cached(tmp_path, monkeypatch):
+    monkeypatch.setenv("SCALECUT_CACHE", str(tmp_path / "cache"))
+
+
+def many(odd, place, other):
+    """Small images of one type, and one of another at a place."""
+    return [other if number == place else odd for number in range(MANY)]
+
+
+SMALL = grey(0)[::6]
+DEEP = SMALL.astype(np.uint16) << 4
+RANGE = "16-bit values are shown from 0 (black) to 4095 (white), as --intensity 0,4095 would"
+
+
+@pytest.mark.parametrize(
+    ("usual", "other"), [(SMALL, DEEP), (DEEP, SMALL)], ids=["one deep", "one plain"]
+)
+def test_examined_images_of_two_types_are_shown_by_their_own(tmp_path, cached, usual, other):
+    images = read(shard(tmp_path, many(usual, 3, other)))
+    for image in images.images[:6]:
+        np.testing.assert_allclose(shown_one(image), in_grey([SMALL])[0], atol=1)
+    assert images.facts["assumed"] == [RANGE]
+
+
+def shown_one(image):
+    return np.asarray(image.decode()).astype(int)
+
+
+def test_range_is_not_given_to_values_of_another_type(tmp_path, cached):
+    """Number 4 is not examined: it could not be told from a dark image."""
+    images = read(shard(tmp_path, many(DEEP, 4, SMALL)))
+    assert said(images.images[4].decode) == (
+        "t.tar/004.png: its values are 8-bit, but 16-bit in the images that were examined; choose "
+        "--intensity LOW,HIGH"
+    )
+    np.testing.assert_allclose(shown_one(images.images[5]), in_grey([SMALL])[0], atol=1)
+    assert images.images[5].key() == read(shard(tmp_path, [DEEP] * 3)).images[1].key()
+    asked = read(shard(tmp_path, many(DEEP, 4, SMALL)), intensity="0,4095")
+    assert shown_one(asked.images[4]).max() <= 255 * 255 / 4095 + 1
+
+
+@pytest.mark.parametrize("kind", ["csv", "tar"])
+@pytest.mark.parametrize("bits", [8, 16])
+def test_no_row_depends_on_where_a_blank_image_lies(tmp_path, cached, kind, bits):
+    usual = SMALL if bits == 8 else DEEP
+    rows = set()
+    for place in (3, 4):  # examined, and not
+        folder = tmp_path / str(place)
+        folder.mkdir()
+        values = many(usual, place, np.zeros_like(usual))
+        images = read(shard(folder, values) if kind == "tar" else table(folder, values, ".png"))
+        rows.add(len(images))
+        is_stated = any("1 of 50 images that were examined are blank (the first is " in each
+                        for each in images.facts.get("assumed", []))  # fmt: skip
+        assert is_stated == (place == 3 and len(images) == MANY)
+    assert rows == {MANY - 1 if (kind, bits) == ("csv", 16) else MANY}  # where all were examined
+
+
+@pytest.mark.parametrize("other", ["./0.tif", "sub/../0.tif"])
+def test_two_names_of_a_file_are_shown_alike(tmp_path, other):
+    spec = table(tmp_path, [each.astype(np.uint16) << 4 for each in GREY])
+    (tmp_path / "sub").mkdir()
+    text = (tmp_path / "t.csv").read_text()
+    (tmp_path / "t.csv").write_text(f"{text}\n{other},0.5")
+    images = read(spec)
+    assert len({image.rendering for image in images.images}) == 1
+    pixels = {image.name: shown_one(image) for image in images.images}
+    np.testing.assert_array_equal(pixels["0.tif"], pixels[other])
+
+
+def test_unusable_file_is_skipped_by_all_its_names(tmp_path):
+    values = [(each / 255).astype(np.float32) for each in GREY]
+    values[0][0] = np.nan
+    spec = table(tmp_path, values)
+    (tmp_path / "t.csv").write_text((tmp_path / "t.csv").read_text() + "\n./0.tif,0.5")
+    assert skipped(read(spec)).keys() == {"0.tif", "./0.tif"}

@@ -16,7 +16,7 @@ import pytest
 
 from scalecut.data import storage
 from scalecut.data.images import ImageSet, keys_of
-from scalecut.data.storage import Stored, beside, matching, opened, version_of
+from scalecut.data.storage import Stored, matching, opened, sibling, version_of
 from tests.data.layouts import read, said
 
 BYTES = bytes(range(256)) * 40
@@ -86,7 +86,7 @@ def images(n=6):
 
 
 def table(folder, n=6, prefix=""):
-    """`sizes.csv` and the images beside it."""
+    """`sizes.csv` and the images next to it."""
     folder.mkdir(parents=True, exist_ok=True)
     names = [f"{number} x.png" for number in range(n)]
     for name, pixels in zip(names, images(n), strict=True):
@@ -185,7 +185,7 @@ def test_wildcards_find_files_by_the_address_that_they_were_asked_by(tmp_path, s
     ],
 )
 def test_names_are_relative_to_the_folder_of_an_address(url, name, expected):
-    assert beside(url, name) == expected
+    assert sibling(url, name) == expected
 
 
 # --- what cannot be had --------------------------------------------------------------------------

@@ -121,11 +121,21 @@ def test_a_sheet_shows_boxes_and_masks_where_they_are(tmp_path):
     scale = contact.TILE / 80  # the longer side
     for found, box in ((of_boxes, DOG[1:]), (of_masks, (60, 45, 80, 60))):
         sheet = contact.contact_sheet(found)
-        tile = sheet.crop(
-            (contact.SPACE, contact.SPACE + contact.TILE - 240, contact.SPACE + 320,
-             contact.SPACE + contact.TILE)
-        )  # fmt: skip
+        corner = contact.SPACE, contact.SPACE
+        tile = sheet.crop((*corner, contact.SPACE + 320, contact.SPACE + 240))
         np.testing.assert_allclose(marked(tile), np.array(box) * scale, atol=1.5)
+
+
+def test_the_sheet_of_a_run_is_small_whatever_the_images(tmp_path):
+    rng = np.random.default_rng(0)
+    noise = [rng.integers(0, 256, (200, 200, 3)).astype(np.uint8) for _ in range(16)]
+    found = make_image_set(noise, np.arange(16.0))
+    contact.write_sheet(found, tmp_path, contact.SMALL)
+    file = tmp_path / "figures" / contact.SHEET
+    whole = np.asarray(contact.contact_sheet(found, contact.SMALL)).astype(float)
+    kept = np.asarray(PIL.Image.open(file).convert("RGB")).astype(float)
+    assert file.stat().st_size < 500_000 and kept.shape == whole.shape
+    assert np.abs(kept - whole).mean() < 30  # of noise, which has every colour
 
 
 def test_of_several_objects_all_that_are_measured_are_drawn(tmp_path):

@@ -18,7 +18,8 @@ from scalecut.analyses.invariance import invariance
 from scalecut.analyses.noise import probe_noise
 from scalecut.analyses.rcv import Estimation, rcv
 from scalecut.analyses.synthetic import probe_scenes
-from scalecut.data.images import Image, evenly, make_image_set
+from scalecut.data.images import Image, make_image_set
+from scalecut.data.measures import evenly
 from scalecut.errors import ModelError
 from scalecut.features import backends, processor
 from scalecut.features.backends import Backend, resolved_backend

@@ -1,5 +1,6 @@
 """Resampling, areas and blur against what was drawn, and against slower, simpler computations."""
 
+import json
 import os
 from fractions import Fraction
 from math import floor
@@ -16,6 +17,7 @@ from skimage.measure import regionprops
 from skimage.segmentation import clear_border
 
 from scalecut.data.images import LeftOut
+from scalecut.data.masks import understood
 from scalecut.errors import DataError
 from scalecut.pathology import patches
 from scalecut.pathology.patches import (
@@ -71,7 +73,7 @@ def tile(tmp_path):
         for path, values in ((f"{name}.png", pixels), (f"{name}_mask.png", mask)):
             PIL.Image.fromarray(values).save(tmp_path / path)
         image, marks = tmp_path / f"{name}.png", tmp_path / f"{name}_mask.png"
-        return Tile(name, image, marks, group or name, um_per_pixel)
+        return Tile(name, image, marks, group or name, understood([marks]), um_per_pixel)
 
     return written
 
@@ -351,6 +353,39 @@ def test_what_was_saved_is_read_again(two_tiles, tmp_path):
     assert all((read.folder / name).is_file() for name in read.table.patch)
     facts = read_run(tmp_path / "out", "patches").facts
     assert facts["counts"] == made.counts().to_dict("index")
+
+
+def test_outlines_of_qupath_give_the_patches_of_the_same_nuclei_drawn(tmp_path, rng):
+    """Drawn by the edges to the right of each centre, and saved as numbers in a PNG."""
+    y, x = np.mgrid[0:240, 0:240] + 0.5
+    drawn, features = np.zeros((240, 240), np.uint16), []
+    for number, (down, across) in enumerate(np.argwhere(np.ones((6, 6))) * 40 + 20, start=1):
+        angles = np.sort(rng.uniform(0, 2 * np.pi, 9))
+        radii = rng.uniform(6, 16, 9)
+        corners = np.stack([across + radii * np.cos(angles), down + radii * np.sin(angles)], axis=1)
+        ends = np.roll(corners, -1, axis=0)
+        n = np.zeros(drawn.shape, int)
+        for (x0, y0), (x1, y1) in zip(corners, ends, strict=True):
+            n += ((y0 <= y) != (y1 <= y)) & (x < x0 + (y - y0) * (x1 - x0) / (y1 - y0))
+        drawn[n % 2 == 1] = number
+        geometry = {"type": "Polygon", "coordinates": [[*corners.tolist(), corners[0].tolist()]]}
+        features.append({"type": "Feature", "geometry": geometry, "properties": {}})
+    for folder in ("tiles", "outlines", "numbers"):
+        (tmp_path / folder).mkdir()
+    for name in "ab":
+        PIL.Image.fromarray(photograph(rng, 240, 240)).save(tmp_path / "tiles" / f"{name}.png")
+        PIL.Image.fromarray(drawn).save(tmp_path / "numbers" / f"{name}_mask.png")
+        (tmp_path / "outlines" / f"{name}.geojson").write_text(json.dumps(features))
+    (tmp_path / "split.csv").write_text("image,split\na,train\nb,test\n")
+    one, other = (
+        save_patches(
+            tmp_path / "tiles", tmp_path / kind, tmp_path / f"of {kind}",
+            split=tmp_path / "split.csv", cutting=Cutting((10.0, 20.0, 40.0), size=60),
+        )
+        for kind in ("outlines", "numbers")
+    )  # fmt: skip
+    assert one.table.n_nuclei.sum() > 50
+    pd.testing.assert_frame_equal(one.table, other.table)
 
 
 # blur -------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ import PIL.Image
 import pytest
 import tifffile
 
+from scalecut.data.masks import MaskRule
 from scalecut.errors import DataError
 from scalecut.pathology.patches import Cutting, save_patches
 from scalecut.pathology.resolution import Stated, checked, stated
@@ -74,7 +75,7 @@ def test_what_is_no_size_of_a_pixel_is_not_used(tmp_path):
 def of(name, *found):
     usable = [each.um_per_pixel for each in found if each.is_usable and each.um_per_pixel]
     path = Path(f"{name}.tif")
-    return Tile(name, path, path, name, usable[0] if usable else None, found)
+    return Tile(name, path, path, name, MaskRule(), usable[0] if usable else None, found)
 
 
 def um(size, source="TIFF resolution"):

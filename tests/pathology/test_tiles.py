@@ -1,5 +1,6 @@
 """Folders of drawn tiles and masks; what must be found in them is known because it was drawn."""
 
+import json
 from collections import Counter
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
+from scalecut.data.masks import MaskRule
 from scalecut.errors import DataError
 from scalecut.pathology.tiles import PARTS, Tile, find_tiles, read, read_split, split
 
@@ -49,7 +51,7 @@ def binary(labels=None):
 
 def tile(name, group):
     """One without files: the split looks at names and groups only."""
-    return Tile(name, Path(f"{name}.png"), Path(f"{name}_mask.png"), group)
+    return Tile(name, Path(f"{name}.png"), Path(f"{name}_mask.png"), group, MaskRule())
 
 
 def test_tiles_of_janowczyk_and_madabhushi_are_paired_in_one_folder_and_grouped_by_case(tmp_path):
@@ -108,6 +110,41 @@ def test_read_gives_the_image_and_its_mask(folders):
     pixels, marks = read(found)
     np.testing.assert_array_equal(pixels, photograph())
     np.testing.assert_array_equal(marks, discs())
+
+
+def outlines(*rings, form="Polygon"):
+    """GeoJSON of QuPath: one nucleus for each ring of corners x, y."""
+    features = [
+        {"type": "Feature", "geometry": {"type": form, "coordinates": each}, "properties": {}}
+        for each in rings
+    ]
+    return json.dumps({"type": "FeatureCollection", "features": features})
+
+
+def test_objects_of_qupath_that_overlap_or_have_no_area_are_stated(folders):
+    for name in ("a", "b", "c", "d"):
+        save(folders[0] / f"{name}.png", photograph())
+    square = [[2, 2], [9, 2], [9, 9], [2, 9]]
+    over = [[6, 6], [12, 6], [12, 12], [6, 12]]
+    outside = [[50, 50], [70, 50], [70, 70]]
+    (folders[1] / "a_mask.geojson").write_text(outlines([square], [over]))
+    (folders[1] / "b.geojson").write_text(outlines([outside]))
+    (folders[1] / "c.geojson").write_text(outlines([1, 1], form="Point"))
+    save(folders[1] / "d.png", discs())
+    (a, d), left_out = find_tiles(*folders)
+    labels = read(a)[1]
+    assert np.bincount(labels.ravel())[1:].tolist() == [7 * 7 - 3 * 3, 6 * 6]
+    assert labels[7, 7] == 2
+    np.testing.assert_array_equal(read(d)[1], discs())
+    assert a.rule.assumed == (
+        "1 outlines overlap others, and a pixel belongs to the last",
+        "1 shapes of the type Point have no area, and do not count",
+    )
+    assert {item.name: item.reason for item in left_out} == {
+        "b.png": "its mask b.geojson: its outline reaches from 50, 50 to 70, 70, outside the image "
+        "of 60 x 60; give the image that it was drawn on",
+        "c.png": "its mask c.geojson: it has no polygon",
+    }
 
 
 def test_what_cannot_be_used_is_skipped_and_listed(folders):
@@ -229,7 +266,7 @@ NOT_SHARES = (
     "to 1, and only that of validation may be 0."
 )
 NOT_A_PART = "Give one of train, validation, test for each tile."
-SUFFIXES = "(.bmp, .jpeg, .jpg, .png, .tif, .tiff)"
+SUFFIXES = "(.bmp, .jpeg, .jpg, .png, .tif, .tiff, .webp, .geojson)"
 # fmt: off
 REFUSED = [
     (of_shares(0.8, 0.2, 0.0), NOT_SHARES.format("0.8, 0.2, 0")),

@@ -200,7 +200,7 @@ def test_saved_result_has_its_page_which_begins_with_the_finding(imaged):
     after = told.split("<h1>net</h1>")[1].strip()
     assert after.startswith(f'<p class="lead">{escape(typeset(whole.finding()))}<')
     assert {path.name for path in run.glob("figures/*.png")} == {
-        *("curve.png", "curve_exponential.png", "predicted.png", "subsets.png"),
+        *("curve.png", "curve_exponential.png", "data.png", "predicted.png", "subsets.png"),
     }
 
 

@@ -24,8 +24,8 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 
 from ..data.decoding import INTERPOLATIONS, fitted
-from ..data.images import ImageSet, LeftOut, Progress, evenly
-from ..data.measures import Box, Frame
+from ..data.images import ImageSet, LeftOut, Progress
+from ..data.measures import Box, Frame, evenly
 from ..data.read import LEAST_IMAGES, Reading, images_of
 from ..errors import DataError, ModelError, check_names
 from ..features.extract import (

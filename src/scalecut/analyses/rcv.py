@@ -28,7 +28,8 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
 from .. import runs
-from ..data.images import Image, ImageSet, LeftOut, Progress, evenly
+from ..data.images import Image, ImageSet, LeftOut, Progress
+from ..data.measures import evenly
 from ..data.read import Reading, images_of
 from ..errors import DataError, LayerError
 from ..features.backends import resolved_device

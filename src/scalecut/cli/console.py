@@ -200,7 +200,12 @@ def print_skipped(items: Sequence[Mapping[str, str]], what: str = "") -> None:
 def print_run(folder: Path, finding: str) -> None:
     """The closing lines: where the run, its first figure and its page are, and the finding."""
     OUT.print(f"Run:    {folder}", soft_wrap=True)
-    figures = sorted((folder / "figures").glob("*.png"), key=lambda path: path.stat().st_mtime_ns)
+    from ..data.contact import SHEET
+
+    def order(path: Path) -> tuple[bool, int]:
+        return path.name == SHEET, path.stat().st_mtime_ns
+
+    figures = sorted((folder / "figures").glob("*.png"), key=order)
     if figures:
         OUT.print(f"Figure: {figures[0]}", soft_wrap=True)
     if (folder / "report.html").is_file():

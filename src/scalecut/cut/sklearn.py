@@ -14,7 +14,7 @@ from sklearn.utils import Tags
 from torch import Tensor
 from torchvision import transforms
 
-from ..data.decoding import fitted
+from ..data.decoding import COMMON, fitted
 from ..data.images import Image, LeftOut, Progress, image_of
 from ..errors import DataError
 from ..features.extract import Computation, extract_features
@@ -25,7 +25,6 @@ from .network import CutNetwork
 
 Fit: TypeAlias = Literal["squash", "crop", "pad"]
 Precision: TypeAlias = Literal["auto", "float32", "bfloat16"]
-SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 
 
 class CutFeatures(TransformerMixin, BaseEstimator):
@@ -142,11 +141,11 @@ def images_in(places: list[Path]) -> list[Image]:
     images: list[Image] = []
     for place in places:
         found = [place] if place.is_file() else sorted(place.rglob("*"))
-        found = [path for path in found if path.suffix.lower() in SUFFIXES or path == place]
+        found = [path for path in found if path.suffix.lower() in COMMON or path == place]
         if not place.exists() or not [path for path in found if path.is_file()]:
             raise DataError(
                 f"There is no image at {str(place)!r}. Give image files, or a folder with files "
-                f"named {', '.join(SUFFIXES)}."
+                f"named {', '.join(COMMON)}."
             )
         images += [Image(str(path), path) for path in found if path.is_file()]
     return images

@@ -11,8 +11,9 @@ from pathlib import Path
 
 from ..errors import DataError
 from .decoding import NeededError, header
-from .images import Labelled, Mark
+from .images import Labelled
 from .measures import Box
+from .outlines import scaled
 
 IN_WORDS = {
     "xyxy": "corners x1, y1, x2, y2",
@@ -76,7 +77,12 @@ def _converted(item: Labelled, asked: Sequence[str], slice_: str) -> Labelled:
                 return item
         width, height = size or (1, 1)
         marks = tuple(
-            Mark(mark.kind, _scaled(mark.box, width, height), mark.flags) for mark in marks
+            replace(
+                mark,
+                box=_scaled(mark.box, width, height),
+                shape=scaled(mark.shape, width, height),
+            )
+            for mark in marks
         )
     return replace(item, label=marks, size=size, form="xyxy")
 

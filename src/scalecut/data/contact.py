@@ -17,44 +17,72 @@ from scipy import ndimage
 
 from ..errors import DataError
 from .decoding import header
-from .images import ImageSet, evenly
+from .images import ImageSet
 from .masks import MaskRule, labels_as
-from .measures import Box
+from .measures import Box, evenly
 
-SHOWN, COLUMNS = 16, 4
+SHEET = "data.png"  # in the figures of a run
+SHOWN, COLUMNS, COLOURS = 16, 4, 256
 TILE, SPACE, CAPTION, TYPE = 320, 16, 48, 15  # in pixels
+SMALL, SMALL_TYPE = 160, 12  # where a sheet is kept with each run
 PAPER, INK, QUIET, MARK, HALO = "#ffffff", "#1a1a1a", "#666666", "#ffd400", "#000000"
 TINT = 0.25  # of the colour of marks, over the objects of a mask
 CROWD = 200  # objects, whose outlines would be little but halo
 
 
-def contact_sheet(image_set: ImageSet) -> PIL.Image.Image:
-    """Sixteen images, evenly over the measure, with their boxes or masks drawn."""
+def write_sheet(image_set: ImageSet, folder: Path, tile: int = TILE) -> None:
+    """Write the contact sheet into the figures of a run; one of small images in few colours."""
+    sheet = contact_sheet(image_set, tile)
+    if tile < TILE:
+        sheet = sheet.quantize(COLOURS)
+    (folder / "figures").mkdir(exist_ok=True)
+    sheet.save(folder / "figures" / SHEET, optimize=True)
+
+
+def contact_sheet(image_set: ImageSet, side: int = TILE) -> PIL.Image.Image:
+    """Sixteen images, evenly over the measure, with their boxes or masks drawn.
+
+    Args:
+        side: pixels of the longer side of each image.
+    """
     order = np.argsort(image_set.measure, kind="stable")
     rows = [int(order[place]) for place in evenly(len(order), SHOWN)]
-    n_down = -(-len(rows) // COLUMNS)
-    size = SPACE + COLUMNS * (TILE + SPACE), SPACE + n_down * (TILE + CAPTION + SPACE)
+    font = PIL.ImageFont.load_default(TYPE if side == TILE else SMALL_TYPE)
+    tiles = [_tile_or_reason(image_set, row, side, font) for row in rows]
+    lines = [
+        range(start, min(start + COLUMNS, len(rows))) for start in range(0, len(rows), COLUMNS)
+    ]
+    heights = [max(tiles[number].height for number in line) for line in lines]
+    size = SPACE + COLUMNS * (side + SPACE), SPACE + sum(heights) + len(lines) * (CAPTION + SPACE)
     sheet = PIL.Image.new("RGB", size, PAPER)
-    draw, font = PIL.ImageDraw.Draw(sheet), PIL.ImageFont.load_default(TYPE)
-    for number, row in enumerate(rows):
-        down, across = divmod(number, COLUMNS)
-        left, top = SPACE + across * (TILE + SPACE), SPACE + down * (TILE + CAPTION + SPACE)
-        try:
-            tile = _tile(image_set, row)
-        except DataError as error:
-            tile = PIL.Image.new("RGB", (TILE, TILE), "#e6e6e6")
-            PIL.ImageDraw.Draw(tile).multiline_text((8, 8), _folded(str(error)), QUIET, font)
-        sheet.paste(tile, (left + (TILE - tile.width) // 2, top + TILE - tile.height))
-        said = f"{image_set.subset[row]}, {image_set.measure_name} {image_set.measure[row]:.4g}"
-        draw.text((left, top + TILE + 6), _fitting(image_set.images[row].name, font), INK, font)
-        draw.text((left, top + TILE + 26), _fitting(said, font), QUIET, font)
+    draw, bottom = PIL.ImageDraw.Draw(sheet), 0
+    for line, height in zip(lines, heights, strict=True):
+        bottom += SPACE + height
+        for across, number in enumerate(line):
+            tile, row, left = tiles[number], rows[number], SPACE + across * (side + SPACE)
+            sheet.paste(tile, (left + (side - tile.width) // 2, bottom - tile.height))
+            name = image_set.images[row].name
+            said = f"{image_set.subset[row]}, {image_set.measure_name} {image_set.measure[row]:.4g}"
+            draw.text((left, bottom + 6), _fitting(name, font, side), INK, font)
+            draw.text((left, bottom + 26), _fitting(said, font, side), QUIET, font)
+        bottom += CAPTION
     return sheet
 
 
-def _tile(image_set: ImageSet, row: int) -> PIL.Image.Image:
-    """An image, small, with what was measured."""
+def _tile_or_reason(image_set: ImageSet, row: int, side: int, font: Any) -> PIL.Image.Image:
+    """An image, small, with what was measured; or why it cannot be read."""
+    try:
+        return _tile(image_set, row, side)
+    except DataError as error:
+        tile = PIL.Image.new("RGB", (side, side), "#e6e6e6")
+        text = _folded(str(error), side // 8)
+        PIL.ImageDraw.Draw(tile).multiline_text((8, 8), text, QUIET, font)
+        return tile
+
+
+def _tile(image_set: ImageSet, row: int, side: int) -> PIL.Image.Image:
     image = image_set.images[row].decode()
-    scale = TILE / max(image.size)
+    scale = side / max(image.size)
     size = max(1, round(image.width * scale)), max(1, round(image.height * scale))
     small = image.resize(size, PIL.Image.Resampling.LANCZOS if scale < 1 else 0)
     marks = image_set.marks[row] if image_set.marks else ()
@@ -111,14 +139,14 @@ def _edge(labels: Integer[np.ndarray, "height width"]) -> Bool[np.ndarray, "heig
     return (middle > 0) & np.logical_or.reduce([middle != other for other in others])
 
 
-def _fitting(text: str, font: Any) -> str:
-    """The text, without its middle if it is wider than a tile."""
+def _fitting(text: str, font: Any, room: int) -> str:
+    """The text, without its middle if it is wider than the room for it."""
     shown, kept = text, len(text)
-    while font.getlength(shown) > TILE and kept > 2:
+    while font.getlength(shown) > room and kept > 2:
         kept -= 1
         shown = f"{text[: (kept + 1) // 2]}...{text[len(text) - kept // 2 :]}"
     return shown
 
 
-def _folded(text: str, width: int = 40) -> str:
+def _folded(text: str, width: int) -> str:
     return "\n".join(text[start : start + width] for start in range(0, len(text), width))

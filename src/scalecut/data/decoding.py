@@ -15,7 +15,7 @@ import warnings
 import zlib
 from collections.abc import Container, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,7 @@ JPEG = {".jpg", ".jpeg", ".jpe", ".jfif"}
 DICOM, NIFTI = "DICOM", "NIfTI"
 MEDICAL = {".dcm": DICOM, ".dicom": DICOM, ".nii": NIFTI, ".nii.gz": NIFTI}  # read by `medical`
 HEIF = {".heic", ".heif"}
+COMMON = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")  # taken without a reader
 SUFFIXES = LOSSLESS | JPEG | {".webp", ".ppm", ".pgm", ".jp2", ".avif"} | {*MEDICAL} | HEIF
 # what files of other formats are, and what reads or converts them
 # fmt: off
@@ -285,6 +286,7 @@ class Rendering:
         channels: which are shown, counted from 1: one as grey, or three as red, green and blue.
         page: of a file with several, counted from 1.
         slice: of a volume: axis and index, counted from 0, such as 2:40.
+        of: the type of values that black and white are of; empty for any. Others are refused.
     """
 
     low: float | None = None
@@ -292,6 +294,7 @@ class Rendering:
     channels: tuple[int, ...] = ()
     page: int = 0
     slice: str = ""
+    of: str = field(default="", repr=False)  # no part of keys: it changes no pixel
 
 
 @dataclass(frozen=True, slots=True)
@@ -500,6 +503,11 @@ def rgb_of(image: PIL.Image.Image) -> PIL.Image.Image:
 
 def _in_colours(values: np.ndarray, found: Contents, asked: Rendering) -> PIL.Image.Image:
     values, alpha = shown_values(values, found, asked)
+    if asked.of not in ("", values.dtype.name):
+        raise FileError(
+            f"its values are {described(values.dtype)}, but {described(np.dtype(asked.of))} in the "
+            "images that were examined; choose --intensity LOW,HIGH"
+        )
     low, high = _range(values, asked)
     if found.is_white:
         low, high = high, low

@@ -10,9 +10,10 @@ from pathlib import Path
 from ..errors import DataError
 from .images import Image, Labelled
 
-# Names whose origin is known: TCGA's barcodes (project, site, participant) and Roboflow's copies.
+TCGA = re.compile(r"(TCGA-\w{2}-\w{4})")  # barcodes: project, site, participant
+# Names whose origin is known, and the part that images share.
 KNOWN = {
-    "TCGA participants": re.compile(r"(TCGA-\w{2}-\w{4})"),
+    "TCGA participants": TCGA,
     "originals of Roboflow's copies": re.compile(r"(?:^|/)([^/]+)\.rf\.[0-9A-Za-z]{8,}"),
 }
 

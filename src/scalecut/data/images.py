@@ -154,6 +154,13 @@ class Labelled:
     form: str = "xyxy"
 
 
+def marked(
+    image: Image, marks: Sequence[Mark], size: tuple[int, int] | None = None, form: str = "xyxy"
+) -> Labelled:
+    """An image with objects on it, of their classes."""
+    return Labelled(image, frozenset(mark.kind for mark in marks), tuple(marks), size, form=form)
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class ImageSet:
     """Images and one measure per image, in rows.
@@ -228,16 +235,19 @@ def make_image_set(
         )
     entries = tuple(image_of(place, given) for place, given in enumerate(images))
     groups = [image.name for image in entries] if group is None else group
-    shown = settled(entries, Rendering(), "auto")
-    if shown.renderings:
-        files = (Path, Stored)
-        entries = tuple(
-            replace(image, rendering=shown.renderings.get(image))
-            if isinstance(image.source, files)
-            else image
-            for image in entries
-        )
-    facts = {"assumed": list(shown.assumed)} if shown.assumed else {}
+    files: dict[Path | Stored, str] = {
+        each.source: each.name for each in entries if isinstance(each.source, Path)
+    }
+    shown = settled(files, Rendering(), "auto")
+    entries = tuple(
+        replace(each, rendering=shown.renderings.get(each.source))
+        if isinstance(each.source, Path)
+        else each
+        for each in entries
+    )
+    unusable = (f"{files[file]}: {reason}" for file, reason in shown.skipped.items())
+    found = {"assumed": [*shown.assumed, *unusable], "stated": [*shown.stated]}
+    facts = {name: sentences for name, sentences in found.items() if sentences}
     names = tuple(subset), tuple(map(str, groups))
     return ImageSet(entries, numbers, measure_name, *names, facts=facts)
 
@@ -283,11 +293,6 @@ def told(left_out: Sequence[LeftOut]) -> str:
         return ""
     first = left_out[0]
     return f"{len(left_out)} were skipped, the first is {first.name}: {first.reason}."
-
-
-def evenly(n: int, most: int) -> list[int]:
-    """At most `most` of the numbers 0 to n - 1, evenly spaced."""
-    return np.linspace(0, n - 1, min(n, most)).round().astype(int).tolist()
 
 
 def image_facts(image_set: ImageSet) -> dict[str, object]:

@@ -32,6 +32,7 @@ from .decoding import (
     suffix_of,
     tiff_contents,
 )
+from .measures import evenly
 
 KINDS = ("binary", "instances", "classes")
 ENOUGH = 2000  # values whose regions are counted
@@ -126,22 +127,14 @@ def understood(
     if by_alpha:
         assumed.append("masks are read from alpha, since their colours do not vary")
     values = Counter(survey.pixels)
-    void = None
-    others = [value for value in values if value not in (given or 0, VOID)]
-    if kind != "instances" and survey.n_with_void and others and max(others) <= MOST_CLASSES:
-        void = VOID
-        del values[VOID]
-        assumed.append(f"the value {VOID} of masks means unknown, and counts as background")
+    void = _void(survey, given or 0) if kind != "instances" else None
+    if void is not None:
+        del values[void]
+        assumed.append(f"the value {void} of masks means unknown, and counts as background")
     threshold = _threshold(values, survey) if kind in ("", "binary") else None
     if threshold is not None:
-        low, high = min(values), max(values)
-        between = sum(n for value, n in values.items() if low < value < high)
-        share = 100 * between / sum(values.values())
-        assumed.append(
-            f"grey values of masks between {low} and {high} ({share:.1f} % of pixels) are cut at "
-            f"{threshold:g}"
-        )
         kind = "binary"
+        assumed.append(_cut_at(values, threshold))
     else:
         _check_background(survey, given)
     if not kind:
@@ -153,12 +146,8 @@ def understood(
                 f"values of masks are numbers of objects, though {survey.n_values} values are in "
                 f"{survey.n_regions} regions"
             )
-    if kind == "binary" and given is None and survey.n_inverted > INVERTED * survey.n:
-        raise DataError(
-            f"In {survey.n_inverted} of {survey.n} masks (the first is {survey.first}) the marked "
-            "value surrounds the image and 0 does not, as in inverted masks. Choose --background "
-            f"{max(values)} if 0 marks the object, or --background 0."
-        )
+    if kind == "binary" and given is None:
+        _check_inverted(survey, max(values))
     return MaskRule(kind, given or 0, threshold, void, by_alpha, page, slice_, tuple(assumed))
 
 
@@ -180,18 +169,6 @@ def background_code(text: str) -> int | None:
     return COLOUR + sum(int(part) * 256**place for place, part in enumerate(parts))
 
 
-def labels_of(file: Path, rule: MaskRule, orientation: int = 1) -> Integer[np.ndarray, "h w"]:
-    """0 for the background, and 1, 2, ... for the objects of a mask.
-
-    Args:
-        orientation: EXIF orientation of the image; a mask that was drawn before it is turned.
-    """
-    marks = marks_of(file, rule)
-    if marks.dtype == bool:
-        marks = _regions(marks)
-    return turned(marks, orientation)
-
-
 def turned(marks: Shaped[np.ndarray, "h w"], orientation: int) -> Shaped[np.ndarray, "a b"]:
     """What was drawn before EXIF turned its image, after that turn of orientation 5 to 8."""
     if orientation not in _TURNS:
@@ -204,16 +181,18 @@ def turned(marks: Shaped[np.ndarray, "h w"], orientation: int) -> Shaped[np.ndar
 def labels_as(
     file: Path, rule: MaskRule, size: tuple[int, int], orientation: int = 1
 ) -> Integer[np.ndarray, "h w"]:
-    """The objects of a mask, turned with its image if it was drawn before EXIF turned that.
+    """0 for the background, and 1, 2, ... for the objects of a mask.
+
+    It is turned with its image if it was drawn before EXIF turned that.
 
     Args:
         size: width and height of the upright image.
         orientation: EXIF orientation of the image.
     """
-    labels = labels_of(file, rule)
-    if orientation >= 5 and labels.shape == size != size[::-1]:
-        return labels_of(file, rule, orientation)
-    return labels
+    marks = marks_of(file, rule)
+    labels = _regions(marks) if marks.dtype == bool else marks
+    is_turned = orientation >= 5 and labels.shape == size != size[::-1]
+    return turned(labels, orientation) if is_turned else labels
 
 
 def marks_of(file: Path, rule: MaskRule) -> Bool[np.ndarray, "h w"] | Integer[np.ndarray, "h w"]:
@@ -236,14 +215,6 @@ def marks_of(file: Path, rule: MaskRule) -> Bool[np.ndarray, "h w"] | Integer[np
         return codes != rule.background
     labels = _ranked(codes, found[found != rule.background])
     return labels if rule.kind == "instances" else _regions_of_values(labels)
-
-
-def read_mask(file: Path) -> Bool[np.ndarray, "h w"] | Integer[np.ndarray, "h w"]:
-    """The objects that a mask marks, understood by itself: see `marks_of`."""
-    marks = marks_of(file, understood([file]))
-    if not marks.any():
-        raise DataError("it marks nothing; mark its objects")
-    return marks
 
 
 # --- inside --------------------------------------------------------------------------------------
@@ -312,8 +283,7 @@ def _codes(
 
 def _surveyed(files: Sequence[Path], background: int, page: int, slice_: str) -> _Survey:
     survey = _Survey()
-    chosen = np.linspace(0, len(files) - 1, min(len(files), SURVEYED)).round().astype(int)
-    for file in (files[number] for number in chosen):
+    for file in (files[number] for number in evenly(len(files), SURVEYED)):
         try:
             codes, by_alpha = _codes(*_stored(file, page, slice_))
         except NeededError as error:
@@ -392,10 +362,36 @@ def _check_background(survey: _Survey, given: int | None) -> None:
         )
 
 
+def _check_inverted(survey: _Survey, marked: int) -> None:
+    if survey.n_inverted > INVERTED * survey.n:
+        raise DataError(
+            f"In {survey.n_inverted} of {survey.n} masks (the first is {survey.first}) the marked "
+            "value surrounds the image and 0 does not, as in inverted masks. Choose --background "
+            f"{marked} if 0 marks the object, or --background 0."
+        )
+
+
+def _void(survey: _Survey, background: int) -> int | None:
+    """The value that stands for unknown, if there is one among a few classes."""
+    others = [value for value in survey.pixels if value not in (background, VOID)]
+    is_there = survey.n_with_void and others and max(others) <= MOST_CLASSES
+    return VOID if is_there else None
+
+
 def _in_words(code: int) -> str:
     if code < COLOUR:
         return str(code)
     return ",".join(str((code - COLOUR) // 256**place % 256) for place in range(3))
+
+
+def _cut_at(values: Counter[int], threshold: float) -> str:
+    low, high = min(values), max(values)
+    between = sum(n for value, n in values.items() if low < value < high)
+    share = 100 * between / sum(values.values())
+    return (
+        f"grey values of masks between {low} and {high} ({share:.1f} % of pixels) are cut at "
+        f"{threshold:g}"
+    )
 
 
 def _threshold(values: Counter[int], survey: _Survey) -> float | None:

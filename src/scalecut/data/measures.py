@@ -132,6 +132,11 @@ def _inside(n: int, start: float, stop: float) -> Float64[np.ndarray, " n"]:
     return np.clip(np.minimum(edges + 1, stop) - np.maximum(edges, start), 0.0, 1.0)
 
 
+def evenly(n: int, most: int) -> list[int]:
+    """At most `most` of the numbers 0 to n - 1, evenly spaced."""
+    return np.linspace(0, n - 1, min(n, most)).round().astype(int).tolist()
+
+
 def clipped(box: Box, width: int, height: int, slack: float = 1.0) -> Box:
     """The box clipped to its image; refused if it is empty or outside by more than the slack.
 

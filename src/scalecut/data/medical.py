@@ -25,6 +25,10 @@ from .decoding import DICOM, MOST_PIXELS, Contents, FileError, NeededError, Rend
 
 _PACKAGES = {DICOM: "pydicom", "NIfTI": "nibabel"}
 _DECODERS = "pylibjpeg pylibjpeg-libjpeg pylibjpeg-openjpeg"  # of all compressed syntaxes
+_CONVERTED = {  # objects of DICOM that are no images, and what converts them
+    "SEG": "a segmentation (DICOM SEG); convert it to NIfTI with segimage2itkimage of dcmqi",
+    "RTSTRUCT": "contours (DICOM RTSTRUCT); convert it to NIfTI with the package dcmrtstruct2nii",
+}
 _SLICE = re.compile(r"([012]):(\d+)")
 _BROKEN = (
     *(OSError, ValueError, TypeError, LookupError, AttributeError, EOFError, OverflowError),
@@ -94,6 +98,8 @@ def _dicom(file: Path | io.BytesIO, *, is_whole: bool) -> Any:
         raise FileError("it is no DICOM file; check its name") from error
     except _BROKEN as error:
         raise FileError(f"it is truncated or broken ({_line(error)}); copy it again") from error
+    if (way := _CONVERTED.get(str(found.get("Modality")))) is not None:
+        raise NeededError(f"it is {way}")
     if not all(size):
         raise FileError(f"it is DICOM without an image ({found.get('Modality', 'no modality')})")
     return found

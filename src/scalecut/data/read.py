@@ -13,7 +13,7 @@ from typing import Any, Literal, cast, get_args
 import numpy as np
 
 from ..errors import DataError, check_names, nearest
-from . import annotations, boxes, tables
+from . import annotations, boxes, coco, pairs, tables, yolo
 from .decoding import NeededError, Rendering, header
 from .groups import check_grouping, grouped, joined
 from .images import (
@@ -51,6 +51,10 @@ LEAST_GROUPS = 4
 AS_ASKED = ", as asked"  # how the reason ends where an option asks to skip, even if strict
 SEVERAL = ", and --objects single takes one"
 DRAWN = "not among the"  # how the reason begins for what --at-most did not draw
+BY_SHAPES = (
+    "objects are measured by their outlines or runs of pixels; a pixel counts if its centre is "
+    "inside"
+)
 WHOLE = Frame(1, 1)  # the whole image, whatever its size
 Objects = Literal["single", "largest", "mean"]
 
@@ -66,6 +70,7 @@ class Reader:
         place: what the path must be: an existing folder or file, a file that may also be at an
             address, or a pattern.
         measure_in: where the data brings its own measure; empty if it is measured.
+        column: what its groups are named by, a column or key; empty if there is none.
         marks: what its objects can be measured by.
     """
 
@@ -73,23 +78,27 @@ class Reader:
     read: Callable[[Any, Source], Iterator[Labelled | LeftOut | str]]
     place: Literal["folder", "file", "remote file", "pattern"]
     measure_in: str = ""
+    column: str = ""
     marks: tuple[str, ...] = ("boxes",)
 
 
 EITHER, MASKS = ("boxes", "masks"), ("masks",)
-# fmt: off
+TABLE, SHARDS = ("its table", "column"), ("its .json", "key")
 READERS: dict[str, Reader] = {
     "voc": Reader("a folder with Annotations and JPEGImages", annotations.voc, "folder"),
-    "coco": Reader("an instances file, JSON", annotations.coco, "file", marks=EITHER),
-    "csv": Reader("a table with image and measure", tables.csv, "remote file", "its table"),
-    "parquet": Reader("such a table as Parquet", tables.parquet, "remote file", "its table"),
-    "tar": Reader("shards of images, each with a .json", tables.shards, "pattern", "its .json"),
-    "masks": Reader("a folder with images and masks", annotations.masks, "folder", marks=MASKS),
-    "yolo": Reader("a folder with images and labels, or data.yaml", annotations.yolo, "folder"),
-    "labelme": Reader("a folder with a JSON file per image", annotations.labelme, "folder"),
-    "cvat": Reader("an XML file of CVAT for images", annotations.cvat, "file"),
+    "coco": Reader("an instances file, JSON", coco.coco, "file", marks=EITHER),
+    "csv": Reader("a table with image and measure", tables.csv, "remote file", *TABLE),
+    "parquet": Reader("such a table as Parquet", tables.parquet, "remote file", *TABLE),
+    "tar": Reader("shards of images, each with a .json", tables.shards, "pattern", *SHARDS),
+    "masks": Reader("a folder with images and masks", pairs.masks, "folder", marks=MASKS),
+    "yolo": Reader(
+        "a folder with images and labels, or data.yaml", yolo.yolo, "folder", marks=EITHER
+    ),
+    "labelme": Reader(
+        "a folder with a JSON file per image", annotations.labelme, "folder", marks=EITHER
+    ),
+    "cvat": Reader("an XML file of CVAT for images", annotations.cvat, "file", marks=EITHER),
 }
-# fmt: on
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,11 +116,13 @@ class Reading:
         strict: Stop at the first image that would be skipped unasked, and at whatever is assumed.
         boxes: What the numbers of a box mean, where the file does not follow its format: xyxy,
             xywh or cxcywh, and normalised for shares of width and height.
-        marks: What measures an object of COCO: its box, or its mask (polygons or runs of pixels).
+        marks: What measures an object: its box, or its mask (an outline or runs of pixels), which
+            COCO, YOLO, labelme and CVAT can have.
         mask_kind: What masks mean: binary (each connected region is an object), instances (each
             value is one), or classes (each connected region of a value); auto detects it.
         background: The value or colour (R,G,B) of masks that marks nothing, instead of 0.
-        group: Column of a table that names groups (patients, slides), instead of group.
+        group: Column of a table, or key of the .json of tar shards, that names groups (patients,
+            slides), instead of group.
         no_groups: Do not group images by a column or their names.
         group_from_name: A regular expression whose first parenthesis, in the names of images, is
             the group.
@@ -210,8 +221,10 @@ def images_of(
         DataError: if there are too few images, or their measure does not vary.
     """
     if isinstance(data, ImageSet):
+        _check_column("an image set", reading)
         image_set = _of_subsets(data, reading.subset)
     elif data == "scenes":
+        _check_column("scenes", reading)
         image_set = _scenes(frame, reading, seed)
     else:
         image_set = read_images(data, frame, reading, progress=progress)
@@ -245,25 +258,17 @@ def read_images(
     images_folder = None if asked.images is None else Path(asked.images)
     scheme, place = _place_of(spec, images_folder)
     reader, log = READERS[scheme], _Log(asked.strict)
-    if reader.measure_in and asked.measure != "area":
-        raise DataError(
-            f"{scheme}: data brings its own measure, so {asked.measure!r} cannot be computed. "
-            f"Omit --measure, or put {asked.measure!r} into {reader.measure_in}."
-        )
-    if asked.marks not in reader.marks and asked.marks == "masks":
-        able = ", ".join(f"{name}:" for name, each in READERS.items() if "masks" in each.marks)
-        raise DataError(
-            f"Objects of {scheme}: data have no masks that are read; {able} data have. "
-            "Omit --marks, or convert the data."
-        )
-    asked = asked if asked.marks in reader.marks else replace(asked, marks="masks")
+    _check_asked(scheme, reader, asked)
     if frame is None and asked.measure == "pixels":
         raise DataError("Measure 'pixels' counts pixels of the network's input. Give a frame.")
+    asked = asked if asked.marks in reader.marks else replace(asked, marks="masks")
     by_column = not (asked.no_groups or asked.group_from_name)
     source = Source(
         images_folder, asked.group, by_column, tuple(asked.boxes), asked.marks, progress
     )
-    labelled = _labelled(reader.read(place, source), asked, _text(place), log)
+    labelled = _labelled(reader.read(place, source), reader.column, asked, _text(place), log)
+    if asked.marks == "masks" and any(isinstance(item.label, tuple) for item in labelled):
+        log.stated.append(BY_SHAPES)
     if not labelled:
         found = told(log.skipped) or f"Give {scheme}: {reader.what}."
         raise DataError(f"Nothing in {_text(place)} can be used. {found}")
@@ -278,19 +283,8 @@ def read_images(
     _check_found(place, rows, wanted if asked.subset else frozenset(), log.skipped, rule)
     groups, n_identical = joined([row.image for row in rows], [row.group for row in rows])
     rows = [replace(row, group=group) for row, group in zip(rows, groups, strict=True)]
-    facts: dict[str, object] = {
-        "assumed": log.assumed,
-        "identical_images": n_identical,
-        "mask_kind": rule.kind if rule is not None else "",
-        "stated": log.stated,
-        "pixel_spacing_mm": log.spacing
-        and {"smallest": log.spacing[0], "largest": log.spacing[-1]},
-        "masks": rule.stated() if rule is not None else {},
-        "groups_by": log.groups_by,
-    }
     name = "measure" if reader.measure_in else asked.measure
-    facts = {key: value for key, value in facts.items() if value}
-    return _assembled(rows, name, tuple(log.skipped), facts)
+    return _assembled(rows, name, tuple(log.skipped), log.facts(n_identical, rule))
 
 
 @dataclass(slots=True)
@@ -312,9 +306,49 @@ class _Log:
             raise DataError(f"Assumed: {statement} (--strict assumes nothing).")
         self.assumed.append(statement)
 
+    def facts(self, n_identical: int, rule: MaskRule | None) -> dict[str, object]:
+        """What was found and assumed, for `run.json`."""
+        facts: dict[str, object] = {
+            "assumed": self.assumed,
+            "identical_images": n_identical,
+            "mask_kind": rule.kind if rule is not None else "",
+            "stated": self.stated,
+            "pixel_spacing_mm": self.spacing
+            and {"smallest": self.spacing[0], "largest": self.spacing[-1]},
+            "masks": rule.stated() if rule is not None else {},
+            "groups_by": self.groups_by,
+        }
+        return {key: value for key, value in facts.items() if value}
+
+
+def _check_asked(scheme: str, reader: Reader, asked: Reading) -> None:
+    """Refuse options that do not fit the kind of data."""
+    if reader.measure_in and asked.measure != "area":
+        raise DataError(
+            f"{scheme}: data brings its own measure, so {asked.measure!r} cannot be computed. "
+            f"Omit --measure, or put {asked.measure!r} into {reader.measure_in}."
+        )
+    if asked.marks not in reader.marks and asked.marks == "masks":
+        able = ", ".join(f"{name}:" for name, each in READERS.items() if "masks" in each.marks)
+        raise DataError(
+            f"Objects of {scheme}: data have no masks that are read; {able} data have. "
+            "Omit --marks, or convert the data."
+        )
+    if not reader.column:
+        _check_column(f"{scheme}:", asked)
+
+
+def _check_column(what: str, asked: Reading) -> None:
+    if asked.group:
+        able = ", ".join(f"{name}:" for name, each in READERS.items() if each.column)
+        raise DataError(
+            f"--group {asked.group!r} names a column (or a key of each .json) of {able} data, but "
+            f"{what} has none. Omit --group; --group-from-name finds groups in names of images."
+        )
+
 
 def _labelled(
-    found: Iterator[Labelled | LeftOut | str], asked: Reading, place: str, log: _Log
+    found: Iterator[Labelled | LeftOut | str], column: str, asked: Reading, place: str, log: _Log
 ) -> list[Labelled]:
     """The images that a reader yields, with boxes as corners in pixels, and their groups."""
     labelled: list[Labelled] = []
@@ -324,7 +358,7 @@ def _labelled(
         elif isinstance(item, str):
             log.assume(item)
         else:
-            labelled.append(item)
+            labelled.append(replace(item, group="") if asked.no_groups else item)
     is_share = boxes.NORMALISED in asked.boxes
     unsized = [
         item
@@ -348,7 +382,13 @@ def _labelled(
     elif statements:
         log.groups_by = "the names of images"
     elif has_groups:
-        log.groups_by = f"the column {asked.group or 'group'}"
+        log.groups_by = f"the {column} {asked.group or 'group'}"
+    alone = [item.image.name for item in labelled if not item.group]
+    if log.groups_by and alone:
+        log.assume(
+            f"{len(alone)} of {len(labelled)} images are in no group (the first is {alone[0]}), "
+            "and each is its own"
+        )
     return labelled
 
 
@@ -385,19 +425,23 @@ def _measured(
 def _shown(rows: Sequence[_Row], asked: Reading, log: _Log) -> list[_Row]:
     """The rows of images whose pixels are known to mean something, with their rendering."""
     rendering = Rendering(channels=tuple(asked.channels), page=asked.page, slice=asked.slice)
-    found = settled([row.image for row in rows], rendering, asked.intensity)
-    for name, reason in found.skipped:
+    files = [cast(Path | Stored, row.image.source) for row in rows]
+    names = {file: row.image.name for file, row in zip(files, rows, strict=True)}
+    found = settled(names, rendering, asked.intensity)
+    shown, skipped = [], dict[str, str]()
+    for file, row in zip(files, rows, strict=True):
+        if file in found.skipped:
+            skipped[row.image.name] = found.skipped[file]
+        else:
+            image = replace(row.image, rendering=found.renderings.get(file))
+            shown.append(replace(row, image=image))
+    for name, reason in skipped.items():
         log.leave(LeftOut(name, reason))
     for statement in found.assumed:
         log.assume(statement)
     log.stated += found.stated
     log.spacing += found.spacing
-    unusable = {name for name, _ in found.skipped}
-    return [
-        replace(row, image=replace(row.image, rendering=found.renderings.get(row.image)))
-        for row in rows
-        if row.image.name not in unusable
-    ]
+    return shown
 
 
 def _place_of(spec: str, images_folder: Path | None) -> tuple[str, Path | Stored | str]:

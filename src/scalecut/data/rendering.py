@@ -5,10 +5,10 @@ the whole set, so that relative brightness survives, and what was chosen is stat
 """
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeAlias, cast
+from typing import TypeAlias
 
 import numpy as np
 
@@ -24,20 +24,20 @@ from .decoding import (
     described,
     form_of_name,
     full_range,
+    rendered,
     shown_values,
 )
 from .storage import Stored
 
-Image: TypeAlias = Any  # of `images`, which imports this module
+File: TypeAlias = Path | Stored
 
 INTENSITIES = ("auto", "full", "data", "percentiles", "window")
 BITS = (8, 10, 12, 14, 16, 32)  # that cameras and scanners have
 SAMPLED = 4096  # values of each image, for quantiles
-LOOKED_AT = 64  # of many plain or stored images, for blank ones
+LOOKED_AT = 64  # of many images that are plain, or not on this machine
 TAILS = 0.0005  # of the values, at either end, that may be outliers
 MOST_CONTRAST = 8.0  # range of all values over that without tails, at most
-_UNKNOWN = Contents("", 0, False, (0, 0))  # of what cannot be read
-_NEVER_PLAIN = (".png", ".tif", ".tiff", ".gif", ".webp", ".jp2", ".ppm", ".pgm")
+_MAY_BE_DEEP = (".png", ".tif", ".tiff", ".gif", ".webp", ".jp2", ".ppm", ".pgm")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,116 +45,224 @@ class Settled:
     """How images of a set are shown, what was assumed, and which cannot be used.
 
     Args:
+        renderings: of the files that are not shown as they are stored.
+        skipped: files that cannot be used, and the reasons.
         stated: what follows from the files themselves, in sentences.
         spacing: mm per pixel, down and across, of files that state it, each value once.
     """
 
-    renderings: Mapping[Image, Rendering]
+    renderings: Mapping[File, Rendering]
     assumed: tuple[str, ...]
-    skipped: tuple[tuple[str, str], ...]  # names and reasons
+    skipped: Mapping[File, str]
     stated: tuple[str, ...] = ()
     spacing: tuple[tuple[float, float], ...] = ()
 
 
-@dataclass(slots=True)
-class _Seen:
-    """Values of one type over all images that hold it."""
-
-    low: float
-    high: float
-    samples: list[np.ndarray]
-    first: str  # name of an image
-
-
-def settled(images: Sequence[Image], asked: Rendering, intensity: str) -> Settled:
-    """The rendering of each image that needs one.
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """What a file holds.
 
     Args:
+        kind: the type of the values that are shown.
+        is_plain: whether it is shown as it is stored.
+        reach: the smallest and the largest value; None if it was not decoded.
+        sample: some of the values.
+    """
+
+    found: Contents
+    kind: np.dtype
+    is_plain: bool
+    reach: tuple[float, float] | None
+    sample: np.ndarray
+
+
+@dataclass(frozen=True, slots=True)
+class _Examined:
+    """Files that were opened, and those that cannot be used, with the reasons."""
+
+    names: Mapping[File, str]
+    asked: Rendering
+    is_asked: bool
+    few: frozenset[File]  # that are decoded, if they are plain
+    looks: dict[File, _Look]
+    unusable: dict[File, str]
+
+    def add(self, files: Iterable[File]) -> None:
+        """Examine files.
+
+        Raises:
+            DataError: if one could mean several things and no option chooses.
+        """
+        for file in files:
+            try:
+                look = self._look(file)
+            except FileError as error:
+                self.unusable[file] = str(error)
+                continue
+            if look is not None:
+                self.looks[file] = look
+
+    def _look(self, file: File) -> _Look | None:
+        """What a file holds; None for a plain one that is broken: it is skipped when it is used."""
+        name = self.names[file]
+        try:
+            content = io.BytesIO(file.read()) if isinstance(file, Stored) else file
+            found = contents(content, self.asked.slice)
+            is_plain = found.is_plain and not self.is_asked
+            if is_plain and file not in self.few:
+                return _Look(found, np.dtype(np.uint8), True, None, np.empty(0))
+            shown = np.asarray(rendered(content)) if is_plain else None
+        except NeededError as error:
+            raise DataError(f"{name}: {error}.") from error
+        except DataError:
+            return None
+        if shown is None:
+            try:
+                values, _ = all_values(content, found, self.asked)
+                shown, _ = shown_values(values, found, self.asked)
+            except FileError:
+                raise
+            except DataError as error:
+                raise DataError(f"{name}: {error}.") from error
+        kind = np.dtype(shown.dtype.name)  # in the byte order of this machine
+        reach = float(shown.min()), float(shown.max())
+        return _Look(found, kind, is_plain, reach, shown.ravel()[:: 1 + shown.size // SAMPLED])
+
+
+def settled(names: Mapping[File, str], asked: Rendering, intensity: str) -> Settled:
+    """The rendering of each file that needs one.
+
+    Every local file that can hold more than 8 bits is opened. Of those that are not on this machine
+    a few are; if they are of one type, so are the others, otherwise all are opened.
+
+    Args:
+        names: of the files, for messages.
         asked: channels and page.
         intensity: auto, full, data, percentiles, window, or LOW,HIGH.
 
     Raises:
         DataError: if images could mean several things and no option chooses, or all are blank.
     """
-    unique = list({image.source: image for image in images if _is_file(image)}.values())
-    local = [image for image in unique if isinstance(image.source, Path)]
-    stored = [image for image in unique if isinstance(image.source, Stored)]
-    looked_at = {image.source for image in unique[:: 1 + len(unique) // LOOKED_AT]}
     is_asked = intensity != "auto" or asked != Rendering()
-    odd: dict[Image, np.dtype] = {}
-    seen: dict[np.dtype, _Seen] = {}
-    blank: list[tuple[str, str]] = []
-    unusable: list[tuple[str, str]] = []
-    held: dict[Image, Contents] = {}
-    n_checked = 0
-    for image in [
-        *local,
-        *(image for image in stored if image.source in looked_at or intensity == "window"),
-    ]:
-        may_be_odd = (
-            isinstance(image.source, Stored)
-            or image.source.suffix.lower() in _NEVER_PLAIN
-            or form_of_name(image.source) != ""
-        )
-        if not (may_be_odd or is_asked or image.source in looked_at):
-            continue
-        try:
-            kind, values, found = _values(image, asked, is_asked, image.source in looked_at)
-        except FileError as error:
-            unusable.append((image.name, str(error)))
-            continue
-        if values is None:
-            continue
-        n_checked += 1
-        low, high = float(values.min()), float(values.max())
-        if low == high:
-            blank.append((image.name, f"it is blank: every value is {low:g}"))
-        if kind is None:
-            continue
-        odd[image], held[image] = kind, found
-        own = seen.setdefault(kind, _Seen(low, high, [], image.name))
-        own.low, own.high = min(own.low, low), max(own.high, high)
-        own.samples.append(values.ravel()[:: 1 + values.size // SAMPLED])
-    if blank and len(blank) == n_checked:
-        raise DataError(
-            f"All {n_checked} images that were examined are blank, the first is {blank[0][0]} "
-            f"({blank[0][1].partition(': ')[2]}). Check the files, their bands and their alpha."
-        )
-    windows, one = _windows(held, intensity, unusable)
-    otherwise = "data" if intensity == "window" else intensity
-    ranges = {
-        kind: one if one and kind == np.float32 else _chosen(kind, own, otherwise)
-        for kind, own in seen.items()
-    }
+    few = frozenset(list(names)[:: 1 + len(names) // LOOKED_AT])
+    examined = _Examined(names, asked, is_asked, few, {}, {})
+    examined.add(
+        file
+        for file in names
+        if isinstance(file, Path) and (is_asked or file in few or _may_be_deep(file))
+    )
+    stored = [file for file in names if isinstance(file, Stored)]
+    chosen = [file for file in stored if file in few or intensity == "window"]
+    examined.add(chosen)
+    looks = examined.looks
+    kinds = {looks[file].kind for file in chosen if file in looks}
+    rest = set(stored) - set(chosen)
+    if len(kinds) > 1:
+        examined.add(file for file in stored if file in rest)
+        rest = set()
+    blank = _blank(examined, has_rest=bool(rest))
+    windows, one = _windows(examined, intensity)
+    ranges = _ranges(examined, "data" if intensity == "window" else intensity, one)
     renderings = {
-        image: asked
-        if kind == np.uint8 and ranges[kind] == (0.0, 255.0)
-        else replace(asked, low=ranges[kind][0], high=ranges[kind][1])
-        for image, kind in odd.items()
+        file: _within(asked, look.kind, ranges[look.kind])
+        for file, look in looks.items()
+        if not look.is_plain
     }
-    renderings |= {
-        image: replace(asked, low=low, high=high) for image, (low, high) in windows.items()
-    }
-    if stored and ranges:  # what was not examined is as what was
-        low, high = next(iter(ranges.values()))
-        for image in stored:
-            renderings.setdefault(image, replace(asked, low=low, high=high))
-    assumed = tuple(
+    for file, (low, high) in windows.items():
+        renderings[file] = replace(asked, low=low, high=high)
+    if rest and kinds <= ranges.keys():  # of one type
+        (kind,) = kinds
+        given = _within(asked, kind, ranges[kind])
+        of = "" if given.low is None or "," in intensity else kind.name
+        renderings |= dict.fromkeys(rest, replace(given, of=of)) if given != Rendering() else {}
+    assumed = _assumed(ranges, one) if intensity == "auto" else []
+    held = [look.found for look in looks.values() if not look.is_plain]
+    spacing = tuple(sorted({found.spacing for found in held if found.spacing}))
+    stated = _stated(held, windows.values(), spacing)
+    return Settled(renderings, (*assumed, *blank), examined.unusable, stated, spacing)
+
+
+def _stated(
+    held: Sequence[Contents],
+    windows: Collection[tuple[float, float]],
+    spacing: Sequence[tuple[float, float]],
+) -> tuple[str, ...]:
+    """What follows from the files themselves, in sentences."""
+    said = []
+    if n_white := sum(found.is_white for found in held if found.form == DICOM):
+        said.append(f"{n_white} images are MONOCHROME1, and are inverted")
+    if windows:
+        low, high = min(windows), max(windows)
+        reach = " to ".join(dict.fromkeys(f"{a:g},{b:g}" for a, b in (low, high)))
+        said.append(f"{len(windows)} images are shown by the window that each states ({reach})")
+    if spacing:
+        ends = dict.fromkeys(f"{y:.3g} x {x:.3g}" for y, x in (spacing[0], spacing[-1]))
+        reach = " to ".join(ends)
+        n = sum(found.spacing is not None for found in held)
+        said.append(f"{n} images state the size of their pixels, {reach} mm (down x across)")
+    return tuple(said)
+
+
+def _assumed(
+    ranges: Mapping[np.dtype, tuple[float, float]], window: tuple[float, float] | None
+) -> list[str]:
+    return [
         f"{described(kind)} values are shown from {low:g} (black) to {high:g} (white), "
-        + ("the window of all files, " if one and kind == np.float32 else "")
+        + ("the window of all files, " if window and kind == np.float32 else "")
         + f"as --intensity {low:g},{high:g} would"
         for kind, (low, high) in ranges.items()
-        if kind not in (np.uint8, np.bool_) and intensity == "auto"
-    )
-    n_white = sum(found.is_white for found in held.values() if found.form == DICOM)
-    stated = (f"{n_white} images are MONOCHROME1, and are inverted",) if n_white else ()
-    spacing = tuple(sorted({found.spacing for found in held.values() if found.spacing}))
-    return Settled(renderings, assumed, (*unusable, *blank), stated, spacing)
+        if kind not in (np.uint8, np.bool_)
+    ]
+
+
+def _may_be_deep(file: Path) -> bool:
+    return file.suffix.lower() in _MAY_BE_DEEP or form_of_name(file) != ""
+
+
+def _within(asked: Rendering, kind: np.dtype, shown: tuple[float, float]) -> Rendering:
+    """The rendering of values of a type, from black to white."""
+    if kind == np.uint8 and shown == (0.0, 255.0):
+        return asked
+    return replace(asked, low=shown[0], high=shown[1])
+
+
+def _blank(examined: _Examined, *, has_rest: bool) -> list[str]:
+    """Make blank files unusable; only state those of a sample, so that no result depends on it.
+
+    Args:
+        has_rest: whether only some of the files were examined that are not on this machine.
+
+    Raises:
+        DataError: if all are blank.
+    """
+    reaches = {file: look.reach for file, look in examined.looks.items() if look.reach}
+    values = {file: low for file, (low, high) in reaches.items() if low == high}
+    names = [examined.names[file] for file in values]
+    if names and len(names) == len(reaches):
+        raise DataError(
+            f"All {len(names)} images that were examined are blank, the first is {names[0]} "
+            f"(every value is {next(iter(values.values())):g}). Check the files, their bands and "
+            "their alpha."
+        )
+    is_sample = len(examined.few) < len(examined.names)
+    used = []
+    for file, value in values.items():
+        is_plain = examined.looks[file].is_plain
+        if (is_plain and is_sample) or (has_rest and isinstance(file, Stored)):
+            used.append(examined.names[file])
+        else:
+            examined.unusable[file] = f"it is blank: every value is {value:g}"
+    if not used:
+        return []
+    return [
+        f"{len(used)} of {len(reaches)} images that were examined are blank (the first is "
+        f"{used[0]}), and are used like all others"
+    ]
 
 
 def _windows(
-    held: Mapping[Image, Contents], intensity: str, unusable: list[tuple[str, str]]
-) -> tuple[dict[Image, tuple[float, float]], tuple[float, float] | None]:
+    examined: _Examined, intensity: str
+) -> tuple[dict[File, tuple[float, float]], tuple[float, float] | None]:
     """The windows of grey DICOM files: each its own if asked, else the one that all state.
 
     Raises:
@@ -163,12 +271,14 @@ def _windows(
     if intensity not in ("auto", "window"):
         return {}, None
     grey = {
-        image: found.window for image, found in held.items() if found.kind not in ("uint8", "bool")
+        file: look.found.window
+        for file, look in examined.looks.items()
+        if not look.is_plain and look.found.kind not in ("uint8", "bool")
     }
     if intensity == "window":
         reason = "it states no window; choose --intensity percentiles or LOW,HIGH"
-        unusable += [(image.name, reason) for image, window in grey.items() if window is None]
-        return {image: window for image, window in grey.items() if window is not None}, None
+        examined.unusable.update((file, reason) for file, window in grey.items() if window is None)
+        return {file: window for file, window in grey.items() if window is not None}, None
     different = dict.fromkeys(grey.values())
     if len(different) > 1:
         shown = [
@@ -183,40 +293,30 @@ def _windows(
     return {}, next(iter(different), None)
 
 
-def _is_file(image: Image) -> bool:
-    return isinstance(image.source, Path | Stored)
+def _ranges(
+    examined: _Examined, intensity: str, window: tuple[float, float] | None
+) -> dict[np.dtype, tuple[float, float]]:
+    """The values shown as black and white, of each type of values that is not plain.
 
-
-def _values(
-    image: Image, asked: Rendering, is_asked: bool, is_looked_at: bool
-) -> tuple[np.dtype | None, np.ndarray | None, Contents]:
-    """The values that are shown of an image; their type, unless the image is plain.
-
-    A plain file that is broken is skipped only when it is used.
+    Args:
+        window: that of all DICOM files.
     """
-    source = image.source
-    try:
-        file = io.BytesIO(source.read()) if isinstance(source, Stored) else cast(Path, source)
-        found = contents(file, asked.slice)
-        is_plain = found.is_plain and not is_asked
-        if is_plain:
-            return None, np.asarray(image.decode()) if is_looked_at else None, found
-    except NeededError as error:
-        raise DataError(f"{image.name}: {error}.") from error
-    except DataError:
-        return None, None, _UNKNOWN
-    try:
-        values, _ = all_values(file, found, asked)
-        shown, _ = shown_values(values, found, asked)
-    except FileError:
-        raise
-    except DataError as error:
-        raise DataError(f"{image.name}: {error}.") from error
-    return shown.dtype, shown, found
+    looks: dict[np.dtype, dict[File, _Look]] = {}
+    for file, look in examined.looks.items():
+        if not look.is_plain:
+            looks.setdefault(look.kind, {})[file] = look
+    return {
+        kind: window
+        if window and kind == np.float32
+        else _chosen(kind, list(own.values()), intensity, examined.names[next(iter(own))])
+        for kind, own in looks.items()
+    }
 
 
-def _chosen(kind: np.dtype, seen: _Seen, intensity: str) -> tuple[float, float]:
-    """The values shown as black and white."""
+def _chosen(
+    kind: np.dtype, looks: Sequence[_Look], intensity: str, first: str
+) -> tuple[float, float]:
+    """The values shown as black and white, of files whose values are of one type."""
     if "," in intensity:
         low, _, high = intensity.partition(",")
         return float(low), float(high)
@@ -224,14 +324,17 @@ def _chosen(kind: np.dtype, seen: _Seen, intensity: str) -> tuple[float, float]:
         return 0.0, 1.0
     if intensity == "full" or (kind == np.uint8 and intensity == "auto"):
         return full_range(kind)
-    if seen.low == seen.high:
-        return seen.low, seen.low + 1
+    reaches = [look.reach for look in looks if look.reach]
+    least, most = min(low for low, _ in reaches), max(high for _, high in reaches)
+    if least == most:
+        return least, least + 1
     if intensity == "data":
-        return seen.low, seen.high
-    low, high = (float(q) for q in np.quantile(np.concatenate(seen.samples), [TAILS, 1 - TAILS]))
+        return least, most
+    samples = np.concatenate([look.sample for look in looks])
+    low, high = (float(q) for q in np.quantile(samples, [TAILS, 1 - TAILS]))
     if intensity == "percentiles":
-        return (low, high) if low < high else (seen.low, seen.high)
-    return range_in_use(kind, (seen.low, seen.high), (low, high), seen.first)
+        return (low, high) if low < high else (least, most)
+    return range_in_use(kind, (least, most), (low, high), first)
 
 
 def range_in_use(

@@ -62,7 +62,7 @@ def is_address(place: str) -> bool:
     return "://" in place
 
 
-def beside(url: str, name: str) -> str:
+def sibling(url: str, name: str) -> str:
     """The address of a file whose name is relative to the folder of `url`."""
     system, _, path = url.rpartition("://")
     if system.endswith(("http", "https")):

@@ -17,15 +17,14 @@ import pandas as pd
 
 from .. import runs
 from ..errors import DataError
-from .contact import contact_sheet
+from .contact import write_sheet
 from .decoding import Rendering
-from .images import Image, ImageSet, LeftOut, Progress, evenly, image_facts
-from .measures import Frame
+from .images import Image, ImageSet, LeftOut, Progress, image_facts
+from .measures import Frame, evenly
 from .read import DRAWN, Reading, images_of
 
 EXAMPLES, NAMED, REASONS = 5, 3, 8  # rows; names of each reason; reasons in the text
 SIDE = 224  # pixels of the input of most networks
-SHEET = "data.png"
 QUANTILES = {"min": 0.0, "25 %": 0.25, "median": 0.5, "75 %": 0.75, "max": 1.0}
 MASKS = {
     "binary": "binary, so each connected region is an object",
@@ -53,6 +52,7 @@ class DataSummary:
         assumed: what was not certain, in sentences.
         targets: smallest and largest measure and quartiles, one row per subset.
         examples: rows evenly over the measure.
+        stated: what the files themselves say, in sentences.
         image_set: the images, if they are known; for `save`.
     """
 
@@ -70,6 +70,7 @@ class DataSummary:
     assumed: Sequence[str]
     targets: pd.DataFrame
     examples: pd.DataFrame
+    stated: Sequence[str] = ()
     image_set: ImageSet | None = field(default=None, repr=False)
 
     def to_frame(self) -> pd.DataFrame:
@@ -129,7 +130,8 @@ class DataSummary:
         lines += [("Pixels", f"{how} ({_counted(n, 'image')})") for how, n in self.shown.items()]
         if self.masks:
             lines.append(("Masks", _masks(self.masks)))
-        return [*lines, *(("Assumed", f"{each}.") for each in self.assumed)]
+        said = (("Stated", self.stated), ("Assumed", self.assumed))
+        return [*lines, *((title, f"{each}.") for title, several in said for each in several)]
 
     def notes(self) -> list[str]:
         """The lines as text, a heading once, in columns."""
@@ -167,12 +169,12 @@ class DataSummary:
         }
         with runs.new_run(folder) as made:
             runs.write_run(made, self.tables(), facts, command=command)
-            (made / "figures").mkdir()
-            contact_sheet(self.image_set).save(made / "figures" / SHEET)
+            write_sheet(self.image_set, made)
         return folder
 
 
-_PLAIN = tuple(DataSummary.__dataclass_fields__)[:-3]
+_OTHERS = ("targets", "examples", "image_set")  # that are no plain facts
+_PLAIN = tuple(name for name in DataSummary.__dataclass_fields__ if name not in _OTHERS)
 
 
 def describe_data(
@@ -224,6 +226,7 @@ def summary_of(image_set: ImageSet, more: Sequence[LeftOut] = ()) -> DataSummary
         masks=dict(facts.get("masks", {})),
         drawn=dict(facts.get("drawn", {})),
         assumed=tuple(facts.get("assumed", ())),
+        stated=tuple(facts.get("stated", ())),
         targets=_targets(image_set),
         examples=_examples(image_set),
         image_set=image_set,
@@ -235,7 +238,7 @@ def summary_in(facts: Mapping[str, Any]) -> DataSummary | None:
     held = (facts.get("images") or {}).get("understood")
     if not held:
         return None
-    fields: dict[str, Any] = {name: held[name] for name in _PLAIN}
+    fields: dict[str, Any] = {name: held[name] for name in _PLAIN if name in held}
     fields |= {name: pd.DataFrame(held[name]) for name in ("targets", "examples")}
     return DataSummary(**fields)
 

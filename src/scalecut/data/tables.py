@@ -4,6 +4,7 @@ Tables: CSV or Parquet with the columns image, measure and, optionally, group an
 
 Shards have the layout of WebDataset: the files of a sample share their path up to the first dot of
 the base name: one image and one `.json` that holds `measure` and, optionally, `group` and `subset`.
+Keys of the `.json` are what columns are in a table.
 Nothing is unpacked: a sample is a part of its shard. The content of a shard is listed once and kept
 in the cache.
 """
@@ -16,6 +17,7 @@ import json
 import math
 import re
 import tarfile
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from io import BufferedIOBase
@@ -30,7 +32,7 @@ from ..errors import DataError, nearest
 from . import storage
 from .decoding import SUFFIXES
 from .images import Image, Labelled, LeftOut, Source
-from .storage import Stored, beside, is_address
+from .storage import Stored, is_address, sibling
 
 # what columns are called whose images must not be split
 # fmt: off
@@ -41,7 +43,8 @@ GROUP_WORDS = {
 # fmt: on
 LIKE_BOX = {"xmin", "bboxxywh", "bbox", "bboxx", "boxx", "x"}  # letters of columns of boxes
 AT_ONCE = 4  # shards that are listed concurrently
-LAYOUT = 2  # version of kept indexes: raise it when the same shard would be listed differently
+LONGEST = 200  # characters of what names a group
+LAYOUT = 3  # version of kept indexes: raise it when the same shard would be listed differently
 _COMPRESSED = {
     b"\x1f\x8b": "gunzip",
     b"BZh": "bunzip2",
@@ -50,8 +53,8 @@ _COMPRESSED = {
     b"\x04\x22\x4d\x18": "unlz4",
 }  # the first bytes of a file, and the command that decompresses it
 
-# member, where its bytes begin, how many they are, measure, group, subset
-Sample: TypeAlias = tuple[str, int, int, float, str, str]
+# member, where its bytes begin, how many they are, measure, subset, and what could be its group
+Sample: TypeAlias = tuple[str, int, int, float, str, dict[str, str]]
 # the samples of a shard; the names and reasons of those that cannot be used
 Index: TypeAlias = tuple[list[Sample], list[tuple[str, str]]]
 
@@ -72,7 +75,9 @@ def _rows(
     place = _place(file)
     n = len(cells["image"])
     subsets = cells.get("subset", [PurePath(place).stem] * n)
-    column = _group_column(place, cells, source)
+    column = _group_column(place, "column", cells, source)
+    if column:
+        _check_cells(place, column, cells[column], str.strip)
     groups = cells[column] if column else [""] * n
     rows = zip(cells["image"], cells["measure"], subsets, groups, strict=True)
     for name, measure, subset, group in rows:
@@ -80,32 +85,37 @@ def _rows(
         yield Labelled(image, _subset(subset), float(measure), group=group)
 
 
-def _group_column(place: str, cells: Mapping[str, Sequence[str]], source: Source) -> str | None:
-    """The column that names groups; None if there is none.
+def _group_column(
+    place: str, sort: str, cells: Mapping[str, Sequence[str]], source: Source
+) -> str | None:
+    """The column, or key, that names groups; None if there is none.
 
     Raises:
         DataError: if the one asked for is not there, or one that seems to be it has another name.
     """
-    if source.group:
-        if source.group not in cells:
-            raise DataError(
-                f"{place} has no column {source.group!r} for --group; "
-                f"its columns are, the nearest first: {nearest(source.group, cells)}."
-            )
-        return source.group
-    if not source.has_groups:
-        return None
+    if source.group and source.group not in cells:
+        raise DataError(
+            f"{place} has no {sort} {source.group!r} for --group; "
+            f"its {sort}s are, the nearest first: {nearest(source.group, cells)}."
+        )
+    if source.group or not source.has_groups:
+        return source.group or None
     if "group" in cells:
         return "group"
     for name, values in cells.items():
-        word = re.sub(r"[^a-z]|(id|ids|no|nr|name|number|code)$", "", name.strip().lower())
-        if word.removesuffix("s") in GROUP_WORDS and len(set(values)) < len(values):
+        if _seems_group(name) and len(set(values)) < len(values):
             raise DataError(
-                f"{place} has no column 'group', but {name!r}, of {len(set(values))} different "
+                f"{place} has no {sort} 'group', but {name!r}, of {len(set(values))} different "
                 f"values in {len(values)} rows. Choose --group {name!r} to keep images of one "
                 "value together, or --no-groups."
             )
     return None
+
+
+@functools.cache
+def _seems_group(name: str) -> bool:
+    word = re.sub(r"[^a-z]|(id|ids|no|nr|name|number|code)$", "", name.strip().lower())
+    return word.removesuffix("s") in GROUP_WORDS
 
 
 def _place(file: Path | Stored) -> str:
@@ -117,7 +127,7 @@ def _source(name: str, table: str, images_folder: Path | None) -> Path | Stored:
     if is_address(name):
         return Stored(name)
     if is_address(table) and images_folder is None and not PurePath(name).is_absolute():
-        return Stored(beside(table, name))
+        return Stored(sibling(table, name))
     return (images_folder or Path(table).parent) / name
 
 
@@ -132,7 +142,7 @@ def _is_number(cell: str) -> bool:
 CELLS: dict[str, tuple[bool, Callable[[str], bool]]] = {
     "image": (True, bool),
     "measure": (True, _is_number),
-    "group": (False, bool),
+    "group": (False, lambda _: True),  # checked where it is the one that names groups
     "subset": (False, bool),
 }
 
@@ -184,14 +194,19 @@ def columns(
     if not isinstance(table.index, pd.RangeIndex):  # pandas makes an index of surplus cells
         raise DataError(f"{place} has rows of more than {len(found)} cells. Name every column.")
     for name in [name for name in cells if name in found]:
-        bad = [row for row, cell in enumerate(found[name]) if not cells[name][1](cell)]
-        if bad:
-            raise DataError(
-                f"{place}: {len(bad)} of {len(table)} rows have no usable {name}, the first is row "
-                f"{bad[0] + 2} ({found[name][bad[0]]!r}; the header is row 1). "
-                "Fix or remove these rows."
-            )
+        _check_cells(place, name, found[name], cells[name][1])
     return found
+
+
+def _check_cells(
+    place: str, name: str, cells: Sequence[str], is_usable: Callable[[str], object]
+) -> None:
+    bad = [row for row, cell in enumerate(cells) if not is_usable(cell)]
+    if bad:
+        raise DataError(
+            f"{place}: {len(bad)} of {len(cells)} rows have no usable {name}, the first is row "
+            f"{bad[0] + 2} ({cells[bad[0]]!r}; the header is row 1). Fix or remove these rows."
+        )
 
 
 def _letters(name: str) -> str:
@@ -215,18 +230,26 @@ def shards(pattern: str, source: Source) -> Iterator[Labelled | LeftOut]:
     Samples without a subset are of the subset "images".
     """
     urls = shards_of(pattern)
+    key, keys = source.group or "group", defaultdict[str, list[str]](list)
     with ThreadPoolExecutor(AT_ONCE) as workers:
         indexes = workers.map(_kept_index, urls)
         listings = zip(urls, _names(urls), indexes, strict=True)
         for number, (url, shard, (stamp, (samples, bad))) in enumerate(listings, start=1):
             for name, reason in bad:
                 yield LeftOut(f"{shard}/{name}", reason)
-            for member, offset, size, measure, group, subset in samples:
+            for member, offset, size, measure, subset, names in samples:
+                for name, value in names.items():
+                    keys[name] += [value] * _seems_group(name)  # of others the name is enough
+                if source.group and key not in names:
+                    reason = f"its .json has no text or whole number {key!r} for --group; add it"
+                    yield LeftOut(f"{shard}/{member}", reason)
+                    continue
                 image = Image(f"{shard}/{member}", Stored(url, offset, size, stamp, member))
                 kinds = _subset(subset or "images")
-                yield Labelled(image, kinds, measure, group=group)
+                yield Labelled(image, kinds, measure, group=names.get(key, ""))
             if source.progress:
                 source.progress("listing shards", number, len(urls))
+    _group_column(pattern, "key", keys, source)
 
 
 @functools.cache
@@ -398,19 +421,11 @@ def _sample(files: Sequence[tuple[tarfile.TarInfo, bytes]]) -> Sample:
             f"it has {f'{len(texts)} .json' if texts else 'no .json'}; pack one per sample"
         )
     (image,) = images
-    measure, group, subset = _stated(texts[0])
-    return (
-        image.name.removeprefix("./"),
-        image.offset_data,
-        image.size,
-        measure,
-        group,
-        subset,
-    )
+    return (image.name.removeprefix("./"), image.offset_data, image.size, *_stated(texts[0]))
 
 
-def _stated(text: bytes) -> tuple[float, str, str]:
-    """The measure, group and subset in a `.json`; the latter two may be empty."""
+def _stated(text: bytes) -> tuple[float, str, dict[str, str]]:
+    """The measure in a `.json`, the subset, which may be empty, and what could name the group."""
     try:
         about = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -424,7 +439,13 @@ def _stated(text: bytes) -> tuple[float, str, str]:
     for name in ("group", "subset"):
         if not isinstance(about.get(name, ""), str):
             raise DataError(f"the {name} in its .json is {_short(about[name])}; give text")
-    return measure, about.get("group", ""), about.get("subset", "")
+    names = {
+        name: str(value)
+        for name, value in about.items()
+        if isinstance(value, str | int) and not isinstance(value, bool) and str(value).strip()
+    }
+    short = {name: value for name, value in names.items() if len(value) <= LONGEST}
+    return measure, about.get("subset", ""), short
 
 
 def _number(given: object) -> float:

@@ -11,6 +11,7 @@ from jaxtyping import Float64, Int64
 from PIL.Image import Resampling
 
 from .images import Image
+from .measures import evenly
 
 LONGEST = 128  # pixels of the longer side
 QUALITY = 72  # of the JPEG, 0 to 100
@@ -42,8 +43,6 @@ def worth_showing(
     errors = pd.DataFrame(np.abs(predicted - measure).T)
     rank = errors.groupby(np.array(subset)).rank(ascending=False, method="first").min(axis=1)
     n_spread = min(len(measure), round(SPREAD * most))
-    spread = np.argsort(measure, kind="stable")[
-        np.linspace(0, len(measure) - 1, n_spread).round().astype(np.int64)
-    ]
+    spread = np.argsort(measure, kind="stable")[evenly(len(measure), n_spread)]
     worst = np.argsort(rank.to_numpy(), kind="stable")  # NaN, never held out, comes last
     return pd.unique(np.concatenate([spread, worst]))[:most].astype(np.int64)

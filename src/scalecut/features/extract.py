@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 from .. import cache
 from ..data.decoding import fitted
-from ..data.images import Image, ImageSet, LeftOut, Progress, evenly, keys_of
-from ..data.measures import Frame
+from ..data.images import Image, ImageSet, LeftOut, Progress, keys_of
+from ..data.measures import Frame, evenly
 from ..data.read import check_size
 from ..data.summary import described, summary_of
 from ..errors import DataError, LayerError

@@ -24,7 +24,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from .. import cache
 from ..cut.network import cut_after
-from ..data.images import ImageSet, LeftOut, evenly
+from ..data.images import ImageSet, LeftOut
+from ..data.measures import evenly
 from ..errors import DataError, LayerError, check_names
 from ..features.extract import Computation, Stages, check_finite, decoded
 from ..networks.network import Network, randomly_initialised, seeded, take_statistics

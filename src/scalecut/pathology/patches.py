@@ -198,9 +198,8 @@ def save_patches(
     kept = [tile for tile in found if not any(part in tile.name for part in leave_out)]
     if not kept:
         raise DataError(f"--leave-out {','.join(leave_out)} skips every tile. Skip fewer.")
-    assumed = kept[0].rule.assumed if kept[0].rule is not None else ()
     said = (
-        *(f"{each[0].upper()}{each[1:]}." for each in assumed),
+        *(f"{each[0].upper()}{each[1:]}." for each in kept[0].rule.assumed),
         *checked(kept, cutting.native, cutting.um_per_pixel),
     )
     parts = split_tiles(kept, seed=seed, given=read_split(Path(split)) if split else None)

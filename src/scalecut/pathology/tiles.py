@@ -1,8 +1,8 @@
 """Tiles of tissue with the masks of their nuclei: found, paired, read, and split by patient.
 
 A tile and its mask have the same name up to `_original` and `_mask`. What masks mean is decided
-once for all of them (`data.masks`). Tiles that cannot be used are skipped and listed with the
-reason.
+once for all of them (`data.masks`); in GeoJSON of QuPath, each object is a nucleus. Tiles that
+cannot be used are skipped and listed with the reason.
 
 Known names: those of Janowczyk and Madabhushi (`janowczyk2016` in docs/references.bib),
 `CASE_500_fNUMBER_original.tif` with `CASE_500_fNUMBER_mask.png`, and the barcodes of TCGA.
@@ -13,27 +13,25 @@ Shapes: h x w pixels.
 import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Bool, Integer, UInt8
 
-from ..data import masks as of_masks
-from ..data.decoding import opened
+from ..data.decoding import COMMON, opened
+from ..data.groups import TCGA
 from ..data.images import Image, LeftOut, told
-from ..data.masks import MaskRule
+from ..data.masks import MaskRule, marks_of, understood
+from ..data.outlines import Tally
+from ..data.pairs import GEOJSON, labels_in
 from ..data.tables import columns
 from ..errors import DataError
 from .resolution import Stated, stated
 
 PARTS = ("train", "validation", "test")
-_SUFFIXES = {".png", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp"}
 _TILE, _MASK = "_original", "_mask"  # what names end in, before the suffix
-_PATIENTS = (
-    re.compile(r"(TCGA-\w{2}-\w{4})"),  # project, site, participant; then the sample
-    re.compile(r"^(.+)_500_f\d+$"),
-)
+_PATIENTS = (TCGA, re.compile(r"^(.+)_500_f\d+$"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,9 +42,9 @@ class Tile:
     image: Path
     mask: Path
     group: str  # the patient if the name contains one, else the tile itself
+    rule: MaskRule  # what the values of masks mean
     um_per_pixel: float | None = None  # from the file
     stated: tuple[Stated, ...] = ()  # all that the file says about it
-    rule: MaskRule | None = None  # what masks mean; by default what this one alone suggests
 
 
 def find_tiles(
@@ -69,19 +67,21 @@ def find_tiles(
     images = _named(tiles, "tiles", ending=_TILE, other=_MASK)
     marked = _named(masks, "masks", ending=_MASK, other=_TILE, strict=tiles.samefile(masks))
     of_tiles = [paths[0] for name, paths in marked.items() if name in images]
-    rule = of_masks.understood(of_tiles, mask_kind, background)
+    rule = understood([m for m in of_tiles if m.suffix != GEOJSON], mask_kind, background)
+    tally = Tally()
     found: list[Tile] = []
     left_out: list[LeftOut] = []
     for name in sorted(images.keys() | marked.keys()):
         of_tile, of_mask = images.get(name, []), marked.get(name, [])
         try:
-            found.append(_paired(name, of_tile, of_mask, rule))
+            found.append(_paired(name, of_tile, of_mask, rule, tally))
         except DataError as error:
             reason = str(error).removeprefix(f"{name}: ")
             left_out.append(LeftOut((of_tile or of_mask)[0].name, reason))
     if not found:
         raise DataError(f"None of the tiles of {tiles} can be used. {told(left_out)}")
-    return found, tuple(left_out)
+    rule = replace(rule, assumed=(*rule.assumed, *tally.statements()))
+    return [replace(tile, rule=rule) for tile in found], tuple(left_out)
 
 
 def _named(
@@ -89,20 +89,21 @@ def _named(
 ) -> dict[str, list[Path]]:
     """Files by the name that tile and mask share, without those that end as the others do."""
     files: dict[str, list[Path]] = defaultdict(list)
+    suffixes = (*COMMON, GEOJSON) if what == "masks" else COMMON
     for path in sorted(folder.iterdir()):
         is_ours = path.stem.endswith(ending) or not (strict or path.stem.endswith(other))
-        if path.suffix.lower() in _SUFFIXES and is_ours and not path.name.startswith("."):
+        is_ours |= path.suffix == GEOJSON
+        if path.suffix.lower() in suffixes and is_ours and not path.name.startswith("."):
             files[path.stem.removesuffix(ending)].append(path)
     if not files:
         ends = f" whose name ends in {ending}" if strict else ""
         raise DataError(
-            f"{folder} holds no image{ends}. "
-            f"Give the folder of the {what} ({', '.join(sorted(_SUFFIXES))})."
+            f"{folder} holds no image{ends}. Give the folder of the {what} ({', '.join(suffixes)})."
         )
     return files
 
 
-def _paired(name: str, images: list[Path], masks: list[Path], rule: MaskRule) -> Tile:
+def _paired(name: str, images: list[Path], masks: list[Path], rule: MaskRule, tally: Tally) -> Tile:
     for paths, missing in (
         (images, "there is no tile of this name; add it, or remove the mask"),
         (masks, f"there is no mask of this name ({name}.png, {name}_mask.png or similar); add it"),
@@ -117,28 +118,32 @@ def _paired(name: str, images: list[Path], masks: list[Path], rule: MaskRule) ->
         sizes = stated(file)
     usable = [each.um_per_pixel for each in sizes if each.is_usable and each.um_per_pixel]
     um_per_pixel = usable[0] if usable else None
-    tile = Tile(name, images[0], masks[0], patient, um_per_pixel, sizes, rule)
-    read(tile)
+    tile = Tile(name, images[0], masks[0], patient, rule, um_per_pixel, sizes)
+    read(tile, tally)
     return tile
 
 
 def read(
-    tile: Tile,
+    tile: Tile, tally: Tally | None = None
 ) -> tuple[UInt8[np.ndarray, "h w 3"], Bool[np.ndarray, "h w"] | Integer[np.ndarray, "h w"]]:
     """The image, and its mask.
 
     The mask is true at nuclei if it is binary; otherwise it holds the number of the nucleus at
     each pixel, from 1, and 0 where there is none.
 
+    Args:
+        tally: counts what is assumed of outlines.
+
     Raises:
         DataError: if one cannot be read, the sizes differ, or the mask marks nothing.
     """
     pixels = np.asarray(Image(tile.name, tile.image).decode())
     try:
-        if tile.rule is None:
-            marks = of_masks.read_mask(tile.mask)
+        if tile.mask.suffix == GEOJSON:
+            height, width = pixels.shape[:2]
+            marks = labels_in(tile.mask, width, height, tally or Tally())
         else:
-            marks = of_masks.marks_of(tile.mask, tile.rule)
+            marks = marks_of(tile.mask, tile.rule)
         if not marks.any():
             raise DataError("it marks nothing; mark the nuclei")
     except DataError as error:
@@ -163,7 +168,7 @@ def read_split(file: Path) -> dict[str, str]:
     parts: dict[str, str] = {}
     for given, part in zip(table["image"], table["split"], strict=True):
         path = Path(given)
-        name = path.stem if path.suffix.lower() in _SUFFIXES else path.name
+        name = path.stem if path.suffix.lower() in COMMON else path.name
         name = name.removesuffix(_TILE)
         if name in parts:
             raise DataError(f"{file} names the tile {name!r} twice. Keep one row per tile.")

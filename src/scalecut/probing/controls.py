@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d
 
 from .. import cache
-from ..data.images import ImageSet, evenly, keys_of
+from ..data.images import ImageSet, keys_of
+from ..data.measures import evenly
 from ..data.scenes import make_scenes
 from ..errors import ModelError
 from ..features.backends import resolved_backend, resolved_precision

@@ -11,6 +11,7 @@ from jaxtyping import Float32, Float64
 from matplotlib.figure import Figure
 
 from .. import runs
+from ..data.contact import SMALL, write_sheet
 from ..data.images import MEAN, Image, ImageSet
 from ..data.storage import Stored
 from ..data.thumbnails import thumbnail
@@ -157,6 +158,7 @@ class Curve:
         if self.image_set is not None:
             self.predictions().to_parquet(folder / "predictions.parquet", index=False)
             _images(self.image_set).to_parquet(folder / "images.parquet", index=False)
+            write_sheet(self.image_set, folder, SMALL)
 
     def summary(self) -> dict[str, pd.DataFrame]:
         """The mean over subsets, one row per layer, in at most 80 characters."""

@@ -5,8 +5,9 @@ from typing import Any
 
 import pandas as pd
 
+from ..data.contact import SHEET
 from ..data.images import Image
-from ..data.summary import SHEET, summary_in
+from ..data.summary import summary_in
 from ..data.thumbnails import thumbnail
 from ..runs import Run
 from .cells import Cell
@@ -42,14 +43,14 @@ def few_facts(facts: Mapping[str, Any]) -> list[str]:
     return [each for each in [*said, str(facts.get("written", ""))[:10]] if each]
 
 
-def data_sections(run: Run) -> list[Section]:
-    """What was understood of the images, with the contact sheet if the run has it."""
+def data_sections(run: Run, has_thumbnails: bool) -> list[Section]:
+    """What was understood of the images; with the contact sheet, if the run has it."""
     summary = summary_in(run.facts)
     if summary is None:
         return []
     file = run.folder / "figures" / SHEET
     sheet = None
-    if file.is_file():
+    if has_thumbnails and file.is_file():
         sheet = ShownImage(thumbnail(Image(SHEET, file), SHEET_SIDE), "Some of the images")
     lines = [f"{heading}: {text}" for heading, text in summary.lines()]
     tables = [_rows(title, table) for title, table in summary.summary().items()]

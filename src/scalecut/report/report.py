@@ -127,7 +127,7 @@ def _story(run: Run, drawn: Sequence[tuple[Plot, Drawing]], has_thumbnails: bool
     if run.has("curve"):
         by_name = {plot.name: drawing for plot, drawing in drawn}
         story = curve_story(run, story, by_name, has_thumbnails=has_thumbnails)
-    return replace(story, sections=[*data_sections(run), *story.sections])
+    return replace(story, sections=[*data_sections(run, has_thumbnails), *story.sections])
 
 
 def _check_subset(run: Run, subset: str) -> None:

@@ -1,0 +1,121 @@
+"""The images of a folder, found by the names that annotations give: of any system or tool.
+
+And the ids and sizes in annotations, by their value.
+"""
+
+import math
+import unicodedata
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path, PureWindowsPath
+from typing import TypeAlias
+from urllib.parse import unquote
+
+from ..errors import DataError
+from .decoding import OTHERS, SUFFIXES, is_image, stem_of, suffix_of
+from .images import Labelled, LeftOut
+from .outlines import Size
+
+Items: TypeAlias = Iterator[Labelled | LeftOut | str]  # what a reader yields
+
+
+class Files:
+    """The files of a folder, found by relative path, base name or stem.
+
+    Names are compared as Unicode composes them: file systems differ in that.
+    """
+
+    def __init__(self, folder: Path, suffixes: set[str] = SUFFIXES) -> None:
+        self.folder = folder
+        every = sorted(path for path in folder.rglob("*") if path.is_file())
+        self.paths = [path for path in every if is_image(path, suffixes)]
+        read = set(self.paths)
+        self.others = {composed(path.name): path for path in every if path not in read}
+        self._by_name: defaultdict[str, list[Path]] = defaultdict(list)
+        for path in self.paths:
+            relative = path.relative_to(folder).as_posix()
+            for name in {relative, path.name, stem_of(path)}:
+                self._by_name[composed(name)].append(path)
+
+    def named(self, name: str, near: str = "") -> Path | None:
+        """The one file of this name; None if there is none.
+
+        Args:
+            near: name of a folder; a file in a folder of this name comes before others.
+
+        Raises:
+            DataError: if there are several.
+        """
+        paths = self._by_name.get(composed(name), [])
+        paths = [path for path in paths if path.parent.name == near] or paths
+        if len(paths) > 1:
+            raise DataError(
+                f"{name} could be {self.relative(paths[0])} or {self.relative(paths[1])} of "
+                f"{self.folder}. Keep one, give the folder of the right ones (--images), or name "
+                "them apart."
+            )
+        return paths[0] if paths else None
+
+    def stated(self, name: str) -> Path | None:
+        """The file of a path of any system or a URL: the same path here, else its base name."""
+        return self.named(PureWindowsPath(name).as_posix()) or self.named(base_name(name))
+
+    def relative(self, path: Path) -> str:
+        return path.relative_to(self.folder).as_posix()
+
+    def missing(self, name: str) -> DataError:
+        """The error for a name that no file has."""
+        other = self.others.get(composed(name))
+        if other is not None:
+            if suffix_of(other) in OTHERS:
+                return DataError(f"{name} is {OTHERS[suffix_of(other)]}")
+            return DataError(
+                f"files like {name} are not read; convert it to PNG or JPEG, with the same name"
+            )
+        return DataError(f"there is no image named {name}; add it, or give its folder")
+
+
+def none_in(folder: Path, files: Files) -> DataError:
+    """The error for a folder without images: what its files are, and what helps."""
+    for path in files.others.values():
+        if suffix_of(path) in OTHERS:
+            return DataError(f"{folder} has no image; {path.name} is {OTHERS[suffix_of(path)]}.")
+    return DataError(f"There is no image in {folder}. Give a folder with images in it.")
+
+
+def of_two(sort: str, file: Path, folder: Path, one: str, other: str) -> DataError:
+    """The error for a label that two images could have."""
+    name = file.relative_to(folder) if file.is_relative_to(folder) else file
+    return DataError(
+        f"The {sort.removesuffix('s')} {name.as_posix()} could be that of {one} or of {other}. Put "
+        f"{sort} into folders of the same names as images."
+    )
+
+
+def composed(name: str) -> str:
+    return unicodedata.normalize("NFC", name)
+
+
+def base_name(stated: str) -> str:
+    """The name of a file, of a path of any system or of a URL."""
+    text = stated.partition("?")[0] if "://" in stated else stated
+    return PureWindowsPath(unquote(text) if "://" in stated else text).name
+
+
+def size_of(width: object, height: object) -> Size:
+    """Width and height as whole numbers; None if they are not given."""
+    try:
+        size = int(float(str(width))), int(float(str(height)))
+    except (ValueError, OverflowError):
+        return None
+    return size if min(size) > 0 else None
+
+
+def identity(given: object) -> str:
+    """An id by its value: 1, 1.0 and "1" are the same."""
+    text = str(given).strip()
+    try:
+        number = float(text)
+    except ValueError:
+        return text
+    return str(int(number)) if math.isfinite(number) and number == int(number) else text

@@ -1,0 +1,177 @@
+"""The reader of folders of images and masks, which are paired by name.
+
+A mask is an image (`masks` says what its values mean) or GeoJSON of QuPath, with one polygon or
+several for each object.
+"""
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+from jaxtyping import Integer
+
+from ..errors import DataError
+from .decoding import JPEG, LOSSLESS, MEDICAL, OTHERS, is_image, stem_of
+from .files import Files, Items, composed, none_in, of_two
+from .images import Image, Labelled, LeftOut, Mark, Source, marked
+from .outlines import Parts, Shape, Tally, around, covered, ring_of
+
+# before the suffix
+MASK_ENDINGS = ("_cp_masks", "_masks", "_mask", "_labels", "_label", "_seg", "_segmentation")
+GEOJSON = ".geojson"
+MASKS = LOSSLESS | JPEG | {*MEDICAL} | {GEOJSON}
+
+
+def masks(folder: Path, source: Source) -> Items:
+    """A folder with images and masks of the same names; folders under images are subsets.
+
+    The name of a mask may end in `_mask` or the like. A mask is an image, or GeoJSON of
+    QuPath, whose classes are subsets.
+    """
+    images = source.images or folder / "images"
+    places = [folder / name for name in ("masks", "labels") if (folder / name).is_dir()]
+    if not places or not images.is_dir():
+        raise _no_masks(folder, images, has_masks=bool(places))
+    files = Files(images)
+    if not files.paths:
+        raise none_in(images, files)
+    of_mask = _by_stem(Files(places[0], MASKS).paths, places[0], MASK_ENDINGS)
+    tally = Tally()
+    used: dict[Path, str] = {}
+    for path in files.paths:
+        name = path.relative_to(images)
+        mask = _mask_of(name, of_mask, places[0])
+        subset = name.parts[0] if len(name.parts) > 1 else folder.resolve().name
+        if mask is None:
+            reason = f"there is no mask {stem_of(path)}.png (or .tif, .bmp, .gif); add it"
+            yield LeftOut(name.as_posix(), reason)
+            continue
+        if mask in used:
+            raise of_two("masks", mask, folder, used[mask], name.as_posix())
+        used[mask] = name.as_posix()
+        image = Image(name.as_posix(), path)
+        if mask.suffix != GEOJSON:
+            yield Labelled(image, frozenset({subset}), mask)
+            continue
+        try:
+            marks = objects_in(mask, subset, tally)
+        except DataError as error:
+            yield LeftOut(name.as_posix(), f"its {mask.name} cannot be used: {error}")
+            continue
+        yield marked(image, marks)
+    yield from tally.statements()
+    for mask in sorted({each for several in of_mask.values() for each in several} - used.keys()):
+        yield LeftOut(mask.relative_to(folder).as_posix(), "there is no image for this mask")
+
+
+def _no_masks(folder: Path, images: Path, *, has_masks: bool) -> DataError:
+    """The error for a folder without the folders of images or masks: what its layout is."""
+    lack = "images" if has_masks else "masks (or labels)"
+    reason = f"{folder} has no folder {lack if has_masks or images.is_dir() else 'images'}"
+    own = next((path for path in sorted(folder.glob("*/masks")) if path.is_dir()), None)
+    if own is not None and any(map(is_image, (own.parent / "images").glob("*"))):
+        return DataError(
+            f"{reason}, but a folder for each image, such as {own.parent.name}, as in BBBC038. "
+            "Join the masks of an image to one, with the numbers 1, 2, ... for objects, and put "
+            "images and masks into one folder each."
+        )
+    array = next((path for path in sorted(folder.rglob("*.np[yz]"))), None)
+    if array is not None:
+        return DataError(f"{reason}, and {array.name} is {OTHERS[array.suffix]}.")
+    pair = next((path for path in sorted(folder.glob("*_mask.*")) if is_image(path)), None)
+    if pair is not None:
+        return DataError(
+            f"{reason}, but masks next to images, such as {pair.name}. Move images into the folder "
+            "images and masks into the folder masks, with the same names up to _mask."
+        )
+    return DataError(f"{folder} has no folder {lack}. Give one with images and masks in it.")
+
+
+def objects_in(file: Path, subset: str, tally: Tally) -> list[Mark]:
+    """The polygons of GeoJSON of QuPath, of its classes.
+
+    Args:
+        subset: the class of objects without one.
+
+    Raises:
+        DataError: if it is no such file, or holds regions and the objects in them.
+    """
+    try:
+        about = json.loads(file.read_bytes())
+        features = about.get("features", [about]) if isinstance(about, dict) else about
+        marks, sorts = [], set()
+        for feature in features:
+            form, coordinates = feature["geometry"]["type"], feature["geometry"]["coordinates"]
+            if form not in ("Polygon", "MultiPolygon"):
+                tally.without_area[form] += 1
+                continue
+            polygons = [coordinates] if form == "Polygon" else coordinates
+            parts: Parts = tuple(tuple(map(ring_of, rings)) for rings in polygons)
+            facts = feature.get("properties") or {}
+            kind = str((facts.get("classification") or {}).get("name") or subset)
+            sorts.add("annotation" if facts.get("objectType") == "annotation" else "detection")
+            flat = [value for part in parts for corner in part[0] for value in corner]
+            marks.append(Mark(kind, around(flat), shape=parts))
+    except (ValueError, LookupError, TypeError, AttributeError, OSError) as error:
+        raise DataError(f"it is no GeoJSON of objects ({error}); export it again") from error
+    if len(sorts) > 1:
+        raise DataError(
+            "it holds annotations and detections, such as regions and the cells in them; export "
+            "one of the two"
+        )
+    if not marks:
+        raise DataError("it has no polygon")
+    return marks
+
+
+def labels_in(file: Path, width: int, height: int, tally: Tally) -> Integer[np.ndarray, "h w"]:
+    """0 for the background, and 1, 2, ... for the objects of GeoJSON, drawn on an image.
+
+    A pixel of several objects belongs to the last.
+
+    Raises:
+        DataError: if the file cannot be used, or an object reaches outside the image.
+    """
+    labels = np.zeros((height, width), dtype=np.int64)
+    for number, mark in enumerate(objects_in(file, "", tally), start=1):
+        marked, x, y = covered(cast(Shape, mark.shape), width, height)
+        part = labels[y : y + marked.shape[0], x : x + marked.shape[1]]
+        tally.n_overlapping += bool(part[marked].any())
+        part[marked] = number
+    return labels
+
+
+def _by_stem(
+    paths: Iterable[Path], folder: Path, endings: tuple[str, ...]
+) -> dict[str, list[Path]]:
+    """Files by their path without suffix and ending, and by that of their base name."""
+    found: defaultdict[str, list[Path]] = defaultdict(list)
+    for path in paths:
+        stem = stem_of(path)
+        for ending in endings:
+            stem = stem.removesuffix(ending)
+        relative = (path.relative_to(folder).parent / stem).as_posix()
+        for name in {composed(relative), composed(stem)}:
+            found[name].append(path)
+    return found
+
+
+def _mask_of(name: Path, of_mask: dict[str, list[Path]], folder: Path) -> Path | None:
+    """The mask of the same relative path, else of the same base name."""
+    stem = stem_of(name)
+    for key in (composed((name.parent / stem).as_posix()), composed(stem)):
+        found = of_mask.get(key, [])
+        own = [path for path in found if path.relative_to(folder).parent == name.parent]
+        found = own or found
+        if len(found) > 1:
+            one, other = (path.relative_to(folder).as_posix() for path in found[:2])
+            raise DataError(
+                f"{name.as_posix()} has two masks, {one} and {other}. Keep one, or put masks into "
+                "folders of the same names as images."
+            )
+        if found:
+            return found[0]
+    return None
