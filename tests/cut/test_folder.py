@@ -271,7 +271,7 @@ def test_hashes_are_those_of_the_files_and_all_can_read_them(written):
 
 
 def test_record_describes_the_cut_and_its_origin(tmp_path):
-    given = Weights("pretrained", "timm hub timm/chain.in1k", "ab" * 32, ("fc.weight",))
+    given = Weights("pretrained", "hub timm/chain.in1k", "ab" * 32, ("fc.weight",))
     whole = replace(whole_of(CHAIN), weights=given)
     whole.module.pretrained_cfg = {"license": "CC-BY-NC-4.0"}
     curve = planted(whole, images={"count": 40}, command="scalecut probe", seed=9)
@@ -289,7 +289,7 @@ def test_record_describes_the_cut_and_its_origin(tmp_path):
         "passed on", "mean", 0, 8,
     )  # fmt: skip
     assert said["preprocessing"]["height"] == 32
-    assert said["weights"]["source"] == "timm hub timm/chain.in1k"
+    assert said["weights"]["source"] == "hub timm/chain.in1k"
     assert said["weights"]["sha256"] == "ab" * 32
     assert (said["licence"], said["base_model"]) == ("cc-by-nc-4.0", "timm/chain.in1k")
     assert said["choice"]["layer"] == said["curve"]["evidence"]["peak"] == "blocks.1"

@@ -21,7 +21,7 @@ from scalecut.data.decoding import fitted
 from scalecut.errors import ModelError
 from scalecut.networks.hooks import pooled_outputs
 from scalecut.networks.layers import probe_points
-from scalecut.networks.load import load_network, weights_places
+from scalecut.networks.load import load_network
 from scalecut.networks.network import (
     Network,
     Preprocessing,
@@ -31,6 +31,7 @@ from scalecut.networks.network import (
     take_statistics,
     tensors_sha256,
 )
+from scalecut.networks.weights import weights_places
 
 CATS = range(281, 286)  # tabby, tiger cat, Persian, Siamese, Egyptian cat
 ESPRESSO = 967
@@ -180,7 +181,8 @@ def test_weights_from_a_package_say_their_version_and_hash(lite0):
     (file,) = [path for path in metadata.files(package) if path.suffix == ".pth"]
     assert lite0.weights.kind == "pretrained"
     assert lite0.weights.source == f"package {package} {metadata.version(package)}"
-    assert lite0.weights.sha256 == sha256(Path(file.locate()))
+    assert lite0.weights.file_sha256 == sha256(Path(file.locate()))
+    assert lite0.weights.sha256 == tensors_sha256(lite0.module)
     assert lite0.weights.missing == lite0.weights.ignored == ()
 
 
@@ -194,7 +196,7 @@ def test_a_file_put_where_the_message_says_is_found(place, tmp_path):
     network = load_network("test_resnet")
     assert tensors_sha256(network.module) == tensors_sha256(stored)
     assert network.weights.source == f"file {path.name}"
-    assert network.weights.sha256 == sha256(path)
+    assert network.weights.file_sha256 == sha256(path)
 
 
 def test_weights_in_the_local_cache_of_the_hub_are_found(tmp_path):
@@ -207,7 +209,7 @@ def test_weights_in_the_local_cache_of_the_hub_are_found(tmp_path):
     state_file(folder / "snapshots" / "abc" / "model.safetensors", stored)
     network = load_network("test_resnet")
     assert tensors_sha256(network.module) == tensors_sha256(stored)
-    assert network.weights.source == f"hub cache {hub}"
+    assert network.weights.source == f"hub {hub}"
 
 
 def remedy(tmp_path, name):
@@ -219,25 +221,15 @@ def remedy(tmp_path, name):
 
 def test_pretrained_weights_out_of_reach_name_the_place_for_a_file(tmp_path, monkeypatch):
     start = (
-        "Pretrained weights of 'test_resnet' are in no installed package or local cache and "
-        "timm/test_resnet.r160_in1k could not be reached ("
+        "model.safetensors of timm/test_resnet.r160_in1k is not in the local cache, and the hub "
+        "could not be reached ("
     )
     message = refusal("test_resnet")
     assert message.startswith(start) and "\n" not in message
     assert message.endswith(f"). {remedy(tmp_path, 'test_resnet')}")
-
-    def unreachable(model, pretrained):
-        if pretrained:
-            raise ConnectionError("no route to host\nwith many\nlines")
-        return create(model, pretrained=False)
-
-    create = timm.create_model
-    monkeypatch.setattr(timm, "create_model", unreachable)
-    assert refusal("test_resnet") == f"{start}no route to host). {remedy(tmp_path, 'test_resnet')}"
     with torch.device("meta"):
         assert refusal("resnet50_v1") == (
-            "No pretrained weights of 'resnet50_v1' are known to timm. "
-            f"{remedy(tmp_path, 'resnet50_v1')}"
+            f"No pretrained weights of 'resnet50_v1' are here. {remedy(tmp_path, 'resnet50_v1')}"
         )
 
 
@@ -253,7 +245,7 @@ def test_a_file_of_tensors_is_loaded(small, tmp_path, name):
     assert tensors_sha256(network.module) == tensors_sha256(stored)
     assert tensors_sha256(network.module) != tensors_sha256(small)  # the caller's is left alone
     assert (network.weights.kind, network.weights.source) == ("pretrained", f"file {name}")
-    assert network.weights.sha256 == sha256(path)
+    assert network.weights.file_sha256 == sha256(path)
 
 
 def test_half_precision_is_widened(small, tmp_path):
@@ -440,21 +432,25 @@ IMPORT_FAILED = (
     " could not be imported ({}). Give module.path:factory, where factory() returns the network, "
     "and start from the folder that holds the module or install it."
 )
+OTHER = (
+    "one of another source (hf-hub:ORG/NAME, local-dir:DIR, torchvision:NAME, "
+    "transformers:NAME_OR_DIR, open_clip:NAME/WEIGHTS), or module.path:factory for one of your own."
+)
 NAMES = {
     "inception_v33": (
         "No network is named 'inception_v33'. Near it: inception_v3, inception_v4. Give a timm "
-        "name (4 are known), or module.path:factory for one of your own."
+        f"name (5 are known), {OTHER}"
     ),
     "@@@@": (
-        "No network is named '@@@@'. Near it: resnet50, inception_v3. Give a timm name (4 are "
-        "known), or module.path:factory for one of your own."
+        "No network is named '@@@@'. Near it: resnet50, inception_v3. Give a timm name (5 are "
+        f"known), {OTHER}"
     ),
     "my_networks:missing": "'my_networks:missing'"
     + IMPORT_FAILED.format("module 'my_networks' has no attribute 'missing'"),
     "no_such_module:flat": "'no_such_module:flat'"
     + IMPORT_FAILED.format("No module named 'no_such_module'"),
     ":flat": "':flat'" + IMPORT_FAILED.format("Empty module name"),
-    "my_networks:wrong": "'my_networks:wrong' returned a str, but a torch.nn.Module is needed.",
+    "my_networks:wrong": "'my_networks:wrong' is a str, but a torch.nn.Module is needed.",
 }
 
 
@@ -697,7 +693,7 @@ def test_inception_lacks_one_convolution_in_each_of_the_last_blocks_and_the_clas
         "fc.weight",
         "fc.bias",
     )
-    assert network.weights.sha256 == sha256(path)
+    assert network.weights.file_sha256 == sha256(path)
 
 
 @pytest.mark.data

@@ -127,13 +127,34 @@ def callback(verb: Verb, finish: Callable[..., None], extra: Sequence[inspect.Pa
         _parameter(option, is_first=number == 0) for number, option in enumerate(verb.options)
     ]
 
+    if any(option.name == "model" for option in verb.options):
+        parameters.append(_MODEL_ARGUMENT)
+
     def command(**values: Any) -> None:
         own = {parameter.name: values.pop(parameter.name) for parameter in extra}
+        arguments = values.pop(_MODEL_ARGUMENT.name, None)
+        if arguments:
+            values["model"] += ("&" if "?" in values["model"] else "?") + "&".join(arguments)
         finish(verb, values, **own)
 
     command.__signature__ = inspect.Signature([*parameters, *extra])  # type: ignore[attr-defined] - typer reads it
     command.__annotations__ = {p.name: p.annotation for p in (*parameters, *extra)}
     return command
+
+
+_MODEL_ARGUMENT = inspect.Parameter(
+    "model_arg",
+    inspect.Parameter.KEYWORD_ONLY,
+    annotation=Annotated[
+        list[str] | None,
+        typer.Option(
+            "--model-arg",
+            metavar="KEY=VALUE",
+            help="An argument of the network, such as init_values=1e-5; several may be given.",
+        ),
+    ],
+    default=None,
+)
 
 
 # --- reading the source --------------------------------------------------------------------------

@@ -93,7 +93,8 @@ def doctor(as_json: JsonOption = False) -> None:
     from .. import runs
     from ..features.backends import resolved_precision
     from ..features.processor import instructions
-    from ..networks.load import weights_found
+    from ..networks.sources import SOURCES
+    from ..networks.weights import weights_found
 
     facts = {
         "versions": runs.versions(),
@@ -102,9 +103,13 @@ def doctor(as_json: JsonOption = False) -> None:
         "gpu": torch.cuda.get_device_name(0) if torch.cuda.is_available() else None,
         "precision": resolved_precision("auto", "auto"),
         "cache": str(cache_folder.folder()),
+        "networks": list(SOURCES),
         "weights": {
             model: weights_found(model)
-            for model in ("tf_efficientnet_lite0", "inception_v3", "resnet50", "resnet50_v1")
+            for model in (
+                *("tf_efficientnet_lite0", "inception_v3", "resnet50"),
+                *("resnet50_v1", "googlenet_bvlc"),
+            )
         },
     }
     if as_json:
@@ -116,5 +121,7 @@ def doctor(as_json: JsonOption = False) -> None:
     OUT.print(f"{'processor':14} {', '.join(facts['processor']) or 'none of AVX2 to AMX'}")
     OUT.print(f"{'computes on':14} {device}, {facts['precision']}")
     OUT.print(f"{'cache':14} {facts['cache']}", soft_wrap=True)
+    for name in facts["networks"]:
+        OUT.print(f"{'networks':14} {name}", soft_wrap=True)
     for model, found in facts["weights"].items():
         OUT.print(f"{'weights':14} {model}: {found}", soft_wrap=True)

@@ -34,9 +34,11 @@ from ..data.images import MEAN
 from ..errors import OF_NETWORKS, ModelError, ScalecutError, check_names
 from ..figures.curve import curve_drawing
 from ..figures.drawing import STYLE, page_figure
+from ..networks.hub import hub_file
 from ..networks.load import hub_name, licence_of, load_network
 from ..networks.network import Network, Preprocessing
 from ..networks.points import ProbePoint
+from ..networks.sources import build_again
 from ..probing.choose import Choice
 from ..probing.curve import Curve
 from ..report.report import DOTS_PER_INCH, write_report
@@ -143,6 +145,18 @@ def save_cut(
     return SavedCut(folder, verification, reloaded, failed)
 
 
+def _local(folder: str | Path) -> Path:
+    """The folder of a cut; that of `hf-hub:ORG/NAME` is downloaded first."""
+    repository = str(folder).removeprefix("hf-hub:")
+    if repository == str(folder):
+        return Path(folder)
+    hint = "Give a folder that `scalecut cut` wrote."
+    place = hub_file(repository, [FACTS], remedy=hint).parent
+    for name in json.loads((place / FACTS).read_text(encoding="utf-8")).get("files", {}):
+        hub_file(repository, [name], remedy=hint)
+    return place
+
+
 def reloaded_from(folder: Path) -> dict[str, float]:
     """The result of `check_cut` in a new process, which has the same modules on its path.
 
@@ -174,7 +188,7 @@ def load_cut(folder: str | Path, network: nn.Module | None = None) -> CutNetwork
         DataError: if the folder holds no cut network, or one of a newer version.
         ModelError: if a file was changed, or the network can no longer be built.
     """
-    folder = Path(folder)
+    folder = _local(folder)
     facts = runs.read_run(folder, "cut", NEEDED).facts
     _check_unchanged(folder, facts, MODEL)
     name = facts["architecture"]
@@ -183,6 +197,9 @@ def load_cut(folder: str | Path, network: nn.Module | None = None) -> CutNetwork
             f"{str(folder)!r} was cut from a module without a name, so it cannot be built. Give "
             "the whole network, load_cut(folder, network=...); its weights do not matter."
         )
+    recipe = facts.get("recipe")
+    if network is None and recipe:
+        network = build_again(name, recipe)
     whole = load_network(network if network is not None else name, weights="random")
     try:
         whole = replace(whole, preprocessing=preprocessing_of(facts))
@@ -220,7 +237,7 @@ def check_cut(folder: str | Path, network: nn.Module | None = None) -> dict[str,
     Raises:
         ModelError: if a file was changed or gives other features.
     """
-    folder = Path(folder)
+    folder = _local(folder)
     facts = runs.read_run(folder, "cut", NEEDED).facts
     _check_unchanged(folder, facts, MODEL)
     for name in facts["files"]:
@@ -322,6 +339,7 @@ def _facts(cut: CutNetwork, whole: Network, verification: Verification) -> dict[
     return {
         "format": runs.FORMATS["cut"],
         "architecture": whole.name if whole.build is not None else None,
+        "recipe": whole.recipe,
         "point": cut.point,
         "way": cut.way,
         "entry": cut.entry,

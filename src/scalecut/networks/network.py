@@ -6,9 +6,9 @@ permuted within each tensor.
 
 import copy
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -78,9 +78,10 @@ class Weights:
     Args:
         kind: `pretrained`, `random` or `permuted`; weights from a file count as pretrained.
         source: the package, file, hub or seed, in words.
-        sha256: of the file, where there is one.
+        sha256: of all tensors, with their names and shapes: the same however they came.
         missing: tensors of the network that the source lacks; they are set to NaN.
         ignored: tensors of the source that the network has no place for.
+        file_sha256: of the file, where there is one.
     """
 
     kind: str
@@ -88,6 +89,7 @@ class Weights:
     sha256: str | None = None
     missing: tuple[str, ...] = ()
     ignored: tuple[str, ...] = ()
+    file_sha256: str | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -100,6 +102,7 @@ class Network:
     weights: Weights
     build: Callable[[], nn.Module] | None = None  # makes it again, with fresh random weights
     prefix_tokens: int | None = None  # given by the user, instead of those found
+    recipe: Mapping[str, Any] = field(default_factory=dict)  # builds it without files or network
 
     def example(self) -> Float[Tensor, "1 3 h w"]:
         """A fixed input of the right size: the same noise every time."""

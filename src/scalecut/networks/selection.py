@@ -2,6 +2,7 @@
 
 import copy
 import fnmatch
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ..data.images import LeftOut
-from ..errors import LayerError, ModelError, ScalecutError, first_line
+from ..errors import OF_NETWORKS, LayerError, ModelError, ScalecutError, first_line
 from .hooks import pooled_outputs
 from .layers import matches, probe_points, select_layers
 from .load import load_network
@@ -101,14 +102,40 @@ def every_point(
         return probe_points(
             network.module, network.example(), also=also, prefix_tokens=network.prefix_tokens
         )
-    except (RuntimeError, AssertionError, ValueError) as error:
+    except OF_NETWORKS as error:
         if isinstance(error, ScalecutError):
             raise
-        height, width = network.preprocessing.height, network.preprocessing.width
-        raise ModelError(
-            f"{network.name} does not run on {height} x {width} px ({first_line(error)}). Give "
-            "another --input-size, or the network's own."
-        ) from error
+        raise ModelError(_not_run(network, error)) from error
+
+
+def _not_run(network: Network, error: Exception) -> str:
+    """Why a network does not run on an image, and what to do about it."""
+    height, width = network.preprocessing.height, network.preprocessing.width
+    said = first_line(error)
+    taken = next((m for m in network.module.modules() if isinstance(m, nn.Conv2d)), None)
+    if taken is not None and taken.in_channels * taken.groups not in (3, 3 * taken.groups):
+        return (
+            f"{network.name} takes images of {taken.in_channels} channels, but images have 3 here "
+            f"({said}). Build it for 3 (in timm, --model-arg in_chans=3)."
+        )
+    needed = re.search(r"missing \d+ required positional arguments?: (.*)", said)
+    if isinstance(error, TypeError) and needed:
+        return (
+            f"{network.name} takes more than a batch of images ({needed[1]} as well). Give a "
+            "module.path:factory for a module whose forward takes images alone."
+        )
+    if isinstance(error, torch.OutOfMemoryError):
+        return (
+            f"Two images of {height} x {width} px do not fit into the memory of {network.device}. "
+            "Give a smaller --input-size, or --device cpu."
+        )
+    if "size" in said or "shape" in said or isinstance(error, AssertionError):
+        return (
+            f"{network.name} does not run on {height} x {width} px ({said}). Give another "
+            "--input-size, or the network's own; networks of timm with a fixed size are built for "
+            f"another by --model-arg img_size={height}."
+        )
+    return f"{network.name} does not run on an image ({type(error).__name__}: {said}). Check it."
 
 
 def refusal(

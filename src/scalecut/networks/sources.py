@@ -1,0 +1,598 @@
+"""Where networks come from: a name is looked up in one source after the other.
+
+A name may end in arguments of the network, `NAME?KEY=VALUE&KEY=VALUE`, as cards on the hub give
+them (`--model-arg KEY=VALUE` on the command line). To add a source, write one function and add it
+to SOURCES.
+"""
+
+import ast
+import copy
+import difflib
+import functools
+import importlib
+import importlib.util
+import json
+import operator
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, TypeAlias, cast
+
+import timm
+import torch
+from timm.data.config import resolve_model_data_config
+from torch import nn
+
+from ..data.decoding import INTERPOLATIONS
+from ..errors import ModelError, first_line
+from .googlenet import GoogLeNet
+from .hub import WEIGHTS, hub_file
+from .network import Preprocessing, Weights, reinitialised
+from .weights import of_folder, of_timm, weights_of
+
+Args: TypeAlias = Mapping[str, str]  # as they were given
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """How a network is built, and how it gets its pretrained weights.
+
+    Args:
+        name: as it was given, with its arguments.
+        build: makes the module, without weights from elsewhere.
+        fresh: makes it with fresh random weights; None if only a copy can be reset.
+        pretrained: loads the pretrained weights into a module and says where they come from; it is
+            given whether tensors may be missing.
+        preprocessing: None for that of the module's timm configuration.
+        recipe: how `build_again` makes the module without files or network; empty if it takes
+            the name alone.
+    """
+
+    name: str
+    build: Callable[[], nn.Module]
+    fresh: Callable[[], nn.Module] | None
+    pretrained: Callable[[nn.Module, bool], Weights]
+    preprocessing: Preprocessing | None = None
+    recipe: Mapping[str, Any] = field(default_factory=dict)
+
+
+def source_of(model: str | nn.Module) -> Source:
+    """The source of a network.
+
+    Raises:
+        ModelError: if no source knows the name, or its network cannot be built.
+    """
+    if isinstance(model, nn.Module):
+        return _as_it_is(model)
+    name, args = name_and_arguments(model)
+    for find in SOURCES.values():
+        found = find(name, args)
+        if found is not None:
+            return found
+    names = [*BUILT_IN, *timm.list_models()]
+    near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    raise ModelError(
+        f"No network is named {name!r}. Near it: "
+        f"{', '.join(near or ['resnet50', 'inception_v3'])}. Give a timm name "
+        f"({len(names)} are known), one of another source ({', '.join(PREFIXES)}), or "
+        "module.path:factory for one of your own."
+    )
+
+
+def name_and_arguments(model: str) -> tuple[str, dict[str, str]]:
+    """Split `NAME?KEY=VALUE&KEY=VALUE`; `values` gives the values meant.
+
+    Raises:
+        ModelError: if an argument is not KEY=VALUE.
+    """
+    name, _, text = model.partition("?")
+    args: dict[str, str] = {}
+    for part in text.split("&") if text else []:
+        key, is_given, value = part.partition("=")
+        if not is_given or not key.strip().isidentifier():
+            raise ModelError(f"{part!r} is no argument of a network. Give KEY=VALUE.")
+        args[key.strip()] = value.strip()
+    return name, args
+
+
+def values(args: Mapping[str, Any]) -> dict[str, Any]:
+    """What arguments mean: numbers, lists, layers of timm or torch by their names, or text."""
+    return {key: _value(each) if isinstance(each, str) else each for key, each in args.items()}
+
+
+def _value(text: str) -> Any:
+    if text.lower() in ("true", "false", "none"):
+        return {"true": True, "false": False, "none": None}[text.lower()]
+    try:
+        return _literal(ast.parse(text, mode="eval").body)
+    except (ValueError, SyntaxError, TypeError):
+        pass
+    place, _, name = text.rpartition(".")
+    places = [place] if place in ("timm.layers", "torch.nn") else ["timm.layers", "torch.nn"]
+    for each in places if place in ("", "nn", "timm.layers", "torch.nn") else []:
+        found = getattr(importlib.import_module(each), name, None)
+        if callable(found):
+            return found
+    return text
+
+
+_TIMES = {ast.Mult: operator.mul, ast.Div: operator.truediv}
+
+
+def _literal(node: ast.expr) -> Any:
+    """A literal, or a product of numbers, as cards write `2.66667 * 2`."""
+    if isinstance(node, ast.BinOp) and type(node.op) in _TIMES:
+        return _TIMES[type(node.op)](_literal(node.left), _literal(node.right))
+    return ast.literal_eval(node)
+
+
+def build_again(name: str, recipe: Mapping[str, Any]) -> nn.Module:
+    """The module of a recipe, with fresh weights; without files or network.
+
+    Args:
+        name: of the network, for recipes that need no more.
+
+    Raises:
+        ModelError: if it cannot be built here.
+    """
+    kind = recipe.get("kind")
+    if kind == "timm":
+        args = values(recipe["args"])
+        return _built(name, lambda: timm.create_model(recipe["architecture"], **args))
+    if kind == "transformers":
+        return _built(name, lambda: _of_configuration(recipe["config"]))
+    return source_of(name).build()
+
+
+# --- sources -------------------------------------------------------------------------------------
+
+
+def _as_it_is(model: nn.Module) -> Source:
+    """A module that the caller has built; it is copied."""
+    _check_usable(model, type(model).__name__)
+    given = Weights("pretrained", "the weights the module came with")
+    return Source(
+        type(model).__name__, lambda: copy.deepcopy(model), None, lambda module, partial: given
+    )
+
+
+def _built_in(name: str, args: Args) -> Source | None:
+    if name not in BUILT_IN:
+        return None
+    build, preprocessing = BUILT_IN[name]
+    _check_no_arguments(name, args)
+    return Source(name, build, build, functools.partial(of_folder, name), preprocessing)
+
+
+def _of_timm(name: str, args: Args) -> Source | None:
+    if not timm.is_model(name):
+        return None
+    _check_tag(name)
+    build = functools.partial(
+        _built, name, functools.partial(timm.create_model, name, **values(args))
+    )
+    return Source(
+        _joined(name, args),
+        build,
+        build,
+        lambda module, partial: of_timm(name, module, partial, values(args)),
+        recipe={"kind": "timm", "architecture": name, "args": args},
+    )
+
+
+def _of_hub(name: str, args: Args) -> Source | None:
+    """`hf-hub:ORG/NAME`: a network of timm on the hub, whose configuration names it."""
+    if not name.startswith("hf-hub:"):
+        return None
+    repository = name.removeprefix("hf-hub:")
+    hint = "Or give a folder with the files, local-dir:DIR."
+    folder = hub_file(repository, ["config.json"], remedy=hint).parent
+
+    def pretrained(module: nn.Module, partial: bool) -> Weights:
+        path = hub_file(repository, WEIGHTS, remedy=hint)
+        _load_of_folder(name, path.parent, module, args)
+        return weights_of(module, f"hub {repository}", path)
+
+    return _of_configured(name, folder, args, pretrained)
+
+
+def _of_directory(name: str, args: Args) -> Source | None:
+    """`local-dir:DIR`: a folder with the configuration and the weights of a network of timm."""
+    if not name.startswith("local-dir:"):
+        return None
+    folder = Path(name.removeprefix("local-dir:")).expanduser()
+    if not (folder / "config.json").is_file():
+        raise ModelError(
+            f"{str(folder)!r} has no config.json. Give a folder with the files that timm's hub "
+            "has: config.json and model.safetensors."
+        )
+
+    def pretrained(module: nn.Module, partial: bool) -> Weights:
+        path = next((folder / each for each in WEIGHTS if (folder / each).is_file()), None)
+        if path is None:
+            raise ModelError(f"{str(folder)!r} has none of {', '.join(WEIGHTS)}. Add it.")
+        _load_of_folder(name, folder, module, args)
+        return weights_of(module, f"folder {folder.name}", path)
+
+    return _of_configured(name, folder, args, pretrained)
+
+
+def _of_configured(
+    name: str, folder: Path, args: Args, pretrained: Callable[[nn.Module, bool], Weights]
+) -> Source:
+    """A network of timm by the config.json of a folder."""
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    of_weights = config.get("pretrained_cfg") or {}
+    architecture = config.get("architecture") or of_weights.get("architecture")
+    if not architecture:
+        kind = config.get("model_type")
+        other = f"transformers:{name.partition(':')[2]}" if kind else "another source"
+        raise ModelError(f"{name} is not a network of timm (its config names none). Try {other}.")
+    if not timm.is_model(architecture):
+        raise ModelError(
+            f"{name} is a {architecture}, which timm {timm.__version__} does not know. Install a "
+            "newer timm."
+        )
+    build = functools.partial(
+        _built, name, functools.partial(timm.create_model, f"local-dir:{folder}", **values(args))
+    )
+    n_classes = config.get("num_classes", of_weights.get("num_classes"))
+    own = {} if n_classes is None else {"num_classes": n_classes}
+    every = {**own, **(config.get("model_args") or {}), **args}
+    return Source(
+        _joined(name, args),
+        build,
+        build,
+        pretrained,
+        recipe={"kind": "timm", "architecture": architecture, "args": every},
+    )
+
+
+def _load_of_folder(name: str, folder: Path, module: nn.Module, args: Args) -> None:
+    whole = _built(
+        name,
+        lambda: timm.create_model(f"local-dir:{folder}", pretrained=True, **values(args)),
+    )
+    module.load_state_dict(whole.state_dict())
+
+
+def _of_torchvision(name: str, args: Args) -> Source | None:
+    """`torchvision:NAME`, with the weights that torchvision takes by default."""
+    if not name.startswith("torchvision:"):
+        return None
+    from torchvision import models
+
+    architecture, more = name.removeprefix("torchvision:"), values(args)
+    wanted = more.pop("weights", "DEFAULT")
+    known = models.list_models(module=models)
+    if architecture not in known:
+        near = difflib.get_close_matches(architecture, known, n=3, cutoff=0.5) or known[:3]
+        raise ModelError(f"torchvision has no {architecture!r}. Near it: {', '.join(near)}.")
+    choices = models.get_model_weights(architecture)
+    if wanted not in choices.__members__:
+        raise ModelError(
+            f"torchvision has no weights {wanted!r} of {architecture}. Give one of "
+            f"{', '.join(choices.__members__)}."
+        )
+    chosen: Any = choices[wanted]  # DEFAULT is another name of one of them
+    shown = chosen.transforms()
+    crop, resize = shown.crop_size[0], shown.resize_size[0]
+    preprocessing = Preprocessing(
+        *(crop, crop),
+        mean=tuple(shown.mean),
+        std=tuple(shown.std),
+        interpolation=shown.interpolation.value,
+        shown=crop / resize,
+    )
+    fresh: dict[str, Any] = {}
+    if architecture in ("googlenet", "inception_v3"):
+        more.setdefault("transform_input", True)  # as their weights were trained
+        fresh["init_weights"] = True  # what the default will be
+    build = functools.partial(
+        _built, name, lambda: models.get_model(architecture, weights=None, **more, **fresh)
+    )
+
+    def pretrained(module: nn.Module, partial: bool) -> Weights:
+        place = Path(torch.hub.get_dir()) / "checkpoints" / chosen.url.rpartition("/")[2]
+        try:
+            whole = models.get_model(architecture, weights=chosen, **more)
+        except OSError as error:
+            raise ModelError(
+                f"The weights of {name} could not be downloaded ({first_line(error)}). Put "
+                f"{place.name} into {place.parent}, give a file by --weights, or use --weights "
+                "random."
+            ) from error
+        module.load_state_dict(whole.state_dict(), strict=False)
+        return weights_of(module, f"torchvision {architecture} {chosen.name}", place)
+
+    return Source(_joined(name, args), build, build, pretrained, preprocessing)
+
+
+def _of_transformers(name: str, args: Args) -> Source | None:
+    """`transformers:ORG/NAME` or `transformers:DIR`: the image model, as its processor shows it."""
+    if not name.startswith("transformers:"):
+        return None
+    _need("transformers", name)
+    place = name.removeprefix("transformers:")
+    folder = Path(place).expanduser()
+    hint = "Or give a folder with the files."
+    is_local = (folder / "config.json").is_file()
+    if not is_local:
+        folder = hub_file(place, ["config.json"], remedy=hint).parent
+    given = values(args)
+    config = {**json.loads((folder / "config.json").read_text(encoding="utf-8")), **given}
+    build = functools.partial(_built, name, lambda: _of_configuration(config))
+
+    def pretrained(module: nn.Module, partial: bool) -> Weights:
+        import transformers
+
+        path = folder / WEIGHTS[0] if is_local else hub_file(place, WEIGHTS, remedy=hint)
+        whole = _built(
+            name, lambda: transformers.AutoModel.from_pretrained(str(path.parent), **given)
+        )
+        module.load_state_dict(_image_part(whole).state_dict())
+        return weights_of(module, f"{'folder' if is_local else 'hub'} {place}", path)
+
+    file = folder / "preprocessor_config.json"
+    if not is_local:
+        file = hub_file(place, [file.name], remedy=hint)
+    if not file.is_file():
+        raise ModelError(
+            f"{place!r} has no preprocessor_config.json. Add it: it says how images "
+            "are shown to the network."
+        )
+    shown = _processed(json.loads(file.read_text(encoding="utf-8")))
+    recipe = {"kind": "transformers", "config": config}
+    return Source(_joined(name, args), build, build, pretrained, shown, recipe)
+
+
+def _of_configuration(config: Mapping[str, Any]) -> nn.Module:
+    """The image part of a network of transformers, with fresh weights."""
+    import transformers
+
+    given = {key: value for key, value in config.items() if key != "model_type"}
+    own = transformers.AutoConfig.for_model(config["model_type"], **given)
+    return _image_part(transformers.AutoModel.from_config(own)).eval()
+
+
+def _image_part(module: nn.Module) -> nn.Module:
+    """The part of a network of images and text, or of images and prompts, that takes images."""
+    for name in ("vision_model", "vision_tower", "vision_encoder", "visual"):
+        part = getattr(module, name, None)
+        if isinstance(part, nn.Module):
+            return part
+    return module
+
+
+def _processed(config: Mapping[str, Any]) -> Preprocessing:
+    """The preprocessing of an image processor of transformers."""
+    size, crop = config.get("size", 224), config.get("crop_size")
+    sides = _sides(crop if crop and config.get("do_center_crop", True) else size)
+    shorter = size.get("shortest_edge") if isinstance(size, Mapping) else size
+    shown = min(sides) / shorter if isinstance(shorter, int) and shorter >= min(sides) else 1.0
+    has_mean = config.get("do_normalize", True)
+    names = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}  # of Pillow
+    return Preprocessing(
+        *sides,
+        mean=_three(config["image_mean"]) if has_mean else (0.0, 0.0, 0.0),
+        std=_three(config["image_std"]) if has_mean else (1.0, 1.0, 1.0),
+        interpolation=names.get(config.get("resample", 2), "bilinear"),
+        shown=shown,
+    )
+
+
+def _sides(size: Any) -> tuple[int, int]:
+    """Height and width, of a side, two sides or their names."""
+    if isinstance(size, Mapping):
+        side = size.get("shortest_edge") or size.get("longest_edge") or 0
+        return int(size.get("height", side)), int(size.get("width", side))
+    height, width = (size, size) if isinstance(size, int) else size
+    return int(height), int(width)
+
+
+def _three(values: Sequence[float]) -> tuple[float, float, float]:
+    red, green, blue = map(float, values)
+    return red, green, blue
+
+
+def _of_open_clip(name: str, args: Args) -> Source | None:
+    """`open_clip:NAME` or `open_clip:NAME/TAG`: the part that takes images."""
+    if not name.startswith("open_clip:"):
+        return None
+    _need("open_clip", name)
+    import open_clip
+
+    architecture, _, tag = name.removeprefix("open_clip:").partition("/")
+    if architecture not in open_clip.list_models():
+        near = difflib.get_close_matches(architecture, open_clip.list_models(), n=3, cutoff=0.4)
+        raise ModelError(
+            f"open_clip has no {architecture!r}. Near it: {', '.join(near or ['ViT-B-32'])}."
+        )
+    tags = open_clip.list_pretrained_tags_by_model(architecture)
+    if tag and tag not in tags:
+        raise ModelError(
+            f"open_clip has no weights {tag!r} of {architecture}. Give one of "
+            f"{', '.join(tags) or 'none'}."
+        )
+    facts = {**open_clip.get_pretrained_cfg(architecture, tag)} if tag else {}
+    build = functools.partial(
+        _built, name, lambda: _image_part(open_clip.create_model(architecture, **values(args)))
+    )
+
+    def pretrained(module: nn.Module, partial: bool) -> Weights:
+        if not tag:
+            raise ModelError(
+                f"open_clip has {len(tags)} weights of {architecture}. Give one, such as "
+                f"open_clip:{architecture}/{tags[-1] if tags else 'TAG'}, or --weights random."
+            )
+        try:
+            whole = open_clip.create_model(architecture, pretrained=tag, **values(args))
+        except (OSError, RuntimeError, ValueError) as error:
+            raise ModelError(
+                f"The weights of {name} could not be loaded ({first_line(error)}). Give a file by "
+                "--weights, or use --weights random."
+            ) from error
+        module.load_state_dict(_image_part(whole).state_dict())
+        return weights_of(module, f"open_clip {architecture} {tag}")
+
+    config: Any = open_clip.get_model_config(architecture)
+    shown = Preprocessing(
+        *_sides(config["vision_cfg"].get("image_size", 224)),
+        mean=_three(facts.get("mean") or open_clip.OPENAI_DATASET_MEAN),
+        std=_three(facts.get("std") or open_clip.OPENAI_DATASET_STD),
+        interpolation=facts.get("interpolation") or "bicubic",
+        shown=1.0,
+    )
+    return Source(_joined(name, args), build, build, pretrained, shown)
+
+
+def _of_factory(name: str, args: Args) -> Source | None:
+    """`module.path:factory`, which gives a network with weights of its own."""
+    if ":" not in name:
+        return None
+    build = _factory(name, args)
+    given = Weights("pretrained", "the weights the factory gave")
+    return Source(
+        _joined(name, args), build, lambda: reinitialised(build()), lambda module, partial: given
+    )
+
+
+SOURCES: dict[str, Callable[[str, Args], Source | None]] = {
+    "resnet50_v1, googlenet_bvlc": _built_in,
+    "hf-hub:ORG/NAME": _of_hub,
+    "local-dir:DIR": _of_directory,
+    "torchvision:NAME": _of_torchvision,
+    "transformers:NAME_OR_DIR": _of_transformers,
+    "open_clip:NAME/WEIGHTS": _of_open_clip,
+    "module.path:factory": _of_factory,
+    "names of timm": _of_timm,
+}
+PREFIXES = [name for name in SOURCES if ":" in name and not name.startswith("module")]
+
+
+# --- inside --------------------------------------------------------------------------------------
+
+
+def _built(name: str, build: Callable[[], nn.Module]) -> nn.Module:
+    """The module that a function makes; what the function raises becomes one line."""
+    try:
+        module = build()
+    except ModelError:
+        raise
+    except Exception as error:
+        raise ModelError(
+            f"{name} could not be built ({type(error).__name__}: {first_line(error)}). Check the "
+            "name and its arguments (--model-arg)."
+        ) from error
+    _check_usable(module, name)
+    return module
+
+
+def _check_usable(module: object, name: str) -> None:
+    """Refuse what cannot be watched or copied.
+
+    Raises:
+        ModelError: with what to give instead.
+    """
+    if not isinstance(module, nn.Module):
+        raise ModelError(f"{name!r} is a {type(module).__name__}, but a torch.nn.Module is needed.")
+    if isinstance(module, torch.jit.ScriptModule):
+        raise ModelError(
+            f"{name} is TorchScript, whose layers cannot be watched. Give the module that was "
+            "scripted or traced."
+        )
+    if any(".quantized" in type(each).__module__ for each in module.modules()):
+        raise ModelError(
+            f"{name} is quantised, and its layers give no floating-point numbers. Give the "
+            "network from before; --precision int8 measures what quantisation costs."
+        )
+
+
+def _check_no_arguments(name: str, args: Args) -> None:
+    if args:
+        raise ModelError(f"{name} takes no arguments, got {', '.join(args)}. Leave them out.")
+
+
+def _check_tag(name: str) -> None:
+    """Refuse weights that timm does not know."""
+    architecture, _, tag = name.partition(".")
+    known = [
+        each.partition(".")[2] for each in timm.list_models(f"{architecture}.*", pretrained=True)
+    ]
+    if tag and tag not in known:
+        near = difflib.get_close_matches(tag, known, n=3, cutoff=0.3) or known[:3]
+        listed = f"Near it: {', '.join(near)}." if near else f"Give {architecture} alone."
+        raise ModelError(f"timm has no weights {tag!r} of {architecture}. {listed}")
+
+
+def _need(package: str, name: str) -> None:
+    """Refuse a source whose package is not installed."""
+    if importlib.util.find_spec(package) is None:
+        raise ModelError(f"{name} needs the package {package}. Install scalecut[models].")
+
+
+def _joined(name: str, args: Args) -> str:
+    """The name with its arguments, as `name_and_arguments` splits it."""
+    texts = [f"{key}={value}" for key, value in args.items()]
+    return f"{name}?{'&'.join(texts)}" if texts else name
+
+
+def _factory(spec: str, args: Args) -> Callable[[], nn.Module]:
+    path, _, name = spec.partition(":")
+    sys.path.insert(0, str(Path.cwd()))
+    try:
+        factory = getattr(importlib.import_module(path), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ModelError(
+            f"{spec!r} could not be imported ({error}). Give module.path:factory, where factory() "
+            "returns the network, and start from the folder that holds the module or install it."
+        ) from error
+    finally:
+        sys.path.pop(0)
+
+    return functools.partial(_built, spec, lambda: factory(**values(args)))
+
+
+CAFFE = Preprocessing(
+    mean=(123.68 / 255, 116.779 / 255, 103.939 / 255),
+    std=(1 / 255, 1 / 255, 1 / 255),
+    channels="bgr",
+)
+
+
+def _with_stride_first() -> nn.Module:
+    """ResNet50 of `he2016` and of Keras: the stride sits in the first 1 x 1 convolution."""
+    network = timm.create_model("resnet50", pretrained=False)
+    for stage in ("layer2", "layer3", "layer4"):
+        for convolution, stride in (("conv1", 2), ("conv2", 1)):
+            layer = cast(nn.Conv2d, network.get_submodule(f"{stage}.0.{convolution}"))
+            layer.stride = (stride, stride)
+    network.maxpool = nn.MaxPool2d(kernel_size=3, stride=2, padding=0, ceil_mode=True)
+    return network
+
+
+BUILT_IN: dict[str, tuple[Callable[[], nn.Module], Preprocessing]] = {
+    "resnet50_v1": (_with_stride_first, CAFFE),  # of `graziani2021`, after `he2016`
+    "googlenet_bvlc": (
+        GoogLeNet,
+        replace(CAFFE, mean=(123 / 255, 117 / 255, 104 / 255)),
+    ),
+}
+
+
+def preprocessing_of_module(module: nn.Module) -> Preprocessing:
+    config = getattr(module, "pretrained_cfg", None) or getattr(module, "default_cfg", None)
+    if not config:
+        return Preprocessing()
+    found = resolve_model_data_config(module)
+    interpolation = found["interpolation"]
+    interpolation = interpolation if interpolation in INTERPOLATIONS else "bicubic"
+    return Preprocessing(
+        height=found["input_size"][1],
+        width=found["input_size"][2],
+        mean=tuple(found["mean"]),
+        std=tuple(found["std"]),
+        interpolation=interpolation,
+        shown=found["crop_pct"],
+    )
