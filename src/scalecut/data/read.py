@@ -369,10 +369,10 @@ def _labelled(
         and not (is_share or item.form.startswith(boxes.NORMALISED))
     ]
     if unsized:
+        drawn = "outlines" if asked.marks == "masks" else "boxes"
         log.assume(
             f"{len(unsized)} annotations do not state the size of their image (the first is that "
-            f"of {unsized[0].image.name}); their {'outlines' if asked.marks == 'masks' else 'boxes'} "
-            "are taken to be drawn on it as it is"
+            f"of {unsized[0].image.name}); their {drawn} are taken to be drawn on it as it is"
         )
     labelled = boxes.in_pixels(labelled, asked.boxes, place, asked.slice)
     has_groups = any(item.group for item in labelled)
