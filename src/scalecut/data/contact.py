@@ -5,7 +5,7 @@ Shapes: h x w pixels of an image, H x W as it is drawn.
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import PIL.Image
@@ -95,7 +95,7 @@ def _tile(image_set: ImageSet, row: int, side: int) -> PIL.Image.Image:
         small, is_one = _outlined(small, labels), labels.max() == 1
     else:
         shapes = [mark for mark in marks if is_shape(mark)]
-        boxes = [cast(Box, mark) for mark in marks if not is_shape(mark)]
+        boxes = [mark for mark in marks if not is_shape(mark)]
         small = _outlined(small, drawn(shapes, *image.size)[0]) if shapes else small
         is_one = bool(marks)
     if not is_one and image_set.boxes is not None:  # of several objects, the one that is measured

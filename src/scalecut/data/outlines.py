@@ -35,7 +35,7 @@ Size: TypeAlias = tuple[int, int] | None  # width and height, if they are stated
 CORNERS = 360  # of an ellipse: its area is 0.005 % too small
 
 
-def is_shape(mark: Shape | tuple[float, float, float, float]) -> TypeGuard[Shape]:
+def is_shape(mark: Any) -> TypeGuard[Shape]:
     """Whether it is a shape, and no box."""
     return isinstance(mark, Runs) or isinstance(mark[0], tuple)
 
