@@ -217,9 +217,11 @@ def test_objects_of_qupath_are_masks_of_their_classes(tmp_path, bare):
     images = read(qupath(tmp_path, RING, TWO, feature([1, 1], "Point"), bare=bare))
     assert images.subset == ("Tumor", "Tumor", tmp_path.name, tmp_path.name)
     np.testing.assert_allclose(images.measure * WIDE * HIGH, [1100, 1100, 200, 200])
-    assert images.facts["assumed"][0] == (
-        "2 shapes of the type Point have no area, and do not count"
-    )
+    assert images.facts["assumed"] == [
+        "2 shapes of the type Point have no area, and do not count",
+        "2 annotations do not state the size of their image (the first is that of a.png); their "
+        "outlines are taken to be drawn on it as it is",
+    ]
 
 
 @pytest.mark.parametrize(

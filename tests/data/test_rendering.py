@@ -2,6 +2,7 @@
 
 import io
 import struct
+import tarfile
 import zlib
 
 import numpy as np
@@ -366,6 +367,20 @@ def test_range_is_not_given_to_values_of_another_type(tmp_path, cached):
     assert images.images[5].key() == read(shard(tmp_path, [DEEP] * 3)).images[1].key()
     asked = read(shard(tmp_path, many(DEEP, 4, SMALL)), intensity="0,4095")
     assert shown_one(asked.images[4]).max() <= 255 * 255 / 4095 + 1
+
+
+def test_channels_are_those_asked_for_if_no_examined_image_can_be_read(tmp_path, cached):
+    spec = shard(tmp_path, [colour(0)] * MANY)
+    file = tmp_path / "t.tar"
+    with tarfile.open(file) as tar:
+        places = {m.name: m.offset_data for m in tar.getmembers()}
+    with file.open("r+b") as tar:
+        for number in range(0, MANY, 3):
+            tar.seek(places[f"{number:03}.png"])
+            tar.write(b"broken here")
+    images = read(spec, channels=[2])
+    np.testing.assert_array_equal(shown_one(images.images[1]), in_grey([colour(0)[..., 1]])[0])
+    assert len(read(spec)) == MANY
 
 
 @pytest.mark.parametrize("kind", ["csv", "tar"])

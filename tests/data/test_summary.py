@@ -126,6 +126,22 @@ def test_a_sheet_shows_boxes_and_masks_where_they_are(tmp_path):
         np.testing.assert_allclose(marked(tile), np.array(box) * scale, atol=1.5)
 
 
+def test_a_sheet_shows_the_outlines_that_are_measured(tmp_path):
+    """A pixel is in the tint of marks, or their colour, if its place in the image is inside."""
+    corners = [(8, 6), (48, 6), (8, 36)]
+    grey = PIL.Image.fromarray(np.tile(np.linspace(90, 150, 80).astype(np.uint8), (60, 1)))
+    grey.save(tmp_path / "a.jpg", quality=100)
+    shape = {"label": "dog", "points": corners, "shape_type": "polygon"}
+    about = {"imagePath": "a.jpg", "imageWidth": 80, "imageHeight": 60, "shapes": [shape]}
+    (tmp_path / "a.json").write_text(json.dumps(about))
+    found = read(f"labelme:{tmp_path}", marks="masks")
+    sheet = contact.contact_sheet(found, 80).crop((16, 16, 96, 76))
+    pixels = np.asarray(sheet).astype(int)
+    y, x = np.mgrid[0:60, 0:80] + 0.5
+    inside = (x > 8) & (y > 6) & (3 * (x - 8) + 4 * (y - 6) < 120)
+    np.testing.assert_array_equal(pixels[..., 0] > pixels[..., 2] + 20, inside)
+
+
 def test_the_sheet_of_a_run_is_small_whatever_the_images(tmp_path):
     rng = np.random.default_rng(0)
     noise = [rng.integers(0, 256, (200, 200, 3)).astype(np.uint8) for _ in range(16)]

@@ -268,7 +268,7 @@ def test_nothing_is_reproduced_by_a_network_of_random_weights(tmp_path):
               if key[0] == "pretrained"}  # fmt: skip
     (tmp_path / INCEPTION).mkdir()
     curve(INCEPTION, values).save(tmp_path / INCEPTION)
-    rows = claims(read(tmp_path, {}, is_photographs=True))
+    rows = claims(read(tmp_path, {}, has_images=True))
     rows = rows[(rows.network == INCEPTION) & rows["where"].str.contains("4.3")]
     assert len(rows) >= 6
     assert set(rows["mark"]) == {INCOMPARABLE}

@@ -289,7 +289,7 @@ def test_stand_in_that_is_lacking_is_one_row():
 
 
 def test_scenes_are_not_compared_with_photographs(curves):
-    rows = numbers_of(Found(curves=curves, is_photographs=False))
+    rows = numbers_of(Found(curves=curves, has_images=False))
     printed = lines_of(rows, section="A.2")
     printed = printed[printed.paper.notna()]
     assert len(printed) == 3 * 13 + 17
@@ -329,7 +329,7 @@ def test_random_weights_are_never_told_as_those_of_imagenet(tmp_path):
               if key[0] == "pretrained"}  # fmt: skip
     (tmp_path / INCEPTION).mkdir()
     curve(INCEPTION, values).save(tmp_path / INCEPTION)
-    rows = numbers_of(read(tmp_path, {}, is_photographs=True))
+    rows = numbers_of(read(tmp_path, {}, has_images=True))
     rows = rows[rows.quantity.str.contains("ImageNet|measures") & (rows.network == INCEPTION)]
     assert len(rows[rows.section == "A.2"]) >= 26
     assert rows[["ours_as_paper", "ours"]].isna().all(axis=None)
@@ -717,7 +717,7 @@ def test_what_is_read_from_the_folders_is_what_stands_in_the_table(tmp_path, cur
     write_table_run(tmp_path / SIZES_STEP, invariance=resized())
     write_table_run(tmp_path / NOISE_STEP, noise=noise())
     write_table_run(tmp_path / step_of(PICTURES, RESNET))
-    found = read(tmp_path, {"x": "why"}, is_photographs=True)
+    found = read(tmp_path, {"x": "why"}, has_images=True)
     assert set(found.curves) == set(NETWORKS)
     assert found.painted == (step_of(PICTURES, RESNET),)
     assert found.lacking == {"x": "why"}
@@ -730,7 +730,7 @@ def test_what_is_read_from_the_folders_is_what_stands_in_the_table(tmp_path, cur
 
 
 def test_empty_folder_is_a_table_of_printed_numbers(tmp_path):
-    found = read(tmp_path, {}, is_photographs=True)
+    found = read(tmp_path, {}, has_images=True)
     pd.testing.assert_frame_equal(numbers_of(found), numbers_of(Found()))
 
 
@@ -739,7 +739,7 @@ def test_step_that_could_not_be_done_now_is_not_read_from_an_earlier_time(tmp_pa
     curves[INCEPTION].save(tmp_path / INCEPTION)
     write_table_run(tmp_path / SIZES_STEP, invariance=resized())
     lacking = {INCEPTION: "no images with boxes", SIZES_STEP: "it failed"}
-    rows = numbers_of(read(tmp_path, lacking, is_photographs=False))
+    rows = numbers_of(read(tmp_path, lacking, has_images=False))
     rows = rows[(rows.network == INCEPTION) & (rows.section == "A.2") | (rows.section == "4.1")]
     assert rows[["ours_as_paper", "ours"]].isna().all(axis=None)
     assert set(rows.why) == set(lacking.values())
@@ -751,7 +751,7 @@ def test_step_that_could_not_be_done_now_is_not_read_from_an_earlier_time(tmp_pa
 def test_folder_without_its_table_is_refused(tmp_path, step):
     (tmp_path / step).mkdir()
     with pytest.raises(DataError) as caught:
-        read(tmp_path, {}, is_photographs=True)
+        read(tmp_path, {}, has_images=True)
     assert str(tmp_path / step) in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -763,4 +763,4 @@ def test_run_of_a_newer_version_is_refused(tmp_path, curves):
     facts = json.loads((folder / "run.json").read_text())
     (folder / "run.json").write_text(json.dumps({**facts, "format": 2 + 1}))
     with pytest.raises(DataError, match="Update scalecut"):
-        read(tmp_path, {}, is_photographs=True)
+        read(tmp_path, {}, has_images=True)

@@ -131,16 +131,16 @@ def test_folder_that_lacks_something_is_named():
     assert steps[PATCHES].why_not.startswith("no tissue tiles in 'data'; give --data")
 
 
-PHOTOGRAPHS = {
+IMAGES = {
     ("voc-animals",): ("voc-animals", "dog,cat,horse"),
     ("VOC2012",): ("VOC2012", "dog,cat,horse"),
     ("voc-animals", "imagenet"): ("imagenet", "n02058221,n01608432,n04037443"),
 }
 
 
-@pytest.mark.parametrize("there", PHOTOGRAPHS)
+@pytest.mark.parametrize("there", IMAGES)
 def test_every_network_is_probed_on_the_photographs_of_the_paper_where_they_are(there):
-    steps, (name, classes) = plan(folder(*there)), PHOTOGRAPHS[there]
+    steps, (name, classes) = plan(folder(*there)), IMAGES[there]
     for step in (*NETWORKS, AT_SIZES):
         assert f"--data voc:{Path('data') / name} --subset {classes}" in words(steps[step])
     assert not any("scenes" in words(step) for step in steps.values())

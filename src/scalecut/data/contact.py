@@ -20,6 +20,7 @@ from .decoding import header
 from .images import ImageSet
 from .masks import MaskRule, labels_as
 from .measures import Box, evenly
+from .outlines import drawn, is_shape
 
 SHEET = "data.png"  # in the figures of a run
 SHOWN, COLUMNS, COLOURS = 16, 4, 256
@@ -86,17 +87,21 @@ def _tile(image_set: ImageSet, row: int, side: int) -> PIL.Image.Image:
     size = max(1, round(image.width * scale)), max(1, round(image.height * scale))
     small = image.resize(size, PIL.Image.Resampling.LANCZOS if scale < 1 else 0)
     marks = image_set.marks[row] if image_set.marks else ()
+    boxes: list[Box] = []
     if isinstance(marks, Path):
         source, rule = image_set.images[row].source, _rule(image_set.facts)
         orientation = header(source)[2] if isinstance(source, Path) else 1
         labels = labels_as(marks, rule, image.size, orientation)
-        small, marks = _outlined(small, labels), ()
-        if labels.max() == 1:
-            return small
-    if not marks and image_set.boxes is not None:  # of several objects, the one that is measured
+        small, is_one = _outlined(small, labels), labels.max() == 1
+    else:
+        shapes = [mark for mark in marks if is_shape(mark)]
+        boxes = [mark for mark in marks if not is_shape(mark)]
+        small = _outlined(small, drawn(shapes, *image.size)[0]) if shapes else small
+        is_one = bool(marks)
+    if not is_one and image_set.boxes is not None:  # of several objects, the one that is measured
         left, top, right, bottom = map(float, image_set.boxes[row])
-        marks = ((left, top, right, bottom),)
-    return _boxed(small, marks, scale)
+        boxes = [(left, top, right, bottom)]
+    return _boxed(small, boxes, scale)
 
 
 def _rule(facts: Mapping[str, Any]) -> MaskRule:

@@ -27,7 +27,8 @@ from .storage import Stored
 
 MEAN = "mean"  # reserved name: the mean over all subsets
 Progress = Callable[[str, int, int], None]  # stage, done, total
-Marked = tuple[Box, ...] | Path  # boxes in pixels of the upright image, or the file of a mask
+# boxes and shapes (of `outlines`, not public) in pixels of the upright image, or the file of a mask
+Marked = tuple[Any, ...] | Path
 REQUESTS = 16  # images requested from a server at the same time
 QUEUED = 1024
 

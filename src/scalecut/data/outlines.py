@@ -8,12 +8,12 @@ Shapes: h x w pixels of an image, a x b of the part of it that is covered.
 
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeGuard
 
 import numpy as np
-from jaxtyping import Bool
+from jaxtyping import Bool, Integer
 
 from ..errors import DataError
 
@@ -33,6 +33,11 @@ class Runs:
 Shape: TypeAlias = Parts | Runs
 Size: TypeAlias = tuple[int, int] | None  # width and height, if they are stated
 CORNERS = 360  # of an ellipse: its area is 0.005 % too small
+
+
+def is_shape(mark: Any) -> TypeGuard[Shape]:
+    """Whether it is a shape, and no box."""
+    return isinstance(mark, Runs) or isinstance(mark[0], tuple)
 
 
 def covered(shape: Shape, width: int, height: int) -> tuple[Bool[np.ndarray, "a b"], int, int]:
@@ -65,6 +70,25 @@ def covered(shape: Shape, width: int, height: int) -> tuple[Bool[np.ndarray, "a 
             part &= ~_inside(hole, x, y, mask.shape)
         mask |= part
     return mask, x, y
+
+
+def drawn(
+    shapes: Iterable[Shape], width: int, height: int
+) -> tuple[Integer[np.ndarray, "h w"], int]:
+    """0 for the background and 1, 2, ... for shapes on an image, and how many overlap others.
+
+    A pixel of several shapes belongs to the last.
+
+    Raises:
+        DataError: if a shape does not fit an image of this width and height.
+    """
+    labels, n_overlapping = np.zeros((height, width), dtype=np.int64), 0
+    for number, shape in enumerate(shapes, start=1):
+        marked, x, y = covered(shape, width, height)
+        part = labels[y : y + marked.shape[0], x : x + marked.shape[1]]
+        n_overlapping += bool(part[marked].any())
+        part[marked] = number
+    return labels, n_overlapping
 
 
 def _inside(ring: Ring, left: int, top: int, size: tuple[int, ...]) -> Bool[np.ndarray, "a b"]:

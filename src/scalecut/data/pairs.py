@@ -17,7 +17,7 @@ from ..errors import DataError
 from .decoding import JPEG, LOSSLESS, MEDICAL, OTHERS, is_image, stem_of
 from .files import Files, Items, composed, none_in, of_two
 from .images import Image, Labelled, LeftOut, Mark, Source, marked
-from .outlines import Parts, Shape, Tally, around, covered, ring_of
+from .outlines import Parts, Shape, Tally, around, drawn, ring_of
 
 # before the suffix
 MASK_ENDINGS = ("_cp_masks", "_masks", "_mask", "_labels", "_label", "_seg", "_segmentation")
@@ -128,19 +128,10 @@ def objects_in(file: Path, subset: str, tally: Tally) -> list[Mark]:
 
 
 def labels_in(file: Path, width: int, height: int, tally: Tally) -> Integer[np.ndarray, "h w"]:
-    """0 for the background, and 1, 2, ... for the objects of GeoJSON, drawn on an image.
-
-    A pixel of several objects belongs to the last.
-
-    Raises:
-        DataError: if the file cannot be used, or an object reaches outside the image.
-    """
-    labels = np.zeros((height, width), dtype=np.int64)
-    for number, mark in enumerate(objects_in(file, "", tally), start=1):
-        marked, x, y = covered(cast(Shape, mark.shape), width, height)
-        part = labels[y : y + marked.shape[0], x : x + marked.shape[1]]
-        tally.n_overlapping += bool(part[marked].any())
-        part[marked] = number
+    """The objects of GeoJSON, as `outlines.drawn` draws them on an image."""
+    shapes = [cast(Shape, mark.shape) for mark in objects_in(file, "", tally)]
+    labels, n_overlapping = drawn(shapes, width, height)
+    tally.n_overlapping += n_overlapping
     return labels
 
 

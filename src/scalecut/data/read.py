@@ -41,7 +41,7 @@ from .measures import (
     upright,
 )
 from .medical import check_slice
-from .outlines import covered
+from .outlines import Shape, covered
 from .rendering import check_intensity, settled
 from .scenes import make_scenes
 from .storage import Stored, is_address
@@ -201,6 +201,7 @@ class _Seen:
     area: float  # shares of the frame's window
     height: float
     box: Box
+    shape: Shape | None = None  # if it was measured, and not turned
 
 
 def images_of(
@@ -368,9 +369,10 @@ def _labelled(
         and not (is_share or item.form.startswith(boxes.NORMALISED))
     ]
     if unsized:
+        drawn = "outlines" if asked.marks == "masks" else "boxes"
         log.assume(
             f"{len(unsized)} annotations do not state the size of their image (the first is that "
-            f"of {unsized[0].image.name}); their boxes are taken to be drawn on it as it is"
+            f"of {unsized[0].image.name}); their {drawn} are taken to be drawn on it as it is"
         )
     labelled = boxes.in_pixels(labelled, asked.boxes, place, asked.slice)
     has_groups = any(item.group for item in labelled)
@@ -541,12 +543,12 @@ def _rows(
                 _check_turn(item, orientation, frame, asked)
                 upright_boxes = _upright_boxes(item, marks, width, height, orientation)
                 seen = [_Seen(*share_of(box, window), box) for box in upright_boxes]
-        area, tall, box = _summary(seen, kind, asked.objects)
+        area, tall, counted = _summary(seen, kind, asked.objects)
         value = measure_named(asked.measure)(area, tall, frame)
         is_known = isinstance(marks, Path) or not _may_be_turned(item, orientation)
-        marked = marks if isinstance(marks, Path) else tuple(each.box for each in seen)
-        if box is not None and not isinstance(marks, Path):
-            marked = (box,)
+        box = None if asked.objects == "mean" else counted[0].box
+        drawn = tuple(each.shape or each.box for each in counted)
+        marked = marks if isinstance(marks, Path) else drawn
         yield _Row(*(kind, item.image, value, group), *((box, marked) if is_known else (None, ())))
 
 
@@ -619,7 +621,8 @@ def _seen_in_shape(
     if not found:
         raise DataError(f"the mask of its {mark.kind} marks no pixel; fix it")
     area, tall, (left, top, right, bottom) = found[0]
-    return _Seen(area, tall, (left + x, top + y, right + x, bottom + y))
+    box = left + x, top + y, right + x, bottom + y
+    return _Seen(area, tall, box, None if is_turned else mark.shape)
 
 
 def _seen_in_mask(
@@ -652,7 +655,8 @@ def _seen_in_mask(
     return [_Seen(*each) for each in found]
 
 
-def _summary(seen: list[_Seen], kind: str, objects: str) -> tuple[float, float, Box | None]:
+def _summary(seen: list[_Seen], kind: str, objects: str) -> tuple[float, float, list[_Seen]]:
+    """Shares of area and height, and the objects that they are of."""
     seen = [each for each in seen if each.area > 0]
     if not seen:
         raise DataError(
@@ -661,9 +665,9 @@ def _summary(seen: list[_Seen], kind: str, objects: str) -> tuple[float, float, 
         )
     if objects == "mean":
         areas, heights = [each.area for each in seen], [each.height for each in seen]
-        return float(np.mean(areas)), float(np.mean(heights)), None
+        return float(np.mean(areas)), float(np.mean(heights)), seen
     largest = max(seen, key=lambda each: each.area)
-    return largest.area, largest.height, largest.box
+    return largest.area, largest.height, [largest]
 
 
 def _check_found(

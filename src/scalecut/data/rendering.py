@@ -170,11 +170,13 @@ def settled(names: Mapping[File, str], asked: Rendering, intensity: str) -> Sett
     }
     for file, (low, high) in windows.items():
         renderings[file] = replace(asked, low=low, high=high)
-    if rest and kinds <= ranges.keys():  # of one type
-        (kind,) = kinds
+    given = asked
+    for kind in kinds & ranges.keys():  # one at most, if there is a rest
         given = _within(asked, kind, ranges[kind])
-        of = "" if given.low is None or "," in intensity else kind.name
-        renderings |= dict.fromkeys(rest, replace(given, of=of)) if given != Rendering() else {}
+        if given.low is not None and "," not in intensity:
+            given = replace(given, of=kind.name)
+    if given != Rendering():
+        renderings |= dict.fromkeys(rest, given)
     assumed = _assumed(ranges, one) if intensity == "auto" else []
     held = [look.found for look in looks.values() if not look.is_plain]
     spacing = tuple(sorted({found.spacing for found in held if found.spacing}))

@@ -70,7 +70,7 @@ class Found:
     cuts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # scalecut.json
     painted: tuple[str, ...] = ()
     lacking: Mapping[str, str] = field(default_factory=dict)
-    is_photographs: bool = True  # else the curves are of synthetic scenes
+    has_images: bool = True  # else the curves are of synthetic scenes
     is_their_tissue: bool = False  # whether patches are of the tiles that the paper has
 
 
@@ -95,7 +95,7 @@ def read(
     folder: Path,
     lacking: Mapping[str, str],
     *,
-    is_photographs: bool = True,
+    has_images: bool = True,
     is_their_tissue: bool = False,
 ) -> Found:
     """What the steps left in `folder`, a run folder each.
@@ -125,7 +125,7 @@ def read(
         {step: runs.read_run(folder / step, "cut").facts for step in of_networks(CUT)},
         tuple(of_networks(PICTURES)),
         lacking,
-        is_photographs,
+        has_images,
         is_their_tissue,
     )
 
@@ -203,7 +203,7 @@ def _of_layer(
         is_theirs = network in published.NETWORKS
         why = "the paper prints no number" if is_theirs else "not a network of the paper"
         return Row(*head, *numbers, why=why)
-    if not found.is_photographs:
+    if not found.has_images:
         return Row(*head, *numbers, why="synthetic scenes, not images with boxes; give --data DIR")
     return Row(*head, *numbers, *marked(paper, numbers[0]))
 

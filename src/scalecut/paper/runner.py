@@ -46,7 +46,7 @@ from .numbers import (
 from .tables import NOTES, finding, markdown
 
 # folders of --data, as they are looked for, and the classes that are probed
-PHOTOGRAPHS = {
+IMAGES = {
     "imagenet": "n02058221,n01608432,n04037443",  # albatross, kite, racing car: graziani2021
     "voc-animals": "dog,cat,horse",
     "VOC2012": "dog,cat,horse",
@@ -194,8 +194,8 @@ class _Plan:
         return (STAND_IN,) if self.is_quick else (STAND_IN, INCEPTION, RESNET)
 
     @property
-    def photographs(self) -> tuple[str, ...]:
-        return _photographs(self.data) if self.data else ()
+    def images(self) -> tuple[str, ...]:
+        return _images_in(self.data) if self.data else ()
 
     def own(self, network: str) -> tuple[str, ...]:
         return (network, *_weights(self.data, network))
@@ -228,12 +228,12 @@ def _without(skipped: Sequence[str], steps: Sequence[Step]) -> list[Step]:
 
 
 def _curves(plan: _Plan) -> Iterator[Step]:
-    images = plan.photographs or SCENES
+    images = plan.images or SCENES
     depth = ("--random-networks", "1", "--permutations", "99") if plan.is_quick else ()
     for network in NETWORKS:
         what = f"R² by layer of {network}"
-        if network != STAND_IN and not plan.photographs:
-            yield Step(network, what, why_not=_lack(plan.data, "images with boxes", PHOTOGRAPHS))
+        if network != STAND_IN and not plan.images:
+            yield Step(network, what, why_not=_lack(plan.data, "images with boxes", IMAGES))
             continue
         asked = (*plan.own(network), *images, *depth, *plan.seed)
         yield plan.step("", network, what, "probe", *asked)
@@ -245,7 +245,7 @@ def _image_sizes(plan: _Plan) -> Iterator[Step]:
     kinds = ("--noise", "white,pink" if plan.is_quick else "white,pink,blocks")
     paddings = ("--padding", "zeros,circular", "--noise-images", "63") if plan.is_quick else ()
     for kind, what, asked in (
-        (SIZES, "Predictions at other image sizes", (*(plan.photographs or SCENES), *few)),
+        (SIZES, "Predictions at other image sizes", (*(plan.images or SCENES), *few)),
         (NOISE, "Image size predicted from noise", (*kinds, *paddings)),
     ):
         for network in plan.networks:
@@ -288,8 +288,8 @@ def _transfer(plan: _Plan, kind: str, network: str, what: str, suffix: str, *res
 # --- what there is to work on --------------------------------------------------------------------
 
 
-def _photographs(data: Path) -> tuple[str, ...]:
-    for folder, classes in PHOTOGRAPHS.items():
+def _images_in(data: Path) -> tuple[str, ...]:
+    for folder, classes in IMAGES.items():
         if (data / folder).is_dir():
             return "--data", f"voc:{data / folder}", "--subset", classes
     return ()
@@ -459,7 +459,7 @@ def _written(
     found = read(
         out,
         lacking | dict.fromkeys(others, "not a step of this run"),
-        is_photographs=bool(data) and _photographs(Path(data)) != (),
+        has_images=bool(data) and _images_in(Path(data)) != (),
         is_their_tissue=bool(data) and _is_theirs(Path(data)),
     )
     table, claims = numbers_of(found), claims_of(found)
