@@ -12,7 +12,7 @@ from .analyses.synthetic import Design as Design
 from .analyses.synthetic import Scenes as Scenes
 from .analyses.synthetic import probe_scenes as probe_scenes
 from .analyses.visualise import Optimisation as Optimisation
-from .analyses.visualise import Pictures as Pictures
+from .analyses.visualise import Visualisations as Visualisations
 from .analyses.visualise import visualise as visualise
 from .cut.folder import SavedCut as SavedCut
 from .cut.folder import check_cut as check_cut

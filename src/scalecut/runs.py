@@ -47,7 +47,7 @@ RESULTS = {
     "scenes": "analyses.synthetic:read_scenes",
     "rcv": "analyses.rcv:read_directions",
     "targets": "data.summary:read_summary",
-    "units": "analyses.visualise:read_pictures",
+    "units": "analyses.visualise:read_visualisations",
     "cut": "cut.folder:load_cut",
     "patches": "pathology.patches:read_patches",
 }

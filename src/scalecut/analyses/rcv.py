@@ -41,7 +41,7 @@ from ..figures.notebook import html_of
 from ..networks.layers import probe_points, tensors_in
 from ..networks.network import Network
 from ..networks.points import LOGITS, SOFTMAX, ProbePoint
-from ..networks.selection import answerable
+from ..networks.selection import computable
 from ..probing.controls import moved_by_int8
 from ..probing.curve import computed_line
 from ..probing.scores import Part, draw_parts, one_thread_each
@@ -650,7 +650,7 @@ def _n_classes(network: Network) -> int:
             f"{network.name} has no logits, but a class is asked for. Give a network with its "
             "head, or no class."
         )
-    fine, left_out = answerable(network, found)
+    fine, left_out = computable(network, found)
     if not fine:
         raise LayerError(
             f"A class is asked for, but the layer {LOGITS!r} of {network.name} "

@@ -33,7 +33,7 @@ from ..networks.layers import select_layers, tensors_in
 from ..networks.load import load_network
 from ..networks.network import Network, Preprocessing, tensors_sha256
 from ..networks.points import LOGITS, SOFTMAX, ProbePoint
-from ..networks.selection import answerable, chosen_points, every_point
+from ..networks.selection import chosen_points, computable, every_point
 from ..networks.truncation import (
     Maps,
     Trial,
@@ -330,7 +330,7 @@ def _named(network: Network, name: str) -> tuple[ProbePoint, pd.DataFrame]:
     """The point of this name, and the cost of every layer of the whole network."""
     points = every_point(network, [name])
     try:
-        found, left_out = answerable(network, select_layers(points, [name]))
+        found, left_out = computable(network, select_layers(points, [name]))
     except LayerError as error:
         if name not in dict(network.module.named_modules()):
             raise

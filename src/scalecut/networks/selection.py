@@ -33,7 +33,7 @@ def chosen_points(
         ModelError: if the network does not run at its input size.
     """
     points = every_point(network, layers)
-    return answerable(network, select_layers(points, layers) if layers else points)
+    return computable(network, select_layers(points, layers) if layers else points)
 
 
 def list_layers(
@@ -105,7 +105,7 @@ def refusal(
     return ""
 
 
-def answerable(
+def computable(
     network: Network, points: Sequence[ProbePoint]
 ) -> tuple[list[ProbePoint], tuple[LeftOut, ...]]:
     """Points whose features do not depend on a missing tensor, and why the others are skipped.
