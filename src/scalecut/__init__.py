@@ -42,7 +42,8 @@ _NAMES = {
     "pathology.methods": ("Predicted", "Trial"),
     "pathology.finetune": ("Training",),
     "pathology.comparison": ("Held",),
-    "runs": ("Run", "open_run"),
+    "report.results": ("open_run",),
+    "runs": ("Run",),
 }
 # fmt: on
 _HOME = {name: module for module, names in _NAMES.items() for name in names}

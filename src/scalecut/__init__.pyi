@@ -74,7 +74,7 @@ from .probing.curve import compare_curves as compare_curves
 from .probing.probe import Fitting as Fitting
 from .probing.probe import probe as probe
 from .report.report import write_report as write_report
+from .report.results import open_run as open_run
 from .runs import Run as Run
-from .runs import open_run as open_run
 
 __version__: str
