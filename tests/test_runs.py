@@ -16,7 +16,8 @@ import pytest
 
 from scalecut import runs
 from scalecut.errors import DataError, OutputError
-from scalecut.runs import Run, check_place, gathered, kind_of, new_run, open_run, read_run
+from scalecut.report.results import RESULTS, open_run
+from scalecut.runs import Run, check_place, gathered, kind_of, new_run, read_run
 from tests.report.builders import curve, files_in
 
 TABLE = pd.DataFrame({"layer": ["007", "nan", ""], "r2": [1 / 3, np.nan, -2.0], "n_fit": [1, 2, 3]})
@@ -346,7 +347,7 @@ def test_curve_is_opened_as_a_curve(tmp_path):
 @pytest.mark.parametrize("name", ["transfer", "noise", "cut", "patches"])
 def test_folder_is_opened_by_what_is_registered_for_its_table_or_kind(tmp_path, monkeypatch, name):
     opened = []
-    module, function = runs.RESULTS[name].split(":")
+    module, function = RESULTS[name].split(":")
     reader = SimpleNamespace(**{function: opened.append})
     monkeypatch.setitem(sys.modules, f"scalecut.{module}", reader)
     if name in runs.MARKS:

@@ -36,13 +36,14 @@ _NAMES = {
     "analyses.noise": ("Noise", "probe_noise"),
     "analyses.synthetic": ("Design", "Scenes", "probe_scenes"),
     "analyses.rcv": ("Directions", "Estimation", "rcv"),
-    "analyses.visualise": ("Optimisation", "Pictures", "visualise"),
+    "analyses.visualise": ("Optimisation", "Visualisations", "visualise"),
     "pathology.patches": ("Blur", "Cutting", "Patches", "read_patches", "save_patches"),
     "pathology.transfer": ("CutPoint", "Transfer", "transfer"),
     "pathology.methods": ("Predicted", "Trial"),
     "pathology.finetune": ("Training",),
     "pathology.comparison": ("Held",),
-    "runs": ("Run", "open_run"),
+    "report.results": ("open_run",),
+    "runs": ("Run",),
 }
 # fmt: on
 _HOME = {name: module for module, names in _NAMES.items() for name in names}

@@ -12,7 +12,7 @@ from .analyses.synthetic import Design as Design
 from .analyses.synthetic import Scenes as Scenes
 from .analyses.synthetic import probe_scenes as probe_scenes
 from .analyses.visualise import Optimisation as Optimisation
-from .analyses.visualise import Pictures as Pictures
+from .analyses.visualise import Visualisations as Visualisations
 from .analyses.visualise import visualise as visualise
 from .cut.folder import SavedCut as SavedCut
 from .cut.folder import check_cut as check_cut
@@ -74,7 +74,7 @@ from .probing.curve import compare_curves as compare_curves
 from .probing.probe import Fitting as Fitting
 from .probing.probe import probe as probe
 from .report.report import write_report as write_report
+from .report.results import open_run as open_run
 from .runs import Run as Run
-from .runs import open_run as open_run
 
 __version__: str

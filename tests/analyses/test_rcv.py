@@ -44,6 +44,7 @@ from scalecut.analyses.rcv import (
 )
 from scalecut.networks.layers import probe_points, select_layers
 from scalecut.networks.points import LOGITS, POOLED, SOFTMAX
+from scalecut.probing import scores
 from scalecut.probing.scores import draw_parts
 from scalecut.stats.ridge import decompose, nested_ridge
 
@@ -678,7 +679,7 @@ def test_table_has_a_row_for_each_quantity_and_none_for_classes_after_the_logits
 
 def test_the_same_seed_gives_the_same_numbers_on_any_number_of_cores(monkeypatch):
     here = colour_directions(seed=3)
-    monkeypatch.setattr(module, "n_processors", lambda: 1)
+    monkeypatch.setattr(scores, "n_processors", lambda: 1)
     there = colour_directions(seed=3)
     assert here.table.equals(there.table)
     assert not here.table.equals(colour_directions(seed=4).table)

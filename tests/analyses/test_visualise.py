@@ -19,7 +19,7 @@ from scalecut.analyses.visualise import (
     Optimisation,
     axes,
     maximised,
-    read_pictures,
+    read_visualisations,
     rendered,
     seen,
     total_variation_slope,
@@ -380,7 +380,7 @@ def test_every_unit_of_every_layer_has_a_row_and_its_image(planted, of_units):
 def test_result_comes_back_from_its_folder(of_units, tmp_path, monkeypatch):
     monkeypatch.setattr("scalecut.report.report.DOTS_PER_INCH", 20)
     folder = of_units.save(tmp_path / "run")
-    back = read_pictures(folder)
+    back = read_visualisations(folder)
     pd.testing.assert_frame_equal(back.table, of_units.table, atol=1e-6, check_dtype=False)
     assert all(np.array_equal(a, b) for a, b in zip(back.images, of_units.images, strict=True))
     assert back.finding() == of_units.finding()
@@ -390,7 +390,7 @@ def test_result_comes_back_from_its_folder(of_units, tmp_path, monkeypatch):
     assert page.count('<img src="data:image/jpeg;base64,') == 6
     (folder / "pictures" / "act-0.png").unlink()
     with pytest.raises(DataError, match=r"lacks an image \(.*\. Run `scalecut visualise` again\.$"):
-        read_pictures(folder)
+        read_visualisations(folder)
 
 
 def test_directions_are_visualised_both_ways_from_the_same_noise(planted, tmp_path, monkeypatch):

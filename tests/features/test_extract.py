@@ -41,7 +41,7 @@ from scalecut.networks.hooks import pool, pooled_outputs
 from scalecut.networks.layers import probe_points, select_layers
 from scalecut.networks.load import load_network
 from scalecut.networks.network import Preprocessing
-from scalecut.networks.selection import answerable
+from scalecut.networks.selection import computable
 
 SMALL = Preprocessing(height=16, width=16)
 
@@ -678,7 +678,7 @@ def without(network, *missing, tmp_path):
 def test_layers_that_depend_on_missing_tensors_are_left_out_with_the_first_cause(network, tmp_path):
     partial = without(network, "three.weight", "fc.bias", tmp_path=tmp_path)
     points = points_of(network)
-    usable, left_out = answerable(partial, points)
+    usable, left_out = computable(partial, points)
     assert [point.layer for point in usable] == ["relu", "act"]
     reason = "depends on 'three.weight', one of 2 tensors missing from the weights"
     names = ["three", "pooled", "logits (pre_softmax)", "softmax"]
@@ -704,7 +704,7 @@ class Forked(nn.Module):
 def test_each_layer_is_left_out_for_a_tensor_that_reaches_it(tmp_path):
     network = load_network(Forked(), preprocessing=SMALL)
     partial = without(network, "left.weight", "right.weight", tmp_path=tmp_path)
-    usable, left_out = answerable(partial, points_of(network))
+    usable, left_out = computable(partial, points_of(network))
     assert [point.layer for point in usable] == ["stem"]
     causes = [left.reason.split("'")[1] for left in left_out]
     assert causes == ["left.weight", *4 * ["right.weight"]]
@@ -712,7 +712,7 @@ def test_each_layer_is_left_out_for_a_tensor_that_reaches_it(tmp_path):
 
 def test_complete_weights_leave_nothing_out(network):
     points = points_of(network)
-    assert answerable(network, points) == (points, ())
+    assert computable(network, points) == (points, ())
 
 
 # --- precision and device ------------------------------------------------------------------------

@@ -429,7 +429,8 @@ def test_network_without_logits_keeps_no_answers_and_says_why():
 
 def test_pictures_are_named_where_they_are_and_lacked_where_not():
     found = Found(
-        painted=(step_of(PICTURES, INCEPTION),), lacking={step_of(PICTURES, RESNET): "no weights"}
+        visualised=(step_of(PICTURES, INCEPTION),),
+        lacking={step_of(PICTURES, RESNET): "no weights"},
     )
     rows = section_of(numbers_of(found), "A.3")
     assert dict(zip(rows.network, rows.why, strict=True)) == {
@@ -719,12 +720,12 @@ def test_what_is_read_from_the_folders_is_what_stands_in_the_table(tmp_path, cur
     write_table_run(tmp_path / step_of(PICTURES, RESNET))
     found = read(tmp_path, {"x": "why"}, has_images=True)
     assert set(found.curves) == set(NETWORKS)
-    assert found.painted == (step_of(PICTURES, RESNET),)
+    assert found.visualised == (step_of(PICTURES, RESNET),)
     assert found.lacking == {"x": "why"}
     read_back, straight = (
         numbers_of(each) for each in (found, Found(
             curves=curves, tables={SIZES_STEP: resized(), NOISE_STEP: noise()},
-            painted=(step_of(PICTURES, RESNET),)))
+            visualised=(step_of(PICTURES, RESNET),)))
     )  # fmt: skip
     pd.testing.assert_frame_equal(read_back, straight, atol=1e-6, rtol=0)
 

@@ -11,6 +11,7 @@ from scalecut.networks.network import (
     Preprocessing,
     permuted,
     randomly_initialised,
+    take_statistics,
     tensors_sha256,
 )
 from scalecut.probing import controls
@@ -113,7 +114,8 @@ def test_statistics_of_a_control_are_taken_once_and_are_the_same_bits(
     network, images = load_network(module, preprocessing=shown), discs(40)
     computation = Computation(precision="float32")
     pixels = shown.tensor(np.stack([image.source for image in images.images]))
-    by_hand = plainly(network, 1, [pixels[:32], pixels[32:]])
+    by_hand = plainly(network, 1)
+    take_statistics(by_hand.module, [pixels[:32], pixels[32:]])
 
     def control(images=images, seed=1, computation=computation):
         return tensors_sha256(control_of(network, images, computation, seed, kind).module)

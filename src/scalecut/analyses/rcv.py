@@ -42,7 +42,7 @@ from ..figures.notebook import html_of
 from ..networks.hooks import maps_of
 from ..networks.network import Network
 from ..networks.points import LOGITS, SOFTMAX, ProbePoint
-from ..networks.selection import answerable, every_point
+from ..networks.selection import computable, every_point
 from ..probing.controls import moved_by_int8
 from ..probing.curve import computed_line
 from ..probing.scores import Part, draw_parts, one_thread_each
@@ -52,9 +52,10 @@ from ..stats.ridge import NO_SPREAD, decompose, deviations, nested_ridge
 from .quantities import by_layer, layer_summary, read_analysis, skipped_of
 from .subject import subject_of
 
+MEASURED = ("n_images", "quantity", "other", "value", "low", "high")  # by `_rows`
 COLUMNS = [
-    *("model", "weights", "subset", "layer", "alias", "depth", "n_features", "n_images"),
-    *("quantity", "other", "value", "low", "high"),
+    *("model", "weights", "subset", "layer", "alias", "depth", "n_features"),
+    *MEASURED,
 ]
 HEADINGS = {
     "stability_degrees": "degrees",
@@ -259,15 +260,14 @@ def rcv(
     parts = draw_parts(kept, estimation.repeats, seed, shuffled=False, permutations=1)
     with threadpool_limits(1):  # one thread a regression: the same numbers on any number of cores
         vectors = {part.subset: _vectors(part, found.matrices) for part in parts}
-    slopes: dict[str, dict[str, np.ndarray]] = {part.subset: {} for part in parts}
+
+    def slope_of(part: Part) -> dict[str, np.ndarray]:
+        few = [kept.images[row] for row in part.rows[evenly(len(part.rows), MOST_IMAGES)]]
+        given = network, few, points, vectors[part.subset], number
+        return sensitivity(*given, computation=computation, progress=progress)
+
     with stages("gradients"):
-        for part in parts if name else ():
-            few = part.rows[evenly(len(part.rows), MOST_IMAGES)]
-            slopes[part.subset] = sensitivity(
-                *(network, [kept.images[row] for row in few], points, vectors[part.subset], number),
-                computation=computation,
-                progress=progress,
-            )
+        slopes = {part.subset: slope_of(part) if name else {} for part in parts}
     with stages("directions"):
         table = _table(kept, parts, points, found.matrices, slopes, name, stages)
     table = table.assign(model=network.name, weights=network.weights.kind)
@@ -296,7 +296,7 @@ def _table(
                 part, _apart(kept, part, parts), matrix, slopes[part.subset].get(point.layer), name
             )
         ]
-        return pd.DataFrame(rows, columns=["subset", *COLUMNS[7:]]).assign(
+        return pd.DataFrame(rows, columns=["subset", *MEASURED]).assign(
             layer=point.layer, alias=point.alias, depth=point.depth, n_features=point.channels
         )
 
@@ -659,7 +659,7 @@ def _n_classes(network: Network) -> int:
             f"{network.name} has no logits, but a class is asked for. Give a network with its "
             "head, or no class."
         )
-    fine, left_out = answerable(network, found)
+    fine, left_out = computable(network, found)
     if not fine:
         raise LayerError(
             f"A class is asked for, but the layer {LOGITS!r} of {network.name} "

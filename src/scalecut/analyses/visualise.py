@@ -91,7 +91,7 @@ class Optimisation:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Pictures:
+class Visualisations:
     """Images that drive units of layers, or layers along directions of scale.
 
     Args:
@@ -182,8 +182,8 @@ class Pictures:
         return html_of(self.finding(), next(iter(self.summary().values())), self.plot())
 
 
-def read_pictures(folder: str | Path) -> Pictures:
-    """The result that `Pictures.save` wrote.
+def read_visualisations(folder: str | Path) -> Visualisations:
+    """The result that `Visualisations.save` wrote.
 
     Raises:
         DataError: if the folder is no complete run of `scalecut visualise`.
@@ -197,7 +197,7 @@ def read_pictures(folder: str | Path) -> Pictures:
             f"The run {str(folder)!r} lacks an image ({error}). Run `scalecut visualise` again."
         ) from error
     table = table.assign(unit=table["unit"].astype(str))
-    return Pictures(table, tuple(images), skipped_of(run), dict(run.facts))
+    return Visualisations(table, tuple(images), skipped_of(run), dict(run.facts))
 
 
 def _read(file: Path) -> UInt8[np.ndarray, "h w 3"]:
@@ -217,7 +217,7 @@ def visualise(
     device: str = "auto",
     seed: int = 0,
     progress: Progress | None = None,
-) -> Pictures:
+) -> Visualisations:
     """Show which images drive units of a layer, or its direction of scale.
 
     All images start from the same noise and are shifted and resized alike. Images wrap around: what
@@ -279,7 +279,7 @@ def visualise(
             images += list(found.images)
     facts = provenance(subject.network, settings, stages)
     table = pd.DataFrame(rows, columns=COLUMNS)
-    return Pictures(table, tuple(images), subject.left_out, facts)
+    return Visualisations(table, tuple(images), subject.left_out, facts)
 
 
 # --- what is maximised ----------------------------------------------------------------------------

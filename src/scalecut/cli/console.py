@@ -235,8 +235,8 @@ class Bars:
             self._began[name] = now, done
         start, first = self._began[name]
         unit = next((unit for unit, names in COUNTED.items() if name.startswith(names)), "images")
-        is_told = done > first and now - start > 0.5
-        speed = f"{(done - first) / (now - start):.0f} {unit}/s" if is_told else ""
+        has_speed = done > first and now - start > 0.5
+        speed = f"{(done - first) / (now - start):.0f} {unit}/s" if has_speed else ""
         self._shown.update(
             self._tasks[name], description=stage, completed=done, total=total, speed=speed
         )

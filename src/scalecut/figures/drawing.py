@@ -417,9 +417,9 @@ def _draw_strip(axes: Axes, lines: list[Line], scale: Scale, page: Page) -> None
     axes.set(xlim=(-0.5, len(page.places) - 0.5), ylim=(bottom, -2.0), xticks=[], yticks=[])
     axes.set_facecolor(SHADE)
     axes.spines[["top", "right", "left"]].set_visible(False)
-    beside = axes.get_yaxis_transform()
+    axis = axes.get_yaxis_transform()
     floor = f"below {scale.floor:g}".replace("-", "−")
-    axes.text(-8 / page.width, bottom / 2, floor, transform=beside, ha="right", va="center")
+    axes.text(-8 / page.width, bottom / 2, floor, transform=axis, ha="right", va="center")
     for row, line in enumerate(lines):
         below, top, colour = _below(line, scale), STRIP_ROW * row, line.look.colour
         middle, name = top + STRIP_ROW / 2, line.look.label
@@ -428,7 +428,7 @@ def _draw_strip(axes: Axes, lines: list[Line], scale: Scale, page: Page) -> None
         for place, at in _fitting(line.values, chosen, page.spacing):
             text = _written(float(line.values[place]))
             axes.text(at, top + 14.5, text, size=TYPE_SMALL, ha="center", va="center")
-        axes.text(1.02, middle, name, transform=beside, color=colour, va="center")
+        axes.text(1.02, middle, name, transform=axis, color=colour, va="center")
 
 
 def _fitting(values: Values, below: Positions, spacing: float) -> list[tuple[int, float]]:
@@ -437,7 +437,7 @@ def _fitting(values: Values, below: Positions, spacing: float) -> list[tuple[int
     for place in below[np.argsort(values[below], kind="stable")].tolist():
         half = (_width(_written(float(values[place])), TYPE_SMALL) / 2 + 2.0) / spacing
         at = _inside(place, half, len(values))
-        if all(abs(at - other) >= half + beside for other, beside in written.values()):
+        if all(abs(at - other) >= half + width for other, width in written.values()):
             written[place] = at, half
     return sorted((place, at) for place, (at, _) in written.items())
 

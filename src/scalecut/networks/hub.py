@@ -71,7 +71,7 @@ def _reason(error: Exception, repo: str, name: str) -> str:
         return f"The hub answered {status} for {name} of {repo}. Try again later."
     return (
         f"{name} of {repo} could not be downloaded ({first_line(error)}). Try again: what is "
-        "there is kept, and the download goes on from it."
+        "there is kept, and the download continues."
     )
 
 

@@ -43,7 +43,7 @@ def chosen_points(
         if fits and not any(matches(point, pattern) for point in points):
             raise LayerError(f"Layer {fits[0]!r} of {network.name} {refused[fits[0]]}.")
     wanted = [n for n in refused if not layers or any(fnmatch.fnmatchcase(n, p) for p in layers)]
-    fine, left_out = answerable(network, select_layers(points, layers) if layers else points)
+    fine, left_out = computable(network, select_layers(points, layers) if layers else points)
     return fine, (*(LeftOut(name, refused[name]) for name in wanted), *left_out)
 
 
@@ -153,7 +153,7 @@ def refusal(
     return ""
 
 
-def answerable(
+def computable(
     network: Network, points: Sequence[ProbePoint]
 ) -> tuple[list[ProbePoint], tuple[LeftOut, ...]]:
     """Points whose features do not depend on a missing tensor, and why the others are skipped.

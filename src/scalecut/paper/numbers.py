@@ -68,7 +68,7 @@ class Found:
     tables: Mapping[str, pd.DataFrame] = field(default_factory=dict)  # the main table of a run
     differences: Mapping[str, pd.DataFrame] = field(default_factory=dict)  # of transfers
     cuts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # scalecut.json
-    painted: tuple[str, ...] = ()
+    visualised: tuple[str, ...] = ()
     lacking: Mapping[str, str] = field(default_factory=dict)
     has_images: bool = True  # else the curves are of synthetic scenes
     is_their_tissue: bool = False  # whether patches are of the tiles that the paper has
@@ -380,10 +380,10 @@ def _of_transfer(found: Found) -> Iterator[Row]:
                 by_ours, mark=mark, why=said,
             )  # fmt: skip
     for network in NETWORKS:
-        for contestant, layer, metric in {**trained[network], **frozen[network]}:
-            key = contestant, layer, metric
+        for method, layer, metric in {**trained[network], **frozen[network]}:
+            key = method, layer, metric
             ours = trained[network].get(key, math.nan), frozen[network].get(key, math.nan)
-            head = ("Table 2", network, f"{contestant}, to {layer}", SCORES[metric], math.nan)
+            head = ("Table 2", network, f"{method}, to {layer}", SCORES[metric], math.nan)
             is_theirs = network in published.NETWORKS
             why = "the paper has no such cut" if is_theirs else "not a network of the paper"
             yield Row(*head, *ours, why=why)
@@ -451,7 +451,7 @@ def _why_no_score(found: Found, network: str) -> str:
 def _of_pictures(found: Found) -> Iterator[Row]:
     for network in NETWORKS:
         step = step_of(PICTURES, network)
-        if step in found.painted:
+        if step in found.visualised:
             why = f"images: {step}/figures and {step}/report.html"
             yield Row("A.3", network, "an early layer", "images", why=why)
         elif step in found.lacking:

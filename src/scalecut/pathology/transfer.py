@@ -36,7 +36,7 @@ from ..runs import read_run, settings_of
 from ..stats.agreement import FEWEST, agreement
 from . import comparison as compared
 from .finetune import Training
-from .methods import SWEEP, TUNED, Predicted, Source, Trial, frozen, planned, task_of, trained
+from .methods import SWEEP, TUNED, Predicted, Source, Task, Trial, frozen, planned, task_of, trained
 from .patches import Patches, read_patches
 
 COLUMNS = [
@@ -243,12 +243,7 @@ def transfer(
     layer = cut.at or (choose_layer(curve, cut.rule or "cheapest").layer if curve else "")
     at = _point_of(points, layer) if layer else None
     plan = planned(trial.methods, points, at)
-    table = patches.table
-    images = ImageSet(
-        tuple(Image(name, patches.folder / name) for name in table.patch),
-        *(task.regressed, task.name, ("patches",) * len(table), tuple(table.group)),
-    )
-    source = Source(network, images, computation, stages, at)
+    table, source = patches.table, Source(network, _images(patches, task), computation, stages, at)
     with computing(computation.cluster) as stages.compute:
         if trial.mode == "frozen":
             candidates = points if TUNED in trial.methods else ()
@@ -304,6 +299,14 @@ def _patches_at(spec: str) -> Patches:
             "wrote."
         )
     return read_patches(folder)
+
+
+def _images(patches: Patches, task: Task) -> ImageSet:
+    """The patches, each with the target and the patient."""
+    table = patches.table
+    images = tuple(Image(name, patches.folder / name) for name in table.patch)
+    subset = ("patches",) * len(table)
+    return ImageSet(images, task.regressed, task.name, subset, tuple(table.group))
 
 
 def _point_of(points: Sequence[ProbePoint], layer: str) -> ProbePoint:
