@@ -291,7 +291,7 @@ def test_run_json_records_what_was_done_with_what(finished, curve):
     assert told["settings"]["repeats"] == told["probe"]["repeats"] == 2
     assert told["settings"]["batch_size"] == 32
     content = (finished.work / "net.pth").read_bytes()
-    assert told["weights"]["sha256"] == hashlib.sha256(content).hexdigest()
+    assert told["weights"]["file_sha256"] == hashlib.sha256(content).hexdigest()
     assert told["images"]["n_by_subset"] == {"[cat]": 25, "dog": 25}
     assert [point["layer"] for point in told["points"]] == LAYERS
     assert told["stages"]["features"]["images_computed"] == 50

@@ -195,6 +195,7 @@ def test_network_of_timm_comes_back(tmp_path):
         "sha256": None,
         "missing": 0,
         "ignored": [],
+        "file_sha256": None,
     }
 
 

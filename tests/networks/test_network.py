@@ -221,8 +221,8 @@ def remedy(tmp_path, name):
 
 def test_pretrained_weights_out_of_reach_name_the_place_for_a_file(tmp_path, monkeypatch):
     start = (
-        "model.safetensors of timm/test_resnet.r160_in1k is not in the local cache, and the hub "
-        "could not be reached ("
+        "model.safetensors of timm/test_resnet.r160_in1k is in no local cache, and the hub could "
+        "not be reached ("
     )
     message = refusal("test_resnet")
     assert message.startswith(start) and "\n" not in message

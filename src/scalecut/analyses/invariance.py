@@ -238,7 +238,8 @@ def invariance(
     uncentred, positive features are alike whatever they show.
 
     Args:
-        model: A timm name (inception_v3, resnet50, ...), resnet50_v1, or module.path:factory.
+        model: A timm name (resnet50), hf-hub:ORG/NAME, module.path:factory, or another source
+            that `scalecut doctor` lists.
         data: voc:DIR, coco:FILE, csv:FILE, tar:PATTERN, masks:DIR, or scenes; none for noise alone.
         weights: pretrained, random, or a safetensors or state-dict file.
         allow_partial: Accept a weights file that lacks tensors; layers that need them are skipped.
@@ -292,7 +293,7 @@ def invariance(
     if is_of_images:
         with stages("images"):
             image_set = _read(data, subject.network, reading, seed, progress)
-        stages.say(image_set)
+        stages.say(image_set, subject.network)
         with stages("comparison"):
             table, kept, also = _compared(
                 *(subject, image_set, octaves, variation.changes, computation),

@@ -147,7 +147,8 @@ def probe_noise(
     images and splits serve all paddings.
 
     Args:
-        model: A timm name (inception_v3, resnet50, ...), resnet50_v1, or module.path:factory.
+        model: A timm name (resnet50), hf-hub:ORG/NAME, module.path:factory, or another source
+            that `scalecut doctor` lists.
         weights: pretrained, random, or a safetensors or state-dict file.
         allow_partial: Accept a weights file that lacks tensors; layers that need them are skipped.
         layers: Names, aliases or globs; all probe points by default.

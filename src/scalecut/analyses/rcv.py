@@ -220,7 +220,8 @@ def rcv(
     One direction per subset and layer, on the splits that the probe draws.
 
     Args:
-        model: A timm name (inception_v3, resnet50, ...), resnet50_v1, or module.path:factory.
+        model: A timm name (resnet50), hf-hub:ORG/NAME, module.path:factory, or another source
+            that `scalecut doctor` lists.
         data: voc:DIR, coco:FILE, csv:FILE, tar:PATTERN, masks:DIR, or scenes; csv and tar also at
             an address, such as s3://...
         weights: pretrained, random, or a safetensors or state-dict file.
@@ -252,7 +253,7 @@ def rcv(
     with stages("images"):
         frame = network.preprocessing.frame(computation.fit)
         image_set = images_of(data, frame, reading, seed=seed, progress=progress)
-    stages.say(image_set)
+    stages.say(image_set, network)
     with computing(computation.cluster) as stages.compute:
         found = stages.extracted(network, image_set.images, points, computation)
         kept = readable(network, image_set, found, strict=reading.strict)

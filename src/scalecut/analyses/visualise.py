@@ -226,7 +226,8 @@ def visualise(
     convolution depend on these, and many steps make them visible.
 
     Args:
-        model: A timm name (inception_v3, resnet50, ...), resnet50_v1, or module.path:factory.
+        model: A timm name (resnet50), hf-hub:ORG/NAME, module.path:factory, or another source
+            that `scalecut doctor` lists.
         layer: Names, aliases or globs.
         unit: Numbers from 0; six of each layer, evenly chosen, by default.
         rcv: A run of `scalecut rcv`: visualise its directions, both ways, instead of units.

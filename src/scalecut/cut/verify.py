@@ -98,8 +98,8 @@ class Verification:
             f"Same features as the whole network: {same} ({self.n_images} images, float32).",
             f"Parameters {_share(cut.parameters, whole.parameters)}, "
             f"multiply-accumulates {_share(cut.macs, whole.macs)}.",
-            f"Latency {_part(cut.seconds, whole.seconds, 's')} per batch of {self.batch_size} "
-            f"(ratio {self.seconds_ratio:.2f}, median of {self.n_pairs}), "
+            f"Latency {self.seconds_ratio:.2f} of {_shown(whole.seconds, 's')} per batch of "
+            f"{self.batch_size} (medians of {self.n_pairs} pairs), "
             f"peak memory {_part(cut.peak_bytes, whole.peak_bytes, 'B')} per image.",
             "All parameters receive a gradient.",
         ]
@@ -343,12 +343,14 @@ def _last_weighted(
 
 def _prefix(n_tokens: int, shape: tuple[int, int]) -> int:
     """How many tokens are to be skipped so that the others make a grid of the image's shape."""
-    for n_prefix in range(min(n_tokens, 1 + MOST_PREFIX_TOKENS)):
-        for stride in range(1, 1 + min(shape)):
-            rows, columns = ({side // stride, -(-side // stride)} for side in shape)
-            if n_tokens - n_prefix in {row * column for row in rows for column in columns}:
-                return n_prefix
-    return 0
+    height, width = shape
+    grids = {
+        (height + more) // stride * ((width + more) // stride)
+        for stride in range(1, 1 + min(shape))
+        for more in (0, stride - 1)  # rounded down, or up
+    }
+    fitting = (n for n in range(min(n_tokens, 1 + MOST_PREFIX_TOKENS)) if n_tokens - n in grids)
+    return next(fitting, 0)
 
 
 # --- what they cost ------------------------------------------------------------------------------
@@ -408,8 +410,11 @@ def _seconds_of(module: nn.Module, batch: Float32[Tensor, "n 3 h w"]) -> float:
 
 def _part(cut: int | float, whole: int | float, unit: str = "") -> str:
     """Both numbers with three digits and an SI prefix."""
-    cut_shown, whole_shown = (EngFormatter(unit)(float(f"{n:.3g}")) for n in (cut, whole))
-    return f"{cut_shown} of {whole_shown}"
+    return f"{_shown(cut, unit)} of {_shown(whole, unit)}"
+
+
+def _shown(n: int | float, unit: str = "") -> str:
+    return EngFormatter(unit)(float(f"{n:.3g}"))
 
 
 def _share(cut: int, whole: int) -> str:

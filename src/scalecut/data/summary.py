@@ -205,11 +205,14 @@ def describe_data(
     return summary_of(images_of(data, frame, reading, seed=seed, enough=False, progress=progress))
 
 
-def summary_of(image_set: ImageSet, more: Sequence[LeftOut] = ()) -> DataSummary:
+def summary_of(
+    image_set: ImageSet, more: Sequence[LeftOut] = (), assumed: Sequence[str] = ()
+) -> DataSummary:
     """What was understood of a set of images.
 
     Args:
         more: what was skipped besides the set's own.
+        assumed: what was assumed besides, such as of the network.
     """
     facts: Mapping[str, Any] = image_set.facts
     shown = Counter(_shown(image) for image in dict(_files(image_set)).values())
@@ -225,7 +228,7 @@ def summary_of(image_set: ImageSet, more: Sequence[LeftOut] = ()) -> DataSummary
         shown=dict(shown.most_common()),
         masks=dict(facts.get("masks", {})),
         drawn=dict(facts.get("drawn", {})),
-        assumed=tuple(facts.get("assumed", ())),
+        assumed=(*facts.get("assumed", ()), *assumed),
         stated=tuple(facts.get("stated", ())),
         targets=_targets(image_set),
         examples=_examples(image_set),

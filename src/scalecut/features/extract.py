@@ -430,7 +430,8 @@ def provenance(
     images = {}
     if image_set is not None:
         skipped = () if found is None else found.left_out
-        images = {"images": described(image_set, summary_of(image_set, skipped))}
+        summary = summary_of(image_set, skipped, network.assumed)
+        images = {"images": described(image_set, summary)}
     return {
         "model": network.name,
         "settings": settings,
@@ -503,11 +504,11 @@ class Stages:
         seconds = self.facts.setdefault(stage, {"seconds": 0.0})["seconds"]
         self.facts[stage]["seconds"] = round(seconds + time.perf_counter() - start, 3)
 
-    def say(self, image_set: ImageSet) -> None:
+    def say(self, image_set: ImageSet, network: Network) -> None:
         """State what was understood of the images, if what shows progress can."""
         shown = getattr(self.progress, "say", None)
         if shown is not None:
-            shown(summary_of(image_set))
+            shown(summary_of(image_set, assumed=network.assumed))
 
     def extracted(
         self,

@@ -7,7 +7,9 @@ content of a file is compared with the checksum that the hub states for it, each
 import hashlib
 import logging
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import huggingface_hub
 from huggingface_hub import errors
@@ -30,21 +32,29 @@ def hub_file(repository: str, names: Sequence[str], *, remedy: str) -> Path:
     """
     repo, _, revision = repository.partition("@")
     where = {"repo_id": repo, "revision": revision or None}
-    for name in names:
-        found = huggingface_hub.try_to_load_from_cache(filename=name, **where)
-        if isinstance(found, str):
-            return _checked(Path(found), repository)
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it logs every retry
+    try:
+        path = _cached(names, where) or _downloaded(names, where)
+    except Exception as error:
+        raise ModelError(f"{_reason(error, repo, names[0])} {remedy}") from error
+    if path is None:
+        raise ModelError(f"{repo} on the hub has none of {', '.join(names)}. {remedy}")
+    _check_content(path, repository)
+    return path
+
+
+def _cached(names: Sequence[str], where: dict[str, Any]) -> Path | None:
+    """The first of the files that is in the local cache."""
+    found = (huggingface_hub.try_to_load_from_cache(filename=name, **where) for name in names)
+    return next((Path(path) for path in found if isinstance(path, str)), None)
+
+
+def _downloaded(names: Sequence[str], where: dict[str, Any]) -> Path | None:
+    """The first of the files that the repository has."""
     for name in names:
-        try:
-            return _checked(
-                Path(huggingface_hub.hf_hub_download(filename=name, **where)), repository
-            )
-        except errors.RemoteEntryNotFoundError:
-            continue
-        except Exception as error:
-            raise ModelError(f"{_reason(error, repo, name)} {remedy}") from error
-    raise ModelError(f"{repo} on the hub has none of {', '.join(names)}. {remedy}")
+        with suppress(errors.RemoteEntryNotFoundError):
+            return Path(huggingface_hub.hf_hub_download(filename=name, **where))
+    return None
 
 
 def _reason(error: Exception, repo: str, name: str) -> str:
@@ -60,23 +70,22 @@ def _reason(error: Exception, repo: str, name: str) -> str:
         return f"{repo} on the hub has no such revision."
     if isinstance(error, errors.HFValidationError):
         return f"{repo!r} is no name of a repository. Give ORG/NAME."
+    cause = error.__cause__ or error.__context__
+    for each in (error, cause):
+        status = getattr(getattr(each, "response", None), "status_code", None)
+        if status is not None:
+            return f"The hub answered {status} for {name} of {repo}. Try again later."
     if isinstance(error, errors.OfflineModeIsEnabled | errors.LocalEntryNotFoundError):
-        cause = error.__cause__ or error.__context__
-        detail = f" ({first_line(cause)})" if isinstance(cause, Exception) else ""
-        return (
-            f"{name} of {repo} is not in the local cache, and the hub could not be reached{detail}."
-        )
-    status = getattr(getattr(error, "response", None), "status_code", None)
-    if status is not None:
-        return f"The hub answered {status} for {name} of {repo}. Try again later."
+        said = f" ({first_line(cause)})" if isinstance(cause, Exception) else ""
+        return f"{name} of {repo} is in no local cache, and the hub could not be reached{said}."
     return (
         f"{name} of {repo} could not be downloaded ({first_line(error)}). Try again: what is "
         "there is kept, and the download continues."
     )
 
 
-def _checked(path: Path, repository: str) -> Path:
-    """The path, if the content of the file has the checksum that the hub stated.
+def _check_content(path: Path, repository: str) -> None:
+    """Remove and refuse a file whose content does not have the checksum that the hub stated.
 
     The cache names contents by it: the sha256 of large files, git's sha1 of small ones.
     """
@@ -95,4 +104,3 @@ def _checked(path: Path, repository: str) -> Path:
             f"{path.name} of {repository} is damaged: its content does not have the checksum that "
             "the hub states. It was removed; run the command again to download it again."
         )
-    return path

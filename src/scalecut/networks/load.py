@@ -10,6 +10,11 @@ from .network import Network, Preprocessing, Weights, randomly_initialised, seed
 from .sources import preprocessing_of_module, source_of
 from .weights import PACKAGES, load_file
 
+ASSUMED = (
+    "{} does not say how images are shown to it: ImageNet's mean and standard deviation are "
+    "assumed (--mean, --std, --input-size)"
+)
+
 
 def load_network(
     model: "str | nn.Module | Network",
@@ -43,8 +48,13 @@ def load_network(
     module = seeded(source.fresh if is_random and source.fresh else source.build, seed)
     module = module.float().eval()  # weights in half precision are computed in float32
     own = preprocessing or source.preprocessing or preprocessing_of_module(module)
+    assumed = () if own else (ASSUMED.format(source.name),)
     random = Weights("random", f"seed {seed}")
-    network = Network(source.name, module, own, random, source.fresh, recipe=source.recipe)
+    network = Network(
+        *(source.name, module, own or Preprocessing(), random, source.fresh),
+        assumed=assumed,
+        recipe=source.recipe,
+    )
     if is_random:
         return network if source.fresh else randomly_initialised(network, seed)
     if weights == "pretrained":

@@ -102,6 +102,7 @@ class Network:
     weights: Weights
     build: Callable[[], nn.Module] | None = None  # makes it again, with fresh random weights
     prefix_tokens: int | None = None  # given by the user, instead of those found
+    assumed: tuple[str, ...] = ()  # of its preprocessing, in sentences
     recipe: Mapping[str, Any] = field(default_factory=dict)  # builds it without files or network
 
     def example(self) -> Float[Tensor, "1 3 h w"]:
@@ -133,6 +134,8 @@ def with_preprocessing(
         height, width = (input_size, input_size) if isinstance(input_size, int) else input_size
         changed |= {"height": height, "width": width}
     network = replace(network, preprocessing=replace(network.preprocessing, **changed))
+    if mean is not None and std is not None:
+        network = replace(network, assumed=())
     return network if prefix_tokens is None else replace(network, prefix_tokens=prefix_tokens)
 
 

@@ -59,7 +59,8 @@ def list_layers(
     """List the layers of a network, in order of execution.
 
     Args:
-        model: a timm name (inception_v3, resnet50, ...), resnet50_v1, or module.path:factory.
+        model: a timm name (resnet50), hf-hub:ORG/NAME, module.path:factory, or another source that
+            `scalecut doctor` lists.
         weights: pretrained, random, or a safetensors or state-dict file.
         allow_partial: Accept a weights file that lacks tensors; layers that need them are skipped.
         layers: Names, aliases or globs; all probe points by default.

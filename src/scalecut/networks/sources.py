@@ -581,11 +581,12 @@ BUILT_IN: dict[str, tuple[Callable[[], nn.Module], Preprocessing]] = {
 }
 
 
-def preprocessing_of_module(module: nn.Module) -> Preprocessing:
-    config = getattr(module, "pretrained_cfg", None) or getattr(module, "default_cfg", None)
-    if not config:
-        return Preprocessing()
-    found = resolve_model_data_config(module)
+def preprocessing_of_module(module: nn.Module) -> Preprocessing | None:
+    """The preprocessing of a network of timm, or of the one network of timm inside a module."""
+    own = _configured_part(module)
+    if own is None:
+        return None
+    found = resolve_model_data_config(own)
     interpolation = found["interpolation"]
     interpolation = interpolation if interpolation in INTERPOLATIONS else "bicubic"
     return Preprocessing(
@@ -596,3 +597,12 @@ def preprocessing_of_module(module: nn.Module) -> Preprocessing:
         interpolation=interpolation,
         shown=found["crop_pct"],
     )
+
+
+def _configured_part(module: nn.Module) -> nn.Module | None:
+    """The module with a configuration of timm; None if there is none, or several that differ."""
+    if getattr(module, "pretrained_cfg", None):
+        return module
+    found = [each for each in module.modules() if getattr(each, "pretrained_cfg", None)]
+    configs = {str(resolve_model_data_config(each)) for each in found}
+    return found[0] if len(configs) == 1 else None

@@ -199,7 +199,8 @@ def transfer(
     """Compare the cut with the whole network on patches of tissue with measured nuclei.
 
     Args:
-        model: A timm name (inception_v3, resnet50, ...), resnet50_v1, or module.path:factory.
+        model: A timm name (resnet50), hf-hub:ORG/NAME, module.path:factory, or another source
+            that `scalecut doctor` lists.
         data: patches:DIR, a folder that `scalecut patches` wrote.
         weights: pretrained, random, or a safetensors or state-dict file.
         allow_partial: Accept a weights file that lacks tensors; layers that need them are skipped.

@@ -111,7 +111,8 @@ def probe(
     """Measure how much of an object's scale each layer encodes.
 
     Args:
-        model: A timm name (inception_v3, resnet50, ...), resnet50_v1, or module.path:factory.
+        model: A timm name (resnet50), hf-hub:ORG/NAME, module.path:factory, or another source
+            that `scalecut doctor` lists.
         data: voc:DIR, coco:FILE, csv:FILE, tar:PATTERN, masks:DIR, or scenes; csv and tar also at
             an address, such as s3://...
         weights: pretrained, random, or a safetensors or state-dict file.
@@ -139,7 +140,7 @@ def probe(
     with stages("images"):
         frame = network.preprocessing.frame(computation.fit)
         image_set = images_of(data, frame, reading, seed=seed, progress=progress)
-    stages.say(image_set)
+    stages.say(image_set, network)
     if network.weights.kind == "random":
         network = control_of(network, image_set, computation, seed)
     asked = _Asked(network, tuple(points), computation, fitting, seed, stages)
