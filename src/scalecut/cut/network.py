@@ -240,15 +240,18 @@ def cut_after(
     pooling = _suited(pooling, point)
     images = torch.cat([whole.example(), whole.example().flip(-1)])
     _check_no_branch(whole, point)
-    body = truncated(whole.module, point, images[:1])
+    bodies = {
+        way: truncated(whole.module, point, images[:1], shorter=way == PASSED_ON)
+        for way in (PASSED_ON, STOPPED)
+    }
     expected = output_at(whole.module, point, images)
     entries = [name for name in ("forward_features", "forward") if hasattr(whole.module, name)]
 
     def made(way: str, entry: str) -> tuple[CutNetwork, Trial]:
         how = {"way": way, "entry": entry, "preprocessing": whole.preprocessing, "costs": costs}
-        cut = CutNetwork(copy.deepcopy(body), point, **how, pooling=pooling)
+        cut = CutNetwork(copy.deepcopy(bodies[way]), point, **how, pooling=pooling)
         trial = trial_of(cut, "forward_features", images)
-        drop_all_but(cut, trial.used)
+        drop_all_but(cut, trial.used | unsaved(cut))
         return cut, trial
 
     for entry in entries:
@@ -280,7 +283,7 @@ def rebuilt(
         point, way, entry, pooling, head, costs: of the cut network.
         tensors: names in its state dict; all others are removed.
     """
-    body = truncated(whole.module, point, whole.example())
+    body = truncated(whole.module, point, whole.example(), shorter=way == PASSED_ON)
     how = {"way": way, "entry": entry, "preprocessing": whole.preprocessing}
     cut = CutNetwork(body, point, **how, pooling=pooling, head=head, costs=costs)
     drop_all_but(cut, tensors | unsaved(cut))

@@ -10,6 +10,7 @@ network is changed. The head of a cut network is ignored.
 import copy
 import functools
 import time
+import weakref
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -19,12 +20,14 @@ import torch
 from jaxtyping import Float, Float32, Float64
 from matplotlib.ticker import EngFormatter
 from torch import Tensor, nn
-from torch.distributed._tools.mem_tracker import MemTracker
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.weak import WeakIdKeyDictionary
 
 from ..errors import DataError, LayerError
 from ..networks.axes import MOST_PREFIX_TOKENS, tensors_in
-from ..networks.network import Network
+from ..networks.network import Network, channels_last
 from ..networks.points import ProbePoint
 from ..networks.truncation import trial_of
 from .network import CutNetwork
@@ -138,7 +141,7 @@ def verify_cut(
     full, short = copy.deepcopy((whole.module, cut))
     short.reset_classifier(0)
     for module in (full, short):
-        module.eval().requires_grad_(True)  # the memory tracker refuses frozen parameters
+        module.eval().requires_grad_(True)
     images = _noise(whole, N_IMAGES)
     name = f"{whole.name} cut after {cut.point.label}"
     with torch.no_grad():
@@ -376,21 +379,51 @@ def _macs(module: nn.Module, image: Float32[Tensor, "1 3 h w"]) -> int:
 
 def _peak_bytes(module: nn.Module, image: Float32[Tensor, "1 3 h w"]) -> int:
     """Counts the outputs of operations; their internal workspace is not included."""
-    tracker = MemTracker()
-    tracker.track_external(module)
-    with torch.no_grad(), tracker:
+    with torch.no_grad(), _Peak(module) as peak:
         module(image)
-    return tracker.get_tracker_snapshot("peak")[image.device]["Total"]
+    return peak.most
+
+
+class _Peak(TorchDispatchMode):
+    """The largest memory of a module's tensors and of what operations give, while it is held."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.now = self.most = 0
+        self._seen = WeakIdKeyDictionary()
+        for tensor in (*module.parameters(), *module.buffers()):
+            self._count(tensor)
+
+    def _count(self, tensor: Tensor) -> None:
+        storage = tensor.untyped_storage()
+        if storage in self._seen:
+            return
+        self._seen[storage] = size = storage.nbytes()
+        self.now += size
+        self.most = max(self.most, self.now)
+        weakref.finalize(storage, self._freed, size)
+
+    def _freed(self, size: int) -> None:
+        self.now -= size
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        given = {
+            id(leaf.untyped_storage())
+            for leaf in tree_leaves((args, kwargs))
+            if isinstance(leaf, Tensor)
+        }
+        made = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(made):
+            if isinstance(leaf, Tensor) and id(leaf.untyped_storage()) not in given:
+                self._count(leaf)
+        return made
 
 
 def _seconds(
     full: nn.Module, short: nn.Module, batch: Float32[Tensor, "n 3 h w"], pairs: int
 ) -> Float64[np.ndarray, "pairs 2"]:
     """Latency of whole and cut in turn, so that other load on the machine slows both."""
-    both = [
-        copy.deepcopy(module).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-        for module in (full, short)
-    ]
+    both = [channels_last(copy.deepcopy(module)) for module in (full, short)]
     batch = batch.contiguous(memory_format=torch.channels_last)
     with torch.inference_mode():
         passes = [[_seconds_of(module, batch) for module in both] for _ in range(1 + pairs)]

@@ -80,30 +80,43 @@ def output_at(network: nn.Module, point: ProbePoint, images: Tensor) -> list[Ten
 
 
 def is_bypassed(network: nn.Module, point: ProbePoint, image: Tensor) -> bool:
-    """Whether the network's output depends on the image by a path around the point.
+    """Whether an output that depends on the point depends on the image by a path around it too.
 
     The output at the point is detached. If every path leads through it, no gradient reaches the
-    image.
+    image. Other outputs, such as earlier stages of an encoder, may depend on the image.
     """
+    leaves: list[Tensor] = []
+
+    def cut_off(value: Any) -> Any:
+        found = tree_map_only(Tensor, _leaf, value)
+        leaves.extend(leaf for leaf in tensors_in(found) if leaf.requires_grad)
+        return found
+
     trial = copy.deepcopy(network).eval().requires_grad_(True)
     module = trial.get_submodule(point.module)
     if point.side == "input":
         module.register_forward_pre_hook(
-            lambda module, args, kwargs: (_detached(args), _detached(kwargs)), with_kwargs=True
+            lambda module, args, kwargs: cut_off((args, kwargs)), with_kwargs=True
         )
     else:
-        module.register_forward_hook(lambda module, args, output: _detached(output))
+        module.register_forward_hook(lambda module, args, output: cut_off(output))
     image = image.detach().clone().requires_grad_()
     with torch.enable_grad():
         ends = [end.sum() for end in tensors_in(trial(image.clone())) if end.requires_grad]
-    if not ends:
-        return False
-    (gradient,) = torch.autograd.grad(ends, image, allow_unused=True)
-    return gradient is not None
+    for end in ends:
+        gradients = torch.autograd.grad(end, [image, *leaves], allow_unused=True, retain_graph=True)
+        if gradients[0] is not None and any(each is not None for each in gradients[1:]):
+            return True
+    return False
 
 
-def truncated(network: nn.Module, point: ProbePoint, image: Tensor) -> nn.Module:
-    """A copy in which modules that are not needed up to the point return their input."""
+def truncated(network: nn.Module, point: ProbePoint, image: Tensor, *, shorter: bool) -> nn.Module:
+    """A copy in which modules that are not needed up to the point return their input.
+
+    Args:
+        shorter: whether such modules are removed from the ends of sequences; some networks count
+            their blocks.
+    """
     before, after = _run_around(network, point, image)
     body = copy.deepcopy(network)
     for name, module in network.named_modules():
@@ -117,7 +130,7 @@ def truncated(network: nn.Module, point: ProbePoint, image: Tensor) -> nn.Module
             # an empty Sequential also returns its input, and can still be iterated over
             stand_in = nn.Sequential() if type(module) is nn.Sequential else PassOn()
             body.get_submodule(parent).register_module(child, stand_in)
-    for module in body.modules():
+    for module in body.modules() if shorter else ():
         while type(module) is nn.Sequential and len(module) > 1 and _is_stand_in(module[-1]):
             delattr(module, next(reversed(module._modules)))  # `del` would renumber the others
     return body
@@ -222,11 +235,6 @@ def _run_around(network: nn.Module, point: ProbePoint, image: Tensor) -> tuple[s
 
 def _is_stand_in(module: nn.Module) -> bool:
     return type(module) is PassOn or (type(module) is nn.Sequential and not len(module))
-
-
-def _detached(found: Any) -> Any:
-    """The same tensors without their history."""
-    return tree_map_only(Tensor, _leaf, found)
 
 
 def _leaf(tensor: Tensor) -> Tensor:
