@@ -196,11 +196,11 @@ def page(results: dict[str, dict]) -> str:
     lines = [
         "# Networks that were tried",
         "",
-        f"{len(results)} architectures with random weights, by `benchmarks/networks.py`: at their own",
-        "size, and at one that is not square. Pooled features are compared with means taken image by",
-        "image over axes found in another way; a cut in the middle is verified, built again from its",
-        "tensors, and compared to the last bit. *Refused* means that nothing is computed, with the",
-        "reason that the command prints.",
+        f"{len(results)} architectures with random weights, tried by `make sweep`: at their own",
+        "size, and at one that is not square. Pooled features are compared with means taken image",
+        "by image over axes found in another way; a cut in the middle is verified, built again",
+        "from its tensors, and compared to the last bit. *Refused*: nothing is computed, with",
+        "the reason that the command prints.",
         "",
         f"Right: {states.count('right')} of {len(states)}; refused: {states.count('refused')}; "
         f"wrong: {states.count('WRONG')}.",

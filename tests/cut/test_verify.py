@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
-from scalecut.cut.network import cut_after
+from scalecut.cut.network import cut_after, rebuilt
 from scalecut.cut.verify import Costs, Verification, verify_cut
 from scalecut.errors import DataError, LayerError
 from scalecut.networks.load import load_network
@@ -312,6 +312,74 @@ class Sequences(nn.Module):
         for layer in self.layers:
             x = layer(x)
         return self.fc(x[0])
+
+
+class Rotary(nn.Module):
+    """Keeps a buffer that is read for its type alone, and parameters of five axes."""
+
+    def __init__(self):
+        super().__init__()
+        self.blocks = nn.ModuleList(nn.Conv2d(n, 4, 3, padding=1) for n in (3, 4, 4))
+        self.register_buffer("bands", torch.ones(3), persistent=False)
+        self.register_buffer("kept", torch.ones(3))
+        self.mix = nn.Parameter(torch.rand(1, 4, 1, 1, 1))
+
+    def forward(self, x):
+        x = x.to(self.bands.dtype)
+        for number, block in enumerate(self.blocks):
+            x = block(x) * self.mix[..., 0]
+            if number == 2:
+                x = x * self.bands.sum()
+        return x.to(self.kept.device).mean(dim=(2, 3))
+
+
+class Stages(nn.Module):
+    """An encoder that returns the maps of all its stages, as `features_only` and decoders want."""
+
+    def __init__(self):
+        super().__init__()
+        self.stages = nn.ModuleList(Block(4) for _ in range(3))
+        self.stem = nn.Conv2d(3, 4, 1)
+
+    def forward(self, x):
+        x, maps = self.stem(x), []
+        for stage in self.stages:
+            x = stage(x)
+            maps.append(x.clone())
+        return maps
+
+
+class Counting(nn.Module):
+    """Refuses to run with fewer blocks than it was made with."""
+
+    def __init__(self):
+        super().__init__()
+        self.blocks = nn.Sequential(*(nn.Conv2d(n, 4, 3, padding=1) for n in (3, 4, 4, 4)))
+
+    def forward(self, x):
+        assert len(self.blocks) == 4
+        maps = []
+        for block in self.blocks:
+            x = block(x)
+            maps.append(x * 1)
+        return maps
+
+
+UNUSUAL = [(Rotary, "blocks.1"), (Stages, "stages.1"), (Counting, "blocks.2")]
+
+
+@pytest.mark.parametrize(("make", "layer"), UNUSUAL)
+def test_unusual_networks_are_cut_and_come_back(make, layer):
+    torch.manual_seed(0)
+    whole = network_of(make())
+    cut = cut_after(whole, layer).eval()
+    assert verify_cut(whole, cut, **FAST).largest_difference == 0
+    how = {name: getattr(cut, name) for name in ("way", "entry", "pooling")}
+    again = rebuilt(whole, cut.point, **how, head=0, tensors=set(cut.state_dict()))
+    again.load_state_dict(cut.state_dict())
+    x = torch.rand(2, 3, 16, 16)
+    with torch.no_grad():
+        assert torch.equal(again(x), cut(x))
 
 
 WRONG = [  # a network, one of its layers, and a deliberate mistake about the axes there

@@ -30,7 +30,9 @@ from scalecut.networks.network import (
     randomly_initialised,
     take_statistics,
     tensors_sha256,
+    with_preprocessing,
 )
+from scalecut.networks.selection import chosen_points
 from scalecut.networks.weights import weights_places
 
 CATS = range(281, 286)  # tabby, tiger cat, Persian, Siamese, Egyptian cat
@@ -708,3 +710,111 @@ def test_resnet50_v1_lacks_the_convolutions_of_its_last_stage_and_the_classifier
         if name.startswith(("layer4.", "fc.")) and isinstance(module, nn.Conv2d | nn.Linear)
     ]
     assert list(network.weights.missing) == [n for n in lost if n != "layer4.0.conv1.weight"]
+
+
+# --- networks in wrappers, and networks that cannot be used --------------------------------------
+
+
+class Around(nn.Module):
+    def __init__(self, backbone):
+        super().__init__()
+        self.backbone = backbone
+
+    def forward(self, x):
+        return self.backbone(x)
+
+
+def of_timm():
+    return timm.create_model("test_resnet").eval()
+
+
+WRAPPERS = {
+    "DataParallel": nn.DataParallel,
+    "torch.compile": torch.compile,
+    "backbone": Around,
+    "both": lambda module: nn.DataParallel(Around(module)),
+}
+
+
+@pytest.mark.parametrize("name", WRAPPERS)
+def test_wrapped_networks_take_the_preprocessing_of_the_network_inside(name):
+    plain = load_network(of_timm())
+    network = load_network(WRAPPERS[name](of_timm()))
+    assert network.preprocessing == plain.preprocessing
+    assert network.assumed == ()
+    assert not isinstance(network.module, nn.DataParallel)
+    chosen_points(network)
+
+
+def test_assumed_preprocessing_is_stated_until_it_is_given(small):
+    network = load_network(small)
+    assert "ImageNet's mean and standard deviation are assumed" in network.assumed[0]
+    given = with_preprocessing(network, mean=(0.5,) * 3, std=(0.5,) * 3)
+    assert given.assumed == load_network(small, preprocessing=Preprocessing()).assumed == ()
+
+
+class Pair(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+
+    def forward(self, x, other):
+        return self.conv(x) + self.conv(other)
+
+
+class Refusing(nn.Conv2d):
+    def forward(self, x):
+        raise KeyError("no weights yet")
+
+
+UNUSABLE = {
+    "TorchScript": (
+        lambda: torch.jit.script(nn.Conv2d(3, 4, 3)),
+        "is TorchScript, whose layers cannot be watched. Give the module that was scripted",
+    ),
+    "quantised": (
+        lambda: nn.Sequential(torch.ao.nn.quantized.Conv2d(3, 4, 3)),
+        "is quantised, and its layers give no floating-point numbers.",
+    ),
+    "two inputs": (Pair, "takes more than a batch of images ('other' as well)."),
+    "one channel": (
+        lambda: nn.Sequential(nn.Conv2d(1, 4, 3)),
+        "takes images of 1 channels, but images have 3 here",
+    ),
+    "an error of its own": (
+        lambda: nn.Sequential(Refusing(3, 4, 3)),
+        "does not run on an image (KeyError: 'no weights yet').",
+    ),
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", UNUSABLE)
+def test_networks_that_cannot_be_used_are_refused_with_the_right_remedy(name):
+    make, said = UNUSABLE[name]
+    with pytest.raises(ModelError) as error:
+        chosen_points(load_network(make()))
+    assert said in str(error.value)
+    assert "--input-size" not in str(error.value)
+
+
+def test_half_precision_is_computed_in_float32(small):
+    own = Preprocessing(4, 4)
+    network = load_network(copy.deepcopy(small).half(), preprocessing=own)
+    assert {parameter.dtype for parameter in network.module.parameters()} == {torch.float32}
+    chosen_points(network)
+
+
+def test_tags_and_arguments_that_timm_does_not_know_are_refused():
+    assert refusal("resnet18.nosuch").startswith(
+        "timm has no weights 'nosuch' of resnet18. Near it:"
+    )
+    assert refusal("test_resnet?in_chans").startswith("'in_chans' is no argument of a network.")
+    said = refusal("test_resnet?nosuch=3", weights="random")
+    assert said.startswith("test_resnet could not be built (TypeError:")
+
+
+def test_a_factory_that_raises_is_one_line(tmp_path, monkeypatch):
+    (tmp_path / "raising.py").write_text("def make():\n    return 1 / 0\n")
+    monkeypatch.chdir(tmp_path)
+    assert refusal("raising:make").startswith("raising:make could not be built (ZeroDivisionError:")
