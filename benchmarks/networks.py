@@ -74,9 +74,9 @@ TRANSFORMERS = {  # small networks of every kind, with the processor of ImageNet
     "vit_msn": {},
     "data2vec-vision": {},
     "ijepa": {},
-    "swin": {"embed_dim": 24, "depths": [1, 1], "num_heads": [2, 4], "window_size": 7},
-    "swinv2": {"embed_dim": 24, "depths": [1, 1], "num_heads": [2, 4], "window_size": 7},
-    "hiera": {"embed_dim": 24, "depths": [1, 1, 2, 1], "num_heads": [1, 2, 4, 8]},
+    "swin": {},
+    "swinv2": {},
+    "hiera": {},
     "segformer": {},
     "convnext": {},
     "convnextv2": {},
@@ -85,15 +85,19 @@ TRANSFORMERS = {  # small networks of every kind, with the processor of ImageNet
     "pvt_v2": {},
     "poolformer": {},
     "mobilevit": {},
-    "sam_vision_model": {"image_size": 256, "num_hidden_layers": 3, "global_attn_indexes": [2]},
+    "sam_vision_model": {"image_size": 256, "global_attn_indexes": [2]},
 }
-SMALL = {
+SMALL = {  # for those with one width throughout; the others are as they are by default
     "hidden_size": 48,
     "num_hidden_layers": 3,
     "num_attention_heads": 3,
     "intermediate_size": 96,
     "image_size": 224,
 }
+STAGED = (
+    *("swin", "swinv2", "hiera", "segformer", "convnext", "convnextv2", "resnet", "regnet"),
+    *("pvt_v2", "poolformer", "mobilevit"),
+)
 PIXELS = {"size": {"height": 224, "width": 224}, "image_mean": [0.5] * 3, "image_std": [0.5] * 3}
 TAIL = (POOLED, LOGITS, SOFTMAX)
 
@@ -115,10 +119,9 @@ def loaded(name: str):
     if kind not in TRANSFORMERS or kind == name:
         return load_network(name, weights="random")
     with tempfile.TemporaryDirectory() as folder:
-        config = {"model_type": kind, **SMALL, **TRANSFORMERS[kind]}
-        if "embed_dim" in config:
-            del config["hidden_size"]
-        side = config["image_size"]
+        own = {} if kind in STAGED else SMALL
+        config = {"model_type": kind, **own, **TRANSFORMERS[kind]}
+        side = config.get("image_size", 224)
         shown = {**PIXELS, "size": {"height": side, "width": side}}
         (Path(folder) / "config.json").write_text(json.dumps(config))
         (Path(folder) / "preprocessor_config.json").write_text(json.dumps(shown))

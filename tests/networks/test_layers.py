@@ -112,8 +112,13 @@ def points_of(name):
     return described(name)[0]
 
 
+def tail_of(name):
+    """A distilled network has two classifiers, each with pooled features of its own."""
+    return TAIL[1:] if "distilled" in name else TAIL
+
+
 def body_of(name):
-    return points_of(name)[: -len(TAIL)]
+    return points_of(name)[: -len(tail_of(name))]
 
 
 def names(points: Sequence):
@@ -182,7 +187,7 @@ def each_of(names):
 @pytest.mark.parametrize("name", each_of(BODIES))
 def test_points_are_the_blocks_in_order_then_pooled_logits_and_softmax(name):
     points, n_parameters = described(name)
-    assert names(points) == BODIES[name][1] + TAIL
+    assert names(points) == BODIES[name][1] + tail_of(name)
     depths = [point.depth for point in points]
     assert depths == pytest.approx([i / (len(depths) - 1) for i in range(len(depths))])
     assert points[-2].parameters == points[-1].parameters == n_parameters

@@ -99,6 +99,11 @@ def probe_points(
     network.requires_grad_(False)
     runs = Runs(network, {(call.name, side) for _, call, side in taps}, image, trace.grids)
     points, refused = [], {}
+    if LOGITS in last_calls and not _have_one_input(network, root):
+        refused[POOLED] = (
+            f"is not one vector: each of {len(_classifiers(network))} classifiers takes features "
+            "of its own; read the last block instead"
+        )
     for name, call, side in taps:
         try:
             hints = trace.hints(call, side, prefix_tokens)
@@ -299,7 +304,10 @@ def _tail(
         return [(POOLED, root, "output")] if _has_no_head(network) else []
     call, side = (softmax, "input") if softmax else (root, "output")
     taps: list[_Tap] = [(LOGITS, call, side), (SOFTMAX, call, side)]
-    if classifier.given is not None and classifier.given[0].numel() == classifier.given.shape[1]:
+    is_vector = (
+        classifier.given is not None and classifier.given[0].numel() == classifier.given.shape[1]
+    )
+    if is_vector and _have_one_input(network, root):
         taps.insert(0, (POOLED, classifier, "input"))
     return taps
 
@@ -317,11 +325,7 @@ def _classifier(network: nn.Module, root: _Call) -> _Call | None:
     if _has_no_head(network):
         return None
     leaves = [call for call in _all_calls(root) if not call.children]
-    heads: set[nn.Module] = set()
-    if hasattr(network, "get_classifier"):
-        found: object = network.get_classifier()  # pyright: ignore[reportCallIssue]
-        found = list(found) if isinstance(found, tuple | list | nn.ModuleList) else [found]
-        heads = {m for head in found if isinstance(head, nn.Module) for m in head.modules()}
+    heads = {module for head in _classifiers(network) for module in head.modules()}
     named = [call for call in leaves if call.module in heads and _n_weights(call)]
     weighted = [call for call in leaves if _n_weights(call)]
     if named:
@@ -332,6 +336,21 @@ def _classifier(network: nn.Module, root: _Call) -> _Call | None:
     made, output = last.made[0], root.made[0]
     is_same = made.shape[1] == output.shape[-1] and made.numel() == output.numel()
     return last if is_same else None
+
+
+def _classifiers(network: nn.Module) -> list[nn.Module]:
+    """The classifiers of a network as timm gives them: one, several if distilled, or none."""
+    get: Any = getattr(network, "get_classifier", None)
+    found = get() if get else None
+    several = list(found) if isinstance(found, tuple | list | nn.ModuleList) else [found]
+    return [head for head in several if isinstance(head, nn.Module)]
+
+
+def _have_one_input(network: nn.Module, root: _Call) -> bool:
+    """Whether all classifiers take the same features."""
+    heads = _classifiers(network)
+    taken = [call.given for call in _all_calls(root) if call.module in heads]
+    return len({(each.data_ptr(), each.shape) for each in taken if each is not None}) < 2
 
 
 def _has_no_head(network: nn.Module) -> bool:
