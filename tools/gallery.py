@@ -22,6 +22,9 @@ INCEPTION = (
     "inception_v3.google_2015_12_05.to_mixed8.safetensors"
 )
 LITE0 = "tf_efficientnet_lite0"
+RESNET50 = f"resnet50 --weights {DATA}/weights/resnet50.torchvision_pqf_complete.safetensors"
+GOOGLENET = f"googlenet_bvlc --weights {DATA}/weights/googlenet.bvlc_complete.safetensors"
+EXACT = "--precision float32 --engine openvino"
 PATCHES = (
     f"patches {DATA}/monuseg/images --masks {DATA}/monuseg/labels "
     f"--split {DATA}/monuseg/images.csv --magnifications 10,15,20,30,40 "
@@ -36,6 +39,8 @@ GALLERY: dict[str, tuple[str, dict[str, str]]] = {
         "--learning-curve",
         {"efficientnet_lite0": "curve", "learning": "learning"},
     ),
+    "resnet50": (f"probe {RESNET50} {ANIMALS} {EXACT}", {"resnet50": "curve"}),
+    "googlenet": (f"probe {GOOGLENET} {ANIMALS} {EXACT}", {"googlenet": "curve"}),
     "width": (f"probe {INCEPTION} {ANIMALS} --match-width 32", {"width": "width"}),
     "invariance": (
         f"invariance {LITE0} {ANIMALS} --noise white,pink",

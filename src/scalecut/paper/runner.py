@@ -235,7 +235,8 @@ def _curves(plan: _Plan) -> Iterator[Step]:
         if network != STAND_IN and not plan.images:
             yield Step(network, what, why_not=_lack(plan.data, "images with boxes", IMAGES))
             continue
-        asked = (*plan.own(network), *images, *depth, *plan.seed)
+        # least squares turns rounding of the features into other numbers
+        asked = (*plan.own(network), *images, *depth, "--precision", "float32", *plan.seed)
         yield plan.step("", network, what, "probe", *asked)
 
 
