@@ -527,3 +527,30 @@ def test_messages_say_what_was_given_and_what_to_do():
         with pytest.raises(LayerError) as error:
             action()
         assert str(error.value) == message
+
+
+# --- modules inside blocks -----------------------------------------------------------------------
+
+
+def test_modules_inside_blocks_are_points_on_request(resnet18):
+    vit = timm.create_model("vit_tiny_patch16_224", img_size=32, depth=2).eval()
+    points = probe_points(vit, torch.rand(1, 3, 32, 32), inside=True)[0]
+    inside = [f"blocks.{i}{end}" for i in (0, 1) for end in (".norm2", ".mlp.act", "")]
+    assert names(points) == [*inside, *TAIL]
+    assert [point.channels for point in points[:6]] == [192, 768, 192] * 2
+    image = torch.rand(2, 3, 32, 32)
+    found = pooled_at(vit, points, image)
+    with torch.no_grad():
+        x = vit._pos_embed(vit.patch_embed(image))
+        block = vit.blocks[0]
+        x = block.norm2(x + block.attn(block.norm1(x)))
+        torch.testing.assert_close(found["blocks.0.norm2"], x[:, 1:].mean(dim=1))
+        x = block.mlp.act(block.mlp.fc1(x))
+        torch.testing.assert_close(found["blocks.0.mlp.act"], x[:, 1:].mean(dim=1))
+    points = probe_points(resnet18, torch.rand(1, 3, 64, 64), inside=True)[0]
+    sums = staged("layer{}.{}", (2, 2, 2, 2), first=1)
+    assert names(points) == [each for name in sums for each in (name, f"{name}.act2")] + TAIL
+    image = torch.rand(2, 3, 64, 64)
+    found = pooled_at(resnet18, points, image)
+    assert (found["layer1.0.act2"] >= found["layer1.0"]).all()
+    assert (found["layer1.0.act2"] > found["layer1.0"]).any()

@@ -322,6 +322,7 @@ def network_of_run(
         whole,
         preprocessing=preprocessing_of(facts),
         prefix_tokens=settings.get("prefix_tokens"),
+        points=settings.get("points", "blocks"),
     )
 
 

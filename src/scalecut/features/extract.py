@@ -68,6 +68,7 @@ class Computation:
         fit: How images are brought to the input size.
         input_size: Pixels, 224 or 224x320 (height x width), instead of the network's own.
         prefix_tokens: Tokens before the patches (class token, registers), instead of those found.
+        points: Where layers are probed: at the ends of blocks, or at modules inside them too.
         mean: Three numbers, 0 to 1, instead of the network's own.
         std: Three numbers, 0 to 1, instead of the network's own.
         interpolation: Instead of the network's own.
@@ -82,6 +83,7 @@ class Computation:
     fit: Literal["squash", "crop", "pad"] = "squash"
     input_size: int | tuple[int, int] | None = None
     prefix_tokens: int | None = None
+    points: Literal["blocks", "modules"] = "blocks"
     mean: tuple[float, float, float] | None = None
     std: tuple[float, float, float] | None = None
     interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"] | None = None
@@ -102,6 +104,7 @@ class Computation:
             network,
             input_size=self.input_size,
             prefix_tokens=self.prefix_tokens,
+            points=self.points,
             mean=self.mean,
             std=self.std,
             interpolation=self.interpolation,

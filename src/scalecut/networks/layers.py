@@ -8,7 +8,9 @@ A probe point is found by watching one forward pass, without a table per archite
   block ends in an activation of a sum (ResNet), the sum itself is read: add_k of `graziani2021` is
   before the ReLU;
 - where blocks hold less than half of the weight layers (VGG), the weight layers are points too,
-  each with the norm and the activation that follow it.
+  each with the norm and the activation that follow it;
+- on request, *modules* inside blocks: the activation after a sum, the activation of a perceptron
+  between its two linear layers, and the last norm before it (of the sum with attention).
 
 Then come the pooled features, the logits and the softmax. Modules that are shared count once, at
 their last call.
@@ -58,6 +60,7 @@ def probe_points(
     image: Tensor,
     also: Sequence[str] = (),
     prefix_tokens: int | None = None,
+    inside: bool = False,
 ) -> tuple[list[ProbePoint], dict[str, str]]:
     """The probe points of `network` in order of execution, and why other layers are none.
 
@@ -65,6 +68,7 @@ def probe_points(
         image: a batch of one image as the network takes it, (1, c, h, w), such as noise.
         also: names of further modules to read at their output.
         prefix_tokens: tokens at the start that are no patches, if not those found.
+        inside: whether modules inside blocks are points too.
 
     Raises:
         LayerError: if no layer with weights is executed.
@@ -77,6 +81,8 @@ def probe_points(
     classifier, softmax = _classifier(network, root), _own_softmax(root)
     ends = [call for call in (classifier, softmax) if call is not None]
     taps = [tap for tap in _body(root) if not any(end in _all_calls(tap[1]) for end in ends)]
+    if inside:
+        taps += _inside_blocks(root, taps)
     known = {name for name, _, _ in taps}
     taps += [
         (c.name, c, "output") for c in _all_calls(root) if c.name in also and c.name not in known
@@ -271,6 +277,31 @@ def _before_activation(block: _Call) -> _Tap:
         ):
             return block.name, end, "input"
     return block.name, block, "output"
+
+
+def _inside_blocks(root: _Call, blocks: Sequence[_Tap]) -> Iterator[_Tap]:
+    """Modules inside blocks: the activation after a sum; in a perceptron, the norm before it and
+    the activation between its linear layers.
+    """
+    calls = {call.name: call for call in _all_calls(root)}
+    for name, call, side in blocks:
+        if side == "input":
+            yield call.name, call, "output"
+            continue
+        leaves = [leaf for leaf in _all_calls(calls[name]) if not leaf.children]
+        linear = [i for i, leaf in enumerate(leaves) if isinstance(leaf.module, nn.Linear)]
+        for first, second in itertools.pairwise(linear[-2:]):
+            between = [i for i in range(first + 1, second) if _is_activation(leaves[i])]
+            norms = [i for i in range(first) if "Norm" in type(leaves[i].module).__name__]
+            for i in (*norms[-1:], *between[:1]) if between else ():
+                yield leaves[i].name, leaves[i], "output"
+
+
+def _is_activation(call: _Call) -> bool:
+    """Whether it is a module without weights that changes its input place by place."""
+    is_plain = not list(call.module.parameters()) and not isinstance(call.module, nn.Identity)
+    same_shape = call.given is not None and [m.shape for m in call.made] == [call.given.shape]
+    return is_plain and same_shape and not isinstance(call.module, nn.Dropout)
 
 
 def _ends_of_weight_layers(leaves: list[_Call]) -> list[_Call]:

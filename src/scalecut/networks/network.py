@@ -102,6 +102,7 @@ class Network:
     weights: Weights
     build: Callable[[], nn.Module] | None = None  # makes it again, with fresh random weights
     prefix_tokens: int | None = None  # given by the user, instead of those found
+    points: str = "blocks"  # where it is probed: at blocks, or at modules inside them too
     assumed: tuple[str, ...] = ()  # of its preprocessing, in sentences
     recipe: Mapping[str, Any] = field(default_factory=dict)  # builds it without files or network
 
@@ -126,6 +127,7 @@ def with_preprocessing(
     std: tuple[float, ...] | None = None,
     interpolation: str | None = None,
     prefix_tokens: int | None = None,
+    points: str | None = None,
 ) -> Network:
     """The network with the given values instead of its own."""
     given = {"mean": mean, "std": std, "interpolation": interpolation}
@@ -136,6 +138,8 @@ def with_preprocessing(
     network = replace(network, preprocessing=replace(network.preprocessing, **changed))
     if mean is not None and std is not None:
         network = replace(network, assumed=())
+    if points is not None:
+        network = replace(network, points=points)
     return network if prefix_tokens is None else replace(network, prefix_tokens=prefix_tokens)
 
 

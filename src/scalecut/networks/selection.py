@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -55,6 +56,7 @@ def list_layers(
     layers: Sequence[str] = (),
     input_size: int | tuple[int, int] | None = None,
     prefix_tokens: int | None = None,
+    points: Literal["blocks", "modules"] = "blocks",
 ) -> pd.DataFrame:
     """List the layers of a network, in order of execution.
 
@@ -66,6 +68,7 @@ def list_layers(
         layers: Names, aliases or globs; all probe points by default.
         input_size: Pixels, 224 or 224x320 (height x width), instead of the network's own.
         prefix_tokens: Tokens before the patches (class token, registers), instead of those found.
+        points: Where layers are probed: at the ends of blocks, or at modules inside them too.
 
     Returns:
         One row per layer: `layer, alias, depth, channels, stride, receptive_field, parameters,
@@ -79,9 +82,10 @@ def list_layers(
         load_network(model, weights=weights, allow_partial=allow_partial),
         input_size=input_size,
         prefix_tokens=prefix_tokens,
+        points=points,
     )
-    points, _ = chosen_points(network, layers)
-    rows = [{name: getattr(point, name) for name in COLUMNS} for point in points]
+    found, _ = chosen_points(network, layers)
+    rows = [{name: getattr(point, name) for name in COLUMNS} for point in found]
     whole = {"stride": "Int64", "receptive_field": "Int64"}  # missing behind global pooling
     return pd.DataFrame(rows, columns=list(COLUMNS)).astype(whole)
 
@@ -101,7 +105,8 @@ def every_point(
     also = [name for name in layers if name in modules]
     try:
         return probe_points(
-            network.module, network.example(), also=also, prefix_tokens=network.prefix_tokens
+            *(network.module, network.example(), also, network.prefix_tokens),
+            inside=network.points == "modules",
         )
     except OF_NETWORKS as error:
         if isinstance(error, ScalecutError):
