@@ -296,6 +296,13 @@ MASKED = {
         lambda f: labelme(f, [shape("mask", ((8, 6), (47, 35)), mask=png_of(HOOK))], both=True),
         HOOK,
     ),
+    "labelme, a mask and an outline in one group": (
+        lambda f: labelme(f, [shape("mask", ((8, 6), (47, 35)), mask=png_of(HOOK), group_id=1),
+                              shape("polygon", SQUARES[1], group_id=1),
+                              shape("polygon", [(60, 2), (70, 2), (70, 9), (60, 9)], group_id=1)],
+                          both=True),
+        HOOK | inside(SQUARES[1]) | inside([(60, 2), (70, 2), (70, 9), (60, 9)]),
+    ),
     "cvat": (
         cvat_masks(f'<polygon label="dog" points="{OFF_POINTS}"/>'),
         inside(OFF_CORNERS),

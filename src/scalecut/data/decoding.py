@@ -297,6 +297,9 @@ class Rendering:
     of: str = field(default="", repr=False)  # no part of keys: it changes no pixel
 
 
+PLAIN = Rendering(of="uint8")  # 8 bits as they are
+
+
 @dataclass(frozen=True, slots=True)
 class Contents:
     """What a file holds, by its header.
@@ -481,7 +484,7 @@ def rendered(
     """
     asked = rendering or Rendering()
     found = contents(file, asked.slice)
-    if found.is_plain and asked == Rendering():
+    if found.is_plain and asked in (Rendering(), PLAIN):
         with opened(file) as stored:
             return upright_rgb(stored, frame)
     values, is_upright = all_values(file, found, asked)

@@ -19,7 +19,7 @@ import PIL.Image
 from jaxtyping import Bool, Float64, Integer, UInt8
 
 from ..errors import DataError
-from .decoding import Rendering, header, rendered, rgb_of, unreadable
+from .decoding import PLAIN, Rendering, header, rendered, rgb_of, unreadable
 from .measures import Box, Frame
 from .outlines import Shape
 from .rendering import settled
@@ -56,8 +56,8 @@ class Image:
 
     def key(self) -> str:
         """SHA-256 of the content, and of its rendering if there is one, in hexadecimal."""
-        rendering = b"" if self.rendering is None else repr(self.rendering).encode()
-        return hashlib.sha256(self.content() + rendering).hexdigest()
+        rendering = "" if self.rendering in (None, PLAIN) else repr(self.rendering)
+        return hashlib.sha256(self.content() + rendering.encode()).hexdigest()
 
     def decode(self, frame: Frame | None = None) -> PIL.Image.Image:
         """The decoded image: RGB and upright; see `decoding.rendered`."""

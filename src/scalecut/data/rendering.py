@@ -171,9 +171,9 @@ def settled(names: Mapping[File, str], asked: Rendering, intensity: str) -> Sett
     for file, (low, high) in windows.items():
         renderings[file] = replace(asked, low=low, high=high)
     given = asked
-    for kind in kinds & ranges.keys():  # one at most, if there is a rest
-        given = _within(asked, kind, ranges[kind])
-        if given.low is not None and "," not in intensity:
+    for kind in kinds:  # one at most, if there is a rest
+        given = _within(asked, kind, ranges.get(kind, (0.0, 255.0)))
+        if "," not in intensity:
             given = replace(given, of=kind.name)
     if given != Rendering():
         renderings |= dict.fromkeys(rest, given)
