@@ -198,12 +198,16 @@ def test_some_transparent_pixels_are_blended_with_white(tmp_path):
     np.testing.assert_allclose(
         seen[:, 10], (np.stack(COLOUR)[:, 10].astype(float) + 255) / 2, atol=1
     )
+    (assumed,) = images.facts["assumed"]
+    assert assumed == "6 of 6 images that were examined have transparent pixels (the first is " \
+        "0.png), which are shown on white"  # fmt: skip
 
 
 def test_opaque_alpha_changes_nothing(tmp_path):
     opaque = np.full((HIGH, WIDE, 1), 255, np.uint8)
     images = read(table(tmp_path, [np.dstack([each, opaque]) for each in COLOUR], ".png"))
     np.testing.assert_array_equal(shown(images), np.stack(COLOUR))
+    assert "assumed" not in images.facts
 
 
 CHOOSE = "which may be bands or stains as well as colours; choose"
