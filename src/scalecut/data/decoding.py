@@ -60,6 +60,7 @@ OTHERS = {
     **dict.fromkeys((".mha", ".mhd", ".nrrd", ".mgz", ".hdr", ".img"), _VOLUME),
     **dict.fromkeys((".heic", ".heif"), "HEIC; pip install pillow-heif, or convert it to PNG"),
     ".avif": "AVIF, which this Pillow was built without; pip install 'pillow>=11.3'",
+    ".xml": "an annotation, such as that of Aperio; open it in QuPath and export GeoJSON",
     ".psd": "of Photoshop; save it as PNG", ".pdf": "PDF; convert it to PNG with pdf2image",
     ".svg": "SVG; convert it to PNG with cairosvg", ".exr": "EXR; convert it to TIFF with imageio",
 }

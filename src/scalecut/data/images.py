@@ -288,6 +288,13 @@ def leave(item: LeftOut, left_out: list[LeftOut], strict: bool) -> None:
     left_out.append(item)
 
 
+def assume(statement: str, assumed: list[str], strict: bool) -> None:
+    """Add to what is assumed, or raise if `strict`."""
+    if strict:
+        raise DataError(f"Assumed: {statement} (--strict assumes nothing).")
+    assumed.append(statement)
+
+
 def told(left_out: Sequence[LeftOut]) -> str:
     """The number of skipped items, and the first of them."""
     if not left_out:

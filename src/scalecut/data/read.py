@@ -26,6 +26,7 @@ from .images import (
     Marked,
     Progress,
     Source,
+    assume,
     leave,
     told,
 )
@@ -303,9 +304,7 @@ class _Log:
         leave(item, self.skipped, self.strict)
 
     def assume(self, statement: str) -> None:
-        if self.strict:
-            raise DataError(f"Assumed: {statement} (--strict assumes nothing).")
-        self.assumed.append(statement)
+        assume(statement, self.assumed, self.strict)
 
     def facts(self, n_identical: int, rule: MaskRule | None) -> dict[str, object]:
         """What was found and assumed, for `run.json`."""
