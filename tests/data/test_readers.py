@@ -174,6 +174,10 @@ CIRCLE = shape("circle", ((28, 21), (28, 41)))
          "images/train/a.jpg) are larger than the image if they are shares of width and height, as "
          "its format declares. Choose --boxes cxcywh for pixels, or cxcywh,normalised to skip "
          "those that do not fit."),
+        (lambda f: yolo(f, {"a": in_yolo(1, 4, 3, 20, 30), "b": in_yolo(1, 60, 30, 80, 60)}),
+         "2 of 2 boxes of {} (the first is of images/train/a.jpg) do not fit their images as "
+         "centre x, centre y, width, height, but all fit as corners x1, y1, x2, y2. Choose --boxes "
+         "xyxy,normalised, or cxcywh,normalised to skip those that do not fit."),
         (lambda f: yolo(f, {"a": "1 0.5 0.5 0.1"}), "Nothing in {} can be used. 1 were skipped, "
          "the first is images/train/a.jpg: line 1 of a.txt is no class with a box or an outline "
          "('1 0.5 0.5 0.1'); fix it."),
