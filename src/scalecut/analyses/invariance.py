@@ -295,7 +295,7 @@ def invariance(
     if is_of_images:
         with stages("images"):
             image_set = _read(data, subject.network, reading, seed, progress)
-        stages.say(image_set, subject.network)
+        stages.say(image_set, subject.network, strict=reading.strict)
         with stages("comparison"):
             table, kept, also = _compared(
                 *(subject, image_set, octaves, variation.changes, computation),

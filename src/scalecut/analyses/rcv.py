@@ -256,7 +256,7 @@ def rcv(
     with stages("images"):
         frame = network.preprocessing.frame(computation.fit)
         image_set = images_of(data, frame, reading, seed=seed, progress=progress)
-    stages.say(image_set, network)
+    stages.say(image_set, network, strict=reading.strict)
     with computing(computation.cluster) as stages.compute:
         found = stages.extracted(network, image_set.images, points, computation)
         kept = readable(network, image_set, found, strict=reading.strict)
