@@ -282,14 +282,16 @@ def test_noise_alone_needs_no_images():
 def test_figures_that_have_nothing_to_show_are_not_drawn():
     layers = ("--layers", "act,end")
     result = asked("invariance", "network", *INVARIANCE, *layers, "--changes", "image-size")
-    assert files(Path("run")) == {"run.json", "report.html", "invariance.csv", *drawn("drift")}
+    others = {"run.json", "report.html", "invariance.csv", "figures/data.png"}
+    assert files(Path("run")) == others | drawn("drift")
     assert result.stdout.splitlines()[-1].startswith("Doubling the image size changes the features")
     more = ("--layers", "end", "--changes", "object-scale", "--sizes", "1,1.41", "--at-most", 7)
     result = asked("invariance", "network", *INVARIANCE, *more, out="none")
-    assert files(Path("none")) == {"run.json", "report.html", "invariance.csv"}
+    assert files(Path("none")) == others
     assert set(pd.read_csv("none/invariance.csv").n_images) == {7}
-    assert result.stdout.splitlines()[-3:] == [
+    assert result.stdout.splitlines()[-4:] == [
         "Run:    none",
+        "Figure: none/figures/data.png",
         "Page:   none/report.html",
         "There are no predictions, and no two sizes an octave apart: invariance.csv has the "
         "cosines of the features.",
