@@ -142,7 +142,7 @@ def _is_number(cell: str) -> bool:
 
 # columns of a table of images: are they required, and which cells are usable
 CELLS: dict[str, tuple[bool, Callable[[str], bool]]] = {
-    "image": (True, bool),
+    "image": (True, lambda cell: bool(cell) and "\0" not in cell),
     "measure": (True, _is_number),
     "group": (False, lambda _: True),  # checked where it is the one that names groups
     "subset": (False, bool),
