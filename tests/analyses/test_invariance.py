@@ -22,6 +22,7 @@ from scalecut.analyses.invariance import (
     read_invariance,
     shown,
 )
+from scalecut.data.contact import SHEET
 from scalecut.data.decoding import fitted
 from scalecut.data.images import Image, LeftOut, make_image_set
 from scalecut.data.measures import Frame
@@ -366,6 +367,7 @@ def test_result_comes_back_from_its_folder_with_noise_or_without(network, tmp_pa
     ):
         found = looked(network, data, variation=Variation(**sizes, **more), layers=["two"])
         back = read_invariance(found.save(tmp_path / name, command="scalecut invariance"))
+        assert (tmp_path / name / "figures" / SHEET).is_file() == bool(data)
         assert list(back.tables()) == list(found.tables())
         for table, written in zip(back.tables().values(), found.tables().values(), strict=True):
             pd.testing.assert_frame_equal(table, written, atol=1e-6, check_dtype=False)

@@ -42,6 +42,7 @@ from scalecut.analyses.rcv import (
     ridge,
     sensitivity,
 )
+from scalecut.data.contact import SHEET
 from scalecut.networks.layers import probe_points, select_layers
 from scalecut.networks.points import LOGITS, POOLED, SOFTMAX
 from scalecut.probing import scores
@@ -705,6 +706,7 @@ def test_a_single_repeat_is_refused():
 def test_result_comes_back_from_its_folder(found, tmp_path, monkeypatch):
     monkeypatch.setattr("scalecut.report.report.DOTS_PER_INCH", 20)
     back = read_directions(found.save(tmp_path / "run"))
+    assert (tmp_path / "run" / "figures" / SHEET).is_file()
     pd.testing.assert_frame_equal(back.to_frame(), found.to_frame(), atol=1e-6, check_dtype=False)
     assert list(back.vectors) == list(found.vectors)
     for subset, by_layer in found.vectors.items():

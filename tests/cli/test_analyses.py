@@ -152,10 +152,10 @@ def shown(run, first):
 RUNS = {
     "invariance": (
         {"invariance": INVARIANCE_COLUMNS, "noise": NOISE_COLUMNS},
-        drawn("invariance", "drift", "noise"),
+        drawn("invariance", "drift", "noise") | {"figures/data.png"},
     ),
     "scenes": ({"scenes": SCENES_COLUMNS}, drawn("scenes")),
-    "rcv": ({"rcv": RCV_COLUMNS}, drawn("directions") | {"rcv.npz"}),
+    "rcv": ({"rcv": RCV_COLUMNS}, drawn("directions") | {"rcv.npz", "figures/data.png"}),
     "units": (
         {"units": UNITS_COLUMNS},
         drawn("act", "end") | {f"pictures/{at}-{n}.png" for at in ("act", "end") for n in (0, 7)},
@@ -202,7 +202,7 @@ def test_report_draws_the_figures_and_the_page_of_any_run_again(done):
         assert result.exit_code == 0
         assert tree(folder) == before
         printed = {Path(line).relative_to(folder).as_posix() for line in result.stdout.splitlines()}
-        figures = {file for file in files(folder) if file.startswith("figures/")}
+        figures = {f for f in files(folder) if f.startswith("figures/")} - {"figures/data.png"}
         # the figures of images are written with them
         assert printed - {"report.html"} == (set() if name in ("units", "larger") else figures)
 
@@ -282,14 +282,16 @@ def test_noise_alone_needs_no_images():
 def test_figures_that_have_nothing_to_show_are_not_drawn():
     layers = ("--layers", "act,end")
     result = asked("invariance", "network", *INVARIANCE, *layers, "--changes", "image-size")
-    assert files(Path("run")) == {"run.json", "report.html", "invariance.csv", *drawn("drift")}
+    others = {"run.json", "report.html", "invariance.csv", "figures/data.png"}
+    assert files(Path("run")) == others | drawn("drift")
     assert result.stdout.splitlines()[-1].startswith("Doubling the image size changes the features")
     more = ("--layers", "end", "--changes", "object-scale", "--sizes", "1,1.41", "--at-most", 7)
     result = asked("invariance", "network", *INVARIANCE, *more, out="none")
-    assert files(Path("none")) == {"run.json", "report.html", "invariance.csv"}
+    assert files(Path("none")) == others
     assert set(pd.read_csv("none/invariance.csv").n_images) == {7}
-    assert result.stdout.splitlines()[-3:] == [
+    assert result.stdout.splitlines()[-4:] == [
         "Run:    none",
+        "Figure: none/figures/data.png",
         "Page:   none/report.html",
         "There are no predictions, and no two sizes an octave apart: invariance.csv has the "
         "cosines of the features.",

@@ -207,7 +207,7 @@ def test_run_of_a_transfer_holds_its_tables_figures_and_page(frozen):
         "configurations",
     }  # fmt: skip
     drawn = {path.stem for path in (run / "figures").iterdir()}
-    assert drawn == {"sweep", "calibration", "recall"}
+    assert drawn == {"data", "sweep", "calibration", "recall"}
     assert (run / "report.html").is_file()
     facts = read_run(run).facts
     assert facts["layers"]["cut"] == "blocks.1"  # the cheapest of the run

@@ -452,6 +452,20 @@ def test_boxes_of_smaller_copies_are_refused(tmp_path):
     np.testing.assert_allclose(read(spec, boxes=("xywh",)).measure, [0.025, 0.025, 0.0625])
 
 
+@pytest.mark.parametrize("size", [(WIDE, HIGH), None])
+def test_boxes_that_all_lie_in_the_upper_left_quarter_are_refused(tmp_path, size):
+    for number in range(10):
+        spec = add_voc(tmp_path, str(number), ("dog", number, 3, 10 + number, 30), size=size)
+    found = said(read, spec)
+    assert found == (
+        f"All 10 boxes of {tmp_path} lie in the upper left quarter of their images (the first is "
+        "of 0.jpg), as if they were drawn on smaller copies, or in per cent. Convert them, or "
+        "choose --boxes xyxy to use them as they are."
+    )
+    np.testing.assert_allclose(read(spec, boxes=("xyxy",)).measure, 10 * 27 / (WIDE * HIGH))
+    assert len(read(add_voc(tmp_path, "9", ("dog", 9, 3, 50, 30), size=size))) == 10
+
+
 def test_corners_in_coco_are_refused_and_converted(tmp_path):
     parts = coco_parts()
     parts["images"], parts["annotations"] = parts["images"][:2], parts["annotations"][:2]

@@ -36,7 +36,8 @@ def shard(folder, key, values=("p1", "p1", "p2", "p2"), **more):
     return f"tar:{packed(folder / 't.tar', members)}"
 
 
-NEAR = ["Group", " group", "patient_id", "Slide", "case ID", "subjects"]
+NEAR = ["Group", " group", "patient_id", "Slide", "case ID", "subjects", "lesion_id",
+        "StudyInstanceUID"]  # fmt: skip
 
 
 @pytest.mark.parametrize("name", NEAR)

@@ -137,6 +137,12 @@ def deepglobe(folder):
     return f"masks:{folder}"
 
 
+def pathology(folder, suffix):
+    draw(folder / "images" / "a.jpg")
+    text(folder / "masks" / f"a{suffix}", "")
+    return f"masks:{folder}"
+
+
 BOXES = (
     ", without the columns image and measure. Compute the measure of each image, such as the share "
     "of its area in the box, or convert the table to COCO and give coco:FILE."
@@ -160,9 +166,13 @@ BOXES = (
         (deepglobe, "{} has no folder images, but masks next to images, such as 119_mask.png. Move "
          "images into the folder images and masks into the folder masks, with the same names up "
          "to _mask."),
+        (lambda f: pathology(f, ".xml"), "{}/masks has no image; a.xml is an annotation, such as "
+         "that of Aperio; open it in QuPath and export GeoJSON."),
+        (lambda f: pathology(f, ".mat"), "{}/masks has no image; a.mat is an array; save each "
+         "image as TIFF with tifffile, or give scalecut.make_image_set arrays."),
     ],
     ids=["Kvasir-SEG boxes", "NIH ChestX-ray", "VinDr-CXR", "DOTA", "PanNuke", "BBBC038",
-         "DeepGlobe"],
+         "DeepGlobe", "Aperio", "MATLAB"],
 )  # fmt: skip
 def test_other_layouts_are_refused_with_what_helps(tmp_path, layout, message):
     assert said(read, layout(tmp_path)) == message.replace("{}", str(tmp_path))

@@ -151,6 +151,13 @@ def ringed(numbers, value):
     return np.where(ring, value, classes(numbers)).astype(np.uint8)
 
 
+def split(numbers):
+    """The first cell without its third row."""
+    is_first = numbers == 1
+    row = np.flatnonzero(is_first.any(axis=1))[2]
+    return np.where(is_first & (np.arange(HIGH) == row)[:, None], 0, numbers)
+
+
 WHITE = 255
 # what is saved of numbered cells; options; what is assumed; how far an area may differ (pixels)
 FORMS = {
@@ -158,6 +165,9 @@ FORMS = {
     "numbers as float": (lambda m: m.astype(np.float32), {"suffix": ".tif"}, "", 0),
     "one value": (lambda m: (m > 0).astype(np.uint8) * WHITE, {}, "", 0),
     "one bit": (lambda m: m > 0, {}, "", 0),
+    "numbers, one in a larger and a smaller piece": (
+        split, {}, "values of masks are numbers of objects, though 60 values are in 65 regions", 1,
+    ),
     "classes": (classes, {}, "values of masks are classes, so each connected region is an", 0),
     "void": (lambda m: ringed(m, WHITE), {}, "the value 255 of masks means unknown, and counts", 0),
     "noise": (lambda m: as_jpeg((m > 0).astype(np.uint8) * WHITE), {}, "grey values of masks", 3),
@@ -228,6 +238,11 @@ def inside_and_border(numbers):
     return np.where(ndimage.binary_erosion(marked), 1, np.where(marked, 2, 0)).astype(np.uint8)
 
 
+def trimap(numbers):
+    inside, around = ndimage.binary_erosion(numbers == 1), ndimage.binary_dilation(numbers == 1)
+    return np.where(inside, 1, np.where(around, 3, 2)).astype(np.uint8)
+
+
 def pieces(numbers):
     """Values each in two or three regions: objects in pieces, or classes."""
     return np.array([0, *(1 + i % 5 for i in range(numbers.max()))], np.uint8)[numbers]
@@ -246,10 +261,17 @@ def pieces(numbers):
          "--background 255 if 0 marks the object, or --background 0."),
         (inside_and_border, {}, "The masks have 72 connected regions of equal values, but only 36 "
          "of any value (the first mask is 0.png), as if a value marks borders of objects. Choose "
-         "--mask-kind binary (regions of any value) or classes."),
+         "--mask-kind binary (regions of any value), classes or instances."),
+        (trimap, {"background": "2"}, "The masks have 6 connected regions of equal values, but "
+         "only 3 of any value (the first mask is 0.png), as if a value marks borders of objects. "
+         "Choose --mask-kind binary (regions of any value), classes or instances."),
+        (lambda m: np.where(m > 0, 1 + (m - 1) % 9, 0).astype(np.uint8), {}, "The masks have 36 "
+         "connected regions of 27 values (the first mask is 0.png), so a value could be an object "
+         "in pieces, a class of objects, or a number given twice. Choose --mask-kind instances or "
+         "classes."),
         (pieces, {}, "The masks have 36 connected regions of 15 values (the first mask is 0.png), "
-         "so a value could be an object in pieces or a class of objects. Choose --mask-kind "
-         "instances or classes."),
+         "so a value could be an object in pieces, a class of objects, or a number given twice. "
+         "Choose --mask-kind instances or classes."),
         (lambda m: m, {"background": "white"}, "--background must be a value such as 0, or a "
          "colour such as 68,1,84, got 'white'."),
     ],

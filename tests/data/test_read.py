@@ -127,8 +127,8 @@ KINDS = (
     "The kinds are voc: a folder with Annotations and JPEGImages; coco: an instances file, JSON; "
     "csv: a table with image and measure; parquet: such a table as Parquet; tar: shards of images, "
     "each with a .json; masks: a folder with images and masks; yolo: a folder with images and "
-    "labels, or data.yaml; labelme: a folder with a JSON file per image; cvat: an XML file of CVAT "
-    "for images."
+    "labels, or with data.yaml; labelme: a folder with a JSON file per image; cvat: an XML file of "
+    "CVAT for images."
 )
 
 

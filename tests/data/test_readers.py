@@ -40,6 +40,12 @@ def yolo_elsewhere(folder, path):
     return f"yolo:{folder}/about"
 
 
+def in_latin(folder, name, **given):
+    spec = yolo(folder, {"a": BOX}, **given)
+    (folder / name).write_bytes("Zähne\n".encode("latin-1"))
+    return spec
+
+
 def in_yolo(kind, *numbers):
     return f"{kind} {' '.join(f'{value:.6f}' for value in shares(*numbers))}\n"
 
@@ -174,6 +180,15 @@ CIRCLE = shape("circle", ((28, 21), (28, 41)))
          "images/train/a.jpg) are larger than the image if they are shares of width and height, as "
          "its format declares. Choose --boxes cxcywh for pixels, or cxcywh,normalised to skip "
          "those that do not fit."),
+        (lambda f: yolo(f, {"a": in_yolo(1, 4, 3, 20, 30), "b": in_yolo(1, 60, 30, 80, 60)}),
+         "2 of 2 boxes of {} (the first is of images/train/a.jpg) do not fit their images as "
+         "centre x, centre y, width, height, but all fit as corners x1, y1, x2, y2. Choose --boxes "
+         "xyxy,normalised, or cxcywh,normalised to skip those that do not fit."),
+        (lambda f: in_latin(f, "classes.txt", data=""), "{}: classes.txt is no text in UTF-8 "),
+        (lambda f: in_latin(f, "labels/train/a.txt"), "Nothing in {} can be used. 1 were skipped, "
+         "the first is images/train/a.jpg: a.txt is no text in UTF-8 ('utf-8' "),
+        (lambda f: in_latin(f, "data.yaml"), "{}/data.yaml is not YAML (data.yaml is no text in "
+         "UTF-8 ('utf-8' "),
         (lambda f: yolo(f, {"a": "1 0.5 0.5 0.1"}), "Nothing in {} can be used. 1 were skipped, "
          "the first is images/train/a.jpg: line 1 of a.txt is no class with a box or an outline "
          "('1 0.5 0.5 0.1'); fix it."),
@@ -295,6 +310,13 @@ MASKED = {
     "labelme, mask": (
         lambda f: labelme(f, [shape("mask", ((8, 6), (47, 35)), mask=png_of(HOOK))], both=True),
         HOOK,
+    ),
+    "labelme, a mask and an outline in one group": (
+        lambda f: labelme(f, [shape("mask", ((8, 6), (47, 35)), mask=png_of(HOOK), group_id=1),
+                              shape("polygon", SQUARES[1], group_id=1),
+                              shape("polygon", [(60, 2), (70, 2), (70, 9), (60, 9)], group_id=1)],
+                          both=True),
+        HOOK | inside(SQUARES[1]) | inside([(60, 2), (70, 2), (70, 9), (60, 9)]),
     ),
     "cvat": (
         cvat_masks(f'<polygon label="dog" points="{OFF_POINTS}"/>'),

@@ -198,12 +198,16 @@ def test_some_transparent_pixels_are_blended_with_white(tmp_path):
     np.testing.assert_allclose(
         seen[:, 10], (np.stack(COLOUR)[:, 10].astype(float) + 255) / 2, atol=1
     )
+    (assumed,) = images.facts["assumed"]
+    assert assumed == "6 of 6 images that were examined have transparent pixels (the first is " \
+        "0.png), which are shown on white"  # fmt: skip
 
 
 def test_opaque_alpha_changes_nothing(tmp_path):
     opaque = np.full((HIGH, WIDE, 1), 255, np.uint8)
     images = read(table(tmp_path, [np.dstack([each, opaque]) for each in COLOUR], ".png"))
     np.testing.assert_array_equal(shown(images), np.stack(COLOUR))
+    assert "assumed" not in images.facts
 
 
 CHOOSE = "which may be bands or stains as well as colours; choose"
@@ -356,15 +360,23 @@ def shown_one(image):
     return np.asarray(image.decode()).astype(int)
 
 
-def test_range_is_not_given_to_values_of_another_type(tmp_path, cached):
-    """Number 4 is not examined: it could not be told from a dark image."""
-    images = read(shard(tmp_path, many(DEEP, 4, SMALL)))
+@pytest.mark.parametrize(
+    ("usual", "other", "bits"),
+    [(DEEP, SMALL, (8, 16)), (SMALL, DEEP << 4, (16, 8))],
+    ids=["one plain", "one deep"],
+)
+def test_range_is_not_given_to_values_of_another_type(tmp_path, cached, usual, other, bits):
+    """Number 4 is not examined: it could not be told from a dark image, or one of 8 bits."""
+    images = read(shard(tmp_path, many(usual, 4, other)))
     assert said(images.images[4].decode) == (
-        "t.tar/004.png: its values are 8-bit, but 16-bit in the images that were examined; choose "
-        "--intensity LOW,HIGH"
+        "t.tar/004.png: its values are {}-bit, but {}-bit in the images that were examined; choose "
+        "--intensity LOW,HIGH".format(*bits)
     )
     np.testing.assert_allclose(shown_one(images.images[5]), in_grey([SMALL])[0], atol=1)
-    assert images.images[5].key() == read(shard(tmp_path, [DEEP] * 3)).images[1].key()
+    assert images.images[5].key() == read(shard(tmp_path, [usual] * 3)).images[1].key()
+
+
+def test_range_that_is_given_is_that_of_all_types(tmp_path, cached):
     asked = read(shard(tmp_path, many(DEEP, 4, SMALL)), intensity="0,4095")
     assert shown_one(asked.images[4]).max() <= 255 * 255 / 4095 + 1
 

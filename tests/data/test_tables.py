@@ -454,8 +454,15 @@ GIVE = "Give image and measure, optionally group and subset."
     [
         ("file,area\na.png,1\n", "{} has no column 'image'; its columns are 'file', 'area'. "
          + GIVE),
-        ("image;measure\na.png;1\n", "{} has no column 'image'; its columns are 'image;measure'. "
-         + GIVE),
+        *((f"image{sign}measure\na.png{sign}1\n", f"{{}} is separated by {sign!r}, not by commas. "
+           "Save it with commas between columns, and with points in numbers.")
+          for sign in ";\t|"),
+        ("image,measure\n\0,1\n", "{}: 1 of 1 rows have no usable image, the first is row 2 "
+         "('\\x00'; the header is row 1). Fix or remove these rows."),
+        ("image,measure,measure\na.png,1,2\n", "{} has two columns 'measure'. Keep one, or rename "
+         "the other."),
+        ("image,measure\na.png,1\nb.png,2\na.png,1\n", "{}: a.png is listed twice in the subset "
+         "sizes, with the measures 1 and 1. Keep one of each image and subset."),
         ("image,measure\n", "{} has no rows; its columns are 'image', 'measure'. " + GIVE),
         ("image,measure\na.png,1\nb.png,\nc.png,wide\n", "{}: 2 of 3 rows have no usable measure, "
          "the first is row 3 (''; the header is row 1). Fix or remove these rows."),

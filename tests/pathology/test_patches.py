@@ -355,6 +355,19 @@ def test_what_was_saved_is_read_again(two_tiles, tmp_path):
     assert facts["counts"] == made.counts().to_dict("index")
 
 
+def test_copies_of_a_tile_share_a_part(tile, tmp_path, rng):
+    mask = grid_of_discs(side=120)
+    for name in "abcd":
+        tile(name, photograph(rng, 120, 120), mask)
+    (tmp_path / "e.png").write_bytes((tmp_path / "a.png").read_bytes())
+    PIL.Image.fromarray(mask).save(tmp_path / "e_mask.png")
+    cutting = Cutting((40.0,), size=60)
+    made = save_patches(tmp_path, tmp_path, tmp_path / "out", cutting=cutting)
+    group, part = (made.table.groupby("tile")[name].first() for name in ("group", "split"))
+    assert group["a"] == group["e"] and part["a"] == part["e"] and group.nunique() == 4
+    assert made.stated[0] == "2 tiles with identical copies share a part."
+
+
 def test_outlines_of_qupath_give_the_patches_of_the_same_nuclei_drawn(tmp_path, rng):
     """Drawn by the edges to the right of each centre, and saved as numbers in a PNG."""
     y, x = np.mgrid[0:240, 0:240] + 0.5

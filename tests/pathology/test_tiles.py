@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import PIL.Image
 import pytest
+import tifffile
 
 from scalecut.data.masks import MaskRule
 from scalecut.errors import DataError
@@ -176,6 +177,55 @@ def test_what_cannot_be_used_is_skipped_and_listed(folders):
     }
 
 
+NARROW = discs() + np.uint16(100)
+
+
+@pytest.mark.parametrize(
+    ("values", "reason"),
+    [
+        (NARROW, "its 16-bit values reach from 100 to 109, which does not say what is black and "
+         "white; save it with 8 bits, grey or RGB"),
+        (np.stack([binary()] * 4, axis=-1), "it has 4 channels, which may be bands or stains as "
+         "well as colours; save it with 8 bits, grey or RGB"),
+        (np.stack([binary()] * 2), "it has 2 pages; save one page of it"),
+    ],
+    ids=["deep", "bands", "pages"],
+)  # fmt: skip
+def test_tiles_that_are_not_clear_are_skipped_with_advice_that_holds_here(folders, values, reason):
+    tiles, masks = folders
+    for name in ("a", "good"):
+        save(masks / f"{name}.png", discs())
+    save(tiles / "good.png", photograph())
+    order = "contig" if values.shape[-1] == 4 else None
+    tifffile.imwrite(tiles / "a.tif", values, photometric="minisblack", planarconfig=order)
+    _, (left_out,) = find_tiles(tiles, masks)
+    assert (left_out.name, left_out.reason) == ("a.tif", reason)
+
+
+def test_a_mask_of_several_pages_is_refused_with_advice_that_holds_here(folders):
+    tiles, masks = folders
+    save(tiles / "a.png", photograph())
+    tifffile.imwrite(masks / "a.tif", np.stack([discs()] * 2))
+    with pytest.raises(DataError, match=r"^a\.tif: it has 2 pages; save one page of it\.$"):
+        find_tiles(tiles, masks)
+
+
+def test_strict_refuses_tiles_that_are_skipped_and_what_is_assumed(folders):
+    tiles, masks = folders
+    kinds = np.array([0, *(1 + n % 3 for n in range(9))], np.uint8)
+    for name in "ab":
+        save(tiles / f"{name}.png", photograph())
+        save(masks / f"{name}.png", kinds[discs()])
+    (assumed,) = find_tiles(tiles, masks)[0][0].rule.assumed
+    with pytest.raises(DataError) as error:
+        find_tiles(tiles, masks, strict=True)
+    assert str(error.value) == f"Assumed: {assumed} (--strict assumes nothing)."
+    assert len(find_tiles(tiles, masks, mask_kind="classes", strict=True)[0]) == 2
+    (masks / "b.png").unlink()
+    with pytest.raises(DataError, match=r"^b\.png: there is no mask .* \(--strict skips nothing"):
+        find_tiles(tiles, masks, mask_kind="classes", strict=True)
+
+
 def random_tiles(seed):
     """Between 3 and 30 patients, each with one to nine tiles, in no order."""
     rng = np.random.default_rng(seed)
@@ -300,6 +350,9 @@ REFUSED = [
      "There is no folder {here}/none. Give the folder of the masks."),
     (lambda here: find_tiles(here / "tiles", here / "empty"),
      "{here}/empty holds no image. Give the folder of the masks " + SUFFIXES + "."),
+    (lambda here: find_tiles(here / "tiles", here / "arrays"),
+     "{here}/arrays has no image; a.mat is an array; save each image as TIFF with tifffile, or "
+     "give scalecut.make_image_set arrays."),
     (lambda here: find_tiles(here / "tiles", here / "tiles"),
      "{here}/tiles holds no image whose name ends in _mask. Give the folder of the masks "
      + SUFFIXES + "."),
@@ -314,6 +367,8 @@ def test_what_cannot_be_used_is_refused_in_one_line(folders, tmp_path):
     save(folders[0] / "a.png", photograph())
     save(folders[1] / "b.png", discs())
     (tmp_path / "empty").mkdir()
+    (tmp_path / "arrays").mkdir()
+    (tmp_path / "arrays" / "a.mat").write_bytes(b"MATLAB 5.0 MAT-file")
     for call, expected in REFUSED:
         with pytest.raises(DataError) as error:
             call(tmp_path)

@@ -13,6 +13,7 @@ from sklearn.metrics import cohen_kappa_score, recall_score
 from torch import nn
 
 from scalecut import DataError, LayerError, Preprocessing, ScalecutError, load_network
+from scalecut.data.contact import SHEET
 from scalecut.data.images import make_image_set
 from scalecut.features.extract import Computation, Stages, extract_features
 from scalecut.networks.network import tensors_sha256
@@ -651,6 +652,10 @@ def test_saved_transfer_is_read_again(everyone, tmp_path):
     assert title == "Planted, area, frozen, mean ± standard deviation of 2 fits"
     pd.testing.assert_frame_equal(shown, everyone.summary()[title])
     facts = read_run(tmp_path / "run").facts
+    understood = facts["images"]["understood"]
+    assert understood["n_images"] == len(everyone.predicted.patches)
+    assert understood["measure"] == "area"
+    assert (tmp_path / "run" / "figures" / SHEET).is_file()
     assert facts["transfer"] == {
         "task": "area", "mode": "frozen", "seeds": 2, "log": False, "seed": 0
     }  # fmt: skip

@@ -533,6 +533,14 @@ def test_truncated_image_is_skipped_and_named_or_an_error_if_strict(tmp_path):
     assert said.startswith(f"{broken}: ") and said.endswith(" Fix or remove it, or drop --strict.")
 
 
+def test_strict_refuses_what_is_assumed_of_the_network():
+    known = load_network(planted_network(), preprocessing=AS_IT_IS)
+    guessed = replace(known, assumed=("its input is guessed",))
+    with pytest.raises(DataError) as raised:
+        probe(guessed, discs(30), reading=Reading(strict=True))
+    assert str(raised.value) == "Assumed: its input is guessed (--strict assumes nothing)."
+
+
 # --- incomplete weights --------------------------------------------------------------------------
 
 

@@ -128,12 +128,14 @@ class Invariance:
         noise: None if no noise was asked for.
         left_out: layers and images that were skipped, and sizes at which the network does not run.
         provenance: facts of `run.json`.
+        image_set: the images, if there were any; None if the result was read from a run.
     """
 
     table: pd.DataFrame | None
     noise: Noise | None = None
     left_out: tuple[LeftOut, ...] = ()
     provenance: dict[str, object] = field(default_factory=dict)
+    image_set: ImageSet | None = field(default=None, repr=False)
 
     def to_frame(self) -> pd.DataFrame:
         """The table of sizes, in the form of `invariance.csv`, or else that of noise."""
@@ -173,7 +175,7 @@ class Invariance:
             OutputError: if `folder` exists and holds no run, or cannot be written.
         """
         facts = {**self.provenance, "finding": self.finding(), "left_out": self.left_out}
-        return save(self.tables(), facts, folder, command=command)
+        return save(self.tables(), facts, folder, command=command, image_set=self.image_set)
 
     def _repr_html_(self) -> str:
         can_plot = self.table is None or self.table.quantity.isin(["agreement", "drift"]).any()
@@ -293,7 +295,7 @@ def invariance(
     if is_of_images:
         with stages("images"):
             image_set = _read(data, subject.network, reading, seed, progress)
-        stages.say(image_set, subject.network)
+        stages.say(image_set, subject.network, strict=reading.strict)
         with stages("comparison"):
             table, kept, also = _compared(
                 *(subject, image_set, octaves, variation.changes, computation),
@@ -303,7 +305,7 @@ def invariance(
             )
         left_out = (*left_out, *image_set.left_out, *also)
     facts = provenance(subject.network, settings, stages, image_set=kept)
-    return Invariance(table, noise, left_out, facts)
+    return Invariance(table, noise, left_out, facts, kept)
 
 
 def octaves_of(text: str, side: int) -> float:

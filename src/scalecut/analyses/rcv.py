@@ -112,12 +112,14 @@ class Directions:
         vectors: by subset and layer.
         left_out: layers and images that were skipped.
         provenance: facts of `run.json`.
+        image_set: the images; None if the result was read from a run.
     """
 
     table: pd.DataFrame
     vectors: Mapping[str, Mapping[str, Float64[np.ndarray, " _"]]]
     left_out: tuple[LeftOut, ...] = ()
     provenance: dict[str, object] = field(default_factory=dict)
+    image_set: ImageSet | None = field(default=None, repr=False)
 
     def to_frame(self) -> pd.DataFrame:
         """The table, in the form of `rcv.csv`."""
@@ -176,7 +178,8 @@ class Directions:
         def write(made: Path) -> None:
             runs.write_arrays(vectors, made / "rcv.npz")
 
-        return save(self.tables(), facts, folder, command=command, write=write)
+        images = self.image_set
+        return save(self.tables(), facts, folder, command=command, write=write, image_set=images)
 
     def _repr_html_(self) -> str:
         return html_of(self.finding(), next(iter(self.summary().values())), self.plot())
@@ -253,7 +256,7 @@ def rcv(
     with stages("images"):
         frame = network.preprocessing.frame(computation.fit)
         image_set = images_of(data, frame, reading, seed=seed, progress=progress)
-    stages.say(image_set, network)
+    stages.say(image_set, network, strict=reading.strict)
     with computing(computation.cluster) as stages.compute:
         found = stages.extracted(network, image_set.images, points, computation)
         kept = readable(network, image_set, found, strict=reading.strict)
@@ -274,7 +277,7 @@ def rcv(
     table = table.assign(model=network.name, weights=network.weights.kind)
     facts = provenance(network, settings, stages, found, kept, moved)
     left_out = (*subject.left_out, *image_set.left_out, *found.left_out)
-    return Directions(table.reindex(columns=COLUMNS), vectors, left_out, facts)
+    return Directions(table.reindex(columns=COLUMNS), vectors, left_out, facts, kept)
 
 
 def _table(

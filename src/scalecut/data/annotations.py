@@ -27,7 +27,7 @@ from .decoding import decoded, opened
 from .files import Files, Items, base_name, composed, size_of
 from .images import Image, LeftOut, Mark, Source, marked
 from .measures import Box
-from .outlines import Shape, Size, Tally, around, ellipse, ring_of, runs_of
+from .outlines import Shape, Size, Tally, around, ellipse, joined, ring_of, runs_of
 
 TRUE = {"1", "true", "yes", "y", "t"}
 FALSE = {"", "0", "false", "no", "n", "f", "unspecified", "none"}
@@ -191,7 +191,7 @@ def _labelme_marks(about: Mapping[str, Any], tally: Tally) -> list[Mark]:
     """The objects of an annotation; shapes of one label and group are one object."""
     corners: defaultdict[tuple[str, object], list[float]] = defaultdict(list)
     shapes: defaultdict[tuple[str, object], list[Shape | None]] = defaultdict(list)
-    n_outlines = 0
+    size, n_outlines = _labelme_size(about), 0
     for number, shape in enumerate(about["shapes"]):
         kind, form = str(shape["label"]).strip(), shape.get("shape_type") or "polygon"
         if form not in ("circle", "rectangle", "polygon", "mask"):
@@ -208,13 +208,13 @@ def _labelme_marks(about: Mapping[str, Any], tally: Tally) -> list[Mark]:
             n_outlines += 1
             own = ((ring_of(points),),) if tally.has_shapes else None
         elif form == "mask" and tally.has_shapes:
-            own = _labelme_mask(shape["mask"], points[0], _labelme_size(about))
+            own = _labelme_mask(shape["mask"], points[0], size)
         group = shape.get("group_id")
         key = kind, ("alone", number) if group is None else group
         corners[key] += [value for point in points for value in point]
         shapes[key].append(own)
     marks = [
-        Mark(key[0], around(flat), shape=_joined(shapes[key]) if tally.has_shapes else None)
+        Mark(key[0], around(flat), shape=joined(shapes[key], size) if tally.has_shapes else None)
         for key, flat in corners.items()
     ]
     if not marks:
@@ -232,16 +232,6 @@ def _labelme_mask(text: str, corner: tuple[float, float], size: Size) -> Shape:
     with opened(io.BytesIO(base64.b64decode(text))) as stored:
         part = np.asarray(decoded(stored)) > 0
     return runs_of(part, int(corner[0]), int(corner[1]), size)
-
-
-def _joined(shapes: Sequence[Shape | None]) -> Shape | None:
-    """One shape of several outlines; None if one of them is no outline."""
-    if len(shapes) == 1:
-        return shapes[0]
-    outlines = [shape for shape in shapes if isinstance(shape, tuple)]
-    if len(outlines) < len(shapes):
-        return None
-    return tuple(part for shape in outlines for part in shape)
 
 
 # --- CVAT ----------------------------------------------------------------------------------------

@@ -60,6 +60,7 @@ OTHERS = {
     **dict.fromkeys((".mha", ".mhd", ".nrrd", ".mgz", ".hdr", ".img"), _VOLUME),
     **dict.fromkeys((".heic", ".heif"), "HEIC; pip install pillow-heif, or convert it to PNG"),
     ".avif": "AVIF, which this Pillow was built without; pip install 'pillow>=11.3'",
+    ".xml": "an annotation, such as that of Aperio; open it in QuPath and export GeoJSON",
     ".psd": "of Photoshop; save it as PNG", ".pdf": "PDF; convert it to PNG with pdf2image",
     ".svg": "SVG; convert it to PNG with cairosvg", ".exr": "EXR; convert it to TIFF with imageio",
 }
@@ -297,6 +298,9 @@ class Rendering:
     of: str = field(default="", repr=False)  # no part of keys: it changes no pixel
 
 
+PLAIN = Rendering(of="uint8")  # 8 bits as they are
+
+
 @dataclass(frozen=True, slots=True)
 class Contents:
     """What a file holds, by its header.
@@ -481,7 +485,7 @@ def rendered(
     """
     asked = rendering or Rendering()
     found = contents(file, asked.slice)
-    if found.is_plain and asked == Rendering():
+    if found.is_plain and asked in (Rendering(), PLAIN):
         with opened(file) as stored:
             return upright_rgb(stored, frame)
     values, is_upright = all_values(file, found, asked)

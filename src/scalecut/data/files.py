@@ -6,7 +6,7 @@ And the ids and sizes in annotations, by their value.
 import math
 import unicodedata
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path, PureWindowsPath
 from typing import TypeAlias
 from urllib.parse import unquote
@@ -75,12 +75,16 @@ class Files:
         return DataError(f"there is no image named {name}; add it, or give its folder")
 
 
-def none_in(folder: Path, files: Files) -> DataError:
-    """The error for a folder without images: what its files are, and what helps."""
-    for path in files.others.values():
+def none_in(folder: Path, files: Iterable[Path], otherwise: str) -> DataError:
+    """The error for a folder without images: what its files are, and what helps.
+
+    Args:
+        otherwise: what is said of files that are not known.
+    """
+    for path in files:
         if suffix_of(path) in OTHERS:
             return DataError(f"{folder} has no image; {path.name} is {OTHERS[suffix_of(path)]}.")
-    return DataError(f"There is no image in {folder}. Give a folder with images in it.")
+    return DataError(otherwise)
 
 
 def of_two(sort: str, file: Path, folder: Path, one: str, other: str) -> DataError:

@@ -19,7 +19,7 @@ import PIL.Image
 from jaxtyping import Bool, Float64, Integer, UInt8
 
 from ..errors import DataError
-from .decoding import Rendering, header, rendered, rgb_of, unreadable
+from .decoding import PLAIN, Rendering, header, rendered, rgb_of, unreadable
 from .measures import Box, Frame
 from .outlines import Shape
 from .rendering import settled
@@ -56,8 +56,8 @@ class Image:
 
     def key(self) -> str:
         """SHA-256 of the content, and of its rendering if there is one, in hexadecimal."""
-        rendering = b"" if self.rendering is None else repr(self.rendering).encode()
-        return hashlib.sha256(self.content() + rendering).hexdigest()
+        rendering = "" if self.rendering in (None, PLAIN) else repr(self.rendering)
+        return hashlib.sha256(self.content() + rendering.encode()).hexdigest()
 
     def decode(self, frame: Frame | None = None) -> PIL.Image.Image:
         """The decoded image: RGB and upright; see `decoding.rendered`."""
@@ -286,6 +286,13 @@ def leave(item: LeftOut, left_out: list[LeftOut], strict: bool) -> None:
     if strict:
         raise DataError(f"{item.name}: {item.reason} (--strict skips nothing).")
     left_out.append(item)
+
+
+def assume(statement: str, assumed: list[str], strict: bool) -> None:
+    """Add to what is assumed, or raise if `strict`."""
+    if strict:
+        raise DataError(f"Assumed: {statement} (--strict assumes nothing).")
+    assumed.append(statement)
 
 
 def told(left_out: Sequence[LeftOut]) -> str:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import cast
 
 import numpy as np
-from jaxtyping import Bool, Integer, Shaped, UInt8
+from jaxtyping import Bool, Float64, Integer, Shaped, UInt8
 from scipy import ndimage
 
 from ..errors import DataError
@@ -44,6 +44,8 @@ LEAST_GREYS, LEAST_RANGE = 6, 100  # values, and their range, of what should be 
 ENDS = 1 / 8  # of the range of grey values, at either end: marked, or not
 VOID, MOST_CLASSES = 255, 50  # values of PASCAL VOC and the like
 WHOLE = 1.05  # regions per value, at most, where pieces are not worth a line
+ALIKE = 0.5  # area of the second largest region of a value over the largest, if both are objects
+FEW = 3  # values that each mask has, which are rather names than numbers of objects
 REPEATED, IN_PIECES = 3.0, 2.0  # regions per value: of classes, at least; of instances, at most
 TOUCHING = 1.5  # regions of classes over those of any value, at most
 INVERTED = 0.8  # of masks whose border is marked all around, at least
@@ -93,6 +95,8 @@ class _Survey:
     n_regions: int = 0  # of masks with several values, and their values
     n_values: int = 0
     n_merged: int = 0  # regions of these whatever their values
+    n_split: int = 0  # values in several regions
+    n_alike: int = 0  # of these, with regions of similar areas
     n_with_void: int = 0
     most_values: int = 0  # of one mask
     is_grey: bool = True
@@ -313,8 +317,12 @@ def _surveyed(files: Sequence[Path], background: int, page: int, slice_: str) ->
         if 1 < len(marked) <= MOST_COLOURS and survey.n_values < ENOUGH:
             labels = _ranked(codes, marked)
             survey.n_values += len(marked)
-            survey.n_regions += int(_regions_of_values(labels).max())
+            regions = _regions_of_values(labels)
+            survey.n_regions += int(regions.max())
             survey.n_merged += int(_regions(labels > 0).max())
+            shares = _second_over_first(labels, regions)
+            survey.n_split += len(shares)
+            survey.n_alike += int((shares >= ALIKE).sum())
     return survey
 
 
@@ -420,23 +428,39 @@ def _threshold(values: Counter[int], survey: _Survey) -> float | None:
 def _kind(survey: _Survey, void: int | None) -> str:
     if survey.most_values <= 1:
         return "binary"
-    if survey.n_regions <= IN_PIECES * survey.n_values:
-        return "instances"
     n_distinct = len(survey.pixels) - 1 - (void is not None)
-    if survey.n_regions >= REPEATED * survey.n_values and n_distinct <= MOST_CLASSES:
-        if survey.n_regions > TOUCHING * survey.n_merged:
-            raise DataError(
-                f"The masks have {survey.n_regions} connected regions of equal values, but only "
-                f"{survey.n_merged} of any value (the first mask is {survey.first}), as if a value "
-                "marks borders of objects. Choose --mask-kind binary (regions of any value) or "
-                "classes."
-            )
+    is_repeated = survey.n_regions >= REPEATED * survey.n_values and n_distinct <= MOST_CLASSES
+    has_few = n_distinct == survey.most_values <= FEW
+    if (is_repeated or has_few) and survey.n_regions > TOUCHING * survey.n_merged:
+        raise DataError(
+            f"The masks have {survey.n_regions} connected regions of equal values, but only "
+            f"{survey.n_merged} of any value (the first mask is {survey.first}), as if a value "
+            "marks borders of objects. Choose --mask-kind binary (regions of any value), classes "
+            "or instances."
+        )
+    if is_repeated:
         return "classes"
+    is_whole = survey.n_regions <= WHOLE * survey.n_values or 2 * survey.n_alike <= survey.n_split
+    if survey.n_regions <= IN_PIECES * survey.n_values and is_whole:
+        return "instances"
     raise DataError(
         f"The masks have {survey.n_regions} connected regions of {survey.n_values} values (the "
-        f"first mask is {survey.first}), so a value could be an object in pieces or a class of "
-        "objects. Choose --mask-kind instances or classes."
+        f"first mask is {survey.first}), so a value could be an object in pieces, a class of "
+        "objects, or a number given twice. Choose --mask-kind instances or classes."
     )
+
+
+def _second_over_first(
+    labels: Integer[np.ndarray, "h w"], regions: Integer[np.ndarray, "h w"]
+) -> Float64[np.ndarray, " k"]:
+    """For each label with several regions, the area of its second largest over its largest."""
+    areas, owners = np.bincount(regions.ravel()), np.zeros(regions.max() + 1, dtype=np.int64)
+    owners[regions] = labels
+    order = np.lexsort((-areas[1:], owners[1:])) + 1  # by label, the largest first
+    starts = np.flatnonzero(np.diff(owners[order], prepend=0))
+    is_split = np.append(owners[order], 0)[starts + 1] == owners[order[starts]]
+    firsts = starts[is_split]
+    return areas[order[firsts + 1]] / areas[order[firsts]]
 
 
 def _regions(marked: Bool[np.ndarray, "h w"]) -> Integer[np.ndarray, "h w"]:

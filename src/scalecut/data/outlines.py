@@ -8,7 +8,7 @@ Shapes: h x w pixels of an image, a x b of the part of it that is covered.
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias, TypeGuard
 
@@ -135,6 +135,23 @@ def scaled(shape: Shape | None, width: int, height: int) -> Shape | None:
     return tuple(
         tuple(tuple((x * width, y * height) for x, y in ring) for ring in part) for part in shape
     )
+
+
+def joined(shapes: Sequence[Shape | None], size: Size) -> Shape | None:
+    """One shape of the shapes of an object on an image of this size; None if one is missing.
+
+    Raises:
+        DataError: if runs of pixels are among several, and a shape does not fit the image.
+    """
+    if len(shapes) == 1:
+        return shapes[0]
+    known = [shape for shape in shapes if shape is not None]
+    if len(known) < len(shapes):
+        return None
+    outlines = [shape for shape in known if not isinstance(shape, Runs)]
+    if len(outlines) == len(known):
+        return tuple(part for shape in outlines for part in shape)
+    return runs_of(drawn(known, *(size or (0, 0)))[0] > 0, 0, 0, size)
 
 
 def runs_of(part: Bool[np.ndarray, "a b"], left: int, top: int, size: Size) -> Runs:

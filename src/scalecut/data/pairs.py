@@ -37,8 +37,13 @@ def masks(folder: Path, source: Source) -> Items:
         raise _no_masks(folder, images, has_masks=bool(places))
     files = Files(images)
     if not files.paths:
-        raise none_in(images, files)
-    of_mask = _by_stem(Files(places[0], MASKS).paths, places[0], MASK_ENDINGS)
+        lack = f"There is no image in {images}. Give a folder with images in it."
+        raise none_in(images, files.others.values(), lack)
+    marked_by = Files(places[0], MASKS)
+    if not marked_by.paths:
+        lack = f"There is no mask in {places[0]}. Put one for each image there, of the same name."
+        raise none_in(places[0], marked_by.others.values(), lack)
+    of_mask = _by_stem(marked_by.paths, places[0], MASK_ENDINGS)
     tally = Tally()
     used: dict[Path, str] = {}
     for path in files.paths:

@@ -26,6 +26,7 @@ from .images import (
     Marked,
     Progress,
     Source,
+    assume,
     leave,
     told,
 )
@@ -92,7 +93,7 @@ READERS: dict[str, Reader] = {
     "tar": Reader("shards of images, each with a .json", tables.shards, "pattern", *SHARDS),
     "masks": Reader("a folder with images and masks", pairs.masks, "folder", marks=MASKS),
     "yolo": Reader(
-        "a folder with images and labels, or data.yaml", yolo.yolo, "folder", marks=EITHER
+        "a folder with images and labels, or with data.yaml", yolo.yolo, "folder", marks=EITHER
     ),
     "labelme": Reader(
         "a folder with a JSON file per image", annotations.labelme, "folder", marks=EITHER
@@ -281,6 +282,7 @@ def read_images(
         log.assume(statement)
     measured = _measured(labelled, wanted, frame or WHOLE, asked, rule, log, progress)
     rows = _shown(measured, asked, log)
+    _check_once(place, rows)
     _check_found(place, rows, wanted if asked.subset else frozenset(), log.skipped, rule)
     groups, n_identical = joined([row.image for row in rows], [row.group for row in rows])
     rows = [replace(row, group=group) for row, group in zip(rows, groups, strict=True)]
@@ -303,9 +305,7 @@ class _Log:
         leave(item, self.skipped, self.strict)
 
     def assume(self, statement: str) -> None:
-        if self.strict:
-            raise DataError(f"Assumed: {statement} (--strict assumes nothing).")
-        self.assumed.append(statement)
+        assume(statement, self.assumed, self.strict)
 
     def facts(self, n_identical: int, rule: MaskRule | None) -> dict[str, object]:
         """What was found and assumed, for `run.json`."""
@@ -668,6 +668,18 @@ def _summary(seen: list[_Seen], kind: str, objects: str) -> tuple[float, float, 
         return float(np.mean(areas)), float(np.mean(heights)), seen
     largest = max(seen, key=lambda each: each.area)
     return largest.area, largest.height, [largest]
+
+
+def _check_once(place: object, rows: Sequence[_Row]) -> None:
+    first: dict[tuple[str, str], _Row] = {}
+    for row in rows:
+        other = first.setdefault((row.subset, row.image.name), row)
+        if other is not row:
+            raise DataError(
+                f"{_text(place)}: {row.image.name} is listed twice in the subset {row.subset}, "
+                f"with the measures {other.measure:g} and {row.measure:g}. Keep one of each image "
+                "and subset."
+            )
 
 
 def _check_found(

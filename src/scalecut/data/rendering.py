@@ -67,6 +67,7 @@ class _Look:
         is_plain: whether it is shown as it is stored.
         reach: the smallest and the largest value; None if it was not decoded.
         sample: some of the values.
+        is_blended: whether transparent pixels are shown on white.
     """
 
     found: Contents
@@ -74,6 +75,7 @@ class _Look:
     is_plain: bool
     reach: tuple[float, float] | None
     sample: np.ndarray
+    is_blended: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +113,7 @@ class _Examined:
             is_plain = found.is_plain and not self.is_asked
             if is_plain and file not in self.few:
                 return _Look(found, np.dtype(np.uint8), True, None, np.empty(0))
-            shown = np.asarray(rendered(content)) if is_plain else None
+            shown, alpha = np.asarray(rendered(content)) if is_plain else None, None
         except NeededError as error:
             raise DataError(f"{name}: {error}.") from error
         except DataError:
@@ -119,14 +121,15 @@ class _Examined:
         if shown is None:
             try:
                 values, _ = all_values(content, found, self.asked)
-                shown, _ = shown_values(values, found, self.asked)
+                shown, alpha = shown_values(values, found, self.asked)
             except FileError:
                 raise
             except DataError as error:
                 raise DataError(f"{name}: {error}.") from error
         kind = np.dtype(shown.dtype.name)  # in the byte order of this machine
         reach = float(shown.min()), float(shown.max())
-        return _Look(found, kind, is_plain, reach, shown.ravel()[:: 1 + shown.size // SAMPLED])
+        sample = shown.ravel()[:: 1 + shown.size // SAMPLED]
+        return _Look(found, kind, is_plain, reach, sample, alpha is not None)
 
 
 def settled(names: Mapping[File, str], asked: Rendering, intensity: str) -> Settled:
@@ -171,13 +174,14 @@ def settled(names: Mapping[File, str], asked: Rendering, intensity: str) -> Sett
     for file, (low, high) in windows.items():
         renderings[file] = replace(asked, low=low, high=high)
     given = asked
-    for kind in kinds & ranges.keys():  # one at most, if there is a rest
-        given = _within(asked, kind, ranges[kind])
-        if given.low is not None and "," not in intensity:
+    for kind in kinds:  # one at most, if there is a rest
+        given = _within(asked, kind, ranges.get(kind, (0.0, 255.0)))
+        if "," not in intensity:
             given = replace(given, of=kind.name)
     if given != Rendering():
         renderings |= dict.fromkeys(rest, given)
     assumed = _assumed(ranges, one) if intensity == "auto" else []
+    assumed += _blended(examined)
     held = [look.found for look in looks.values() if not look.is_plain]
     spacing = tuple(sorted({found.spacing for found in held if found.spacing}))
     stated = _stated(held, windows.values(), spacing)
@@ -214,6 +218,16 @@ def _assumed(
         + f"as --intensity {low:g},{high:g} would"
         for kind, (low, high) in ranges.items()
         if kind not in (np.uint8, np.bool_)
+    ]
+
+
+def _blended(examined: _Examined) -> list[str]:
+    blended = [examined.names[file] for file, look in examined.looks.items() if look.is_blended]
+    if not blended:
+        return []
+    return [
+        f"{len(blended)} of {len(examined.looks)} images that were examined have transparent "
+        f"pixels (the first is {blended[0]}), which are shown on white"
     ]
 
 

@@ -39,6 +39,8 @@ from .storage import Stored, is_address, sibling
 GROUP_WORDS = {
     "group", "patient", "slide", "case", "subject", "donor", "participant", "specimen", "wsi",
     "scan", "study", "animal", "mouse", "individual", "person", "video", "plate", "series", "block",
+    "lesion", "sample", "biopsy", "core", "mrn", "accession", "well", "clip", "sequence", "session",
+    "studyinstance", "seriesinstance",
 }
 # fmt: on
 LIKE_BOX = {"xmin", "bboxxywh", "bbox", "bboxx", "boxx", "x"}  # letters of columns of boxes
@@ -114,7 +116,7 @@ def _group_column(
 
 @functools.cache
 def _seems_group(name: str) -> bool:
-    word = re.sub(r"[^a-z]|(id|ids|no|nr|name|number|code)$", "", name.strip().lower())
+    word = re.sub(r"[^a-z]|(uid|id|ids|no|nr|name|number|code)$", "", name.strip().lower())
     return word.removesuffix("s") in GROUP_WORDS
 
 
@@ -140,7 +142,7 @@ def _is_number(cell: str) -> bool:
 
 # columns of a table of images: are they required, and which cells are usable
 CELLS: dict[str, tuple[bool, Callable[[str], bool]]] = {
-    "image": (True, bool),
+    "image": (True, lambda cell: bool(cell) and "\0" not in cell),
     "measure": (True, _is_number),
     "group": (False, lambda _: True),  # checked where it is the one that names groups
     "subset": (False, bool),
@@ -186,6 +188,15 @@ def columns(
             "Compute the measure of each image, such as the share of its area in the box, or "
             "convert the table to COCO and give coco:FILE."
         )
+    separator = next((sign for sign in ";\t|" if sign in "".join(found)), "")
+    if missing and separator and len(found) == 1:
+        raise DataError(
+            f"{place} is separated by {separator!r}, not by commas. Save it with commas between "
+            "columns, and with points in numbers."
+        )
+    twice = next((name for name in cells if name in found and f"{name}.1" in found), None)
+    if twice is not None:  # pandas numbers columns of one name
+        raise DataError(f"{place} has two columns {twice!r}. Keep one, or rename the other.")
     if missing or table.empty:
         raise DataError(
             f"{place} has {f'no column {missing[0]!r}' if missing else 'no rows'}; its columns are "

@@ -60,8 +60,8 @@ def _facts(folder: Path) -> dict[str, Any]:
     if file is None:
         return {}
     try:
-        about = yaml.safe_load(file.read_text(encoding="utf-8-sig"))
-    except (yaml.YAMLError, OSError, UnicodeError) as error:
+        about = yaml.safe_load(_text(file))
+    except (yaml.YAMLError, DataError) as error:
         reason = " ".join(str(error).split())
         raise DataError(f"{file} is not YAML ({reason}). Fix or remove it.") from error
     return about if isinstance(about, dict) else {}
@@ -76,7 +76,10 @@ def _kinds(about: dict[str, Any], folder: Path) -> dict[str, str]:
     names = about.get("names")
     file = folder / "classes.txt"
     if names is None and file.is_file():
-        names = file.read_text(encoding="utf-8-sig").split("\n")
+        try:
+            names = _text(file).split("\n")
+        except DataError as error:
+            raise DataError(f"{folder}: {error}.") from error
     if isinstance(names, list | None):
         names = dict(enumerate(names or ()))
     if not isinstance(names, dict) or not all(identity(n).isdecimal() for n in names):
@@ -86,6 +89,13 @@ def _kinds(about: dict[str, Any], folder: Path) -> dict[str, str]:
         )
     found = {identity(number): str(name).strip() for number, name in names.items()}
     return {number: name for number, name in found.items() if name}
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeError) as error:
+        raise DataError(f"{file.name} is no text in UTF-8 ({error}); save it anew") from error
 
 
 def _folders(folder: Path, about: dict[str, Any]) -> list[Path]:
@@ -119,7 +129,7 @@ def _label(image: Path, folder: Path) -> Path | None:
 def _marks(file: Path, kinds: dict[str, str], has_points: bool, tally: Tally) -> list[Mark]:
     """The objects of a text file."""
     marks, n_outlines = [], 0
-    for number, line in enumerate(file.read_text(encoding="utf-8-sig").splitlines(), start=1):
+    for number, line in enumerate(_text(file).splitlines(), start=1):
         words = line.split()
         if not words:
             continue

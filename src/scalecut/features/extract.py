@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from .. import cache
 from ..data.decoding import fitted
-from ..data.images import Image, ImageSet, LeftOut, Progress, keys_of
+from ..data.images import Image, ImageSet, LeftOut, Progress, assume, keys_of
 from ..data.measures import Frame, evenly
 from ..data.read import check_size
 from ..data.summary import described, summary_of
@@ -507,8 +507,14 @@ class Stages:
         seconds = self.facts.setdefault(stage, {"seconds": 0.0})["seconds"]
         self.facts[stage]["seconds"] = round(seconds + time.perf_counter() - start, 3)
 
-    def say(self, image_set: ImageSet, network: Network) -> None:
-        """State what was understood of the images, if what shows progress can."""
+    def say(self, image_set: ImageSet, network: Network, *, strict: bool = False) -> None:
+        """State what was understood of the images, if what shows progress can.
+
+        Raises:
+            DataError: if something is assumed of the network, and `strict`.
+        """
+        for statement in network.assumed:
+            assume(statement, [], strict)
         shown = getattr(self.progress, "say", None)
         if shown is not None:
             shown(summary_of(image_set, assumed=network.assumed))

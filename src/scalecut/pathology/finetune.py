@@ -407,16 +407,21 @@ def _check(
             f"The target of the {n} training images is {own.min():g} to {own.max():g}. Give finite "
             "targets that differ."
         )
+    check_training(training, batch_size)
+    if (training.patience or training.keep_best) and not len(parts.validation):
+        raise DataError(
+            "--patience and --keep-best need validation images, and there are none. Cut patches "
+            "with a validation part, or train a fixed number of epochs."
+        )
+
+
+def check_training(training: Training, batch_size: int) -> None:
+    """Refuse settings that train nothing."""
     if training.epochs < 1 or batch_size < 2 or training.learning_rate <= 0:
         raise DataError(
             f"{training.epochs} epochs in batches of {batch_size} at a learning rate of "
             f"{training.learning_rate:g} train nothing. Give --epochs 1 or more, --batch-size 2 or "
             "more and a --learning-rate above 0."
-        )
-    if (training.patience or training.keep_best) and not len(parts.validation):
-        raise DataError(
-            "--patience and --keep-best need validation images, and there are none. Cut patches "
-            "with a validation part, or train a fixed number of epochs."
         )
 
 

@@ -30,7 +30,8 @@ from scipy import ndimage, sparse
 from skimage.measure import label
 
 from .. import runs
-from ..data.images import LeftOut, Progress
+from ..data.groups import joined
+from ..data.images import Image, LeftOut, Progress
 from ..data.masks import KINDS, background_code
 from ..errors import DataError, check_names
 from .resolution import checked
@@ -168,6 +169,7 @@ def save_patches(
     split: str | Path | None = None,
     leave_out: Sequence[str] = (),
     cutting: Cutting = Cutting(),
+    strict: bool = False,
     seed: int = 0,
     command: str = "",
     progress: Progress | None = None,
@@ -182,6 +184,7 @@ def save_patches(
             validation and test, 60, 20 and 20 %.
         leave_out: Skip tiles whose name contains one of these.
         cutting: How patches are cut.
+        strict: Stop at the first tile that would be skipped unasked, and at whatever is assumed.
         seed: random seed of the split.
         command: as it was typed, or empty.
         progress: called with (stage, done, total).
@@ -193,13 +196,21 @@ def save_patches(
     out = Path(out)
     runs.check_place(out, "patches")
     found, left_out = find_tiles(
-        *(Path(tiles), Path(masks)), mask_kind=cutting.mask_kind, background=cutting.background
+        Path(tiles),
+        Path(masks),
+        mask_kind=cutting.mask_kind,
+        background=cutting.background,
+        strict=strict,
     )
     kept = [tile for tile in found if not any(part in tile.name for part in leave_out)]
     if not kept:
         raise DataError(f"--leave-out {','.join(leave_out)} skips every tile. Skip fewer.")
+    images = [Image(tile.name, tile.image) for tile in kept]
+    groups, n_identical = joined(images, [tile.group for tile in kept])
+    kept = [replace(tile, group=group) for tile, group in zip(kept, groups, strict=True)]
     said = (
         *(f"{each[0].upper()}{each[1:]}." for each in kept[0].rule.assumed),
+        *[f"{n_identical} tiles with identical copies share a part."] * bool(n_identical),
         *checked(kept, cutting.native, cutting.um_per_pixel),
     )
     parts = split_tiles(kept, seed=seed, given=read_split(Path(split)) if split else None)

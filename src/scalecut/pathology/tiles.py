@@ -20,8 +20,9 @@ import numpy as np
 from jaxtyping import Bool, Integer, UInt8
 
 from ..data.decoding import COMMON, opened
+from ..data.files import none_in
 from ..data.groups import TCGA
-from ..data.images import Image, LeftOut, told
+from ..data.images import Image, LeftOut, assume, leave, told
 from ..data.masks import MaskRule, marks_of, understood
 from ..data.outlines import Tally
 from ..data.pairs import GEOJSON, labels_in
@@ -48,7 +49,12 @@ class Tile:
 
 
 def find_tiles(
-    tiles: Path, masks: Path, *, mask_kind: str = "auto", background: str = ""
+    tiles: Path,
+    masks: Path,
+    *,
+    mask_kind: str = "auto",
+    background: str = "",
+    strict: bool = False,
 ) -> tuple[list[Tile], tuple[LeftOut, ...]]:
     """The tiles of a folder that have a mask in the other, by name, and what is skipped.
 
@@ -57,9 +63,11 @@ def find_tiles(
     Args:
         mask_kind: binary, instances or classes; auto detects it.
         background: the value or colour of masks that marks nothing, instead of 0.
+        strict: whether nothing may be skipped or assumed.
 
     Raises:
-        DataError: if a folder does not exist, no tile can be used, or masks are ambiguous.
+        DataError: if a folder does not exist, no tile can be used, masks are ambiguous, or
+            `strict` is not met.
     """
     for folder, what in ((tiles, "tiles"), (masks, "masks")):
         if not folder.is_dir():
@@ -67,7 +75,10 @@ def find_tiles(
     images = _named(tiles, "tiles", ending=_TILE, other=_MASK)
     marked = _named(masks, "masks", ending=_MASK, other=_TILE, strict=tiles.samefile(masks))
     of_tiles = [paths[0] for name, paths in marked.items() if name in images]
-    rule = understood([m for m in of_tiles if m.suffix != GEOJSON], mask_kind, background)
+    try:
+        rule = understood([m for m in of_tiles if m.suffix != GEOJSON], mask_kind, background)
+    except DataError as error:
+        raise _without_options(error) from error
     tally = Tally()
     found: list[Tile] = []
     left_out: list[LeftOut] = []
@@ -77,10 +88,13 @@ def find_tiles(
             found.append(_paired(name, of_tile, of_mask, rule, tally))
         except DataError as error:
             reason = str(error).removeprefix(f"{name}: ")
-            left_out.append(LeftOut((of_tile or of_mask)[0].name, reason))
+            leave(LeftOut((of_tile or of_mask)[0].name, reason), left_out, strict)
     if not found:
         raise DataError(f"None of the tiles of {tiles} can be used. {told(left_out)}")
-    rule = replace(rule, assumed=(*rule.assumed, *tally.statements()))
+    assumed: list[str] = []
+    for statement in (*rule.assumed, *tally.statements()):
+        assume(statement, assumed, strict)
+    rule = replace(rule, assumed=tuple(assumed))
     return [replace(tile, rule=rule) for tile in found], tuple(left_out)
 
 
@@ -90,16 +104,16 @@ def _named(
     """Files by the name that tile and mask share, without those that end as the others do."""
     files: dict[str, list[Path]] = defaultdict(list)
     suffixes = (*COMMON, GEOJSON) if what == "masks" else COMMON
-    for path in sorted(folder.iterdir()):
+    every = sorted(folder.iterdir())
+    for path in every:
         is_ours = path.stem.endswith(ending) or not (strict or path.stem.endswith(other))
         is_ours |= path.suffix == GEOJSON
         if path.suffix.lower() in suffixes and is_ours and not path.name.startswith("."):
             files[path.stem.removesuffix(ending)].append(path)
     if not files:
         ends = f" whose name ends in {ending}" if strict else ""
-        raise DataError(
-            f"{folder} holds no image{ends}. Give the folder of the {what} ({', '.join(suffixes)})."
-        )
+        lack = f"{folder} holds no image{ends}. Give the folder of the {what} "
+        raise none_in(folder, every, f"{lack}({', '.join(suffixes)}).")
     return files
 
 
@@ -114,13 +128,12 @@ def _paired(name: str, images: list[Path], masks: list[Path], rule: MaskRule, ta
             files = ", ".join(path.name for path in paths)
             raise DataError(f"there are {len(paths)} files of this name ({files}); keep one")
     patient = next((p.group(1) for rule in _PATIENTS if (p := rule.search(name))), name)
+    tile = Tile(name, images[0], masks[0], patient, rule)
+    read(tile, tally)
     with opened(images[0]) as file:
         sizes = stated(file)
     usable = [each.um_per_pixel for each in sizes if each.is_usable and each.um_per_pixel]
-    um_per_pixel = usable[0] if usable else None
-    tile = Tile(name, images[0], masks[0], patient, rule, um_per_pixel, sizes)
-    read(tile, tally)
-    return tile
+    return replace(tile, um_per_pixel=usable[0] if usable else None, stated=sizes)
 
 
 def read(
@@ -137,7 +150,10 @@ def read(
     Raises:
         DataError: if one cannot be read, the sizes differ, or the mask marks nothing.
     """
-    pixels = np.asarray(Image(tile.name, tile.image).decode())
+    try:
+        pixels = np.asarray(Image(tile.name, tile.image).decode())
+    except DataError as error:
+        raise _without_options(error) from error
     try:
         if tile.mask.suffix == GEOJSON:
             height, width = pixels.shape[:2]
@@ -154,6 +170,17 @@ def read(
             f"{marks.shape[1]} x {marks.shape[0]}; give a mask of the same size"
         )
     return pixels, marks
+
+
+def _without_options(error: DataError) -> DataError:
+    """The error with advice that holds here, where no option chooses pages or values."""
+    reason, _, advice = str(error).partition("; ")
+    end = "." * advice.endswith(".")
+    if "--page" in advice:
+        return DataError(f"{reason}; save one page of it{end}")
+    if "--channels" in advice or "--intensity" in advice:
+        return DataError(f"{reason}; save it with 8 bits, grey or RGB{end}")
+    return error
 
 
 def read_split(file: Path) -> dict[str, str]:

@@ -7,7 +7,7 @@ Shapes: k test patches, S seeds, L layers, b bootstrap draws.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -35,7 +35,7 @@ from ..report.report import save
 from ..runs import read_run, settings_of
 from ..stats.agreement import FEWEST, agreement
 from . import comparison as compared
-from .finetune import Training
+from .finetune import Training, check_training
 from .methods import SWEEP, TUNED, Predicted, Source, Task, Trial, frozen, planned, task_of, trained
 from .patches import Patches, read_patches
 
@@ -89,6 +89,7 @@ class Transfer:
     layers_left_out: tuple[LeftOut, ...] = ()  # for missing weights; the network ends before them
     provenance: dict[str, Any] = field(default_factory=dict)
     predicted: Predicted | None = None  # a transfer that was read from a run has none
+    image_set: ImageSet | None = None  # the patches that could be read; none as well
 
     def to_frame(self) -> pd.DataFrame:
         """One row per method, seed, tile and metric, in the form of `transfer.csv`."""
@@ -168,7 +169,8 @@ class Transfer:
         Raises:
             OutputError: if `folder` exists and holds no run, or cannot be written.
         """
-        return save(self.tables(), self._facts(), folder, command=command)
+        images = self.image_set
+        return save(self.tables(), self._facts(), folder, command=command, image_set=images)
 
     def _repr_html_(self) -> str:
         return html_of(self.finding(), self.scores(), self.plot())
@@ -244,7 +246,11 @@ def transfer(
     layer = cut.at or (choose_layer(curve, cut.rule or "cheapest").layer if curve else "")
     at = _point_of(points, layer) if layer else None
     plan = planned(trial.methods, points, at)
-    table, source = patches.table, Source(network, _images(patches, task), computation, stages, at)
+    images, table = _images(patches, task), patches.table
+    if trial.mode == "finetune":
+        check_training(training, computation.batch_size)
+    stages.say(images, network)
+    source = Source(network, images, computation, stages, at)
     with computing(computation.cluster) as stages.compute:
         if trial.mode == "frozen":
             candidates = points if TUNED in trial.methods else ()
@@ -252,6 +258,9 @@ def transfer(
         else:
             found = trained(source, plan, table, trial, training, seed)
     swept = _swept(found)
+    unreadable = {each.name for each in source.left_out}
+    images = images.rows(np.array([image.name not in unreadable for image in images.images]))
+    images = replace(images, left_out=tuple(source.left_out))
     return Transfer(
         _table(found, trial.mode),
         _differences(found, seed),
@@ -263,10 +272,11 @@ def transfer(
         found.losses,
         tuple(source.left_out),
         tuple(layers_left_out),
-        provenance(network, settings, stages, checked=source.computed)
+        provenance(network, settings, stages, image_set=images, checked=source.computed)
         | _facts_of(found, trial, training, computation)
         | {"transfer": _trial_facts(trial, seed)},
         found,
+        images,
     )
 
 

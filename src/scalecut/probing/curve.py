@@ -11,7 +11,6 @@ from jaxtyping import Float32, Float64
 from matplotlib.figure import Figure
 
 from .. import runs
-from ..data.contact import SMALL, write_sheet
 from ..data.images import MEAN, Image, ImageSet
 from ..data.storage import Stored
 from ..data.thumbnails import thumbnail
@@ -150,7 +149,8 @@ class Curve:
             "evidence_with_fewer_to_fit": [each.evidence() for each in self.fewer],
             "points": self.points,
         }
-        return save(self.tables(), facts, folder, command=command, write=self._write_images)
+        write, images = self._write_images, self.image_set
+        return save(self.tables(), facts, folder, command=command, write=write, image_set=images)
 
     def _write_images(self, folder: Path) -> None:
         """The draws; and if the images are known, their table and predictions."""
@@ -158,7 +158,6 @@ class Curve:
         if self.image_set is not None:
             self.predictions().to_parquet(folder / "predictions.parquet", index=False)
             _images(self.image_set).to_parquet(folder / "images.parquet", index=False)
-            write_sheet(self.image_set, folder, SMALL)
 
     def summary(self) -> dict[str, pd.DataFrame]:
         """The mean over subsets, one row per layer, in at most 80 characters."""

@@ -140,7 +140,7 @@ def probe(
     with stages("images"):
         frame = network.preprocessing.frame(computation.fit)
         image_set = images_of(data, frame, reading, seed=seed, progress=progress)
-    stages.say(image_set, network)
+    stages.say(image_set, network, strict=reading.strict)
     if network.weights.kind == "random":
         network = control_of(network, image_set, computation, seed)
     asked = _Asked(network, tuple(points), computation, fitting, seed, stages)

@@ -13,6 +13,8 @@ import matplotlib as mpl
 import pandas as pd
 
 from .. import cache, runs
+from ..data.contact import SMALL, write_sheet
+from ..data.images import ImageSet
 from ..errors import DataError, OutputError
 from ..figures.drawing import STYLE, Drawing, page_figure
 from ..runs import Run
@@ -33,6 +35,7 @@ def save(
     *,
     command: str = "",
     write: Callable[[Path], None] | None = None,
+    image_set: ImageSet | None = None,
 ) -> Path:
     """Write a result as a run folder: `run.json`, tables, figures and page. Complete or absent.
 
@@ -41,6 +44,7 @@ def save(
         facts: of `run.json`.
         command: as it was typed, or empty.
         write: is given the folder before figures are drawn, and writes what is no table.
+        image_set: the images, if they are known, for a contact sheet.
 
     Raises:
         OutputError: if `folder` exists and holds no run, or cannot be written.
@@ -50,6 +54,8 @@ def save(
         runs.write_run(made, tables, facts, command=command)
         if write is not None:
             write(made)
+        if image_set is not None:
+            write_sheet(image_set, made, SMALL)
         write_report(made)
     return folder
 
