@@ -109,6 +109,13 @@ def test_masks_and_copies_are_stated(tmp_path):
     assert headed(summary, "Groups") == ["1, as given; 3 files with identical copies share theirs"]
 
 
+def test_a_background_that_is_a_colour_is_stated_as_one(tmp_path):
+    colours = np.array([[68, 1, 84], [255, 255, 0]], np.uint8)
+    spec = add_mask(tmp_path, "a", colours[(nuclei() == 2).astype(int)])
+    (said,) = headed(summary_of(read(spec, background="68,1,84")), "Masks")
+    assert said.endswith("the background is 68,1,84")
+
+
 def marked(tile):
     """The rectangle of the pixels in the colour of marks."""
     down, across = np.nonzero((np.asarray(tile) == MARK).all(axis=2))

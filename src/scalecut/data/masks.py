@@ -355,10 +355,10 @@ def _is_inverted(marked: Bool[np.ndarray, "h w"]) -> bool:
 
 
 def _check_background(survey: _Survey, given: int | None) -> None:
-    values = ", ".join(_in_words(value) for value in sorted(survey.pixels)[:4])
+    values = ", ".join(in_words(value) for value in sorted(survey.pixels)[:4])
     if given is not None and given not in survey.pixels:
         raise DataError(
-            f"No mask has the background {_in_words(given)}; the values are {values}. "
+            f"No mask has the background {in_words(given)}; the values are {values}. "
             "Give one of them: --background."
         )
     if given is None and 2 * survey.n_without_zero > survey.n:
@@ -366,7 +366,7 @@ def _check_background(survey: _Survey, given: int | None) -> None:
         raise DataError(
             f"The masks have the values {values} (the first mask is {survey.first}), and none is "
             "0, so the background is not known. Give it, such as --background "
-            f"{_in_words(usual)}."
+            f"{in_words(usual)}."
         )
 
 
@@ -386,7 +386,8 @@ def _void(survey: _Survey, background: int) -> int | None:
     return VOID if is_there else None
 
 
-def _in_words(code: int) -> str:
+def in_words(code: int) -> str:
+    """The value or the colour that a number stands for."""
     if code < COLOUR:
         return str(code)
     return ",".join(str((code - COLOUR) // 256**place % 256) for place in range(3))

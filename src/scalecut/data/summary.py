@@ -20,6 +20,7 @@ from ..errors import DataError
 from .contact import write_sheet
 from .decoding import Rendering
 from .images import Image, ImageSet, LeftOut, Progress, image_facts
+from .masks import in_words
 from .measures import Frame, evenly
 from .read import DRAWN, Reading, images_of
 
@@ -308,7 +309,7 @@ def _shown(image: Image) -> str:
 
 
 def _masks(rule: Mapping[str, Any]) -> str:
-    said = f"{MASKS[rule['kind']]}; the background is {rule['background']}"
+    said = f"{MASKS[rule['kind']]}; the background is {in_words(rule['background'])}"
     if rule.get("threshold") is not None:
         said = f"{MASKS[rule['kind']]}; values above {rule['threshold']:g} are marked"
     said += f"; {rule['void']} is unknown" if rule.get("void") is not None else ""
