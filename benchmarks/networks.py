@@ -6,12 +6,13 @@ memory, built again and compared. A network or layer may be refused with a reaso
 
     python benchmarks/networks.py [--onnx] [--out docs/networks.md] [NAME ...]
 
-Results are kept in a JSON file next to the page, and networks that it holds are not run again.
+Results are kept in networks.json; networks that it holds are not run again.
 """
 
 import argparse
 import json
 import logging
+import re
 import sys
 import tempfile
 import time
@@ -169,7 +170,7 @@ def checked(name: str, size: tuple[int, int] | None) -> dict[str, object]:
             same &= torch.equal(again(images), found)
         facts |= {"cut": chosen.layer, "way": cut.way, "state": "right" if same else "WRONG"}
     except ScalecutError as error:
-        facts |= {"state": "refused", "reason": str(error)}
+        facts |= {"state": "refused", "reason": str(error).replace(network.name, name)}
     return facts
 
 
@@ -230,6 +231,7 @@ def shown(facts: dict) -> str:
     """One cell: the size, and right, or the reason."""
     if facts.get("state") == "refused":
         reason = str(facts["reason"]).split(". ")[0]
+        reason = re.sub(r"^\S+ does not run on .* px \((.*)\)$", r"\1", reason)
         return f"{facts.get('size', '')}: refused ({reason[:140]})".removeprefix(": ")
     return f"{facts.get('size')}: {facts.get('state')}"
 
@@ -242,7 +244,7 @@ def main() -> None:
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
-    store = options.out.with_suffix(".json")
+    store = Path(__file__).with_suffix(".json")
     results = json.loads(store.read_text()) if store.is_file() else {}
     wanted = options.names or names()
     for number, name in enumerate(wanted, start=1):
