@@ -619,7 +619,7 @@ def test_place_is_refused_before_any_work_is_done(monkeypatch):
 def test_weights_that_cannot_be_had_or_do_not_fit_are_one_line(tmp_path):
     result = probed(weights="pretrained", model="resnet50_v1")
     place = tmp_path / "cache" / "weights" / "resnet50_v1.safetensors"
-    assert_refused(result, {}, "No pretrained weights of 'resnet50_v1' are known")
+    assert_refused(result, {}, "No pretrained weights of 'resnet50_v1' are here")
     assert str(place) in result.stderr
     blobs()
     state_of("test_resnet", "partial.pth", without=("fc.weight",))
