@@ -99,7 +99,12 @@ STAGED = (
     *("swin", "swinv2", "hiera", "segformer", "convnext", "convnextv2", "resnet", "regnet"),
     *("pvt_v2", "poolformer", "mobilevit"),
 )
-PIXELS = {"size": {"height": 224, "width": 224}, "image_mean": [0.5] * 3, "image_std": [0.5] * 3}
+PIXELS = {
+    "image_processor_type": "ViTImageProcessor",
+    "size": {"height": 224, "width": 224},
+    "image_mean": [0.5] * 3,
+    "image_std": [0.5] * 3,
+}
 TAIL = (POOLED, LOGITS, SOFTMAX)
 
 

@@ -9,18 +9,21 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import huggingface_hub
+import numpy as np
 import pytest
 import timm
 import torch
+from safetensors.torch import load_file, save_file
 from timm.models import save_for_hf
 from torch import nn
 
 from scalecut.cut.folder import load_cut, save_cut
 from scalecut.cut.network import cut_after
 from scalecut.errors import ModelError
+from scalecut.networks import sources
 from scalecut.networks.hooks import pooled_outputs
 from scalecut.networks.load import load_network
-from scalecut.networks.selection import every_point
+from scalecut.networks.selection import chosen_points, every_point
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 ARGS = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 3, "num_heads": 2}
@@ -33,6 +36,7 @@ class Hub(BaseHTTPRequestHandler):
     files: dict  # (repository, name) to content
     broken: dict  # (repository, name) to what happens instead, each once
     requests: list
+    revisions: list  # of files, as they were asked for
 
     protocol_version = "HTTP/1.1"
 
@@ -53,8 +57,9 @@ class Hub(BaseHTTPRequestHandler):
         self.end_headers()
 
     def answer(self, with_body):
-        _, org, name, _, _, *rest = self.path.split("/")
+        _, org, name, _, revision, *rest = self.path.split("/")
         repository, file = f"{org}/{name}", "/".join(rest)
+        self.revisions.append((file, revision))
         self.requests.append((self.command, repository, file))
         if org == "gated":
             return self.fail(401, "GatedRepo")
@@ -92,7 +97,7 @@ class Hub(BaseHTTPRequestHandler):
 @pytest.fixture(autouse=True)
 def hub(tmp_path, monkeypatch):
     """A server, and an empty cache of the hub."""
-    Hub.files, Hub.broken, Hub.requests = {}, {}, []
+    Hub.files, Hub.broken, Hub.requests, Hub.revisions = {}, {}, [], []
     server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     address = f"http://127.0.0.1:{server.server_port}"
@@ -271,6 +276,44 @@ def test_a_cut_on_the_hub_is_loaded(hub, tmp_path):
         assert torch.equal(load_cut("hf-hub:lab/short")(images()), cut(images()))
 
 
+FACTORY = """
+import timm
+def make():
+    return timm.create_model("hf-hub:lab/vit", pretrained=True)
+"""
+
+
+def test_a_cut_of_a_factory_that_reads_the_hub_is_used_without_it(hub, tmp_path, monkeypatch):
+    published(hub, tmp_path / "pushed", reg_tokens=4)
+    (tmp_path / "hubfactory.py").write_text(FACTORY)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delitem(sys.modules, "hubfactory", raising=False)
+    whole = load_network("hubfactory:make")
+    cut = cut_after(whole, "blocks.0").eval()
+    save_cut(cut, tmp_path / "cut", whole)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "empty"))
+    hub.requests.clear()
+    hub.files.clear()
+    with torch.no_grad():
+        assert torch.equal(load_cut(tmp_path / "cut")(images()), cut(images()))
+    assert hub.requests == []
+
+
+def test_files_of_one_network_are_of_one_revision(hub, tmp_path):
+    """The weights are those of the configuration that is in the cache, not of a later one."""
+    published(hub, tmp_path / "pushed")
+    load_network("hf-hub:lab/vit", weights="random")  # the configuration alone
+    load_network("hf-hub:lab/vit")
+    weights = [each for each in hub.revisions if each[0] == "model.safetensors"]
+    assert {revision for _, revision in weights} == {COMMIT}
+
+
+def test_classes_that_the_weights_do_not_have_are_refused(hub, tmp_path):
+    published(hub, tmp_path / "pushed")
+    assert "its classifier would be random" in refusal("hf-hub:lab/vit?num_classes=5")
+    load_network("hf-hub:lab/vit?num_classes=5", weights="random")
+
+
 # --- transformers --------------------------------------------------------------------------------
 
 
@@ -296,6 +339,7 @@ def transformer(kind):
 
 PREFIX = {"dinov2": 1, "registers": 5, "vit": 1, "clip": 1}
 PROCESSOR = {
+    "image_processor_type": "CLIPImageProcessor",
     "image_mean": [0.5, 0.4, 0.3],
     "image_std": [0.2, 0.25, 0.3],
     "resample": 3,
@@ -338,6 +382,53 @@ def test_a_cut_of_a_transformer_comes_back_without_its_files(tmp_path):
         assert torch.equal(load_cut(tmp_path / "cut")(images()), cut(images()))
 
 
+def processor(tmp_path, **settings):
+    """The preprocessing of an image processor with these settings."""
+    transformer("vit").save_pretrained(tmp_path)
+    plain = {"image_processor_type": "ViTImageProcessor", "size": {"height": 32, "width": 32}}
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps({**plain, **settings}))
+    return load_network(f"transformers:{tmp_path}").preprocessing
+
+
+PROCESSED = [  # settings, and what red 255 becomes
+    ({}, (1 - 0.5) / 0.5),  # what ViT's processor does by default
+    ({"image_mean": [0.1, 0.2, 0.3], "image_std": [0.5, 0.6, 0.7]}, 0.9 / 0.5),
+    ({"do_normalize": False}, 1.0),
+    ({"rescale_factor": 1 / 127.5, "image_mean": [1.0] * 3, "image_std": [1.0] * 3}, 1.0),
+    ({"do_rescale": False, "do_normalize": False}, 255.0),
+]
+
+
+@pytest.mark.parametrize(("settings", "expected"), PROCESSED)
+def test_images_are_shown_as_the_processor_shows_them(settings, expected, tmp_path):
+    shown = processor(tmp_path, **settings)
+    red = np.zeros((1, 32, 32, 3), np.uint8)
+    red[..., 0] = 255
+    assert shown.tensor(red)[0, 0].unique().tolist() == pytest.approx([expected], rel=1e-5)
+
+
+def test_channels_that_the_processor_turns_around_are_turned_around(tmp_path):
+    settings = {"image_processor_type": "MobileViTImageProcessor", "size": {"shortest_edge": 36}}
+    shown = processor(tmp_path, **settings, crop_size={"height": 32, "width": 32})
+    assert (shown.channels, shown.shown) == ("bgr", 32 / 36)
+
+
+def test_tensors_that_a_folder_lacks_are_never_drawn_at_random(tmp_path):
+    module = transformer("vit")
+    module.save_pretrained(tmp_path)
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(PROCESSOR))
+    state = load_file(tmp_path / "model.safetensors")
+    lost = next(name for name in state if "layer.1" in name or "layers.1" in name)
+    del state[lost]
+    save_file(state, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    network = load_network(f"transformers:{tmp_path}")
+    (name,) = network.weights.missing  # by the names of the installed version
+    assert network.module.state_dict()[name].isnan().all()
+    points, left_out = chosen_points(network)
+    assert len(points) == 2
+    assert [name in each.reason for each in left_out] == [True]
+
+
 # --- files ---------------------------------------------------------------------------------------
 
 
@@ -378,3 +469,4 @@ def test_arguments_may_be_numbers_products_and_layers():
     assert block.mlp.fc1.out_features == int(192 * 2.66667 * 2)
     assert isinstance(block.mlp.act, nn.SiLU)
     assert module.reg_token.shape[1] == 8 and block.ls1.gamma.numel() == 192
+    assert sources.values({"act_layer": "gelu", "a": "1/0"}) == {"act_layer": "gelu", "a": "1/0"}

@@ -20,22 +20,27 @@ from ..errors import ModelError, first_line
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 
 
-def hub_file(repository: str, names: Sequence[str], *, remedy: str) -> Path:
+def hub_file(
+    repository: str, names: Sequence[str], *, remedy: str, sibling: Path | None = None
+) -> Path:
     """The first of some files that a repository has, from the local cache or downloaded.
 
     Args:
         repository: `ORG/NAME`, or `ORG/NAME@REVISION`.
         remedy: what else the user can do, for messages.
+        sibling: the folder of another file of the repository, whose revision is taken.
 
     Raises:
         ModelError: if there is none, if it cannot be reached, or if its content is damaged.
     """
     repo, _, revision = repository.partition("@")
+    if sibling is not None:
+        revision = sibling.name  # the cache names folders by commit
     where = {"repo_id": repo, "revision": revision or None}
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it logs every retry
     try:
         path = _cached(names, where) or _downloaded(names, where)
-    except Exception as error:
+    except Exception as error:  # of the hub, or of any layer below it
         raise ModelError(f"{_reason(error, repo, names[0])} {remedy}") from error
     if path is None:
         raise ModelError(f"{repo} on the hub has none of {', '.join(names)}. {remedy}")

@@ -14,14 +14,18 @@ import importlib.util
 import json
 import operator
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any, TypeAlias, cast
 
 import timm
 import torch
 from timm.data.config import resolve_model_data_config
+from timm.models import _builder as timm_builder
+from timm.models import _factory as timm_factory
 from torch import nn
 
 from ..data.decoding import INTERPOLATIONS
@@ -29,7 +33,7 @@ from ..errors import ModelError, first_line
 from .googlenet import GoogLeNet
 from .hub import WEIGHTS, hub_file
 from .network import Preprocessing, Weights, reinitialised
-from .weights import of_folder, of_timm, weights_of
+from .weights import check_head, in_one_line, of_folder, of_timm, weights_of
 
 Args: TypeAlias = Mapping[str, str]  # as they were given
 
@@ -106,13 +110,13 @@ def _value(text: str) -> Any:
         return {"true": True, "false": False, "none": None}[text.lower()]
     try:
         return _literal(ast.parse(text, mode="eval").body)
-    except (ValueError, SyntaxError, TypeError):
+    except (ValueError, SyntaxError, TypeError, ArithmeticError):
         pass
     place, _, name = text.rpartition(".")
     places = [place] if place in ("timm.layers", "torch.nn") else ["timm.layers", "torch.nn"]
     for each in places if place in ("", "nn", "timm.layers", "torch.nn") else []:
         found = getattr(importlib.import_module(each), name, None)
-        if callable(found):
+        if callable(found) and name[:1].isupper():  # timm takes `gelu` and the like as text
             return found
     return text
 
@@ -142,6 +146,9 @@ def build_again(name: str, recipe: Mapping[str, Any]) -> nn.Module:
         return _built(name, lambda: timm.create_model(recipe["architecture"], **args))
     if kind == "transformers":
         return _built(name, lambda: _of_configuration(recipe["config"]))
+    if kind == "factory":
+        with _hub_replayed(recipe["configs"]):
+            return source_of(name).build()
     return source_of(name).build()
 
 
@@ -190,8 +197,8 @@ def _of_hub(name: str, args: Args) -> Source | None:
     folder = hub_file(repository, ["config.json"], remedy=hint).parent
 
     def pretrained(module: nn.Module, partial: bool) -> Weights:
-        path = hub_file(repository, WEIGHTS, remedy=hint)
-        _load_of_folder(name, path.parent, module, args)
+        path = hub_file(repository, WEIGHTS, remedy=hint, sibling=folder)
+        _load_of_folder(name, folder, module, args)
         return weights_of(module, f"hub {repository}", path)
 
     return _of_configured(name, folder, args, pretrained)
@@ -222,7 +229,7 @@ def _of_configured(
     name: str, folder: Path, args: Args, pretrained: Callable[[nn.Module, bool], Weights]
 ) -> Source:
     """A network of timm by the config.json of a folder."""
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config = _json(folder / "config.json")
     of_weights = config.get("pretrained_cfg") or {}
     architecture = config.get("architecture") or of_weights.get("architecture")
     if not architecture:
@@ -250,6 +257,7 @@ def _of_configured(
 
 
 def _load_of_folder(name: str, folder: Path, module: nn.Module, args: Args) -> None:
+    check_head(name, module, values(args))
     whole = _built(
         name,
         lambda: timm.create_model(f"local-dir:{folder}", pretrained=True, **values(args)),
@@ -295,14 +303,15 @@ def _of_torchvision(name: str, args: Args) -> Source | None:
 
     def pretrained(module: nn.Module, partial: bool) -> Weights:
         place = Path(torch.hub.get_dir()) / "checkpoints" / chosen.url.rpartition("/")[2]
-        try:
-            whole = models.get_model(architecture, weights=chosen, **more)
-        except OSError as error:
-            raise ModelError(
-                f"The weights of {name} could not be downloaded ({first_line(error)}). Put "
-                f"{place.name} into {place.parent}, give a file by --weights, or use --weights "
-                "random."
-            ) from error
+        with in_one_line(name):
+            try:
+                whole = models.get_model(architecture, weights=chosen, **more)
+            except OSError as error:
+                raise ModelError(
+                    f"The weights of {name} could not be downloaded ({first_line(error)}). Put "
+                    f"{place.name} into {place.parent}, give a file by --weights, or use "
+                    "--weights random."
+                ) from error
         module.load_state_dict(whole.state_dict(), strict=False)
         return weights_of(module, f"torchvision {architecture} {chosen.name}", place)
 
@@ -321,28 +330,22 @@ def _of_transformers(name: str, args: Args) -> Source | None:
     if not is_local:
         folder = hub_file(place, ["config.json"], remedy=hint).parent
     given = values(args)
-    config = {**json.loads((folder / "config.json").read_text(encoding="utf-8")), **given}
+    config = {**_json(folder / "config.json"), **given}
     build = functools.partial(_built, name, lambda: _of_configuration(config))
 
     def pretrained(module: nn.Module, partial: bool) -> Weights:
-        import transformers
+        path = folder / WEIGHTS[0]
+        if not is_local:
+            path = hub_file(place, WEIGHTS, remedy=hint, sibling=folder)
+        if not path.is_file():
+            raise ModelError(f"{place!r} has no {WEIGHTS[0]}. Add it, or use --weights random.")
+        missing = _load_transformer(name, folder, module, given)
+        source = f"{'folder' if is_local else 'hub'} {place}"
+        return weights_of(module, source, path, missing=missing)
 
-        path = folder / WEIGHTS[0] if is_local else hub_file(place, WEIGHTS, remedy=hint)
-        whole = _built(
-            name, lambda: transformers.AutoModel.from_pretrained(str(path.parent), **given)
-        )
-        module.load_state_dict(_image_part(whole).state_dict())
-        return weights_of(module, f"{'folder' if is_local else 'hub'} {place}", path)
-
-    file = folder / "preprocessor_config.json"
     if not is_local:
-        file = hub_file(place, [file.name], remedy=hint)
-    if not file.is_file():
-        raise ModelError(
-            f"{place!r} has no preprocessor_config.json. Add it: it says how images "
-            "are shown to the network."
-        )
-    shown = _processed(json.loads(file.read_text(encoding="utf-8")))
+        hub_file(place, ["preprocessor_config.json"], remedy=hint, sibling=folder)
+    shown = _processed(name, folder)
     recipe = {"kind": "transformers", "config": config}
     return Source(_joined(name, args), build, build, pretrained, shown, recipe)
 
@@ -356,6 +359,31 @@ def _of_configuration(config: Mapping[str, Any]) -> nn.Module:
     return _image_part(transformers.AutoModel.from_config(own)).eval()
 
 
+def _load_transformer(
+    name: str, folder: Path, module: nn.Module, given: Mapping[str, Any]
+) -> tuple[str, ...]:
+    """Load the weights of a folder into the image part, and name the tensors that it lacks.
+
+    transformers draws these at random; here they become NaN, so that no layer uses them.
+    """
+    import transformers
+
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    with in_one_line(name):
+        whole, loaded = transformers.AutoModel.from_pretrained(
+            str(folder), output_loading_info=True, **given
+        )
+    lacking = {*loaded["missing_keys"]}
+    with torch.no_grad():
+        for key, tensor in whole.state_dict().items():
+            if key in lacking and tensor.is_floating_point():
+                tensor.fill_(float("nan"))
+    state = _image_part(whole).state_dict()
+    module.load_state_dict(state)
+    return tuple(key for key, tensor in state.items() if tensor.isnan().any())
+
+
 def _image_part(module: nn.Module) -> nn.Module:
     """The part of a network of images and text, or of images and prompts, that takes images."""
     for name in ("vision_model", "vision_tower", "vision_encoder", "visual"):
@@ -365,20 +393,46 @@ def _image_part(module: nn.Module) -> nn.Module:
     return module
 
 
-def _processed(config: Mapping[str, Any]) -> Preprocessing:
-    """The preprocessing of an image processor of transformers."""
-    size, crop = config.get("size", 224), config.get("crop_size")
-    sides = _sides(crop if crop and config.get("do_center_crop", True) else size)
+def _processed(name: str, folder: Path) -> Preprocessing:
+    """The preprocessing of the image processor of a folder of transformers.
+
+    A processor computes (factor x - mean) / std, and may turn red, green, blue around first.
+
+    Raises:
+        ModelError: if there is none, or if it does something else.
+    """
+    import transformers
+
+    try:
+        config = transformers.AutoImageProcessor.from_pretrained(str(folder)).to_dict()
+    except (OSError, ValueError) as error:
+        raise ModelError(
+            f"{name} has no preprocessor_config.json that can be read ({first_line(error)}). Add "
+            "it: it says how images are shown to the network."
+        ) from error
+    size, crop = config.get("size") or 224, config.get("crop_size")
+    sides = _sides(crop if crop and config.get("do_center_crop") else size)
     shorter = size.get("shortest_edge") if isinstance(size, Mapping) else size
     shown = min(sides) / shorter if isinstance(shorter, int) and shorter >= min(sides) else 1.0
-    has_mean = config.get("do_normalize", True)
+    factor = 255 * (config.get("rescale_factor") or 1 / 255) if config.get("do_rescale") else 255
+    is_scaled = bool(config.get("do_normalize"))
+    mean = _three(config["image_mean"]) if is_scaled else (0.0, 0.0, 0.0)
+    std = _three(config["image_std"]) if is_scaled else (1.0, 1.0, 1.0)
+    is_turned = bool(config.get("do_flip_channel_order"))
+    if config.get("rescale_offset") or (is_turned and len({*mean}) + len({*std}) > 2):
+        raise ModelError(
+            f"The image processor of {name} shifts values, or turns channels around and scales "
+            "each in its own way, which is not supported. Give a module.path:factory, --mean and "
+            "--std."
+        )
     names = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}  # of Pillow
     return Preprocessing(
         *sides,
-        mean=_three(config["image_mean"]) if has_mean else (0.0, 0.0, 0.0),
-        std=_three(config["image_std"]) if has_mean else (1.0, 1.0, 1.0),
-        interpolation=names.get(config.get("resample", 2), "bilinear"),
+        mean=_three([each / factor for each in mean]),
+        std=_three([each / factor for each in std]),
+        interpolation=names.get(int(config.get("resample", 2)), "bilinear"),
         shown=shown,
+        channels="bgr" if is_turned else "rgb",
     )
 
 
@@ -448,13 +502,21 @@ def _of_open_clip(name: str, args: Args) -> Source | None:
 
 
 def _of_factory(name: str, args: Args) -> Source | None:
-    """`module.path:factory`, which gives a network with weights of its own."""
+    """`module.path:factory`, which gives a network with weights of its own.
+
+    What timm reads from the hub meanwhile is kept for the recipe.
+    """
     if ":" not in name:
         return None
-    build = _factory(name, args)
+    configs: dict[str, Any] = {}
+    build = _factory(name, args, configs)
     given = Weights("pretrained", "the weights the factory gave")
     return Source(
-        _joined(name, args), build, lambda: reinitialised(build()), lambda module, partial: given
+        _joined(name, args),
+        build,
+        lambda: reinitialised(build()),
+        lambda module, partial: given,
+        recipe={"kind": "factory", "configs": configs},
     )
 
 
@@ -476,15 +538,8 @@ PREFIXES = [name for name in SOURCES if ":" in name and not name.startswith("mod
 
 def _built(name: str, build: Callable[[], nn.Module]) -> nn.Module:
     """The module that a function makes; what the function raises becomes one line."""
-    try:
+    with in_one_line(name):
         module = build()
-    except ModelError:
-        raise
-    except Exception as error:
-        raise ModelError(
-            f"{name} could not be built ({type(error).__name__}: {first_line(error)}). Check the "
-            "name and its arguments (--model-arg)."
-        ) from error
     _check_usable(module, name)
     return module
 
@@ -538,7 +593,7 @@ def _joined(name: str, args: Args) -> str:
     return f"{name}?{'&'.join(texts)}" if texts else name
 
 
-def _factory(spec: str, args: Args) -> Callable[[], nn.Module]:
+def _factory(spec: str, args: Args, configs: dict[str, Any]) -> Callable[[], nn.Module]:
     path, _, name = spec.partition(":")
     sys.path.insert(0, str(Path.cwd()))
     try:
@@ -551,7 +606,71 @@ def _factory(spec: str, args: Args) -> Callable[[], nn.Module]:
     finally:
         sys.path.pop(0)
 
-    return functools.partial(_built, spec, lambda: factory(**values(args)))
+    def build() -> nn.Module:
+        with _hub_recorded(configs):
+            return _built(spec, lambda: factory(**values(args)))
+
+    return build
+
+
+CONFIG_OF_HUB = "load_model_config_from_hf"  # of timm
+
+
+@contextmanager
+def _replaced(module: ModuleType, name: str, function: Callable[..., Any]) -> Iterator[None]:
+    """Another function in place of one of a module."""
+    own = getattr(module, name)
+    setattr(module, name, function)
+    try:
+        yield
+    finally:
+        setattr(module, name, own)
+
+
+@contextmanager
+def _hub_recorded(configs: dict[str, Any]) -> Iterator[None]:
+    """Keep the configurations that timm reads from the hub, by repository."""
+    own: Any = getattr(timm_factory, CONFIG_OF_HUB)
+
+    def read(repository: str, **more: Any) -> Any:
+        configs[repository] = own(repository, **more)
+        return copy.deepcopy(configs[repository])
+
+    with _replaced(timm_factory, CONFIG_OF_HUB, read):
+        yield
+
+
+@contextmanager
+def _hub_replayed(configs: Mapping[str, Any]) -> Iterator[None]:
+    """Let timm build networks from kept configurations, and load no weights."""
+
+    def read(repository: str, **more: Any) -> Any:
+        return tuple(copy.deepcopy(configs[repository]))
+
+    with (
+        _replaced(timm_factory, CONFIG_OF_HUB, read),
+        _replaced(timm_builder, "load_pretrained", lambda *args, **more: None),
+    ):
+        yield
+
+
+def _json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file.
+
+    Raises:
+        ModelError: if it holds something else.
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError(
+            f"{path.name} is not JSON ({first_line(error)}). Copy it again."
+        ) from error
+    if not isinstance(found, dict):
+        raise ModelError(
+            f"{path.name} holds a {type(found).__name__}, not settings. Copy it again."
+        )
+    return found
 
 
 CAFFE = Preprocessing(

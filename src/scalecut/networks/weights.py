@@ -7,7 +7,8 @@ comes first. To add a place, write one function and add it to PLACES.
 import pickle
 import sys
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,7 @@ def of_timm(model: str, module: nn.Module, allow_partial: bool, args: Mapping[st
     Raises:
         ModelError: if no place has them, or they do not fit.
     """
+    check_head(model, module, args)
     for place in PLACES:
         found = place(model, module, allow_partial, args)
         if found is not None:
@@ -136,6 +138,37 @@ def weights_of(module: nn.Module, source: str, path: Path | None = None, **more:
     return Weights("pretrained", source, tensors_sha256(module), file_sha256=of_file, **more)
 
 
+def check_head(model: str, module: nn.Module, args: Mapping[str, Any]) -> None:
+    """Refuse a number of classes that the pretrained weights do not have.
+
+    timm leaves the classifier random then, and says nothing.
+    """
+    n, own = args.get("num_classes"), getattr(module, "pretrained_cfg", {}).get("num_classes")
+    if n not in (None, 0, own):
+        raise ModelError(
+            f"{model} has weights of {own} classes, so with num_classes={n} its classifier would "
+            "be random. Leave it out, or give num_classes=0."
+        )
+
+
+@contextmanager
+def in_one_line(model: str) -> Iterator[None]:
+    """What libraries raise while they build or load a network becomes one line.
+
+    Raises:
+        ModelError: with the first line.
+    """
+    try:
+        yield
+    except ModelError:
+        raise
+    except Exception as error:  # of code of others, given the user's arguments: of any kind
+        raise ModelError(
+            f"{model} could not be built ({type(error).__name__}: {first_line(error)}). Check the "
+            "name and its arguments (--model-arg)."
+        ) from error
+
+
 # --- inside --------------------------------------------------------------------------------------
 
 
@@ -178,9 +211,10 @@ def _from_hub(
             ) from error
     else:
         return None
-    whole = timm.create_model(
-        model, pretrained=True, pretrained_cfg_overlay={"file": str(path)}, **args
-    )
+    with in_one_line(model):
+        whole = timm.create_model(
+            model, pretrained=True, pretrained_cfg_overlay={"file": str(path)}, **args
+        )
     module.load_state_dict(whole.state_dict())
     return weights_of(module, source, path)
 
