@@ -562,7 +562,7 @@ def test_lines_report_what_is_equal_and_what_is_saved():
     assert verification().lines() == [
         "Same features as the whole network: exactly equal (4 images, float32).",
         "Parameters 3.1 M of 4.7 M (66 %), multiply-accumulates 312 M of 385 M (81 %).",
-        "Latency 0.78 of 40 ms per batch of 4 (medians of 5 pairs), "
+        "78 % of its latency, 40 ms per batch of 4 (medians of 5 pairs), "
         "peak memory 25 MB of 32 MB per image.",
         "All parameters receive a gradient.",
     ]
@@ -575,7 +575,7 @@ def test_lines_report_what_is_equal_and_what_is_saved():
     )
     assert small.lines()[1:3] == [
         "Parameters 48 of 1 M (0 %), multiply-accumulates 0 of 1.23 G (0 %).",
-        "Latency 0.78 of 2 s per batch of 4 (medians of 5 pairs), "
+        "78 % of its latency, 2 s per batch of 4 (medians of 5 pairs), "
         "peak memory 1 kB of 53.2 MB per image.",
     ]
 

@@ -748,8 +748,14 @@ def test_wrapped_networks_take_the_preprocessing_of_the_network_inside(name):
 
 def test_assumed_preprocessing_is_stated_until_it_is_given(small):
     network = load_network(small)
-    assert "ImageNet's mean and standard deviation are assumed" in network.assumed[0]
-    given = with_preprocessing(network, mean=(0.5,) * 3, std=(0.5,) * 3)
+    assert network.assumed == (
+        "Sequential does not say how images are shown to it; taken: 224 x 224 px (--input-size), "
+        "the mean of ImageNet (--mean), the standard deviation of ImageNet (--std), bilinear "
+        "interpolation (--interpolation)",
+    )
+    given = with_preprocessing(network, mean=(0.5,) * 3, std=(0.5,) * 3, input_size=96)
+    assert given.assumed[0].endswith("; taken: bilinear interpolation (--interpolation)")
+    given = with_preprocessing(given, interpolation="bicubic")
     assert given.assumed == load_network(small, preprocessing=Preprocessing()).assumed == ()
 
 

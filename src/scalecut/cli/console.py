@@ -161,6 +161,9 @@ def finish(result: Result, folder: Path, *, as_json: bool) -> None:
         print_json({"run": str(folder), **facts, **tables})
         return
     print_tables(result)
+    if "images" not in run.facts:  # of which the data block says it
+        for line in run.facts.get("assumed", ()):
+            OUT.print(f"Assumed: {line}", soft_wrap=True)
     for line in getattr(result, "notes", list)():  # below the tables, where a result has some
         OUT.print(line, soft_wrap=True)
     for name in RESULTS:

@@ -340,7 +340,7 @@ def _named(network: Network, name: str) -> tuple[ProbePoint, pd.DataFrame]:
     """The point of this name, and the cost of every layer of the whole network."""
     points, refused = every_point(network, [name])
     try:
-        found, left_out = chosen_points(network, [name])
+        found, left_out = chosen_points(network, [name], every=(points, refused))
     except LayerError as error:
         if name not in dict(network.module.named_modules()) or name in refused:
             raise

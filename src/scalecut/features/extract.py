@@ -441,6 +441,7 @@ def provenance(
         "weights": network.weights,
         "tensors_sha256": tensors_sha256(network.module),
         "preprocessing": network.preprocessing,
+        **({"assumed": network.assumed} if network.assumed else {}),
         **({"computed": computed} if computed else {}),
         **images,
         "stages": stages.facts,

@@ -18,10 +18,11 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from ..errors import LayerError, ModelError
+from ..errors import OF_NETWORKS, LayerError, ModelError
 
 Place: TypeAlias = tuple[str, str]  # name of a module, and its side: input or output
 
+MOST_PREFIX_TOKENS = 16  # a class token and registers
 SAME = 1e-3  # of the largest value: float32 sums of another batch size stay far below
 REGISTERS = re.compile(r"(^|[._])(reg|registers?|storage)_tokens?$")
 FORMATS = {"NCHW": (4, 0), "NHWC": (4, -1), "NCL": (3, 0), "NLC": (3, -1)}  # axes; that of channels
@@ -202,9 +203,6 @@ class Runs:
         return 0
 
 
-MOST_PREFIX_TOKENS = 16  # a class token and registers
-
-
 # --- inside --------------------------------------------------------------------------------------
 
 
@@ -242,7 +240,7 @@ def _at_another_size(
         resized = nn.functional.interpolate(image, size)
         try:
             return _outputs(network, places, resized)
-        except Exception:  # noqa: BLE001 - any error of a network that takes one size only
+        except (*OF_NETWORKS, ArithmeticError):  # of a network that takes one size only
             continue
     return None
 

@@ -10,11 +10,6 @@ from .network import Network, Preprocessing, Weights, randomly_initialised, seed
 from .sources import preprocessing_of_module, source_of
 from .weights import PACKAGES, load_file
 
-ASSUMED = (
-    "{} does not say how images are shown to it: ImageNet's mean and standard deviation are "
-    "assumed (--mean, --std, --input-size)"
-)
-
 
 def load_network(
     model: "str | nn.Module | Network",
@@ -48,11 +43,10 @@ def load_network(
     module = seeded(source.fresh if is_random and source.fresh else source.build, seed)
     module = module.float().eval()  # weights in half precision are computed in float32
     own = preprocessing or source.preprocessing or preprocessing_of_module(module)
-    assumed = () if own else (ASSUMED.format(source.name),)
     random = Weights("random", f"seed {seed}")
     network = Network(
         *(source.name, module, own or Preprocessing(), random, source.fresh),
-        assumed=assumed,
+        unknown=() if own else ("input_size", "mean", "std", "interpolation"),
         recipe=source.recipe,
     )
     if is_random:

@@ -103,7 +103,7 @@ class Network:
     build: Callable[[], nn.Module] | None = None  # makes it again, with fresh random weights
     prefix_tokens: int | None = None  # given by the user, instead of those found
     points: str = "blocks"  # where it is probed: at blocks, or at modules inside them too
-    assumed: tuple[str, ...] = ()  # of its preprocessing, in sentences
+    unknown: tuple[str, ...] = ()  # of its preprocessing, what was neither found nor given
     recipe: Mapping[str, Any] = field(default_factory=dict)  # builds it without files or network
 
     def example(self) -> Float[Tensor, "1 3 h w"]:
@@ -112,6 +112,21 @@ class Network:
             0, 256, size=(1, self.preprocessing.height, self.preprocessing.width, 3), dtype=np.uint8
         )
         return self.preprocessing.tensor(noise).to(self.device)
+
+    @property
+    def assumed(self) -> tuple[str, ...]:
+        """What is assumed of its preprocessing, in a sentence, if it says nothing of it."""
+        if not self.unknown:
+            return ()
+        own = self.preprocessing
+        values = {
+            "input_size": f"{own.height} x {own.width} px",
+            "mean": "the mean of ImageNet",
+            "std": "the standard deviation of ImageNet",
+            "interpolation": f"{own.interpolation} interpolation",
+        }
+        said = [f"{values[name]} (--{name.replace('_', '-')})" for name in self.unknown]
+        return (f"{self.name} does not say how images are shown to it; taken: {', '.join(said)}",)
 
     @property
     def device(self) -> torch.device:
@@ -130,14 +145,15 @@ def with_preprocessing(
     points: str | None = None,
 ) -> Network:
     """The network with the given values instead of its own."""
-    given = {"mean": mean, "std": std, "interpolation": interpolation}
+    given: dict[str, Any] = {"mean": mean, "std": std, "interpolation": interpolation}
     changed: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     if input_size is not None:
         height, width = (input_size, input_size) if isinstance(input_size, int) else input_size
         changed |= {"height": height, "width": width}
     network = replace(network, preprocessing=replace(network.preprocessing, **changed))
-    if mean is not None and std is not None:
-        network = replace(network, assumed=())
+    given["input_size"] = input_size
+    unknown = tuple(name for name in network.unknown if given[name] is None)
+    network = replace(network, unknown=unknown)
     if points is not None:
         network = replace(network, points=points)
     return network if prefix_tokens is None else replace(network, prefix_tokens=prefix_tokens)

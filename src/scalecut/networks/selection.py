@@ -27,15 +27,20 @@ COLUMNS = (
 
 
 def chosen_points(
-    network: Network, layers: Sequence[str] = ()
+    network: Network,
+    layers: Sequence[str] = (),
+    every: tuple[list[ProbePoint], dict[str, str]] | None = None,
 ) -> tuple[list[ProbePoint], tuple[LeftOut, ...]]:
     """The points to probe, and the layers that cannot be, with the reason.
+
+    Args:
+        every: what `every_point` found, if it is known.
 
     Raises:
         LayerError: if a name fits no layer, or only layers whose output cannot be read.
         ModelError: if the network does not run at its input size.
     """
-    points, refused = every_point(network, layers)
+    points, refused = every or every_point(network, layers)
     if not points:
         name = next(iter(refused))
         raise LayerError(f"Layer {name!r} of {network.name} {refused[name]}.")

@@ -470,8 +470,10 @@ def _of_open_clip(name: str, args: Args) -> Source | None:
             f"{', '.join(tags) or 'none'}."
         )
     facts = {**open_clip.get_pretrained_cfg(architecture, tag)} if tag else {}
+    # the activation that the weights were trained with, which the architecture may not have
+    given = {"force_quick_gelu": bool(facts.get("quick_gelu")), **values(args)}
     build = functools.partial(
-        _built, name, lambda: _image_part(open_clip.create_model(architecture, **values(args)))
+        _built, name, lambda: _image_part(open_clip.create_model(architecture, **given))
     )
 
     def pretrained(module: nn.Module, partial: bool) -> Weights:
@@ -481,7 +483,7 @@ def _of_open_clip(name: str, args: Args) -> Source | None:
                 f"open_clip:{architecture}/{tags[-1] if tags else 'TAG'}, or --weights random."
             )
         try:
-            whole = open_clip.create_model(architecture, pretrained=tag, **values(args))
+            whole = open_clip.create_model(architecture, pretrained=tag, **given)
         except (OSError, RuntimeError, ValueError) as error:
             raise ModelError(
                 f"The weights of {name} could not be loaded ({first_line(error)}). Give a file by "
