@@ -101,8 +101,8 @@ class Verification:
             f"Same features as the whole network: {same} ({self.n_images} images, float32).",
             f"Parameters {_share(cut.parameters, whole.parameters)}, "
             f"multiply-accumulates {_share(cut.macs, whole.macs)}.",
-            f"{100 * self.seconds_ratio:.0f} % of its latency, {_shown(whole.seconds, 's')} per batch "
-            f"of {self.batch_size} (medians of {self.n_pairs} pairs), "
+            f"{100 * self.seconds_ratio:.0f} % of its latency, {_shown(whole.seconds, 's')} per "
+            f"batch of {self.batch_size} (medians of {self.n_pairs} pairs), "
             f"peak memory {_part(cut.peak_bytes, whole.peak_bytes, 'B')} per image.",
             "All parameters receive a gradient.",
         ]
