@@ -27,6 +27,7 @@ from .numbers import (
     NOT_REPRODUCED,
     REPRODUCED,
     RESNET,
+    RESNET_COMPLETE,
     SIZES,
     WITH_MATCHED_BLUR,
     Found,
@@ -38,7 +39,11 @@ from .numbers import (
 
 COLUMNS = ("claim", "where", "network", "found", "mark")
 AS_PRINTED, NOT_AS_PRINTED = "holds as printed", "not shown as printed"  # from its own numbers
-EARLY = {INCEPTION: ("mixed0", "mixed1", "mixed2"), RESNET: ("add_1", "add_2", "add_3")}
+EARLY = {
+    INCEPTION: ("mixed0", "mixed1", "mixed2"),
+    **dict.fromkeys((RESNET, RESNET_COMPLETE), ("add_1", "add_2", "add_3")),
+}
+IMAGE_SIZE = "image-size"
 BY_CHANCE = 0.05  # R² of shuffled targets that no layer may reach
 
 Judged: TypeAlias = tuple[str, str]  # what was found, and a mark of `numbers`
@@ -68,7 +73,7 @@ def claims(found: Found) -> pd.DataFrame:
         (claim.text, claim.where, network, *judged)
         for claim in _claims()
         for network in claim.networks
-        if (judged := claim.judge(found, network)) is not None
+        if network in ("", *found.networks) and (judged := claim.judge(found, network)) is not None
     ]
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
@@ -251,38 +256,48 @@ def _judged_softmax(curve: Curve, network: str) -> Judged:
 
 
 def _of_protocol(
-    kind: str, describe: Callable[[pd.DataFrame], str]
+    kind: str, judge: Callable[[pd.DataFrame], Judged]
 ) -> Callable[[Found, str], Judged | None]:
-    """What our own protocol found; the paper's is not recoverable, so nothing is judged."""
+    """The judge of what our own protocol found; the paper's is not recoverable."""
 
     def judged(found: Found, network: str) -> Judged | None:
         step = step_of(kind, network)
         if step in found.tables:
-            said = f"{describe(found.tables[step])}; our protocol, as theirs is not recoverable"
-            return said, INCOMPARABLE
+            said, mark = judge(found.tables[step])
+            return f"{said}; our protocol, as theirs is not recoverable", mark
         return (found.lacking[step], INCOMPARABLE) if step in found.lacking else None
 
     return judged
 
 
-def _predictions_kept(table: pd.DataFrame) -> str:
-    kept = table.loc[table.quantity == "agreement"].set_index(["change", "octaves"]).value
+def _predictions_kept(table: pd.DataFrame) -> Judged:
+    """Whether some predictions change where the whole image is resized."""
+    rows = table.loc[table.quantity == "agreement"].set_index(["change", "octaves"])
     said = [
-        f"{100 * kept[change, at]:.0f} % of the predictions stay where {what} has {size}"
+        f"{_percent(rows.loc[(change, at)])} of the predictions stay where {what} has {size}"
         for change, what in (("image-size", "the image"), ("object-scale", "the object"))
         for at, size in ((-1.0, "half the side"), (1.0, "double the side"))
-        if (change, at) in kept
+        if (change, at) in rows.index
     ]
-    return "; ".join(said) or "the logits were not available"
+    ends = [rows.high[IMAGE_SIZE, at] for at in (-1.0, 1.0) if (IMAGE_SIZE, at) in rows.index]
+    mark = _mark(min(ends) < 1) if ends else INCOMPARABLE
+    return "; ".join(said) or "the logits were not available", mark
 
 
-def _from_noise(table: pd.DataFrame) -> str:
+def _percent(row: pd.Series) -> str:
+    value, low, high = (f"{100 * row[name]:.0f}" for name in ("value", "low", "high"))
+    return f"{value} % [{low}, {high}]"
+
+
+def _from_noise(table: pd.DataFrame) -> Judged:
+    """Whether one layer or another tells the size, with the padding that the network has."""
     best = table.sort_values("r2").groupby("padding").tail(1).set_index("padding")
-    return "; ".join(
+    said = "; ".join(
         f"R² {_interval(row.r2, row.r2_low, row.r2_high)} from {row.noise} noise with {padding} as "
         f"padding, at {row.alias or row.layer}"
         for padding, row in best.iterrows()
     )
+    return said, _mark(bool((best.r2_low > 0).all()))
 
 
 # --- cut and transfer ----------------------------------------------------------------------------

@@ -31,7 +31,10 @@ WITHIN = 2  # standard deviations of the printed seeds, between scores on the pa
 OURS = "the paper's protocol is not recoverable; this one is ours"
 
 INCEPTION, RESNET, STAND_IN = "inception_v3", "resnet50_v1", "tf_efficientnet_lite0"
-NETWORKS = (INCEPTION, RESNET, STAND_IN)
+# complete weights of ResNet50 are those of torchvision's variant, which has its strides elsewhere
+RESNET_COMPLETE, GOOGLENET = "resnet50", "googlenet_bvlc"
+QUICK = (INCEPTION, RESNET, STAND_IN)
+NETWORKS = (INCEPTION, RESNET, RESNET_COMPLETE, GOOGLENET, STAND_IN)
 KINDS = {
     "pretrained": ("ImageNet weights", "pretrained", "true"),
     "random": ("random weights", "random", "true"),
@@ -72,6 +75,14 @@ class Found:
     lacking: Mapping[str, str] = field(default_factory=dict)
     has_images: bool = True  # else the curves are of synthetic scenes
     is_their_tissue: bool = False  # whether patches are of the tiles that the paper has
+
+    @property
+    def networks(self) -> tuple[str, ...]:
+        """Those of a quick run, and the others that this run has, or lacks with a reason."""
+        return tuple(
+            network for network in NETWORKS
+            if network in QUICK or network in self.curves or network in self.lacking
+        )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +182,7 @@ def misprints() -> tuple[Misprint, ...]:
 
 def _of_layers(found: Found) -> Iterator[Row]:
     """Table A.2, its counterpart of ResNet50, and the complete stand-in."""
-    for network in NETWORKS:
+    for network in found.networks:
         printed = published.curve(network)
         curve = found.curves.get(network)
         if curve is None and printed.empty:
@@ -282,14 +293,14 @@ def _of_noise(found: Found) -> Iterator[Row]:
 
 def _tables(found: Found, kind: str) -> Iterator[tuple[str, pd.DataFrame]]:
     """Of the networks that have this step."""
-    for network in NETWORKS:
+    for network in found.networks:
         if step_of(kind, network) in found.tables:
             yield network, found.tables[step_of(kind, network)]
 
 
 def _lacking(found: Found, section: str, kind: str, quantity: str) -> Iterator[Row]:
     """A row for each network whose step could not be done."""
-    for network in NETWORKS:
+    for network in found.networks:
         if step_of(kind, network) in found.lacking:
             why = found.lacking[step_of(kind, network)]
             yield Row(section, network, "", quantity, why=why)
@@ -300,7 +311,7 @@ def _lacking(found: Found, section: str, kind: str, quantity: str) -> Iterator[R
 
 def _of_cuts(found: Found) -> Iterator[Row]:
     """The layer of the highest R², and what is left of the network when it is cut there."""
-    for network in NETWORKS:
+    for network in found.networks:
         facts = found.cuts.get(step_of(CUT, network))
         if network in published.NETWORKS:
             layer, r2 = published.peak(network)
@@ -360,10 +371,15 @@ def _of_patches(found: Found) -> Iterator[Row]:
 def _of_transfer(found: Found) -> Iterator[Row]:
     """Table 2, row by row, and what the paper does not have: other networks, other cuts."""
     trained, frozen = (
-        {n: _scored(found, kind, n) for n in NETWORKS} for kind in (FINETUNED, AREAS)
+        {n: _scored(found, kind, n) for n in found.networks} for kind in (FINETUNED, AREAS)
     )
-    for printed in published.transfer_scores().to_dict("records"):
-        network, named = printed["model"], (printed["contestant"], printed["layer"])
+    rows = [
+        (network, printed)
+        for network in found.networks
+        for printed in published.transfer_scores(network).to_dict("records")
+    ]
+    for network, printed in rows:
+        named = printed["contestant"], printed["layer"]
         for metric, quantity in SCORES.items():
             by_theirs, by_ours = (
                 scores[network].pop((*named, metric), math.nan) for scores in (trained, frozen)
@@ -379,7 +395,7 @@ def _of_transfer(found: Found) -> Iterator[Row]:
                 "Table 2", network, f"{named[0]}, to {named[1]}", quantity, paper, by_theirs,
                 by_ours, mark=mark, why=said,
             )  # fmt: skip
-    for network in NETWORKS:
+    for network in found.networks:
         for method, layer, metric in {**trained[network], **frozen[network]}:
             key = method, layer, metric
             ours = trained[network].get(key, math.nan), frozen[network].get(key, math.nan)
@@ -401,8 +417,8 @@ def _scored(found: Found, kind: str, network: str) -> dict[tuple[str, str, str],
     if table is None:
         return {}
     names = _names(found, network)
-    for printed in published.transfer_scores().to_dict("records"):
-        if (printed["model"], printed["contestant"]) == (network, "pretrained"):
+    for printed in published.transfer_scores(network).to_dict("records"):
+        if printed["contestant"] == "pretrained":
             names[POOLED] = str(printed["layer"])
     rows = table.loc[(table.tile == "all") & table.metric.isin(SCORES)]
     if ends_where_cut(found, step_of(kind, network), network):
@@ -449,7 +465,7 @@ def _why_no_score(found: Found, network: str) -> str:
 
 
 def _of_pictures(found: Found) -> Iterator[Row]:
-    for network in NETWORKS:
+    for network in found.networks:
         step = step_of(PICTURES, network)
         if step in found.visualised:
             why = f"images: {step}/figures and {step}/report.html"

@@ -53,9 +53,14 @@ def patch_counts() -> tuple[pd.DataFrame, pd.Series]:
     return cells, pd.Series(found["totals"])
 
 
-def transfer_scores() -> pd.DataFrame:
-    """`model, contestant, layer, mae, mae_sd, kappa, kappa_sd`; errors in px, ten seeds."""
-    return pd.DataFrame(_whole()["transfer"]["rows"])
+def transfer_scores(model: str = "") -> pd.DataFrame:
+    """`model, contestant, layer, mae, mae_sd, kappa, kappa_sd`; errors in px, ten seeds.
+
+    Args:
+        model: only of the architecture that this network has; none if the paper does not have it.
+    """
+    rows = pd.DataFrame(_whole()["transfer"]["rows"])
+    return rows.loc[rows.model.map(NETWORKS) == NETWORKS.get(model)] if model else rows
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ versions, from the same files.
 
 import hashlib
 import json
+import re
 import shlex
 import subprocess
 import sys
@@ -28,6 +29,7 @@ from .numbers import (
     AREAS,
     CUT,
     FINETUNED,
+    GOOGLENET,
     INCEPTION,
     MAGNIFICATIONS,
     MATCHED,
@@ -35,7 +37,9 @@ from .numbers import (
     NOISE,
     PATCHES,
     PICTURES,
+    QUICK,
     RESNET,
+    RESNET_COMPLETE,
     SECTIONS,
     SIZES,
     STAND_IN,
@@ -53,9 +57,12 @@ IMAGES = {
 }
 SCENES = ("--data", "scenes")
 ODD_KIDNEYS = "HE-7128,HE-7129,HE-7130"  # of MoNuSeg, with nuclei a third as large as others have
-CLASSIFIER = "fc.weight"  # of both networks of the paper
+CLASSIFIERS = {"fc.weight", "loss3.classifier.weight"}
 DONE, BEFORE = "done", "done before"
-EARLY = {INCEPTION: "mixed0", RESNET: "add_1", STAND_IN: "blocks.1.1"}
+EARLY = {
+    INCEPTION: "mixed0", RESNET: "add_1", RESNET_COMPLETE: "add_1", GOOGLENET: "inception3a",
+    STAND_IN: "blocks.1.1",
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,17 +156,18 @@ def reproduce(
 def planned(data: Path | None, out: Path, *, quick: bool, seed: int) -> Iterator[Step]:
     """What is to be run, in this order; steps that cannot be are there with the reason.
 
-    What takes hours comes last. A quick run has the experiments of the stand-in, which is complete.
+    What takes hours comes last. A quick run has the curves of the paper's own networks and the
+    stand-in, and the other experiments of the stand-in, whose weights need no download.
     """
     plan = _Plan(data, out, quick, ("--seed", str(seed)))
     yield from _curves(plan)
     yield from _image_sizes(plan)
-    for network in NETWORKS:
+    for network in plan.probed:
         what = f"The cut of {network}"
         run = ("--from", str(out / network), "--rule", "peak")
         yield plan.step(CUT, network, what, "cut", *run, needs=(network,))
     yield from _frozen_transfers(plan)
-    for network in (INCEPTION, RESNET) if quick else NETWORKS:
+    for network in (INCEPTION, RESNET) if quick else plan.probed:
         what = f"Feature visualisation of {EARLY[network]} of {network}"
         if quick and not _weights(data, network):
             why = "no weights in --data, and --quick downloads none"
@@ -167,7 +175,7 @@ def planned(data: Path | None, out: Path, *, quick: bool, seed: int) -> Iterator
             continue
         units = ("--layer", EARLY[network], "--unit", "0,1,2,3,4,5", *plan.seed)
         yield plan.step(PICTURES, network, what, "visualise", *plan.own(network), *units)
-    for network in () if quick else (STAND_IN, INCEPTION, RESNET):
+    for network in () if quick else plan.networks:
         yield _transfer(
             plan, FINETUNED, network, "all weights trained", "", "--mode", "finetune",
             "--raw-target",
@@ -189,9 +197,14 @@ class _Plan:
         return Step(name, what, arguments, needs, reads=_reads(self.data, arguments))
 
     @property
+    def probed(self) -> tuple[str, ...]:
+        return QUICK if self.is_quick else NETWORKS
+
+    @property
     def networks(self) -> tuple[str, ...]:
-        """Those of experiments for which one that is complete would do."""
-        return (STAND_IN,) if self.is_quick else (STAND_IN, INCEPTION, RESNET)
+        """Those of experiments for which one that is complete would do; that one first."""
+        others = () if self.is_quick else NETWORKS
+        return tuple(dict.fromkeys((STAND_IN, *others)))
 
     @property
     def images(self) -> tuple[str, ...]:
@@ -230,7 +243,7 @@ def _without(skipped: Sequence[str], steps: Sequence[Step]) -> list[Step]:
 def _curves(plan: _Plan) -> Iterator[Step]:
     images = plan.images or SCENES
     depth = ("--random-networks", "1", "--permutations", "99") if plan.is_quick else ()
-    for network in NETWORKS:
+    for network in plan.probed:
         what = f"R² by layer of {network}"
         if network != STAND_IN and not plan.images:
             yield Step(network, what, why_not=_lack(plan.data, "images with boxes", IMAGES))
@@ -309,13 +322,21 @@ def _weights(data: Path | None, network: str) -> tuple[str, ...]:
 
 
 def _file_of(data: Path | None, network: str) -> Path | None:
-    found = sorted(data.glob(f"weights/{network}*.safetensors")) if data else []
+    files = sorted(data.glob("weights/*.safetensors")) if data else []
+    found = [file for file in files if _network_of(file) == network]
     if data and len(found) > 1:
         raise DataError(
             f"There are {len(found)} files of weights of {network} in {str(data / 'weights')!r}, "
             f"{found[0].name} and {found[1].name} first. Keep one of them."
         )
     return found[0] if found else None
+
+
+def _network_of(file: Path) -> str:
+    """The network whose name, the longest, that of the file begins with; `.` is as good as `_`."""
+    words = [word for word in re.split(r"\W|_", file.name) if word]
+    known = (n for n in NETWORKS if words[: n.count("_") + 1] == n.split("_"))
+    return max(known, key=len, default="")
 
 
 def _end_early(data: Path | None, network: str) -> bool:
@@ -325,7 +346,7 @@ def _end_early(data: Path | None, network: str) -> bool:
         return False
     try:
         with safetensors.safe_open(file, "numpy") as stored:
-            return CLASSIFIER not in stored.keys()  # noqa: SIM118 - no dict
+            return CLASSIFIERS.isdisjoint(stored.keys())
     except (OSError, safetensors.SafetensorError):
         return False
 

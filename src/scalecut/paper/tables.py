@@ -15,6 +15,7 @@ from .numbers import (
     NOT_REPRODUCED,
     REPRODUCED,
     RESNET,
+    RESNET_COMPLETE,
     SECTIONS,
     STAND_IN,
     WITH_MATCHED_BLUR,
@@ -23,7 +24,9 @@ from .published import source
 
 NOTES = {
     "A.2": "Their method is least squares, ours ridge with a nested penalty; the same features. "
-    f"The paper's numbers: {INCEPTION} {source(INCEPTION)}; {RESNET} {source(RESNET)}.",
+    f"The paper's numbers: {INCEPTION} {source(INCEPTION)}; {RESNET} and {RESNET_COMPLETE} "
+    f"{source(RESNET)}. {RESNET_COMPLETE} is torchvision's variant, with strides in its 3 x 3 "
+    "convolutions.",
     "A.1": "At the layer where the mean over classes is highest.",
     "4.1": "Share of images whose first class stays the same.",
     "4.2": "Ridge on features of noise, of the best layer; these images hold no object.",
@@ -40,10 +43,11 @@ def finding(table: pd.DataFrame, claims: pd.DataFrame) -> str:
     compared = by_layer.loc[by_layer.mark.isin([REPRODUCED, NOT_REPRODUCED])]
     theirs = ~claims.claim.str.endswith(WITH_MATCHED_BLUR)  # that control is ours
     judged = claims.loc[claims.mark.isin([REPRODUCED, NOT_REPRODUCED]) & theirs]
-    own = judged.network != STAND_IN
+    own = judged.network.isin(published.NETWORKS)
+    others = " and ".join(dict.fromkeys(judged.network[~own])) or STAND_IN
     held = (
-        f"Its claims hold in {_reproduced(judged[own])} cases of its own networks, and in "
-        f"{_reproduced(judged[~own])} of {STAND_IN}, which stands in for them."
+        f"Its claims hold in {_reproduced(judged[own])} cases of its own architectures, and in "
+        f"{_reproduced(judged[~own])} of {others}, which it does not have."
     )
     if compared.empty:
         return (

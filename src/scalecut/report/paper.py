@@ -16,6 +16,7 @@ from .page import Section, Shown, Table
 PRINTED = {
     "inception_v3": "InceptionV3: Table A.2 of the paper, and ours as far as the weights reach.",
     "resnet50_v1": "ResNet50: the paper's figure, digitised to 0.02 on this axis, and ours.",
+    "resnet50": "ResNet50 of torchvision, complete: the paper's figure, and ours.",
 }
 OF_CLAIMS = "Judged by ridge, except claims about least squares; one row per network."
 HEADINGS = ("network", "item", "quantity", "paper", "ours, their method", "ours", "mark", "why")
