@@ -15,6 +15,7 @@ from scalecut.paper.numbers import (
     AREAS,
     CUT,
     FINETUNED,
+    GOOGLENET,
     INCEPTION,
     INCOMPARABLE,
     KINDS,
@@ -24,8 +25,10 @@ from scalecut.paper.numbers import (
     NOT_REPRODUCED,
     PATCHES,
     PICTURES,
+    QUICK_NETWORKS,
     REPRODUCED,
     RESNET,
+    RESNET_COMPLETE,
     SIZES,
     STAND_IN,
     Found,
@@ -42,7 +45,7 @@ PRINTED = tomllib.loads(
     resources.files("scalecut").joinpath("paper", "graziani2021.toml").read_text(encoding="utf-8")
 )
 SIZES_STEP, NOISE_STEP, AREAS_STEP = (step_of(kind, STAND_IN) for kind in (SIZES, NOISE, AREAS))
-TABLE_OF = {INCEPTION: "inception_v3", RESNET: "resnet50"}
+TABLE_OF = {INCEPTION: "inception_v3", RESNET: "resnet50", RESNET_COMPLETE: "resnet50"}
 LAST = {"pooled": "", "logits": "pre_softmax", "softmax": "softmax"}
 POINTS = {
     INCEPTION: {
@@ -55,8 +58,10 @@ POINTS = {
             ((s, b) for s, n in enumerate((3, 4, 6, 3), start=1) for b in range(n)), start=1)},
         **LAST,
     },
+    GOOGLENET: {**{f"inception{block}": "" for block in ("3a", "4a", "5a")}, **LAST},
     STAND_IN: {**{f"blocks.{k}": "" for k in range(5)}, **LAST},
 }  # fmt: skip
+POINTS[RESNET_COMPLETE] = POINTS[RESNET]
 
 
 def section_of(table, section):
@@ -204,7 +209,7 @@ def test_every_layer_has_the_printed_number_of_its_kind_beside_ours(table, netwo
             assert math.isnan(row.paper)
             assert row["mark"] == INCOMPARABLE
             assert row.why == (
-                "not a network of the paper" if network == STAND_IN
+                "not a network of the paper" if network in (GOOGLENET, STAND_IN)
                 else "the paper prints no number"
             )  # fmt: skip
 
@@ -292,7 +297,7 @@ def test_scenes_are_not_compared_with_photographs(curves):
     rows = numbers_of(Found(curves=curves, has_images=False))
     printed = lines_of(rows, section="A.2")
     printed = printed[printed.paper.notna()]
-    assert len(printed) == 3 * 13 + 17
+    assert len(printed) == 3 * 13 + 2 * 17
     assert printed.ours_as_paper.notna().all()
     assert set(printed["mark"]) == {INCOMPARABLE}
     assert set(printed.why) == {"synthetic scenes, not images with boxes; give --data DIR"}
@@ -683,7 +688,7 @@ def test_frozen_features_reproduce_no_score_of_trained_weights(curves):
 # --- the whole table -----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("found", [Found(), Found(lacking=dict.fromkeys(NETWORKS, "why"))])
+@pytest.mark.parametrize("found", [Found(), Found(lacking=dict.fromkeys(QUICK_NETWORKS, "why"))])
 def test_table_of_nothing_has_every_printed_number_and_no_verdict(found):
     table = numbers_of(found)
     numbers = [r2 for each in ("inception_v3", "resnet50") for kind in KINDS
@@ -694,6 +699,18 @@ def test_table_of_nothing_has_every_printed_number_and_no_verdict(found):
     assert sorted(table.paper.dropna()) == sorted(numbers)
     assert set(table["mark"]) == {INCOMPARABLE, MISPRINT}
     assert table[["ours_as_paper", "ours", "ours_low", "ours_high"]].isna().all(axis=None)
+
+
+def test_second_network_of_an_architecture_has_the_same_printed_numbers():
+    table = numbers_of(Found(lacking={RESNET_COMPLETE: "why"}))
+    first, second = (
+        table.loc[table.network == each].drop(columns=["network", "why"]).reset_index(drop=True)
+        for each in (RESNET, RESNET_COMPLETE)
+    )
+    pd.testing.assert_frame_equal(
+        first.loc[first.section != "A.3"], second.loc[second.section != "A.3"]
+    )
+    assert GOOGLENET not in set(table.network)  # it has no step in this run
 
 
 def test_sections_come_in_their_order_with_the_documented_columns(table):

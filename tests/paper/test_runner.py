@@ -30,6 +30,7 @@ from scalecut.paper.numbers import (
     NOISE,
     PATCHES,
     PICTURES,
+    QUICK_NETWORKS,
     RESNET,
     SECTIONS,
     SIZES,
@@ -42,8 +43,8 @@ from scalecut.pathology.patches import COLUMNS as PATCH_COLUMNS
 from tests.paper.test_claims import differences
 from tests.paper.test_numbers import curve, cut, lines_of, noise, planted, resized, transfer
 
-EACH = (STAND_IN, INCEPTION, RESNET)  # of an experiment for which a quick run has the first alone
-CUTS = [step_of(CUT, network) for network in NETWORKS]
+EACH = (STAND_IN, *NETWORKS[:-1])  # of an experiment for which a quick run has the first alone
+CUTS, ALL_CUTS = ([step_of(CUT, each) for each in some] for some in (QUICK_NETWORKS, NETWORKS))
 
 
 def of(networks, *kinds):
@@ -54,9 +55,9 @@ def transfers(networks, suffix=""):
     return [PATCHES + suffix, *of(networks, AREAS + suffix, MAGNIFICATIONS + suffix)]
 
 
-QUICK = [*NETWORKS, *of([STAND_IN], SIZES, NOISE), *CUTS, *transfers([STAND_IN]),
+QUICK = [*QUICK_NETWORKS, *of([STAND_IN], SIZES, NOISE), *CUTS, *transfers([STAND_IN]),
          *of([INCEPTION, RESNET], PICTURES)]  # fmt: skip
-WHOLE = [*NETWORKS, *of(EACH, SIZES, NOISE), *CUTS, *transfers(EACH), *transfers(EACH, MATCHED),
+WHOLE = [*NETWORKS, *of(EACH, SIZES, NOISE), *ALL_CUTS, *transfers(EACH), *transfers(EACH, MATCHED),
          *of(NETWORKS, PICTURES), *of(EACH, FINETUNED)]  # fmt: skip
 AT_SIZES, IN_NOISE, AREA, MAGNIFICATION = of([STAND_IN], SIZES, NOISE, AREAS, MAGNIFICATIONS)
 OUT = Path("runs/paper")
@@ -141,7 +142,7 @@ IMAGES = {
 @pytest.mark.parametrize("there", IMAGES)
 def test_every_network_is_probed_on_the_photographs_of_the_paper_where_they_are(there):
     steps, (name, classes) = plan(folder(*there)), IMAGES[there]
-    for step in (*NETWORKS, AT_SIZES):
+    for step in (*QUICK_NETWORKS, AT_SIZES):
         assert f"--data voc:{Path('data') / name} --subset {classes}" in words(steps[step])
     assert not any("scenes" in words(step) for step in steps.values())
 
@@ -231,7 +232,7 @@ def test_quick_asks_for_less_of_the_same():
 
 def test_seed_reaches_every_step_that_draws():
     for name, step in plan(folder("voc-animals", "nuclei"), seed=7, quick=False).items():
-        draws = name not in CUTS  # what is cut was chosen by the probe
+        draws = name not in ALL_CUTS  # what is cut was chosen by the probe
         assert ("--seed 7" in words(step)) == draws
 
 
@@ -380,7 +381,7 @@ def test_run_holds_the_tables_of_its_steps_and_how_they_were_made(world):
 
 def test_page_has_the_claims_the_tables_the_figures_and_the_pages_of_the_steps(world):
     assert asked(world).exit_code == 0
-    assert facts()["pages"] == [*NETWORKS, AT_SIZES]
+    assert facts()["pages"] == [*QUICK_NETWORKS, AT_SIZES]
     figures = {path.name for path in (OUT / "figures").iterdir()}
     assert figures == {f"{name}.{kind}" for name in (INCEPTION, RESNET) for kind in ("png", "svg")}
     page = (OUT / "report.html").read_text(encoding="utf-8")
@@ -471,7 +472,7 @@ def test_what_was_made_of_an_earlier_result_is_made_again(world):
     asked(world)
     (Path("data") / "imagenet").mkdir()  # other photographs, other curves, and other cuts of them
     asked(world)
-    assert world.calls == [*NETWORKS, AT_SIZES, *CUTS, AREA, MAGNIFICATION]
+    assert world.calls == [*QUICK_NETWORKS, AT_SIZES, *CUTS, AREA, MAGNIFICATION]
 
 
 @pytest.mark.usefixtures("unread")
@@ -480,7 +481,7 @@ def test_what_was_made_of_an_earlier_result_is_made_again_after_a_stop_too(world
     (Path("data") / "imagenet").mkdir()
     world.does[IN_NOISE] = world.does[AT_SIZES] = (130, "")
     asked(world)
-    assert world.calls == [*NETWORKS, AT_SIZES]
+    assert world.calls == [*QUICK_NETWORKS, AT_SIZES]
     world.does.clear()
     asked(world)
     assert world.calls == [AT_SIZES, *CUTS, AREA, MAGNIFICATION]

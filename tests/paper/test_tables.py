@@ -41,7 +41,8 @@ def table_of(*marks):
 
 
 def claims_of(*marks):
-    rows = [{**dict.fromkeys(CLAIM_COLUMNS, "said"), "mark": mark} for mark in marks]
+    said = {**dict.fromkeys(CLAIM_COLUMNS, "said"), "network": INCEPTION}
+    rows = [{**said, "mark": mark} for mark in marks]
     return pd.DataFrame(rows, columns=list(CLAIM_COLUMNS))
 
 
@@ -86,7 +87,7 @@ def test_sentence_counts_what_can_be_compared_by_network_and_claims_that_can_be_
         "Of 6 R² of the paper that can be compared, 4 are reproduced by its own method (3 of 4 of "
         "inception_v3, 1 of 2 of resnet50_v1): of those above 0 there, 2 of 3 lie within 0.2; "
         "of the others, 2 of 3 are not above 0 here either. Its claims hold in 1 of 2 cases of its "
-        "own networks, and in 2 of 3 of tf_efficientnet_lite0, which stands in for them."
+        "own architectures, and in 2 of 3 of tf_efficientnet_lite0, which it does not have."
     )
 
 
@@ -100,8 +101,8 @@ def test_sentence_says_what_to_give_where_nothing_can_be_compared():
     table = table_of((INCEPTION, INCOMPARABLE), ("", MISPRINT))
     assert finding(table, claims_of(REPRODUCED, NOT_REPRODUCED)) == (
         "None of the paper's numbers can be compared here: give --data a folder with annotated "
-        "images and weights. Its claims hold in 1 of 2 cases of its own networks, and in 0 of 0 of "
-        "tf_efficientnet_lite0, which stands in for them."
+        "images and weights. Its claims hold in 1 of 2 cases of its own architectures, and in "
+        "0 of 0 of tf_efficientnet_lite0, which it does not have."
     )
 
 

@@ -33,7 +33,7 @@ OURS = "the paper's protocol is not recoverable; this one is ours"
 INCEPTION, RESNET, STAND_IN = "inception_v3", "resnet50_v1", "tf_efficientnet_lite0"
 # complete weights of ResNet50 are those of torchvision's variant, which has its strides elsewhere
 RESNET_COMPLETE, GOOGLENET = "resnet50", "googlenet_bvlc"
-QUICK = (INCEPTION, RESNET, STAND_IN)
+QUICK_NETWORKS = (INCEPTION, RESNET, STAND_IN)
 NETWORKS = (INCEPTION, RESNET, RESNET_COMPLETE, GOOGLENET, STAND_IN)
 KINDS = {
     "pretrained": ("ImageNet weights", "pretrained", "true"),
@@ -78,10 +78,11 @@ class Found:
 
     @property
     def networks(self) -> tuple[str, ...]:
-        """Those of a quick run, and the others that this run has, or lacks with a reason."""
+        """Those of a quick run, and others of which this run has a step, or lacks one."""
+        steps = {*self.curves, *self.tables, *self.cuts, *self.visualised, *self.lacking}
         return tuple(
             network for network in NETWORKS
-            if network in QUICK or network in self.curves or network in self.lacking
+            if network in QUICK_NETWORKS or any(step.endswith(network) for step in steps)
         )  # fmt: skip
 
 

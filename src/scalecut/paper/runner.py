@@ -37,7 +37,7 @@ from .numbers import (
     NOISE,
     PATCHES,
     PICTURES,
-    QUICK,
+    QUICK_NETWORKS,
     RESNET,
     RESNET_COMPLETE,
     SECTIONS,
@@ -198,7 +198,7 @@ class _Plan:
 
     @property
     def probed(self) -> tuple[str, ...]:
-        return QUICK if self.is_quick else NETWORKS
+        return QUICK_NETWORKS if self.is_quick else NETWORKS
 
     @property
     def networks(self) -> tuple[str, ...]:
