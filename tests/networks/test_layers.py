@@ -9,10 +9,12 @@ import timm
 import torch
 from torch import nn
 
+from scalecut.cut.network import cut_after
 from scalecut.errors import LayerError
 from scalecut.networks.hooks import pooled_outputs
 from scalecut.networks.layers import probe_points, select_layers
 from scalecut.networks.load import load_network
+from scalecut.networks.selection import every_point
 
 TAIL = ["pooled", "logits", "softmax"]
 VGG16 = [64, 64, "M", 128, 128, "M", 256, 256, 256, "M", 512, 512, 512, "M", 512, 512, 512, "M"]
@@ -554,3 +556,21 @@ def test_modules_inside_blocks_are_points_on_request(resnet18):
     found = pooled_at(resnet18, points, image)
     assert (found["layer1.0.act2"] >= found["layer1.0"]).all()
     assert (found["layer1.0.act2"] > found["layer1.0"]).any()
+
+
+@pytest.mark.parametrize("name", ["deit_tiny_distilled_patch16_224", "crossvit_9_240"])
+def test_pooled_features_of_several_classifiers_are_those_that_timm_gives(name):
+    network = load_network(name, weights="random")
+    expected = timm.create_model(name).eval()
+    expected.load_state_dict(network.module.state_dict())
+    images = torch.cat([network.example(), network.example().flip(-1)])
+    points, refused = every_point(network)
+    pooled = next(point for point in points if point.layer == "pooled")
+    assert "pooled" not in refused
+    with torch.no_grad(), pooled_outputs(network.module, [pooled]) as outputs:
+        logits = network.module(images)
+        features = expected.forward_head(expected.forward_features(images), pre_logits=True)
+        assert torch.equal(logits, expected(images))
+    assert torch.equal(outputs["pooled"], features)
+    with torch.no_grad():
+        assert torch.equal(cut_after(network, "pooled").eval()(images), features)

@@ -105,7 +105,7 @@ def probe_points(
     network.requires_grad_(False)
     runs = Runs(network, {(call.name, side) for _, call, side in taps}, image, trace.grids)
     points, refused = [], {}
-    if LOGITS in last_calls and not _have_one_input(network, root):
+    if LOGITS in last_calls and POOLED not in last_calls and not _have_one_input(network, root):
         refused[POOLED] = (
             f"is not one vector: each of {len(_classifiers(network))} classifiers takes features "
             "of its own; read the last block instead"
@@ -335,6 +335,9 @@ def _tail(
         return [(POOLED, root, "output")] if _has_no_head(network) else []
     call, side = (softmax, "input") if softmax else (root, "output")
     taps: list[_Tap] = [(LOGITS, call, side), (SOFTMAX, call, side)]
+    own = next((call for call in _all_calls(root) if call.name == POOLED), None)
+    if own is not None:
+        return [(POOLED, own, "output"), *taps]
     is_vector = (
         classifier.given is not None and classifier.given[0].numel() == classifier.given.shape[1]
     )
@@ -382,6 +385,29 @@ def _have_one_input(network: nn.Module, root: _Call) -> bool:
     heads = _classifiers(network)
     taken = [call.given for call in _all_calls(root) if call.module in heads]
     return len({(each.data_ptr(), each.shape) for each in taken if each is not None}) < 2
+
+
+def with_pooled_module(network: nn.Module) -> nn.Module:
+    """The network itself; with several classifiers, timm's own pooled features pass a module.
+
+    Each classifier of a distilled DeiT or a CrossViT takes a vector of its own. timm joins them in
+    `forward_head(pre_logits=True)`, which no module of theirs gives.
+    """
+    if len(_classifiers(network)) > 1 and hasattr(network, "forward_head"):
+        network.__class__ = _pooling(type(network))
+        network.add_module(POOLED, nn.Identity())
+    return network
+
+
+@functools.cache
+def _pooling(kind: Any) -> type[nn.Module]:
+    class Pooling(kind):
+        def forward_head(self, x: Any, pre_logits: bool = False) -> Any:
+            features = self.get_submodule(POOLED)(kind.forward_head(self, x, pre_logits=True))
+            return features if pre_logits else kind.forward_head(self, x)
+
+    Pooling.__name__ = Pooling.__qualname__ = kind.__name__
+    return Pooling
 
 
 def _has_no_head(network: nn.Module) -> bool:

@@ -32,6 +32,7 @@ from ..data.decoding import INTERPOLATIONS
 from ..errors import ModelError, first_line
 from .googlenet import GoogLeNet
 from .hub import WEIGHTS, hub_file
+from .layers import with_pooled_module
 from .network import Preprocessing, Weights, reinitialised
 from .weights import check_head, in_one_line, of_folder, of_timm, weights_of
 
@@ -543,7 +544,7 @@ def _built(name: str, build: Callable[[], nn.Module]) -> nn.Module:
     with in_one_line(name):
         module = build()
     _check_usable(module, name)
-    return module
+    return with_pooled_module(module)
 
 
 def _check_usable(module: object, name: str) -> None:

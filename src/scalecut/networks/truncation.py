@@ -153,10 +153,9 @@ def trial_of(network: nn.Module, method: str, images: Tensor) -> Trial:
         maps = tensors_in(getattr(trial.eval(), method)(images))
     with torch.random.fork_rng(), torch.enable_grad(), _Used(trial) as in_training:
         ends = tensors_in(getattr(trial.train(), method)(images))
+        sums = [end.sum() for end in ends if end.requires_grad]
     named = dict(trial.named_parameters())
-    gradients = torch.autograd.grad(
-        [end.sum() for end in ends if end.requires_grad], list(named.values()), allow_unused=True
-    )
+    gradients = torch.autograd.grad(sums, list(named.values()), allow_unused=True)
     used = frozenset(in_evaluation.names | in_training.names)
     none = (name for name, each in zip(named, gradients, strict=True) if each is None)
     return Trial(maps, [end.shape for end in ends], used, tuple(n for n in none if n in used))
