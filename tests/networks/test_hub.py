@@ -1,6 +1,7 @@
 """Networks from a small server that imitates the hub, from its cache, and from folders."""
 
 import hashlib
+import inspect
 import json
 import os
 import subprocess
@@ -37,6 +38,8 @@ class Hub(BaseHTTPRequestHandler):
     broken: dict  # (repository, name) to what happens instead, each once
     requests: list
     revisions: list  # of files, as they were asked for
+    starts: list  # of broken answers, in bytes
+    ended: threading.Event  # of the test
 
     protocol_version = "HTTP/1.1"
 
@@ -57,6 +60,8 @@ class Hub(BaseHTTPRequestHandler):
         self.end_headers()
 
     def answer(self, with_body):
+        if "/resolve/" not in self.path:
+            return self.fail(404)
         _, org, name, _, revision, *rest = self.path.split("/")
         repository, file = f"{org}/{name}", "/".join(rest)
         self.revisions.append((file, revision))
@@ -84,10 +89,15 @@ class Hub(BaseHTTPRequestHandler):
         self.end_headers()
         if not with_body:
             return None
-        if what == "cut short":
-            self.broken.pop((repository, file))
-            self.wfile.write(content[start : start + 1000])
-            self.wfile.flush()
+        if what in ("cut short", "stalls", "always stalls"):
+            if what != "always stalls":
+                self.broken.pop((repository, file))
+            self.starts.append(start)
+            if what != "always stalls" or not start:
+                self.wfile.write(content[start : start + 1000])
+                self.wfile.flush()
+            if what != "cut short":
+                self.ended.wait(60)
             self.close_connection = True
             return self.connection.close()
         self.wfile.write(content[start:])
@@ -97,7 +107,8 @@ class Hub(BaseHTTPRequestHandler):
 @pytest.fixture(autouse=True)
 def hub(tmp_path, monkeypatch):
     """A server, and an empty cache of the hub."""
-    Hub.files, Hub.broken, Hub.requests, Hub.revisions = {}, {}, [], []
+    Hub.files, Hub.broken, Hub.requests, Hub.revisions, Hub.starts = {}, {}, [], [], []
+    Hub.ended = threading.Event()
     server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     address = f"http://127.0.0.1:{server.server_port}"
@@ -113,6 +124,7 @@ def hub(tmp_path, monkeypatch):
     monkeypatch.setenv("SCALECUT_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr("huggingface_hub.file_download.time.sleep", lambda seconds: None)
     yield Hub
+    Hub.ended.set()
     server.shutdown()
     server.server_close()
 
@@ -198,6 +210,26 @@ def test_a_broken_download_is_resumed(hub, tmp_path):
     assert len(gets) == 2
     with torch.no_grad():
         assert torch.equal(network.module(images()), module(images()))
+
+
+def test_a_stalled_download_is_resumed_where_it_stopped(hub, tmp_path, monkeypatch):
+    module = published(hub, tmp_path / "pushed")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DOWNLOAD_TIMEOUT", 1)
+    monkeypatch.setattr(huggingface_hub.constants, "DOWNLOAD_CHUNK_SIZE", 500)
+    hub.broken["lab/vit", "model.safetensors"] = "always stalls"
+    assert "Try again" in refusal("hf-hub:lab/vit")
+    assert hub.starts == [0, *[1000] * (len(hub.starts) - 1)]
+    assert len(hub.starts) > 1
+    hub.broken["lab/vit", "model.safetensors"] = "stalls"  # once
+    network = load_network("hf-hub:lab/vit")
+    with torch.no_grad():
+        assert torch.equal(network.module(images()), module(images()))
+
+
+def test_a_minute_without_data_is_all_that_is_waited_for():
+    constants = huggingface_hub.constants
+    retries = inspect.signature(huggingface_hub.file_download.http_get).parameters["_nb_retries"]
+    assert constants.HF_HUB_DOWNLOAD_TIMEOUT * (1 + retries.default) <= 60
 
 
 def test_content_that_is_not_what_the_hub_states_is_refused_and_removed(hub, tmp_path):

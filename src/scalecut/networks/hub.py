@@ -1,7 +1,7 @@
 """Files of the Hugging Face hub: downloaded once, checked, and found again without a network.
 
-huggingface_hub downloads, shows progress and resumes; it gives up after a minute without data. The
-content of a file is compared with the checksum that the hub states for it, each time it is used.
+huggingface_hub downloads, shows progress, and resumes a download that was interrupted or stalls; it
+gives up after a minute without data. The content of a file is compared with the checksum that the hub states for it, each time it is used.
 """
 
 import hashlib
@@ -84,8 +84,8 @@ def _reason(error: Exception, repo: str, name: str) -> str:
         said = f" ({first_line(cause)})" if isinstance(cause, Exception) else ""
         return f"{name} of {repo} is in no local cache, and the hub could not be reached{said}."
     return (
-        f"{name} of {repo} could not be downloaded ({first_line(error)}). Try again: what is "
-        "there is kept, and the download continues."
+        f"{name} of {repo} could not be downloaded ({first_line(error)}). Try again; if the hub is "
+        "slow, with more seconds in HF_HUB_DOWNLOAD_TIMEOUT."
     )
 
 
