@@ -1,7 +1,8 @@
 """Files of the Hugging Face hub: downloaded once, checked, and found again without a network.
 
 huggingface_hub downloads, shows progress, and resumes a download that was interrupted or stalls; it
-gives up after a minute without data. The content of a file is compared with the checksum that the hub states for it, each time it is used.
+gives up after a minute without data. The content of a file is compared with the checksum that the
+hub states for it, each time it is used.
 """
 
 import hashlib
