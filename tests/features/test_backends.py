@@ -4,6 +4,7 @@ import functools
 import importlib.util
 import sys
 from collections import OrderedDict
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -622,7 +623,8 @@ CHOSEN = [  # what is not as usual, what is asked for, what is chosen
     ({}, ("auto", "float32"), Backend("openvino", "float32", "cpu")),
     ({}, ("openvino", "auto"), Backend("openvino", "bfloat16", "cpu")),
     ({}, ("openvino", "int8"), Backend("openvino", "int8", "cpu")),
-    ({"bfloat16": False}, ("auto", "auto"), Backend("torch", "float32", "cpu")),
+    ({"bfloat16": False}, ("auto", "auto"), Backend("openvino", "float32", "cpu")),
+    ({"bfloat16": False}, ("auto", "bfloat16"), Backend("torch", "bfloat16", "cpu")),
     ({"bfloat16": False}, ("openvino", "auto"), Backend("openvino", "float32", "cpu")),
     ({"bfloat16": False}, ("auto", "int8"), Backend("openvino", "int8", "cpu")),
     ({"openvino": False}, ("auto", "auto"), Backend("torch", "bfloat16", "cpu")),
@@ -632,9 +634,78 @@ CHOSEN = [  # what is not as usual, what is asked for, what is chosen
 def test_auto_is_what_the_machine_can_do_and_never_int8(machine, monkeypatch):
     for unusual, asked, way in CHOSEN:
         machine(**unusual)
-        assert resolved_backend(*asked, "auto") == way, (unusual, asked)
+        found = resolved_backend(*asked, "auto")
+        assert replace(found, why="") == way, (unusual, asked)
+        assert bool(found.why) == (asked[0] == "auto")
+    machine()
+    small, large = nn.Linear(10, 10), nn.Linear(1000, 1000)
+    assert [resolved_backend("auto", "auto", "cpu", each).engine for each in (small, large)] == [
+        "torch", "openvino"
+    ]  # fmt: skip
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert resolved_backend("auto", "float32", "auto") == Backend("torch", "float32", "cuda")
+    found = resolved_backend("auto", "float32", "auto")
+    assert found == Backend("torch", "float32", "cuda", "the device is cuda")
+
+
+class Data(nn.Module):
+    """What torch.export refuses: the path depends on the values."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.classes = nn.Conv2d(3, 8, 3), nn.Linear(8, 2)
+
+    def forward(self, x):
+        x = self.conv(x)
+        return self.classes(x.mean((2, 3)) if x.mean() > -1e9 else x.amax((2, 3)))
+
+
+@needs_openvino
+def test_auto_takes_pytorch_where_openvino_fails_and_says_why_without_trying_again(
+    monkeypatch, conversions
+):
+    monkeypatch.setattr(backends, "FEW_PARAMETERS", 0)
+    network, images = load_network(Data(), preprocessing=SMALL), discs(6).images
+    found = extracted(network, images, engine="auto")
+    assert found.engine == "torch"
+    assert found.why.startswith("OpenVINO cannot convert this network (")
+    assert_same(found.matrices, by_pytorch(network, images).matrices)
+    extracted(network, discs(9).images, engine="auto")  # three are new
+    assert len(conversions) == 1
+
+
+@needs_openvino
+def test_auto_is_openvino_where_it_can_convert_and_keeps_one_engine(monkeypatch):
+    monkeypatch.setattr(backends, "FEW_PARAMETERS", 0)
+    network, images = network_of("joined"), discs(6).images
+    found = extracted(network, images, engine="auto")
+    assert (found.engine, found.why) == ("openvino", "faster on this processor")
+    assert extracted(network, images).n_computed == 0
+
+
+@needs_openvino
+@pytest.mark.parametrize(
+    ("name", "weights"),
+    [
+        ("resnet18", "random"),
+        ("vit_tiny_patch16_224?img_size=96", "random"),
+        ("tf_efficientnet_lite0", "pretrained"),
+    ],
+)
+def test_curves_of_both_engines_agree(name, weights):
+    network = load_network(name, weights=weights)
+    few = Fitting(controls=["none"], repeats=3, permutations=0, regressor=["ridge"])
+    expected, found = (
+        probe(
+            network,
+            discs(60),
+            computation=Computation(engine=engine, precision="float32", input_size=96),
+            fitting=few,
+        ).scores()
+        for engine in ("torch", "openvino")
+    )
+    assert expected.r2.max() > 0.5
+    assert list(found.layer) == list(expected.layer)
+    assert (found.r2 - expected.r2).abs().max() <= 0.001
 
 
 NO_INT8 = (
@@ -665,7 +736,7 @@ MESSAGES = [
         {"openvino": False},
         ("openvino", "float32", "cpu"),
         "The engine openvino is not installed. Give --engine torch, or install it: pip install "
-        "'scalecut[fast]'.",
+        "openvino.",
     ),
     ({"openvino": False}, ("auto", "int8", "cpu"), NO_INT8),
 ]

@@ -535,10 +535,13 @@ def test_truncated_image_is_skipped_and_named_or_an_error_if_strict(tmp_path):
 
 def test_strict_refuses_what_is_assumed_of_the_network():
     known = load_network(planted_network(), preprocessing=AS_IT_IS)
-    guessed = replace(known, assumed=("its input is guessed",))
+    guessed = replace(known, unknown=("mean",))
     with pytest.raises(DataError) as raised:
         probe(guessed, discs(30), reading=Reading(strict=True))
-    assert str(raised.value) == "Assumed: its input is guessed (--strict assumes nothing)."
+    assert str(raised.value) == (
+        f"Assumed: {known.name} does not say how images are shown to it; taken: the mean of "
+        "ImageNet (--mean) (--strict assumes nothing)."
+    )
 
 
 # --- incomplete weights --------------------------------------------------------------------------

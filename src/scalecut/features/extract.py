@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from types import MappingProxyType
 from typing import Literal, TypeAlias
 
@@ -30,6 +30,7 @@ from ..networks.points import ProbePoint
 from .backends import (
     Backend,
     Calibration,
+    no_graph,
     openvino_vectors,
     quantisation,
     resolved_backend,
@@ -73,7 +74,8 @@ class Computation:
         std: Three numbers, 0 to 1, instead of the network's own.
         interpolation: Instead of the network's own.
         precision: auto is bfloat16 where the processor computes in it; int8 needs engine openvino.
-        engine: torch, openvino (of scalecut[fast]), or auto, the faster one here.
+        engine: torch, openvino, or auto: OpenVINO on a processor, PyTorch on a GPU, for small
+            networks, and for those that OpenVINO cannot convert.
         device: auto, cpu, cuda:0, ...
         batch_size: Images per forward pass, at least 1.
         half: Keep features in float16, which halves the disk space of the cache.
@@ -88,7 +90,7 @@ class Computation:
     std: tuple[float, float, float] | None = None
     interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"] | None = None
     precision: Literal["auto", "float32", "bfloat16", "int8"] = "auto"
-    engine: Literal["auto", "torch", "openvino"] = "torch"
+    engine: Literal["auto", "torch", "openvino"] = "auto"
     device: str = "auto"
     batch_size: int = 32
     half: bool = False
@@ -130,6 +132,7 @@ class Extracted:
     n_computed: int  # the other rows came from the cache
     seconds: float
     engine: str = "torch"
+    why: str = ""  # that engine, if it was chosen automatically
 
 
 def extract_features(
@@ -153,19 +156,17 @@ def extract_features(
     """
     start = time.perf_counter()
     asked = computation or Computation()
-    backend = resolved_backend(asked.engine, asked.precision, asked.device)
+    backend = resolved_backend(asked.engine, asked.precision, asked.device, network.module)
     keys, unreadable = _content_keys(images)
     calibration = None
     if backend.precision == "int8":
         calibration = calibration_of([images[i] for i in keys], network.preprocessing, asked.fit)
     task = Task(network, tuple(points), asked.fit, backend, asked.batch_size, calibration)
-    kept_as = {"kept": "float16"} if asked.half else {}
-    setting = cache.setting_hash(setting_of(task) | kept_as)
-    table = _Table(points, [*keys.values()], half=asked.half)
-    for shard in cache.shards(setting):
-        table.fill(shard.images, shard.matrices)
-    first_with = {key: index for index, key in reversed(keys.items())}
-    pending = sorted(index for key, index in first_with.items() if not table.has(key))
+    table, setting, pending = _from_cache(task, keys, half=asked.half)
+    if pending and asked.engine == "auto" and (why := _no_graph(task)):
+        backend = replace(resolved_backend("torch", asked.precision, asked.device), why=why)
+        task = replace(task, backend=backend)
+        table, setting, pending = _from_cache(task, keys, half=asked.half)
     n_done, n_computed = len(keys) - len(pending), 0
     if progress:
         progress(stage, n_done, len(keys))
@@ -196,9 +197,33 @@ def extract_features(
         for i in map(int, np.flatnonzero(~is_read))
     )
     seconds = time.perf_counter() - start
-    return Extracted(
-        matrices, is_read, left_out, backend.precision, n_computed, seconds, backend.engine
-    )
+    how = (backend.engine, backend.why)
+    return Extracted(matrices, is_read, left_out, backend.precision, n_computed, seconds, *how)
+
+
+def _from_cache(task: Task, keys: dict[int, str], *, half: bool) -> tuple["_Table", str, list[int]]:
+    """The table with what is in the cache, its setting, and the images that are still to do."""
+    kept_as = {"kept": "float16"} if half else {}
+    setting = cache.setting_hash(setting_of(task) | kept_as)
+    table = _Table(task.points, [*keys.values()], half=half)
+    for shard in cache.shards(setting):
+        table.fill(shard.images, shard.matrices)
+    first_with = {key: index for index, key in reversed(keys.items())}
+    pending = sorted(index for key, index in first_with.items() if not table.has(key))
+    return table, setting, pending
+
+
+def _no_graph(task: Task) -> str:
+    """Why OpenVINO cannot compute the features of a task that is meant for it."""
+    if task.backend.engine != "openvino" or task.backend.precision == "int8":
+        return ""
+    module = copy.deepcopy(task.network.module).eval()
+    taps, layers = Taps(module, task.points, ends_early=False), _stored_names(task.points)
+    return no_graph(taps, layers, task.network.example(), network_setting(task.network))
+
+
+def _stored_names(points: Sequence[ProbePoint]) -> list[str]:
+    return [_stored_name(point) for point in points]
 
 
 class _Table:
@@ -210,7 +235,7 @@ class _Table:
 
     def __init__(self, points: Sequence[ProbePoint], keys: Sequence[str], *, half: bool) -> None:
         self.layers = [point.layer for point in points]
-        self.names = [_stored_name(point) for point in points]
+        self.names = _stored_names(points)
         self._rows: dict[str, list[int]] = {}
         for row, key in enumerate(keys):
             self._rows.setdefault(key, []).append(row)
@@ -260,7 +285,7 @@ def forward(
     if backend.engine == "torch":
         yield torch_vectors(taps, backend.precision, backend.device)
         return
-    layers, setting = [_stored_name(point) for point in points], network_setting(network)
+    layers, setting = _stored_names(points), network_setting(network)
     example = network.example().to(backend.device)
     yield openvino_vectors(taps, layers, example, setting, backend.precision, calibration)
 
@@ -429,7 +454,8 @@ def provenance(
         checked: what is to be stated next to precision and engine.
     """
     how = {} if found is None else {"precision": found.precision, "engine": found.engine}
-    computed = {**how, **checked}
+    why = {"engine_because": found.why} if found is not None and found.why else {}
+    computed = {**how, **why, **checked}
     images = {}
     if image_set is not None:
         skipped = () if found is None else found.left_out

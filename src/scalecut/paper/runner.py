@@ -58,6 +58,7 @@ IMAGES = {
 SCENES = ("--data", "scenes")
 ODD_KIDNEYS = "HE-7128,HE-7129,HE-7130"  # of MoNuSeg, with nuclei a third as large as others have
 CLASSIFIERS = {"fc.weight", "loss3.classifier.weight"}
+EXACT = ("--engine", "torch", "--precision", "float32")
 DONE, BEFORE = "done", "done before"
 EARLY = {
     INCEPTION: "mixed0", RESNET: "add_1", RESNET_COMPLETE: "add_1", GOOGLENET: "inception3a",
@@ -249,7 +250,7 @@ def _curves(plan: _Plan) -> Iterator[Step]:
             yield Step(network, what, why_not=_lack(plan.data, "images with boxes", IMAGES))
             continue
         # least squares turns rounding of the features into other numbers
-        asked = (*plan.own(network), *images, *depth, "--precision", "float32", *plan.seed)
+        asked = (*plan.own(network), *images, *depth, *EXACT, *plan.seed)
         yield plan.step("", network, what, "probe", *asked)
 
 

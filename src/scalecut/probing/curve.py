@@ -387,11 +387,14 @@ class Curve:
 
 
 def computed_line(provenance: Mapping[str, Any]) -> list[str]:
-    """How OpenVINO computed the features, and how far int8 moved R²; nothing for PyTorch."""
+    """What computed the features and why, and how far int8 moved R²."""
     computed = provenance.get("computed", {})
-    if computed.get("engine") != "openvino":
+    if "engine" not in computed:
         return []
-    line = f"Computed by OpenVINO in {computed['precision']}"
+    engine = {"openvino": "OpenVINO", "torch": "PyTorch"}[computed["engine"]]
+    line = f"Computed by {engine} in {computed['precision']}"
+    if "engine_because" in computed:
+        line += f" ({computed['engine_because']})"
     if "int8_moved" in computed:
         line += (
             f"; compared with float32, R² changed by at most {abs(computed['int8_moved']):.3f} "
