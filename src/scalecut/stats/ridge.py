@@ -66,13 +66,19 @@ def decompose(
     n, d = X.shape
     if d == 0:
         return Decomposition(np.zeros((n, 0)), np.zeros(0), np.zeros((len(Z), 0)))
-    gram = X.T @ X if d <= n else X @ X.T
-    squares, vectors = np.linalg.eigh(gram)
+    squares, vectors = np.linalg.eigh(_gram(X.T if d <= n else X))
     kept = squares > squares.max() * max(n, d) * np.finfo(np.float64).eps
     s, vectors = np.sqrt(squares[kept]), vectors[:, kept]
     if d <= n:
         return Decomposition(X @ vectors / s, s, Z @ vectors)
-    return Decomposition(vectors, s, Z @ (X.T @ vectors) / s)
+    return Decomposition(vectors, s, (Z @ X.T) @ vectors / s)
+
+
+def _gram(X: Float64[np.ndarray, "n d"]) -> Float64[np.ndarray, "n n"]:
+    """The lower half of X X', which is all that `numpy.linalg.eigh` reads."""
+    if X.flags.c_contiguous:
+        return scipy.linalg.blas.dsyrk(1.0, X.T, trans=1, lower=1)
+    return scipy.linalg.blas.dsyrk(1.0, X, lower=1)
 
 
 def deviations(features: Float64[np.ndarray, "n d"]) -> Float64[np.ndarray, " d"]:
@@ -191,10 +197,12 @@ def least_squares(
     The fit of minimum norm where there are fewer images than features. By a QR decomposition, which
     serves thousands of targets; by singular values where the triangle would be near singular.
     """
-    contrasts = scipy.linalg.helmert(len(train))  # orthonormal, without the mean: (n - 1, n)
-    X, Z = contrasts @ train, held_out - train.mean(axis=0)
+    X, Z = _contrasts(train), held_out - train.mean(axis=0)
     is_tall = len(X) >= X.shape[1]
-    q, r = np.linalg.qr(X if is_tall else X.T)
+    if is_tall:
+        q, r = np.linalg.qr(X)
+    else:
+        along, r = scipy.linalg.qr_multiply(X.T, Z)  # Z Q, without Q
     diagonal = np.abs(np.diag(r))
     if diagonal.min(initial=np.inf) <= NEAR_SINGULAR * diagonal.max(initial=0.0):
         inverse, *_ = np.linalg.lstsq(X, np.eye(len(X)))
@@ -202,9 +210,19 @@ def least_squares(
     elif is_tall:
         hat = scipy.linalg.solve_triangular(r, Z.T, trans=1).T @ q.T  # Z R⁻¹ Qᵀ
     else:
-        hat = scipy.linalg.solve_triangular(r, (Z @ q).T).T  # Z Q R⁻ᵀ
-    predictions = targets.mean(axis=0) + (hat @ contrasts) @ targets
+        hat = scipy.linalg.solve_triangular(r, along.T).T  # Z Q R⁻ᵀ
+    predictions = targets.mean(axis=0) + hat @ _contrasts(targets)
     return HeldOut(predictions, np.zeros(targets.shape[1]))
+
+
+def _contrasts(values: Float64[np.ndarray, "n t"]) -> Float64[np.ndarray, "k t"]:
+    """Orthonormal contrasts of the rows, without their mean: k = n - 1.
+
+    All but the first row of the reflection I - vv'/v₁ with v = (1 + 1/√n, 1/√n, ..., 1/√n), which
+    maps (1, ..., 1) onto the first axis.
+    """
+    root = len(values) ** -0.5
+    return values[1:] - root / (1 + root) * (values[0] + root * values.sum(axis=0))
 
 
 def r_squared(
