@@ -187,19 +187,22 @@ def rectangle(left, top, right, bottom):
     return [[left, top], [right, top], [right, bottom], [left, bottom], [left, top]]
 
 
-def feature(coordinates, form="Polygon", kind=None, sort="detection"):
-    facts = {"objectType": sort}
+def feature(coordinates, form="Polygon", kind=None, sort="detection", nucleus=None, id="x"):
+    facts = {"objectType": sort} if sort else {}
     if kind:
         facts["classification"] = {"name": kind, "color": [200, 0, 0]}
-    geometry = {"type": form, "coordinates": coordinates}
-    return {"type": "Feature", "id": "x", "geometry": geometry, "properties": facts}
+    found = {"type": "Feature", "id": id, "properties": facts}
+    found["geometry"] = {"type": form, "coordinates": coordinates}
+    if nucleus:
+        found["nucleusGeometry"] = {"type": "Polygon", "coordinates": nucleus}
+    return found
 
 
-def qupath(folder, *features, bare=False):
+def qupath(folder, *features, bare=False, suffix=".geojson"):
     """Two images of the same objects; the specification."""
     for name in ("a", "b"):
         draw(folder / "images" / f"{name}.png")
-        file = folder / "masks" / f"{name}.geojson"
+        file = folder / "masks" / f"{name}{suffix}"
         file.parent.mkdir(parents=True, exist_ok=True)
         content = list(features)
         file.write_text(
@@ -217,18 +220,56 @@ def test_objects_of_qupath_are_masks_of_their_classes(tmp_path, bare):
     images = read(qupath(tmp_path, RING, TWO, feature([1, 1], "Point"), bare=bare))
     assert images.subset == ("Tumor", "Tumor", tmp_path.name, tmp_path.name)
     np.testing.assert_allclose(images.measure * WIDE * HIGH, [1100, 1100, 200, 200])
-    assert images.facts["assumed"] == [
-        "2 shapes of the type Point have no area, and do not count",
-        "2 annotations do not state the size of their image (the first is that of a.png); their "
-        "outlines are taken to be drawn on it as it is",
+    assert images.facts["assumed"] == ["2 shapes of the type Point have no area, and do not count"]
+
+
+def test_the_unit_of_geojson_is_stated_and_nothing_is_assumed(tmp_path):
+    images = read(qupath(tmp_path, RING, suffix=".GEOJSON"), strict=True)
+    np.testing.assert_allclose(images.measure * WIDE * HIGH, 1100)
+    assert images.facts["stated"] == [
+        "outlines of GeoJSON are in pixels of their image, since its format has no other unit",
+        "objects are measured by their outlines or runs of pixels; a pixel counts if its centre is "
+        "inside",
     ]
+
+
+CELL, NUCLEUS = [rectangle(8, 6, 48, 36)], [rectangle(20, 10, 30, 20)]  # 1200 and 100 pixels
+
+
+@pytest.mark.parametrize("sort", ["cell", "detection"])
+def test_cells_are_measured_by_their_nuclei(tmp_path, sort):
+    inside = feature(CELL, sort=sort)
+    inside["properties"]["nucleusGeometry"] = {"type": "Polygon", "coordinates": NUCLEUS}
+    for number, cell in enumerate((feature(CELL, sort=sort, nucleus=NUCLEUS), inside)):
+        images = read(qupath(tmp_path / str(number), cell))
+        np.testing.assert_allclose(images.measure * WIDE * HIGH, 100)
+        assert images.facts["assumed"] == ["2 cells are measured by the outlines of their nuclei"]
+
+
+def test_cells_without_a_nucleus_are_measured_and_stated(tmp_path):
+    images = read(qupath(tmp_path, feature(CELL, sort="", id="PathCellObject")))
+    np.testing.assert_allclose(images.measure * WIDE * HIGH, 1200)
+    assert images.facts["assumed"] == [
+        "2 cells have no outline of their nucleus, and are measured by that of the cell"
+    ]
+
+
+REGION = [rectangle(0, 0, 60, 50)]
 
 
 @pytest.mark.parametrize(
     ("features", "reason"),
     [
-        ((RING, feature([rectangle(0, 0, 9, 9)], sort="annotation")), "it holds annotations and "
-         "detections, such as regions and the cells in them; export one of the two"),
+        ((RING, feature(REGION, sort="annotation")), "it holds 1 annotations and 1 detections, "
+         "whose sizes mean different things; export one of these"),
+        ((feature(CELL, sort="", id="PathDetectionObject"),
+          feature(REGION, sort="", id="PathAnnotationObject")), "it holds 1 annotations and 1 "
+         "detections, whose sizes mean different things; export one of these"),
+        ((feature(CELL, sort="", id="PathDetectionObject"),
+          feature(REGION, sort="", id="PathTileObject")), "it holds 1 detections and 1 tiles, "
+         "whose sizes mean different things; export one of these"),
+        ((feature(CELL, sort="cell"), feature(CELL, sort="cell", nucleus=NUCLEUS)), "it holds 1 "
+         "cells and 1 nuclei of cells, whose sizes mean different things; export one of these"),
         ((feature([1, 1], "Point"),), "it has no polygon"),
         (({"geometry": None},), "it is no GeoJSON of objects ('NoneType' object is not "
          "subscriptable); export it again"),

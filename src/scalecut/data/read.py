@@ -73,6 +73,7 @@ class Reader:
         measure_in: where the data brings its own measure; empty if it is measured.
         column: what its groups are named by, a column or key; empty if there is none.
         marks: what its objects can be measured by.
+        by_format: what is stated of numbers whose unit follows from the format.
     """
 
     what: str
@@ -81,6 +82,7 @@ class Reader:
     measure_in: str = ""
     column: str = ""
     marks: tuple[str, ...] = ("boxes",)
+    by_format: str = ""
 
 
 EITHER, MASKS = ("boxes", "masks"), ("masks",)
@@ -91,7 +93,13 @@ READERS: dict[str, Reader] = {
     "csv": Reader("a table with image and measure", tables.csv, "remote file", *TABLE),
     "parquet": Reader("such a table as Parquet", tables.parquet, "remote file", *TABLE),
     "tar": Reader("shards of images, each with a .json", tables.shards, "pattern", *SHARDS),
-    "masks": Reader("a folder with images and masks", pairs.masks, "folder", marks=MASKS),
+    "masks": Reader(
+        "a folder with images and masks",
+        pairs.masks,
+        "folder",
+        marks=MASKS,
+        by_format=pairs.IN_PIXELS,
+    ),
     "yolo": Reader(
         "a folder with images and labels, or with data.yaml", yolo.yolo, "folder", marks=EITHER
     ),
@@ -268,7 +276,7 @@ def read_images(
     source = Source(
         images_folder, asked.group, by_column, tuple(asked.boxes), asked.marks, progress
     )
-    labelled = _labelled(reader.read(place, source), reader.column, asked, _text(place), log)
+    labelled = _labelled(reader.read(place, source), reader, asked, _text(place), log)
     if asked.marks == "masks" and any(isinstance(item.label, tuple) for item in labelled):
         log.stated.append(BY_SHAPES)
     if not labelled:
@@ -349,7 +357,7 @@ def _check_column(what: str, asked: Reading) -> None:
 
 
 def _labelled(
-    found: Iterator[Labelled | LeftOut | str], column: str, asked: Reading, place: str, log: _Log
+    found: Iterator[Labelled | LeftOut | str], reader: Reader, asked: Reading, place: str, log: _Log
 ) -> list[Labelled]:
     """The images that a reader yields, with boxes as corners in pixels, and their groups."""
     labelled: list[Labelled] = []
@@ -368,7 +376,9 @@ def _labelled(
         and item.size is None
         and not (is_share or item.form.startswith(boxes.NORMALISED))
     ]
-    if unsized:
+    if unsized and reader.by_format:
+        log.stated.append(reader.by_format)
+    elif unsized:
         drawn = "outlines" if asked.marks == "masks" else "boxes"
         log.assume(
             f"{len(unsized)} annotations do not state the size of their image (the first is that "
@@ -384,7 +394,7 @@ def _labelled(
     elif statements:
         log.groups_by = "the names of images"
     elif has_groups:
-        log.groups_by = f"the {column} {asked.group or 'group'}"
+        log.groups_by = f"the {reader.column} {asked.group or 'group'}"
     alone = [item.image.name for item in labelled if not item.group]
     if log.groups_by and alone:
         log.assume(

@@ -19,13 +19,13 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Bool, Integer, UInt8
 
-from ..data.decoding import COMMON, opened
+from ..data.decoding import COMMON, header, opened, suffix_of
 from ..data.files import none_in
 from ..data.groups import TCGA
 from ..data.images import Image, LeftOut, assume, leave, told
 from ..data.masks import MaskRule, marks_of, understood
 from ..data.outlines import Tally
-from ..data.pairs import GEOJSON, labels_in
+from ..data.pairs import GEOJSON, IN_PIXELS, labels_in
 from ..data.tables import columns
 from ..errors import DataError
 from .resolution import Stated, stated
@@ -76,7 +76,7 @@ def find_tiles(
     marked = _named(masks, "masks", ending=_MASK, other=_TILE, strict=tiles.samefile(masks))
     of_tiles = [paths[0] for name, paths in marked.items() if name in images]
     try:
-        rule = understood([m for m in of_tiles if m.suffix != GEOJSON], mask_kind, background)
+        rule = understood([m for m in of_tiles if suffix_of(m) != GEOJSON], mask_kind, background)
     except DataError as error:
         raise _without_options(error) from error
     tally = Tally()
@@ -94,6 +94,7 @@ def find_tiles(
     assumed: list[str] = []
     for statement in (*rule.assumed, *tally.statements()):
         assume(statement, assumed, strict)
+    assumed += [IN_PIXELS] * any(suffix_of(tile.mask) == GEOJSON for tile in found)
     rule = replace(rule, assumed=tuple(assumed))
     return [replace(tile, rule=rule) for tile in found], tuple(left_out)
 
@@ -106,10 +107,12 @@ def _named(
     suffixes = (*COMMON, GEOJSON) if what == "masks" else COMMON
     every = sorted(folder.iterdir())
     for path in every:
-        is_ours = path.stem.endswith(ending) or not (strict or path.stem.endswith(other))
-        is_ours |= path.suffix == GEOJSON
-        if path.suffix.lower() in suffixes and is_ours and not path.name.startswith("."):
-            files[path.stem.removesuffix(ending)].append(path)
+        stem = path.stem
+        if suffix_of(path) == GEOJSON:  # a mask, even if it has the name of its tile
+            stem = stem.removesuffix(other).removesuffix(ending) + ending
+        is_ours = stem.endswith(ending) or not (strict or stem.endswith(other))
+        if suffix_of(path) in suffixes and is_ours and not path.name.startswith("."):
+            files[stem.removesuffix(ending)].append(path)
     if not files:
         ends = f" whose name ends in {ending}" if strict else ""
         lack = f"{folder} holds no image{ends}. Give the folder of the {what} "
@@ -155,8 +158,13 @@ def read(
     except DataError as error:
         raise _without_options(error) from error
     try:
-        if tile.mask.suffix == GEOJSON:
-            height, width = pixels.shape[:2]
+        if suffix_of(tile.mask) == GEOJSON:
+            orientation, (height, width) = header(tile.image)[2], pixels.shape[:2]
+            if orientation >= 5:
+                raise DataError(
+                    f"EXIF orientation {orientation} turns its tile, and outlines could be drawn "
+                    "before or after; save the tile upright"
+                )
             marks = labels_in(tile.mask, width, height, tally or Tally())
         else:
             marks = marks_of(tile.mask, tile.rule)
