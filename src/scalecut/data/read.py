@@ -681,14 +681,18 @@ def _summary(seen: list[_Seen], kind: str, objects: str) -> tuple[float, float, 
 
 
 def _check_once(place: object, rows: Sequence[_Row]) -> None:
-    first: dict[tuple[str, str], _Row] = {}
+    """Refuse an image that has two rows of one subset, by whatever names."""
+    first: dict[tuple[str, object], _Row] = {}
     for row in rows:
-        other = first.setdefault((row.subset, row.image.name), row)
+        source = row.image.source
+        file = source.resolve() if isinstance(source, Path) else row.image.place()
+        other = first.setdefault((row.subset, file), row)
         if other is not row:
+            again = f" (also as {row.image.name})" * (row.image.name != other.image.name)
             raise DataError(
-                f"{_text(place)}: {row.image.name} is listed twice in the subset {row.subset}, "
-                f"with the measures {other.measure:g} and {row.measure:g}. Keep one of each image "
-                "and subset."
+                f"{_text(place)}: {other.image.name} is listed twice{again} in the subset "
+                f"{row.subset}, with the measures {other.measure:g} and {row.measure:g}. Keep one "
+                "of each image and subset."
             )
 
 
