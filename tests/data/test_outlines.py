@@ -157,12 +157,63 @@ def test_what_is_no_mask_is_skipped(tmp_path, change, reason):
     assert (len(images), skipped(images)["b.jpg"]) == (1, reason)
 
 
+ODD = [
+    [[]], [[8, 6, 48, 6, 48, 36, 8]], [[8, 6, 48], [6, 48, 36, 8, 9]], "polygon", [["x"] * 6],
+    [{"counts": [4800], "size": [HIGH, WIDE]}], 5, [[[8, 6], [48, 6], [48, 36]]],
+    [[1e400, 6, 48, 6, 48, 36]], {"counts": "é", "size": [HIGH, WIDE]}, {"counts": []},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("segmentation", ODD, ids=str)
+def test_odd_segmentations_are_skipped_where_they_are_needed_and_only_there(tmp_path, segmentation):
+    parts = coco_parts()
+    parts["annotations"][0]["segmentation"] = segmentation
+    whole = read(add_coco(tmp_path, parts))
+    np.testing.assert_allclose(whole.measure, [0.1, 0.1, 0.25])
+    reason = "its segmentation is neither polygons nor runs of pixels ("
+    assert reason in said(read, add_coco(tmp_path, parts), marks="masks")
+    parts["annotations"][0]["bbox"] = []
+    images = read(add_coco(tmp_path, parts))
+    np.testing.assert_allclose(images.measure, [0.1, 0.1])
+    assert skipped(images)["b.jpg"].startswith(reason)
+
+
+def in_corner(form):
+    """Ten outlines of 20 x 15 pixels in the upper left of their images."""
+    parts = coco_parts()
+    outline = np.array([4, 6, 24, 6, 24, 21, 4, 21]) / (WIDE if form == "shares" else 1)
+    names = [f"{number}.jpg" for number in range(10)]
+    parts["images"] = [{"id": n, "file_name": name} for n, name in enumerate(names)]
+    parts["annotations"] = [
+        {"image_id": n, "category_id": 18, "segmentation": [outline.tolist()]} for n in range(10)
+    ]
+    return parts
+
+
+def test_outlines_in_the_upper_left_quarter_are_stated_and_no_option_is_advised(tmp_path):
+    parts = in_corner("pixels")
+    for entry in parts["images"]:
+        draw(tmp_path / "annotations" / entry["file_name"])
+    spec = add_coco(tmp_path, parts)
+    images = read(spec, marks="masks")
+    np.testing.assert_allclose(images.measure, 20 * 15 / (WIDE * HIGH))
+    assert images.facts["assumed"][1] == (
+        f"all 10 outlines of {spec.removeprefix('coco:')} (the first is of 0.jpg) lie in the upper "
+        "left quarter of their images, and are used as they are"
+    )
+    add_coco(tmp_path, in_corner("shares"))
+    assert said(read, spec, marks="masks") == (
+        f"All 10 outlines of {spec.removeprefix('coco:')} (the first is of 0.jpg) lie between 0 "
+        "and 1, so they may be shares of width and height or pixels. Convert them to pixels."
+    )
+
+
 def test_marks_in_pixels_keep_their_flags_and_shape():
     shape = (((8.0, 6.0), (48.0, 6.0), (8.0, 36.0)),)
     mark = Mark("dog", (0.1, 0.1, 0.6, 0.6), frozenset({"truncated"}), (shape,))
     item = Labelled(Image("a", Path("a.jpg")), frozenset({"dog"}), (mark,), (WIDE, HIGH))
     for asked in (["xyxy"], ["xywh", "normalised"]):
-        (found,) = in_pixels([item], asked, "")
+        (found,), _ = in_pixels([item], asked, "")
         (own,) = found.label
         width, height = (WIDE, HIGH) if "normalised" in asked else (1, 1)
         corners = [[(x * width, y * height) for x, y in ring] for ring in shape]

@@ -192,6 +192,33 @@ def test_yolo_in_two_places_is_refused(tmp_path):
     assert len(read(spec, images=tmp_path / "two" / "images")) == 1
 
 
+@pytest.mark.parametrize("box", [(28, 21, 40, 30), (40, 30, 80, 60)])
+def test_only_the_area_of_a_share_is_known_where_exif_turns_an_image(tmp_path, box):
+    """Its labels could be those of the image as stored, or as shown."""
+    spec = yolo(tmp_path, {"a": in_yolo(1, *box), "b": BOX})
+    draw(tmp_path / "images" / "train" / "a.jpg", orientation=6)
+    images = read(spec)
+    np.testing.assert_allclose(images.measure, [box[2] * box[3] / (WIDE * HIGH), 0.25], atol=1e-5)
+    assert images.boxes is None
+    assert skipped(read(spec, measure="height")) == {
+        "images/train/a.jpg": "its EXIF orientation 6 turns it, and its annotation does not say "
+        "whether its box was drawn before or after; use an area with --fit squash, or save it "
+        "upright"
+    }
+
+
+@pytest.mark.parametrize("marks", ["boxes", "masks"])
+def test_a_mask_of_labelme_includes_its_last_pixels(tmp_path, marks):
+    """As labelme writes it: its points are the first and the last pixel."""
+    file = io.BytesIO()
+    PIL.Image.fromarray(np.full((30, 40), True)).save(file, "PNG")
+    mask = base64.b64encode(file.getvalue()).decode()
+    spec = labelme(tmp_path, [shape("mask", ((8, 6), (47, 35)), mask=mask)], both=True)
+    images = read(spec, marks=marks)
+    np.testing.assert_array_equal(images.boxes, [DOG[1:]] * 2)
+    np.testing.assert_array_equal(images.measure, 0.25)
+
+
 def test_yolo_without_names_gives_numbers_and_counts_bare_images(tmp_path):
     spec = yolo(tmp_path, {"a": BOX, "b": "", "c": None}, data="")
     images = read(spec)

@@ -49,8 +49,10 @@ from .storage import Stored, is_address
 
 LEAST_IMAGES = 20  # of one subset: 14 for training, 6 for testing
 LEAST_GROUPS = 4
+ROUNDED = 0.01  # pixels by which a box that is given in shares can reach outside
 AS_ASKED = ", as asked"  # how the reason ends where an option asks to skip, even if strict
 SEVERAL = ", and --objects single takes one"
+CROWD = "crowd"  # a flag
 DRAWN = "not among the"  # how the reason begins for what --at-most did not draw
 BY_SHAPES = (
     "objects are measured by their outlines or runs of pixels; a pixel counts if its centre is "
@@ -384,7 +386,13 @@ def _labelled(
             f"{len(unsized)} annotations do not state the size of their image (the first is that "
             f"of {unsized[0].image.name}); their {drawn} are taken to be drawn on it as it is"
         )
-    labelled = boxes.in_pixels(labelled, asked.boxes, place, asked.slice)
+    marks = [mark for item in labelled if isinstance(item.label, tuple) for mark in item.label]
+    n_crowds = sum(CROWD in mark.flags for mark in marks)
+    if n_crowds:
+        log.stated.append(f"{n_crowds} annotations are crowds (iscrowd), which are not measured")
+    labelled, statements = boxes.in_pixels(labelled, asked.boxes, place, asked.slice)
+    for statement in statements:
+        log.assume(statement)
     has_groups = any(item.group for item in labelled)
     labelled, statements = grouped(labelled, asked.group_from_name, not asked.no_groups)
     for statement in statements:
@@ -520,12 +528,14 @@ def _rows(
     chosen = []
     for kind in sorted(kinds):
         marks = _of_kind(item.label, kind)
-        if asked.objects == "single" and isinstance(marks, tuple) and len(marks) > 1:
-            yield LeftOut(item.image.name, f"it has {len(marks)} objects of {kind}{SEVERAL}")
-            continue
+        n = len(marks) if isinstance(marks, tuple) else 1
         if isinstance(marks, tuple):
-            marks = tuple(mark for mark in marks if "crowd" not in mark.flags)
-        if marks:
+            marks = tuple(mark for mark in marks if CROWD not in mark.flags)
+        if not marks:
+            yield LeftOut(item.image.name, f"its {kind} is a crowd (iscrowd), no single object")
+        elif asked.objects == "single" and n > 1:
+            yield LeftOut(item.image.name, f"it has {n} objects of {kind}{SEVERAL}")
+        else:
             chosen.append((kind, marks))
     if not chosen:
         return
@@ -588,7 +598,7 @@ def _upright_boxes(
     size = item.size or (width, height)
     if orientation >= 5 and item.size is None:
         turned = [upright(box, orientation, height, width) for box in boxes]
-        is_inside = [box[2] <= width and box[3] <= height for box in boxes]
+        is_inside = [box[2] <= width + ROUNDED and box[3] <= height + ROUNDED for box in boxes]
         boxes = [
             box if inside else other
             for box, other, inside in zip(boxes, turned, is_inside, strict=True)
