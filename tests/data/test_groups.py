@@ -4,9 +4,6 @@ import shutil
 
 import pytest
 
-from scalecut import Frame, Reading
-from scalecut.data.read import READERS, images_of
-from scalecut.data.scenes import make_scenes
 from tests.data.layouts import DOG, add_voc, draw, names, packed, read, said, skipped
 
 
@@ -129,26 +126,6 @@ def test_empty_cells_are_no_groups_whatever_the_column(tmp_path, column, empty):
         "the header is row 1). Fix or remove these rows."
     )
     assert len(set(read(spec, no_groups=True).group)) == 4
-
-
-@pytest.mark.parametrize("kind", sorted(READERS.keys() - {"csv", "parquet", "tar"}))
-def test_column_of_data_without_columns_is_refused(tmp_path, kind):
-    add_voc(tmp_path, "a", DOG)
-    place = tmp_path if READERS[kind].place == "folder" else tmp_path / "JPEGImages" / "a.jpg"
-    assert said(read, f"{kind}:{place}", group="patient") == REFUSED.format(f"{kind}:")
-
-
-@pytest.mark.parametrize("data", ["scenes", make_scenes(4)], ids=["scenes", "made in Python"])
-def test_column_of_images_without_a_table_is_refused(data):
-    what = "scenes" if data == "scenes" else "an image set"
-    message = said(images_of, data, Frame(32, 32), Reading(group="patient"))
-    assert message == REFUSED.format(what)
-
-
-REFUSED = (
-    "--group 'patient' names a column (or a key of each .json) of csv:, parquet:, tar: data, but "
-    "{} has none. Omit --group; --group-from-name finds groups in names of images."
-)
 
 
 def test_other_columns_are_no_groups(tmp_path):

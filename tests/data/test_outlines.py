@@ -221,11 +221,7 @@ def test_marks_in_pixels_keep_their_flags_and_shape():
         assert dataclasses.replace(own, box=mark.box, shape=mark.shape) == mark
 
 
-def test_masks_are_refused_where_there_are_none(tmp_path):
-    assert said(read, f"voc:{tmp_path}", marks="masks") == (
-        "Objects of voc: data have no masks that are read; coco:, masks:, yolo:, labelme:, "
-        "cvat: data have. Omit --marks, or convert the data."
-    )
+def test_conventions_of_boxes_that_are_not_measured_are_refused():
     assert said(read, "coco:x", marks="masks", boxes=("xywh",)) == (
         "--boxes says what boxes mean, but masks are measured. Omit --boxes."
     )
@@ -282,6 +278,14 @@ def test_the_unit_of_geojson_is_stated_and_nothing_is_assumed(tmp_path):
         "objects are measured by their outlines or runs of pixels; a pixel counts if its centre is "
         "inside",
     ]
+
+
+@pytest.mark.parametrize("option", [{"mask_kind": "instances"}, {"background": "0"}])
+def test_what_values_of_masks_mean_is_refused_for_outlines(tmp_path, option):
+    assert said(read, qupath(tmp_path, RING), **option) == (
+        "--mask-kind and --background say what values of masks mean, but there is no mask with "
+        "values, as outlines have none. Omit them."
+    )
 
 
 CELL, NUCLEUS = [rectangle(8, 6, 48, 36)], [rectangle(20, 10, 30, 20)]  # 1200 and 100 pixels

@@ -165,6 +165,22 @@ def test_nuclei_of_cells_of_qupath_are_measured_and_that_is_stated(folders):
         find_tiles(*folders, strict=True)
 
 
+def test_what_is_left_out_on_purpose_is_not_read_but_listed(folders):
+    """Neither a broken tile, nor masks whose values have another meaning, nor a mask alone."""
+    for name in ("a", "odd 1", "odd 2"):
+        save(folders[0] / f"{name}.png", photograph())
+        save(folders[1] / f"{name}.png", discs() if name == "a" else 255 - binary())
+    (folders[0] / "odd 2.png").write_text("no image")
+    save(folders[1] / "odd 3.png", binary())
+    (found,), left_out = find_tiles(*folders, leave_out=["odd"], strict=True)
+    assert (found.name, found.rule.kind) == ("a", "instances")
+    assert {item.name: item.reason for item in left_out} == dict.fromkeys(
+        ("odd 1.png", "odd 2.png", "odd 3.png"), "--leave-out names it, as asked"
+    )
+    with pytest.raises(DataError, match=r"^--leave-out a,odd skips every tile\. Skip fewer\.$"):
+        find_tiles(*folders, leave_out=["a", "odd"])
+
+
 def test_outlines_on_a_tile_that_exif_turns_are_skipped(folders):
     turn = PIL.Image.Exif()
     turn[0x0112] = 6

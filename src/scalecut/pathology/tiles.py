@@ -22,7 +22,7 @@ from jaxtyping import Bool, Integer, UInt8
 from ..data.decoding import COMMON, header, opened, suffix_of
 from ..data.files import none_in
 from ..data.groups import TCGA
-from ..data.images import Image, LeftOut, assume, leave, told
+from ..data.images import Image, LeftOut, assume, first_skipped, skip
 from ..data.masks import MaskRule, marks_of, understood
 from ..data.outlines import Tally
 from ..data.pairs import GEOJSON, IN_PIXELS, labels_in
@@ -54,6 +54,7 @@ def find_tiles(
     *,
     mask_kind: str = "auto",
     background: str = "",
+    leave_out: Sequence[str] = (),
     strict: bool = False,
 ) -> tuple[list[Tile], tuple[LeftOut, ...]]:
     """The tiles of a folder that have a mask in the other, by name, and what is skipped.
@@ -63,6 +64,7 @@ def find_tiles(
     Args:
         mask_kind: binary, instances or classes; auto detects it.
         background: the value or colour of masks that marks nothing, instead of 0.
+        leave_out: parts of names; files whose name has one are listed, but not read.
         strict: whether nothing may be skipped or assumed.
 
     Raises:
@@ -74,6 +76,13 @@ def find_tiles(
             raise DataError(f"There is no folder {folder}. Give the folder of the {what}.")
     images = _named(tiles, "tiles", ending=_TILE, other=_MASK)
     marked = _named(masks, "masks", ending=_MASK, other=_TILE, strict=tiles.samefile(masks))
+    unread = {n for n in images.keys() | marked.keys() if any(part in n for part in leave_out)}
+    if images.keys() <= unread:
+        raise DataError(f"--leave-out {','.join(leave_out)} skips every tile. Skip fewer.")
+    reason = "--leave-out names it, as asked"
+    left_out = [LeftOut((images.get(n) or marked[n])[0].name, reason) for n in sorted(unread)]
+    images = {name: paths for name, paths in images.items() if name not in unread}
+    marked = {name: paths for name, paths in marked.items() if name not in unread}
     of_tiles = [paths[0] for name, paths in marked.items() if name in images]
     try:
         rule = understood([m for m in of_tiles if suffix_of(m) != GEOJSON], mask_kind, background)
@@ -81,16 +90,15 @@ def find_tiles(
         raise _without_options(error) from error
     tally = Tally()
     found: list[Tile] = []
-    left_out: list[LeftOut] = []
     for name in sorted(images.keys() | marked.keys()):
         of_tile, of_mask = images.get(name, []), marked.get(name, [])
         try:
             found.append(_paired(name, of_tile, of_mask, rule, tally))
         except DataError as error:
             reason = str(error).removeprefix(f"{name}: ")
-            leave(LeftOut((of_tile or of_mask)[0].name, reason), left_out, strict)
+            skip(LeftOut((of_tile or of_mask)[0].name, reason), left_out, strict)
     if not found:
-        raise DataError(f"None of the tiles of {tiles} can be used. {told(left_out)}")
+        raise DataError(f"None of the tiles of {tiles} can be used. {first_skipped(left_out)}")
     assumed: list[str] = []
     for statement in (*rule.assumed, *tally.statements()):
         assume(statement, assumed, strict)
