@@ -118,41 +118,43 @@ def _checked(labelled: Sequence[Labelled], place: str, slice_: str) -> list[str]
     has_outlines = any(
         mark.shape for item in labelled if isinstance(item.label, tuple) for mark in item.label
     )
-    what = f"{{}} {'outlines' if has_outlines else 'boxes'} of {place} (the first is of {{}})"
+    what = f"{'outlines' if has_outlines else 'boxes'} of {place}"
+    where = f"{what} (the first is of {first.image.name}) lie"
     form = first.form.removeprefix(NORMALISED + " ")
     is_share = form != first.form
     more = f",{NORMALISED}" * is_share
     numbers = [number for _, box in every for number in box]
     large = [item for item, box in every if max(box) > LARGEST_SHARE]
     if is_share and large:
-        found = what.format(f"{len(large)} of {len(every)}", large[0].image.name)
-        choice = f"Choose --boxes {form} for pixels, or {form},{NORMALISED} to skip those that do"
+        choice = (
+            f"Choose --boxes {form} for pixels, or {form},{NORMALISED} to skip those that do not "
+            "fit."
+        )
         raise DataError(
-            f"{found} are larger than the image if they are shares of width and height, as its "
-            f"format declares. {'Convert them.' if has_outlines else f'{choice} not fit.'}"
+            f"{len(large)} of {len(every)} {what} (the first is of {large[0].image.name}) are "
+            "larger than the image if they are shares of width and height, as its format declares. "
+            f"{'Convert them.' if has_outlines else choice}"
         )
     if (
         not is_share
         and all(0 <= number <= 1 for number in numbers)
         and any(0 < number < 1 for number in numbers)
     ):
-        found = what.format(len(every), first.image.name)
         choice = f"Choose --boxes {NORMALISED}, or {form} for pixels."
         raise DataError(
-            f"All {found} lie between 0 and 1, so they may be shares of width and height or "
-            f"pixels. {'Convert them to pixels.' if has_outlines else choice}"
+            f"All {len(every)} {where} between 0 and 1, so they may be shares of width and height "
+            f"or pixels. {'Convert them to pixels.' if has_outlines else choice}"
         )
     if not has_outlines:
         _check_order(every, form, is_share, what, more)
     if not _are_in_quarter(labelled, form, is_share, slice_):
         return []
-    found = what.format(len(every), first.image.name)
-    where = "lie in the upper left quarter of their images"
+    where += " in the upper left quarter of their images"
     if has_outlines:
-        return [f"all {found} {where}, and are used as they are"]
+        return [f"all {len(every)} {where}, and are used as they are"]
     raise DataError(
-        f"All {found} {where}, as if they were drawn on smaller copies, or in per cent. Convert "
-        f"them, or choose --boxes {form}{more} to use them as they are."
+        f"All {len(every)} {where}, as if they were drawn on smaller copies, or in per cent. "
+        f"Convert them, or choose --boxes {form}{more} to use them as they are."
     )
 
 
@@ -166,11 +168,10 @@ def _check_order(
     wrong = [item for item, box, size in sized if not _fits(box, form, size)]
     for other in IN_WORDS if wrong else ():
         if other != form and all(_fits(box, other, size) for _, box, size in sized):
-            found = what.format(f"{len(wrong)} of {len(sized)}", wrong[0].image.name)
             raise DataError(
-                f"{found} do not fit their images as {IN_WORDS[form]}, but all fit as "
-                f"{IN_WORDS[other]}. Choose --boxes {other}{more}, or {form}{more} to skip those "
-                "that do not fit."
+                f"{len(wrong)} of {len(sized)} {what} (the first is of {wrong[0].image.name}) do "
+                f"not fit their images as {IN_WORDS[form]}, but all fit as {IN_WORDS[other]}. "
+                f"Choose --boxes {other}{more}, or {form}{more} to skip those that do not fit."
             )
 
 

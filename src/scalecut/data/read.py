@@ -292,9 +292,9 @@ def read_images(
     wanted = _wanted(place, asked.subset, {kind for item in labelled for kind in item.kinds})
     files = [item.label for item in labelled if isinstance(item.label, Path)]
     meaning = asked.mask_kind, asked.background, asked.page, asked.slice
-    found = understood(files, *meaning)
-    rule = found if files else None
-    for statement in found.assumed:
+    meant = understood(files, *meaning)
+    rule = meant if files else None
+    for statement in meant.assumed:
         log.assume(statement)
     measured = _measured(labelled, wanted, frame or WHOLE, asked, rule, log, progress)
     rows = _shown(measured, asked, log)
