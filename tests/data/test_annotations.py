@@ -317,6 +317,15 @@ def test_sizes_may_be_text_or_fractions(tmp_path):
     ]
 
 
+@pytest.mark.parametrize("suffix", [".XML", ".Xml"])
+def test_annotations_of_any_case_are_read(tmp_path, suffix):
+    for name in "ab":
+        spec = add_voc(tmp_path, name, DOG)
+    file = tmp_path / "Annotations" / "b.xml"
+    file.rename(file.with_suffix(suffix))
+    assert names(read(spec)) == ["a.jpg", "b.jpg"]
+
+
 def other_suffix(folder):
     add_voc(folder, "1", DOG)
     draw(folder / "JPEGImages" / "2.jpg")

@@ -258,7 +258,7 @@ def qupath(folder, *features, bare=False, suffix=".geojson"):
     return f"masks:{folder}"
 
 
-RING = feature([rectangle(8, 6, 48, 36), rectangle(10, 10, 20, 20)], kind="Tumor")  # 1100 pixels
+RING = feature([rectangle(8, 6, 48, 36), rectangle(10, 10, 20, 20)], kind="Tumor ")  # 1100 pixels
 TWO = feature([[rectangle(0, 0, 10, 10)], [rectangle(20, 0, 30, 10)]], "MultiPolygon")  # 200
 
 

@@ -154,7 +154,7 @@ def test_nuclei_of_cells_of_qupath_are_measured_and_that_is_stated(folders):
     about = {**nucleus, "nucleusGeometry": nucleus["geometry"]}
     about["geometry"] = {**nucleus["geometry"], "coordinates": [[[2, 2], [50, 2], [50, 50]]]}
     save(folders[0] / "a_original.png", photograph())
-    (folders[1] / "a_original.geojson").write_text(json.dumps([about]))
+    (folders[1] / "a_mask.geojson").write_text(json.dumps([about]))
     (found,), left_out = find_tiles(*folders)
     assert (read(found)[1].sum(), left_out) == (100, ())
     assert found.rule.assumed == (
@@ -179,6 +179,8 @@ def test_what_is_left_out_on_purpose_is_not_read_but_listed(folders):
     )
     with pytest.raises(DataError, match=r"^--leave-out a,odd skips every tile\. Skip fewer\.$"):
         find_tiles(*folders, leave_out=["a", "odd"])
+    with pytest.raises(DataError, match=r"^--leave-out 'add' is in no name of a tile\."):
+        find_tiles(*folders, leave_out=["odd", "add"])
 
 
 def test_outlines_on_a_tile_that_exif_turns_are_skipped(folders):

@@ -37,7 +37,7 @@ FALSE = {"", "0", "false", "no", "n", "f", "unspecified", "none"}
 def voc(folder: Path, source: Source) -> Items:
     """A folder with one XML file per image, in Annotations or next to the images."""
     notes = folder / "Annotations" if (folder / "Annotations").is_dir() else folder
-    files = sorted(notes.rglob("*.xml"))
+    files = Files(notes, {".xml"}).paths
     if not files:
         raise DataError(f"There is no XML file in {notes}. Give a folder with one per image.")
     places = (folder / name for name in ("JPEGImages", "images"))
@@ -169,7 +169,7 @@ def _voc_mark(number: int, node: Element, unknown: Counter[str]) -> Mark:
 
 def labelme(folder: Path, source: Source) -> Items:
     """A folder with one JSON file of labelme per image, next to it or elsewhere."""
-    files = sorted(folder.rglob("*.json"))
+    files = Files(folder, {".json"}).paths
     if not files:
         raise DataError(f"There is no JSON file in {folder}. Give a folder with one per image.")
     images, tally = Files(source.images or folder), Tally(source.marks == "masks")

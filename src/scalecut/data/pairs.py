@@ -120,7 +120,7 @@ def objects_in(file: Path, subset: str, tally: Tally) -> list[Mark]:
                 continue
             polygons = [coordinates] if form == "Polygon" else coordinates
             parts: Parts = tuple(tuple(map(ring_of, rings)) for rings in polygons)
-            kind = str((facts.get("classification") or {}).get("name") or subset)
+            kind = str((facts.get("classification") or {}).get("name") or "").strip() or subset
             sorts[NUCLEI if nucleus else _sort_of(feature, facts)] += 1
             flat = [value for part in parts for corner in part[0] for value in corner]
             marks.append(Mark(kind, around(flat), shape=parts))

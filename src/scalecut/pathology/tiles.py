@@ -76,7 +76,11 @@ def find_tiles(
             raise DataError(f"There is no folder {folder}. Give the folder of the {what}.")
     images = _named(tiles, "tiles", ending=_TILE, other=_MASK)
     marked = _named(masks, "masks", ending=_MASK, other=_TILE, strict=tiles.samefile(masks))
-    unread = {n for n in images.keys() | marked.keys() if any(part in n for part in leave_out)}
+    every = images.keys() | marked.keys()
+    unknown = [part for part in leave_out if not any(part in name for name in every)]
+    if unknown:
+        raise DataError(f"--leave-out {unknown[0]!r} is in no name of a tile. Omit or correct it.")
+    unread = {name for name in every if any(part in name for part in leave_out)}
     if images.keys() <= unread:
         raise DataError(f"--leave-out {','.join(leave_out)} skips every tile. Skip fewer.")
     reason = "--leave-out names it, as asked"
