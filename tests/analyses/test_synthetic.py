@@ -34,7 +34,7 @@ from scalecut.analyses.synthetic import (
     separated,
 )
 from scalecut.data.images import LeftOut
-from scalecut.data.scenes import OBJECTS, Picture, largest_share, random_scene, render
+from scalecut.data.scenes import OBJECTS, RenderedScene, largest_share, random_scene, render
 from scalecut.errors import DataError, LayerError, ModelError
 from scalecut.features.extract import Computation
 from scalecut.networks.load import load_network
@@ -151,7 +151,7 @@ def plain(scene):
     side = max(1, round(scene.canvas * scene.share**0.5))
     pixels = np.full((scene.canvas, scene.canvas, 3), scene.seed % 200, dtype=np.uint8)
     pixels[:side, :side, 0] = 255
-    return Picture(pixels, (0.0, 0.0, float(side), float(side)))
+    return RenderedScene(pixels, (0.0, 0.0, float(side), float(side)))
 
 
 def measured(functions=KNOWN, *, canvases=(), place="random", n=10, progress=None, **settings):

@@ -5,6 +5,7 @@ import PIL.Image
 import pytest
 
 from scalecut import DataError, Frame
+from scalecut.data import boxes
 from tests.data.layouts import (
     CAT,
     DOG,
@@ -316,6 +317,15 @@ def test_sizes_may_be_text_or_fractions(tmp_path):
     ]
 
 
+@pytest.mark.parametrize("suffix", [".XML", ".Xml"])
+def test_annotations_of_any_case_are_read(tmp_path, suffix):
+    for name in "ab":
+        spec = add_voc(tmp_path, name, DOG)
+    file = tmp_path / "Annotations" / "b.xml"
+    file.rename(file.with_suffix(suffix))
+    assert names(read(spec)) == ["a.jpg", "b.jpg"]
+
+
 def other_suffix(folder):
     add_voc(folder, "1", DOG)
     draw(folder / "JPEGImages" / "2.jpg")
@@ -416,7 +426,7 @@ CENTRES = [(28, 21, 40, 30), (60, 45, 40, 30)]
 @pytest.mark.parametrize(
     ("boxes", "asked", "message"),
     [
-        (SHARES, ("normalised",), "All 2 boxes of {} lie between 0 and 1 (the first is of 1.jpg), "
+        (SHARES, ("normalised",), "All 2 boxes of {} (the first is of 1.jpg) lie between 0 and 1, "
          "so they may be shares of width and height or pixels. Choose --boxes normalised, or xyxy "
          "for pixels."),
         ([(x, y, right - x, bottom - y) for x, y, right, bottom in PIXELS], ("xywh",),
@@ -427,7 +437,7 @@ CENTRES = [(28, 21, 40, 30), (60, 45, 40, 30)]
          "as corners x1, y1, x2, y2, but all fit as centre x, centre y, width, height. Choose "
          "--boxes cxcywh, or xyxy to skip those that do not fit."),
         ([(x / 80, y / 60, w / 80, h / 60) for x, y, w, h in CENTRES], ("cxcywh", "normalised"),
-         "All 2 boxes of {} lie between 0 and 1 (the first is of 1.jpg), so they may be shares of "
+         "All 2 boxes of {} (the first is of 1.jpg) lie between 0 and 1, so they may be shares of "
          "width and height or pixels. Choose --boxes normalised, or xyxy for pixels."),
     ],
 )  # fmt: skip
@@ -458,10 +468,13 @@ def test_boxes_that_all_lie_in_the_upper_left_quarter_are_refused(tmp_path, size
         spec = add_voc(tmp_path, str(number), ("dog", number, 3, 10 + number, 30), size=size)
     found = said(read, spec)
     assert found == (
-        f"All 10 boxes of {tmp_path} lie in the upper left quarter of their images (the first is "
-        "of 0.jpg), as if they were drawn on smaller copies, or in per cent. Convert them, or "
+        f"All 10 boxes of {tmp_path} (the first is of 0.jpg) lie in the upper left quarter of "
+        "their images, as if they were drawn on smaller copies, or in per cent. Convert them, or "
         "choose --boxes xyxy to use them as they are."
     )
+    add_voc(tmp_path, "none", ("dog", 3, 3, 10, 30), size=size)
+    (tmp_path / "JPEGImages" / "none.jpg").write_text("no image")
+    assert "All 11 boxes" in said(read, spec)
     np.testing.assert_allclose(read(spec, boxes=("xyxy",)).measure, 10 * 27 / (WIDE * HIGH))
     assert len(read(add_voc(tmp_path, "9", ("dog", 9, 3, 50, 30), size=size))) == 10
 
@@ -506,6 +519,28 @@ def test_crowds_are_no_objects_and_make_an_image_crowded(tmp_path):
     assert names(read(spec, subset=("dog",))) == ["a.jpg"]
     largest = read(spec, subset=("dog",), objects="largest")
     np.testing.assert_allclose(largest.measure, [0.1, 0.25])
+    assert largest.facts["stated"] == ["1 annotations are crowds (iscrowd), which are not measured"]
+
+
+@pytest.mark.parametrize("objects", ["single", "largest", "mean"])
+def test_an_image_of_crowds_alone_is_listed(tmp_path, objects):
+    parts = coco_parts()
+    parts["annotations"][0]["iscrowd"] = 1
+    parts["annotations"].append({**parts["annotations"][0], "bbox": [0, 0, 9, 9]})
+    spec = add_coco(tmp_path, parts)
+    images = read(spec, objects=objects)
+    assert names(images) == ["a.jpg", "a.jpg"]
+    assert skipped(images)["b.jpg"] == "its dog is a crowd (iscrowd), no single object"
+
+
+def test_headers_are_opened_once_per_image_to_check_boxes(tmp_path, monkeypatch):
+    objects = [("dog", number, 3, 10 + number, 30) for number in range(9)]
+    for name in "12":
+        spec = add_voc(tmp_path, name, *objects, size=None)
+    opened = []
+    monkeypatch.setattr(boxes, "header", lambda file, _: opened.append(file) or (WIDE, HIGH, 1))
+    assert "All 18 boxes" in said(read, spec)
+    assert len(opened) == len(set(opened)) == 2
 
 
 @pytest.mark.parametrize(

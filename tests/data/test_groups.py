@@ -4,9 +4,6 @@ import shutil
 
 import pytest
 
-from scalecut import Frame, Reading
-from scalecut.data.read import READERS, images_of
-from scalecut.data.scenes import make_scenes
 from tests.data.layouts import DOG, add_voc, draw, names, packed, read, said, skipped
 
 
@@ -67,6 +64,31 @@ def test_key_that_seems_to_be_the_group_is_refused(tmp_path, name, values):
     assert read(spec, group_from_name="(p.)_").group == ("p1", "p1", "p2", "p2")
 
 
+LONG = "x" * 300
+TEXTS = [(f"{LONG}1", f"{LONG}1", f"{LONG}2", f"{LONG}2"), ("A", "A ", " B", "B")]
+
+
+def plain_table(folder, column, values):
+    spec = table(folder, "", ["x"] * 4)
+    rows = [f"x_{number}.png,{number},{value}" for number, value in enumerate(values)]
+    (folder / "t.csv").write_text("\n".join([f"image,measure,{column}", *rows]))
+    return spec
+
+
+@pytest.mark.parametrize(
+    ("make", "values"),
+    [(plain_table, values) for values in TEXTS]
+    + [(shard, values) for values in (*TEXTS, ("1.5", 1.5, "p", "p"), (7, 7.0, "p", "p\n"),
+                                      (["p", 1], ["p", 1], {"p": 2}, {"p": 2}))],
+)  # fmt: skip
+def test_no_value_of_a_group_is_lost_or_torn(tmp_path, make, values):
+    """Of whatever length and spaces; in shards, of whatever type."""
+    spec = make(tmp_path, "patient", values)
+    assert "Choose --group 'patient' to keep" in said(read, spec)
+    one, again, other, more = read(spec, group="patient").group
+    assert one == again != other == more
+
+
 def test_group_of_a_key_may_be_left_out_or_chosen(tmp_path):
     spec = shard(tmp_path, "group", ("p1", "p1", "p2", "p2"), ward="x", stain=3.5)
     for asked, n, by in (
@@ -100,30 +122,10 @@ def test_samples_without_a_group_are_stated_or_skipped(tmp_path):
 def test_empty_cells_are_no_groups_whatever_the_column(tmp_path, column, empty):
     spec = table(tmp_path, column, ("p1", empty, "p2", "p2"))
     assert said(read, spec, group=column) == (
-        f"{tmp_path}/t.csv: 1 of 4 rows have no usable {column}, the first is row 3 ({empty!r}; "
+        f"{tmp_path}/t.csv: 1 of 4 rows have no usable {column}, the first is row 3 (''; "
         "the header is row 1). Fix or remove these rows."
     )
     assert len(set(read(spec, no_groups=True).group)) == 4
-
-
-@pytest.mark.parametrize("kind", sorted(READERS.keys() - {"csv", "parquet", "tar"}))
-def test_column_of_data_without_columns_is_refused(tmp_path, kind):
-    add_voc(tmp_path, "a", DOG)
-    place = tmp_path if READERS[kind].place == "folder" else tmp_path / "JPEGImages" / "a.jpg"
-    assert said(read, f"{kind}:{place}", group="patient") == REFUSED.format(f"{kind}:")
-
-
-@pytest.mark.parametrize("data", ["scenes", make_scenes(4)], ids=["scenes", "made in Python"])
-def test_column_of_images_without_a_table_is_refused(data):
-    what = "scenes" if data == "scenes" else "an image set"
-    message = said(images_of, data, Frame(32, 32), Reading(group="patient"))
-    assert message == REFUSED.format(what)
-
-
-REFUSED = (
-    "--group 'patient' names a column (or a key of each .json) of csv:, parquet:, tar: data, but "
-    "{} has none. Omit --group; --group-from-name finds groups in names of images."
-)
 
 
 def test_other_columns_are_no_groups(tmp_path):

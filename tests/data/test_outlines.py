@@ -157,12 +157,63 @@ def test_what_is_no_mask_is_skipped(tmp_path, change, reason):
     assert (len(images), skipped(images)["b.jpg"]) == (1, reason)
 
 
+ODD = [
+    [[]], [[8, 6, 48, 6, 48, 36, 8]], [[8, 6, 48], [6, 48, 36, 8, 9]], "polygon", [["x"] * 6],
+    [{"counts": [4800], "size": [HIGH, WIDE]}], 5, [[[8, 6], [48, 6], [48, 36]]],
+    [[1e400, 6, 48, 6, 48, 36]], {"counts": "é", "size": [HIGH, WIDE]}, {"counts": []},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("segmentation", ODD, ids=str)
+def test_odd_segmentations_are_skipped_where_they_are_needed_and_only_there(tmp_path, segmentation):
+    parts = coco_parts()
+    parts["annotations"][0]["segmentation"] = segmentation
+    whole = read(add_coco(tmp_path, parts))
+    np.testing.assert_allclose(whole.measure, [0.1, 0.1, 0.25])
+    reason = "its segmentation is neither polygons nor runs of pixels ("
+    assert reason in said(read, add_coco(tmp_path, parts), marks="masks")
+    parts["annotations"][0]["bbox"] = []
+    images = read(add_coco(tmp_path, parts))
+    np.testing.assert_allclose(images.measure, [0.1, 0.1])
+    assert skipped(images)["b.jpg"].startswith(reason)
+
+
+def in_corner(form):
+    """Ten outlines of 20 x 15 pixels in the upper left of their images."""
+    parts = coco_parts()
+    outline = np.array([4, 6, 24, 6, 24, 21, 4, 21]) / (WIDE if form == "shares" else 1)
+    names = [f"{number}.jpg" for number in range(10)]
+    parts["images"] = [{"id": n, "file_name": name} for n, name in enumerate(names)]
+    parts["annotations"] = [
+        {"image_id": n, "category_id": 18, "segmentation": [outline.tolist()]} for n in range(10)
+    ]
+    return parts
+
+
+def test_outlines_in_the_upper_left_quarter_are_stated_and_no_option_is_advised(tmp_path):
+    parts = in_corner("pixels")
+    for entry in parts["images"]:
+        draw(tmp_path / "annotations" / entry["file_name"])
+    spec = add_coco(tmp_path, parts)
+    images = read(spec, marks="masks")
+    np.testing.assert_allclose(images.measure, 20 * 15 / (WIDE * HIGH))
+    assert images.facts["assumed"][1] == (
+        f"all 10 outlines of {spec.removeprefix('coco:')} (the first is of 0.jpg) lie in the upper "
+        "left quarter of their images, and are used as they are"
+    )
+    add_coco(tmp_path, in_corner("shares"))
+    assert said(read, spec, marks="masks") == (
+        f"All 10 outlines of {spec.removeprefix('coco:')} (the first is of 0.jpg) lie between 0 "
+        "and 1, so they may be shares of width and height or pixels. Convert them to pixels."
+    )
+
+
 def test_marks_in_pixels_keep_their_flags_and_shape():
     shape = (((8.0, 6.0), (48.0, 6.0), (8.0, 36.0)),)
     mark = Mark("dog", (0.1, 0.1, 0.6, 0.6), frozenset({"truncated"}), (shape,))
     item = Labelled(Image("a", Path("a.jpg")), frozenset({"dog"}), (mark,), (WIDE, HIGH))
     for asked in (["xyxy"], ["xywh", "normalised"]):
-        (found,) = in_pixels([item], asked, "")
+        (found,), _ = in_pixels([item], asked, "")
         (own,) = found.label
         width, height = (WIDE, HIGH) if "normalised" in asked else (1, 1)
         corners = [[(x * width, y * height) for x, y in ring] for ring in shape]
@@ -170,11 +221,7 @@ def test_marks_in_pixels_keep_their_flags_and_shape():
         assert dataclasses.replace(own, box=mark.box, shape=mark.shape) == mark
 
 
-def test_masks_are_refused_where_there_are_none(tmp_path):
-    assert said(read, f"voc:{tmp_path}", marks="masks") == (
-        "Objects of voc: data have no masks that are read; coco:, masks:, yolo:, labelme:, "
-        "cvat: data have. Omit --marks, or convert the data."
-    )
+def test_conventions_of_boxes_that_are_not_measured_are_refused():
     assert said(read, "coco:x", marks="masks", boxes=("xywh",)) == (
         "--boxes says what boxes mean, but masks are measured. Omit --boxes."
     )
@@ -187,19 +234,22 @@ def rectangle(left, top, right, bottom):
     return [[left, top], [right, top], [right, bottom], [left, bottom], [left, top]]
 
 
-def feature(coordinates, form="Polygon", kind=None, sort="detection"):
-    facts = {"objectType": sort}
+def feature(coordinates, form="Polygon", kind=None, sort="detection", nucleus=None, id="x"):
+    facts = {"objectType": sort} if sort else {}
     if kind:
         facts["classification"] = {"name": kind, "color": [200, 0, 0]}
-    geometry = {"type": form, "coordinates": coordinates}
-    return {"type": "Feature", "id": "x", "geometry": geometry, "properties": facts}
+    found = {"type": "Feature", "id": id, "properties": facts}
+    found["geometry"] = {"type": form, "coordinates": coordinates}
+    if nucleus:
+        found["nucleusGeometry"] = {"type": "Polygon", "coordinates": nucleus}
+    return found
 
 
-def qupath(folder, *features, bare=False):
+def qupath(folder, *features, bare=False, suffix=".geojson"):
     """Two images of the same objects; the specification."""
     for name in ("a", "b"):
         draw(folder / "images" / f"{name}.png")
-        file = folder / "masks" / f"{name}.geojson"
+        file = folder / "masks" / f"{name}{suffix}"
         file.parent.mkdir(parents=True, exist_ok=True)
         content = list(features)
         file.write_text(
@@ -208,7 +258,7 @@ def qupath(folder, *features, bare=False):
     return f"masks:{folder}"
 
 
-RING = feature([rectangle(8, 6, 48, 36), rectangle(10, 10, 20, 20)], kind="Tumor")  # 1100 pixels
+RING = feature([rectangle(8, 6, 48, 36), rectangle(10, 10, 20, 20)], kind="Tumor ")  # 1100 pixels
 TWO = feature([[rectangle(0, 0, 10, 10)], [rectangle(20, 0, 30, 10)]], "MultiPolygon")  # 200
 
 
@@ -217,18 +267,64 @@ def test_objects_of_qupath_are_masks_of_their_classes(tmp_path, bare):
     images = read(qupath(tmp_path, RING, TWO, feature([1, 1], "Point"), bare=bare))
     assert images.subset == ("Tumor", "Tumor", tmp_path.name, tmp_path.name)
     np.testing.assert_allclose(images.measure * WIDE * HIGH, [1100, 1100, 200, 200])
-    assert images.facts["assumed"] == [
-        "2 shapes of the type Point have no area, and do not count",
-        "2 annotations do not state the size of their image (the first is that of a.png); their "
-        "outlines are taken to be drawn on it as it is",
+    assert images.facts["assumed"] == ["2 shapes of the type Point have no area, and do not count"]
+
+
+def test_the_unit_of_geojson_is_stated_and_nothing_is_assumed(tmp_path):
+    images = read(qupath(tmp_path, RING, suffix=".GEOJSON"), strict=True)
+    np.testing.assert_allclose(images.measure * WIDE * HIGH, 1100)
+    assert images.facts["stated"] == [
+        "outlines of GeoJSON are in pixels of their image, since its format has no other unit",
+        "objects are measured by their outlines or runs of pixels; a pixel counts if its centre is "
+        "inside",
     ]
+
+
+@pytest.mark.parametrize("option", [{"mask_kind": "instances"}, {"background": "0"}])
+def test_what_values_of_masks_mean_is_refused_for_outlines(tmp_path, option):
+    assert said(read, qupath(tmp_path, RING), **option) == (
+        "--mask-kind and --background say what values of masks mean, but there is no mask with "
+        "values, as outlines have none. Omit them."
+    )
+
+
+CELL, NUCLEUS = [rectangle(8, 6, 48, 36)], [rectangle(20, 10, 30, 20)]  # 1200 and 100 pixels
+
+
+@pytest.mark.parametrize("sort", ["cell", "detection"])
+def test_cells_are_measured_by_their_nuclei(tmp_path, sort):
+    inside = feature(CELL, sort=sort)
+    inside["properties"]["nucleusGeometry"] = {"type": "Polygon", "coordinates": NUCLEUS}
+    for number, cell in enumerate((feature(CELL, sort=sort, nucleus=NUCLEUS), inside)):
+        images = read(qupath(tmp_path / str(number), cell))
+        np.testing.assert_allclose(images.measure * WIDE * HIGH, 100)
+        assert images.facts["assumed"] == ["2 cells are measured by the outlines of their nuclei"]
+
+
+def test_cells_without_a_nucleus_are_measured_and_stated(tmp_path):
+    images = read(qupath(tmp_path, feature(CELL, sort="", id="PathCellObject")))
+    np.testing.assert_allclose(images.measure * WIDE * HIGH, 1200)
+    assert images.facts["assumed"] == [
+        "2 cells have no outline of their nucleus, and are measured by that of the cell"
+    ]
+
+
+REGION = [rectangle(0, 0, 60, 50)]
 
 
 @pytest.mark.parametrize(
     ("features", "reason"),
     [
-        ((RING, feature([rectangle(0, 0, 9, 9)], sort="annotation")), "it holds annotations and "
-         "detections, such as regions and the cells in them; export one of the two"),
+        ((RING, feature(REGION, sort="annotation")), "it holds 1 annotations and 1 detections, "
+         "whose sizes mean different things; export one of these"),
+        ((feature(CELL, sort="", id="PathDetectionObject"),
+          feature(REGION, sort="", id="PathAnnotationObject")), "it holds 1 annotations and 1 "
+         "detections, whose sizes mean different things; export one of these"),
+        ((feature(CELL, sort="", id="PathDetectionObject"),
+          feature(REGION, sort="", id="PathTileObject")), "it holds 1 detections and 1 tiles, "
+         "whose sizes mean different things; export one of these"),
+        ((feature(CELL, sort="cell"), feature(CELL, sort="cell", nucleus=NUCLEUS)), "it holds 1 "
+         "cells and 1 nuclei of cells, whose sizes mean different things; export one of these"),
         ((feature([1, 1], "Point"),), "it has no polygon"),
         (({"geometry": None},), "it is no GeoJSON of objects ('NoneType' object is not "
          "subscriptable); export it again"),

@@ -9,7 +9,7 @@ import pytest
 
 from scalecut import Frame, Reading, make_image_set, read_images
 from scalecut.data.images import image_facts
-from scalecut.data.read import images_of
+from scalecut.data.read import READERS, images_of
 from tests.data.layouts import (
     CAT,
     DOG,
@@ -156,10 +156,6 @@ KINDS = (
         ("voc:{}", {"at_most": -1}, "--at-most must be 0 (all images) or more, got -1."),
         ("voc:{}", {"images": "nowhere"}, "There is no folder nowhere. Give the one that holds the "
          "images."),
-        ("csv:{}/t.csv", {"measure": "height"}, "csv: data brings its own measure, so 'height' "
-         "cannot be computed. Omit --measure, or put 'height' into its table."),
-        ("tar:{}/x.tar", {"measure": "height"}, "tar: data brings its own measure, so 'height' "
-         "cannot be computed. Omit --measure, or put 'height' into its .json."),
     ],
 )  # fmt: skip
 def test_what_cannot_be_read_is_refused(tmp_path, spec, reading, message):
@@ -167,6 +163,62 @@ def test_what_cannot_be_read_is_refused(tmp_path, spec, reading, message):
         (tmp_path / folder).mkdir(parents=True)
     (tmp_path / "t.csv").touch()
     assert said(read, spec.format(tmp_path), **reading) == message.replace("{}", str(tmp_path))
+
+
+MEASURED = "voc:, coco:, masks:, yolo:, labelme:, cvat:"
+# a value of each option that is none of all files, and what it has an effect on
+EFFECTS = {
+    "images": (".", "voc:, coco:, csv:, parquet:, masks:, yolo:, labelme:, cvat:"),
+    "measure": ("height", MEASURED),
+    "objects": ("mean", MEASURED),
+    "boxes": (["xywh"], "voc:, coco:, yolo:, labelme:, cvat:"),
+    "marks": ("masks", "coco:, masks:, yolo:, labelme:, cvat:"),
+    "skip_truncated": (True, "voc:"),
+    "skip_difficult": (True, "voc:"),
+    "mask_kind": ("binary", "masks:"),
+    "background": ("1", "masks:"),
+    "group": ("patient", "csv:, parquet:, tar:"),
+}
+INSTEAD = {
+    "measure": "; its own measure is used",
+    "group": "; --group-from-name finds groups in names of images",
+}
+
+
+@pytest.mark.parametrize("option", EFFECTS)
+@pytest.mark.parametrize("kind", [*READERS, "scenes", "an image set"])
+def test_options_without_effect_are_refused(tmp_path, option, kind):
+    value, able = EFFECTS[option]
+    if f"{kind}:" in able or (kind, option) == ("scenes", "measure"):
+        return
+    is_folder = kind in READERS and READERS[kind].place == "folder"
+    (tmp_path / "x").mkdir() if is_folder else (tmp_path / "x").touch()
+    data = f"{kind}:{tmp_path}/x" if kind in READERS else kind if kind == "scenes" else few()
+    what = f"{kind}: data" if kind in READERS else kind
+    assert said(images_of, data, SQUARE, Reading(**{option: value})) == (
+        f"--{option.replace('_', '-')} has no effect on {what}, only on {able} data. Omit it"
+        f"{INSTEAD.get(option, '')}."
+    )
+
+
+def test_options_without_effect_may_have_their_default(tmp_path):
+    images = read(add_voc(tmp_path, "1", DOG), boxes=[], channels=[], objects="single", group="")
+    assert len(images) == 1
+    assert said(images_of, few(), SQUARE, Reading(page=2)) == (
+        "--page has no effect on an image set, only on voc:, coco:, csv:, parquet:, tar:, masks:, "
+        "yolo:, labelme:, cvat: data. Omit it."
+    )
+
+
+def test_groups_larger_than_what_is_drawn_are_refused():
+    whole = few(60, group=["a"] * 40 + [f"b{i}" for i in range(20)])
+    for seed in range(5):
+        assert said(images_of, whole, SQUARE, Reading(at_most=39), seed=seed) == (
+            "--at-most 39 is less than the 40 images of the group 'a', and groups are drawn whole. "
+            "Give 40 or more."
+        )
+        part = images_of(whole, SQUARE, Reading(at_most=40), seed=seed, enough=False)
+        assert 0 < len(part) <= 40
 
 
 def test_pixels_of_no_frame_are_refused(tmp_path):

@@ -40,6 +40,15 @@ def yolo_elsewhere(folder, path):
     return f"yolo:{folder}/about"
 
 
+def yolo_listed(folder, text):
+    """A list of images in a folder of lists, and one more image that it does not name."""
+    yolo(folder, {"a": BOX, "b": BOX, "other": BOX}, images="images", data="")
+    (folder / "lists").mkdir()
+    (folder / "lists" / "all.txt").write_text(text)
+    (folder / "data.yaml").write_text("train: lists/all.txt\nnames: [cat, dog]\n")
+    return f"yolo:{folder}"
+
+
 def in_latin(folder, name, **given):
     spec = yolo(folder, {"a": BOX}, **given)
     (folder / name).write_bytes("Zähne\n".encode("latin-1"))
@@ -99,6 +108,17 @@ LAYOUTS = {
         lambda folder: yolo_elsewhere(folder, f"path: {folder}/images/set\n"),
         [],
     ),
+    "yolo, list": (lambda folder: yolo_listed(folder, "./images/a.jpg\nimages/b.jpg\n"), []),
+    "yolo, list of files elsewhere": (
+        lambda folder: yolo_listed(folder, f"{folder}/images/a.jpg\n\n{folder}/images/b.jpg"),
+        [],
+    ),
+    "yolo, a split that is not there": (
+        lambda folder: yolo(folder, {"a": BOX, "b": BOX},
+                            "train: images/train\nval: [images/v, w]\ntest:\nnames: [cat, dog]"),
+        ["the YAML file names val: images/v, val: w, not found; images are those of "
+         "{}/images/train"],
+    ),
     "yolo, path above": (lambda folder: yolo_elsewhere(folder, "path: ../images/set\n"), []),
     "yolo, outline": (lambda folder: yolo(folder, {"a": OUTLINED, "b": BOX}), [BY_BOX]),
     "yolo, pose": (
@@ -144,8 +164,59 @@ def test_every_layout_gives_the_same_rows(tmp_path, name):
     assert [image.rpartition("/")[2] for image in names(images)] == ["a.jpg", "b.jpg"]
     np.testing.assert_allclose(images.boxes, [DOG[1:]] * 2, atol=1e-4)
     np.testing.assert_allclose(images.measure, 0.25, atol=1e-5)
-    assert images.facts.get("assumed", []) == assumed
+    assert images.facts.get("assumed", []) == [each.format(tmp_path) for each in assumed]
     assert images.left_out == ()
+
+
+def test_an_image_of_yolo_is_read_once_by_whatever_paths(tmp_path, monkeypatch):
+    """Folders and a list overlap; path: in data.yaml is absolute, that of the data is not."""
+    data = f"path: {tmp_path}/set\ntrain: images/train\nval: ./images\ntest: all.txt"
+    yolo(tmp_path / "set", {"a": BOX, "b": BOX}, data)
+    (tmp_path / "set" / "all.txt").write_text("images/train/../train/a.jpg\nimages/none.jpg\n")
+    monkeypatch.chdir(tmp_path)
+    images = read("yolo:set")
+    assert names(images) == ["images/train/a.jpg", "images/train/b.jpg"]
+    reason = "all.txt lists it, but it is not there; add it"
+    assert skipped(images) == {"images/none.jpg": reason}
+
+
+def test_yolo_in_two_places_is_refused(tmp_path):
+    for place in ("one", "two"):
+        data = f"path: {tmp_path}/one\ntrain: images/train"
+        spec = yolo(tmp_path / place, {"a": BOX}, data)
+    assert said(read, spec) == (
+        f"images/train in the YAML file could be {tmp_path}/one/images/train or "
+        f"{tmp_path}/two/images/train. Correct path: there, or give the folder of the images "
+        "(--images)."
+    )
+    assert len(read(spec, images=tmp_path / "two" / "images")) == 1
+
+
+@pytest.mark.parametrize("box", [(28, 21, 40, 30), (40, 30, 80, 60)])
+def test_only_the_area_of_a_share_is_known_where_exif_turns_an_image(tmp_path, box):
+    """Its labels could be those of the image as stored, or as shown."""
+    spec = yolo(tmp_path, {"a": in_yolo(1, *box), "b": BOX})
+    draw(tmp_path / "images" / "train" / "a.jpg", orientation=6)
+    images = read(spec)
+    np.testing.assert_allclose(images.measure, [box[2] * box[3] / (WIDE * HIGH), 0.25], atol=1e-5)
+    assert images.boxes is None
+    assert skipped(read(spec, measure="height")) == {
+        "images/train/a.jpg": "its EXIF orientation 6 turns it, and its annotation does not say "
+        "whether its box was drawn before or after; use an area with --fit squash, or save it "
+        "upright"
+    }
+
+
+@pytest.mark.parametrize("marks", ["boxes", "masks"])
+def test_a_mask_of_labelme_includes_its_last_pixels(tmp_path, marks):
+    """As labelme writes it: its points are the first and the last pixel."""
+    file = io.BytesIO()
+    PIL.Image.fromarray(np.full((30, 40), True)).save(file, "PNG")
+    mask = base64.b64encode(file.getvalue()).decode()
+    spec = labelme(tmp_path, [shape("mask", ((8, 6), (47, 35)), mask=mask)], both=True)
+    images = read(spec, marks=marks)
+    np.testing.assert_array_equal(images.boxes, [DOG[1:]] * 2)
+    np.testing.assert_array_equal(images.measure, 0.25)
 
 
 def test_yolo_without_names_gives_numbers_and_counts_bare_images(tmp_path):
@@ -194,6 +265,15 @@ CIRCLE = shape("circle", ((28, 21), (28, 41)))
          "('1 0.5 0.5 0.1'); fix it."),
         (lambda f: yolo(f, {"a": BOX}, "names: [a\n"), "{}/data.yaml is not YAML (while parsing a "
          "flow sequence"),
+        *(
+            (lambda f, given=given: yolo(f, {"a": BOX}, f"train: {given}\n"), "The train in the "
+             f"YAML file of {{}} is {shown}. Give a folder of images, a list of their files "
+             "(.txt), or several of these.")
+            for given, shown in (("5", "'5'"), ("[5]", "'[5]'"), ("{a: b}", '"{\'a\': \'b\'}"'),
+                                 ("false", "'False'"), ("data.yaml", "'data.yaml'"))
+        ),
+        (lambda f: yolo(f, {"a": BOX}, "- a\n"), "{}/data.yaml holds \"['a']\". Give names, and "
+         "train, val and test."),
         *(
             (lambda f, names=names: yolo(f, {"a": BOX}, f"names: {names}\n"),
              f"The names in the YAML file of {{}} are {shown}, which give no class its number. "

@@ -412,12 +412,19 @@ def test_no_row_depends_on_where_a_blank_image_lies(tmp_path, cached, kind, bits
     assert rows == {MANY - 1 if (kind, bits) == ("csv", 16) else MANY}  # where all were examined
 
 
-@pytest.mark.parametrize("other", ["./0.tif", "sub/../0.tif"])
-def test_two_names_of_a_file_are_shown_alike(tmp_path, other):
+@pytest.mark.parametrize("other", ["./0.tif", "sub/../0.tif", "link.tif"])
+def test_two_names_of_a_file_are_one_image(tmp_path, other):
     spec = table(tmp_path, [each.astype(np.uint16) << 4 for each in GREY])
     (tmp_path / "sub").mkdir()
-    text = (tmp_path / "t.csv").read_text()
-    (tmp_path / "t.csv").write_text(f"{text}\n{other},0.5")
+    (tmp_path / "link.tif").symlink_to(tmp_path / "0.tif")
+    header, *rows = (tmp_path / "t.csv").read_text().split()
+    (tmp_path / "t.csv").write_text("\n".join([header, *rows, f"{other},0.5"]))
+    assert said(read, spec) == (
+        f"{tmp_path}/t.csv: 0.tif is listed twice (also as {other}) in the subset t, with the "
+        "measures 0 and 0.5. Keep one of each image and subset."
+    )
+    in_subsets = [f"{row},one" for row in rows] + [f"{other},0.5,two"]
+    (tmp_path / "t.csv").write_text("\n".join([f"{header},subset", *in_subsets]))
     images = read(spec)
     assert len({image.rendering for image in images.images}) == 1
     pixels = {image.name: shown_one(image) for image in images.images}

@@ -415,6 +415,7 @@ def test_table_may_name_groups_and_subsets(table):
     assert images.subset == ("NA", "x", "x", "y")
     assert images.group == ("007", "007", "8", "007")  # a.png joins 9 and 007
     np.testing.assert_array_equal(read(table(text), subset=("y", "NA")).measure, [4, 2])
+    assert read(table(text.replace("x\n", " x \n"))).subset == images.subset
 
 
 def test_parquet_is_read_as_csv(table, tmp_path):

@@ -129,7 +129,7 @@ def test_objects_of_qupath_that_overlap_or_have_no_area_are_stated(folders):
     over = [[6, 6], [12, 6], [12, 12], [6, 12]]
     outside = [[50, 50], [70, 50], [70, 70]]
     (folders[1] / "a_mask.geojson").write_text(outlines([square], [over]))
-    (folders[1] / "b.geojson").write_text(outlines([outside]))
+    (folders[1] / "b_original.GeoJSON").write_text(outlines([outside]))  # the name of the tile
     (folders[1] / "c.geojson").write_text(outlines([1, 1], form="Point"))
     save(folders[1] / "d.png", discs())
     (a, d), left_out = find_tiles(*folders)
@@ -140,12 +140,56 @@ def test_objects_of_qupath_that_overlap_or_have_no_area_are_stated(folders):
     assert a.rule.assumed == (
         "1 outlines overlap others, and a pixel belongs to the last",
         "1 shapes of the type Point have no area, and do not count",
+        "outlines of GeoJSON are in pixels of their image, since its format has no other unit",
     )
     assert {item.name: item.reason for item in left_out} == {
-        "b.png": "its mask b.geojson: its outline reaches from 50, 50 to 70, 70, outside the image "
-        "of 60 x 60; give the image that it was drawn on",
+        "b.png": "its mask b_original.GeoJSON: its outline reaches from 50, 50 to 70, 70, outside "
+        "the image of 60 x 60; give the image that it was drawn on",
         "c.png": "its mask c.geojson: it has no polygon",
     }
+
+
+def test_nuclei_of_cells_of_qupath_are_measured_and_that_is_stated(folders):
+    nucleus = json.loads(outlines([[[10, 10], [20, 10], [20, 20], [10, 20]]]))["features"][0]
+    about = {**nucleus, "nucleusGeometry": nucleus["geometry"]}
+    about["geometry"] = {**nucleus["geometry"], "coordinates": [[[2, 2], [50, 2], [50, 50]]]}
+    save(folders[0] / "a_original.png", photograph())
+    (folders[1] / "a_mask.geojson").write_text(json.dumps([about]))
+    (found,), left_out = find_tiles(*folders)
+    assert (read(found)[1].sum(), left_out) == (100, ())
+    assert found.rule.assumed == (
+        "1 cells are measured by the outlines of their nuclei",
+        "outlines of GeoJSON are in pixels of their image, since its format has no other unit",
+    )
+    with pytest.raises(DataError, match=r"Assumed: 1 cells are measured .* \(--strict assumes"):
+        find_tiles(*folders, strict=True)
+
+
+def test_what_is_left_out_on_purpose_is_not_read_but_listed(folders):
+    """Neither a broken tile, nor masks whose values have another meaning, nor a mask alone."""
+    for name in ("a", "odd 1", "odd 2"):
+        save(folders[0] / f"{name}.png", photograph())
+        save(folders[1] / f"{name}.png", discs() if name == "a" else 255 - binary())
+    (folders[0] / "odd 2.png").write_text("no image")
+    save(folders[1] / "odd 3.png", binary())
+    (found,), left_out = find_tiles(*folders, leave_out=["odd"], strict=True)
+    assert (found.name, found.rule.kind) == ("a", "instances")
+    assert {item.name: item.reason for item in left_out} == dict.fromkeys(
+        ("odd 1.png", "odd 2.png", "odd 3.png"), "--leave-out names it, as asked"
+    )
+    with pytest.raises(DataError, match=r"^--leave-out a,odd skips every tile\. Skip fewer\.$"):
+        find_tiles(*folders, leave_out=["a", "odd"])
+    with pytest.raises(DataError, match=r"^--leave-out 'add' is in no name of a tile\."):
+        find_tiles(*folders, leave_out=["odd", "add"])
+
+
+def test_outlines_on_a_tile_that_exif_turns_are_skipped(folders):
+    turn = PIL.Image.Exif()
+    turn[0x0112] = 6
+    PIL.Image.fromarray(photograph()).save(folders[0] / "a.png", exif=turn)
+    (folders[1] / "a.geojson").write_text(outlines([[[2, 2], [9, 2], [9, 9]]]))
+    with pytest.raises(DataError, match="EXIF orientation 6 turns its tile, and outlines could be"):
+        find_tiles(*folders)
 
 
 def test_what_cannot_be_used_is_skipped_and_listed(folders):

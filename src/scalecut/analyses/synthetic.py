@@ -40,7 +40,7 @@ from ..data.scenes import (
     BACKDROPS,
     OBJECTS,
     SMALLEST_CANVAS,
-    Picture,
+    RenderedScene,
     Scene,
     largest_share,
     random_scene,
@@ -489,9 +489,9 @@ def _seen(
     return matrices, np.array(shares)
 
 
-def _rendered(scenes: Sequence[Scene]) -> Iterator[list[Picture]]:
+def _rendered(scenes: Sequence[Scene]) -> Iterator[list[RenderedScene]]:
     """Images in order, in batches of one canvas, drawn in the background, two batches ahead."""
-    ahead: deque[list[Future[Picture]]] = deque()
+    ahead: deque[list[Future[RenderedScene]]] = deque()
     with ThreadPoolExecutor(n_processors()) as workers:
         for _, of_canvas in groupby(scenes, key=lambda scene: scene.canvas):
             rest = list(of_canvas)

@@ -21,6 +21,7 @@ from xml.etree.ElementTree import Element, ParseError
 import defusedxml.ElementTree
 import numpy as np
 from defusedxml import DefusedXmlException
+from jaxtyping import Bool
 
 from ..errors import DataError
 from .decoding import decoded, opened
@@ -36,7 +37,7 @@ FALSE = {"", "0", "false", "no", "n", "f", "unspecified", "none"}
 def voc(folder: Path, source: Source) -> Items:
     """A folder with one XML file per image, in Annotations or next to the images."""
     notes = folder / "Annotations" if (folder / "Annotations").is_dir() else folder
-    files = sorted(notes.rglob("*.xml"))
+    files = Files(notes, {".xml"}).paths
     if not files:
         raise DataError(f"There is no XML file in {notes}. Give a folder with one per image.")
     places = (folder / name for name in ("JPEGImages", "images"))
@@ -168,7 +169,7 @@ def _voc_mark(number: int, node: Element, unknown: Counter[str]) -> Mark:
 
 def labelme(folder: Path, source: Source) -> Items:
     """A folder with one JSON file of labelme per image, next to it or elsewhere."""
-    files = sorted(folder.rglob("*.json"))
+    files = Files(folder, {".json"}).paths
     if not files:
         raise DataError(f"There is no JSON file in {folder}. Give a folder with one per image.")
     images, tally = Files(source.images or folder), Tally(source.marks == "masks")
@@ -207,8 +208,11 @@ def _labelme_marks(about: Mapping[str, Any], tally: Tally) -> list[Mark]:
         elif form == "polygon":
             n_outlines += 1
             own = ((ring_of(points),),) if tally.has_shapes else None
-        elif form == "mask" and tally.has_shapes:
-            own = _labelme_mask(shape["mask"], points[0], size)
+        elif form == "mask":
+            left, top = points[0]
+            part = _labelme_mask(shape["mask"])  # the second point is its last pixel, not its end
+            points = [(left, top), (left + part.shape[1], top + part.shape[0])]
+            own = runs_of(part, int(left), int(top), size) if tally.has_shapes else None
         group = shape.get("group_id")
         key = kind, ("alone", number) if group is None else group
         corners[key] += [value for point in points for value in point]
@@ -227,11 +231,10 @@ def _labelme_size(about: Mapping[str, Any]) -> Size:
     return size_of(about.get("imageWidth"), about.get("imageHeight"))
 
 
-def _labelme_mask(text: str, corner: tuple[float, float], size: Size) -> Shape:
-    """A mask, stored as a PNG in base64, whose upper left is at a corner."""
+def _labelme_mask(text: str) -> Bool[np.ndarray, "a b"]:
+    """The mask of a part of an image, which is stored as a PNG in base64."""
     with opened(io.BytesIO(base64.b64decode(text))) as stored:
-        part = np.asarray(decoded(stored)) > 0
-    return runs_of(part, int(corner[0]), int(corner[1]), size)
+        return np.asarray(decoded(stored)) > 0
 
 
 # --- CVAT ----------------------------------------------------------------------------------------

@@ -1,11 +1,13 @@
 """What the four numbers of a box mean: its convention, checked over the whole data set.
 
+Outlines are converted with the boxes around them; no option converts them otherwise.
+
 Corners in pixels are x1, y1, x2, y2. One file has one convention; where its numbers contradict what
 its format declares, it is refused with the option that converts.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -43,8 +45,8 @@ def corners(box: Box, form: str) -> Box:
 
 def in_pixels(
     labelled: Sequence[Labelled], asked: Sequence[str], place: str, slice_: str = ""
-) -> list[Labelled]:
-    """The images with the corners of their boxes in pixels.
+) -> tuple[list[Labelled], list[str]]:
+    """The images with the corners of their boxes in pixels, and sentences on what is assumed.
 
     Args:
         asked: xyxy, xywh or cxcywh, and normalised if numbers are shares of width and height;
@@ -54,9 +56,8 @@ def in_pixels(
     Raises:
         DataError: if the numbers contradict the declared convention and nothing is asked.
     """
-    if not asked:
-        _check(labelled, place, slice_)
-    return [_converted(item, asked, slice_) for item in labelled]
+    assumed = [] if asked else _checked(labelled, place, slice_)
+    return [_converted(item, asked, slice_) for item in labelled], assumed
 
 
 def _converted(item: Labelled, asked: Sequence[str], slice_: str) -> Labelled:
@@ -67,7 +68,6 @@ def _converted(item: Labelled, asked: Sequence[str], slice_: str) -> Labelled:
         form = next((name for name in asked if name != NORMALISED), form)
         is_normalised = NORMALISED in asked
     marks = tuple(replace(mark, box=corners(mark.box, form)) for mark in item.label)
-    size = item.size
     if is_normalised:
         size = _size(item, slice_)
         if size is None:
@@ -81,7 +81,7 @@ def _converted(item: Labelled, asked: Sequence[str], slice_: str) -> Labelled:
             )
             for mark in marks
         )
-    return replace(item, label=marks, size=size, form="xyxy")
+    return replace(item, label=marks, form="xyxy")
 
 
 def _size(item: Labelled, slice_: str) -> Size:
@@ -100,42 +100,68 @@ def _scaled(box: Box, width: int, height: int) -> Box:
     return box[0] * width, box[1] * height, box[2] * width, box[3] * height
 
 
-def _boxes(labelled: Sequence[Labelled]) -> Iterator[tuple[Labelled, Box]]:
-    for item in labelled:
-        if isinstance(item.label, tuple):
-            for mark in item.label:
-                if all(map(math.isfinite, mark.box)):
-                    yield item, mark.box
+def _boxes(item: Labelled) -> list[Box]:
+    """Those of its boxes that are numbers."""
+    marks = item.label if isinstance(item.label, tuple) else ()
+    return [mark.box for mark in marks if all(map(math.isfinite, mark.box))]
 
 
-def _check(labelled: Sequence[Labelled], place: str, slice_: str) -> None:
-    """Refuse boxes that fit another convention than the declared one, but not that."""
-    every = list(_boxes(labelled))
+def _checked(labelled: Sequence[Labelled], place: str, slice_: str) -> list[str]:
+    """Refuse boxes that fit another convention than the declared one, but not that.
+
+    Of outlines, the sentence that is stated if they could be of smaller copies.
+    """
+    every = [(item, box) for item in labelled for box in _boxes(item)]
     if not every:
-        return
+        return []
     first = every[0][0]
+    has_outlines = any(
+        mark.shape for item in labelled if isinstance(item.label, tuple) for mark in item.label
+    )
+    what = f"{'outlines' if has_outlines else 'boxes'} of {place}"
+    where = f"{what} (the first is of {first.image.name}) lie"
     form = first.form.removeprefix(NORMALISED + " ")
     is_share = form != first.form
     more = f",{NORMALISED}" * is_share
     numbers = [number for _, box in every for number in box]
     large = [item for item, box in every if max(box) > LARGEST_SHARE]
     if is_share and large:
+        choice = (
+            f"Choose --boxes {form} for pixels, or {form},{NORMALISED} to skip those that do not "
+            "fit."
+        )
         raise DataError(
-            f"{len(large)} of {len(every)} boxes of {place} (the first is of "
-            f"{large[0].image.name}) are larger than the image if they are shares of width and "
-            f"height, as its format declares. Choose --boxes {form} for pixels, or "
-            f"{form},{NORMALISED} to skip those that do not fit."
+            f"{len(large)} of {len(every)} {what} (the first is of {large[0].image.name}) are "
+            "larger than the image if they are shares of width and height, as its format declares. "
+            f"{'Convert them.' if has_outlines else choice}"
         )
     if (
         not is_share
         and all(0 <= number <= 1 for number in numbers)
         and any(0 < number < 1 for number in numbers)
     ):
+        choice = f"Choose --boxes {NORMALISED}, or {form} for pixels."
         raise DataError(
-            f"All {len(every)} boxes of {place} lie between 0 and 1 (the first is of "
-            f"{first.image.name}), so they may be shares of width and height or pixels. "
-            f"Choose --boxes {NORMALISED}, or {form} for pixels."
+            f"All {len(every)} {where} between 0 and 1, so they may be shares of width and height "
+            f"or pixels. {'Convert them to pixels.' if has_outlines else choice}"
         )
+    if not has_outlines:
+        _check_order(every, form, is_share, what, more)
+    if not _are_in_quarter(labelled, form, is_share, slice_):
+        return []
+    where += " in the upper left quarter of their images"
+    if has_outlines:
+        return [f"all {len(every)} {where}, and are used as they are"]
+    raise DataError(
+        f"All {len(every)} {where}, as if they were drawn on smaller copies, or in per cent. "
+        f"Convert them, or choose --boxes {form}{more} to use them as they are."
+    )
+
+
+def _check_order(
+    every: Sequence[tuple[Labelled, Box]], form: str, is_share: bool, what: str, more: str
+) -> None:
+    """Refuse boxes of which some fit their images only if their numbers mean something else."""
     sized = [
         (item, box, size) for item, box in every if (size := (1, 1) if is_share else item.size)
     ]
@@ -143,21 +169,22 @@ def _check(labelled: Sequence[Labelled], place: str, slice_: str) -> None:
     for other in IN_WORDS if wrong else ():
         if other != form and all(_fits(box, other, size) for _, box, size in sized):
             raise DataError(
-                f"{len(wrong)} of {len(sized)} boxes of {place} (the first is of "
-                f"{wrong[0].image.name}) do not fit their images as {IN_WORDS[form]}, but all fit "
-                f"as {IN_WORDS[other]}. Choose --boxes {other}{more}, or {form}{more} to skip "
-                "those that do not fit."
+                f"{len(wrong)} of {len(sized)} {what} (the first is of {wrong[0].image.name}) do "
+                f"not fit their images as {IN_WORDS[form]}, but all fit as {IN_WORDS[other]}. "
+                f"Choose --boxes {other}{more}, or {form}{more} to skip those that do not fit."
             )
-    if len(every) >= LEAST_BOXES and all(
-        size is not None and _fits(box, form, size, part=0.5)
-        for item, box in every
-        for size in [(1, 1) if is_share else _size(item, slice_)]
-    ):
-        raise DataError(
-            f"All {len(every)} boxes of {place} lie in the upper left quarter of their images (the "
-            f"first is of {first.image.name}), as if they were drawn on smaller copies, or in per "
-            f"cent. Convert them, or choose --boxes {form}{more} to use them as they are."
-        )
+
+
+def _are_in_quarter(labelled: Sequence[Labelled], form: str, is_share: bool, slice_: str) -> bool:
+    """Whether the boxes of all images that can be read lie in the upper left quarter."""
+    n = 0
+    for item in labelled:
+        own = _boxes(item)
+        size = (1, 1) if is_share or not own else _size(item, slice_)
+        if size and not all(_fits(box, form, size, part=0.5) for box in own):
+            return False
+        n += len(own) * bool(size)
+    return n >= LEAST_BOXES
 
 
 def _fits(box: Box, form: str, size: tuple[int, int], part: float = 1.0) -> bool:

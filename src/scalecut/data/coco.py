@@ -211,22 +211,24 @@ def _mark(
             f"its annotation is of category {note['category_id']!r}, which the file does not name"
         )
     flags = frozenset({"crowd"}) if note.get("iscrowd") else frozenset()
-    shape = of_coco(note.get("segmentation")) if has_shapes else None
-    if isinstance(shape, Runs):
-        return Mark(kind, (0.0, 0.0, float(shape.width), float(shape.height)), flags, shape)
-    outline = _outline(note.get("segmentation"))
     given = note.get("bbox")
-    is_empty = not given or (isinstance(given, list) and not any(map(_number, given)))
-    if (is_empty or shape is not None) and outline:
-        if shape is None:
+    has_box = any(x != 0 for x in given) if isinstance(given, list) else bool(given)
+    shape = of_coco(note.get("segmentation")) if has_shapes or not has_box else None
+    if has_shapes and isinstance(shape, Runs):
+        return Mark(kind, (0.0, 0.0, float(shape.width), float(shape.height)), flags, shape)
+    if shape and not isinstance(shape, Runs):
+        if not has_shapes:
             from_outlines.append(name)
-        left, top, right, bottom = around(outline)
-        return Mark(kind, (left, top, right - left, bottom - top), flags, shape)
+        left, top, right, bottom = around(
+            [x for (ring,) in shape for corner in ring for x in corner]
+        )
+        box = left, top, right - left, bottom - top
+        return Mark(kind, box, flags, shape if has_shapes else None)
     if not isinstance(given, list) or len(given) != 4:
         raise DataError(f"its box {given!r} is not four numbers; fix it")
     try:
         left, top, width, height = map(float, given)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise DataError(f"its box {given!r} is not four numbers; fix it") from error
     return Mark(kind, (left, top, width, height), flags)
 
@@ -236,20 +238,8 @@ def _is_larger(note: dict[str, Any]) -> bool:
     try:
         _, _, width, height = map(float, note["bbox"])
         return max(width, height) > 1 and float(note["area"]) > 1.1 * width * height
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, OverflowError):
         return False
-
-
-def _number(given: object) -> float:
-    """The value of a number; 1 for what is none, which is an error elsewhere."""
-    return float(given) if isinstance(given, int | float) else 1.0
-
-
-def _outline(segmentation: object) -> list[float]:
-    """The corners of all polygons, x and y by turns; empty for run lengths and none."""
-    if not isinstance(segmentation, list):
-        return []
-    return [float(x) for part in segmentation if isinstance(part, list) for x in part]
 
 
 def _folder(file: Path, names: list[str], images_folder: Path | None) -> Path:
@@ -286,7 +276,7 @@ def of_coco(segmentation: Any) -> Shape | None:
             return _runs(segmentation["counts"], segmentation["size"])
         flat = [segmentation] if isinstance(segmentation[0], int | float) else segmentation
         parts = tuple((ring_of(zip(part[::2], part[1::2], strict=True)),) for part in flat)
-    except (LookupError, TypeError, ValueError) as error:
+    except (LookupError, TypeError, ValueError, OverflowError) as error:
         raise DataError(
             f"its segmentation is neither polygons nor runs of pixels ({error}); fix it"
         ) from error

@@ -281,7 +281,7 @@ def image_of(place: int, given: Any) -> Image:
     return Image(name, pixels)
 
 
-def leave(item: LeftOut, left_out: list[LeftOut], strict: bool) -> None:
+def skip(item: LeftOut, left_out: list[LeftOut], strict: bool) -> None:
     """Add to the skipped items, or raise if `strict`."""
     if strict:
         raise DataError(f"{item.name}: {item.reason} (--strict skips nothing).")
@@ -295,7 +295,7 @@ def assume(statement: str, assumed: list[str], strict: bool) -> None:
     assumed.append(statement)
 
 
-def told(left_out: Sequence[LeftOut]) -> str:
+def first_skipped(left_out: Sequence[LeftOut]) -> str:
     """The number of skipped items, and the first of them."""
     if not left_out:
         return ""

@@ -123,6 +123,11 @@ def understood(
     """
     kind = "" if kind == "auto" else kind
     given = background_code(background)
+    if not files and (kind or given is not None):
+        raise DataError(
+            "--mask-kind and --background say what values of masks mean, but there is no mask with "
+            "values, as outlines have none. Omit them."
+        )
     survey = _surveyed(files, 0 if given is None else given, page, slice_)
     if not survey.n:
         return MaskRule(kind or "binary", given or 0, page=page, slice=slice_)

@@ -184,12 +184,21 @@ class Tally:
 
     has_shapes: bool = True
     n_outlines: int = 0
+    n_nuclei: int = 0  # of cells of QuPath
+    n_cells: int = 0  # without an outline of the nucleus
     n_overlapping: int = 0  # in an image of labels
     without_area: Counter[str] = field(default_factory=Counter)
 
     def statements(self) -> Iterator[str]:
         if self.n_outlines and not self.has_shapes:
             yield f"{self.n_outlines} outlines count by the boxes around them"
+        if self.n_nuclei:
+            yield f"{self.n_nuclei} cells are measured by the outlines of their nuclei"
+        if self.n_cells:
+            yield (
+                f"{self.n_cells} cells have no outline of their nucleus, and are measured by that "
+                "of the cell"
+            )
         if self.n_overlapping:
             yield f"{self.n_overlapping} outlines overlap others, and a pixel belongs to the last"
         for shape, n in self.without_area.items():

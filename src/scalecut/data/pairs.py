@@ -1,20 +1,20 @@
 """The reader of folders of images and masks, which are paired by name.
 
 A mask is an image (`masks` says what its values mean) or GeoJSON of QuPath, with one polygon or
-several for each object.
+several for each object. A cell with an outline of its nucleus is measured by that.
 """
 
 import json
-from collections import defaultdict
-from collections.abc import Iterable
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 from jaxtyping import Integer
 
 from ..errors import DataError
-from .decoding import JPEG, LOSSLESS, MEDICAL, OTHERS, is_image, stem_of
+from .decoding import JPEG, LOSSLESS, MEDICAL, OTHERS, is_image, stem_of, suffix_of
 from .files import Files, Items, composed, none_in, of_two
 from .images import Image, Labelled, LeftOut, Mark, Source, marked
 from .outlines import Parts, Shape, Tally, around, drawn, ring_of
@@ -23,6 +23,8 @@ from .outlines import Parts, Shape, Tally, around, drawn, ring_of
 MASK_ENDINGS = ("_cp_masks", "_masks", "_mask", "_labels", "_label", "_seg", "_segmentation")
 GEOJSON = ".geojson"
 MASKS = LOSSLESS | JPEG | {*MEDICAL} | {GEOJSON}
+IN_PIXELS = "outlines of GeoJSON are in pixels of their image, since its format has no other unit"
+NUCLEUS, NUCLEI = "nucleusGeometry", "nuclei of cells"  # next to the geometry of a cell
 
 
 def masks(folder: Path, source: Source) -> Items:
@@ -58,7 +60,7 @@ def masks(folder: Path, source: Source) -> Items:
             raise of_two("masks", mask, folder, used[mask], name.as_posix())
         used[mask] = name.as_posix()
         image = Image(name.as_posix(), path)
-        if mask.suffix != GEOJSON:
+        if suffix_of(mask) != GEOJSON:
             yield Labelled(image, frozenset({subset}), mask)
             continue
         try:
@@ -102,34 +104,43 @@ def objects_in(file: Path, subset: str, tally: Tally) -> list[Mark]:
         subset: the class of objects without one.
 
     Raises:
-        DataError: if it is no such file, or holds regions and the objects in them.
+        DataError: if it is no such file, or holds several sorts, such as regions and cells in them.
     """
     try:
         about = json.loads(file.read_bytes())
         features = about.get("features", [about]) if isinstance(about, dict) else about
-        marks, sorts = [], set()
+        marks, sorts = [], Counter[str]()
         for feature in features:
-            form, coordinates = feature["geometry"]["type"], feature["geometry"]["coordinates"]
+            facts = feature.get("properties") or {}
+            nucleus = feature.get(NUCLEUS) or facts.get(NUCLEUS)
+            geometry = nucleus or feature["geometry"]
+            form, coordinates = geometry["type"], geometry["coordinates"]
             if form not in ("Polygon", "MultiPolygon"):
                 tally.without_area[form] += 1
                 continue
             polygons = [coordinates] if form == "Polygon" else coordinates
             parts: Parts = tuple(tuple(map(ring_of, rings)) for rings in polygons)
-            facts = feature.get("properties") or {}
-            kind = str((facts.get("classification") or {}).get("name") or subset)
-            sorts.add("annotation" if facts.get("objectType") == "annotation" else "detection")
+            kind = str((facts.get("classification") or {}).get("name") or "").strip() or subset
+            sorts[NUCLEI if nucleus else _sort_of(feature, facts)] += 1
             flat = [value for part in parts for corner in part[0] for value in corner]
             marks.append(Mark(kind, around(flat), shape=parts))
     except (ValueError, LookupError, TypeError, AttributeError, OSError) as error:
         raise DataError(f"it is no GeoJSON of objects ({error}); export it again") from error
     if len(sorts) > 1:
-        raise DataError(
-            "it holds annotations and detections, such as regions and the cells in them; export "
-            "one of the two"
-        )
+        found = " and ".join(f"{n} {sort}" for sort, n in sorted(sorts.items()))
+        raise DataError(f"it holds {found}, whose sizes mean different things; export one of these")
     if not marks:
         raise DataError("it has no polygon")
+    tally.n_nuclei += sorts[NUCLEI]
+    tally.n_cells += sorts["cells"]
     return marks
+
+
+def _sort_of(feature: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
+    """What QuPath calls an object, in the plural; the versions before 0.3 say it as the id."""
+    stated = facts.get("objectType") or facts.get("object_type") or feature.get("id")
+    word = str(stated).lower().removeprefix("path").removesuffix("object")
+    return f"{word}s" if word in ("annotation", "cell", "tile", "tmacore") else "detections"
 
 
 def labels_in(file: Path, width: int, height: int, tally: Tally) -> Integer[np.ndarray, "h w"]:

@@ -6,7 +6,7 @@ skipped and listed with its reason.
 """
 
 from collections.abc import Callable, Iterator, Sequence, Set
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
@@ -27,8 +27,8 @@ from .images import (
     Progress,
     Source,
     assume,
-    leave,
-    told,
+    first_skipped,
+    skip,
 )
 from .masks import KINDS, MaskRule, background_code, labels_as, turned, understood
 from .measures import (
@@ -49,8 +49,10 @@ from .storage import Stored, is_address
 
 LEAST_IMAGES = 20  # of one subset: 14 for training, 6 for testing
 LEAST_GROUPS = 4
+ROUNDED = 0.01  # pixels by which a box that is given in shares can reach outside
 AS_ASKED = ", as asked"  # how the reason ends where an option asks to skip, even if strict
 SEVERAL = ", and --objects single takes one"
+CROWD = "crowd"  # a flag
 DRAWN = "not among the"  # how the reason begins for what --at-most did not draw
 BY_SHAPES = (
     "objects are measured by their outlines or runs of pixels; a pixel counts if its centre is "
@@ -70,36 +72,48 @@ class Reader:
             skipped, and sentences about what it assumed.
         place: what the path must be: an existing folder or file, a file that may also be at an
             address, or a pattern.
-        measure_in: where the data brings its own measure; empty if it is measured.
+        options: those of `Reading` that it takes; all take `OF_FILES`. Any other is refused.
         column: what its groups are named by, a column or key; empty if there is none.
-        marks: what its objects can be measured by.
+        by_format: what is stated of numbers whose unit follows from the format.
     """
 
     what: str
     read: Callable[[Any, Source], Iterator[Labelled | LeftOut | str]]
     place: Literal["folder", "file", "remote file", "pattern"]
-    measure_in: str = ""
+    options: tuple[str, ...]
     column: str = ""
-    marks: tuple[str, ...] = ("boxes",)
+    by_format: str = ""
 
 
-EITHER, MASKS = ("boxes", "masks"), ("masks",)
-TABLE, SHARDS = ("its table", "column"), ("its .json", "key")
+EITHER = ("boxes", "masks")
+OF_ALL = ("subset", "strict", "at_most")  # options of images from anywhere
+OF_FILES = (
+    *OF_ALL, "no_groups", "group_from_name", "intensity", "channels", "page", "slice"
+)  # fmt: skip
+OBJECTS = ("images", "measure", "objects")
+BOXES, BOTH = (*OBJECTS, "boxes"), (*OBJECTS, "boxes", "marks")
+FLAGS = ("skip_truncated", "skip_difficult")
+TABLE, GROUP = ("images", "group"), ("group",)
+MASKS = (*OBJECTS, "marks", "mask_kind", "background")
 READERS: dict[str, Reader] = {
-    "voc": Reader("a folder with Annotations and JPEGImages", annotations.voc, "folder"),
-    "coco": Reader("an instances file, JSON", coco.coco, "file", marks=EITHER),
-    "csv": Reader("a table with image and measure", tables.csv, "remote file", *TABLE),
-    "parquet": Reader("such a table as Parquet", tables.parquet, "remote file", *TABLE),
-    "tar": Reader("shards of images, each with a .json", tables.shards, "pattern", *SHARDS),
-    "masks": Reader("a folder with images and masks", pairs.masks, "folder", marks=MASKS),
-    "yolo": Reader(
-        "a folder with images and labels, or with data.yaml", yolo.yolo, "folder", marks=EITHER
+    "voc": Reader(
+        "a folder with Annotations and JPEGImages", annotations.voc, "folder", (*BOXES, *FLAGS)
     ),
-    "labelme": Reader(
-        "a folder with a JSON file per image", annotations.labelme, "folder", marks=EITHER
+    "coco": Reader("an instances file, JSON", coco.coco, "file", BOTH),
+    "csv": Reader("a table with image and measure", tables.csv, "remote file", TABLE, "column"),
+    "parquet": Reader("such a table as Parquet", tables.parquet, "remote file", TABLE, "column"),
+    "tar": Reader("shards of images, each with a .json", tables.shards, "pattern", GROUP, "key"),
+    "masks": Reader(
+        "a folder with images and masks", pairs.masks, "folder", MASKS, by_format=pairs.IN_PIXELS
     ),
-    "cvat": Reader("an XML file of CVAT for images", annotations.cvat, "file", marks=EITHER),
+    "yolo": Reader("a folder with images and labels, or with data.yaml", yolo.yolo, "folder", BOTH),
+    "labelme": Reader("a folder with a JSON file per image", annotations.labelme, "folder", BOTH),
+    "cvat": Reader("an XML file of CVAT for images", annotations.cvat, "file", BOTH),
 }
+INSTEAD = {
+    "measure": "its own measure is used",
+    "group": "--group-from-name finds groups in names of images",
+}  # of an option that has no effect
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,10 +237,10 @@ def images_of(
         DataError: if there are too few images, or their measure does not vary.
     """
     if isinstance(data, ImageSet):
-        _check_column("an image set", reading)
+        _check_options("an image set", reading, OF_ALL)
         image_set = _of_subsets(data, reading.subset)
     elif data == "scenes":
-        _check_column("scenes", reading)
+        _check_options("scenes", reading, (*OF_ALL, "measure"))
         image_set = _scenes(frame, reading, seed)
     else:
         image_set = read_images(data, frame, reading, progress=progress)
@@ -260,25 +274,27 @@ def read_images(
     images_folder = None if asked.images is None else Path(asked.images)
     scheme, place = _place_of(spec, images_folder)
     reader, log = READERS[scheme], _Log(asked.strict)
-    _check_asked(scheme, reader, asked)
+    _check_options(f"{scheme}: data", asked, (*OF_FILES, *reader.options))
     if frame is None and asked.measure == "pixels":
         raise DataError("Measure 'pixels' counts pixels of the network's input. Give a frame.")
-    asked = asked if asked.marks in reader.marks else replace(asked, marks="masks")
+    if "marks" in reader.options and "boxes" not in reader.options:
+        asked = replace(asked, marks="masks")
     by_column = not (asked.no_groups or asked.group_from_name)
     source = Source(
         images_folder, asked.group, by_column, tuple(asked.boxes), asked.marks, progress
     )
-    labelled = _labelled(reader.read(place, source), reader.column, asked, _text(place), log)
+    labelled = _labelled(reader.read(place, source), reader, asked, _text(place), log)
     if asked.marks == "masks" and any(isinstance(item.label, tuple) for item in labelled):
         log.stated.append(BY_SHAPES)
     if not labelled:
-        found = told(log.skipped) or f"Give {scheme}: {reader.what}."
+        found = first_skipped(log.skipped) or f"Give {scheme}: {reader.what}."
         raise DataError(f"Nothing in {_text(place)} can be used. {found}")
     wanted = _wanted(place, asked.subset, {kind for item in labelled for kind in item.kinds})
     files = [item.label for item in labelled if isinstance(item.label, Path)]
     meaning = asked.mask_kind, asked.background, asked.page, asked.slice
-    rule = understood(files, *meaning) if files else None
-    for statement in rule.assumed if rule is not None else ():
+    meant = understood(files, *meaning)
+    rule = meant if files else None
+    for statement in meant.assumed:
         log.assume(statement)
     measured = _measured(labelled, wanted, frame or WHOLE, asked, rule, log, progress)
     rows = _shown(measured, asked, log)
@@ -286,7 +302,7 @@ def read_images(
     _check_found(place, rows, wanted if asked.subset else frozenset(), log.skipped, rule)
     groups, n_identical = joined([row.image for row in rows], [row.group for row in rows])
     rows = [replace(row, group=group) for row, group in zip(rows, groups, strict=True)]
-    name = "measure" if reader.measure_in else asked.measure
+    name = asked.measure if "measure" in reader.options else "measure"
     return _assembled(rows, name, tuple(log.skipped), log.facts(n_identical, rule))
 
 
@@ -301,8 +317,8 @@ class _Log:
     spacing: list[tuple[float, float]] = field(default_factory=list)  # mm per pixel: down, across
     groups_by: str = ""
 
-    def leave(self, item: LeftOut) -> None:
-        leave(item, self.skipped, self.strict)
+    def skip(self, item: LeftOut) -> None:
+        skip(item, self.skipped, self.strict)
 
     def assume(self, statement: str) -> None:
         assume(statement, self.assumed, self.strict)
@@ -322,40 +338,29 @@ class _Log:
         return {key: value for key, value in facts.items() if value}
 
 
-def _check_asked(scheme: str, reader: Reader, asked: Reading) -> None:
-    """Refuse options that do not fit the kind of data."""
-    if reader.measure_in and asked.measure != "area":
-        raise DataError(
-            f"{scheme}: data brings its own measure, so {asked.measure!r} cannot be computed. "
-            f"Omit --measure, or put {asked.measure!r} into {reader.measure_in}."
-        )
-    if asked.marks not in reader.marks and asked.marks == "masks":
-        able = ", ".join(f"{name}:" for name, each in READERS.items() if "masks" in each.marks)
-        raise DataError(
-            f"Objects of {scheme}: data have no masks that are read; {able} data have. "
-            "Omit --marks, or convert the data."
-        )
-    if not reader.column:
-        _check_column(f"{scheme}:", asked)
-
-
-def _check_column(what: str, asked: Reading) -> None:
-    if asked.group:
-        able = ", ".join(f"{name}:" for name, each in READERS.items() if each.column)
-        raise DataError(
-            f"--group {asked.group!r} names a column (or a key of each .json) of {able} data, but "
-            f"{what} has none. Omit --group; --group-from-name finds groups in names of images."
-        )
+def _check_options(what: str, asked: Reading, options: Sequence[str]) -> None:
+    """Refuse options that have no effect on the data."""
+    for each in fields(asked):
+        value = getattr(asked, each.name)
+        is_given = (tuple(value) if isinstance(value, list) else value) != each.default
+        if is_given and each.name not in options:
+            able = [name for name, reader in READERS.items() if each.name in reader.options]
+            able = [f"{name}:" for name in (able or READERS)]
+            instead = f"; {INSTEAD[each.name]}" if each.name in INSTEAD else ""
+            raise DataError(
+                f"--{each.name.replace('_', '-')} has no effect on {what}, only on "
+                f"{', '.join(able)} data. Omit it{instead}."
+            )
 
 
 def _labelled(
-    found: Iterator[Labelled | LeftOut | str], column: str, asked: Reading, place: str, log: _Log
+    found: Iterator[Labelled | LeftOut | str], reader: Reader, asked: Reading, place: str, log: _Log
 ) -> list[Labelled]:
     """The images that a reader yields, with boxes as corners in pixels, and their groups."""
     labelled: list[Labelled] = []
     for item in found:
         if isinstance(item, LeftOut):
-            log.leave(item)
+            log.skip(item)
         elif isinstance(item, str):
             log.assume(item)
         else:
@@ -368,13 +373,21 @@ def _labelled(
         and item.size is None
         and not (is_share or item.form.startswith(boxes.NORMALISED))
     ]
-    if unsized:
+    if unsized and reader.by_format:
+        log.stated.append(reader.by_format)
+    elif unsized:
         drawn = "outlines" if asked.marks == "masks" else "boxes"
         log.assume(
             f"{len(unsized)} annotations do not state the size of their image (the first is that "
             f"of {unsized[0].image.name}); their {drawn} are taken to be drawn on it as it is"
         )
-    labelled = boxes.in_pixels(labelled, asked.boxes, place, asked.slice)
+    marks = [mark for item in labelled if isinstance(item.label, tuple) for mark in item.label]
+    n_crowds = sum(CROWD in mark.flags for mark in marks)
+    if n_crowds:
+        log.stated.append(f"{n_crowds} annotations are crowds (iscrowd), which are not measured")
+    labelled, statements = boxes.in_pixels(labelled, asked.boxes, place, asked.slice)
+    for statement in statements:
+        log.assume(statement)
     has_groups = any(item.group for item in labelled)
     labelled, statements = grouped(labelled, asked.group_from_name, not asked.no_groups)
     for statement in statements:
@@ -384,7 +397,7 @@ def _labelled(
     elif statements:
         log.groups_by = "the names of images"
     elif has_groups:
-        log.groups_by = f"the {column} {asked.group or 'group'}"
+        log.groups_by = f"the {reader.column} {asked.group or 'group'}"
     alone = [item.image.name for item in labelled if not item.group]
     if log.groups_by and alone:
         log.assume(
@@ -411,14 +424,14 @@ def _measured(
         except NeededError as error:
             raise DataError(f"{item.image.name}: {error}.") from error
         except DataError as error:
-            log.leave(LeftOut(item.image.name, str(error)))
+            log.skip(LeftOut(item.image.name, str(error)))
         else:
             rows += [each for each in found if isinstance(each, _Row)]
             for each in found:
                 if isinstance(each, LeftOut) and each.reason.endswith(AS_ASKED):
                     log.skipped.append(each)
                 elif isinstance(each, LeftOut):
-                    log.leave(each)
+                    log.skip(each)
         if progress:
             progress("listing", number, len(labelled))
     return rows
@@ -438,7 +451,7 @@ def _shown(rows: Sequence[_Row], asked: Reading, log: _Log) -> list[_Row]:
             image = replace(row.image, rendering=found.renderings.get(file))
             shown.append(replace(row, image=image))
     for name, reason in skipped.items():
-        log.leave(LeftOut(name, reason))
+        log.skip(LeftOut(name, reason))
     for statement in found.assumed:
         log.assume(statement)
     log.stated += found.stated
@@ -510,12 +523,14 @@ def _rows(
     chosen = []
     for kind in sorted(kinds):
         marks = _of_kind(item.label, kind)
-        if asked.objects == "single" and isinstance(marks, tuple) and len(marks) > 1:
-            yield LeftOut(item.image.name, f"it has {len(marks)} objects of {kind}{SEVERAL}")
-            continue
+        n = len(marks) if isinstance(marks, tuple) else 1
         if isinstance(marks, tuple):
-            marks = tuple(mark for mark in marks if "crowd" not in mark.flags)
-        if marks:
+            marks = tuple(mark for mark in marks if CROWD not in mark.flags)
+        if not marks:
+            yield LeftOut(item.image.name, f"its {kind} is a crowd (iscrowd), no single object")
+        elif asked.objects == "single" and n > 1:
+            yield LeftOut(item.image.name, f"it has {n} objects of {kind}{SEVERAL}")
+        else:
             chosen.append((kind, marks))
     if not chosen:
         return
@@ -578,7 +593,7 @@ def _upright_boxes(
     size = item.size or (width, height)
     if orientation >= 5 and item.size is None:
         turned = [upright(box, orientation, height, width) for box in boxes]
-        is_inside = [box[2] <= width and box[3] <= height for box in boxes]
+        is_inside = [box[2] <= width + ROUNDED and box[3] <= height + ROUNDED for box in boxes]
         boxes = [
             box if inside else other
             for box, other, inside in zip(boxes, turned, is_inside, strict=True)
@@ -671,14 +686,18 @@ def _summary(seen: list[_Seen], kind: str, objects: str) -> tuple[float, float, 
 
 
 def _check_once(place: object, rows: Sequence[_Row]) -> None:
-    first: dict[tuple[str, str], _Row] = {}
+    """Refuse an image that has two rows of one subset, by whatever names."""
+    first: dict[tuple[str, object], _Row] = {}
     for row in rows:
-        other = first.setdefault((row.subset, row.image.name), row)
+        source = row.image.source
+        file = source.resolve() if isinstance(source, Path) else row.image.place()
+        other = first.setdefault((row.subset, file), row)
         if other is not row:
+            again = f" (also as {row.image.name})" * (row.image.name != other.image.name)
             raise DataError(
-                f"{_text(place)}: {row.image.name} is listed twice in the subset {row.subset}, "
-                f"with the measures {other.measure:g} and {row.measure:g}. Keep one of each image "
-                "and subset."
+                f"{_text(place)}: {other.image.name} is listed twice{again} in the subset "
+                f"{row.subset}, with the measures {other.measure:g} and {row.measure:g}. Keep one "
+                "of each image and subset."
             )
 
 
@@ -693,7 +712,7 @@ def _check_found(
     if rows and not lacking:
         return
     what = f"of subset {lacking[0]!r} " if lacking else ""
-    rest = told(skipped)
+    rest = first_skipped(skipped)
     if any(item.reason.endswith(SEVERAL) for item in skipped):
         what += "with exactly one object "
         if rule is not None and rule.kind == "binary":
@@ -729,6 +748,12 @@ def _drawn(image_set: ImageSet, n: int, seed: int) -> ImageSet:
         return image_set
     groups, of_image = np.unique(image_set.group, return_inverse=True)
     sizes = np.bincount(of_image)
+    most, largest = sizes.max(), str(groups[sizes.argmax()])
+    if most > n:  # nothing could be drawn, or smaller groups only
+        raise DataError(
+            f"--at-most {n} is less than the {most} images of the group {largest!r}, and groups "
+            f"are drawn whole. Give {most} or more."
+        )
     order = np.random.default_rng([seed, n]).permutation(len(groups))
     drawn = order[np.cumsum(sizes[order]) <= n]
     part = image_set.rows(np.isin(of_image, drawn))

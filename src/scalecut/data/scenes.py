@@ -137,7 +137,7 @@ class Scene:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Picture:
+class RenderedScene:
     """A scene's pixels, and the box that the object fills in them."""
 
     pixels: UInt8[np.ndarray, "h w 3"]
@@ -222,7 +222,7 @@ def random_scene(
     )
 
 
-def render(scene: Scene) -> Picture:
+def render(scene: Scene) -> RenderedScene:
     """The object of a scene drawn on its backdrop:  backdrop + α (object - backdrop)."""
     pixels = _backdrop(scene)
     left, top, right, bottom = _box(scene)
@@ -237,7 +237,7 @@ def render(scene: Scene) -> Picture:
     lit = _relit(values[..., :3], _generators(scene)[1])
     window = pixels[top:bottom, left:right]
     window += values[..., 3:] * (lit - window)
-    return Picture(_eight_bit(pixels), (float(left), float(top), float(right), float(bottom)))
+    return RenderedScene(_eight_bit(pixels), (float(left), float(top), float(right), float(bottom)))
 
 
 def backdrop(scene: Scene) -> UInt8[np.ndarray, "h w 3"]:

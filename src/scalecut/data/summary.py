@@ -46,7 +46,8 @@ class DataSummary:
         skipped: for each reason its first wording, how many it concerns, and the first names.
         n_groups: groups of images that are never split.
         groups_by: how they were found; empty where each image is its own.
-        n_identical: files with the same content as another, which are in one group.
+        n_identical: files with the same content as another, which are in one group, of all that
+            were read.
         shown: how stored values are shown, with the number of images.
         masks: what masks mean, by the fields of a rule; empty without masks.
         drawn: how many rows were drawn of how many, with which seed; empty if all are used.
@@ -104,7 +105,7 @@ class DataSummary:
         more = len(self.by_subset) - len(listed)
         said = f"{self.n_images} ({', '.join(listed)}{f', and {more} more subsets' * bool(more)})"
         if self.n_files < self.n_images:
-            said += f", rows of {self.n_files} files: an image has one row for each of its subsets"
+            said += f", rows of {self.n_files} files: one can have several, such as one per subset"
         lines = [("Images", said)]
         if self.drawn:
             lines.append(
@@ -124,9 +125,11 @@ class DataSummary:
         if self.groups_by:
             groups += f"by {self.groups_by}"
         else:
-            groups += "each image its own" if self.n_groups == self.n_files else "as given"
+            is_own = self.n_groups == self.n_files or self.n_identical  # counted of files only
+            groups += "each image its own" if is_own else "as given"
         if self.n_identical:
-            groups += f"; {self.n_identical} files with identical copies share theirs"
+            n = self.n_identical
+            groups += f"; {n} of the files read are identical to another, and share its group"
         lines.append(("Groups", groups))
         lines += [("Pixels", f"{how} ({_counted(n, 'image')})") for how, n in self.shown.items()]
         if self.masks:

@@ -45,8 +45,8 @@ GROUP_WORDS = {
 # fmt: on
 LIKE_BOX = {"xmin", "bboxxywh", "bbox", "bboxx", "boxx", "x"}  # letters of columns of boxes
 AT_ONCE = 4  # shards that are listed concurrently
-LONGEST = 200  # characters of what names a group
-LAYOUT = 3  # version of kept indexes: raise it when the same shard would be listed differently
+LONGEST = 200  # characters of what could name a group; of more, the hash stands for it
+LAYOUT = 4  # version of kept indexes: raise it when the same shard would be listed differently
 _COMPRESSED = {
     b"\x1f\x8b": "gunzip",
     b"BZh": "bunzip2",
@@ -79,7 +79,7 @@ def _rows(
     subsets = cells.get("subset", [PurePath(place).stem] * n)
     column = _group_column(place, "column", cells, source)
     if column:
-        _check_cells(place, column, cells[column], str.strip)
+        _check_cells(place, column, cells[column], bool)
     groups = cells[column] if column else [""] * n
     rows = zip(cells["image"], cells["measure"], subsets, groups, strict=True)
     for name, measure, subset, group in rows:
@@ -157,6 +157,8 @@ def columns(
 ) -> dict[str, list[str]]:
     """The columns of a table as text, checked to be complete.
 
+    Spaces around it count in the names of images only.
+
     Args:
         cells: by column, whether it is required and which cells are usable.
         kind: CSV or Parquet.
@@ -180,6 +182,7 @@ def columns(
             f"Give a {kind} file with the columns {' and '.join(required)}."
         ) from error
     found = {str(name): [str(cell) for cell in table[name]] for name in table.columns}
+    found |= {name: [*map(str.strip, cells)] for name, cells in found.items() if name != "image"}
     missing = [name for name in required if name not in found]
     box = next((name for name in found if _letters(name) in LIKE_BOX), None)
     if missing and box is not None:
@@ -451,12 +454,23 @@ def _stated(text: bytes) -> tuple[float, str, dict[str, str]]:
         if not isinstance(about.get(name, ""), str):
             raise DataError(f"the {name} in its .json is {_short(about[name])}; give text")
     names = {
-        name: str(value)
+        name: _name_of_group(value)
         for name, value in about.items()
-        if isinstance(value, str | int) and not isinstance(value, bool) and str(value).strip()
+        if not isinstance(value, bool | None)
+        and (isinstance(value, str | int) or _seems_group(name))
     }
-    short = {name: value for name, value in names.items() if len(value) <= LONGEST}
-    return measure, about.get("subset", ""), short
+    stated = {name: value for name, value in names.items() if value}
+    return measure, about.get("subset", "").strip(), stated
+
+
+def _name_of_group(value: object) -> str:
+    """The text of a value, or a hash of what is long."""
+    if isinstance(value, float) and not value.is_integer():
+        value = value if math.isfinite(value) else ""
+    elif isinstance(value, float):
+        value = int(value)
+    text = value.strip() if isinstance(value, str) else json.dumps(value, sort_keys=True)
+    return text if len(text) <= LONGEST else hashlib.sha256(text.encode()).hexdigest()
 
 
 def _number(given: object) -> float:

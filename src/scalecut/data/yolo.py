@@ -1,13 +1,20 @@
-"""The reader of YOLO: images, one text file of labels for each, and data.yaml."""
+"""The reader of YOLO: images, one text file of labels for each, and data.yaml.
 
+data.yaml names folders of images, or lists of their files. A path in it can be relative to what it
+calls path or to its own folder; if both are there and differ, it is refused.
+"""
+
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..errors import DataError
-from .decoding import stem_of
+from .decoding import stem_of, suffix_of
 from .files import Files, Items, identity, of_two
 from .images import Image, LeftOut, Mark, Source, marked
 from .outlines import Tally, around, ring_of
+
+LIST = ".txt"  # suffix of lists of images
 
 
 def yolo(folder: Path, source: Source) -> Items:
@@ -21,18 +28,30 @@ def yolo(folder: Path, source: Source) -> Items:
     about = _facts(folder)
     kinds = _kinds(about, folder)
     has_points = "kpt_shape" in about
-    places = [source.images] if source.images else _folders(folder, about)
-    paths = sorted({path for place in places for path in Files(place).paths})
+    top = source.images or folder
+    places, missing = ([source.images], []) if source.images else _stated(folder, about)
+    if not places:
+        places = [folder / "images" if (folder / "images").is_dir() else folder]
+    paths: dict[Path, Path] = {}
+    for place in places:
+        for path in Files(place).paths if place.is_dir() else _listed(place, folder, about):
+            if isinstance(path, LeftOut):
+                yield path
+            else:
+                paths.setdefault(path.parent.resolve() / path.name, path)
     if not paths:
         raise DataError(
             f"There is no image in {', '.join(map(str, places))}. Give a folder with images and "
             "labels, or with data.yaml."
         )
-    top = source.images or folder
+    if missing:
+        there = ", ".join(map(str, places))
+        yield f"the YAML file names {', '.join(missing)}, not found; images are those of {there}"
     tally = Tally(source.marks == "masks")
     used: dict[Path, str] = {}
-    for path in paths:
-        name = path.relative_to(top).as_posix() if path.is_relative_to(top) else path.name
+    for path in sorted(paths.values()):
+        whole, start = path.absolute(), top.absolute()
+        name = (whole.relative_to(start) if whole.is_relative_to(start) else whole).as_posix()
         file = _label(path, folder)
         if file is None:
             yield LeftOut(name, "it has no annotation")
@@ -64,7 +83,9 @@ def _facts(folder: Path) -> dict[str, Any]:
     except (yaml.YAMLError, DataError) as error:
         reason = " ".join(str(error).split())
         raise DataError(f"{file} is not YAML ({reason}). Fix or remove it.") from error
-    return about if isinstance(about, dict) else {}
+    if not isinstance(about, dict | None):
+        raise DataError(f"{file} holds {str(about)[:40]!r}. Give names, and train, val and test.")
+    return about or {}
 
 
 def _kinds(about: dict[str, Any], folder: Path) -> dict[str, str]:
@@ -98,22 +119,56 @@ def _text(file: Path) -> str:
         raise DataError(f"{file.name} is no text in UTF-8 ({error}); save it anew") from error
 
 
-def _folders(folder: Path, about: dict[str, Any]) -> list[Path]:
-    """The folders of images: those of data.yaml that are there, else images, else the folder."""
-    start = folder / str(about.get("path") or "")
-    stated: list[str] = []
+def _stated(folder: Path, about: dict[str, Any]) -> tuple[list[Path], list[str]]:
+    """The folders and lists of images that data.yaml names, and what of these is not there.
+
+    Raises:
+        DataError: if it names something else, or what could be one of two.
+    """
+    found: list[Path] = []
+    missing: list[str] = []
     for part in ("train", "val", "test"):
-        given = about.get(part) or []
-        stated += [given] if isinstance(given, str) else map(str, given)
-    found = [
-        place
-        for text in stated
-        for place in (start / text, folder / text, folder / text.removeprefix("../"))
-        if place.is_dir()
-    ]
-    if found:
-        return found
-    return [folder / "images"] if (folder / "images").is_dir() else [folder]
+        given = about.get(part)
+        for text in given if isinstance(given, list) else [given] * (given not in (None, "")):
+            place = None
+            if isinstance(text, str):  # the last is how Ultralytics reads Roboflow's
+                places = *_starts(folder, about, text), folder / text.removeprefix("../")
+                place = _one_of(places, text)
+            is_usable = place is None or place.is_dir() or suffix_of(place) == LIST
+            if not isinstance(text, str) or not is_usable:
+                raise DataError(
+                    f"The {part} in the YAML file of {folder} is {str(given)[:40]!r}. Give a "
+                    f"folder of images, a list of their files ({LIST}), or several of these."
+                )
+            if place is None:
+                missing.append(f"{part}: {text}")
+            else:
+                found.append(place)
+    return found, missing
+
+
+def _listed(file: Path, folder: Path, about: dict[str, Any]) -> Iterator[Path | LeftOut]:
+    """The images of a list, whose paths are relative to it, or to what data.yaml names."""
+    for line in filter(None, map(str.strip, _text(file).splitlines())):
+        path = _one_of((file.parent / line, *_starts(folder, about, line)), line)
+        yield path or LeftOut(line, f"{file.name} lists it, but it is not there; add it")
+
+
+def _starts(folder: Path, about: dict[str, Any], text: str) -> tuple[Path, Path]:
+    """What a path of data.yaml can name: relative to its path, and to its folder."""
+    return folder / str(about.get("path") or "") / text, folder / text
+
+
+def _one_of(places: Sequence[Path], text: str) -> Path | None:
+    """The one of some places that is there."""
+    found = {place.resolve(): place for place in places if place.exists()}
+    if len(found) > 1:
+        one, other = list(found)[:2]
+        raise DataError(
+            f"{text} in the YAML file could be {one} or {other}. Correct path: there, or give the "
+            "folder of the images (--images)."
+        )
+    return next(iter(found.values()), None)
 
 
 def _label(image: Path, folder: Path) -> Path | None:

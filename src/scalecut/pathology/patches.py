@@ -200,14 +200,12 @@ def save_patches(
         Path(masks),
         mask_kind=cutting.mask_kind,
         background=cutting.background,
+        leave_out=leave_out,
         strict=strict,
     )
-    kept = [tile for tile in found if not any(part in tile.name for part in leave_out)]
-    if not kept:
-        raise DataError(f"--leave-out {','.join(leave_out)} skips every tile. Skip fewer.")
-    images = [Image(tile.name, tile.image) for tile in kept]
-    groups, n_identical = joined(images, [tile.group for tile in kept])
-    kept = [replace(tile, group=group) for tile, group in zip(kept, groups, strict=True)]
+    images = [Image(tile.name, tile.image) for tile in found]
+    groups, n_identical = joined(images, [tile.group for tile in found])
+    kept = [replace(tile, group=group) for tile, group in zip(found, groups, strict=True)]
     said = (
         *(f"{each[0].upper()}{each[1:]}." for each in kept[0].rule.assumed),
         *[f"{n_identical} tiles with identical copies share a part."] * bool(n_identical),

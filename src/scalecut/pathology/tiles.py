@@ -19,13 +19,13 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Bool, Integer, UInt8
 
-from ..data.decoding import COMMON, opened
+from ..data.decoding import COMMON, header, opened, suffix_of
 from ..data.files import none_in
 from ..data.groups import TCGA
-from ..data.images import Image, LeftOut, assume, leave, told
+from ..data.images import Image, LeftOut, assume, first_skipped, skip
 from ..data.masks import MaskRule, marks_of, understood
 from ..data.outlines import Tally
-from ..data.pairs import GEOJSON, labels_in
+from ..data.pairs import GEOJSON, IN_PIXELS, labels_in
 from ..data.tables import columns
 from ..errors import DataError
 from .resolution import Stated, stated
@@ -54,6 +54,7 @@ def find_tiles(
     *,
     mask_kind: str = "auto",
     background: str = "",
+    leave_out: Sequence[str] = (),
     strict: bool = False,
 ) -> tuple[list[Tile], tuple[LeftOut, ...]]:
     """The tiles of a folder that have a mask in the other, by name, and what is skipped.
@@ -63,6 +64,7 @@ def find_tiles(
     Args:
         mask_kind: binary, instances or classes; auto detects it.
         background: the value or colour of masks that marks nothing, instead of 0.
+        leave_out: parts of names; files whose name has one are listed, but not read.
         strict: whether nothing may be skipped or assumed.
 
     Raises:
@@ -74,26 +76,37 @@ def find_tiles(
             raise DataError(f"There is no folder {folder}. Give the folder of the {what}.")
     images = _named(tiles, "tiles", ending=_TILE, other=_MASK)
     marked = _named(masks, "masks", ending=_MASK, other=_TILE, strict=tiles.samefile(masks))
+    every = images.keys() | marked.keys()
+    unknown = [part for part in leave_out if not any(part in name for name in every)]
+    if unknown:
+        raise DataError(f"--leave-out {unknown[0]!r} is in no name of a tile. Omit or correct it.")
+    unread = {name for name in every if any(part in name for part in leave_out)}
+    if images.keys() <= unread:
+        raise DataError(f"--leave-out {','.join(leave_out)} skips every tile. Skip fewer.")
+    reason = "--leave-out names it, as asked"
+    left_out = [LeftOut((images.get(n) or marked[n])[0].name, reason) for n in sorted(unread)]
+    images = {name: paths for name, paths in images.items() if name not in unread}
+    marked = {name: paths for name, paths in marked.items() if name not in unread}
     of_tiles = [paths[0] for name, paths in marked.items() if name in images]
     try:
-        rule = understood([m for m in of_tiles if m.suffix != GEOJSON], mask_kind, background)
+        rule = understood([m for m in of_tiles if suffix_of(m) != GEOJSON], mask_kind, background)
     except DataError as error:
         raise _without_options(error) from error
     tally = Tally()
     found: list[Tile] = []
-    left_out: list[LeftOut] = []
     for name in sorted(images.keys() | marked.keys()):
         of_tile, of_mask = images.get(name, []), marked.get(name, [])
         try:
             found.append(_paired(name, of_tile, of_mask, rule, tally))
         except DataError as error:
             reason = str(error).removeprefix(f"{name}: ")
-            leave(LeftOut((of_tile or of_mask)[0].name, reason), left_out, strict)
+            skip(LeftOut((of_tile or of_mask)[0].name, reason), left_out, strict)
     if not found:
-        raise DataError(f"None of the tiles of {tiles} can be used. {told(left_out)}")
+        raise DataError(f"None of the tiles of {tiles} can be used. {first_skipped(left_out)}")
     assumed: list[str] = []
     for statement in (*rule.assumed, *tally.statements()):
         assume(statement, assumed, strict)
+    assumed += [IN_PIXELS] * any(suffix_of(tile.mask) == GEOJSON for tile in found)
     rule = replace(rule, assumed=tuple(assumed))
     return [replace(tile, rule=rule) for tile in found], tuple(left_out)
 
@@ -106,10 +119,12 @@ def _named(
     suffixes = (*COMMON, GEOJSON) if what == "masks" else COMMON
     every = sorted(folder.iterdir())
     for path in every:
-        is_ours = path.stem.endswith(ending) or not (strict or path.stem.endswith(other))
-        is_ours |= path.suffix == GEOJSON
-        if path.suffix.lower() in suffixes and is_ours and not path.name.startswith("."):
-            files[path.stem.removesuffix(ending)].append(path)
+        stem = path.stem
+        if suffix_of(path) == GEOJSON:  # a mask, even if it has the name of its tile
+            stem = stem.removesuffix(other).removesuffix(ending) + ending
+        is_ours = stem.endswith(ending) or not (strict or stem.endswith(other))
+        if suffix_of(path) in suffixes and is_ours and not path.name.startswith("."):
+            files[stem.removesuffix(ending)].append(path)
     if not files:
         ends = f" whose name ends in {ending}" if strict else ""
         lack = f"{folder} holds no image{ends}. Give the folder of the {what} "
@@ -155,8 +170,13 @@ def read(
     except DataError as error:
         raise _without_options(error) from error
     try:
-        if tile.mask.suffix == GEOJSON:
-            height, width = pixels.shape[:2]
+        if suffix_of(tile.mask) == GEOJSON:
+            orientation, (height, width) = header(tile.image)[2], pixels.shape[:2]
+            if orientation >= 5:
+                raise DataError(
+                    f"EXIF orientation {orientation} turns its tile, and outlines could be drawn "
+                    "before or after; save the tile upright"
+                )
             marks = labels_in(tile.mask, width, height, tally or Tally())
         else:
             marks = marks_of(tile.mask, tile.rule)
