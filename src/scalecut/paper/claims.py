@@ -290,7 +290,7 @@ def _percent(row: pd.Series) -> str:
 
 
 def _from_noise(table: pd.DataFrame) -> Judged:
-    """Whether one layer or another tells the size, with the padding that the network has."""
+    """Whether some layer encodes the image size, with each padding that the network has."""
     best = table.sort_values("r2").groupby("padding").tail(1).set_index("padding")
     said = "; ".join(
         f"R² {_interval(row.r2, row.r2_low, row.r2_high)} from {row.noise} noise with {padding} as "

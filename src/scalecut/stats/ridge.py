@@ -10,7 +10,7 @@ ordinary least squares; we add a ridge penalty, because n < d in most layers (do
 """
 
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import scipy.linalg
@@ -76,9 +76,8 @@ def decompose(
 
 def _gram(X: Float64[np.ndarray, "n d"]) -> Float64[np.ndarray, "n n"]:
     """The lower half of X X', which is all that `numpy.linalg.eigh` reads."""
-    if X.flags.c_contiguous:
-        return scipy.linalg.blas.dsyrk(1.0, X.T, trans=1, lower=1)
-    return scipy.linalg.blas.dsyrk(1.0, X, lower=1)
+    syrk = scipy.linalg.get_blas_funcs("syrk", [X])
+    return syrk(1.0, X.T, trans=1, lower=1) if X.flags.c_contiguous else syrk(1.0, X, lower=1)
 
 
 def deviations(features: Float64[np.ndarray, "n d"]) -> Float64[np.ndarray, " d"]:
@@ -199,10 +198,8 @@ def least_squares(
     """
     X, Z = _contrasts(train), held_out - train.mean(axis=0)
     is_tall = len(X) >= X.shape[1]
-    if is_tall:
-        q, r = np.linalg.qr(X)
-    else:
-        along, r = scipy.linalg.qr_multiply(X.T, Z)  # Z Q, without Q
+    factors: Any = np.linalg.qr(X) if is_tall else scipy.linalg.qr_multiply(X.T, Z)
+    q, r = factors  # for X', Z Q in place of Q
     diagonal = np.abs(np.diag(r))
     if diagonal.min(initial=np.inf) <= NEAR_SINGULAR * diagonal.max(initial=0.0):
         inverse, *_ = np.linalg.lstsq(X, np.eye(len(X)))
@@ -210,7 +207,7 @@ def least_squares(
     elif is_tall:
         hat = scipy.linalg.solve_triangular(r, Z.T, trans=1).T @ q.T  # Z R⁻¹ Qᵀ
     else:
-        hat = scipy.linalg.solve_triangular(r, along.T).T  # Z Q R⁻ᵀ
+        hat = scipy.linalg.solve_triangular(r, q.T).T  # Z Q R⁻ᵀ
     predictions = targets.mean(axis=0) + hat @ _contrasts(targets)
     return HeldOut(predictions, np.zeros(targets.shape[1]))
 
