@@ -1,10 +1,14 @@
 """Pixel statistics of images constructed to have them; controls computed twice."""
 
 import numpy as np
+import pandas as pd
 import pytest
+import timm
 import torch
 from torch import nn
 
+from scalecut import Fitting, cache, probe
+from scalecut.features import extract
 from scalecut.features.extract import Computation
 from scalecut.networks.load import load_network
 from scalecut.networks.network import (
@@ -23,7 +27,7 @@ from scalecut.probing.controls import (
     pixel_network,
     spectrum_slope,
 )
-from tests.builders import discs
+from tests.builders import AS_IT_IS, discs
 
 
 @pytest.fixture(params=[0])
@@ -133,3 +137,55 @@ def test_statistics_of_a_control_are_taken_once_and_are_the_same_bits(
             with pytest.raises(TypeError):
                 control(**changed)
     assert control(images=discs(40, seed=1)) != first
+
+
+@pytest.fixture
+def of_a_library(tmp_path, monkeypatch):
+    """A small network of timm with weights from a file, and an empty cache."""
+    monkeypatch.setenv("SCALECUT_CACHE", str(tmp_path / "cache"))
+    torch.manual_seed(0)
+    torch.save(timm.create_model("test_resnet").state_dict(), tmp_path / "weights.pt")
+    return load_network("test_resnet", weights=tmp_path / "weights.pt")
+
+
+LITTLE = Fitting(
+    controls=["random", "permuted", "pixels"], random_networks=2, repeats=2, permutations=0
+)
+SMALL_INPUT = Computation(input_size=32, precision="float32")
+
+
+def test_nothing_is_computed_twice(of_a_library, monkeypatch):
+    images, decodings = discs(30), []
+    once = extract._pixels
+    monkeypatch.setattr(
+        extract, "_pixels", lambda *asked: decodings.append(asked[0].name) or once(*asked)
+    )
+    first = probe(of_a_library, images, computation=SMALL_INPUT, fitting=LITTLE)
+    assert sorted(decodings) == sorted(image.name for image in images.images)
+    monkeypatch.setattr(controls, "control_of", None)  # no control is made again
+    again = probe(of_a_library, images, computation=SMALL_INPUT, fitting=LITTLE)
+    assert len(decodings) == 30
+    pd.testing.assert_frame_equal(first.to_frame(), again.to_frame(), check_exact=True)
+
+
+@pytest.mark.parametrize(
+    "changed", [{"seed": 1}, {"images": 1}, {"weights": 1}, {"fit": "crop"}, {"kind": "permuted"}]
+)
+def test_what_shapes_a_control_is_part_of_its_name(of_a_library, changed):
+    def setting(seed=0, images=0, weights=0, fit="squash", kind="random"):
+        with torch.no_grad():
+            of_a_library.module.fc.bias.fill_(weights)
+        control = controls.variant_of(
+            of_a_library, discs(30, seed=images), Computation(fit=fit), seed, kind
+        )
+        facts = extract.network_setting(of_a_library)
+        return cache.setting_hash({**facts, "variant": control.setting, "fit": fit})
+
+    assert setting() == setting()
+    assert setting(**changed) != setting()
+
+
+def test_a_control_of_the_users_own_code_is_made_each_time():
+    network = load_network(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()), preprocessing=AS_IT_IS)
+    made = controls.variant_of(network, discs(10), Computation(), 0)
+    assert made.setting == extract.network_setting(made.make())

@@ -50,6 +50,46 @@ Batch: TypeAlias = tuple[list[int], list[Float32[np.ndarray, "_ _"]], dict[int, 
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Variant:
+    """A network that is made from another one only if its features are not in the cache.
+
+    Args:
+        setting: everything that shapes it, besides the network that it is made from.
+        make: makes it.
+    """
+
+    setting: Mapping[str, object]
+    make: Callable[[], Network]
+
+
+class DecodedImages:
+    """Images as a network sees them, kept in memory for the next networks of the same run.
+
+    Those beyond `MOST_KEPT` bytes are decoded again.
+    """
+
+    MOST_KEPT = 400_000_000
+
+    def __init__(self) -> None:
+        self._kept: dict[tuple[object, ...], UInt8[np.ndarray, "h w 3"]] = {}
+        self._bytes = 0
+
+    def __call__(
+        self, image: Image, frame: Frame, preprocessing: Preprocessing
+    ) -> UInt8[np.ndarray, "h w 3"]:
+        fill = preprocessing.fill() if frame.fit == "pad" else None
+        # the image set of the run keeps the image
+        name = id(image), frame, preprocessing.interpolation, fill
+        found = self._kept.get(name)
+        if found is None:
+            found = _pixels(image, frame, preprocessing)
+            self._bytes += found.nbytes
+            if self._bytes <= self.MOST_KEPT:
+                self._kept[name] = found
+        return found
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Task:
     """Everything that is needed to compute features of images, here or on a worker."""
 
@@ -59,6 +99,7 @@ class Task:
     backend: Backend
     batch_size: int
     calibration: Calibration | None = None  # for int8
+    pixels: DecodedImages | None = None  # those that are decoded already, in this process
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,11 +185,17 @@ def extract_features(
     compute: Compute | None = None,
     progress: Progress | None = None,
     stage: str = "features",
+    variant: Variant | None = None,
+    facts: Mapping[str, object] | None = None,
+    pixels: DecodedImages | None = None,
 ) -> Extracted:
     """Features of all images at all points, from the cache where they have been computed before.
 
     Args:
         compute: computes what is not in the cache: this process by default, or a cluster.
+        variant: of the network, whose features are wanted.
+        facts: `network_setting` of the network, if it is known.
+        pixels: images that are decoded already; more are added.
         stage: the name of this stage in progress reports.
 
     Raises:
@@ -161,16 +208,22 @@ def extract_features(
     calibration = None
     if backend.precision == "int8":
         calibration = calibration_of([images[i] for i in keys], network.preprocessing, asked.fit)
-    task = Task(network, tuple(points), asked.fit, backend, asked.batch_size, calibration)
-    table, setting, pending = _from_cache(task, keys, half=asked.half)
+    task = Task(network, tuple(points), asked.fit, backend, asked.batch_size, calibration, pixels)
+    facts = facts or network_setting(network)
+    if variant:
+        facts = {**facts, "variant": variant.setting}
+    table, setting, pending = _from_cache(task, facts, keys, half=asked.half)
+    if pending and variant:
+        task = replace(task, network=variant.make())
     if pending and asked.engine == "auto" and (why := _no_graph(task)):
         backend = replace(resolved_backend("torch", asked.precision, asked.device), why=why)
         task = replace(task, backend=backend)
-        table, setting, pending = _from_cache(task, keys, half=asked.half)
+        table, setting, pending = _from_cache(task, facts, keys, half=asked.half)
     n_done, n_computed = len(keys) - len(pending), 0
     if progress:
         progress(stage, n_done, len(keys))
-    for numbers, outputs, bad in (compute or computed_here)(task, images, pending):
+    batches = (compute or computed_here)(task, images, pending) if pending else ()
+    for numbers, outputs, bad in batches:
         unreadable.update(bad)
         if numbers:
             kind = np.float16 if asked.half else np.float32
@@ -201,10 +254,16 @@ def extract_features(
     return Extracted(matrices, is_read, left_out, backend.precision, n_computed, seconds, *how)
 
 
-def _from_cache(task: Task, keys: dict[int, str], *, half: bool) -> tuple["_Table", str, list[int]]:
-    """The table with what is in the cache, its setting, and the images that are still to do."""
+def _from_cache(
+    task: Task, facts: Mapping[str, object], keys: dict[int, str], *, half: bool
+) -> tuple["_Table", str, list[int]]:
+    """The table with what is in the cache, its setting, and the images that are still to do.
+
+    Args:
+        facts: everything about the network that shapes a vector.
+    """
     kept_as = {"kept": "float16"} if half else {}
-    setting = cache.setting_hash(setting_of(task) | kept_as)
+    setting = cache.setting_hash(setting_of(task, facts) | kept_as)
     table = _Table(task.points, [*keys.values()], half=half)
     for shard in cache.shards(setting):
         table.fill(shard.images, shard.matrices)
@@ -290,10 +349,14 @@ def forward(
     yield openvino_vectors(taps, layers, example, setting, backend.precision, calibration)
 
 
-def setting_of(task: Task) -> dict[str, object]:
-    """Everything that shapes a vector, apart from the image and the layer."""
+def setting_of(task: Task, facts: Mapping[str, object]) -> dict[str, object]:
+    """Everything that shapes a vector, apart from the image and the layer.
+
+    Args:
+        facts: those of the network.
+    """
     backend = task.backend
-    setting = network_setting(task.network) | {
+    setting = dict(facts) | {
         "recipe": RECIPE,
         "fit": task.fit,
         "precision": backend.precision,
@@ -312,7 +375,12 @@ def computed_here(task: Task, images: Sequence[Image], numbers: Sequence[int]) -
     network = task.network
     with forward(network, task.points, task.backend, task.calibration) as pooled:
         for good, batch, bad in decoded(
-            images, numbers, network.preprocessing, task.fit, batch_size=task.batch_size
+            images,
+            numbers,
+            network.preprocessing,
+            task.fit,
+            batch_size=task.batch_size,
+            pixels=task.pixels,
         ):
             yield good, pooled(batch) if good else [], bad
 
@@ -337,35 +405,35 @@ def decoded(
     fit: str = "squash",
     *,
     batch_size: int = 32,
+    pixels: DecodedImages | None = None,
 ) -> Iterator[tuple[list[int], Tensor, dict[int, str]]]:
     """Batches of the images with these numbers, decoded in the background, two batches ahead.
 
     Yields the numbers in the batch, its tensor, and the reasons of those that cannot be decoded.
     """
     frame, ahead = preprocessing.frame(fit), deque[tuple[int, Future]]()
+    read = pixels or _pixels
     workers = ThreadPoolExecutor(max_workers=max(2, torch.get_num_threads()))
     remaining = iter(numbers)
 
     def refill() -> None:
         while len(ahead) < 3 * batch_size and (number := next(remaining, None)) is not None:
-            ahead.append((number, workers.submit(_pixels, images[number], frame, preprocessing)))
+            ahead.append((number, workers.submit(read, images[number], frame, preprocessing)))
 
     try:
         refill()
         while ahead:
-            good, pixels, bad = [], [], {}
+            good, found, bad = [], [], {}
             for _ in range(min(batch_size, len(ahead))):
                 number, future = ahead.popleft()
                 try:
-                    pixels.append(future.result())
+                    found.append(future.result())
                     good.append(number)
                 except DataError as error:
                     bad[number] = _reason(error, images[number])
             refill()
             stacked = (
-                np.stack(pixels)
-                if pixels
-                else np.zeros((0, frame.height, frame.width, 3), np.uint8)
+                np.stack(found) if found else np.zeros((0, frame.height, frame.width, 3), np.uint8)
             )
             yield good, preprocessing.tensor(stacked), bad
     finally:
@@ -525,6 +593,8 @@ class Stages:
 
     def __init__(self, progress: Progress | None, compute: Compute | None = None) -> None:
         self.progress, self.compute = progress, compute
+        self._known: tuple[Network, Mapping[str, object]] | None = None
+        self.pixels: DecodedImages | None = None  # where several networks see the same images
         self.facts: dict[str, dict[str, float]] = {}
 
     @contextmanager
@@ -553,6 +623,7 @@ class Stages:
         points: Sequence[ProbePoint],
         computation: Computation,
         stage: str = "features",
+        variant: Variant | None = None,
     ) -> Extracted:
         """Features of all images, timed and with progress."""
         with self(stage):
@@ -564,11 +635,20 @@ class Stages:
                 compute=self.compute,
                 progress=self.progress,
                 stage=stage,
+                variant=variant,
+                facts=self._facts_of(network),
+                pixels=self.pixels,
             )
         self.facts[stage]["images_computed"] = found.n_computed
         if found.n_computed:
             self.facts[stage]["images_per_second"] = round(found.n_computed / found.seconds, 1)
         return found
+
+    def _facts_of(self, network: Network) -> Mapping[str, object]:
+        """What shapes the vectors of a network, which is the same during a run."""
+        if self._known is None or self._known[0] is not network:
+            self._known = network, network_setting(network)
+        return self._known[1]
 
     def report(self, stage: str) -> Callable[[int, int], None]:
         """A progress callback for a stage that counts its own steps."""

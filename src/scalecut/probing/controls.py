@@ -3,8 +3,10 @@
 And the check of int8 against float32.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
+from importlib import metadata
 
 import numpy as np
 import torch
@@ -18,7 +20,15 @@ from ..data.measures import evenly
 from ..data.scenes import make_scenes
 from ..errors import ModelError
 from ..features.backends import resolved_backend, resolved_precision
-from ..features.extract import Computation, Extracted, Stages, decoded, network_setting
+from ..features.extract import (
+    Computation,
+    DecodedImages,
+    Extracted,
+    Stages,
+    Variant,
+    decoded,
+    network_setting,
+)
 from ..networks.network import (
     Network,
     Preprocessing,
@@ -42,10 +52,14 @@ def control_of(
     computation: Computation,
     seed: int,
     kind: str = "random",
+    pixels: DecodedImages | None = None,
 ) -> Network:
     """A `random` or `permuted` control, its batch norms adapted to the images it is probed on.
 
     The statistics of batch norms are kept in the cache, as features are.
+
+    Args:
+        pixels: images that are decoded already; more are added.
     """
     on = network.device.type
     precision = resolved_backend(computation.engine, computation.precision, on).precision
@@ -73,6 +87,7 @@ def control_of(
                 network.preprocessing,
                 computation.fit,
                 batch_size=STATISTICS_BATCH,
+                pixels=pixels,
             )
             batches = (batch.to(network.device) for _, batch, _ in ready if len(batch) > 1)
             take_statistics(control.module, batches)
@@ -82,6 +97,44 @@ def control_of(
             for name, buffer in buffers.items():
                 buffer.copy_(torch.from_numpy(kept.matrices[name]).view_as(buffer))
     return control
+
+
+def variant_of(
+    network: Network,
+    image_set: ImageSet,
+    computation: Computation,
+    seed: int,
+    kind: str = "random",
+    pixels: DecodedImages | None = None,
+) -> Variant:
+    """`control_of`, made only if it has to be.
+
+    Only where the architecture and its initialisation are those of a library: those of the user's
+    code may change without another name.
+    """
+    if network.build is None or network.recipe.get("kind") == "factory":
+        control = control_of(network, image_set, computation, seed, kind, pixels)
+        return Variant(network_setting(control), lambda: control)
+    on = network.device.type
+    precision = resolved_backend(computation.engine, computation.precision, on).precision
+    chosen = [image_set.images[n] for n in evenly(len(image_set), STATISTICS_IMAGES)]
+    setting = {
+        "control": 1,
+        "kind": kind,
+        "seed": seed,
+        "images": [str(key) for key in keys_of(chosen)],
+        "precision": precision,  # in which statistics are taken
+        "versions": [f"{name} {version}" for name, version in _libraries()],
+    }
+    how = computation, seed, kind, pixels
+    return Variant(setting, lambda: control_of(network, image_set, *how))
+
+
+def _libraries() -> Iterator[tuple[str, str]]:
+    """Those that initialise networks, besides PyTorch."""
+    for name in ("timm", "torchvision", "transformers", "open_clip_torch"):
+        with suppress(metadata.PackageNotFoundError):
+            yield name, metadata.version(name)
 
 
 def _as_row(buffer: Tensor) -> Float[np.ndarray, "1 c"]:
@@ -108,17 +161,20 @@ def moved_by_int8(
     computation: Computation,
     found: Extracted,
     stages: "Stages",
+    variant: Variant | None = None,
 ) -> dict[str, object]:
     """How far int8 moved R² (`check_int8`), on some of the images; {} for other precisions.
 
     Args:
         found: features in which every image has a row.
+        variant: of the network, whose features they are.
     """
     if found.precision != "int8":
         return {}
     rows = evenly(len(images), CHECKED_IMAGES)
     in_int8 = {layer: matrix[rows] for layer, matrix in found.matrices.items()}
-    return check_int8(network, images.rows(rows), points, computation, in_int8, stages)
+    sample = images.rows(rows)
+    return check_int8(network, sample, points, computation, in_int8, stages, variant)
 
 
 def check_int8(
@@ -128,6 +184,7 @@ def check_int8(
     computation: Computation,
     in_int8: Mapping[str, Float[np.ndarray, "_ _"]],
     stages: "Stages",
+    variant: Variant | None = None,
 ) -> dict[str, object]:
     """How far int8 moved R² from float32, at the layer where it moved most.
 
@@ -142,7 +199,8 @@ def check_int8(
         ModelError: if it moved by more than `MOST_MOVED`.
     """
     in_float32 = replace(computation, engine="openvino", precision="float32")
-    exact = stages.extracted(network, sample.images, points, in_float32, "check of int8").matrices
+    asked = points, in_float32, "check of int8", variant
+    exact = stages.extracted(network, sample.images, *asked).matrices
     groups = np.unique(sample.group, return_inverse=True)[1]
 
     def score(matrix: np.ndarray) -> float:

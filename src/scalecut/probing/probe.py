@@ -21,8 +21,10 @@ from ..errors import DataError, check_names
 from ..features.cluster import computing
 from ..features.extract import (
     Computation,
+    DecodedImages,
     Extracted,
     Stages,
+    Variant,
     check_finite,
     provenance,
     readable,
@@ -33,7 +35,7 @@ from ..networks.points import ProbePoint
 from ..networks.selection import chosen_points
 from ..report.curve import COLUMNS
 from ..runs import settings_of
-from .controls import control_of, moved_by_int8, pixel_network
+from .controls import control_of, moved_by_int8, pixel_network, variant_of
 from .curve import Curve
 from .scores import MATCHED, MOST_RANDOM, Features, Part, Scores, draw_parts, score
 
@@ -144,8 +146,10 @@ def probe(
     if network.weights.kind == "random":
         network = control_of(network, image_set, computation, seed)
     asked = _Asked(network, tuple(points), computation, fitting, seed, stages)
+    if fitting.controls:
+        stages.pixels = DecodedImages()
     with computing(computation.cluster) as stages.compute:
-        found = asked.extracted(network, image_set)
+        found = asked.extracted(image_set)
         kept = readable(network, image_set, found, strict=reading.strict)
         own = {network.weights.kind: Features(asked.points, (found.matrices,))}
         moved = moved_by_int8(network, kept, points, computation, found, stages)
@@ -177,9 +181,12 @@ class _Asked:
     seed: int
     stages: Stages
 
-    def extracted(self, network: Network, images: ImageSet, stage: str = "features") -> Extracted:
-        """The features of the images at all points, with this network's weights."""
-        return self.stages.extracted(network, images.images, self.points, self.computation, stage)
+    def extracted(
+        self, images: ImageSet, stage: str = "features", control: Variant | None = None
+    ) -> Extracted:
+        """The features of the images at all points, of the network or of a control."""
+        asked = self.points, self.computation, stage, control
+        return self.stages.extracted(self.network, images.images, *asked)
 
     def control_features(self, images: ImageSet) -> dict[str, Features]:
         """Features of the same images with the weights of each control, by kind of weights."""
@@ -192,11 +199,12 @@ class _Asked:
             for number in range(n):
                 stage = f"{kind} control {number + 1}" if n > 1 else f"{kind} control"
                 seed = self.seed + number
-                with self.stages(stage):
-                    control = control_of(network, images, self.computation, seed, kind)
-                found = self.extracted(control, images, stage)
-                check_finite(control, found.matrices)
-                moved_by_int8(control, images, self.points, self.computation, found, self.stages)
+                how = self.computation, seed, kind, self.stages.pixels
+                control = variant_of(network, images, *how)
+                found = self.extracted(images, stage, control)
+                check_finite(network, found.matrices)
+                asked = self.points, self.computation, found, self.stages, control
+                moved_by_int8(network, images, *asked)
                 matrices.append(found.matrices)
             features[kind] = Features(self.points, tuple(matrices))
         if "pixels" in controls:

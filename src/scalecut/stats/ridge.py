@@ -76,7 +76,7 @@ def decompose(
 
 def _gram(X: Float64[np.ndarray, "n d"]) -> Float64[np.ndarray, "n n"]:
     """The lower half of X X', which is all that `numpy.linalg.eigh` reads."""
-    syrk = scipy.linalg.get_blas_funcs("syrk", [X])
+    syrk: Any = scipy.linalg.get_blas_funcs("syrk", [X])
     return syrk(1.0, X.T, trans=1, lower=1) if X.flags.c_contiguous else syrk(1.0, X, lower=1)
 
 
