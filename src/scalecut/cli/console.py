@@ -244,6 +244,11 @@ class Bars:
             self._tasks[name], description=stage, completed=done, total=total, speed=speed
         )
 
+    def note(self, text: str) -> None:
+        """Print a line above the bars."""
+        if not self._quiet:
+            self._shown.console.print(text, soft_wrap=True)
+
     def say(self, summary: "DataSummary") -> None:
         """Print what was understood of the images."""
         if not self._quiet:

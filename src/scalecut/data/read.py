@@ -86,6 +86,7 @@ class Reader:
 
 
 EITHER = ("boxes", "masks")
+STRATUM = 10  # groups of close measures, of which at_most draws equally many
 OF_ALL = ("subset", "strict", "at_most")  # options of images from anywhere
 OF_FILES = (
     *OF_ALL, "no_groups", "group_from_name", "intensity", "channels", "page", "slice"
@@ -148,7 +149,8 @@ class Reading:
         page: Page, plane or frame of files with several, counted from 1.
         slice: Slice of NIfTI volumes, AXIS:INDEX as 2:40, both counted from 0; the axes point
             right, forward and up (RAS+).
-        at_most: A random part of this many images, drawn by group; 0 for all.
+        at_most: A random part of this many images, drawn by group and evenly over the measure; 0
+            for all.
     """
 
     subset: Sequence[str] = ()
@@ -743,7 +745,10 @@ def _assembled(
 
 
 def _drawn(image_set: ImageSet, n: int, seed: int) -> ImageSet:
-    """A random part of at most n images in whole groups, in their order."""
+    """A random part of at most n images in whole groups, in their order.
+
+    Groups are drawn evenly from strata of about `STRATUM` groups with close measures in a subset.
+    """
     if len(image_set) <= n:
         return image_set
     groups, of_image = np.unique(image_set.group, return_inverse=True)
@@ -754,7 +759,15 @@ def _drawn(image_set: ImageSet, n: int, seed: int) -> ImageSet:
             f"--at-most {n} is less than the {most} images of the group {largest!r}, and groups "
             f"are drawn whole. Give {most} or more."
         )
-    order = np.random.default_rng([seed, n]).permutation(len(groups))
+    rng = np.random.default_rng([seed, n])
+    first = np.unique(of_image, return_index=True)[1]
+    mean = np.bincount(of_image, image_set.measure) / sizes
+    ranked = np.lexsort((mean, np.array(image_set.subset)[first]))
+    turn = np.empty(len(groups))  # when a group is drawn: one of each stratum after the other
+    for start in range(0, len(groups), STRATUM):
+        stratum = ranked[start : start + STRATUM]
+        turn[stratum] = rng.permutation(len(stratum))
+    order = np.lexsort((rng.random(len(groups)), turn))
     drawn = order[np.cumsum(sizes[order]) <= n]
     part = image_set.rows(np.isin(of_image, drawn))
     total = len(image_set)

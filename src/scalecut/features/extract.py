@@ -594,6 +594,7 @@ class Stages:
     def __init__(self, progress: Progress | None, compute: Compute | None = None) -> None:
         self.progress, self.compute = progress, compute
         self._known: tuple[Network, Mapping[str, object]] | None = None
+        self.foresee: Callable[[float], str] | None = None  # from images/s, what to say
         self.pixels: DecodedImages | None = None  # where several networks see the same images
         self.facts: dict[str, dict[str, float]] = {}
 
@@ -633,7 +634,7 @@ class Stages:
                 points,
                 computation,
                 compute=self.compute,
-                progress=self.progress,
+                progress=self._watched(self.progress),
                 stage=stage,
                 variant=variant,
                 facts=self._facts_of(network),
@@ -643,6 +644,24 @@ class Stages:
         if found.n_computed:
             self.facts[stage]["images_per_second"] = round(found.n_computed / found.seconds, 1)
         return found
+
+    def _watched(self, progress: Progress | None) -> Progress | None:
+        """Say, after two batches of the first extraction, how long the run takes."""
+        foresee, self.foresee = self.foresee, None
+        note = getattr(progress, "note", None)
+        if progress is None or foresee is None or note is None:
+            return progress
+        seen: list[tuple[float, int]] = []
+
+        def watched(stage: str, done: int, total: int) -> None:
+            progress(stage, done, total)
+            seen.append((time.perf_counter(), done))
+            if len(seen) == 3:  # the first batch makes the graph ready
+                (start, before), (end, after) = seen[1:]
+                if after > before and (text := foresee((after - before) / (end - start))):
+                    note(text)
+
+        return watched
 
     def _facts_of(self, network: Network) -> Mapping[str, object]:
         """What shapes the vectors of a network, which is the same during a run."""

@@ -196,6 +196,11 @@ class Curve:
             said.append(f"p ≤ {ALPHA:g} (corrected over layers) at {n} of {len(own)} layers")
         lines = [f"Controls: {'; '.join(said) or 'none'}."]
         lines += computed_line(self.provenance)
+        if self.provenance.get("settings", {}).get("quick"):
+            lines.append(
+                "A first look (--quick): few images, one random control, 99 permutations. Probe "
+                "without it before you state a result."
+            )
         if self.provenance.get("settings", {}).get("learning_curve") and not self.fewer:
             lines.append("No learning curve: half of the training images would be too few.")
         return [*lines, *self.learning_lines()]

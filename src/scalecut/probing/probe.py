@@ -35,6 +35,7 @@ from ..networks.points import ProbePoint
 from ..networks.selection import chosen_points
 from ..report.curve import COLUMNS
 from ..runs import settings_of
+from . import duration
 from .controls import control_of, moved_by_int8, pixel_network, variant_of
 from .curve import Curve
 from .scores import MATCHED, MOST_RANDOM, Features, Part, Scores, draw_parts, score
@@ -44,6 +45,8 @@ CONTROLS = ("random", "permuted", "pixels", "shuffled")
 LEARNING_SHARES = (0.125, 0.25, 0.5)  # of the training groups; all of them is the curve itself
 LEAST = {"repeats": 1, "random_networks": 1, "permutations": 0, "match_width": 0}
 LEAST_PERMUTATIONS = 19  # for a p-value of 0.05
+QUICK_IMAGES, QUICK_PERMUTATIONS = 400, 99
+LONG = 60  # seconds, from which on the time is said beforehand
 LEAST_TO_FIT, LEAST_GROUPS_TO_FIT = 10, 4
 
 
@@ -61,6 +64,7 @@ class Fitting:
         permutations: Of the target, for p-values corrected over layers; 0 for none.
         match_width: Also fit this many principal components of every layer; 0 for none.
         learning_curve: Also fit 1/8, 1/4 and 1/2 of the training images.
+        quick: A first look: at most 400 images, one randomly initialised network, 99 permutations.
     """
 
     regressor: Sequence[Literal["ridge", "ols"]] = ("ridge", "ols")
@@ -74,6 +78,7 @@ class Fitting:
     permutations: int = 1000
     match_width: int = 0
     learning_curve: bool = False
+    quick: bool = False
 
     def __post_init__(self) -> None:
         for name, known in (("regressor", REGRESSORS), ("controls", (*CONTROLS, "none"))):
@@ -86,6 +91,9 @@ class Fitting:
             given, option = getattr(self, name), f"--{name.replace('_', '-')}"
             if given < least:
                 raise DataError(f"{option} must be at least {least}, got {given}.")
+        if self.quick:
+            object.__setattr__(self, "random_networks", 1)
+            object.__setattr__(self, "permutations", min(QUICK_PERMUTATIONS, self.permutations))
         if self.random_networks > MOST_RANDOM:
             raise DataError(
                 f"--random-networks must be at most {MOST_RANDOM}, got {self.random_networks}."
@@ -134,6 +142,8 @@ def probe(
         ScalecutError: DataError, ModelError or LayerError, in one line that says what to do.
     """
     settings = settings_of(locals())
+    if fitting.quick:
+        reading = replace(reading, at_most=min(QUICK_IMAGES, reading.at_most or QUICK_IMAGES))
     stages = Stages(progress)
     with stages("network"):
         network = load_network(model, weights=weights, allow_partial=allow_partial, seed=seed)
@@ -148,6 +158,7 @@ def probe(
     asked = _Asked(network, tuple(points), computation, fitting, seed, stages)
     if fitting.controls:
         stages.pixels = DecodedImages()
+    stages.foresee = functools.partial(asked.foreseen, image_set)
     with computing(computation.cluster) as stages.compute:
         found = asked.extracted(image_set)
         kept = readable(network, image_set, found, strict=reading.strict)
@@ -187,6 +198,26 @@ class _Asked:
         """The features of the images at all points, of the network or of a control."""
         asked = self.points, self.computation, stage, control
         return self.stages.extracted(self.network, images.images, *asked)
+
+    def foreseen(self, images: ImageSet, images_per_second: float) -> str:
+        """How long the whole takes at this speed; nothing if it is short."""
+        fitting = self.fitting
+        n_random = fitting.random_networks * ("random" in fitting.controls)
+        passes = 1 + n_random + ("permuted" in fitting.controls)
+        widths = [point.channels for point in self.points] * passes
+        sizes = [images.subset.count(subset) for subset in images.subsets]
+        asked = {"repeats": fitting.repeats, "permutations": fitting.permutations}
+        regression = duration.regression_seconds(sizes, widths, **asked)
+        forward = passes * len(images) / images_per_second
+        if forward + regression < LONG:
+            return ""
+        shorter = "" if fitting.quick else "; --quick is a shorter first look"
+        return (
+            f"About {duration.text(forward + regression)} if nothing is cached: {passes} "
+            f"{'passes' if passes > 1 else 'pass'} of {len(images):,} images at "
+            f"{images_per_second:.0f} images/s, then {duration.text(regression)} of "
+            f"regression{shorter}."
+        )
 
     def control_features(self, images: ImageSet) -> dict[str, Features]:
         """Features of the same images with the weights of each control, by kind of weights."""
