@@ -45,8 +45,10 @@ from .errors import ScalecutError as ScalecutError
 from .features.backends import Backend as Backend
 from .features.backends import Calibration as Calibration
 from .features.extract import Computation as Computation
+from .features.extract import DecodedImages as DecodedImages
 from .features.extract import Extracted as Extracted
 from .features.extract import Task as Task
+from .features.extract import Variant as Variant
 from .features.extract import extract_features as extract_features
 from .networks.load import load_network as load_network
 from .networks.network import Network as Network

@@ -167,7 +167,8 @@ def test_demo_ends_with_table_controls_files_and_one_sentence(monkeypatch):
         monkeypatch.setattr(f"scalecut.probing.probe.Fitting.{name}", value, raising=False)
     result = scalecut("demo", "--images", 100, "--out", "runs/demo")
     assert result.exit_code == 0
-    *lines, controls, run, figure, page, finding = result.stdout.splitlines()
+    *lines, controls, computed, run, figure, page, finding = result.stdout.splitlines()
+    assert computed.startswith("Computed by OpenVINO in ")
     assert lines[0].startswith("EfficientNet-Lite0, trained on ImageNet, is shown synthetic scenes")
     objects = "astronaut, cat, coffee, motorcycle"
     assert f"R² of area, tf_efficientnet_lite0, 100 images ({objects})" in words(result.stdout)
@@ -212,7 +213,8 @@ def test_layers_as_json_have_the_columns_of_the_contract_and_are_selected():
 def test_probe_shows_the_means_of_the_curve(finished, curve):
     shown = finished.result.stdout
     assert words(shown).startswith("Data Images 50 ([cat] 25, dog 25) Skipped none Groups 50,")
-    *table, controls, run, figure, page, finding = below_data(shown).splitlines()
+    *table, controls, computed, run, figure, page, finding = below_data(shown).splitlines()
+    assert computed.endswith(" (the network has fewer than 1,000,000 parameters).")
     assert finished.result.stderr == ""
     assert table[0].strip() == "R² of area, test_resnet, 50 images ([cat], dog)"
     assert table[1].split() == CURVE_HEADER
