@@ -1,8 +1,8 @@
 """The paper's experiments on real images and tissue, by real networks: what they must show.
 
 They take minutes and need SCALECUT_DATA, a folder with `voc-animals` (PASCAL VOC layout), `monuseg`
-and `weights` (InceptionV3 to mixed8, ResNet50 v1 to add_13). `make test-data` runs the curves and
-cuts of `scalecut paper --quick`; `make test-slow` runs all of it.
+and `weights` (InceptionV3 to mixed8, ResNet50 v1 to add_13; complete ResNet50 and GoogLeNet). `make
+test-data` runs the curves and cuts of `scalecut paper --quick`; `make test-slow` runs all of it.
 """
 
 import os
@@ -132,6 +132,40 @@ def test_efficientnet_peaks_before_its_end_and_drops_towards_the_logits(paper_ru
     assert evidence.fall_p_value < 0.01
     assert evidence.last == "logits"
     assert evidence.last_loss_low > 0.1
+
+
+def of_dogs(model, file):
+    """The curve of a complete network in float32, without controls."""
+    return scalecut.probe(
+        model,
+        f"voc:{DATA}/voc-animals",
+        weights=Path(DATA) / "weights" / file,
+        reading=Reading(subset=["dog"]),
+        computation=Computation(precision="float32"),
+        fitting=Fitting(controls=["none"], permutations=0),
+    )
+
+
+def test_complete_resnet50_reproduces_the_curve_of_the_paper_from_end_to_end():
+    found = of_dogs("resnet50", "resnet50.torchvision_pqf_complete.safetensors")
+    ols, ridge = line(found, regressor="ols"), line(found)
+    body = {name: r2 for name, r2 in ols.items() if name.startswith("add_")}
+    assert max(body, key=body.get) == "add_15"  # where the paper cuts
+    assert all(ols[f"add_{number}"] < -1 for number in (1, 2, 3, 4))
+    assert ols["pre_softmax"] < body["add_15"] - 0.3
+    assert ols["softmax"] < -1000
+    evidence = found.evidence()
+    assert {"layer3.5", "layer4.1"} <= set(evidence.confidence_set)
+    assert ridge["pre_softmax"] < max(ridge.values()) - 0.15
+    assert evidence.fall_after is not None and evidence.fall_low > 0
+
+
+def test_complete_googlenet_drops_after_its_last_but_one_block():
+    found = of_dogs("googlenet_bvlc", "googlenet.bvlc_complete.safetensors")
+    ridge = line(found)
+    assert max(ridge, key=ridge.get) in {"inception4d", "inception4e", "inception5a"}
+    assert ridge["inception5b"] < max(ridge.values()) - 0.1
+    assert ridge["pre_softmax"] < ridge["inception5b"]
 
 
 def test_bfloat16_and_float32_give_the_same_ridge_curve(paper_run):
