@@ -34,7 +34,7 @@ def shard(folder, key, values=("p1", "p1", "p2", "p2"), **more):
 
 
 NEAR = ["Group", " group", "patient_id", "Slide", "case ID", "subjects", "lesion_id",
-        "StudyInstanceUID"]  # fmt: skip
+        "StudyInstanceUID", "Patienten-ID", "paciente", "患者番号"]  # fmt: skip
 
 
 @pytest.mark.parametrize("name", NEAR)
@@ -62,6 +62,14 @@ def test_key_that_seems_to_be_the_group_is_refused(tmp_path, name, values):
     assert images.facts["groups_by"] == f"the key {name}"
     assert len(set(read(spec, no_groups=True).group)) == 4
     assert read(spec, group_from_name="(p.)_").group == ("p1", "p1", "p2", "p2")
+
+
+@pytest.mark.parametrize("name", [" subset", "Subset", "SUBSET "])
+def test_column_that_seems_to_be_the_subset_is_refused(tmp_path, name):
+    spec = table(tmp_path, name)
+    assert said(read, spec, no_groups=True) == (
+        f"{tmp_path}/t.csv has no column 'subset', but {name!r}. Rename that column."
+    )
 
 
 LONG = "x" * 300

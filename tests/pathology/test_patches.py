@@ -287,6 +287,8 @@ REFUSED = [
      "above 0 and patches of 3 px or more."),
     ({"um_per_pixel": 0.0}, "--um-per-pixel must be above 0, got 0."),
     ({"native_blur": -1.0}, "--native-blur must be above 0, got -1."),
+    ({"native_blur": 1.0},
+     "--native-blur has no effect without --match-blur. Add that option."),
     ({"grid": 0}, "--grid must be at least 1, got 0."),
     ({"magnifications": (5.0,)},
      "No tile of train gives a patch of 100 px with a complete nucleus of 3 px. Give larger tiles, "
@@ -444,7 +446,8 @@ def test_edges_are_equally_wide_at_all_magnifications_if_blur_is_matched(
     tiles = [tile(name, pixels, grid_of_discs()) for name in "ab"]
     for match_blur in (False, True):
         folder = tmp_path / str(match_blur)
-        cutting = Cutting(MAGNIFICATIONS, size=100, match_blur=match_blur, native_blur=given)
+        blur = {"match_blur": True, "native_blur": given} if match_blur else {}
+        cutting = Cutting(MAGNIFICATIONS, size=100, **blur)
         cut = cut_patches(tiles, PARTS, folder, cutting)
         by_magnification = cut.table[cut.table.tile == "a"].groupby("magnification")
         widths = [width_of_edges(folder, rows, places) for _, rows in by_magnification]

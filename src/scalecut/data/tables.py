@@ -41,7 +41,9 @@ GROUP_WORDS = {
     "scan", "study", "animal", "mouse", "individual", "person", "video", "plate", "series", "block",
     "lesion", "sample", "biopsy", "core", "mrn", "accession", "well", "clip", "sequence", "session",
     "studyinstance", "seriesinstance",
+    "paciente", "paziente", "pacient", "pasient", "patientin", "patienten", "cas", "caso",
 }
+GROUP_NAMES = ("患者", "病人", "病例", "환자", "пациент", "ασθεν")
 # fmt: on
 LIKE_BOX = {"xmin", "bboxxywh", "bbox", "bboxx", "boxx", "x"}  # letters of columns of boxes
 AT_ONCE = 4  # shards that are listed concurrently
@@ -76,6 +78,8 @@ def _rows(
 ) -> Iterator[Labelled | LeftOut]:
     place = _place(file)
     n = len(cells["image"])
+    if "subset" not in cells and (near := [c for c in cells if c.strip().lower() == "subset"]):
+        raise DataError(f"{place} has no column 'subset', but {near[0]!r}. Rename that column.")
     subsets = cells.get("subset", [PurePath(place).stem] * n)
     column = _group_column(place, "column", cells, source)
     if column:
@@ -117,7 +121,7 @@ def _group_column(
 @functools.cache
 def _seems_group(name: str) -> bool:
     word = re.sub(r"[^a-z]|(uid|id|ids|no|nr|name|number|code)$", "", name.strip().lower())
-    return word.removesuffix("s") in GROUP_WORDS
+    return word.removesuffix("s") in GROUP_WORDS or any(n in name.lower() for n in GROUP_NAMES)
 
 
 def _place(file: Path | Stored) -> str:

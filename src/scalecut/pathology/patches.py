@@ -117,6 +117,8 @@ class Cutting:
         for value, name in ((self.um_per_pixel, "um-per-pixel"), (self.native_blur, "native-blur")):
             if value is not None and not 0 < value < np.inf:
                 raise DataError(f"--{name} must be above 0, got {value:g}.")
+        if self.native_blur is not None and not self.match_blur:
+            raise DataError("--native-blur has no effect without --match-blur. Add that option.")
 
     @property
     def factors(self) -> dict[float, float]:
