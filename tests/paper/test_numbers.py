@@ -214,9 +214,14 @@ def test_every_layer_has_the_printed_number_of_its_kind_beside_ours(table, netwo
             )  # fmt: skip
 
 
-def test_layers_stand_in_the_order_of_the_paper(table):
-    rows = lines_of(table, section="A.2", network=INCEPTION, quantity="R², ImageNet weights")
-    assert list(rows["item"])[:13] == PRINTED["inception_v3"]["layers"]
+@pytest.mark.parametrize("network", [INCEPTION, RESNET, RESNET_COMPLETE])
+def test_layers_stand_in_the_order_of_execution_with_those_that_only_the_paper_has(network):
+    printed = PRINTED[TABLE_OF[network]]["layers"]
+    whole = [*(name for name in printed if name not in LAST), *LAST]
+    for values in (planted(network), only(planted(network), without=["Mixed_6a", "layer2.0"])):
+        table = numbers_of(Found(curves={network: curve(network, values)}))
+        rows = lines_of(table, section="A.2", network=network, quantity="R², ImageNet weights")
+        assert list(rows["item"]) == whole
 
 
 def test_softmax_of_the_paper_stands_beside_ours(table):

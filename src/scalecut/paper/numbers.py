@@ -189,14 +189,23 @@ def _of_layers(found: Found) -> Iterator[Row]:
         if curve is None and printed.empty:
             yield Row("A.2", network, "all layers", "R²", why=found.lacking.get(network, ""))
             continue
-        names = printed.layer.tolist()
         by_kind = printed.set_index("layer").to_dict()
         points = {name_of(point): point for point in curve.points} if curve else {}
-        for name in dict.fromkeys([*names, *points]):
+        for name in _in_order(printed.layer.tolist(), [*points]):
             for kind in KINDS:
                 paper = float(by_kind.get(kind, {}).get(name, math.nan))
                 if not math.isnan(paper) or name in points:
                     yield _of_layer(found, network, name, points.get(name), kind, paper)
+
+
+def _in_order(printed: list[str], points: list[str]) -> list[str]:
+    """The layers of the paper, with those that only we have before the next one that both have."""
+    names = list(printed)
+    for number, name in enumerate(points):
+        if name not in names:
+            later = next((each for each in points[number + 1 :] if each in printed), None)
+            names.insert(len(names) if later is None else names.index(later), name)
+    return names
 
 
 def _of_layer(
