@@ -53,7 +53,6 @@ ROUNDED = 0.01  # pixels by which a box that is given in shares can reach outsid
 AS_ASKED = ", as asked"  # how the reason ends where an option asks to skip, even if strict
 SEVERAL = ", and --objects single takes one"
 CROWD = "crowd"  # a flag
-DRAWN = "not among the"  # how the reason begins for what --at-most did not draw
 BY_SHAPES = (
     "objects are measured by their outlines or runs of pixels; a pixel counts if its centre is "
     "inside"
@@ -770,13 +769,8 @@ def _drawn(image_set: ImageSet, n: int, seed: int) -> ImageSet:
     order = np.lexsort((rng.random(len(groups)), turn))
     drawn = order[np.cumsum(sizes[order]) <= n]
     part = image_set.rows(np.isin(of_image, drawn))
-    total = len(image_set)
-    reason = f"{DRAWN} {len(part)} of {total} images drawn by --at-most {n} with seed {seed}"
-    return replace(
-        part,
-        left_out=(*image_set.left_out, LeftOut(f"{total - len(part)} images", reason)),
-        facts={**image_set.facts, "drawn": {"n": len(part), "of": total, "seed": seed}},
-    )
+    facts = {"n": len(part), "of": len(image_set), "seed": seed}
+    return replace(part, facts={**image_set.facts, "drawn": facts})
 
 
 def _scenes(frame: Frame, reading: Reading, seed: int) -> ImageSet:

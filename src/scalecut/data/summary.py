@@ -22,7 +22,7 @@ from .decoding import Rendering
 from .images import Image, ImageSet, LeftOut, Progress, image_facts
 from .masks import in_words
 from .measures import Frame, evenly
-from .read import DRAWN, Reading, images_of
+from .read import Reading, images_of
 
 EXAMPLES, NAMED, REASONS = 5, 3, 8  # rows; names of each reason; reasons in the text
 SIDE = 224  # pixels of the input of most networks
@@ -280,9 +280,8 @@ def _by_reason(items: Sequence[LeftOut]) -> list[dict[str, Any]]:
     """Skipped items whose reasons differ by numbers and names alone, the most frequent first."""
     found: defaultdict[str, list[LeftOut]] = defaultdict(list)
     for item in items:
-        if not item.reason.startswith(DRAWN):  # asked for, and stated by itself
-            plain = item.reason.replace(item.name, "")
-            found[re.sub(r"\S*\d\S*|\S+\.\w{2,4}\b", "#", plain)].append(item)
+        plain = item.reason.replace(item.name, "")
+        found[re.sub(r"\S*\d\S*|\S+\.\w{2,4}\b", "#", plain)].append(item)
     ordered = sorted(found.values(), key=len, reverse=True)
     return [
         {
