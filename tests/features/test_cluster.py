@@ -17,7 +17,7 @@ from scalecut import make_image_set
 from scalecut.data.images import Image
 from scalecut.errors import ModelError
 from scalecut.features.backends import Backend
-from scalecut.features.extract import Computation, Task, computed_here
+from scalecut.features.extract import Computation, Task, computed_here, network_setting
 from scalecut.networks.load import load_network
 from scalecut.networks.network import Preprocessing
 from scalecut.networks.selection import chosen_points
@@ -67,8 +67,10 @@ def task_of(grave=""):
     preprocessing = Preprocessing(SIDE, SIDE, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), "bilinear")
     network = load_network(module, preprocessing=preprocessing)
     points, _ = chosen_points(network, [])
+    facts = network_setting(network)  # runs the network, here
     module.grave = network.module.grave = str(grave)
-    return Task(network, tuple(points), "squash", Backend("torch", "float32", "cpu"), 4)
+    backend = Backend("torch", "float32", "cpu")
+    return Task(network, tuple(points), "squash", backend, 4, facts)
 
 
 def alone(task, images):

@@ -136,7 +136,7 @@ class _Worker:
             torch.set_num_threads(1)
         self.task = task
         self.pooled = ExitStack().enter_context(
-            forward(task.network, task.points, task.backend, task.calibration)
+            forward(task.network, task.points, task.backend, task.calibration, task.facts)
         )
 
     def __call__(self, rows: Mapping[str, np.ndarray]) -> dict[str, list[Any]]:

@@ -98,6 +98,7 @@ class Task:
     fit: str
     backend: Backend
     batch_size: int
+    facts: Mapping[str, object]  # everything about the network that shapes a vector
     calibration: Calibration | None = None  # for int8
     pixels: DecodedImages | None = None  # those that are decoded already, in this process
 
@@ -208,17 +209,20 @@ def extract_features(
     calibration = None
     if backend.precision == "int8":
         calibration = calibration_of([images[i] for i in keys], network.preprocessing, asked.fit)
-    task = Task(network, tuple(points), asked.fit, backend, asked.batch_size, calibration, pixels)
     facts = facts or network_setting(network)
     if variant:
         facts = {**facts, "variant": variant.setting}
-    table, setting, pending = _from_cache(task, facts, keys, half=asked.half)
+    kept = pixels if compute in (None, computed_here) else None  # a worker has its own memory
+    task = Task(
+        network, tuple(points), asked.fit, backend, asked.batch_size, facts, calibration, kept
+    )
+    table, setting, pending = _from_cache(task, keys, half=asked.half)
     if pending and variant:
         task = replace(task, network=variant.make())
     if pending and asked.engine == "auto" and (why := _no_graph(task)):
         backend = replace(resolved_backend("torch", asked.precision, asked.device), why=why)
         task = replace(task, backend=backend)
-        table, setting, pending = _from_cache(task, facts, keys, half=asked.half)
+        table, setting, pending = _from_cache(task, keys, half=asked.half)
     n_done, n_computed = len(keys) - len(pending), 0
     if progress:
         progress(stage, n_done, len(keys))
@@ -254,16 +258,10 @@ def extract_features(
     return Extracted(matrices, is_read, left_out, backend.precision, n_computed, seconds, *how)
 
 
-def _from_cache(
-    task: Task, facts: Mapping[str, object], keys: dict[int, str], *, half: bool
-) -> tuple["_Table", str, list[int]]:
-    """The table with what is in the cache, its setting, and the images that are still to do.
-
-    Args:
-        facts: everything about the network that shapes a vector.
-    """
+def _from_cache(task: Task, keys: dict[int, str], *, half: bool) -> tuple["_Table", str, list[int]]:
+    """The table with what is in the cache, its setting, and the images that are still to do."""
     kept_as = {"kept": "float16"} if half else {}
-    setting = cache.setting_hash(setting_of(task, facts) | kept_as)
+    setting = cache.setting_hash(setting_of(task) | kept_as)
     table = _Table(task.points, [*keys.values()], half=half)
     for shard in cache.shards(setting):
         table.fill(shard.images, shard.matrices)
@@ -278,7 +276,7 @@ def _no_graph(task: Task) -> str:
         return ""
     module = copy.deepcopy(task.network.module).eval()
     taps, layers = Taps(module, task.points, ends_early=False), _stored_names(task.points)
-    return no_graph(taps, layers, task.network.example(), network_setting(task.network))
+    return no_graph(taps, layers, task.network.example(), task.facts)
 
 
 def _stored_names(points: Sequence[ProbePoint]) -> list[str]:
@@ -337,26 +335,28 @@ def forward(
     points: Sequence[ProbePoint],
     backend: Backend,
     calibration: Calibration | None = None,
+    facts: Mapping[str, object] | None = None,
 ) -> Iterator[Callable[[Tensor], list[Float32[np.ndarray, "n d"]]]]:
-    """A function from a batch to its features at `points`; `calibration` is for int8."""
+    """A function from a batch to its features at `points`.
+
+    Args:
+        calibration: for int8.
+        facts: everything about the network that shapes a vector, if it is known.
+    """
     module = copy.deepcopy(network.module).eval().to(backend.device)
     taps = Taps(module, points, ends_early=backend.engine == "torch")
     if backend.engine == "torch":
         yield torch_vectors(taps, backend.precision, backend.device)
         return
-    layers, setting = _stored_names(points), network_setting(network)
+    layers, setting = _stored_names(points), facts or network_setting(network)
     example = network.example().to(backend.device)
     yield openvino_vectors(taps, layers, example, setting, backend.precision, calibration)
 
 
-def setting_of(task: Task, facts: Mapping[str, object]) -> dict[str, object]:
-    """Everything that shapes a vector, apart from the image and the layer.
-
-    Args:
-        facts: those of the network.
-    """
+def setting_of(task: Task) -> dict[str, object]:
+    """Everything that shapes a vector, apart from the image and the layer."""
     backend = task.backend
-    setting = dict(facts) | {
+    setting = dict(task.facts) | {
         "recipe": RECIPE,
         "fit": task.fit,
         "precision": backend.precision,
@@ -373,7 +373,7 @@ def setting_of(task: Task, facts: Mapping[str, object]) -> dict[str, object]:
 def computed_here(task: Task, images: Sequence[Image], numbers: Sequence[int]) -> Iterator[Batch]:
     """Features of the images with these numbers, batch by batch, computed by this process."""
     network = task.network
-    with forward(network, task.points, task.backend, task.calibration) as pooled:
+    with forward(network, task.points, task.backend, task.calibration, task.facts) as pooled:
         for good, batch, bad in decoded(
             images,
             numbers,
@@ -523,7 +523,8 @@ def provenance(
     """
     how = {} if found is None else {"precision": found.precision, "engine": found.engine}
     why = {"engine_because": found.why} if found is not None and found.why else {}
-    computed = {**how, **why, **checked}
+    mixed = {"engines": stages.engines} if len({*stages.engines.values()}) > 1 else {}
+    computed = {**how, **why, **mixed, **checked}
     images = {}
     if image_set is not None:
         skipped = () if found is None else found.left_out
@@ -597,6 +598,7 @@ class Stages:
         self.foresee: Callable[[float], str] | None = None  # from images/s, what to say
         self.pixels: DecodedImages | None = None  # where several networks see the same images
         self.facts: dict[str, dict[str, float]] = {}
+        self.engines: dict[str, str] = {}  # by stage, where they were chosen automatically
 
     @contextmanager
     def __call__(self, stage: str) -> Iterator[None]:
@@ -640,14 +642,16 @@ class Stages:
                 facts=self._facts_of(network),
                 pixels=self.pixels,
             )
+        if found.why:
+            self.engines[stage] = found.engine
         self.facts[stage]["images_computed"] = found.n_computed
         if found.n_computed:
             self.facts[stage]["images_per_second"] = round(found.n_computed / found.seconds, 1)
         return found
 
     def _watched(self, progress: Progress | None) -> Progress | None:
-        """Say, after two batches of the first extraction, how long the run takes."""
-        foresee, self.foresee = self.foresee, None
+        """Say once, after two batches that are computed, how long the run takes."""
+        foresee = self.foresee
         note = getattr(progress, "note", None)
         if progress is None or foresee is None or note is None:
             return progress
@@ -658,6 +662,7 @@ class Stages:
             seen.append((time.perf_counter(), done))
             if len(seen) == 3:  # the first batch makes the graph ready
                 (start, before), (end, after) = seen[1:]
+                self.foresee = None
                 if after > before and (text := foresee((after - before) / (end - start))):
                     note(text)
 

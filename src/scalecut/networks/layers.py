@@ -20,6 +20,7 @@ import copy
 import difflib
 import fnmatch
 import functools
+import inspect
 import itertools
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -393,7 +394,9 @@ def with_pooled_module(network: nn.Module) -> nn.Module:
     Each classifier of a distilled DeiT or a CrossViT takes a vector of its own. timm joins them in
     `forward_head(pre_logits=True)`, which no module of theirs gives.
     """
-    if len(_classifiers(network)) > 1 and hasattr(network, "forward_head"):
+    head = getattr(network, "forward_head", None)
+    is_joined = head is not None and "pre_logits" in inspect.signature(head).parameters
+    if len(_classifiers(network)) > 1 and is_joined:
         network.__class__ = _pooling(type(network))
         network.add_module(POOLED, nn.Identity())
     return network

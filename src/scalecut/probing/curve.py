@@ -198,8 +198,8 @@ class Curve:
         lines += computed_line(self.provenance)
         if self.provenance.get("settings", {}).get("quick"):
             lines.append(
-                "A first look (--quick): few images, one random control, 99 permutations. Probe "
-                "without it before you state a result."
+                "A first look (--quick): at most 400 images, one randomly initialised network and "
+                "99 permutations. Probe without it before you state a result."
             )
         if self.provenance.get("settings", {}).get("learning_curve") and not self.fewer:
             lines.append("No learning curve: half of the training images would be too few.")
@@ -396,10 +396,13 @@ def computed_line(provenance: Mapping[str, Any]) -> list[str]:
     computed = provenance.get("computed", {})
     if "engine" not in computed:
         return []
-    engine = {"openvino": "OpenVINO", "torch": "PyTorch"}[computed["engine"]]
-    line = f"Computed by {engine} in {computed['precision']}"
+    names = {"openvino": "OpenVINO", "torch": "PyTorch"}
+    line = f"Computed by {names[computed['engine']]} in {computed['precision']}"
     if "engine_because" in computed:
         line += f" ({computed['engine_because']})"
+    for stage, engine in computed.get("engines", {}).items():
+        if engine != computed["engine"]:
+            line += f"; {stage} by {names[engine]}, as OpenVINO could not compute it"
     if "int8_moved" in computed:
         line += (
             f"; compared with float32, R² changed by at most {abs(computed['int8_moved']):.3f} "

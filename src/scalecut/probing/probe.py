@@ -156,7 +156,7 @@ def probe(
     if network.weights.kind == "random":
         network = control_of(network, image_set, computation, seed)
     asked = _Asked(network, tuple(points), computation, fitting, seed, stages)
-    if fitting.controls:
+    if {"random", "permuted", "pixels"} & {*fitting.controls}:
         stages.pixels = DecodedImages()
     stages.foresee = functools.partial(asked.foreseen, image_set)
     with computing(computation.cluster) as stages.compute:
