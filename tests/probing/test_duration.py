@@ -75,6 +75,7 @@ def test_quick_takes_fewer_of_everything_and_says_so():
     curve = probe(network(), discs(420), fitting=fitting)
     assert set(curve.table.n_images) == {400}
     assert any("(--quick)" in line for line in curve.notes())
+    assert curve.finding().endswith(" training images (a first look, --quick).")
     assert not any("(--quick)" in line for line in probe(
         network(), discs(30), fitting=Fitting(repeats=2, permutations=0, random_networks=1)
     ).notes())  # fmt: skip

@@ -196,7 +196,7 @@ class Curve:
             said.append(f"p ≤ {ALPHA:g} (corrected over layers) at {n} of {len(own)} layers")
         lines = [f"Controls: {'; '.join(said) or 'none'}."]
         lines += computed_line(self.provenance)
-        if self.provenance.get("settings", {}).get("quick"):
+        if self.is_quick:
             lines.append(
                 "A first look (--quick): at most 400 images, one randomly initialised network and "
                 "99 permutations. Probe without it before you state a result."
@@ -326,11 +326,14 @@ class Curve:
         found, label = self.evidence(), self._label
         model = self.table.model.iloc[0]
         r2 = f"R² {with_interval(found.r2, found.r2_low, found.r2_high)}"
+        n_fit = f"{found.n_fit} training images"
+        if self.is_quick:
+            n_fit += " (a first look, --quick)"
         if not found.is_shown:
             by_chance = f", {p_value(found.p_value)}" if np.isfinite(found.p_value) else ""
             return (
                 f"No layer of {model} is shown to encode object scale; the best is "
-                f"{label(found.peak)}: {r2}{by_chance}; {found.n_fit} training images."
+                f"{label(found.peak)}: {r2}{by_chance}; {n_fit}."
             )
         said = (
             f"{model} encodes object scale best at {label(found.peak)} ({self._set(found)}): {r2}"
@@ -349,7 +352,12 @@ class Curve:
             if not found.fall_first == found.fall_after == found.fall_last:
                 where += f" (95 %: {label(found.fall_first)} to {label(found.fall_last)})"
             said += f"; it drops after {where}, and {label(found.last)} has {number(found.last_r2)}"
-        return f"{said}; {found.n_fit} training images."
+        return f"{said}; {n_fit}."
+
+    @property
+    def is_quick(self) -> bool:
+        """Whether it is a first look, with few images and controls."""
+        return bool(self.provenance.get("settings", {}).get("quick"))
 
     def _set(self, found: Evidence) -> str:
         """The confidence set in words, as a range if it has no gaps."""
