@@ -603,15 +603,17 @@ def machine(monkeypatch):
     """A machine without a GPU, with or without bfloat16 and OpenVINO."""
     find = importlib.util.find_spec
 
-    def with_(bfloat16=True, openvino=True):
+    def with_(bfloat16=True, openvino=True, nncf=True):
         monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
         monkeypatch.setattr(backends, "instructions", lambda: ("AVX2", "BF16") if bfloat16 else ())
         monkeypatch.setitem(sys.modules, "openvino", sys if openvino else None)
-        spec = find("json") if openvino else None
+        there = {"openvino": openvino, "nncf": nncf}
         monkeypatch.setattr(
             importlib.util,
             "find_spec",
-            lambda name, *rest: spec if name == "openvino" else find(name, *rest),
+            lambda name, *rest: (
+                (find("json") if there[name] else None) if name in there else find(name, *rest)
+            ),
         )
 
     return with_
@@ -739,6 +741,15 @@ MESSAGES = [
         "openvino.",
     ),
     ({"openvino": False}, ("auto", "int8", "cpu"), NO_INT8),
+    *(
+        (
+            {"nncf": False},
+            (engine, "int8", "cpu"),
+            "int8 needs NNCF, which is not installed. Give --precision float32, or install it: pip "
+            "install 'scalecut[fast]'.",
+        )
+        for engine in ("openvino", "auto")
+    ),
 ]
 
 

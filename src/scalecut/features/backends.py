@@ -92,6 +92,11 @@ def resolved_backend(
             f"OpenVINO computes on the processor, not on {device!r}. Give --device cpu, or "
             "--engine torch."
         )
+    if precision == "int8" and importlib.util.find_spec("nncf") is None:
+        raise ModelError(
+            "int8 needs NNCF, which is not installed. Give --precision float32, or install it: "
+            "pip install 'scalecut[fast]'."
+        )
     exactness = "int8" if precision == "int8" else resolved_precision(precision, "cpu")
     if exactness == "bfloat16" != resolved_precision("auto", "cpu"):
         raise ModelError(
