@@ -36,8 +36,10 @@ MARKS = {
     "patches": "patches.json",
     "paper": "paper.json",
 }  # the file that says what a folder is
-PACKAGES = ("scalecut", "torch", "timm", "numpy", "scipy", "scikit-learn", "pandas", "pillow")
 # fmt: off
+PACKAGES = (
+    "scalecut", "torch", "openvino", "timm", "numpy", "scipy", "scikit-learn", "pandas", "pillow",
+)
 NAMES = (
     "model", "subset", "measure", "layer", "alias", "weights", "target", "regressor", "change",
     "quantity", "noise", "padding", "other",

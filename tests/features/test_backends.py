@@ -43,8 +43,6 @@ from tests.pathology.test_transfer import draw
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 SMALL = Preprocessing(height=24, width=24)
-HAS_OPENVINO = importlib.util.find_spec("openvino") is not None
-needs_openvino = pytest.mark.skipif(not HAS_OPENVINO, reason="openvino is not installed")
 needs_bfloat16 = pytest.mark.skipif(
     "BF16" not in processor.instructions(), reason="the processor does not compute in bfloat16"
 )
@@ -180,7 +178,6 @@ def conversions(monkeypatch):
 # --- the same features ---------------------------------------------------------------------------
 
 
-@needs_openvino
 @pytest.mark.parametrize("name", ["test_efficientnet", "vit", "joined"])
 def test_openvino_computes_what_pytorch_does_layer_by_layer_in_order(name):
     network, images = network_of(name), discs(5).images
@@ -193,7 +190,6 @@ def test_openvino_computes_what_pytorch_does_layer_by_layer_in_order(name):
     assert (expected.engine, expected.precision) == ("torch", "float32")
 
 
-@needs_openvino
 @needs_bfloat16
 def test_bfloat16_is_near_float32_and_not_the_same(network):
     images = discs(6).images
@@ -203,7 +199,6 @@ def test_bfloat16_is_near_float32_and_not_the_same(network):
     assert not np.array_equal(rough["act"], exact["act"])
 
 
-@needs_openvino
 @pytest.mark.parametrize("precision", ["float32", "int8"])
 def test_features_of_an_image_depend_neither_on_the_others_nor_on_threads(
     network, precision, tmp_path, monkeypatch
@@ -219,7 +214,6 @@ def test_features_of_an_image_depend_neither_on_the_others_nor_on_threads(
     assert_same(found, again)
 
 
-@needs_openvino
 def test_a_graph_goes_no_further_than_the_last_layer(network):
     with torch.no_grad():
         network.module.three.weight[:] = np.nan
@@ -229,7 +223,6 @@ def test_a_graph_goes_no_further_than_the_last_layer(network):
     assert text.count('type="Convolution"') == 2
 
 
-@needs_openvino
 def test_the_users_module_is_left_alone(network):
     before = {name: tensor.clone() for name, tensor in network.module.state_dict().items()}
     extracted(network, discs(3).images)
@@ -238,7 +231,6 @@ def test_the_users_module_is_left_alone(network):
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in network.module.modules())
 
 
-@needs_openvino
 def test_the_libraries_stay_silent_and_do_not_phone_home(network, capfd):
     extracted(network, discs(12).images, precision="int8")
     assert capfd.readouterr() == ("", "")
@@ -248,7 +240,6 @@ def test_the_libraries_stay_silent_and_do_not_phone_home(network, capfd):
 # --- graphs in the cache -------------------------------------------------------------------------
 
 
-@needs_openvino
 def test_a_graph_is_made_once(network, conversions):
     first, others = discs(3), discs(4, seed=1)
     extracted(network, first.images)
@@ -260,7 +251,6 @@ def test_a_graph_is_made_once(network, conversions):
     assert (len(stored_graphs()), conversions) == (3, [6, 1])
 
 
-@needs_openvino
 def test_no_graph_is_made_where_all_features_are_known(network, conversions):
     images = discs(3).images
     whole = extracted(network, images)
@@ -271,7 +261,6 @@ def test_no_graph_is_made_where_all_features_are_known(network, conversions):
     assert_same(again.matrices, whole.matrices)
 
 
-@needs_openvino
 def test_a_broken_graph_is_made_anew(network, conversions):
     images = discs(5).images
     extracted(network, images[:2])
@@ -283,7 +272,6 @@ def test_a_broken_graph_is_made_anew(network, conversions):
     assert_close(found, by_pytorch(network, images).matrices, 1e-4)
 
 
-@needs_openvino
 def test_other_weights_have_another_graph(network, conversions):
     images = discs(3).images
     extracted(network, images)
@@ -296,7 +284,6 @@ def test_other_weights_have_another_graph(network, conversions):
     assert extracted(network, images).n_computed == 0
 
 
-@needs_openvino
 def test_graphs_are_counted_and_cleared_with_the_features(network):
     extracted(network, discs(3).images)
     assert cache.summary()[0] == 2
@@ -314,7 +301,6 @@ class Otherwise(nn.Module):
         return x * 1.01 if torch.compiler.is_compiling() else x
 
 
-@needs_openvino
 def test_a_graph_that_answers_otherwise_is_refused(network):
     network.module.act = Otherwise()
     with pytest.raises(ModelError) as error:
@@ -336,7 +322,6 @@ class Spectrum(nn.Module):
         return torch.fft.rfft2(x).abs()
 
 
-@needs_openvino
 @pytest.mark.parametrize(
     ("module", "reason"),
     [
@@ -407,7 +392,6 @@ def rounding_variance(network, x, bits):
     return found | {"pooled": found["flat"], "logits": found["fc"], "softmax": found["fc"] / 4}
 
 
-@needs_openvino
 @pytest.mark.parametrize("bits", [7, pytest.param(8, marks=needs_vnni)])
 def test_int8_predicts_a_planted_measure_as_float32_does(network, bits, monkeypatch):
     monkeypatch.setattr(backends, "weight_bits", lambda: bits)
@@ -425,7 +409,6 @@ def test_int8_predicts_a_planted_measure_as_float32_does(network, bits, monkeypa
         assert error <= 1.5 * np.sqrt(allowed[layer]), layer  # variances are expected values
 
 
-@needs_openvino
 def test_features_of_another_number_of_bits_are_computed_again(network, monkeypatch):
     images = discs(12).images
     found = []
@@ -437,7 +420,6 @@ def test_features_of_another_number_of_bits_are_computed_again(network, monkeypa
     assert not np.array_equal(found[0].matrices["act"], found[1].matrices["act"])
 
 
-@needs_openvino
 def test_int8_that_loses_the_measure_is_refused(network):
     images, look = discs(40), Computation(precision="int8", engine="openvino")
     points = points_of(network, "act", "three")
@@ -471,7 +453,7 @@ def test_the_check_of_int8_leaves_groups_out_whole(network):
     assert abs(checked["int8_moved"]) < 0.01  # there was nothing to lose
 
 
-@pytest.mark.parametrize("precision", ["float32", pytest.param("int8", marks=needs_openvino)])
+@pytest.mark.parametrize("precision", ["float32", "int8"])
 def test_int8_alone_is_checked_and_so_are_its_controls(network, monkeypatch, precision):
     """Otherwise a control that int8 spoilt would increase the gain over controls."""
     checked = []
@@ -510,7 +492,6 @@ def by_transfer(methods):
     return run
 
 
-@needs_openvino
 @pytest.mark.parametrize(
     "verb",
     [by_probe, by_rcv, by_transfer(["pretrained", "cut"]), by_transfer(["scratch"])],
@@ -559,7 +540,6 @@ def test_what_never_computes_in_int8_refuses_it_without_naming_an_engine(network
     )
 
 
-@needs_openvino
 def test_ranges_of_int8_are_those_of_the_images(network):
     images, others = discs(12), discs(12, seed=1)
     first, _ = in_int8(network, images)
@@ -586,7 +566,6 @@ def test_calibration_takes_ninety_images_evenly(monkeypatch):
     assert len(names) == 4 and seen.name in names
 
 
-@needs_openvino
 def test_an_image_that_cannot_be_decoded_gives_no_range(network, tmp_path):
     images = list(discs(10).images)
     broken = tmp_path / "broken.jpg"
@@ -661,7 +640,6 @@ class Data(nn.Module):
         return self.classes(x.mean((2, 3)) if x.mean() > -1e9 else x.amax((2, 3)))
 
 
-@needs_openvino
 def test_auto_takes_pytorch_where_openvino_fails_and_says_why_without_trying_again(
     monkeypatch, conversions
 ):
@@ -675,7 +653,6 @@ def test_auto_takes_pytorch_where_openvino_fails_and_says_why_without_trying_aga
     assert len(conversions) == 1
 
 
-@needs_openvino
 def test_auto_is_openvino_where_it_can_convert_and_keeps_one_engine(monkeypatch):
     monkeypatch.setattr(backends, "FEW_PARAMETERS", 0)
     network, images = network_of("joined"), discs(6).images
@@ -684,7 +661,6 @@ def test_auto_is_openvino_where_it_can_convert_and_keeps_one_engine(monkeypatch)
     assert extracted(network, images).n_computed == 0
 
 
-@needs_openvino
 @pytest.mark.parametrize(
     ("name", "weights"),
     [

@@ -91,17 +91,19 @@ def doctor(as_json: JsonOption = False) -> None:
 
     from .. import cache as cache_folder
     from .. import runs
-    from ..features.backends import resolved_precision
+    from ..features.backends import resolved_backend
     from ..features.processor import instructions
     from ..networks.sources import SOURCES
     from ..networks.weights import weights_found
 
+    usual = resolved_backend("auto", "auto", "auto")
     facts = {
         "versions": runs.versions(),
         "processor": list(instructions()),
         "threads": torch.get_num_threads(),
         "gpu": torch.cuda.get_device_name(0) if torch.cuda.is_available() else None,
-        "precision": resolved_precision("auto", "auto"),
+        "engine": usual.engine,
+        "precision": usual.precision,
         "cache": str(cache_folder.folder()),
         "networks": list(SOURCES),
         "weights": {
@@ -119,7 +121,7 @@ def doctor(as_json: JsonOption = False) -> None:
         OUT.print(f"{name:14} {version}")
     device = facts["gpu"] or f"{facts['threads']} threads of the processor"
     OUT.print(f"{'processor':14} {', '.join(facts['processor']) or 'none of AVX2 to AMX'}")
-    OUT.print(f"{'computes on':14} {device}, {facts['precision']}")
+    OUT.print(f"{'computes on':14} {device}, {facts['engine']}, {facts['precision']}")
     OUT.print(f"{'cache':14} {facts['cache']}", soft_wrap=True)
     for name in facts["networks"]:
         OUT.print(f"{'networks':14} {name}", soft_wrap=True)
