@@ -75,12 +75,8 @@ def add_shard(
         OutputError: if the cache cannot be written, or the disk is full.
     """
     keys = np.frombuffer(bytes.fromhex("".join(images)), dtype=np.uint8).reshape(len(images), -1)
-    content = safetensors.numpy.save(
-        {
-            "images": keys,
-            **{name: np.ascontiguousarray(matrix) for name, matrix in matrices.items()},
-        }
-    )
+    rows = {name: np.ascontiguousarray(matrix) for name, matrix in matrices.items()}
+    content = safetensors.numpy.save({"images": keys, **rows})
     with written(_place(setting) / f"{hashlib.sha256(content).hexdigest()}.safetensors") as part:
         part.write_bytes(content)
 
@@ -100,16 +96,24 @@ def written(path: Path, message: Callable[[Path, OSError], str] | None = None) -
     """
     part = path.with_name(f".{secrets.token_hex(8)}.part")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield part
-        part.replace(path)
-    except OSError as error:
-        if isinstance(error, OutputError):
-            raise
-        raise OutputError((message or _unwritable)(path, error)) from error
+        with explained(path, message or _unwritable):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield part
+            part.replace(path)
     finally:
         with suppress(OSError):
             part.unlink(missing_ok=True)
+
+
+@contextmanager
+def explained(path: Path, message: Callable[[Path, OSError], str]) -> Iterator[None]:
+    """What the system raises where a path cannot be written becomes an OutputError."""
+    try:
+        yield
+    except OutputError:
+        raise
+    except OSError as error:
+        raise OutputError(message(path, error)) from error
 
 
 def zeros(shape: tuple[int, ...], kind: np.dtype) -> np.ndarray:
@@ -139,14 +143,12 @@ def scratch(shape: tuple[int, ...], kind: np.dtype) -> np.memmap:
     Raises:
         OutputError: if there is no room for them.
     """
-    try:
+    with explained(folder() / "array", _unwritable):
         folder().mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder()) as file:
             if hasattr(os, "posix_fallocate"):  # else a full disk kills the process later
                 os.posix_fallocate(file.fileno(), 0, math.prod(shape) * kind.itemsize)
             return np.memmap(file, kind, "w+", shape=shape)
-    except OSError as error:
-        raise OutputError(_unwritable(folder() / "array", error)) from error
 
 
 def file_sha256(path: Path) -> str:
@@ -177,25 +179,19 @@ def clear() -> None:
     Raises:
         OutputError: if a file cannot be deleted.
     """
-    try:
+    with explained(folder(), _not_cleared):
         for path in _files():
             path.unlink(missing_ok=True)
         places = [*_features().glob("*/*"), *fits().glob("*/**/")]
         for place in sorted(places, reverse=True):
             if place.is_dir() and not any(place.iterdir()):
                 place.rmdir()
-    except OSError as error:
-        raise OutputError(
-            f"The cache {folder()} cannot be cleared ({error.strerror}). Delete it by hand."
-        ) from error
 
 
 def _files() -> list[Path]:
     """Shards, fits, indexes, and what killed processes left of them."""
     places = _features().glob("[0-9a-f][0-9a-f]/" + "[0-9a-f]" * 64)
-    found = [
-        p for place in places for p in place.iterdir() if p.suffix in (".safetensors", ".part")
-    ]
+    found = [p for each in places for p in each.iterdir() if p.suffix in (".safetensors", ".part")]
     of_fits = fits().glob("[0-9a-f]" * 16 + "/**/*")
     indexes = (folder() / "indexes").glob("*")
     return found + [path for path in chain(of_fits, indexes) if path.is_file()]
@@ -207,6 +203,10 @@ def _features() -> Path:
 
 def _place(setting: str) -> Path:
     return _features() / setting[:2] / setting
+
+
+def _not_cleared(path: Path, error: OSError) -> str:
+    return f"The cache {path} cannot be cleared ({error.strerror}). Delete it by hand."
 
 
 def _unwritable(path: Path, error: OSError) -> str:

@@ -22,7 +22,6 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from . import cache
@@ -190,17 +189,14 @@ def new_run(folder: Path, kind: str = "run") -> Iterator[Path]:
     check_place(folder, kind)
     made = earlier = None
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        made = _temporary(folder.parent, folder.name)
-        yield made
-        made.chmod(0o755)
-        if folder.exists():
-            earlier = folder.rename(made.with_name(made.name + "-replaced"))
-        made.rename(folder)
-    except OSError as error:
-        if isinstance(error, OutputError):
-            raise
-        raise OutputError(unwritable(folder, error)) from error
+        with cache.explained(folder, unwritable):
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            made = _temporary(folder.parent, folder.name)
+            yield made
+            made.chmod(0o755)
+            if folder.exists():
+                earlier = folder.rename(made.with_name(made.name + "-replaced"))
+            made.rename(folder)
     finally:
         if earlier is not None and not folder.exists():
             earlier.rename(folder)
@@ -220,17 +216,14 @@ def gathered(folder: Path) -> Iterator[Path]:
     """
     made = None
     try:
-        made = _temporary(folder, "made")
-        yield made
-        files = [path for path in made.rglob("*") if path.is_file()]
-        for path in sorted(files, key=lambda path: path.name == "run.json"):
-            place = folder / path.relative_to(made)
-            place.parent.mkdir(parents=True, exist_ok=True)
-            path.replace(place)
-    except OSError as error:
-        if isinstance(error, OutputError):
-            raise
-        raise OutputError(unwritable(folder, error)) from error
+        with cache.explained(folder, unwritable):
+            made = _temporary(folder, "made")
+            yield made
+            files = [path for path in made.rglob("*") if path.is_file()]
+            for path in sorted(files, key=lambda path: path.name == "run.json"):
+                place = folder / path.relative_to(made)
+                place.parent.mkdir(parents=True, exist_ok=True)
+                path.replace(place)
     finally:
         if made is not None:
             shutil.rmtree(made, ignore_errors=True)
@@ -267,15 +260,11 @@ def _is_stale(path: Path, process: int) -> bool:
 
 def check_place(folder: Path, kind: str = "run") -> None:
     """Refuse, before any work is done, a place that a run could not be written to."""
-    try:
+    with cache.explained(folder, unwritable):
         _check_free(folder, kind)
         there = next(place for place in folder.absolute().parents if place.exists())
         with tempfile.TemporaryFile(dir=there):
             pass
-    except OSError as error:
-        if isinstance(error, OutputError):
-            raise
-        raise OutputError(unwritable(folder, error)) from error
 
 
 def _check_free(folder: Path, kind: str) -> None:
@@ -300,15 +289,18 @@ def write_run(
     """Write tables as NAME.csv, and `run.json` with the facts, into `folder`."""
     for name, table in tables.items():
         write_table(table, folder / f"{name}.csv")
-    whole = {
-        "format": FORMATS["run"],
+    machine = {"platform": platform.platform(), "python": platform.python_version()}
+    write_json(folder / MARKS["run"], {**stamp("run", command), "machine": machine, **facts})
+
+
+def stamp(kind: str, command: str) -> dict[str, object]:
+    """What the JSON file of every folder says: its format, the command, the time, the versions."""
+    return {
+        "format": FORMATS[kind],
         "command": command,
         "written": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "versions": versions(),
-        "machine": {"platform": platform.platform(), "python": platform.python_version()},
-        **facts,
     }
-    write_json(folder / MARKS["run"], whole)
 
 
 def write_json(path: Path, facts: Mapping[str, object]) -> None:
@@ -340,11 +332,6 @@ def write_features(table: pd.DataFrame, path: Path) -> None:
             table.to_parquet(part, index=False)
         else:
             table.to_csv(part, index=False, lineterminator="\n")
-
-
-def write_arrays(arrays: Mapping[str, np.ndarray], path: Path) -> None:
-    """Write named arrays for `numpy.load`."""
-    np.savez(path, allow_pickle=False, **dict(arrays))
 
 
 def concatenated(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:

@@ -42,14 +42,12 @@ from ..figures.drawing import page_figure
 from ..figures.notebook import html_of
 from ..networks.network import Network, Preprocessing
 from ..networks.points import SOFTMAX, ProbePoint
-from ..networks.selection import refusal
-from ..report.report import save
 from ..runs import settings_of
 from ..stats.inference import group_draws
 from ..stats.ridge import decompose, deviations, nested_ridge
 from .noise import KINDS, PADDINGS, Noise, noise_of, noise_table
-from .quantities import by_layer, means, read_analysis, skipped_of
-from .subject import Subject, check_unused, subject_of
+from .quantities import Analysis, by_layer, means, read_analysis, skipped_of
+from .subject import Pooled, Subject, check_unused, refusal_at, subject_of
 
 CHANGES = ("image-size", "object-scale")
 COLUMNS = [
@@ -58,15 +56,12 @@ COLUMNS = [
 ]
 FOLDS = 5
 UNUSED = ("measure", "fit", "engine", "half", "cluster")  # options of other verbs without effect
-IN_WORDS = {"image-size": "image size", "object-scale": "object scale"}
 SHOWN = {
     "agreement": "agreement",
     "probability_change": "probability",
     "jensen_shannon": "distance",
     "cosine": "cosine",
 }
-
-_Pooled = Callable[[Tensor], list[Float32[np.ndarray, "n d"]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +115,7 @@ class Variation:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Invariance:
+class Invariance(Analysis):
     """How predictions and features change with size, and how well noise reveals image size.
 
     Args:
@@ -131,20 +126,17 @@ class Invariance:
         image_set: the images, if there were any; None if the result was read from a run.
     """
 
+    NAME = "invariance"
+
     table: pd.DataFrame | None
     noise: Noise | None = None
     left_out: tuple[LeftOut, ...] = ()
     provenance: dict[str, object] = field(default_factory=dict)
     image_set: ImageSet | None = field(default=None, repr=False)
 
-    def to_frame(self) -> pd.DataFrame:
-        """The table of sizes, in the form of `invariance.csv`, or else that of noise."""
-        return next(iter(self.tables().values()))
-
     def tables(self) -> dict[str, pd.DataFrame]:
-        """Every table of the run folder, by name."""
-        own = {} if self.table is None else {"invariance": self.table.copy()}
-        return own | ({} if self.noise is None else self.noise.tables())
+        """The tables of the run folder: of sizes, of noise, or both."""
+        return Analysis.tables(self) | ({} if self.noise is None else self.noise.tables())
 
     def finding(self) -> str:
         """What was found, in a few sentences."""
@@ -167,15 +159,6 @@ class Invariance:
             return self.noise.plot()
         has_predictions = (self.table.quantity == "agreement").any()
         return page_figure((invariance_drawing if has_predictions else drift_drawing)(self.table))
-
-    def save(self, folder: str | Path, *, command: str = "") -> Path:
-        """Write the run folder: `invariance.csv`, `noise.csv`, figures and page.
-
-        Raises:
-            OutputError: if `folder` exists and holds no run, or cannot be written.
-        """
-        facts = {**self.provenance, "finding": self.finding(), "left_out": self.left_out}
-        return save(self.tables(), facts, folder, command=command, image_set=self.image_set)
 
     def _repr_html_(self) -> str:
         can_plot = self.table is None or self.table.quantity.isin(["agreement", "drift"]).any()
@@ -203,6 +186,10 @@ class _View:
     octaves: float
     height: int
     width: int
+
+    @property
+    def side(self) -> int:
+        return max(self.height, self.width)
 
     def pixels(
         self, image: PIL.Image.Image, box: Box | None, preprocessing: Preprocessing
@@ -264,48 +251,38 @@ def invariance(
     settings = settings_of(locals())
     check_unused(UNUSED, reading, computation)
     is_of_images = isinstance(data, ImageSet) or bool(data)
+    _check_asked(is_of_images, variation)
+    stages = Stages(progress)
+    with stages("network"):
+        subject = subject_of(model, layers, computation, weights, allow_partial, seed)
+    network, left_out = subject.network, subject.left_out
+    octaves = variation.octaves(network.preprocessing.height) if is_of_images else []
+    noise = table = kept = None
+    if variation.noise:  # first, because a network that cannot do it says so soon
+        asked = {"kinds": variation.noise, "paddings": variation.padding, "seed": seed}
+        given = network, subject.points, computation
+        with stages("noise"):
+            rows = noise_table(*given, **asked, n=variation.noise_images, progress=progress)
+        noise = Noise(rows)
+    if is_of_images:
+        with stages("images"):
+            image_set = _read(data, network, reading, seed, progress)
+        stages.say(image_set, network, strict=reading.strict)
+        with stages("comparison"):
+            views = [(change, each) for change in variation.changes for each in octaves]
+            given = subject, image_set, views, computation
+            table, kept, also = _compared(*given, reading.strict, seed, stages.report)
+        left_out = (*left_out, *image_set.left_out, *also)
+    facts = provenance(network, settings, stages, image_set=kept)
+    return Invariance(table, noise, left_out, facts, kept)
+
+
+def _check_asked(is_of_images: bool, variation: Variation) -> None:
     if not is_of_images and not variation.noise:
         raise DataError(
             "Neither images nor noise were asked for. Give --data voc:DIR (or scenes), or --noise "
             "white, or both."
         )
-    stages = Stages(progress)
-    with stages("network"):
-        subject = subject_of(
-            *(model, layers, computation),
-            weights=weights,
-            allow_partial=allow_partial,
-            seed=seed,
-        )
-    octaves = variation.octaves(subject.network.preprocessing.height) if is_of_images else []
-    noise = table = kept = None
-    left_out = subject.left_out
-    if variation.noise:  # first, because a network that cannot do it says so soon
-        with stages("noise"):
-            noise = Noise(
-                noise_table(
-                    *(subject.network, subject.points, computation),
-                    kinds=variation.noise,
-                    paddings=variation.padding,
-                    n=variation.noise_images,
-                    seed=seed,
-                    progress=progress,
-                )
-            )
-    if is_of_images:
-        with stages("images"):
-            image_set = _read(data, subject.network, reading, seed, progress)
-        stages.say(image_set, subject.network, strict=reading.strict)
-        with stages("comparison"):
-            table, kept, also = _compared(
-                *(subject, image_set, octaves, variation.changes, computation),
-                strict=reading.strict,
-                seed=seed,
-                report=stages.report,
-            )
-        left_out = (*left_out, *image_set.left_out, *also)
-    facts = provenance(subject.network, settings, stages, image_set=kept)
-    return Invariance(table, noise, left_out, facts, kept)
 
 
 def octaves_of(text: str, side: int) -> float:
@@ -380,10 +357,8 @@ def _read(
 def _compared(
     subject: Subject,
     images: ImageSet,
-    grid: Sequence[float],
-    changes: Sequence[str],
+    asked: Sequence[tuple[str, float]],
     computation: Computation,
-    *,
     strict: bool,
     seed: int,
     report: Callable[[str], Callable[[int, int], None]],
@@ -391,9 +366,10 @@ def _compared(
     """The table, the images it is of, and the sizes and images that were skipped."""
     network, points = subject.network, subject.points
     with forward(network, points, computation.by_torch()) as pooled:
-        views, left_out = _views(network, points, pooled, changes, grid)
+        views, left_out = _views(subject, pooled, asked)
+        batch_size = computation.batch_size
         features, unreadable = _features(
-            network, images, pooled, views, computation.batch_size, report("images")
+            network, images, pooled, views, batch_size, report("images")
         )
     skipped = [LeftOut(images.images[row].name, why) for row, why in unreadable.items()]
     check_none_skipped(skipped, strict=strict)
@@ -409,7 +385,7 @@ def _compared(
     rows: list[_Row] = []
     with threadpool_limits(1):  # the same numbers on any number of cores
         for number, point in enumerate(points):
-            for change in changes:
+            for change in dict.fromkeys(change for change, _ in asked):
                 chain = {v: features[v][number] for v in views if v.change == change}
                 rows += _layer_rows(point, chain, folds, groups)
             report("comparison")(number + 1, len(points))
@@ -419,28 +395,21 @@ def _compared(
 
 
 def _views(
-    network: Network,
-    points: Sequence[ProbePoint],
-    pooled: _Pooled,
-    changes: Sequence[str],
-    grid: Sequence[float],
+    subject: Subject, pooled: Pooled, asked: Sequence[tuple[str, float]]
 ) -> tuple[list[_View], list[LeftOut]]:
     """The views that the network runs on, and the sizes at which it does not run."""
-    own = network.preprocessing
+    network, own = subject.network, subject.network.preprocessing
     views: list[_View] = []
     left_out: list[LeftOut] = []
-    for change in changes:
-        for octaves in grid:
-            factor = 2.0**octaves if change == "image-size" else 1.0
-            view = _View(change, octaves, round(own.height * factor), round(own.width * factor))
-            blank = np.zeros((1, view.height, view.width, 3), np.uint8)
-            batch = network.preprocessing.tensor(blank)
-            reason = refusal(points, pooled, batch) if factor != 1 else ""
-            if reason:
-                place = f"{change} {octaves:+g} octaves ({view.height} x {view.width} px)"
-                left_out.append(LeftOut(place, reason))
-            else:
-                views.append(view)
+    for change, octaves in asked:
+        factor = 2.0**octaves if change == "image-size" else 1.0
+        view = _View(change, octaves, round(own.height * factor), round(own.width * factor))
+        reason = refusal_at(subject, pooled, view.height, view.width) if factor != 1 else ""
+        if reason:
+            place = f"{change} {octaves:+g} octaves ({view.height} x {view.width} px)"
+            left_out.append(LeftOut(place, reason))
+        else:
+            views.append(view)
     if left_out and sum(view.change == "image-size" for view in views) == 1:
         raise ModelError(
             f"{network.name} runs at none of {len(left_out)} sizes but its own, {own.height} x "
@@ -453,7 +422,7 @@ def _views(
 def _features(
     network: Network,
     images: ImageSet,
-    pooled: _Pooled,
+    pooled: Pooled,
     views: Sequence[_View],
     batch_size: int,
     report: Callable[[int, int], None],
@@ -527,16 +496,8 @@ def _layer_rows(
             found["drift"] = (1 - _cosines(here - centre, lower - centre), one)
             found["map_error"] = _map_errors(lower, here, folds, groups)
         for quantity, ratio in found.items():
-            row = {
-                "change": view.change,
-                "octaves": view.octaves,
-                "side": max(view.height, view.width),
-                "layer": point.layer,
-                "alias": point.alias,
-                "depth": point.depth,
-                "quantity": quantity,
-            }
-            yield row, *ratio
+            here_is = {"change": view.change, "octaves": view.octaves, "side": view.side}
+            yield {**here_is, **point.name_facts, "quantity": quantity}, *ratio
 
 
 def _cosines(
@@ -630,13 +591,10 @@ def _finding(table: pd.DataFrame) -> str:
     side, first = next(row["side"] for row in rows if row["octaves"] == 0), rows[0]["change"]
     said: list[str] = []
     for change in dict.fromkeys(row["change"] for row in rows):
-        shares, sizes = _unchanged(rows, change)
-        for number, (share, size) in enumerate(zip(shares, sizes, strict=True)):
+        for number, (share, size) in enumerate(_unchanged(rows, change)):
             if not said:
-                said.append(
-                    f"{share} of the predictions at {side} px stay the same at {size} the "
-                    f"{IN_WORDS[change]}"
-                )
+                what = f"{size} the {change.replace('-', ' ')}"
+                said.append(f"{share} of the predictions at {side} px stay the same at {what}")
             elif number:
                 said.append(f" and {share} at {size}")
             else:
@@ -647,8 +605,8 @@ def _finding(table: pd.DataFrame) -> str:
         most, least = max(drift, key=drift.__getitem__), min(drift, key=drift.__getitem__)
         end = f" and least at {least} ({text.number(drift[least])})" if least != most else ""
         sentences.append(
-            f"Doubling the {IN_WORDS[first]} changes the features most at {most} (1 - cosine "
-            f"{text.number(drift[most])}){end}."
+            f"Doubling the {first.replace('-', ' ')} changes the features most at {most} "
+            f"(1 - cosine {text.number(drift[most])}){end}."
         )
     return " ".join(sentences) or (
         "There are no predictions, and no two sizes an octave apart: invariance.csv has the "
@@ -656,7 +614,7 @@ def _finding(table: pd.DataFrame) -> str:
     )
 
 
-def _unchanged(rows: Sequence[Mapping[Any, Any]], change: str) -> tuple[list[str], list[str]]:
+def _unchanged(rows: Sequence[Mapping[Any, Any]], change: str) -> list[tuple[str, str]]:
     """Shares of predictions that stay, at a smaller and a larger size: an octave off if it can."""
     kept = {
         row["octaves"]: row["value"]
@@ -665,8 +623,7 @@ def _unchanged(rows: Sequence[Mapping[Any, Any]], change: str) -> tuple[list[str
     }
     smaller = -1 if -1 in kept else min(kept, default=0)
     larger = 1 if 1 in kept else max(kept, default=0)
-    chosen, named = [at for at in (smaller, larger) if at], {-1: "half", 1: "double"}
-    return (
-        [f"{kept[at]:.0%}" for at in chosen],
-        [named.get(at, f"{2**at:.3g} times") for at in chosen],
-    )
+    named = {-1: "half", 1: "double"}
+    return [
+        (f"{kept[at]:.0%}", named.get(at, f"{2**at:.3g} times")) for at in (smaller, larger) if at
+    ]

@@ -8,7 +8,6 @@ ours: that of `graziani2021`, section 4.2, is not known (docs/choices.md).
 import math
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -35,14 +34,12 @@ from ..features.extract import Computation, Stages, check_finite, forward, prove
 from ..figures import text
 from ..figures.analyses import noise_drawing
 from ..figures.drawing import page_figure
-from ..figures.notebook import html_of
 from ..networks.network import Network
 from ..networks.points import ProbePoint
 from ..probing.scores import Features, draw_parts, score
-from ..report.report import save
 from ..runs import Run, settings_of
-from .quantities import layer_summary, read_analysis, skipped_of
-from .subject import check_unused, subject_of
+from .quantities import Analysis, layer_summary, read_analysis, skipped_of
+from .subject import Pooled, check_unused, subject_of
 
 PADDINGS = ("zeros", "reflect", "circular")
 KINDS = ("white", "pink", "blocks")
@@ -57,7 +54,7 @@ UNUSED = ("fit", "batch_size", "engine", "half", "cluster")  # of a computation,
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Noise:
+class Noise(Analysis):
     """R² of the side of images of noise, by kind of noise, padding and layer.
 
     Args:
@@ -67,17 +64,11 @@ class Noise:
         provenance: facts of `run.json`.
     """
 
+    NAME = "noise"
+
     table: pd.DataFrame
     left_out: tuple[LeftOut, ...] = ()
     provenance: dict[str, object] = field(default_factory=dict)
-
-    def to_frame(self) -> pd.DataFrame:
-        """The table, in the form of `noise.csv`."""
-        return self.table.copy()
-
-    def tables(self) -> dict[str, pd.DataFrame]:
-        """Every table of the run folder, by name."""
-        return {"noise": self.to_frame()}
 
     def finding(self) -> str:
         """The best layer and kind of noise for each padding, in one sentence."""
@@ -100,18 +91,6 @@ class Noise:
     def plot(self) -> Figure:
         """R² by layer, one panel per kind of noise, one line per padding."""
         return page_figure(noise_drawing(self.table))
-
-    def save(self, folder: str | Path, *, command: str = "") -> Path:
-        """Write the run folder: `noise.csv`, figures and page.
-
-        Raises:
-            OutputError: if `folder` exists and holds no run, or cannot be written.
-        """
-        facts = {**self.provenance, "finding": self.finding(), "left_out": self.left_out}
-        return save(self.tables(), facts, folder, command=command)
-
-    def _repr_html_(self) -> str:
-        return html_of(self.finding(), next(iter(self.summary().values())), self.plot())
 
 
 def read_noise(folder: str | Path) -> Noise:
@@ -170,21 +149,11 @@ def probe_noise(
     check_unused(UNUSED, computation)
     stages = Stages(progress)
     with stages("network"):
-        subject = subject_of(
-            *(model, layers, computation),
-            weights=weights,
-            allow_partial=allow_partial,
-            seed=seed,
-        )
+        subject = subject_of(model, layers, computation, weights, allow_partial, seed)
+    asked = {"kinds": noise, "paddings": padding, "n": noise_images, "seed": seed}
     with stages("noise"):
-        table = noise_table(
-            *(subject.network, subject.points, computation),
-            kinds=noise,
-            paddings=padding,
-            n=noise_images,
-            seed=seed,
-            progress=progress,
-        )
+        given = subject.network, subject.points, computation
+        table = noise_table(*given, **asked, progress=progress)
     facts = provenance(subject.network, settings, stages)
     return Noise(table, subject.left_out, facts)
 
@@ -297,10 +266,9 @@ def _blocks(extent: int, rng: np.random.Generator) -> UInt8[np.ndarray, "side si
         n = -(-extent // block)
         colours = rng.integers(0, 256, size=(n, n, 3), dtype=np.uint8)
         is_new = (rng.random((n, n)) < 0.5) | (block == max(BLOCKS))
-        drawn = [
-            each.repeat(block, 0).repeat(block, 1)[:extent, :extent] for each in (colours, is_new)
-        ]
-        canvas = np.where(drawn[1][..., None], drawn[0], canvas)
+        squares = np.ones((block, block, 1), dtype=np.uint8)
+        shown, is_shown = (np.kron(each, squares) for each in (colours, is_new[..., None]))
+        canvas = np.where(is_shown[:extent, :extent] > 0, shown[:extent, :extent], canvas)
     return canvas
 
 
@@ -310,19 +278,17 @@ _FIELDS = {"white": _white, "pink": _pink, "blocks": _blocks}
 def _features(
     network: Network,
     points: Sequence[ProbePoint],
-    pooled: Callable[[Tensor], list[Float32[np.ndarray, "n d"]]],
+    pooled: Pooled,
     images: ImageSet,
     padding: str,
     report: Callable[[int, int], None],
 ) -> dict[str, Float32[np.ndarray, "n d"]]:
     """One row per image, by layer, with the maps padded in this way."""
-    matrices = {p.layer: np.zeros((len(images), p.channels), np.float32) for p in points}
+    matrices = [np.zeros((len(images), point.channels), np.float32) for point in points]
     done = 0
     with padded(padding) as count:
         for rows, batch in _batches(network, images):
-            for matrix, values in zip(
-                matrices.values(), _outputs(network, pooled, batch), strict=True
-            ):
+            for matrix, values in zip(matrices, _outputs(network, pooled, batch), strict=True):
                 matrix[rows] = values
             if padding != "zeros" and not count.n_padded:
                 raise LayerError(
@@ -332,7 +298,7 @@ def _features(
                 )
             done += len(rows)
             report(done, len(images))
-    return matrices
+    return dict(zip([point.layer for point in points], matrices, strict=True))
 
 
 def _batches(network: Network, images: ImageSet) -> Iterator[tuple[list[int], Tensor]]:
@@ -349,11 +315,7 @@ def _batches(network: Network, images: ImageSet) -> Iterator[tuple[list[int], Te
             yield rows, own.tensor(np.stack(pixels))
 
 
-def _outputs(
-    network: Network,
-    pooled: Callable[[Tensor], list[Float32[np.ndarray, "n d"]]],
-    batch: Tensor,
-) -> list[Float32[np.ndarray, "n d"]]:
+def _outputs(network: Network, pooled: Pooled, batch: Tensor) -> list[Float32[np.ndarray, "n d"]]:
     try:
         return pooled(batch)
     except (RuntimeError, AssertionError, ValueError) as error:
@@ -414,13 +376,12 @@ class Padding(TorchFunctionMode):
         return func(**given | {"input": padded_map, "padding": 0})
 
 
-@contextmanager
-def padded(mode: str) -> Iterator[Padding]:
+def padded(mode: str) -> Padding:
     """Within the block every forward pass pads its maps by `mode` instead of with zeros.
 
     `zeros` leaves every number as it is: zeros for convolutions, minus infinity for maxima, as
-    torch does. Yields what counts the paddings (`.n_padded`); the network is never changed. It
-    holds for the thread that entered it.
+    torch does. The paddings are counted (`.n_padded`); the network is never changed. It holds for
+    the thread that entered it.
 
     Args:
         mode: one of `PADDINGS`.
@@ -430,8 +391,7 @@ def padded(mode: str) -> Iterator[Padding]:
         ModelError: during a forward pass, if a map is too small to be padded so.
     """
     check_names((mode,), PADDINGS, "padding")
-    with Padding(mode) as padding:
-        yield padding
+    return Padding(mode)
 
 
 def _borders(name: str, given: dict[str, Any]) -> list[int]:
@@ -445,12 +405,9 @@ def _borders(name: str, given: dict[str, Any]) -> list[int]:
     if padding == "valid":
         return []
     if padding == "same":
-        height, width = (
-            dilation * (side - 1)
-            for dilation, side in zip(
-                _pair(given.get("dilation", 1)), given["weight"].shape[2:], strict=True
-            )
-        )
+        dilations = _pair(given.get("dilation", 1))
+        sides = zip(dilations, given["weight"].shape[2:], strict=True)
+        height, width = (dilation * (side - 1) for dilation, side in sides)
         return [width // 2, width - width // 2, height // 2, height - height // 2]
     height, width = _pair(padding)
     return [width, width, height, height]

@@ -27,7 +27,6 @@ from timm.data.imagenet_info import ImageNetInfo
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
-from .. import runs
 from ..data.images import Image, ImageSet, LeftOut, Progress
 from ..data.measures import evenly
 from ..data.read import Reading, images_of
@@ -38,25 +37,21 @@ from ..features.extract import Computation, Stages, decoded, provenance, readabl
 from ..figures import text
 from ..figures.analyses import directions_drawing
 from ..figures.drawing import page_figure
-from ..figures.notebook import html_of
-from ..networks.hooks import maps_of
+from ..networks.hooks import maps_of, watch
 from ..networks.network import Network
 from ..networks.points import LOGITS, SOFTMAX, ProbePoint
 from ..networks.selection import computable, every_point
 from ..probing.controls import moved_by_int8
 from ..probing.curve import computed_line
 from ..probing.scores import Part, draw_parts, one_thread_each
-from ..report.report import save
+from ..runs import settings_of
 from ..stats.inference import bootstrap_r_squared, interval
 from ..stats.ridge import NO_SPREAD, decompose, deviations, nested_ridge
-from .quantities import by_layer, layer_summary, read_analysis, skipped_of
+from .quantities import Analysis, by_layer, layer_summary, read_analysis, skipped_of
 from .subject import subject_of
 
 MEASURED = ("n_images", "quantity", "other", "value", "low", "high")  # by `_rows`
-COLUMNS = [
-    *("model", "weights", "subset", "layer", "alias", "depth", "n_features"),
-    *MEASURED,
-]
+COLUMNS = ["model", "weights", "subset", "layer", "alias", "depth", "n_features", *MEASURED]
 HEADINGS = {
     "stability_degrees": "degrees",
     "stability_shuffled_degrees": "shuffled",
@@ -92,7 +87,7 @@ class Estimation:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Directions:
+class Directions(Analysis):
     """The RCV of every layer and subset, and how far it can be trusted.
 
     `table` has one row per number, with the columns of `COLUMNS`. By `quantity`:
@@ -115,19 +110,13 @@ class Directions:
         image_set: the images; None if the result was read from a run.
     """
 
+    NAME = "rcv"
+
     table: pd.DataFrame
     vectors: Mapping[str, Mapping[str, Float64[np.ndarray, " _"]]]
     left_out: tuple[LeftOut, ...] = ()
     provenance: dict[str, object] = field(default_factory=dict)
     image_set: ImageSet | None = field(default=None, repr=False)
-
-    def to_frame(self) -> pd.DataFrame:
-        """The table, in the form of `rcv.csv`."""
-        return self.table.copy()
-
-    def tables(self) -> dict[str, pd.DataFrame]:
-        """Every table of the run folder, by name."""
-        return {"rcv": self.to_frame()}
 
     def finding(self) -> str:
         """How well the best direction predicts, and how stable it is, in two sentences."""
@@ -162,27 +151,14 @@ class Directions:
         """Stability, channels and transfer by layer."""
         return page_figure(directions_drawing(self.table))
 
-    def save(self, folder: str | Path, *, command: str = "") -> Path:
-        """Write the run folder: `rcv.csv`, `rcv.npz` with the vectors, figures and page.
-
-        Raises:
-            OutputError: if `folder` exists and holds no run, or cannot be written.
-        """
-        facts = {**self.provenance, "finding": self.finding(), "left_out": self.left_out}
+    def write_more(self, folder: Path) -> None:
+        """The vectors, as `rcv.npz`."""
         vectors = {
             f"{subset}/{layer}": vector
             for subset, of_layers in self.vectors.items()
             for layer, vector in of_layers.items()
         }
-
-        def write(made: Path) -> None:
-            runs.write_arrays(vectors, made / "rcv.npz")
-
-        images = self.image_set
-        return save(self.tables(), facts, folder, command=command, write=write, image_set=images)
-
-    def _repr_html_(self) -> str:
-        return html_of(self.finding(), next(iter(self.summary().values())), self.plot())
+        np.savez(folder / "rcv.npz", allow_pickle=False, **vectors)
 
 
 def read_directions(folder: str | Path) -> Directions:
@@ -240,15 +216,10 @@ def rcv(
         DataError: if there are too few images, or no such class.
         LayerError: if a class is given but the network has no logits.
     """
-    settings = runs.settings_of(locals())
+    settings = settings_of(locals())
     stages = Stages(progress)
     with stages("network"):
-        subject = subject_of(
-            *(model, layers, computation),
-            weights=weights,
-            allow_partial=allow_partial,
-            seed=seed,
-        )
+        subject = subject_of(model, layers, computation, weights, allow_partial, seed)
         network, points = subject.network, subject.points
         number, name = -1, ""
         if estimation.class_ != "":
@@ -290,19 +261,17 @@ def _table(
     stages: Stages,
 ) -> pd.DataFrame:
     """The rows of all layers, without the names of network and weights."""
+    tested = [(part, _apart(kept, part, parts)) for part in parts]
 
     def layer_table(point: ProbePoint) -> pd.DataFrame:
         matrix = matrices[point.layer].astype(np.float64)
         rows = [
             (part.subset, *row)
-            for part in parts
-            for row in _rows(
-                part, _apart(kept, part, parts), matrix, slopes[part.subset].get(point.layer), name
-            )
+            for part, apart in tested
+            for row in _rows(part, apart, matrix, slopes[part.subset].get(point.layer), name)
         ]
-        return pd.DataFrame(rows, columns=["subset", *MEASURED]).assign(
-            layer=point.layer, alias=point.alias, depth=point.depth, n_features=point.channels
-        )
+        table = pd.DataFrame(rows, columns=["subset", *MEASURED])
+        return table.assign(**point.name_facts, n_features=point.channels)
 
     tables: list[pd.DataFrame] = []
     with one_thread_each() as workers:
@@ -364,15 +333,15 @@ def pair_angles(directions: Float64[np.ndarray, "r d"]) -> Float64[np.ndarray, "
     return np.degrees(np.arccos(np.clip(cosines, -1.0, 1.0)))
 
 
-def carrying_share(weights: Float64[np.ndarray, " d"], part: float = CARRIED) -> float:
-    """The smallest share of the channels whose squared weights sum to `part` of all.
+def carrying_share(weights: Float64[np.ndarray, " d"]) -> float:
+    """The smallest share of the channels whose squared weights sum to 90 % of all.
 
     Of many weights that are normally distributed 44 % carry 90 %.
     """
     carried = np.cumsum(np.sort(weights**2)[::-1])
     if carried[-1] == 0:
         return np.nan
-    return float(1 + np.argmax(carried >= part * carried[-1])) / len(weights)
+    return float(1 + np.argmax(carried >= CARRIED * carried[-1])) / len(weights)
 
 
 def correlation_squared(
@@ -615,9 +584,8 @@ def _raised(module: nn.Module, points: Sequence[ProbePoint]) -> Iterator[dict[st
 
     def handed_on(point: ProbePoint, value: Any) -> Any:
         maps = maps_of(value, point)
-        zeros[point.layer] = added = (
-            maps[0].new_zeros(len(maps[0]), point.channels).requires_grad_()
-        )
+        added = maps[0].new_zeros(len(maps[0]), point.channels).requires_grad_()
+        zeros[point.layer] = added
         parts = added.split([each.shape[point.channel_axis] for each in maps], dim=1)
         new = {
             _memory(a): _added(a, part, point).movedim(0, point.batch_axis)
@@ -627,14 +595,8 @@ def _raised(module: nn.Module, points: Sequence[ProbePoint]) -> Iterator[dict[st
 
     with ExitStack() as undo:
         for point in points:
-            watched, on = modules[point.module], partial(handed_on, point)
-            if point.side == "input":
-                handle = watched.register_forward_pre_hook(
-                    lambda _, args, kwargs, on=on: on((args, kwargs)), with_kwargs=True
-                )
-            else:
-                handle = watched.register_forward_hook(lambda _, args, made, on=on: on(made))
-            undo.callback(handle.remove)
+            on = partial(handed_on, point)
+            undo.enter_context(watch(modules[point.module], point.side, on))
         yield zeros
 
 

@@ -1,11 +1,13 @@
 """What an analysis is of: a network, its layers that can be used, and options without effect."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+import numpy as np
+from jaxtyping import Float32
+from torch import Tensor, nn
 
 from ..data.images import LeftOut
 from ..errors import DataError
@@ -13,8 +15,10 @@ from ..features.extract import Computation
 from ..networks.load import load_network
 from ..networks.network import Network
 from ..networks.points import ProbePoint
-from ..networks.selection import chosen_points
+from ..networks.selection import chosen_points, refusal
 from ..probing.controls import comparable
+
+Pooled = Callable[[Tensor], list[Float32[np.ndarray, "n d"]]]  # of `features.forward`
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -30,7 +34,6 @@ def subject_of(
     model: str | nn.Module | Network,
     layers: Sequence[str],
     computation: Computation,
-    *,
     weights: str | Path,
     allow_partial: bool,
     seed: int,
@@ -45,6 +48,12 @@ def subject_of(
     network = comparable(computation.shown(loaded), seed)
     points, left_out = chosen_points(network, layers)
     return Subject(network, tuple(points), left_out)
+
+
+def refusal_at(subject: Subject, pooled: Pooled, height: int, width: int) -> str:
+    """Why the network cannot be used on images of this size; empty if it can."""
+    blank = np.full((1, height, width, 3), 128, np.uint8)
+    return refusal(subject.points, pooled, subject.network.preprocessing.tensor(blank))
 
 
 def check_unused(names: Sequence[str], *groups: Any) -> None:

@@ -32,7 +32,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float64, Int
 from matplotlib.figure import Figure
-from torch import Tensor, nn
+from torch import nn
 
 from .. import runs
 from ..data.images import LeftOut, Progress
@@ -51,17 +51,14 @@ from ..features.extract import Computation, Stages, check_finite, forward, prove
 from ..figures import text
 from ..figures.analyses import scenes_drawing
 from ..figures.drawing import page_figure
-from ..figures.notebook import html_of
-from ..networks.network import Network, Preprocessing
+from ..networks.network import Network
 from ..networks.points import ProbePoint
-from ..networks.selection import refusal
 from ..probing.scores import n_processors, one_thread_each
-from ..report.report import save
 from ..stats.inference import group_draws, interval
 from ..stats.ridge import decompose, deviations, nested_ridge
 from .noise import PADDINGS, noise_table
-from .quantities import by_layer, layer_summary, read_analysis, skipped_of
-from .subject import Subject, check_unused, subject_of
+from .quantities import Analysis, by_layer, layer_summary, read_analysis, skipped_of
+from .subject import Pooled, Subject, check_unused, refusal_at, subject_of
 
 SHARES = tuple(np.geomspace(0.03, 0.6, 6).tolist())  # of the canvas
 OCTAVES = (-2, -1, 0, 1, 2)  # of area: canvases from half to twice the training side
@@ -90,7 +87,6 @@ HEADINGS = {
     **{f"padding_{mode}_leak": mode for mode in PADDINGS},
 }
 
-Pooled = Callable[[Tensor], list[np.ndarray]]
 Report = Callable[[int, int], None]  # done, all
 # Features of scenes by layer; shares of their objects, as drawn (at first).
 Seen = tuple[dict[str, np.ndarray], np.ndarray]
@@ -132,7 +128,7 @@ class Design:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Scenes:
+class Scenes(Analysis):
     """What each layer encodes of object scale and of image size.
 
     Args:
@@ -142,30 +138,21 @@ class Scenes:
         provenance: facts of `run.json`.
     """
 
+    NAME = "scenes"
+
     table: pd.DataFrame
     left_out: tuple[LeftOut, ...] = ()
     canvases: tuple[int, ...] = ()
     provenance: dict[str, object] = field(default_factory=dict)
 
-    def to_frame(self) -> pd.DataFrame:
-        """The table, in the form of `scenes.csv`."""
-        return self.table.copy()
-
-    def tables(self) -> dict[str, pd.DataFrame]:
-        """Every table of the run folder, by name."""
-        return {"scenes": self.to_frame()}
-
     def finding(self) -> str:
         """Where scale and size are decoded best, and the leaks, in a few sentences."""
         said = []
+        closely = "Where only the object is resized, the prediction follows most closely at"
         for quantity, what, kind in (
             ("object_scale_partial_r2", "Object scale is decoded best at", "partial R² "),
             ("image_size_partial_r2", "Image size is decoded best at", "partial R² "),
-            (
-                "gain",
-                "Where only the object is resized, the prediction follows most closely at",
-                "gain ",
-            ),
+            ("gain", closely, "gain "),
             ("blur_leak", "Blur alone explains most at", "R² "),
         ):
             values = by_layer(self.table, quantity)
@@ -185,22 +172,9 @@ class Scenes:
         """All quantities by layer."""
         return page_figure(scenes_drawing(self.table))
 
-    def save(self, folder: str | Path, *, command: str = "") -> Path:
-        """Write the run folder: `scenes.csv`, figures and page.
-
-        Raises:
-            OutputError: if `folder` exists and holds no run, or cannot be written.
-        """
-        facts = {
-            **self.provenance,
-            "finding": self.finding(),
-            "left_out": self.left_out,
-            "canvases": self.canvases,
-        }
-        return save(self.tables(), facts, folder, command=command)
-
-    def _repr_html_(self) -> str:
-        return html_of(self.finding(), next(iter(self.summary().values())), self.plot())
+    def facts(self) -> dict[str, object]:
+        """Those of `run.json`."""
+        return Analysis.facts(self) | {"canvases": self.canvases}
 
 
 def read_scenes(folder: str | Path) -> Scenes:
@@ -251,24 +225,14 @@ def probe_scenes(
     check_unused(UNUSED, computation)
     stages = Stages(progress)
     with stages("network"):
-        subject = subject_of(
-            *(model, layers, computation),
-            weights=weights,
-            allow_partial=allow_partial,
-            seed=seed,
-        )
+        subject = subject_of(model, layers, computation, weights, allow_partial, seed)
     with stages("scenes"):
         found = separated(subject, design, computation, seed=seed, report=stages.report)
     if len(found.canvases) > 1:  # else there is no image size that could leak
         with stages("noise"):
-            noise = noise_table(
-                *(subject.network, subject.points, computation),
-                kinds=["pink"],
-                paddings=design.padding,
-                sizes=found.canvases,
-                seed=seed,
-                progress=progress,
-            )
+            asked = {"kinds": ["pink"], "paddings": design.padding, "sizes": found.canvases}
+            given = subject.network, subject.points, computation
+            noise = noise_table(*given, **asked, seed=seed, progress=progress)
         found = replace(found, table=runs.concatenated([found.table, _as_leaks(noise)]))
     facts = provenance(subject.network, settings, stages)
     return replace(found, left_out=(*subject.left_out, *found.left_out), provenance=facts)
@@ -293,15 +257,12 @@ def separated(
     """
     names = check_names(objects, OBJECTS, "object")
     _check(names, shares, seed)
-    network, points, shares = subject.network, subject.points, tuple(map(float, shares))
-    with forward(network, points, computation.by_torch()) as pooled:
-        kept, left_out = _runnable(network, points, pooled, design.canvases)
-        scenes = _all_scenes(network.preprocessing.height, kept, shares, design, names, seed)
-        seen = {
-            kind: _seen(network, points, pooled, drawn, report(kind))
-            for kind, drawn in scenes.items()
-        }
-    table = _table(network, points, seen, kept, shares, seed, report("regression"))
+    side, shares = subject.network.preprocessing.height, tuple(map(float, shares))
+    with forward(subject.network, subject.points, computation.by_torch()) as pooled:
+        kept, left_out = _runnable(subject, pooled, design.canvases)
+        scenes = _all_scenes(side, kept, shares, design, names, seed)
+        seen = {kind: _seen(subject, pooled, drawn, report(kind)) for kind, drawn in scenes.items()}
+    table = _table(subject, seen, kept, shares, seed, report("regression"))
     return Scenes(table, left_out, kept)
 
 
@@ -468,23 +429,17 @@ def _all_scenes(
 # --- running the network -------------------------------------------------------------------------
 
 
-def _seen(
-    network: Network,
-    points: Sequence[ProbePoint],
-    pooled: Pooled,
-    scenes: Sequence[Scene],
-    report: Report,
-) -> Seen:
+def _seen(subject: Subject, pooled: Pooled, scenes: Sequence[Scene], report: Report) -> Seen:
     parts: list[list[np.ndarray]] = []
     drawn: list[float] = []
     for images in _rendered(scenes):
         batch = np.stack([image.pixels for image in images])
-        parts.append(pooled(network.preprocessing.tensor(batch)))
+        parts.append(pooled(subject.network.preprocessing.tensor(batch)))
         drawn += [image.share for image in images]
         report(len(drawn), len(scenes))
     of_layers = map(np.concatenate, zip(*parts, strict=True))
-    matrices = dict(zip([point.layer for point in points], of_layers, strict=True))
-    check_finite(network, matrices)
+    matrices = dict(zip([point.layer for point in subject.points], of_layers, strict=True))
+    check_finite(subject.network, matrices)
     shares = [scene.drawn_as or share for scene, share in zip(scenes, drawn, strict=True)]
     return matrices, np.array(shares)
 
@@ -505,17 +460,17 @@ def _rendered(scenes: Sequence[Scene]) -> Iterator[list[RenderedScene]]:
 
 
 def _runnable(
-    network: Network, points: Sequence[ProbePoint], pooled: Pooled, asked: Sequence[int]
+    subject: Subject, pooled: Pooled, asked: Sequence[int]
 ) -> tuple[tuple[int, ...], tuple[LeftOut, ...]]:
     """The canvases on which the network runs, and why it does not on the others."""
-    side = network.preprocessing.height
-    if reason := _obstacle(network.preprocessing, points, pooled, side):
+    network, side = subject.network, subject.network.preprocessing.height
+    if reason := _obstacle(subject, pooled, side):
         raise ModelError(
             f"{network.name} does not run on scenes of {side} x {side} px ({reason}). Give another "
             "--input-size."
         )
     usual = [side if step == 0 else 8 * round(side * 2 ** (step / 2) / 8) for step in OCTAVES]
-    found = {c: _obstacle(network.preprocessing, points, pooled, c) for c in sorted(asked or usual)}
+    found = {each: _obstacle(subject, pooled, each) for each in sorted(asked or usual)}
     left_out = tuple(LeftOut(f"{canvas} px", reason) for canvas, reason in found.items() if reason)
     kept = tuple(canvas for canvas, reason in found.items() if not reason)
     if len(kept) < min(2, len(found)):
@@ -527,22 +482,18 @@ def _runnable(
     return kept, left_out
 
 
-def _obstacle(
-    preprocessing: Preprocessing, points: Sequence[ProbePoint], pooled: Pooled, canvas: int
-) -> str:
+def _obstacle(subject: Subject, pooled: Pooled, canvas: int) -> str:
     """Why the network cannot be used on a canvas; empty if it can."""
     if canvas < SMALLEST_CANVAS:
         return f"objects are visible on {SMALLEST_CANVAS} px or more"
-    blank = np.full((1, canvas, canvas, 3), 128, dtype=np.uint8)
-    return refusal(points, pooled, preprocessing.tensor(blank))
+    return refusal_at(subject, pooled, canvas, canvas)
 
 
 # --- from features to the table ------------------------------------------------------------------
 
 
 def _table(
-    network: Network,
-    points: Sequence[ProbePoint],
+    subject: Subject,
     seen: Mapping[str, Seen],
     canvases: tuple[int, ...],
     shares: tuple[float, ...],
@@ -550,6 +501,7 @@ def _table(
     report: Report,
 ) -> pd.DataFrame:
     measures = {kind: measure for kind, (_, measure) in seen.items()}
+    network, points = subject.network, subject.points
 
     def found(point: ProbePoint) -> tuple[ProbePoint, Draws]:
         own = {kind: f[point.layer].astype(np.float64) for kind, (f, _) in seen.items()}

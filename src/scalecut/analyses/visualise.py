@@ -11,7 +11,7 @@ Shapes: k images, d features, c colours, h, w, f frequencies of a row.
 
 import copy
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -33,16 +33,15 @@ from ..features.backends import Backend, resolved_device
 from ..features.extract import Computation, Stages, forward, provenance
 from ..figures import text
 from ..figures.drawing import STYLE
-from ..figures.notebook import html_of
 from ..figures.sheet import sheet
 from ..networks.hooks import pool
 from ..networks.network import Network, tensors_sha256
 from ..networks.points import SOFTMAX, ProbePoint
 from ..networks.selection import refusal
 from ..networks.truncation import stopped
-from ..report import report
+from ..report.report import write_figure
 from ..runs import settings_of
-from .quantities import read_analysis, skipped_of
+from .quantities import Analysis, read_analysis, skipped_of
 from .rcv import Directions, read_directions
 from .subject import Subject, subject_of
 
@@ -91,7 +90,7 @@ class Optimisation:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Visualisations:
+class Visualisations(Analysis):
     """Images that drive units of layers, or layers along directions of scale.
 
     Args:
@@ -103,18 +102,12 @@ class Visualisations:
         provenance: facts of `run.json`.
     """
 
+    NAME = "units"
+
     table: pd.DataFrame
     images: tuple[UInt8[np.ndarray, "h w 3"], ...]
     left_out: tuple[LeftOut, ...] = ()
     provenance: dict[str, object] = field(default_factory=dict)
-
-    def to_frame(self) -> pd.DataFrame:
-        """The table, in the form of `units.csv`."""
-        return self.table.copy()
-
-    def tables(self) -> dict[str, pd.DataFrame]:
-        """Every table of the run folder, by name."""
-        return {"units": self.to_frame()}
 
     def finding(self) -> str:
         """How many images there are, and whether each drives its target further than noise does."""
@@ -146,40 +139,22 @@ class Visualisations:
             raise LayerError(f"No image is of layer {layer!r}. Give one of {', '.join(names)}.")
         rows = np.flatnonzero(self.table["layer"] == (layer or names[0]))
         found = self.table.iloc[rows].to_dict("records")
-        captions = [
-            (
-                f"unit {row['unit']}" if row["unit"] else f"{row['subset']}: {row['direction']}",
-                text.change(row["start"], row["end"]),
-            )
-            for row in found
-        ]
+        captions = [(text.unit(row), text.change(row["start"], row["end"])) for row in found]
         first = found[0]
         point = ProbePoint(first["layer"], first["alias"], first["depth"], "", "output", 0)
         return sheet(point.label, first["model"], [self.images[row] for row in rows], captions)
 
-    def save(self, folder: str | Path, *, command: str = "") -> Path:
-        """Write the run folder: `units.csv`, `pictures/`, a figure per layer, and the page.
-
-        Raises:
-            OutputError: if `folder` exists and holds no run, or cannot be written.
-        """
-        facts = {**self.provenance, "finding": self.finding(), "left_out": self.left_out}
-        return report.save(self.tables(), facts, folder, command=command, write=self._write_images)
-
-    def _write_images(self, folder: Path) -> None:
+    def write_more(self, folder: Path) -> None:
+        """The images, and a figure per layer."""
         for each in ("figures", FOLDER):
             (folder / each).mkdir()
         for image, name in zip(self.images, self.table["picture"], strict=True):
             PIL.Image.fromarray(image).save(folder / name)
-        with mpl.rc_context(STYLE):
-            for layer in dict.fromkeys(self.table["layer"]):
+        for layer in dict.fromkeys(self.table["layer"]):
+            with mpl.rc_context(STYLE):
                 figure = self.plot(layer)
-                for kind, undated in (("png", {}), ("svg", {"Date": None})):
-                    where = folder / "figures" / f"{quote(layer, safe='')}.{kind}"
-                    figure.savefig(where, dpi=report.DOTS_PER_INCH, metadata=undated)
-
-    def _repr_html_(self) -> str:
-        return html_of(self.finding(), next(iter(self.summary().values())), self.plot())
+            for kind in ("png", "svg"):
+                write_figure(figure, folder / "figures" / f"{quote(layer, safe='')}.{kind}")
 
 
 def read_visualisations(folder: str | Path) -> Visualisations:
@@ -245,20 +220,11 @@ def visualise(
     """
     settings = settings_of(locals())
     names = (layer,) if isinstance(layer, str) else tuple(layer)
-    if len(unit) and rcv is not None:
-        raise DataError("Both --unit and --rcv were given. Give one: units, or directions.")
-    if not names:
-        raise DataError(
-            "--layer is empty. Give one or more layers; `scalecut layers MODEL` lists them all."
-        )
+    _check_asked(names, unit, rcv)
     stages = Stages(progress)
     with stages("network"):
-        subject = subject_of(
-            *(model, names, Computation(device=device)),
-            weights=weights,
-            allow_partial=allow_partial,
-            seed=seed,
-        )
+        computation = Computation(device=device)
+        subject = subject_of(model, names, computation, weights, allow_partial, seed)
     if not subject.points:
         skipped = subject.left_out[0]
         raise LayerError(
@@ -269,18 +235,23 @@ def visualise(
     rows, images = [], []
     with stages("optimisation"):
         for each in wanted:
-            found = maximised(
-                *(subject.network, each.point, each.directions, optimisation),
-                device=device,
-                seed=seed,
-                progress=progress,
-                stage=f"optimising {each.point.label}",
-            )
+            asked = subject.network, each.point, each.directions, optimisation
+            how = {"device": device, "seed": seed, "progress": progress}
+            found = maximised(*asked, **how, stage=f"optimising {each.point.label}")
             rows += _rows(subject.network, each, found, optimisation.steps, seed)
             images += list(found.images)
     facts = provenance(subject.network, settings, stages)
     table = pd.DataFrame(rows, columns=COLUMNS)
     return Visualisations(table, tuple(images), subject.left_out, facts)
+
+
+def _check_asked(names: Sequence[str], unit: Sequence[int], rcv: object) -> None:
+    if len(unit) and rcv is not None:
+        raise DataError("Both --unit and --rcv were given. Give one: units, or directions.")
+    if not names:
+        raise DataError(
+            "--layer is empty. Give one or more layers; `scalecut layers MODEL` lists them all."
+        )
 
 
 # --- what is maximised ----------------------------------------------------------------------------
@@ -347,24 +318,15 @@ def _rows(
 ) -> list[dict[str, Any]]:
     """One row per image. For both directions positions along `larger` are given."""
     point = wanted.point
-    same = {"model": network.name, "weights": network.weights.kind, "layer": point.layer}
-    same |= {"alias": point.alias, "depth": point.depth, "steps": steps, "seed": seed}
-    return [
-        {
-            **same,
-            **name,
-            "start": SIGNS.get(name["direction"], 1) * start,
-            "end": SIGNS.get(name["direction"], 1) * end,
-            "picture": f"{FOLDER}/{_file_name(point, name)}.png",
-        }
-        for name, start, end in zip(wanted.names, found.starts, found.ends, strict=True)
-    ]
-
-
-def _file_name(point: ProbePoint, name: Mapping[str, str]) -> str:
-    """Names of layers and subsets, escaped for a file name so that no two become one."""
-    parts = [name["unit"]] if name["unit"] else [name["subset"], name["direction"]]
-    return "-".join(quote(part, safe="") for part in (point.layer, *parts))
+    same = {"model": network.name, "weights": network.weights.kind, **point.name_facts}
+    rows = []
+    for name, start, end in zip(wanted.names, found.starts, found.ends, strict=True):
+        sign = SIGNS.get(name["direction"], 1)
+        # escaped, so that no two layers or subsets become one
+        parts = [quote(each, safe="") for each in (point.layer, *name.values()) if each]
+        places = {"start": sign * start, "end": sign * end, "steps": steps, "seed": seed}
+        rows.append(same | name | places | {"picture": f"{FOLDER}/{'-'.join(parts)}.png"})
+    return rows
 
 
 # --- activation maximisation ----------------------------------------------------------------------

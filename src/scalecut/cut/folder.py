@@ -18,7 +18,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import safetensors
@@ -33,7 +32,7 @@ from ..cache import file_sha256
 from ..data.images import MEAN
 from ..errors import OF_NETWORKS, ModelError, ScalecutError, check_names
 from ..figures.curve import curve_drawing
-from ..figures.drawing import STYLE, page_figure
+from ..figures.drawing import page_figure
 from ..networks.hub import hub_file
 from ..networks.load import hub_name, licence_of, load_network
 from ..networks.network import Network, Preprocessing
@@ -41,7 +40,7 @@ from ..networks.points import ProbePoint
 from ..networks.sources import build_again
 from ..probing.choose import Choice
 from ..probing.curve import Curve
-from ..report.report import DOTS_PER_INCH, write_report
+from ..report.report import write_figure, write_report
 from ..runs import versions
 from .export import EXPORTS
 from .network import CutNetwork, preprocessing_of, rebuilt
@@ -361,9 +360,7 @@ def _draw(curve: Curve, choice: Choice | None, path: Path) -> None:
     """Draw the curve as the figures of its run, for the subset by which the layer was chosen."""
     subset = choice.subset if choice else MEAN
     evidence = asdict(curve.evidence(subset))
-    figure = page_figure(curve_drawing(curve.table, subset=subset, evidence=evidence))
-    with mpl.rc_context(STYLE):
-        figure.savefig(path, dpi=DOTS_PER_INCH)
+    write_figure(page_figure(curve_drawing(curve.table, subset=subset, evidence=evidence)), path)
 
 
 def _curve_facts(curve: Curve | None, choice: Choice | None) -> dict[str, object] | None:

@@ -28,8 +28,7 @@ from ..errors import OF_NETWORKS, LayerError, ModelError
 from ..figures.analyses import saving_drawing
 from ..figures.drawing import page_figure
 from ..figures.notebook import html_of
-from ..networks.axes import tensors_in
-from ..networks.hooks import pool
+from ..networks.hooks import pool, tensors_in
 from ..networks.load import load_network
 from ..networks.network import Network, Preprocessing, tensors_sha256
 from ..networks.points import LOGITS, SOFTMAX, ProbePoint

@@ -8,7 +8,6 @@ network is changed. The head of a cut network is ignored.
 """
 
 import copy
-import functools
 import time
 import weakref
 from collections.abc import Sequence
@@ -26,7 +25,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from torch.utils.weak import WeakIdKeyDictionary
 
 from ..errors import DataError, LayerError
-from ..networks.axes import MOST_PREFIX_TOKENS, tensors_in
+from ..networks.axes import MOST_PREFIX_TOKENS
+from ..networks.hooks import tensors_in, watch
 from ..networks.network import Network, channels_last
 from ..networks.points import ProbePoint
 from ..networks.truncation import trial_of
@@ -184,19 +184,11 @@ def _given(full: nn.Module, point: ProbePoint, images: Float32[Tensor, "n 3 h w"
     """Copies of the tensors that the point's module gives (or is given) at its last call."""
     found: list[Tensor] = []
 
-    def keep(module: nn.Module, *values: object) -> None:
-        value = list(values) if point.side == "input" else values[-1]
+    def keep(value: object) -> None:
         found[:] = [tensor.clone() for tensor in tensors_in(value)]
 
-    module = full.get_submodule(point.module)
-    if point.side == "input":
-        handle = module.register_forward_pre_hook(keep, with_kwargs=True)
-    else:
-        handle = module.register_forward_hook(keep)
-    try:
+    with watch(full.get_submodule(point.module), point.side, keep):
         full(images)
-    finally:
-        handle.remove()
     return found
 
 
@@ -326,20 +318,15 @@ def _last_weighted(
     """The name of the last layer with parameters that runs before the point."""
     run: list[str] = []
     before: list[str] = []
+
+    def reach(_: object) -> None:
+        before[:] = run
+
     with ExitStack() as undo:
         for name, module in full.named_modules():
             if any(parameter.ndim for parameter in module.parameters(recurse=False)):
-                hook = functools.partial(lambda name, *_: run.append(name), name)
-                undo.callback(module.register_forward_hook(hook).remove)
-        watched = full.get_submodule(point.module)
-
-        def reach(*_: object) -> None:
-            before[:] = run
-
-        if point.side == "input":
-            undo.callback(watched.register_forward_pre_hook(reach).remove)
-        else:
-            undo.callback(watched.register_forward_hook(reach).remove)
+                undo.enter_context(watch(module, "output", lambda _, name=name: run.append(name)))
+        undo.enter_context(watch(full.get_submodule(point.module), point.side, reach))
         full(image)
     return before[-1] if before else None
 

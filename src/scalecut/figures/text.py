@@ -1,19 +1,19 @@
 """Numbers as text, the same in the terminal, in sentences and on pages."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import numpy as np
 
 
-def number(value: float, missing: str = "–") -> str:
+def number(value: float) -> str:
     """A number with two decimals; with none from 100 on, where digits would only distract.
 
-    Args:
-        missing: the text for NaN.
+    A dash for NaN.
     """
     if np.isnan(value):
-        return missing
+        return "–"
     shown = f"{value:.2f}" if abs(value) < 100 else f"{value:,.0f}"
     return "0.00" if shown == "-0.00" else shown
 
@@ -31,6 +31,11 @@ def with_interval(value: float, low: float, high: float) -> str:
 def change(start: float, end: float) -> str:
     """Two numbers with three digits, such as "−0.12 → 4.5"."""
     return typeset(f"{start:.3g} → {end:.3g}")
+
+
+def unit(row: Mapping[Any, Any]) -> str:
+    """What an image of a visualisation drives, "unit 3" or "dog: larger"; a row of `units.csv`."""
+    return f"{row['subset']}: {row['direction']}" if row["direction"] else f"unit {row['unit']}"
 
 
 def span(values: Iterable[float]) -> str:

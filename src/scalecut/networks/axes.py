@@ -9,9 +9,10 @@ What stays unclear is refused.
 """
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeAlias
 
 import torch
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from ..errors import OF_NETWORKS, LayerError, ModelError
+from .hooks import tensors_in, watch
 
 Place: TypeAlias = tuple[str, str]  # name of a module, and its side: input or output
 
@@ -63,19 +65,6 @@ class Hints:
     widths: frozenset[int]
     stated_prefix: int
     given_prefix: int | None
-
-
-def tensors_in(found: object) -> list[Tensor]:
-    """Floating-point tensors in nested lists, tuples, dicts and dataclasses, in order."""
-    if isinstance(found, Tensor):
-        return [found] if found.is_floating_point() else []
-    if isinstance(found, dict):
-        found = list(found.values())
-    elif is_dataclass(found) and not isinstance(found, type):
-        found = [getattr(found, each.name) for each in fields(found)]
-    if isinstance(found, list | tuple):
-        return [tensor for item in found for tensor in tensors_in(item)]
-    return []
 
 
 class Runs:
@@ -213,19 +202,10 @@ def _outputs(network: nn.Module, places: set[Place], images: Tensor) -> dict[Pla
     def keep(place: Place, value: object) -> None:
         found[place] = [tensor.detach().clone() for tensor in tensors_in(value)]
 
-    def hook(place: Place) -> Callable[..., None]:
-        if place[1] == "input":
-            return lambda module, args, kwargs: keep(place, [args, kwargs])
-        return lambda module, args, output: keep(place, output)
-
     with ExitStack() as undo:
-        for place in places:
-            module = network.get_submodule(place[0])
-            if place[1] == "input":
-                handle = module.register_forward_pre_hook(hook(place), with_kwargs=True)
-            else:
-                handle = module.register_forward_hook(hook(place))
-            undo.callback(handle.remove)
+        for name, side in places:
+            keeping = partial(keep, (name, side))
+            undo.enter_context(watch(network.get_submodule(name), side, keeping))
         images = images.detach().clone().requires_grad_(torch.is_grad_enabled())
         network(images.clone())
     return dict(sorted(found.items()))

@@ -7,15 +7,49 @@ instead; why we do not is in docs/choices.md.
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import fields, is_dataclass
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from ..errors import LayerError
-from .axes import tensors_in
 from .points import SOFTMAX, ProbePoint
 
 COPIED_AT_ONCE = 2**20  # values of a map: 4 MB
+
+
+def tensors_in(found: object) -> list[Tensor]:
+    """Floating-point tensors in nested lists, tuples, dicts and dataclasses, in order."""
+    if isinstance(found, Tensor):
+        return [found] if found.is_floating_point() else []
+    if isinstance(found, dict):
+        found = list(found.values())
+    elif is_dataclass(found) and not isinstance(found, type):
+        found = [getattr(found, each.name) for each in fields(found)]
+    if isinstance(found, list | tuple):
+        return [tensor for item in found for tensor in tensors_in(item)]
+    return []
+
+
+def watch(module: nn.Module, side: str, act: Callable[[Any], Any]) -> RemovableHandle:
+    """Hook a function to what a module gives, or to [args, kwargs] that it is given.
+
+    What the function returns, if anything, takes the place of that. Removed by `with`.
+
+    Args:
+        side: `input` or `output`.
+    """
+    if side == "output":
+        return module.register_forward_hook(lambda _, args, output: act(output))
+
+    def given(_: nn.Module, args: tuple, kwargs: dict) -> Any:
+        instead = act([args, kwargs])
+        return instead and tuple(instead)
+
+    return module.register_forward_pre_hook(given, with_kwargs=True)
 
 
 class _AllRead(Exception):  # noqa: N818 - not an error: it ends a forward pass early
@@ -51,20 +85,9 @@ def pooled_outputs(
             pooled = pool(maps_of(value, point), point.channel_axis, point.prefix_tokens)
         outputs[point.layer] = pooled.softmax(dim=1) if point.layer == SOFTMAX else pooled
 
-    def reads_output(point: ProbePoint) -> Callable[..., None]:
-        return lambda module, args, output: keep(point, output)
-
-    def reads_input(point: ProbePoint) -> Callable[..., None]:
-        return lambda module, args, kwargs: keep(point, [args, kwargs])
-
     with ExitStack() as undo:
         for point in points:
-            module = modules[point.module]
-            if point.side == "input":
-                hook = reads_input(point)
-                undo.callback(module.register_forward_pre_hook(hook, with_kwargs=True).remove)
-            else:
-                undo.callback(module.register_forward_hook(reads_output(point)).remove)
+            undo.enter_context(watch(modules[point.module], point.side, partial(keep, point)))
         yield outputs
 
 
@@ -160,7 +183,6 @@ def _ending_early(
     """Stop each forward pass once every point has been read."""
     names = {point.layer for point in points}
     last = points[-1] if points else None
-    modules = dict(module.named_modules())
 
     def stop(*_: object) -> None:
         if names <= outputs.keys():
@@ -169,12 +191,5 @@ def _ending_early(
     if last is None or last.n_calls > 1 or [p.module for p in points].count(last.module) > 1:
         yield
         return
-    watched = modules[last.module]
-    register = (
-        watched.register_forward_pre_hook if last.side == "input" else watched.register_forward_hook
-    )
-    handle = register(stop)
-    try:
+    with watch(module.get_submodule(last.module), last.side, stop):
         yield
-    finally:
-        handle.remove()

@@ -34,7 +34,8 @@ from torch.autograd.graph import Node
 from torch.utils.flop_counter import FlopCounterMode
 
 from ..errors import LayerError
-from .axes import Hints, Layout, Runs, n_registers, tensors_in
+from .axes import Hints, Layout, Runs, n_registers
+from .hooks import tensors_in
 from .points import LOGITS, POOLED, SOFTMAX, ProbePoint
 
 

@@ -54,6 +54,11 @@ class ProbePoint:
         return cls(**{**facts, "chosen": tuple(facts.get("chosen", ()))})
 
     @property
+    def name_facts(self) -> dict[str, Any]:
+        """Its columns in the tables of results: `layer`, `alias` and `depth`."""
+        return {"layer": self.layer, "alias": self.alias, "depth": self.depth}
+
+    @property
     def label(self) -> str:
         """The name, with the paper's where there is one: `Mixed_7a (mixed8)`."""
         is_new = self.alias and self.alias != self.layer

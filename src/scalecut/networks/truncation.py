@@ -11,8 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from ..errors import LayerError
-from .axes import tensors_in
-from .hooks import maps_of
+from .hooks import maps_of, tensors_in, watch
 from .points import ProbePoint
 
 
@@ -93,13 +92,7 @@ def is_bypassed(network: nn.Module, point: ProbePoint, image: Tensor) -> bool:
         return found
 
     trial = copy.deepcopy(network).eval().requires_grad_(True)
-    module = trial.get_submodule(point.module)
-    if point.side == "input":
-        module.register_forward_pre_hook(
-            lambda module, args, kwargs: cut_off((args, kwargs)), with_kwargs=True
-        )
-    else:
-        module.register_forward_hook(lambda module, args, output: cut_off(output))
+    watch(trial.get_submodule(point.module), point.side, cut_off)
     image = image.detach().clone().requires_grad_()
     with torch.enable_grad():
         ends = [end.sum() for end in tensors_in(trial(image.clone())) if end.requires_grad]
@@ -219,11 +212,7 @@ def _run_around(network: nn.Module, point: ProbePoint, image: Tensor) -> tuple[s
         if n_left == 0:
             before.update(started, (name.rpartition(".")[0] for name in record.names))
 
-    watched = trial.get_submodule(point.module)
-    if point.side == "input":
-        watched.register_forward_pre_hook(reach)
-    else:
-        watched.register_forward_hook(reach)
+    watch(trial.get_submodule(point.module), point.side, reach)
     for name, module in trial.named_modules():
         module.register_forward_pre_hook(lambda *_, name=name: started.add(name))
     with torch.no_grad(), record:

@@ -11,11 +11,12 @@ from typing import Any
 
 import matplotlib as mpl
 import pandas as pd
+from matplotlib.figure import Figure
 
 from .. import cache, runs
 from ..data.contact import SMALL, write_sheet
 from ..data.images import ImageSet
-from ..errors import DataError, OutputError
+from ..errors import DataError
 from ..figures.drawing import STYLE, Drawing, page_figure
 from ..runs import Run
 from .curve import comparison_section, curve_story, names_of
@@ -151,16 +152,19 @@ def _check_subset(run: Run, subset: str) -> None:
 def _write_figures(folder: Path, drawn: Mapping[str, Drawing]) -> list[Path]:
     paths = [folder / f"{name}.{kind}" for name in drawn for kind in ("png", "svg")]
     figures = {name: page_figure(drawing) for name, drawing in drawn.items()}
-    try:
+    with cache.explained(folder, runs.unwritable):
         if paths:
             folder.mkdir(parents=True, exist_ok=True)
-        with mpl.rc_context(STYLE):
-            for path in paths:
-                undated = {"Date": None} if path.suffix == ".svg" else {}
-                figures[path.stem].savefig(path, dpi=DOTS_PER_INCH, metadata=undated)
-    except OSError as error:
-        raise OutputError(runs.unwritable(folder, error)) from error
+        for path in paths:
+            write_figure(figures[path.stem], path)
     return paths
+
+
+def write_figure(figure: Figure, path: Path) -> None:
+    """Write a figure as PNG or SVG; the same figure gives the same bytes."""
+    undated = {"Date": None} if path.suffix == ".svg" else {}
+    with mpl.rc_context(STYLE):
+        figure.savefig(path, dpi=DOTS_PER_INCH, metadata=undated)
 
 
 def _write_page(text: str, file: Path) -> Path:

@@ -104,8 +104,7 @@ def unit_sections(run: Run) -> list[Section]:
         images = [
             ShownImage(
                 thumbnail(Image(row["picture"], run.folder / row["picture"])),
-                (row["direction"] and f"{row['subset']}: {row['direction']}")
-                or f"unit {row['unit']}",
+                text.unit(row),
                 text.change(row["start"], row["end"]),
             )
             for row in rows.to_dict("records")
