@@ -8,6 +8,7 @@ Shapes: S seeds, n test patches, T tiles, K classes, b bootstrap draws.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 import numpy as np
 from jaxtyping import Float64, Int64
@@ -18,8 +19,9 @@ from ..figures import text
 
 DRAWS = 2000
 ALPHA = 0.05
-METRICS = ("mae", "octaves", "kappa", "kappa_quadratic")
-HIGHER_IS_BETTER = {"mae": False, "octaves": False, "kappa": True, "kappa_quadratic": True}
+SIGNS = {"mae": -1.0, "octaves": -1.0, "kappa": 1.0, "kappa_quadratic": 1.0}  # 1 if more is better
+METRICS = tuple(SIGNS)
+Predictions: TypeAlias = Float64[np.ndarray, "S n"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,35 +81,31 @@ class Difference:
         return self.p_value <= ALPHA
 
 
-def nearest(
-    predicted: Float64[np.ndarray, "S n"], centres: Float64[np.ndarray, " K"]
-) -> Int64[np.ndarray, "S n"]:
+def nearest(predicted: Predictions, centres: Float64[np.ndarray, " K"]) -> Int64[np.ndarray, "S n"]:
     """The class with the nearest centre (`graziani2021`, with centres of the training part)."""
     return np.abs(predicted[..., None] - centres).argmin(axis=-1)
 
 
-def tile_metrics(
-    predicted: Float64[np.ndarray, "S n"], test: Held
-) -> dict[str, Float64[np.ndarray, "S T"]]:
+def tile_metrics(predicted: Predictions, test: Held) -> dict[str, Float64[np.ndarray, "S T"]]:
     """Each metric on each tile; kappa is undefined (NaN) where all patches are of one class."""
     weights = np.eye(test.tiles.max() + 1)
     return {name: _metric(name, predicted, test, weights) for name in METRICS}
 
 
-def metrics(predicted: Float64[np.ndarray, "S n"], test: Held) -> dict[str, np.ndarray]:
+def metrics(predicted: Predictions, test: Held) -> dict[str, np.ndarray]:
     """Each metric on all test patches, by seed: (S,)."""
     weights = np.ones((1, test.tiles.max() + 1))
     return {name: _metric(name, predicted, test, weights)[:, 0] for name in METRICS}
 
 
-def recall(predicted: Float64[np.ndarray, "S n"], test: Held) -> Float64[np.ndarray, "S K"]:
+def recall(predicted: Predictions, test: Held) -> Float64[np.ndarray, "S K"]:
     """The share of the patches of each class that are predicted as this class."""
     confusion = _confusion(predicted, test).sum(axis=1)
     return np.diagonal(confusion, axis1=1, axis2=2) / np.maximum(confusion.sum(axis=2), 1)
 
 
 def compare(
-    predictions: Mapping[str, Float64[np.ndarray, "S n"]],
+    predictions: Mapping[str, Predictions],
     pairs: Sequence[tuple[str, str]],
     test: Held,
     rng: np.random.Generator,
@@ -121,42 +119,28 @@ def compare(
     Intervals are Student's t with one degree of freedom less than tiles; p-values are corrected by
     Holm's method (`holm1979`).
     """
-    n_tiles = int(test.tiles.max()) + 1
-    drawn = rng.multinomial(n_tiles, np.full(n_tiles, 1 / n_tiles), size=DRAWS).astype(np.float64)
-    sign = 1.0 if HIGHER_IS_BETTER[metric] else -1.0
+    n_tiles, sign = int(test.tiles.max()) + 1, SIGNS[metric]
+    drawn = _drawn(n_tiles, rng)
     names = dict.fromkeys(name for pair in pairs for name in pair)
     whole = {name: metrics(predictions[name], test)[metric] for name in names}
     draws = {name: _metric(metric, predictions[name], test, drawn) for name in names}
     n_patches = np.bincount(test.tiles)
-    in_octaves = metric == "octaves"
-    by_tile = {
-        n: -_errors(predictions[n], test, in_octaves).mean(axis=0) / n_patches for n in names
-    }
+    by_tile = {n: -_errors(predictions[n], test, metric).mean(axis=0) / n_patches for n in names}
     found = []
     for one, other in pairs:
         by_seed = sign * (whole[one] - whole[other])
+        better = float(by_seed.mean())
         variance = _variance(by_seed, sign * (draws[one] - draws[other]), n_tiles)
-        low, high, p_value = _interval_of_t(float(by_seed.mean()), variance, n_tiles - 1)
         gaps = by_tile[one] - by_tile[other]
-        found.append(
-            Difference(
-                one,
-                other,
-                metric,
-                float(by_seed.mean()),
-                low,
-                high,
-                p_value,
-                float(gaps.mean() / gaps.std(ddof=1)) if gaps.std() > 0 else 0.0,
-                int((by_seed > 0).sum()),
-                len(by_seed),
-            )
-        )
+        effect = float(gaps.mean() / gaps.std(ddof=1)) if gaps.std() > 0 else 0.0
+        judged = *_interval_of_t(better, variance, n_tiles - 1), effect
+        counts = int((by_seed > 0).sum()), len(by_seed)
+        found.append(Difference(one, other, metric, better, *judged, *counts))
     return _holm(found)
 
 
 def bootstrap(
-    predictions: Mapping[str, Float64[np.ndarray, "S n"]],
+    predictions: Mapping[str, Predictions],
     test: Held,
     rng: np.random.Generator,
     metric: str = "kappa",
@@ -166,11 +150,9 @@ def bootstrap(
     Errors are negated. A draw takes tiles and fits with replacement, the same for all methods, so
     draws are paired. Draws in which kappa is undefined are NaN.
     """
-    n_tiles = int(test.tiles.max()) + 1
-    tiles = rng.multinomial(n_tiles, np.full(n_tiles, 1 / n_tiles), size=DRAWS).astype(np.float64)
+    tiles = _drawn(int(test.tiles.max()) + 1, rng)
     n_seeds = len(next(iter(predictions.values())))
-    fits = rng.multinomial(n_seeds, np.full(n_seeds, 1 / n_seeds), size=DRAWS) / n_seeds  # (b, S)
-    sign = 1.0 if HIGHER_IS_BETTER[metric] else -1.0
+    fits, sign = _drawn(n_seeds, rng) / n_seeds, SIGNS[metric]  # (b, S)
     found = {}
     for name, predicted in predictions.items():
         by_draw = (fits.T * _metric(metric, predicted, test, tiles)).sum(axis=0)
@@ -199,32 +181,32 @@ def sentence(found: Difference, layers: Mapping[str, str]) -> str:
 # --- inside --------------------------------------------------------------------------------------
 
 
+def _drawn(n: int, rng: np.random.Generator) -> Float64[np.ndarray, "b n"]:
+    """How often each of n is drawn, with replacement."""
+    return rng.multinomial(n, np.full(n, 1 / n), size=DRAWS).astype(np.float64)
+
+
 def _metric(
-    name: str,
-    predicted: Float64[np.ndarray, "S n"],
-    test: Held,
-    weights: Float64[np.ndarray, "b T"],
+    name: str, predicted: Predictions, test: Held, weights: Float64[np.ndarray, "b T"]
 ) -> Float64[np.ndarray, "S b"]:
     """A metric with each tile weighted."""
     if name in ("mae", "octaves"):
-        errors = _errors(predicted, test, in_octaves=name == "octaves")  # (S, T), sums
+        errors = _errors(predicted, test, name)  # (S, T), sums
         return errors @ weights.T / (weights @ np.bincount(test.tiles))
     return _kappa(np.einsum("bt,stij->sbij", weights, _confusion(predicted, test)), name)
 
 
-def _errors(
-    predicted: Float64[np.ndarray, "S n"], test: Held, in_octaves: bool = False
-) -> Float64[np.ndarray, "S T"]:
-    """Absolute errors, summed over the patches of a tile."""
+def _errors(predicted: Predictions, test: Held, metric: str) -> Float64[np.ndarray, "S T"]:
+    """Absolute errors, summed over the patches of a tile; of other metrics than octaves, in px."""
     found, truth = predicted, test.truth
-    if in_octaves and test.is_area:
+    if metric == "octaves" and test.is_area:
         # ridge may predict an area below one pixel, or a negative one
         found, truth = np.log2(np.maximum(found, 1.0)), np.log2(truth)
     member = np.eye(test.tiles.max() + 1)[test.tiles]
     return np.abs(found - truth) @ member
 
 
-def _confusion(predicted: Float64[np.ndarray, "S n"], test: Held) -> Float64[np.ndarray, "S T K K"]:
+def _confusion(predicted: Predictions, test: Held) -> Float64[np.ndarray, "S T K K"]:
     """The number of patches of class i of a tile that are predicted as class j."""
     n_tiles, n_classes = int(test.tiles.max()) + 1, len(test.centres)
     found = np.zeros((len(predicted), n_tiles, n_classes, n_classes))
@@ -271,11 +253,8 @@ def _interval_of_t(center: float, variance: float, freedom: int) -> tuple[float,
     if error == 0:
         return center, center, float(center == 0)
     reach = float(distributions.t.ppf(1 - ALPHA / 2, freedom)) * error
-    return (
-        center - reach,
-        center + reach,
-        float(2 * distributions.t.sf(abs(center) / error, freedom)),
-    )
+    p_value = float(2 * distributions.t.sf(abs(center) / error, freedom))
+    return center - reach, center + reach, p_value
 
 
 def _holm(found: Sequence[Difference]) -> list[Difference]:

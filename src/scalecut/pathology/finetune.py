@@ -28,7 +28,7 @@ from .. import cache
 from ..cache import setting_hash
 from ..data.decoding import fitted
 from ..data.images import Image
-from ..errors import DataError, ModelError, OutputError
+from ..errors import DataError, ModelError
 from ..features.backends import resolved_device, resolved_precision
 from ..features.extract import Computation, decoded
 from ..networks.network import Preprocessing, channels_last, tensors_sha256
@@ -121,7 +121,8 @@ def finetuned(
         OutputError: if the place cannot be written.
     """
     training, computation = training or Training(), computation or Computation()
-    _check_installed()
+    if not find_spec("tensorboard"):
+        raise ModelError("Mode finetune needs tensorboard. Install scalecut[finetune].")
     _check(target, parts, training, computation.batch_size)
     device = resolved_device(computation.device)
     plan = _Plan(parts, training, seed, device, mixed_type(computation.precision, device))
@@ -149,10 +150,8 @@ def finetuned(
                 np.savez(file, allow_pickle=False, **result)
             (folder / LAST).unlink(missing_ok=True)
         with np.load(folder / RESULT) as stored:
-            outputs, losses, validation_losses = (
-                stored[name] for name in ("outputs", "losses", "validation_losses")
-            )
-            epoch = int(stored["epoch"])
+            outputs, losses, epoch = stored["outputs"], stored["losses"], int(stored["epoch"])
+            validation_losses = stored["validation_losses"]
     if tell:
         n_images = training.epochs * len(parts.train)
         tell(f"loss {losses[-1]:.3g}", n_images, n_images)
@@ -303,7 +302,6 @@ def _train_epoch(
     order = np.random.default_rng([plan.seed, epoch, 0]).permutation(plan.parts.train)
     torch.manual_seed(int(np.random.default_rng([plan.seed, epoch, 1]).integers(2**63)))
     said = f"loss {history.losses[-1]:.3g}" if history.n else ""
-    n_done = epoch * n_train
     total, n = torch.zeros((), device=plan.device), 0
     module.train()
     for batch in batches.of(order):
@@ -314,7 +312,7 @@ def _train_epoch(
         scaler.update()
         total, n = total + loss.detach() * len(batch[1]), n + len(batch[1])
         if tell:
-            tell(said, n_done + n, plan.training.epochs * n_train)
+            tell(said, epoch * n_train + n, plan.training.epochs * n_train)
     history.losses.append((total / n).item())
     if not len(plan.parts.validation):
         return
@@ -387,11 +385,6 @@ def _fingerprint(module: nn.Module, batches: _Batches, plan: _Plan) -> str:
     )
 
 
-def _check_installed() -> None:
-    if not find_spec("tensorboard"):
-        raise ModelError("Mode finetune needs tensorboard. Install scalecut[finetune].")
-
-
 def _check(
     target: Float64[np.ndarray, " n"], parts: Parts, training: Training, batch_size: int
 ) -> None:
@@ -429,19 +422,20 @@ def check_training(training: Training, batch_size: int) -> None:
 def _in_one_line(plan: _Plan, batch_size: int, place: Path) -> Iterator[None]:
     """Failures outside the network become errors that say what to do."""
     try:
-        yield
+        with cache.explained(place, _unwritable):
+            yield
     except torch.OutOfMemoryError as error:
         raise ModelError(
             f"Training on a batch of {batch_size} does not fit into the memory of {plan.device}. "
             f"Give a smaller one, such as --batch-size {max(2, batch_size // 2)}."
         ) from error
-    except OutputError:
-        raise
-    except OSError as error:
-        raise OutputError(
-            f"{place} cannot be written ({error.strerror or error}). Give a folder that can; "
-            "completed epochs are kept."
-        ) from error
+
+
+def _unwritable(place: Path, error: OSError) -> str:
+    return (
+        f"{place} cannot be written ({error.strerror or error}). Give a folder that can; completed "
+        "epochs are kept."
+    )
 
 
 @contextmanager

@@ -323,10 +323,8 @@ def reset_after(
     Batch norms after the cut take their statistics from `batches`.
     """
     reset = randomly_initialised(network, seed)
-    kept = {
-        name.removeprefix("body."): tensor
-        for name, tensor in cut_after(network, cut).state_dict().items()
-    }
+    state = cut_after(network, cut).state_dict()
+    kept = {name.removeprefix("body."): tensor for name, tensor in state.items()}
     reset.module.load_state_dict(kept, strict=False)
     norms = [
         module
@@ -421,9 +419,8 @@ def _tuned(
 ) -> tuple[Method, pd.DataFrame]:
     """The layer, alone or with all before it, of the highest kappa on held-out groups."""
     train = task.fitted
-    own = replace(
-        held, truth=task.target[train], classes=task.classes[train], tiles=task.groups[train]
-    )
+    truth, classes, tiles = (each[train] for each in (task.target, task.classes, task.groups))
+    own = replace(held, truth=truth, classes=classes, tiles=tiles)
     candidates = [Method(TUNED, (point,)) for point in points]
     candidates += [Method(TUNED, tuple(points[: k + 1])) for k in range(1, len(points))]
     rows = []
@@ -459,10 +456,7 @@ def trained(
             stage = f"{each.name}, fit {number + 1} of {trial.seeds}"
             with source.stages(stage):
                 fit = finetuned(
-                    source.trainable(each, own),
-                    source.images.images,
-                    task.regressed,
-                    parts,
+                    *(source.trainable(each, own), source.images.images, task.regressed, parts),
                     cache.fits(),
                     preprocessing=source.network.preprocessing,
                     training=training,
@@ -472,14 +466,10 @@ def trained(
                 )
             predictions[each.name].append(task.restored(fit.predictions))
             losses.append(_losses(each, number, fit))
-    return Predicted(
-        {name: np.array(rows) for name, rows in predictions.items()},
-        {each.name: each.layer for each in plan},
-        task,
-        held,
-        table,
-        losses=pd.concat(losses, ignore_index=True),
-    )
+    every = {name: np.array(rows) for name, rows in predictions.items()}
+    layers = {each.name: each.layer for each in plan}
+    of_epochs = pd.concat(losses, ignore_index=True)
+    return Predicted(every, layers, task, held, table, losses=of_epochs)
 
 
 def _progress_of(stages: Stages, stage: str) -> Callable[[str, int, int], None]:

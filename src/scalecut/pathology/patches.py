@@ -13,9 +13,8 @@ overlap at the low ones.
 Shapes: h x w pixels of the tile, H x W of the resampled tile; k nuclei.
 """
 
-import datetime
 import json
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import product
@@ -218,7 +217,10 @@ def save_patches(
         made = cut_patches(kept, parts, folder, cutting, progress=progress)
         made = replace(made, folder=out, left_out=(*left_out, *made.left_out), stated=said)
         made.table.to_parquet(folder / "patches.parquet", index=False)
-        _write_facts(made, folder, command)
+        stated = {name: getattr(made, name) for name in ("blur", "left_out", "skipped", "stated")}
+        counted = {"counts": json.loads(str(made.counts().to_json(orient="index")))}
+        facts = runs.stamp("patches", command) | counted | stated
+        runs.write_json(folder / runs.MARKS["patches"], facts)
     return made
 
 
@@ -248,7 +250,8 @@ def cut_patches(
         if cutting.match_blur:
             train = [tile for tile in tiles if split[tile.name] == "train"]
             given = cutting.native_blur
-            blur = _matched([given] if given else list(pool.map(_blur_of_tile, train)), cutting)
+            native = [given] if given else [*pool.map(lambda t: estimated_blur(read(t)[0]), train)]
+            blur = _matched(native, cutting)
         plan = _Plan(folder, cutting, blur)
         done = pool.map(lambda tile: _cut(tile, split[tile.name], plan), tiles)
         for number, each in enumerate(done, start=1):
@@ -257,8 +260,8 @@ def cut_patches(
                 progress("patches", number, len(tiles))
     table = pd.DataFrame([row for cut in cuts for row in cut.rows], columns=list(COLUMNS))
     _check_parts(table, {split[tile.name] for tile in tiles}, cutting.size)
-    skipped = tuple(_skipped(cuts, cutting.size))
-    return Patches(table, folder, tuple(_left_out(cuts)), skipped, blur)
+    left_out, skipped = _left_out(cuts, cutting.size)
+    return Patches(table, folder, left_out, skipped, blur)
 
 
 def _check_parts(table: pd.DataFrame, parts: Set[str], size: int) -> None:
@@ -270,26 +273,22 @@ def _check_parts(table: pd.DataFrame, parts: Set[str], size: int) -> None:
             )
 
 
-def _left_out(cuts: Sequence[_Cut]) -> Iterator[LeftOut]:
+def _left_out(cuts: Sequence[_Cut], size: int) -> tuple[tuple[LeftOut, ...], tuple[LeftOut, ...]]:
+    """By magnification: patches without nuclei, and tiles that are smaller than a patch."""
+    left_out: list[LeftOut] = []
+    skipped: list[LeftOut] = []
     for magnification in dict.fromkeys(cut.magnification for cut in cuts):
-        these = [cut for cut in cuts if cut.magnification == magnification]
+        name, these = f"{magnification:g}X", [c for c in cuts if c.magnification == magnification]
         empty = sum(cut.n_empty for cut in these)
         there = empty + sum(len(cut.rows) for cut in these)
         if empty:
             reason = f"{empty} of {there} patches have no complete nucleus of {SMALLEST} px or more"
-            yield LeftOut(f"{magnification:g}X", reason)
-
-
-def _skipped(cuts: Sequence[_Cut], size: int) -> Iterator[LeftOut]:
-    for magnification in dict.fromkeys(cut.magnification for cut in cuts):
-        these = [cut for cut in cuts if cut.magnification == magnification]
+            left_out.append(LeftOut(name, reason))
         small = [cut.too_small for cut in these if cut.too_small]
         if small:
-            reason = (
-                f"{len(small)} of {len(these)} tiles are smaller than a patch of {size} px there, "
-                f"the first {small[0]}"
-            )
-            yield LeftOut(f"{magnification:g}X", reason)
+            reason = f"are smaller than a patch of {size} px there, the first {small[0]}"
+            skipped.append(LeftOut(name, f"{len(small)} of {len(these)} tiles {reason}"))
+    return tuple(left_out), tuple(skipped)
 
 
 def _cut(tile: Tile, part: str, plan: _Plan) -> list[_Cut]:
@@ -411,10 +410,6 @@ def _is_marked(covered: Float64[np.ndarray, "h w"]) -> Bool[np.ndarray, "h w"]:
     return covered > half
 
 
-def _blur_of_tile(tile: Tile) -> float | None:
-    return estimated_blur(read(tile)[0])
-
-
 def estimated_blur(pixels: UInt8[np.ndarray, "h w 3"]) -> float | None:
     """Standard deviation of the point spread, in pixels, estimated from the steepest edges.
 
@@ -481,21 +476,6 @@ def counts(table: pd.DataFrame) -> pd.DataFrame:
     cells.loc[TOTAL] = cells.sum()
     cells.index.name, cells.columns.name = "split", None
     return cells
-
-
-def _write_facts(made: Patches, folder: Path, command: str) -> None:
-    facts = {
-        "format": runs.FORMATS["patches"],
-        "command": command,
-        "written": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "versions": runs.versions(),
-        "counts": json.loads(str(made.counts().to_json(orient="index"))),
-        "blur": made.blur,
-        "left_out": made.left_out,
-        "skipped": made.skipped,
-        "stated": made.stated,
-    }
-    runs.write_json(folder / runs.MARKS["patches"], facts)
 
 
 def read_patches(folder: str | Path) -> Patches:

@@ -42,11 +42,15 @@ from .patches import Patches, read_patches
 COLUMNS = [
     "contestant", "layer", "task", "mode", "seed", "tile", "metric", "value", "n_train", "n_test",
 ]  # fmt: skip
+OF_DIFFERENCES = [each.name for each in fields(compared.Difference)]
 ALL = "all"  # the test tiles together
 TENTHS = 10
 R2 = ("r2", "r2_low", "r2_high")
 AGAINST = ("pretrained", "scratch", "cut-random", "reset")  # what the cut is compared with
 RICHER = ("up-to-cut", "all-layers", "tuned")  # what is compared with the cut
+OTHERS = (  # tables, by the names of the fields
+    *("differences", "recall", "calibration", "sweep", "agreement", "configurations", "losses"),
+)
 PATCHES = "patches:"
 
 
@@ -97,17 +101,8 @@ class Transfer:
 
     def tables(self) -> dict[str, pd.DataFrame]:
         """Every table of the run folder, by name; those with rows."""
-        every = {
-            "transfer": self.table,
-            "scores": self.scores(),
-            **{
-                name: getattr(self, name)
-                for name in (
-                    *("differences", "recall", "calibration", "sweep", "agreement"),
-                    *("configurations", "losses"),
-                )
-            },
-        }
+        others = {name: getattr(self, name) for name in OTHERS}
+        every = {"transfer": self.table, "scores": self.scores(), **others}
         return {name: table for name, table in every.items() if len(table)}
 
     def scores(self) -> pd.DataFrame:
@@ -273,8 +268,7 @@ def transfer(
         tuple(source.left_out),
         tuple(layers_left_out),
         provenance(network, settings, stages, image_set=images, checked=source.computed)
-        | _facts_of(found, trial, training, computation)
-        | {"transfer": _trial_facts(trial, seed)},
+        | _facts_of(found, trial, training, computation, seed),
         found,
         images,
     )
@@ -287,16 +281,15 @@ def read_transfer(folder: str | Path) -> Transfer:
         DataError: if the folder is no complete run of a transfer, or one of a newer version.
     """
     run = read_run(folder, needed=("transfer", "layers"))
-    left_out = {
+    left_out: dict[str, Any] = {
         name: tuple(LeftOut(**each) for each in run.facts.get(name, []))
         for name in ("images_left_out", "layers_left_out")
     }
-    names = ("recall", "calibration", "sweep", "agreement", "configurations", "losses")
-    others = {name: run.table(name) if run.has(name) else pd.DataFrame() for name in names}
-    differences = run.table("differences") if run.has("differences") else _no_differences()
+    others: dict[str, Any] = {name: pd.DataFrame() for name in OTHERS}
+    others["differences"] = pd.DataFrame(columns=OF_DIFFERENCES)
+    others |= {name: run.table(name) for name in OTHERS if run.has(name)}
     table = run.table("transfer", COLUMNS)
-    facts = dict(run.facts)
-    return Transfer(table, differences, provenance=facts, **others, **left_out)  # pyright: ignore[reportArgumentType] - by name
+    return Transfer(table, provenance=dict(run.facts), **others, **left_out)
 
 
 # --- inside --------------------------------------------------------------------------------------
@@ -321,25 +314,19 @@ def _images(patches: Patches, task: Task) -> ImageSet:
 
 
 def _point_of(points: Sequence[ProbePoint], layer: str) -> ProbePoint:
-    for point in points:
-        if layer in (point.layer, point.alias):
-            return point
-    raise LayerError(
-        f"No layer is named {layer!r} among those that can be probed. `scalecut layers MODEL` "
-        "prints them."
-    )
-
-
-def _trial_facts(trial: Trial, seed: int) -> dict[str, object]:
-    of_trial: dict[str, object] = {
-        name: getattr(trial, name) for name in ("task", "mode", "seeds", "log")
-    }
-    return of_trial | {"seed": seed}
+    found = next((point for point in points if layer in (point.layer, point.alias)), None)
+    if found is None:
+        raise LayerError(
+            f"No layer is named {layer!r} among those that can be probed. `scalecut layers MODEL` "
+            "prints them."
+        )
+    return found
 
 
 def _facts_of(
-    found: Predicted, trial: Trial, training: Training, computation: Computation
+    found: Predicted, trial: Trial, training: Training, computation: Computation, seed: int
 ) -> dict[str, object]:
+    of_trial = {name: getattr(trial, name) for name in ("task", "mode", "seeds", "log")}
     how = ("batch_size", "precision", "device")
     of_training = asdict(training) | {name: getattr(computation, name) for name in how}
     tested = found.patches.iloc[found.task.test]
@@ -350,6 +337,7 @@ def _facts_of(
         "n_patches": len(found.patches),
         "n_test": len(tested),
         "n_tiles": int(tested.tile.nunique()),
+        "transfer": of_trial | {"seed": seed},
     }
 
 
@@ -365,17 +353,9 @@ def _table(found: Predicted, mode: str) -> pd.DataFrame:
             for number in range(len(predicted)):
                 start = (name.split()[0], found.layers[name], task.name, mode, number)
                 rows.append((*start, ALL, metric, total[metric][number], n_train, len(task.test)))
-                rows += [
-                    (*start, tile, metric, value, n_train, int(n))
-                    for tile, value, n in zip(
-                        tiles, by_tile[metric][number], n_of_tile, strict=True
-                    )
-                ]
+                of_tiles = zip(tiles, by_tile[metric][number], n_of_tile, strict=True)
+                rows += [(*start, tile, metric, v, n_train, int(n)) for tile, v, n in of_tiles]
     return pd.DataFrame(rows, columns=COLUMNS)
-
-
-def _no_differences() -> pd.DataFrame:
-    return pd.DataFrame(columns=[each.name for each in fields(compared.Difference)])
 
 
 def _differences(found: Predicted, seed: int) -> pd.DataFrame:
@@ -383,13 +363,11 @@ def _differences(found: Predicted, seed: int) -> pd.DataFrame:
     predictions = found.predictions
     pairs = [("cut", name) for name in AGAINST if name in predictions]
     pairs += [(name, "cut") for name in RICHER if name in predictions]
-    if "cut" not in predictions or not pairs:
-        return _no_differences()
     rows = []
-    for metric in compared.METRICS:
+    for metric in compared.METRICS if "cut" in predictions and pairs else ():
         rng = np.random.default_rng(seed)
         rows += map(asdict, compared.compare(predictions, pairs, found.held, rng, metric))
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=OF_DIFFERENCES)
 
 
 def _recall(found: Predicted) -> pd.DataFrame:
@@ -468,7 +446,7 @@ def _sweep(
     probed = _scores_of(curve) if curve else pd.DataFrame()
     rows = []
     for metric, every in swept.items():
-        sign = 1.0 if compared.HIGHER_IS_BETTER[metric] else -1.0
+        sign = compared.SIGNS[metric]
         ends = np.sort(sign * np.nanquantile(every.draws, [0.025, 0.975], axis=1), axis=0).T
         for layer, value, (low, high) in zip(every.layers, sign * every.scores, ends, strict=True):
             r2 = probed.loc[layer, list(R2)] if layer in probed.index else [np.nan] * 3
@@ -497,16 +475,10 @@ def _agreement(swept: Mapping[str, _Swept], curve: Curve | None) -> pd.DataFrame
             np.array([draws[name] for name in names], dtype=np.float64),
             every.draws[both],
         )
-        rows.append(
-            {
-                "metric": metric,
-                **{n: getattr(found, n) for n in ("rho", "low", "high", "rho_depth")},
-                **{n: getattr(found, n) for n in ("regret", "regret_last")},
-                "best": names[found.best],
-                "foretold": names[found.predicted],
-                "n_layers": found.n_layers,
-            }
-        )
+        numbers = ("rho", "low", "high", "rho_depth", "regret", "regret_last")
+        chosen = {"best": names[found.best], "foretold": names[found.predicted]}
+        own = {"metric": metric} | {name: getattr(found, name) for name in numbers} | chosen
+        rows.append(own | {"n_layers": found.n_layers})
     return pd.DataFrame(rows)
 
 
