@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from .. import __version__
-from .commands import Verb, callback, verb_of
+from .commands import Verb, add
 from .console import ERR, JSON, OUT, OUT_FOLDER, Commands, bars, finish, place
 
 HELP = """Find the layer at which a vision model forgets how big things are.
@@ -125,11 +125,7 @@ def register(name: str, command: Command) -> None:
             result = verb.call(values, progress=progress)
         finish(result, folder, as_json=as_json)
 
-    verb = verb_of(command.verb)
-    examples = "\n".join(f"  {each}" for each in command.examples)
-    app.command(name, help=f"{verb.summary}\n\n\b\nExamples:\n{examples}")(
-        callback(verb, run, (OUT_FOLDER, JSON))
-    )
+    add(app, name, command.verb, "\n".join(command.examples), run, (OUT_FOLDER, JSON))
 
 
 for _name, _command in COMMANDS.items():

@@ -39,6 +39,11 @@ class Option:
     help: str
     owner: str = ""  # the parameter whose dataclass this is a field of
 
+    @property
+    def flag(self) -> str:
+        """As it is typed, such as `--at-most`."""
+        return "--" + self.name.rstrip("_").replace("_", "-")
+
 
 @dataclass(frozen=True, slots=True)
 class Verb:
@@ -61,11 +66,10 @@ class Verb:
         grouped: dict[str, dict[str, Any]] = {owner: {} for owner in self.owners}
         for option in self.options:
             value = values[option.name]
-            flag = "--" + option.name.rstrip("_").replace("_", "-")
             if isinstance(value, str):
-                value = converted(option.annotation, value, flag, option.default)
+                value = converted(option.annotation, value, option.flag, option.default)
             if option.annotation == "int":
-                _check_range(option, value, flag)
+                _check_range(option, value)
             (grouped[option.owner] if option.owner else arguments)[option.name] = value
         for owner, given in grouped.items():
             arguments[owner] = imported(self.owners[owner])(**given)
@@ -105,15 +109,32 @@ def verb_of(path: str) -> Verb:
             fields = _fields(place, argument.arg, changed, help_of)
             options += [field for field in fields if field.name not in unused]
             continue
-        options.append(
-            Option(
-                argument.arg,
-                ast.unparse(argument.annotation),
-                _REQUIRED if default is None else _value(tree, default),
-                help_of.get(argument.arg, ""),
-            )
-        )
+        value = _REQUIRED if default is None else _value(tree, default)
+        annotation, text = ast.unparse(argument.annotation), help_of.get(argument.arg, "")
+        options.append(Option(argument.arg, annotation, value, text))
     return Verb(path, documented.splitlines()[0], tuple(options), owners)
+
+
+def add(
+    app: typer.Typer,
+    name: str,
+    path: str,
+    examples: str,
+    finish: Callable[..., None],
+    extra: Sequence[inspect.Parameter],
+) -> None:
+    """Add the command that is made of a verb.
+
+    Args:
+        path: of the verb, `package.module:function`.
+        examples: one per line, as they are typed.
+        finish, extra: as for `callback`.
+    """
+    verb = verb_of(path)
+    listed = textwrap.indent(textwrap.dedent(examples).strip("\n"), "  ")
+    app.command(name, help=f"{verb.summary}\n\n\b\nExamples:\n{listed}")(
+        callback(verb, finish, extra)
+    )
 
 
 def callback(verb: Verb, finish: Callable[..., None], extra: Sequence[inspect.Parameter]) -> Any:
@@ -126,7 +147,6 @@ def callback(verb: Verb, finish: Callable[..., None], extra: Sequence[inspect.Pa
     parameters = [
         _parameter(option, is_first=number == 0) for number, option in enumerate(verb.options)
     ]
-
     if any(option.name == "model" for option in verb.options):
         parameters.append(_MODEL_ARGUMENT)
 
@@ -240,11 +260,10 @@ def _parameter(option: Option, *, is_first: bool) -> inspect.Parameter:
     default = "" if option.default is None and kind is str else option.default
     if isinstance(default, tuple | list):
         default = ",".join(f"{v:g}" if isinstance(v, float) else str(v) for v in default)
-    flag = "--" + option.name.rstrip("_").replace("_", "-")
     if is_first and (option.default is _REQUIRED or option.name == "model"):
         declared: Any = typer.Argument(help=option.help, show_default=False)
     else:
-        declared = typer.Option(flag, help=option.help, **settings)
+        declared = typer.Option(option.flag, help=option.help, **settings)
     return inspect.Parameter(
         option.name,
         inspect.Parameter.KEYWORD_ONLY,
@@ -266,13 +285,13 @@ def _kind_of(option: Option) -> tuple[Any, dict[str, Any]]:
     return str, {"metavar": _metavar(option), "show_default": is_shown}
 
 
-def _check_range(option: Option, value: int, flag: str) -> None:
+def _check_range(option: Option, value: int) -> None:
     """Refuse what is less than the help says, before anything heavy is imported."""
     least = re.search(r"at least (\d+)", option.help)
     if least and value < int(least[1]):
-        raise DataError(f"{flag} must be at least {least[1]}, got {value}.")
+        raise DataError(f"{option.flag} must be at least {least[1]}, got {value}.")
     if option.name == "seed" and not 0 <= value < 2**32:
-        raise DataError(f"{flag} must be from 0 to {2**32 - 1}, got {value}.")
+        raise DataError(f"{option.flag} must be from 0 to {2**32 - 1}, got {value}.")
 
 
 def _choices(annotation: str) -> list[str]:

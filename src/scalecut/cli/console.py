@@ -95,30 +95,28 @@ class Commands(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
-        except USAGE_ERROR as error:
-            said = error.format_message().replace("Value error, ", "")
-            said = said if said.endswith((".", "?")) else f"{said}."
-            what = f"scalecut {error.ctx.info_name}" if error.ctx.parent else "scalecut"
-            ERR.print(f"scalecut: {said} See `{what} --help`.", soft_wrap=True)
-            raise typer.Exit(2) from error
-        except ScalecutError as error:
-            said = " ".join(str(error).split())  # in one line, whatever a library put into it
-            ERR.print(f"scalecut: {said}", soft_wrap=True)
-            raise typer.Exit(2) from error
-        except MemoryError as error:
-            what = f" ({error})" if str(error) else ""  # numpy says how much, Python nothing
-            ERR.print(
-                f"scalecut: There is not enough memory{what}. Give smaller sides in pixels, fewer "
-                "images or permutations, or a smaller --batch-size.",
-                soft_wrap=True,
-            )
-            raise typer.Exit(2) from error
-        except KeyboardInterrupt as error:
-            ERR.print(
-                "scalecut: Stopped; no run was written. Cached features are not computed again.",
-                soft_wrap=True,
-            )
-            raise typer.Exit(130) from error
+        except (USAGE_ERROR, ScalecutError, MemoryError, KeyboardInterrupt) as error:
+            ERR.print(f"scalecut: {_in_one_line(error)}", soft_wrap=True)
+            raise typer.Exit(130 if isinstance(error, KeyboardInterrupt) else 2) from error
+
+
+def _in_one_line(error: Any) -> str:
+    """What an error that the user can fix says."""
+    if isinstance(error, USAGE_ERROR):
+        said = error.format_message().replace("Value error, ", "")
+        said = said if said.endswith((".", "?")) else f"{said}."
+        what = f"scalecut {error.ctx.info_name}" if error.ctx.parent else "scalecut"
+        return f"{said} See `{what} --help`."
+    if isinstance(error, KeyboardInterrupt):
+        return "Stopped; no run was written. Cached features are not computed again."
+    said = " ".join(str(error).split())  # whatever a library put into it
+    if isinstance(error, MemoryError):
+        how_much = f" ({said})" if said else ""  # numpy says it, Python nothing
+        return (
+            f"There is not enough memory{how_much}. Give smaller sides in pixels, fewer images or "
+            "permutations, or a smaller --batch-size."
+        )
+    return said
 
 
 def _current(name: str, word: str) -> str:
@@ -140,12 +138,16 @@ def command() -> str:
 
 def place(out: Path | None, name: str) -> Path:
     """The run folder: the one asked for, or one named after the network and the time."""
-    plain = name.replace("/", "_").replace(":", "_")
-    folder = out or Path("runs") / f"{plain}-{datetime.now():%Y%m%d-%H%M%S}"
+    folder = out or Path("runs") / f"{file_name(name)}-{datetime.now():%Y%m%d-%H%M%S}"
     from .. import runs
 
     runs.check_place(folder)
     return folder
+
+
+def file_name(name: str) -> str:
+    """The name of a network or layer, as a folder may have it."""
+    return name.replace("/", "_").replace(":", "_")
 
 
 def finish(result: Result, folder: Path, *, as_json: bool) -> None:

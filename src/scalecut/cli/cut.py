@@ -8,8 +8,8 @@ from typing import Annotated, Any, Literal
 import typer
 
 from ..errors import DataError, ModelError, OutputError, check_names
-from .commands import Verb, callback, verb_of
-from .console import ERR, JSON, OUT, JsonOption, bars, command, print_json
+from .commands import Verb, add
+from .console import ERR, JSON, OUT, JsonOption, bars, command, file_name, print_json
 
 EXPORTS = ("onnx", "torch")  # the keys of `cut.export.EXPORTS`, which loads torch
 WAYS = {
@@ -18,9 +18,6 @@ WAYS = {
 }
 
 EXAMPLES = """
-
-\b
-Examples:
   scalecut cut resnet50 --at layer3.2 --out resnet50-short
   scalecut cut --from runs/demo --out short
   scalecut cut --from runs/demo --rule peak --export onnx,torch --out short
@@ -31,8 +28,7 @@ Folder = Annotated[Path, typer.Argument(help="A folder that `scalecut cut` wrote
 
 def add_to(app: typer.Typer) -> None:
     """Register the commands."""
-    verb = verb_of("cli.cut:cut")
-    app.command("cut", help=verb.summary + EXAMPLES)(callback(verb, _run, (JSON,)))
+    add(app, "cut", "cli.cut:cut", EXAMPLES, _run, (JSON,))
     app.command()(check)
     app.command()(features)
 
@@ -145,20 +141,13 @@ def cut(
             whole, input_size=loading.input_size, prefix_tokens=loading.prefix_tokens
         )
         layer = choice.layer if choice else at
-        folder = out or Path("cuts") / f"{whole.name}-{layer}".replace("/", "_").replace(":", "_")
+        folder = out or Path("cuts") / file_name(f"{whole.name}-{layer}")
         runs.check_place(folder, "cut")
         status.update("Cutting")
         network = cut_after(whole, layer, pooling=building.pooling, head=building.head)
         status.update("Verifying and writing")
-        saved = save_cut(
-            network,
-            folder,
-            whole,
-            choice=choice,
-            curve=curve if choice else None,
-            exports=exports,
-            command=command(),
-        )
+        why = {"choice": choice, "curve": curve if choice else None}
+        saved = save_cut(network, folder, whole, **why, exports=exports, command=command())
     if as_json:
         facts = runs.read_run(folder, "cut").facts
         print_json({"folder": str(folder), "checked": saved.reloaded, **facts})

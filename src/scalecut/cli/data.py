@@ -6,7 +6,7 @@ from typing import Any
 
 import typer
 
-from .commands import Verb, callback, verb_of
+from .commands import Verb, add
 from .console import (
     ERR,
     JSON,
@@ -19,8 +19,7 @@ from .console import (
     print_run,
 )
 
-EXAMPLES = r"""
-Examples:
+EXAMPLES = """
   scalecut data voc:VOCdevkit/VOC2012 --subset dog,cat,horse
   scalecut data masks:cells --mask-kind instances --objects mean
   scalecut data csv:lesions.csv --group patient --out runs/lesions-data"""
@@ -28,10 +27,7 @@ Examples:
 
 def add_to(app: typer.Typer) -> None:
     """Register the command."""
-    verb = verb_of("data.summary:describe_data")
-    app.command("data", help=f"{verb.summary}\n\n\b{EXAMPLES}")(
-        callback(verb, _data, (OUT_FOLDER, JSON))
-    )
+    add(app, "data", "data.summary:describe_data", EXAMPLES, _data, (OUT_FOLDER, JSON))
 
 
 def _data(verb: Verb, values: Mapping[str, Any], out: Path | None, as_json: bool) -> None:

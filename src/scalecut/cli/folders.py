@@ -8,6 +8,9 @@ import typer
 from ..errors import DataError
 from .console import OUT, JsonOption, print_json
 
+# whose weights `doctor` looks for
+NETWORKS = ("tf_efficientnet_lite0", "inception_v3", "resnet50", "resnet50_v1", "googlenet_bvlc")
+
 
 def add_to(app: typer.Typer) -> None:
     """Register the commands."""
@@ -106,13 +109,7 @@ def doctor(as_json: JsonOption = False) -> None:
         "precision": usual.precision,
         "cache": str(cache_folder.folder()),
         "networks": list(SOURCES),
-        "weights": {
-            model: weights_found(model)
-            for model in (
-                *("tf_efficientnet_lite0", "inception_v3", "resnet50"),
-                *("resnet50_v1", "googlenet_bvlc"),
-            )
-        },
+        "weights": {model: weights_found(model) for model in NETWORKS},
     }
     if as_json:
         print_json(facts)

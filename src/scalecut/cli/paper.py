@@ -1,18 +1,14 @@
 """The command that runs the paper's experiments and puts its numbers next to ours."""
 
-import inspect
 from collections.abc import Mapping
 from typing import Any
 
 import typer
 
-from .commands import Verb, callback, verb_of
+from .commands import Verb, add
 from .console import ERR, JSON, OUT, command, print_json, print_run
 
 EXAMPLES = """
-
-\b
-Examples:
   scalecut paper --quick
   scalecut paper --quick --data MY/FOLDER --out runs/paper
   scalecut paper --data MY/FOLDER
@@ -21,9 +17,7 @@ Examples:
 
 def add_to(app: typer.Typer) -> None:
     """Register the command."""
-    verb = verb_of("paper.runner:reproduce")
-    extra: tuple[inspect.Parameter, ...] = (JSON,)
-    app.command("paper", help=verb.summary + EXAMPLES)(callback(verb, _run, extra))
+    add(app, "paper", "paper.runner:reproduce", EXAMPLES, _run, (JSON,))
 
 
 def _run(verb: Verb, values: Mapping[str, Any], as_json: bool) -> None:

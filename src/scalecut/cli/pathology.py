@@ -5,7 +5,7 @@ from typing import Any
 
 import typer
 
-from .commands import Verb, callback, verb_of
+from .commands import Verb, add
 from .console import (
     ERR,
     JSON,
@@ -20,13 +20,11 @@ from .console import (
 )
 
 PATCHES = r"""
-Examples:
   scalecut patches tiles --masks masks --out patches
   scalecut patches monuseg/images --masks monuseg/labels --split monuseg/images.csv \
       --magnifications 10,20,40 --leave-out HE-7128,HE-7129,HE-7130 --grid 3 \
       --match-blur --out patches"""
 TRANSFER = r"""
-Examples:
   scalecut transfer tf_efficientnet_lite0 --data patches:patches --at blocks.5.1
   scalecut transfer resnet50 --data patches:patches --from runs/r50 --task magnification \
       --methods pretrained,cut,cut-random,reset,sweep,all-layers --out runs/transfer
@@ -35,14 +33,9 @@ Examples:
 
 def add_to(app: typer.Typer) -> None:
     """Register the commands."""
-    of_patches = verb_of("pathology.patches:save_patches")
-    app.command("patches", help=f"{of_patches.summary}\n\n\b{PATCHES}")(
-        callback(of_patches, _patches, (JSON,))
-    )
-    of_transfer = verb_of("pathology.transfer:transfer")
-    app.command("transfer", help=f"{of_transfer.summary}\n\n\b{TRANSFER}")(
-        callback(of_transfer, _transfer, (OUT_FOLDER, JSON))
-    )
+    add(app, "patches", "pathology.patches:save_patches", PATCHES, _patches, (JSON,))
+    extra = (OUT_FOLDER, JSON)
+    add(app, "transfer", "pathology.transfer:transfer", TRANSFER, _transfer, extra)
 
 
 def _patches(verb: Verb, values: Mapping[str, Any], as_json: bool) -> None:

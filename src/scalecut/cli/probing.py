@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from ..errors import DataError
-from .commands import Verb, callback, listed, verb_of
+from .commands import Verb, add, listed
 from .console import (
     ERR,
     JSON,
@@ -20,8 +20,7 @@ from .console import (
     print_json,
 )
 
-LAYERS = r"""
-Examples:
+LAYERS = """
   scalecut layers resnet50_v1
   scalecut layers vit_small_patch16_224 --json
   scalecut layers inception_v3 --layers 'mixed*'"""
@@ -30,8 +29,7 @@ Examples:
 def add_to(app: typer.Typer) -> None:
     """Register the commands."""
     app.command()(demo)
-    verb = verb_of("networks.selection:list_layers")
-    app.command("layers", help=f"{verb.summary}\n\n\b{LAYERS}")(callback(verb, _layers, (JSON,)))
+    add(app, "layers", "networks.selection:list_layers", LAYERS, _layers, (JSON,))
     app.command()(compare)
 
 
