@@ -3,7 +3,8 @@
 A *setting* is a hash of everything that determines a vector except the image: weights,
 preprocessing, precision. Each setting has shards: safetensors files, each named by the sha256 of
 its own bytes, with one matrix per layer whose rows are images (named by their content's hash).
-Shards are written atomically (`written`), verified when read, and never changed.
+Shards are written atomically (`written`), verified when read, and never changed. What cannot be
+written, because the disk is full or for another reason, is an OutputError.
 """
 
 import ctypes
@@ -69,11 +70,7 @@ def shards(setting: str) -> Iterator[Shard]:
 def add_shard(
     setting: str, images: Sequence[str], matrices: Mapping[str, Float[np.ndarray, "m d"]]
 ) -> None:
-    """Store the vectors of some images atomically.
-
-    Raises:
-        OutputError: if the cache cannot be written, or the disk is full.
-    """
+    """Store the vectors of some images atomically."""
     keys = np.frombuffer(bytes.fromhex("".join(images)), dtype=np.uint8).reshape(len(images), -1)
     rows = {name: np.ascontiguousarray(matrix) for name, matrix in matrices.items()}
     content = safetensors.numpy.save({"images": keys, **rows})
@@ -138,11 +135,7 @@ def freed() -> None:
 
 
 def scratch(shape: tuple[int, ...], kind: np.dtype) -> np.memmap:
-    """Zeros on the disk of the cache, memory-mapped, deleted with the last reference to them.
-
-    Raises:
-        OutputError: if there is no room for them.
-    """
+    """Zeros on the disk of the cache, memory-mapped, deleted with the last reference to them."""
     with explained(folder() / "array", _unwritable):
         folder().mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder()) as file:
@@ -174,11 +167,7 @@ def fits() -> Path:
 
 
 def clear() -> None:
-    """Delete everything cached: features, fits and indexes. Weights are kept.
-
-    Raises:
-        OutputError: if a file cannot be deleted.
-    """
+    """Delete everything cached: features, fits and indexes. Weights are kept."""
     with explained(folder(), _not_cleared):
         for path in _files():
             path.unlink(missing_ok=True)

@@ -33,6 +33,8 @@ class OutputError(ScalecutError, OSError):
     """A folder or file that cannot be written."""
 
 
+MOST_NAMED = 5  # known names in a message
+
 # Raised by a network's own code where it is built, run or captured as it was not written for.
 OF_NETWORKS = (
     *(RuntimeError, ValueError, TypeError),
@@ -60,12 +62,25 @@ def check_names(given: Sequence[str], known: Sequence[str], what: str) -> tuple[
     return names
 
 
-def nearest(given: str, known: Iterable[str], most: int = 5) -> str:
-    """The known names as an error lists them, the most similar to the given one first."""
+def near(
+    given: str, known: Sequence[str], cutoff: float = 0.5, otherwise: Sequence[str] = ()
+) -> str:
+    """Up to three known names that resemble a given one, as a message lists them.
+
+    Args:
+        cutoff: how much they have to, 0 to 1.
+        otherwise: what is listed if none does; the first three by default.
+    """
+    found = difflib.get_close_matches(given, known, 3, cutoff)
+    return ", ".join(found or otherwise or known[:3])
+
+
+def nearest(given: str, known: Iterable[str]) -> str:
+    """All known names as a message lists them, the most similar to the given one first."""
 
     def likeness(name: str) -> float:
         return difflib.SequenceMatcher(None, given.lower(), name.lower()).ratio()
 
     ordered = sorted(known, key=lambda name: (-likeness(name), name))
-    listed = ", ".join(repr(name) for name in ordered[:most])
-    return listed if len(ordered) <= most else f"{listed} and {len(ordered) - most} more"
+    listed = ", ".join(repr(name) for name in ordered[:MOST_NAMED])
+    return listed + (f" and {len(ordered) - MOST_NAMED} more" if len(ordered) > MOST_NAMED else "")

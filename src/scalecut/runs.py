@@ -210,9 +210,6 @@ def gathered(folder: Path) -> Iterator[Path]:
     """A place to write what goes next to the runs that `folder` holds.
 
     Its files appear in `folder` when the block ends without error, `run.json` last.
-
-    Raises:
-        OutputError: if `folder` cannot be written.
     """
     made = None
     try:
@@ -322,11 +319,7 @@ def _p_value(value: float) -> str:
 
 
 def write_features(table: pd.DataFrame, path: Path) -> None:
-    """Write a table of features as .parquet or .csv, atomically.
-
-    Raises:
-        OutputError: if it cannot be written.
-    """
+    """Write a table of features as .parquet or .csv, atomically."""
     with cache.written(path, unwritable) as part:
         if path.suffix == ".parquet":
             table.to_parquet(part, index=False)

@@ -167,11 +167,7 @@ class Invariance(Analysis):
 
 
 def read_invariance(folder: str | Path) -> Invariance:
-    """The result that `Invariance.save` wrote.
-
-    Raises:
-        DataError: if the folder is no complete run of `scalecut invariance`.
-    """
+    """The result that `Invariance.save` wrote."""
     run = read_analysis(folder, ("invariance", "noise"), "invariance")
     table = run.table("invariance", COLUMNS) if run.has("invariance") else None
     noise = noise_of(run) if run.has("noise") else None

@@ -94,11 +94,7 @@ class Noise(Analysis):
 
 
 def read_noise(folder: str | Path) -> Noise:
-    """The result that `Noise.save` wrote.
-
-    Raises:
-        DataError: if the folder is no complete run with a table of noise.
-    """
+    """The result that `Noise.save` wrote."""
     return noise_of(read_analysis(folder, ("noise",), "invariance --noise white"))
 
 

@@ -162,11 +162,7 @@ class Directions(Analysis):
 
 
 def read_directions(folder: str | Path) -> Directions:
-    """The result that `Directions.save` wrote.
-
-    Raises:
-        DataError: if the folder is no complete run of `scalecut rcv`.
-    """
+    """The result that `Directions.save` wrote."""
     run = read_analysis(folder, ("rcv",), "rcv")
     vectors: dict[str, dict[str, np.ndarray]] = {}
     try:

@@ -57,11 +57,7 @@ def refusal_at(subject: Subject, pooled: Pooled, height: int, width: int) -> str
 
 
 def check_unused(names: Sequence[str], *groups: Any) -> None:
-    """Refuse options that have no effect in an analysis, unless they have their default value.
-
-    Raises:
-        DataError: naming the first one.
-    """
+    """Refuse options that have no effect in an analysis, unless they have their default value."""
     for group in groups:
         for each in fields(group):
             value = getattr(group, each.name)

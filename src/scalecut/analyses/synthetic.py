@@ -178,11 +178,7 @@ class Scenes(Analysis):
 
 
 def read_scenes(folder: str | Path) -> Scenes:
-    """The result that `Scenes.save` wrote.
-
-    Raises:
-        DataError: if the folder is no complete run of `scalecut scenes`.
-    """
+    """The result that `Scenes.save` wrote."""
     run = read_analysis(folder, ("scenes",), "scenes")
     canvases = tuple(run.facts.get("canvases", ()))
     return Scenes(run.table("scenes", COLUMNS), skipped_of(run), canvases, dict(run.facts))

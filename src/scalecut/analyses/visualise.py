@@ -158,11 +158,7 @@ class Visualisations(Analysis):
 
 
 def read_visualisations(folder: str | Path) -> Visualisations:
-    """The result that `Visualisations.save` wrote.
-
-    Raises:
-        DataError: if the folder is no complete run of `scalecut visualise`.
-    """
+    """The result that `Visualisations.save` wrote."""
     run = read_analysis(folder, ("units",), "visualise")
     table = run.table("units", COLUMNS)
     try:

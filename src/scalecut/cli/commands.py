@@ -311,11 +311,7 @@ def _metavar(option: Option) -> str:
 
 
 def converted(annotation: str, text: str, flag: str = "", default: Any = None) -> Any:
-    """What a parameter of this type is given for what was typed.
-
-    Raises:
-        DataError: if the text does not fit.
-    """
+    """What a parameter of this type is given for what was typed."""
     if text == "" and default is None and "None" in annotation:
         return None
     for pattern, convert in _KINDS:

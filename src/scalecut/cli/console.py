@@ -120,11 +120,7 @@ def _in_one_line(error: Any) -> str:
 
 
 def _current(name: str, word: str) -> str:
-    """A word of a command as this version reads it.
-
-    Raises:
-        ScalecutError: if it is an option that was removed.
-    """
+    """A word of a command as this version reads it."""
     option, is_set, value = word.partition("=")
     if option in REMOVED_OPTIONS.get(name, {}):
         raise ScalecutError(REMOVED_OPTIONS[name][option])

@@ -2,7 +2,7 @@
 
 Both are made from one capture of the cut network in evaluation mode, in float32, on the CPU, at its
 own image size. The output of the exporters is suppressed, and the files name no path of the machine
-they were written on.
+they were written on. What is not installed, or fails, is a ModelError.
 """
 
 import re
@@ -35,9 +35,6 @@ def export_onnx(cut: CutNetwork, path: Path) -> None:
     """Write ONNX: `images` (batch, 3, h, w) to `features` or, with a head, `logits` (batch, c).
 
     The weights are in the same file; above 2 GB, the limit of the format, in a second file.
-
-    Raises:
-        ModelError: if the exporter fails, or is not installed.
     """
     _check_installed("onnx", "onnxscript")
     with _exporting(cut, "ONNX"):
@@ -53,21 +50,13 @@ def export_onnx(cut: CutNetwork, path: Path) -> None:
 
 
 def export_torch(cut: CutNetwork, path: Path) -> None:
-    """Write a file that `torch.export.load(path).module()` runs without the network's source.
-
-    Raises:
-        ModelError: if the exporter fails.
-    """
+    """Write a file that `torch.export.load(path).module()` runs without the network's source."""
     with _exporting(cut, "torch.export"):
         torch.export.save(_captured(cut), path)
 
 
 def onnx_features(path: Path, images: Float32[np.ndarray, "n 3 h w"]) -> Float32[np.ndarray, "n c"]:
-    """The outputs of an ONNX file in onnxruntime on the CPU, with as many threads as torch.
-
-    Raises:
-        ModelError: if onnxruntime is not installed, or cannot run the file.
-    """
+    """The outputs of an ONNX file in onnxruntime on the CPU, with as many threads as torch."""
     _check_installed("onnxruntime")
     with silence():
         import onnxruntime
@@ -90,11 +79,7 @@ def onnx_features(path: Path, images: Float32[np.ndarray, "n 3 h w"]) -> Float32
 def torch_features(
     path: Path, images: Float32[np.ndarray, "n 3 h w"]
 ) -> Float32[np.ndarray, "n c"]:
-    """The outputs of a torch.export file on the CPU.
-
-    Raises:
-        ModelError: if torch cannot run the file.
-    """
+    """The outputs of a torch.export file on the CPU."""
     try:
         with silence(), torch.no_grad():
             return torch.export.load(path).module()(torch.from_numpy(images)).numpy()

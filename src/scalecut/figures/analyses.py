@@ -1,6 +1,7 @@
 """Figures of the analyses next to the curve, each drawn from its table in long form.
 
-A panel without rows in the table is not drawn. Bands are the intervals of the table.
+A panel without rows in the table is not drawn. Bands are the intervals of the table. A table that
+lacks a column or all rows, or is of several models, is a DataError.
 """
 
 import math
@@ -43,10 +44,7 @@ HEIGHT = 125.0  # of a panel
 GROUPS = 10  # of images of similar scale
 SCALE = Scale("predicted scale", top=0.1)
 
-CHANGES = {
-    "image-size": "Image resized",
-    "object-scale": "Object scaled by cropping or padding",
-}
+CHANGES = {"image-size": "Image resized", "object-scale": "Object scaled by cropping or padding"}
 OUTPUTS = {
     "agreement": "same top class",
     "probability_change": "change of its probability",
@@ -88,12 +86,7 @@ SCENES: tuple[tuple[str, Scale, dict[str, str]], ...] = (
     (
         "Predicted from a leak alone",
         R2,
-        {
-            "blur_leak": "blur",
-            "padding_zeros_leak": "zero padding",
-            "padding_reflect_leak": "reflection padding",
-            "padding_circular_leak": "circular padding",
-        },
+        {"blur_leak": "blur", **{f"padding_{mode}_leak": PADDINGS[mode] for mode in PADDINGS}},
     ),
 )
 DIRECTIONS = {
@@ -122,14 +115,7 @@ BY_CHANCE = Look("shuffled measure", QUIET, ":", "", 1.8)
 
 
 def invariance_drawing(table: pd.DataFrame) -> Drawing:
-    """How the prediction changes with the size of the image, and with the scale of the object.
-
-    Args:
-        table: of `invariance`, of one model; a network without logits has no predictions.
-
-    Raises:
-        DataError: if a column or all of the quantities are missing, or there are several models.
-    """
+    """How the prediction changes with the size of the image, and with the scale of the object."""
     rows = _rows(table, "invariance", ("change", "octaves", *VALUE), OUTPUTS)
     octaves = sorted({row["octaves"] for row in rows})
     panels: list[Panel] = []
@@ -137,21 +123,13 @@ def invariance_drawing(table: pd.DataFrame) -> Drawing:
         here = [row for row in rows if row["change"] == change]
         panels += _panel(title, SHARE, here, octaves, _looks("quantity", OUTPUTS), x="octaves")
     sides = "side, relative to the training resolution"
-    return Drawing(
-        rows[0]["model"], _caption(rows), [*map(_factor, octaves)], panels, axis_name=sides
-    )
+    return _drawing(rows, map(_factor, octaves), panels, sides)
 
 
 def drift_drawing(table: pd.DataFrame) -> Drawing:
     """How far the features of each layer move per octave of size, and whether linearly.
 
     Steps that begin at whole octaves are drawn, so that none overlap; all steps if there are none.
-
-    Args:
-        table: of `invariance`, of one model.
-
-    Raises:
-        DataError: as `invariance_drawing`.
     """
     rows = _rows(table, "invariance", ("change", "octaves", *VALUE), MOVES)
     names, octaves = layer_names(rows), sorted({row["octaves"] for row in rows})
@@ -164,18 +142,11 @@ def drift_drawing(table: pd.DataFrame) -> Drawing:
         for quantity, (title, scale) in MOVES.items():
             here = [row for row in rows if (row["change"], row["quantity"]) == (change, quantity)]
             panels += _panel(f"{what}: {title}", scale, here, names, looks)
-    return Drawing(rows[0]["model"], _caption(rows), [*names.values()], panels)
+    return _drawing(rows, names.values(), panels)
 
 
 def noise_drawing(table: pd.DataFrame) -> Drawing:
-    """R² of the image size by layer where the images are noise, one panel per kind of noise.
-
-    Args:
-        table: `noise.csv`, of one model.
-
-    Raises:
-        DataError: if a column or all rows are missing, or there are several models.
-    """
+    """R² of the image size by layer where the images are noise, one panel per kind of noise."""
     y = ("r2", "r2_low", "r2_high")
     rows = _rows(table, "noise", ("noise", "padding", *y))
     names, looks = layer_names(rows), _looks("padding", PADDINGS)
@@ -183,25 +154,18 @@ def noise_drawing(table: pd.DataFrame) -> Drawing:
     for kind in dict.fromkeys(row["noise"] for row in rows):
         here = [row for row in rows if row["noise"] == kind]
         panels += _panel(f"Image size predicted from {kind} noise", R2, here, names, looks, y=y)
-    return Drawing(rows[0]["model"], _caption(rows), [*names.values()], panels)
+    return _drawing(rows, names.values(), panels)
 
 
 def scenes_drawing(table: pd.DataFrame) -> Drawing:
-    """Object scale and image size separated, by layer, in synthetic scenes; the gain; the leaks.
-
-    Args:
-        table: `scenes.csv`, with or without the leaks of paddings, of one model.
-
-    Raises:
-        DataError: if a column or all of the quantities are missing, or there are several models.
-    """
+    """Object scale and image size separated, by layer, in synthetic scenes; the gain; the leaks."""
     known = [quantity for *_, labels in SCENES for quantity in labels]
     rows = _rows(table, "scenes", VALUE, known)
     names = layer_names(rows)
     panels: list[Panel] = []
     for title, scale, labels in SCENES:
         panels += _panel(title, scale, rows, names, _looks("quantity", labels))
-    return Drawing(rows[0]["model"], _caption(rows), [*names.values()], panels)
+    return _drawing(rows, names.values(), panels)
 
 
 def directions_drawing(table: pd.DataFrame) -> Drawing:
@@ -209,21 +173,11 @@ def directions_drawing(table: pd.DataFrame) -> Drawing:
 
     Transfer is averaged over the pairs of different subsets, and over the subsets tested on their
     own images. The shuffled measure is averaged over subsets.
-
-    Args:
-        table: `rcv.csv`, of one model.
-
-    Raises:
-        DataError: if a column or all of the quantities are missing, or there are several models.
     """
     by_chance = [shuffled for *_, shuffled in DIRECTIONS.values()]
     known = (*DIRECTIONS, *by_chance, "transfer_r2")
     rows = _rows(table, "directions", ("subset", "other", *VALUE), known)
-    names, subsets = layer_names(rows), list(dict.fromkeys(row["subset"] for row in rows))
-    looks: Looks = {
-        replace(named_look(subset, number), band_opacity=0.1): {"subset": subset}
-        for number, subset in enumerate(subsets)
-    }
+    names, looks = layer_names(rows), _of_subsets(row["subset"] for row in rows)
     looks[BY_CHANCE] = {"is_chance": True}
     panels: list[Panel] = []
     for quantity, (title, scale, shuffled) in DIRECTIONS.items():
@@ -235,7 +189,7 @@ def directions_drawing(table: pd.DataFrame) -> Drawing:
     means = _means(transfers, "is_own", lambda row: row["subset"] == str(row["other"]))
     own = _looks("is_own", {True: "the same subset", False: "another subset"})
     panels += _panel("Fitted to one subset, tested on", R2, means, names, own)
-    return Drawing(rows[0]["model"], _caption(rows), [*names.values()], panels)
+    return _drawing(rows, names.values(), panels)
 
 
 def predicted_drawing(predictions: pd.DataFrame, model: str, layer: str, label: str) -> Drawing:
@@ -250,9 +204,6 @@ def predicted_drawing(predictions: pd.DataFrame, model: str, layer: str, label: 
         model: the network.
         layer: whose predictions.
         label: the name of the layer in the figure.
-
-    Raises:
-        DataError: if a column is missing, or no image of this layer was held out.
     """
     columns = ("subset", "measure", "layer", "predicted")
     rows_of(predictions, columns, (), ("table of predictions", "predictions.parquet"))
@@ -261,11 +212,7 @@ def predicted_drawing(predictions: pd.DataFrame, model: str, layer: str, label: 
         raise DataError(f"There is no prediction of {layer!r}. Give a layer of the run.")
     tenths = pd.qcut(here.measure, GROUPS, labels=False, duplicates="drop")
     centres = here.measure.groupby(tenths).mean()
-    looks: Looks = {Look("true", INK, ":", "", 1.8): {"subset": ""}}
-    looks |= {
-        replace(named_look(subset, number), band_opacity=0.1): {"subset": subset}
-        for number, subset in enumerate(dict.fromkeys(here.subset))
-    }
+    looks: Looks = {Look("true", INK, ":", "", 1.8): {"subset": ""}} | _of_subsets(here.subset)
     rows: Rows = [{"place": at, "subset": "", "value": each} for at, each in centres.items()]
     for (subset, at), each in here.groupby(["subset", tenths], sort=False).predicted:
         low, high = each.quantile([0.1, 0.9])
@@ -284,9 +231,6 @@ def printed_drawing(table: pd.DataFrame, network: str) -> Drawing:
     Args:
         table: `paper.csv`.
         network: whose layers.
-
-    Raises:
-        DataError: if a column is missing, or the table has no layer of this network.
     """
     columns = ("section", "network", "item", "quantity", "paper", "ours_as_paper", "ours")
     rows = rows_of(table, (*columns, "ours_low", "ours_high"), (), ("table", "paper.csv"))
@@ -315,9 +259,6 @@ def saving_drawing(costs: pd.DataFrame, network: str, layer: str) -> Drawing:
         costs: `layer, alias, depth, parameters, macs` up to each layer, in order of execution.
         network: its name.
         layer: where it is cut.
-
-    Raises:
-        DataError: if a column or the layer is missing.
     """
     columns = ("layer", "alias", "depth", "parameters", "macs")
     rows = rows_of(costs, columns, (), ("table of costs", "the table"))
@@ -334,11 +275,9 @@ def saving_drawing(costs: pd.DataFrame, network: str, layer: str) -> Drawing:
     said = ", ".join(f"{100 * share:.0f} % of {COST_OF[of]}" for of, share in here.items())
     at = [*names].index(layer)
     kept = Mark("kept", GREEN, ((-0.5, at + 0.5),), is_shaded=True, at=at + 0.5)
-    title = "Cost up to each layer"
-    panels = [
-        replace(panel, marks=(kept,))
-        for panel in _panel(title, replace(SHARE, label="share of the network"), long, names, COSTS)
-    ]
+    scale = replace(SHARE, label="share of the network")
+    panels = _panel("Cost up to each layer", scale, long, names, COSTS)
+    panels = [replace(panel, marks=(kept,)) for panel in panels]
     caption = f"cut after {names[layer]}   ·   keeps {said}"
     return Drawing(network, caption, [*names.values()], panels)
 
@@ -358,9 +297,8 @@ def _rows(
     table: pd.DataFrame, what: str, columns: Iterable[str], known: Collection[str] = ()
 ) -> Rows:
     """The rows of the quantities that are known, or all."""
-    rows = rows_of(
-        table, (*OF_ALL, *columns), ("model", "weights"), (f"table of {what}", "the table")
-    )
+    names = f"table of {what}", "the table"
+    rows = rows_of(table, (*OF_ALL, *columns), ("model", "weights"), names)
     rows = [row for row in rows if not known or row["quantity"] in known]
     if not rows:
         raise DataError(
@@ -378,6 +316,22 @@ def _looks(column: str, labels: Mapping[Any, str]) -> Looks:
     }
 
 
+def _of_subsets(subsets: Iterable[str]) -> Looks:
+    """A line for each subset."""
+    return {
+        replace(named_look(subset, number), band_opacity=0.1): {"subset": subset}
+        for number, subset in enumerate(dict.fromkeys(subsets))
+    }
+
+
+def _drawing(
+    rows: Rows, places: Iterable[str], panels: list[Panel], axis_name: str = ""
+) -> Drawing:
+    """With the network, its weights and the number of images above it."""
+    caption = f"{rows[0]['weights']} weights   ·   n = {range_of(rows, 'n_images')} images"
+    return Drawing(rows[0]["model"], caption, [*places], panels, axis_name=axis_name)
+
+
 def _panel(
     title: str,
     scale: Scale,
@@ -391,10 +345,6 @@ def _panel(
     """The panel, if it has a line."""
     lines = lines_of(rows, places, looks, x=x, y=y)
     return [Panel(title, scale, lines, height_for(lines, HEIGHT))] if lines else []
-
-
-def _caption(rows: Rows) -> str:
-    return f"{rows[0]['weights']} weights   ·   n = {range_of(rows, 'n_images')} images"
 
 
 def _factor(octaves: float) -> str:

@@ -93,8 +93,7 @@ def subset_drawing(frame: pd.DataFrame) -> Drawing:
     kind, main = _main(rows)
     true = {"weights": kind, "target": "true", "regressor": regressor}
     looks = {MEAN: {"subset": "mean", **true}}
-    for number, subset in enumerate(subsets):
-        looks[named_look(subset, number)] = {"subset": subset, **true}
+    looks |= {named_look(name, k): {"subset": name, **true} for k, name in enumerate(subsets)}
     lines = lines_of(rows, labels, looks, y=R2_COLUMNS)
     peak = next((_peak(line, labels) for line in lines if line.look == MEAN), None)
     title = f"{REGRESSORS[regressor]}, {main.label}"
@@ -108,9 +107,6 @@ def width_drawing(frame: pd.DataFrame) -> Drawing:
 
     With n training images and d features, where n ≈ d, least squares interpolates its training
     images and so follows the noise, whatever the layer encodes.
-
-    Raises:
-        DataError: as `curve_drawing`, or if `n_fit` or `n_features` is missing.
     """
     rows, caption = _chosen(_rows(frame, "n_fit", "n_features"), "mean")
     labels, (kind, _) = _labels(rows), _main(rows)
@@ -142,14 +138,7 @@ def width_drawing(frame: pd.DataFrame) -> Drawing:
 
 
 def learning_drawing(frame: pd.DataFrame, subset: str = "mean") -> Drawing:
-    """R² by layer for every number of training images, one panel per regressor.
-
-    Args:
-        frame: as `Curve.learning` gives it.
-
-    Raises:
-        DataError: as `curve_drawing`, or if `n_fit` is missing.
-    """
+    """R² by layer for every number of training images, one panel per regressor."""
     rows, caption = _chosen(_rows(frame, "n_fit"), subset)
     labels, (kind, main) = _labels(rows), _main(rows)
     numbers = sorted({row["n_fit"] for row in rows if row["regressor"] in REGRESSORS})
@@ -249,17 +238,20 @@ def _curve_drawing(
     chosen, caption = _chosen(rows, subset)
     labels, regressors = _labels(chosen), _regressors(chosen)
     kind, main = _main(rows)
-    wanted = {main: {"weights": kind, "target": "true"}}
-    wanted |= {RANDOM: {"weights": "random", "target": "true"}}
-    wanted |= {PERMUTED: {"weights": "permuted", "target": "true"}}
-    wanted |= {SHUFFLED: {"weights": kind, "target": "shuffled"}}
+    wanted = {
+        main: {"weights": kind, "target": "true"},
+        RANDOM: {"weights": "random", "target": "true"},
+        PERMUTED: {"weights": "permuted", "target": "true"},
+        SHUFFLED: {"weights": kind, "target": "shuffled"},
+    }
     # ridge is the headline and gets the larger share
     heights = [132.0, 100.0] if len(regressors) > 1 else [235.0]
     panels: list[Panel] = []
     for regressor, height in zip(regressors, heights, strict=True):
         here = [row for row in chosen if row["regressor"] == regressor]
         lines = lines_of(_with_spread(here), labels, wanted, y=R2_COLUMNS)
-        lines += [_level(row, len(labels)) for row in here if _is_of_pixels(row)]
+        pixels = [row for row in here if (row["weights"], row["target"]) == ("pixels", "true")]
+        lines += [_level(row, len(labels)) for row in pixels]
         marks = _marks(evidence, labels) if evidence and not panels else ()
         best = evidence["peak"] if evidence else None
         peaks = (_peak(line, labels, best) for line in lines if line.look == main and not panels)
@@ -320,10 +312,6 @@ def _regressors(rows: Rows) -> list[str]:
 def _labels(rows: Rows) -> dict[str, str]:
     """The name of each layer in figures; pixels are no layer."""
     return layer_names([row for row in rows if row["weights"] != "pixels"])
-
-
-def _is_of_pixels(row: dict[str, Any]) -> bool:
-    return row["weights"] == "pixels" and row["target"] == "true"
 
 
 def _level(row: dict[str, Any], count: int) -> Line:

@@ -1,6 +1,7 @@
 """Figures of a transfer: the score of every cut, calibration, and recall by magnification.
 
-Drawn from the tables of a run folder. Bands are the intervals of the tables.
+Drawn from the tables of a run folder, and the facts of its `run.json`: the task, the layers of
+methods, and `agreement` if there is any. Bands are the intervals of the tables.
 """
 
 from collections.abc import Mapping
@@ -26,12 +27,7 @@ SWEPT = {
 
 
 def sweep_drawing(table: pd.DataFrame, facts: Mapping[str, Any]) -> Drawing:
-    """The score of every cut over its layer, above the probe's R² of the same layers.
-
-    Args:
-        table: `sweep.csv`.
-        facts: of `run.json`: the task, the layers of methods, and `agreement` if there is any.
-    """
+    """The score of every cut over its layer, above the probe's R² of the same layers."""
     columns = ("layer", "metric", "value", "low", "high", "r2", "r2_low", "r2_high")
     rows = rows_of(table, columns, (), ("sweep.csv", "the table of the run"))
     layers = list(dict.fromkeys(row["layer"] for row in rows))
@@ -40,31 +36,24 @@ def sweep_drawing(table: pd.DataFrame, facts: Mapping[str, Any]) -> Drawing:
     panels = []
     for metric, (title, unit) in SWEPT.items():
         here = [row for row in rows if row["metric"] == metric]
-        task = facts.get("transfer", {}).get("task", "area")
-        unit = f"{unit}, {'px' if task == 'area' else 'octaves'}" if metric == "mae" else unit
+        unit = f"{unit}, {'px' if _is_area(facts) else 'octaves'}" if metric == "mae" else unit
         scale = Scale(unit, top=1.0 if metric == "kappa" else 0.0)
         lines = lines_of(here, layers, {SCORE: {}}, y=("value", "low", "high"))
         panels.append(Panel(title + _agreed(facts, metric), scale, lines, HEIGHT, marks=marks))
     here = [row for row in rows if row["metric"] == "kappa"]
     if any(np.isfinite(row["r2"]) for row in here):
         lines = lines_of(here, layers, {PROBED: {}}, y=("r2", "r2_low", "r2_high"))
-        panels.append(
-            Panel("Object scale in natural images, by the probe", SCALE_OF_R2, lines, HEIGHT)
-        )
+        title = "Object scale in natural images, by the probe"
+        panels.append(Panel(title, SCALE_OF_R2, lines, HEIGHT))
     return Drawing(_heading(facts), _caption(facts), [*names.values()], panels)
 
 
 def calibration_drawing(table: pd.DataFrame, facts: Mapping[str, Any]) -> Drawing:
-    """The mean prediction for patches, by their true value.
-
-    Args:
-        table: `calibration.csv`.
-        facts: of `run.json`.
-    """
+    """The mean prediction for patches, by their true value."""
     columns = ("contestant", "layer", "group", "truth", "predicted", "low", "high")
     rows = rows_of(table, columns, (), ("calibration.csv", "the table"))
     rows = [row for row in rows if row["contestant"] != "sweep"]
-    is_area = facts.get("transfer", {}).get("task", "area") == "area"
+    is_area = _is_area(facts)
     groups = list(dict.fromkeys(row["group"] for row in rows))
     truth = {row["group"]: row["truth"] for row in rows}
     looks: dict[Look, dict[str, Any]] = {TRUTH: {"contestant": ""}}
@@ -80,20 +69,14 @@ def calibration_drawing(table: pd.DataFrame, facts: Mapping[str, Any]) -> Drawin
         top=1.0 if is_area else max(truth.values()),
     )
     places = [f"{truth[g]:.0f} px" if is_area else f"{2 ** truth[g]:g}X" for g in groups]
-    axis = (
-        "true mean area of nuclei, by deciles of the patches" if is_area else "true magnification"
-    )
+    by_area = "true mean area of nuclei, by deciles of the patches"
+    axis = by_area if is_area else "true magnification"
     panel = Panel("Mean over fits and patches", scale, lines, 2 * HEIGHT)
     return Drawing(_heading(facts), _caption(facts), places, [panel], axis_name=axis)
 
 
 def recall_drawing(table: pd.DataFrame, facts: Mapping[str, Any]) -> Drawing:
-    """Share of the patches of each magnification that are classified correctly.
-
-    Args:
-        table: `recall.csv`.
-        facts: of `run.json`.
-    """
+    """Share of the patches of each magnification that are classified correctly."""
     columns = ("contestant", "layer", "magnification", "recall")
     rows = rows_of(table, columns, (), ("recall.csv", "the table"))
     rows = [row for row in rows if row["contestant"] != "sweep"]
@@ -130,6 +113,10 @@ def _agreed(facts: Mapping[str, Any], metric: str) -> str:
             rho = text.with_interval(row["rho"], row["low"], row["high"])
             return f"; rank correlation with R² {text.typeset(rho)}"
     return ""
+
+
+def _is_area(facts: Mapping[str, Any]) -> bool:
+    return facts.get("transfer", {}).get("task", "area") == "area"
 
 
 def _heading(facts: Mapping[str, Any]) -> str:

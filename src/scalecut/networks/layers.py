@@ -17,7 +17,6 @@ their last call.
 """
 
 import copy
-import difflib
 import fnmatch
 import functools
 import inspect
@@ -33,7 +32,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import Node
 from torch.utils.flop_counter import FlopCounterMode
 
-from ..errors import LayerError
+from ..errors import LayerError, near
 from .axes import Hints, Layout, Runs, n_registers
 from .hooks import tensors_in
 from .points import LOGITS, POOLED, SOFTMAX, ProbePoint
@@ -140,9 +139,8 @@ def select_layers(points: Sequence[ProbePoint], patterns: Sequence[str]) -> list
         fits = [point.layer for point in points if matches(point, pattern)]
         if not fits:
             names = [name for p in points for name in (p.layer, p.alias) if name]
-            near = difflib.get_close_matches(pattern, names, n=3, cutoff=0.4) or names[:3]
             raise LayerError(
-                f"No layer is named {pattern!r}. Near it: {', '.join(near)}; "
+                f"No layer is named {pattern!r}. Near it: {near(pattern, names, 0.4)}; "
                 f"`scalecut layers MODEL` prints all {len(points)}."
             )
         chosen.update(fits)

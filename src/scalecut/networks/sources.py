@@ -7,7 +7,6 @@ to SOURCES.
 
 import ast
 import copy
-import difflib
 import functools
 import importlib
 import importlib.util
@@ -29,7 +28,7 @@ from timm.models import _factory as timm_factory
 from torch import nn
 
 from ..data.decoding import INTERPOLATIONS
-from ..errors import ModelError, first_line
+from ..errors import ModelError, first_line, near
 from .googlenet import GoogLeNet
 from .hub import WEIGHTS, hub_file
 from .layers import with_pooled_module
@@ -76,21 +75,16 @@ def source_of(model: str | nn.Module) -> Source:
         if found is not None:
             return found
     names = [*BUILT_IN, *timm.list_models()]
-    near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
     raise ModelError(
         f"No network is named {name!r}. Near it: "
-        f"{', '.join(near or ['resnet50', 'inception_v3'])}. Give a timm name "
+        f"{near(name, names, otherwise=['resnet50', 'inception_v3'])}. Give a timm name "
         f"({len(names)} are known), one of another source ({', '.join(PREFIXES)}), or "
         "module.path:factory for one of your own."
     )
 
 
 def name_and_arguments(model: str) -> tuple[str, dict[str, str]]:
-    """Split `NAME?KEY=VALUE&KEY=VALUE`; `values` gives the values meant.
-
-    Raises:
-        ModelError: if an argument is not KEY=VALUE.
-    """
+    """Split `NAME?KEY=VALUE&KEY=VALUE`; `values` gives the values meant."""
     name, _, text = model.partition("?")
     args: dict[str, str] = {}
     for part in text.split("&") if text else []:
@@ -137,9 +131,6 @@ def build_again(name: str, recipe: Mapping[str, Any]) -> nn.Module:
 
     Args:
         name: of the network, for recipes that need no more.
-
-    Raises:
-        ModelError: if it cannot be built here.
     """
     kind = recipe.get("kind")
     if kind == "timm":
@@ -276,8 +267,8 @@ def _of_torchvision(name: str, args: Args) -> Source | None:
     wanted = more.pop("weights", "DEFAULT")
     known = models.list_models(module=models)
     if architecture not in known:
-        near = difflib.get_close_matches(architecture, known, n=3, cutoff=0.5) or known[:3]
-        raise ModelError(f"torchvision has no {architecture!r}. Near it: {', '.join(near)}.")
+        similar = near(architecture, known)
+        raise ModelError(f"torchvision has no {architecture!r}. Near it: {similar}.")
     choices = models.get_model_weights(architecture)
     if wanted not in choices.__members__:
         raise ModelError(
@@ -398,9 +389,6 @@ def _processed(name: str, folder: Path) -> Preprocessing:
     """The preprocessing of the image processor of a folder of transformers.
 
     A processor computes (factor x - mean) / std, and may turn red, green, blue around first.
-
-    Raises:
-        ModelError: if there is none, or if it does something else.
     """
     import transformers
 
@@ -460,10 +448,8 @@ def _of_open_clip(name: str, args: Args) -> Source | None:
 
     architecture, _, tag = name.removeprefix("open_clip:").partition("/")
     if architecture not in open_clip.list_models():
-        near = difflib.get_close_matches(architecture, open_clip.list_models(), n=3, cutoff=0.4)
-        raise ModelError(
-            f"open_clip has no {architecture!r}. Near it: {', '.join(near or ['ViT-B-32'])}."
-        )
+        similar = near(architecture, open_clip.list_models(), 0.4, otherwise=["ViT-B-32"])
+        raise ModelError(f"open_clip has no {architecture!r}. Near it: {similar}.")
     tags = open_clip.list_pretrained_tags_by_model(architecture)
     if tag and tag not in tags:
         raise ModelError(
@@ -548,11 +534,7 @@ def _built(name: str, build: Callable[[], nn.Module]) -> nn.Module:
 
 
 def _check_usable(module: object, name: str) -> None:
-    """Refuse what cannot be watched or copied.
-
-    Raises:
-        ModelError: with what to give instead.
-    """
+    """Refuse what cannot be watched or copied."""
     if not isinstance(module, nn.Module):
         raise ModelError(f"{name!r} is a {type(module).__name__}, but a torch.nn.Module is needed.")
     if isinstance(module, torch.jit.ScriptModule):
@@ -579,8 +561,7 @@ def _check_tag(name: str) -> None:
         each.partition(".")[2] for each in timm.list_models(f"{architecture}.*", pretrained=True)
     ]
     if tag and tag not in known:
-        near = difflib.get_close_matches(tag, known, n=3, cutoff=0.3) or known[:3]
-        listed = f"Near it: {', '.join(near)}." if near else f"Give {architecture} alone."
+        listed = f"Near it: {near(tag, known, 0.3)}." if known else f"Give {architecture} alone."
         raise ModelError(f"timm has no weights {tag!r} of {architecture}. {listed}")
 
 
@@ -658,11 +639,7 @@ def _hub_replayed(configs: Mapping[str, Any]) -> Iterator[None]:
 
 
 def _json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file.
-
-    Raises:
-        ModelError: if it holds something else.
-    """
+    """The object in a JSON file."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

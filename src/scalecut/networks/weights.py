@@ -37,9 +37,6 @@ def of_timm(model: str, module: nn.Module, allow_partial: bool, args: Mapping[st
 
     Args:
         args: with which timm built the module.
-
-    Raises:
-        ModelError: if no place has them, or they do not fit.
     """
     check_head(model, module, args)
     for place in PLACES:
@@ -50,11 +47,7 @@ def of_timm(model: str, module: nn.Module, allow_partial: bool, args: Mapping[st
 
 
 def of_folder(model: str, module: nn.Module, allow_partial: bool) -> Weights:
-    """Load the weights of a network that has them in the cache folder alone.
-
-    Raises:
-        ModelError: if they are not there, or do not fit.
-    """
+    """Load the weights of a network that has them in the cache folder alone."""
     found = _from_folder(model, module, allow_partial, {})
     if found is None:
         raise ModelError(f"No pretrained weights of {model!r} are here. {remedy(model)}")
@@ -153,11 +146,7 @@ def check_head(model: str, module: nn.Module, args: Mapping[str, Any]) -> None:
 
 @contextmanager
 def in_one_line(model: str) -> Iterator[None]:
-    """What libraries raise while they build or load a network becomes one line.
-
-    Raises:
-        ModelError: with the first line.
-    """
+    """What libraries raise while they build or load a network becomes one line."""
     try:
         yield
     except ModelError:

@@ -110,11 +110,7 @@ def read(
     has_images: bool = True,
     is_their_tissue: bool = False,
 ) -> Found:
-    """What the steps left in `folder`, a run folder each.
-
-    Raises:
-        DataError: if one of them cannot be read.
-    """
+    """What the steps left in `folder`, a run folder each."""
 
     def there(*steps: str) -> list[str]:
         return [step for step in steps if step not in lacking and (folder / step).is_dir()]

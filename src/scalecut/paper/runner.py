@@ -216,11 +216,7 @@ class _Plan:
 
 
 def _without(skipped: Sequence[str], steps: Sequence[Step]) -> list[Step]:
-    """The steps, those that are not wanted with that as the reason.
-
-    Raises:
-        DataError: if no step has such a name, or one that begins so.
-    """
+    """The steps, those that are not wanted with that as the reason."""
     for name in skipped:
         if not any(step.name.startswith(name) for step in steps):
             ends = tuple(step_of("", network) for network in NETWORKS)

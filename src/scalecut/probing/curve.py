@@ -560,11 +560,7 @@ def _small(image: Image) -> bytes | None:
 
 
 def check_model(curve: Curve, folder: Path | None, model: str) -> None:
-    """Raise unless the run is of this network.
-
-    Raises:
-        ModelError: if it is not.
-    """
+    """Raise unless the run is of this network."""
     probed = str(curve.table.model.iloc[0])
     if model != probed:
         raise ModelError(
