@@ -42,11 +42,12 @@ from ..figures.drawing import page_figure
 from ..figures.notebook import html_of
 from ..networks.network import Network, Preprocessing
 from ..networks.points import SOFTMAX, ProbePoint
+from ..report.report import Result
 from ..runs import settings_of
 from ..stats.inference import group_draws
 from ..stats.ridge import decompose, deviations, nested_ridge
 from .noise import KINDS, PADDINGS, Noise, noise_of, noise_table
-from .quantities import Analysis, by_layer, means, read_analysis, skipped_of
+from .quantities import by_layer, means, read_analysis, skipped_of
 from .subject import Pooled, Subject, check_unused, refusal_at, subject_of
 
 CHANGES = ("image-size", "object-scale")
@@ -115,7 +116,7 @@ class Variation:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Invariance(Analysis):
+class Invariance(Result):
     """How predictions and features change with size, and how well noise reveals image size.
 
     Args:
@@ -126,17 +127,20 @@ class Invariance(Analysis):
         image_set: the images, if there were any; None if the result was read from a run.
     """
 
-    NAME = "invariance"
-
     table: pd.DataFrame | None
     noise: Noise | None = None
     left_out: tuple[LeftOut, ...] = ()
     provenance: dict[str, object] = field(default_factory=dict)
     image_set: ImageSet | None = field(default=None, repr=False)
 
+    def to_frame(self) -> pd.DataFrame:
+        """The table of sizes, in the form of `invariance.csv`, or else that of noise."""
+        return next(iter(self.tables().values()))
+
     def tables(self) -> dict[str, pd.DataFrame]:
         """The tables of the run folder: of sizes, of noise, or both."""
-        return Analysis.tables(self) | ({} if self.noise is None else self.noise.tables())
+        own = {} if self.table is None else {"invariance": self.table.copy()}
+        return own | ({} if self.noise is None else self.noise.tables())
 
     def finding(self) -> str:
         """What was found, in a few sentences."""

@@ -37,8 +37,9 @@ from ..figures.drawing import page_figure
 from ..networks.network import Network
 from ..networks.points import ProbePoint
 from ..probing.scores import Features, draw_parts, score
+from ..report.report import Result
 from ..runs import Run, settings_of
-from .quantities import Analysis, layer_summary, read_analysis, skipped_of
+from .quantities import layer_summary, read_analysis, skipped_of
 from .subject import Pooled, check_unused, subject_of
 
 PADDINGS = ("zeros", "reflect", "circular")
@@ -54,7 +55,7 @@ UNUSED = ("fit", "batch_size", "engine", "half", "cluster")  # of a computation,
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Noise(Analysis):
+class Noise(Result):
     """R² of the side of images of noise, by kind of noise, padding and layer.
 
     Args:

@@ -1,76 +1,17 @@
-"""The result of an analysis: a table of quantities by layer, in long form.
-
-Saved, read back, summarised for a terminal, and shown in a notebook.
-"""
+"""Tables of quantities by layer, in long form: means, what a terminal shows, reading them back."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
 
 from ..data.images import LeftOut
 from ..errors import DataError
 from ..figures import text
-from ..figures.notebook import html_of
 from ..networks.points import SOFTMAX
-from ..report.report import save
 from ..runs import Run, read_run
-
-
-class Analysis:
-    """What the results of all analyses can do; each says what was found, and draws it."""
-
-    __slots__ = ()
-    NAME: ClassVar[str]  # of the table
-
-    table: pd.DataFrame | None
-    left_out: tuple[LeftOut, ...]
-    provenance: dict[str, object]
-
-    def to_frame(self) -> pd.DataFrame:
-        """The main table, as its CSV file has it."""
-        return next(iter(self.tables().values()))
-
-    def tables(self) -> dict[str, pd.DataFrame]:
-        """Every table of the run folder, by name."""
-        return {} if self.table is None else {self.NAME: self.table.copy()}
-
-    def finding(self) -> str:
-        """What was found, in a few sentences."""
-        raise NotImplementedError
-
-    def summary(self) -> dict[str, pd.DataFrame]:
-        """What fits on a terminal, by title."""
-        raise NotImplementedError
-
-    def plot(self) -> Figure:
-        """The main figure."""
-        raise NotImplementedError
-
-    def save(self, folder: str | Path, *, command: str = "") -> Path:
-        """Write the run folder: tables, figures and page.
-
-        Raises:
-            OutputError: if `folder` exists and holds no run, or cannot be written.
-        """
-        images = getattr(self, "image_set", None)
-        write = self.write_more
-        return save(
-            self.tables(), self.facts(), folder, command=command, write=write, image_set=images
-        )
-
-    def facts(self) -> dict[str, object]:
-        """Those of `run.json`."""
-        return {**self.provenance, "finding": self.finding(), "left_out": self.left_out}
-
-    def write_more(self, folder: Path) -> None:
-        """Write what is no table into the run folder; nothing by default."""
-
-    def _repr_html_(self) -> str:
-        return html_of(self.finding(), next(iter(self.summary().values())), self.plot())
 
 
 def means(rows: pd.DataFrame, by: Sequence[str]) -> dict[tuple[Any, ...], dict[str, float]]:

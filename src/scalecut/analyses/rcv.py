@@ -44,10 +44,11 @@ from ..networks.selection import computable, every_point
 from ..probing.controls import moved_by_int8
 from ..probing.curve import computed_line
 from ..probing.scores import Part, draw_parts, one_thread_each
+from ..report.report import Result
 from ..runs import settings_of
 from ..stats.inference import bootstrap_r_squared, interval
 from ..stats.ridge import NO_SPREAD, decompose, deviations, nested_ridge
-from .quantities import Analysis, by_layer, layer_summary, read_analysis, skipped_of
+from .quantities import by_layer, layer_summary, read_analysis, skipped_of
 from .subject import subject_of
 
 MEASURED = ("n_images", "quantity", "other", "value", "low", "high")  # by `_rows`
@@ -87,7 +88,7 @@ class Estimation:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Directions(Analysis):
+class Directions(Result):
     """The RCV of every layer and subset, and how far it can be trusted.
 
     `table` has one row per number, with the columns of `COLUMNS`. By `quantity`:

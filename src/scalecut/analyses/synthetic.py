@@ -54,10 +54,11 @@ from ..figures.drawing import page_figure
 from ..networks.network import Network
 from ..networks.points import ProbePoint
 from ..probing.scores import n_processors, one_thread_each
+from ..report.report import Result
 from ..stats.inference import group_draws, interval
 from ..stats.ridge import decompose, deviations, nested_ridge
 from .noise import PADDINGS, noise_table
-from .quantities import Analysis, by_layer, layer_summary, read_analysis, skipped_of
+from .quantities import by_layer, layer_summary, read_analysis, skipped_of
 from .subject import Pooled, Subject, check_unused, refusal_at, subject_of
 
 SHARES = tuple(np.geomspace(0.03, 0.6, 6).tolist())  # of the canvas
@@ -128,7 +129,7 @@ class Design:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Scenes(Analysis):
+class Scenes(Result):
     """What each layer encodes of object scale and of image size.
 
     Args:
@@ -174,7 +175,7 @@ class Scenes(Analysis):
 
     def facts(self) -> dict[str, object]:
         """Those of `run.json`."""
-        return Analysis.facts(self) | {"canvases": self.canvases}
+        return Result.facts(self) | {"canvases": self.canvases}
 
 
 def read_scenes(folder: str | Path) -> Scenes:

@@ -39,9 +39,9 @@ from ..networks.network import Network, tensors_sha256
 from ..networks.points import SOFTMAX, ProbePoint
 from ..networks.selection import refusal
 from ..networks.truncation import stopped
-from ..report.report import write_figure
+from ..report.report import Result, write_figure
 from ..runs import settings_of
-from .quantities import Analysis, read_analysis, skipped_of
+from .quantities import read_analysis, skipped_of
 from .rcv import Directions, read_directions
 from .subject import Subject, subject_of
 
@@ -90,7 +90,7 @@ class Optimisation:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Visualisations(Analysis):
+class Visualisations(Result):
     """Images that drive units of layers, or layers along directions of scale.
 
     Args:
@@ -445,8 +445,6 @@ def total_variation_slope(images: Batch) -> Batch:
         slope += sign - sign.roll(-1, axis)
     return slope
 
-
-# --- inside --------------------------------------------------------------------------------------
 
 _Features: TypeAlias = Callable[[Batch], Float32[Tensor, "k d"]]
 _Activation: TypeAlias = Callable[[Batch], Float32[Tensor, " k"]]

@@ -217,9 +217,6 @@ def features(
     OUT.print(f"{len(table)} x {table.shape[1] - 1} features: {out}", soft_wrap=True)
 
 
-# --- inside --------------------------------------------------------------------------------------
-
-
 def _check_place_to_cut(at: str, from_run: Path | None, rule: str | None, subset: str) -> None:
     """Refuse options that name no layer, or more than one."""
     if not at and from_run is None:

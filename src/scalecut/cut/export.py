@@ -102,9 +102,6 @@ EXPORTS = {
 }
 
 
-# --- inside --------------------------------------------------------------------------------------
-
-
 def _captured(cut: CutNetwork) -> ExportedProgram:
     cut = deepcopy(cut).cpu().float().eval()
     if cut.way == STOPPED:

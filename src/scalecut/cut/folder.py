@@ -260,9 +260,6 @@ def check_cut(folder: str | Path, network: nn.Module | None = None) -> dict[str,
     return differences
 
 
-# --- inside --------------------------------------------------------------------------------------
-
-
 def _remedy(theirs: Mapping[str, str]) -> str:
     """What to do if the network is built differently now."""
     ours = versions()

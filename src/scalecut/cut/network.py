@@ -332,9 +332,6 @@ def preprocessing_of(facts: Mapping[str, Any]) -> Preprocessing:
     return Preprocessing(**given)
 
 
-# --- inside --------------------------------------------------------------------------------------
-
-
 def _named(network: Network, name: str) -> tuple[ProbePoint, pd.DataFrame]:
     """The point of this name, and the cost of every layer of the whole network."""
     points, refused = every_point(network, [name])

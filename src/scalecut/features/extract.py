@@ -440,9 +440,6 @@ def decoded(
         workers.shutdown(wait=False, cancel_futures=True)
 
 
-# --- inside --------------------------------------------------------------------------------------
-
-
 def _pixels(image: Image, frame: Frame, preprocessing: Preprocessing) -> UInt8[np.ndarray, "h w 3"]:
     return fitted(image.decode(frame), frame, preprocessing.interpolation, preprocessing.fill())
 

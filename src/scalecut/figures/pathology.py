@@ -89,9 +89,6 @@ def recall_drawing(table: pd.DataFrame, facts: Mapping[str, Any]) -> Drawing:
     return Drawing(_heading(facts), _caption(facts), places, [panel], axis_name="magnification")
 
 
-# --- inside --------------------------------------------------------------------------------------
-
-
 def _looks(rows: Rows) -> dict[str, Look]:
     names = dict.fromkeys(row["contestant"] for row in rows)
     return {name: replace(named_look(name, k), width=2.0) for k, name in enumerate(names)}

@@ -192,9 +192,6 @@ class Runs:
         return 0
 
 
-# --- inside --------------------------------------------------------------------------------------
-
-
 def _outputs(network: nn.Module, places: set[Place], images: Tensor) -> dict[Place, list[Tensor]]:
     """Copies of the tensors at each place, of the last call of its module."""
     found: dict[Place, list[Tensor]] = {}

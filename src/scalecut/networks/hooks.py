@@ -141,9 +141,6 @@ class Taps(nn.Module):
             return tuple(outputs[point.layer] for point in self.points)
 
 
-# --- inside ------------------------------------------------------------------------------------
-
-
 def _as_point(layer: str | ProbePoint) -> ProbePoint:
     if isinstance(layer, ProbePoint):
         return layer

@@ -252,9 +252,6 @@ def tensors_sha256(module: nn.Module) -> str:
     return digest.hexdigest()
 
 
-# --- inside --------------------------------------------------------------------------------------
-
-
 CLOSED = 0.1  # a constant scale below this passes next to nothing on
 
 

@@ -522,9 +522,6 @@ SOURCES: dict[str, Callable[[str, Args], Source | None]] = {
 PREFIXES = [name for name in SOURCES if ":" in name and not name.startswith("module")]
 
 
-# --- inside --------------------------------------------------------------------------------------
-
-
 def _built(name: str, build: Callable[[], nn.Module]) -> nn.Module:
     """The module that a function makes; what the function raises becomes one line."""
     with in_one_line(name):

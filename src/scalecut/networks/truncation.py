@@ -168,9 +168,6 @@ def unsaved(network: nn.Module) -> set[str]:
     return {name for name, _ in network.named_buffers()} - network.state_dict().keys()
 
 
-# --- inside --------------------------------------------------------------------------------------
-
-
 class _Used(TorchDispatchMode):
     """Records the names of the parameters and buffers that operations use."""
 

@@ -158,9 +158,6 @@ def in_one_line(model: str) -> Iterator[None]:
         ) from error
 
 
-# --- inside --------------------------------------------------------------------------------------
-
-
 def _from_package(
     model: str, module: nn.Module, allow_partial: bool, args: Mapping[str, Any]
 ) -> Weights | None:

@@ -178,9 +178,6 @@ def sentence(found: Difference, layers: Mapping[str, str]) -> str:
     )
 
 
-# --- inside --------------------------------------------------------------------------------------
-
-
 def _drawn(n: int, rng: np.random.Generator) -> Float64[np.ndarray, "b n"]:
     """How often each of n is drawn, with replacement."""
     return rng.multinomial(n, np.full(n, 1 / n), size=DRAWS).astype(np.float64)

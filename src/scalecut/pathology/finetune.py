@@ -171,9 +171,6 @@ def mixed_type(precision: str, device: str) -> torch.dtype | None:
     return torch.bfloat16 if chosen == "bfloat16" else None
 
 
-# --- inside --------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class _Plan:
     """What is trained on, how, and where."""

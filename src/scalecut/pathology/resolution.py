@@ -136,9 +136,6 @@ def checked(tiles: "Sequence[Tile]", native: float, um_per_pixel: float | None) 
     return said
 
 
-# --- inside --------------------------------------------------------------------------------------
-
-
 def _ignored(tiles: "Sequence[Tile]") -> Iterator[str]:
     """One sentence per kind of resolution that is not used."""
     unusable = [(tile, each) for tile in tiles for each in tile.stated if not each.is_usable]

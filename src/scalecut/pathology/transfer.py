@@ -31,7 +31,7 @@ from ..networks.points import LOGITS, SOFTMAX, ProbePoint
 from ..networks.selection import chosen_points
 from ..probing.choose import choose_layer
 from ..probing.curve import Curve, check_model, computed_line, read_curve
-from ..report.report import save
+from ..report.report import Result
 from ..runs import read_run, settings_of
 from ..stats.agreement import FEWEST, agreement
 from . import comparison as compared
@@ -78,7 +78,7 @@ class CutPoint:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Transfer:
+class Transfer(Result):
     """Test scores of each method, and what they are evidence of."""
 
     table: pd.DataFrame  # the columns of COLUMNS
@@ -94,10 +94,6 @@ class Transfer:
     provenance: dict[str, Any] = field(default_factory=dict)
     predicted: Predicted | None = None  # a transfer that was read from a run has none
     image_set: ImageSet | None = None  # the patches that could be read; none as well
-
-    def to_frame(self) -> pd.DataFrame:
-        """One row per method, seed, tile and metric, in the form of `transfer.csv`."""
-        return self.table.copy()
 
     def tables(self) -> dict[str, pd.DataFrame]:
         """Every table of the run folder, by name; those with rows."""
@@ -137,8 +133,8 @@ class Transfer:
     def plot(self) -> Figure:
         """The score of every cut if there is a sweep, else true against predicted values."""
         if len(self.sweep):
-            return page_figure(sweep_drawing(self.sweep, self._facts()))
-        return page_figure(calibration_drawing(self.calibration, self._facts()))
+            return page_figure(sweep_drawing(self.sweep, self.facts()))
+        return page_figure(calibration_drawing(self.calibration, self.facts()))
 
     def summary(self) -> dict[str, pd.DataFrame]:
         """The scores as mean ± standard deviation, and the correlation of a sweep with a curve."""
@@ -158,19 +154,11 @@ class Transfer:
         """How features were computed, where that was not by PyTorch."""
         return computed_line(self.provenance)
 
-    def save(self, folder: str | Path, *, command: str = "") -> Path:
-        """Write the run folder: tables, figures and page.
-
-        Raises:
-            OutputError: if `folder` exists and holds no run, or cannot be written.
-        """
-        images = self.image_set
-        return save(self.tables(), self._facts(), folder, command=command, image_set=images)
-
     def _repr_html_(self) -> str:
         return html_of(self.finding(), self.scores(), self.plot())
 
-    def _facts(self) -> dict[str, Any]:
+    def facts(self) -> dict[str, Any]:
+        """Those of `run.json`."""
         return {
             **self.provenance,
             "finding": self.finding(),
@@ -290,9 +278,6 @@ def read_transfer(folder: str | Path) -> Transfer:
     others |= {name: run.table(name) for name in OTHERS if run.has(name)}
     table = run.table("transfer", COLUMNS)
     return Transfer(table, provenance=dict(run.facts), **others, **left_out)
-
-
-# --- inside --------------------------------------------------------------------------------------
 
 
 def _patches_at(spec: str) -> Patches:

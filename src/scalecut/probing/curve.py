@@ -21,7 +21,7 @@ from ..figures.notebook import html_of
 from ..figures.text import number, p_value, span, with_interval
 from ..networks.points import SOFTMAX, ProbePoint
 from ..report.curve import COLUMNS
-from ..report.report import save
+from ..report.report import Result
 from ..stats.inference import drop, interval, peak
 
 ALPHA = 0.05  # p-values up to this are significant
@@ -82,7 +82,7 @@ class Evidence:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Curve:
+class Curve(Result):
     """R² by layer, with its controls, and what it was computed from.
 
     Args:
@@ -95,6 +95,8 @@ class Curve:
         predicted: prediction for each image while it was held out; None as well.
     """
 
+    NAME = "curve"
+
     table: pd.DataFrame
     draws: Float32[np.ndarray, "s b"]
     points: tuple[ProbePoint, ...] = ()
@@ -102,10 +104,6 @@ class Curve:
     fewer: tuple["Curve", ...] = ()
     image_set: ImageSet | None = None
     predicted: Float64[np.ndarray, "L n"] | None = None
-
-    def to_frame(self) -> pd.DataFrame:
-        """The curve as a table, in the form of `curve.csv`."""
-        return self.table.copy()
 
     def predictions(self) -> pd.DataFrame:
         """The measure of each image and its prediction from each layer, while it was held out.
@@ -130,29 +128,22 @@ class Curve:
 
     def tables(self) -> dict[str, pd.DataFrame]:
         """Every table of the run folder, by name."""
-        subsets = list(dict.fromkeys(self.table.subset))
-        differences = pd.concat([self.differences(s) for s in subsets], ignore_index=True)
+        every = [self.differences(subset) for subset in self._subsets]
+        differences = pd.concat(every, ignore_index=True)
         tables = {"curve": self.to_frame(), "differences": differences}
         return tables | ({"learning": self.learning()} if self.fewer else {})
 
-    def save(self, folder: str | Path, *, command: str = "") -> Path:
-        """Write the run folder: tables, draws for paired comparisons, figures and page.
-
-        Raises:
-            OutputError: if `folder` exists and holds no run, or cannot be written.
-        """
-        subsets = list(dict.fromkeys(self.table.subset))
-        facts = {
+    def facts(self) -> dict[str, object]:
+        """Those of `run.json`."""
+        return {
             **self.provenance,
             "finding": self.finding(),
-            "evidence": {subset: self.evidence(subset) for subset in subsets},
+            "evidence": {subset: self.evidence(subset) for subset in self._subsets},
             "evidence_with_fewer_to_fit": [each.evidence() for each in self.fewer],
             "points": self.points,
         }
-        write, images = self._write_images, self.image_set
-        return save(self.tables(), facts, folder, command=command, write=write, image_set=images)
 
-    def _write_images(self, folder: Path) -> None:
+    def write_more(self, folder: Path) -> None:
         """The draws; and if the images are known, their table and predictions."""
         np.save(folder / "draws.npy", self.draws)
         if self.image_set is not None:
@@ -376,14 +367,16 @@ class Curve:
         """A layer with its alias, such as "logits (pre_softmax)"."""
         return next((point.label for point in self.points if point.layer == layer), str(layer))
 
+    @property
+    def _subsets(self) -> list[str]:
+        return list(dict.fromkeys(self.table.subset))
+
     def _candidates(self, subset: str) -> np.ndarray:
         """Rows among which the peak is searched, in order of the layers."""
         rows = self._rows(subset, self.weights, "true", self.regressor)
         if not len(rows):
-            raise DataError(
-                f"The curve has no subset {subset!r}. It has "
-                f"{', '.join(dict.fromkeys(self.table.subset))}."
-            )
+            known = ", ".join(self._subsets)
+            raise DataError(f"The curve has no subset {subset!r}. It has {known}.")
         inner = rows[(self.table.layer.iloc[rows] != SOFTMAX).to_numpy()]
         return inner if len(inner) else rows
 
@@ -484,25 +477,16 @@ def compare_curves(one: Curve, other: Curve, layers: tuple[str, str] | None = No
             "Probe both networks with the same --regressor."
         )
     rows: list[dict[str, Any]] = []
-    for subset in dict.fromkeys(one.table.subset):
+    for subset in one._subsets:
         sides = [
             _side(curve, subset, layer)
             for curve, layer in zip((one, other), layers or ("", ""), strict=True)
         ]
         (name, r2, draws), (other_name, other_r2, other_draws) = sides
         low, high = interval(r2 - other_r2, draws - other_draws, most=np.inf)
-        rows.append(
-            {
-                "subset": subset,
-                "layer": name,
-                "other_layer": other_name,
-                "r2": r2,
-                "other_r2": other_r2,
-                "difference": r2 - other_r2,
-                "difference_low": float(low),
-                "difference_high": float(high),
-            }
-        )
+        both = {"layer": name, "other_layer": other_name, "r2": r2, "other_r2": other_r2}
+        ends = {"difference_low": float(low), "difference_high": float(high)}
+        rows.append({"subset": subset, **both, "difference": r2 - other_r2, **ends})
     return pd.DataFrame(rows)
 
 

@@ -7,7 +7,7 @@ the same `Drawing`. What a table becomes is registered by its name, in `sections
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import matplotlib as mpl
 import pandas as pd
@@ -18,6 +18,7 @@ from ..data.contact import SMALL, write_sheet
 from ..data.images import ImageSet
 from ..errors import DataError
 from ..figures.drawing import STYLE, Drawing, page_figure
+from ..figures.notebook import html_of
 from ..runs import Run
 from .curve import comparison_section, curve_story, names_of
 from .cut import NEEDED, cut_story
@@ -27,6 +28,56 @@ from .sections import Plot, drawings, sections_of
 
 PAGE = "report.html"
 DOTS_PER_INCH = 200
+
+
+class Result:
+    """What the results of all verbs can do; each says what was found, and draws it."""
+
+    __slots__ = ()
+    NAME: ClassVar[str]  # of the main table
+    table: Any
+    provenance: Any  # facts of `run.json`
+    left_out: Any
+
+    def to_frame(self) -> pd.DataFrame:
+        """The main table, as its CSV file has it."""
+        return self.table.copy()
+
+    def tables(self) -> dict[str, pd.DataFrame]:
+        """Every table of the run folder, by name."""
+        return {self.NAME: self.to_frame()}
+
+    def finding(self) -> str:
+        """What was found, in a few sentences."""
+        raise NotImplementedError
+
+    def summary(self) -> dict[str, pd.DataFrame]:
+        """What fits on a terminal, by title."""
+        raise NotImplementedError
+
+    def plot(self) -> Figure:
+        """The main figure."""
+        raise NotImplementedError
+
+    def facts(self) -> dict[str, object]:
+        """Those of `run.json`."""
+        return {**self.provenance, "finding": self.finding(), "left_out": self.left_out}
+
+    def write_more(self, folder: Path) -> None:
+        """Write what is no table into the run folder; nothing by default."""
+
+    def save(self, folder: str | Path, *, command: str = "") -> Path:
+        """Write the run folder: tables, figures and page.
+
+        Raises:
+            OutputError: if `folder` exists and holds no run, or cannot be written.
+        """
+        write, images = self.write_more, getattr(self, "image_set", None)
+        given = self.tables(), self.facts(), folder
+        return save(*given, command=command, write=write, image_set=images)
+
+    def _repr_html_(self) -> str:
+        return html_of(self.finding(), next(iter(self.summary().values())), self.plot())
 
 
 def save(

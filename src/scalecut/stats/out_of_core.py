@@ -133,9 +133,6 @@ def predicted_in_memory(
     return found
 
 
-# --- inside --------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class _Products:
     """Products of standardised features X and centred targets Y, permuted measures last."""
