@@ -112,11 +112,8 @@ def save_cut(
         ModelError: if the files give other features when they are loaded again.
         OutputError: if `folder` exists and is no cut, or cannot be written.
     """
-    folder, whole, exports = (
-        Path(folder),
-        load_network(whole),
-        check_names(exports, tuple(EXPORTS), "export"),
-    )
+    folder, whole = Path(folder), load_network(whole)
+    exports = check_names(exports, tuple(EXPORTS), "export")
     runs.check_place(folder, "cut")
     verification = verify_cut(whole, cut)
     with runs.new_run(folder, "cut") as made:
@@ -241,9 +238,8 @@ def check_cut(folder: str | Path, network: nn.Module | None = None) -> dict[str,
     _check_unchanged(folder, facts, MODEL)
     for name in facts["files"]:
         _check_unchanged(folder, facts, name)
-    cut, example = load_cut(folder, network), load_file(folder / EXAMPLE)
-    images = _inputs(cut.preprocessing, example["image"].numpy())
-    expected = example["output"].numpy()
+    cut = load_cut(folder, network)
+    images, expected = _example(folder, cut.preprocessing)
     with torch.inference_mode():
         found = {MODEL: cut(images).numpy()}
     for each in EXPORTS.values():
@@ -273,15 +269,12 @@ def _remedy(theirs: Mapping[str, str]) -> str:
 def _export(cut: CutNetwork, folder: Path, names: Sequence[str]) -> dict[str, str]:
     """Write the exports, and return those that failed or give other outputs, with the reason."""
     failed: dict[str, str] = {}
-    example = load_file(folder / EXAMPLE)
-    images = _inputs(cut.preprocessing, example["image"].numpy()).numpy()
+    images, expected = _example(folder, cut.preprocessing)
     for name in names:
         path = folder / EXPORTS[name].file
         try:
             EXPORTS[name].write(cut, path)
-            difference = _difference(
-                EXPORTS[name].features(path, images), example["output"].numpy()
-            )
+            difference = _difference(EXPORTS[name].features(path, images.numpy()), expected)
             if not difference <= TOLERANCE:
                 raise ModelError(f"Its outputs differ by {difference:.2g} of the largest.")
         except ScalecutError as error:
@@ -300,6 +293,14 @@ def _write_example(cut: CutNetwork, path: Path) -> None:
         frozen = copy.deepcopy(cut).eval()
         output = frozen(_inputs(cut.preprocessing, image).to(some.device)).float().cpu()
     save_file({"image": torch.from_numpy(image), "output": output.contiguous()}, path)
+
+
+def _example(
+    folder: Path, preprocessing: Preprocessing
+) -> tuple[torch.Tensor, Float32[np.ndarray, "n c"]]:
+    """The inputs of the stored image, and the outputs for them."""
+    stored = load_file(folder / EXAMPLE)
+    return _inputs(preprocessing, stored["image"].numpy()), stored["output"].numpy()
 
 
 def _inputs(preprocessing: Preprocessing, image: np.ndarray) -> torch.Tensor:
@@ -382,7 +383,7 @@ def card(facts: Mapping[str, Any], cut: CutNetwork) -> str:
         f"# {_name(facts)}, cut after {_plain(cut.point.label)}",
         _what_it_is(facts, cut),
         _why_this_layer(facts),
-        _verification(facts["proof"]["lines"]),
+        "## Verification\n\n" + "\n".join(f"- {_plain(e)}" for e in facts["proof"]["lines"]),
         _how_to_use(facts, cut),
         _origin(facts),
     ]
@@ -428,10 +429,6 @@ def _why_this_layer(facts: Mapping[str, Any]) -> str:
     figure = f"\n\n![R² of object scale by layer]({FIGURE})" if FIGURE in facts["files"] else ""
     text = f"{_plain(choice['reason'])}\n\n{_plain(curve['finding'])}"
     return f"## Why this layer\n\n{text}{figure}"
-
-
-def _verification(lines: Sequence[str]) -> str:
-    return "## Verification\n\n" + "\n".join(f"- {_plain(line)}" for line in lines)
 
 
 def _how_to_use(facts: Mapping[str, Any], cut: CutNetwork) -> str:

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -164,38 +165,32 @@ def create_transform(
         is_training: whether to augment.
     """
     cut = network if isinstance(network, CutNetwork) else load_cut(network)
-    changes = [
-        transforms.RandomHorizontalFlip(),
-        transforms.RandomVerticalFlip(),
-        transforms.ColorJitter(brightness=0.2, contrast=0.2, saturation=0.2),
-    ]
-    return transforms.Compose(
-        [_Squash(cut.preprocessing), *(changes if is_training else []), _Tensor(cut.preprocessing)]
-    )
+    flips = [transforms.RandomHorizontalFlip(), transforms.RandomVerticalFlip()]
+    colours = transforms.ColorJitter(brightness=0.2, contrast=0.2, saturation=0.2)
+    changes = [*flips, colours] if is_training else []
+    return transforms.Compose([_Squash(cut.preprocessing), *changes, _Tensor(cut.preprocessing)])
 
 
+@dataclass(frozen=True, repr=False)
 class _Squash:
     """Resizes the whole image, upright and in RGB, to the input size."""
 
-    def __init__(self, preprocessing: Preprocessing) -> None:
-        self.preprocessing = preprocessing
+    preprocessing: Preprocessing
 
     def __call__(self, image: PIL.Image.Image) -> PIL.Image.Image:
-        upright = image_of(0, image).decode()
-        own = self.preprocessing
-        return PIL.Image.fromarray(
-            fitted(upright, own.frame("squash"), own.interpolation, own.fill())
-        )
+        upright, own = image_of(0, image).decode(), self.preprocessing
+        pixels = fitted(upright, own.frame("squash"), own.interpolation, own.fill())
+        return PIL.Image.fromarray(pixels)
 
     def __repr__(self) -> str:
         return f"Squash({self.preprocessing.height} x {self.preprocessing.width})"
 
 
+@dataclass(frozen=True, repr=False)
 class _Tensor:
     """Normalises an image and converts it to a tensor."""
 
-    def __init__(self, preprocessing: Preprocessing) -> None:
-        self.preprocessing = preprocessing
+    preprocessing: Preprocessing
 
     def __call__(self, image: PIL.Image.Image) -> Tensor:
         return self.preprocessing.tensor(np.array(image)[None])[0]

@@ -142,14 +142,14 @@ def verify_cut(
     short.reset_classifier(0)
     for module in (full, short):
         module.eval().requires_grad_(True)
-    images = _noise(whole, N_IMAGES)
+    images = whole.noise(N_IMAGES)  # the first is the network's example
     name = f"{whole.name} cut after {cut.point.label}"
     with torch.no_grad():
         maps = tensors_in(short.forward_features(images))
         difference, scale, numbers = _compared(maps, _given(full, cut.point, images), name)
         again = _pooled_again(full, short, images, numbers, whole.prefix_tokens)
         _check_features(short(images), again, name)
-    seconds = _seconds(full, short, _noise(whole, batch_size), pairs)
+    seconds = _seconds(full, short, whole.noise(batch_size), pairs)
     of_whole, of_cut = (
         _costs(module, images[:1], median)
         for module, median in zip((full, short), np.median(seconds, axis=0).tolist(), strict=True)
@@ -171,13 +171,6 @@ def verify_cut(
 
 
 # --- the same features ---------------------------------------------------------------------------
-
-
-def _noise(network: Network, n: int) -> Float32[Tensor, "n 3 h w"]:
-    """Noise images with a fixed seed; the first is the network's example."""
-    height, width = network.preprocessing.height, network.preprocessing.width
-    noise = np.random.default_rng(0).integers(0, 256, (n, height, width, 3), dtype=np.uint8)
-    return network.preprocessing.tensor(noise).to(network.device)
 
 
 def _given(full: nn.Module, point: ProbePoint, images: Float32[Tensor, "n 3 h w"]) -> list[Tensor]:
@@ -347,28 +340,19 @@ def _prefix(n_tokens: int, shape: tuple[int, int]) -> int:
 
 
 def _costs(module: nn.Module, image: Float32[Tensor, "1 3 h w"], seconds: float) -> Costs:
-    return Costs(
-        parameters=sum(parameter.numel() for parameter in module.parameters()),
-        buffers=sum(buffer.numel() for buffer in module.buffers()),
-        macs=_macs(module, image),
-        seconds=seconds,
-        peak_bytes=_peak_bytes(module, image),
-    )
-
-
-def _macs(module: nn.Module, image: Float32[Tensor, "1 3 h w"]) -> int:
-    """Counted with gradients enabled; otherwise attention is fused and the counter misses it."""
+    """With gradients for the counter, which misses fused attention; memory without workspaces."""
     counter = FlopCounterMode(display=False)
     with torch.enable_grad(), counter:
         module(image)
-    return counter.get_total_flops() // 2
-
-
-def _peak_bytes(module: nn.Module, image: Float32[Tensor, "1 3 h w"]) -> int:
-    """Counts the outputs of operations; their internal workspace is not included."""
     with torch.no_grad(), _Peak(module) as peak:
         module(image)
-    return peak.most
+    return Costs(
+        parameters=sum(parameter.numel() for parameter in module.parameters()),
+        buffers=sum(buffer.numel() for buffer in module.buffers()),
+        macs=counter.get_total_flops() // 2,
+        seconds=seconds,
+        peak_bytes=peak.most,
+    )
 
 
 class _Peak(TorchDispatchMode):
@@ -394,11 +378,8 @@ class _Peak(TorchDispatchMode):
         self.now -= size
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        given = {
-            id(leaf.untyped_storage())
-            for leaf in tree_leaves((args, kwargs))
-            if isinstance(leaf, Tensor)
-        }
+        leaves = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        given = {id(leaf.untyped_storage()) for leaf in leaves}
         made = func(*args, **(kwargs or {}))
         for leaf in tree_leaves(made):
             if isinstance(leaf, Tensor) and id(leaf.untyped_storage()) not in given:

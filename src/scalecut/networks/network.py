@@ -108,9 +108,12 @@ class Network:
 
     def example(self) -> Float[Tensor, "1 3 h w"]:
         """A fixed input of the right size: the same noise every time."""
-        noise = np.random.default_rng(0).integers(
-            0, 256, size=(1, self.preprocessing.height, self.preprocessing.width, 3), dtype=np.uint8
-        )
+        return self.noise(1)
+
+    def noise(self, n: int) -> Float[Tensor, "n 3 h w"]:
+        """Images of noise with a fixed seed."""
+        size = (n, self.preprocessing.height, self.preprocessing.width, 3)
+        noise = np.random.default_rng(0).integers(0, 256, size, dtype=np.uint8)
         return self.preprocessing.tensor(noise).to(self.device)
 
     @property
@@ -150,13 +153,14 @@ def with_preprocessing(
     if input_size is not None:
         height, width = (input_size, input_size) if isinstance(input_size, int) else input_size
         changed |= {"height": height, "width": width}
-    network = replace(network, preprocessing=replace(network.preprocessing, **changed))
     given["input_size"] = input_size
-    unknown = tuple(name for name in network.unknown if given[name] is None)
-    network = replace(network, unknown=unknown)
-    if points is not None:
-        network = replace(network, points=points)
-    return network if prefix_tokens is None else replace(network, prefix_tokens=prefix_tokens)
+    return replace(
+        network,
+        preprocessing=replace(network.preprocessing, **changed),
+        unknown=tuple(name for name in network.unknown if given[name] is None),
+        points=points or network.points,
+        prefix_tokens=network.prefix_tokens if prefix_tokens is None else prefix_tokens,
+    )
 
 
 def randomly_initialised(network: Network, seed: int, batches: Iterable[Tensor] = ()) -> Network:
@@ -218,9 +222,8 @@ def reinitialised(module: nn.Module) -> nn.Module:
             reset.update(id(parameter) for parameter in layer.parameters(recurse=False))
     with torch.no_grad():
         for parameter in fresh.parameters():
-            if id(parameter) in reset or not parameter.is_floating_point():
-                continue
-            if not _is_constant(parameter):
+            is_kept = id(parameter) in reset or not parameter.is_floating_point()
+            if not is_kept and not _is_constant(parameter):
                 parameter.normal_(0.0, float(parameter.nan_to_num().std()))
     return fresh
 
@@ -228,10 +231,8 @@ def reinitialised(module: nn.Module) -> nn.Module:
 def take_statistics(module: nn.Module, batches: Iterable[Tensor]) -> None:
     """Set every batch norm to the mean statistics over `batches`."""
     norms = batch_norms(module)
-    if not norms:
-        return
     with _cumulative(norms), torch.no_grad():
-        for batch in batches:
+        for batch in batches if norms else ():
             module(batch)
 
 

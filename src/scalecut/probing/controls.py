@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d
 
 from .. import cache
-from ..data.images import ImageSet, keys_of
+from ..data.images import Image, ImageSet, keys_of
 from ..data.measures import evenly
 from ..data.scenes import make_scenes
 from ..errors import ModelError
@@ -61,19 +61,14 @@ def control_of(
     Args:
         pixels: images that are decoded already; more are added.
     """
-    on = network.device.type
-    precision = resolved_backend(computation.engine, computation.precision, on).precision
+    chosen, keys, on, precision = _adapted_to(network, image_set, computation)
     with torch.autocast(on, torch.bfloat16, enabled=precision == "bfloat16"):
         control = (permuted if kind == "permuted" else randomly_initialised)(network, seed)
         norms = batch_norms(control.module)
         if not norms:
             return control
-        chosen = [image_set.images[n] for n in evenly(len(image_set), STATISTICS_IMAGES)]
-        setting = cache.setting_hash(
-            network_setting(control)
-            | {"statistics": 1, "fit": computation.fit, "device": on, "precision": precision}
-            | {"images": [str(key) for key in keys_of(chosen)]}
-        )
+        how = {"statistics": 1, "fit": computation.fit, "device": on, "precision": precision}
+        setting = cache.setting_hash(network_setting(control) | how | {"images": keys})
         buffers = {
             f"{number}.{name}": buffer
             for number, norm in enumerate(norms)
@@ -81,14 +76,8 @@ def control_of(
         }
         kept = next(cache.shards(setting), None)
         if kept is None:
-            ready = decoded(
-                chosen,
-                range(len(chosen)),
-                network.preprocessing,
-                computation.fit,
-                batch_size=STATISTICS_BATCH,
-                pixels=pixels,
-            )
+            given = chosen, range(len(chosen)), network.preprocessing, computation.fit
+            ready = decoded(*given, batch_size=STATISTICS_BATCH, pixels=pixels)
             batches = (batch.to(network.device) for _, batch, _ in ready if len(batch) > 1)
             take_statistics(control.module, batches)
             rows = {name: _as_row(buffer) for name, buffer in buffers.items()}
@@ -115,19 +104,27 @@ def variant_of(
     if network.build is None or network.recipe.get("kind") == "factory":
         control = control_of(network, image_set, computation, seed, kind, pixels)
         return Variant(network_setting(control), lambda: control)
-    on = network.device.type
-    precision = resolved_backend(computation.engine, computation.precision, on).precision
-    chosen = [image_set.images[n] for n in evenly(len(image_set), STATISTICS_IMAGES)]
+    _, keys, _, precision = _adapted_to(network, image_set, computation)
     setting = {
         "control": 1,
         "kind": kind,
         "seed": seed,
-        "images": [str(key) for key in keys_of(chosen)],
+        "images": keys,
         "precision": precision,  # in which statistics are taken
         "versions": [f"{name} {version}" for name, version in _libraries()],
     }
     how = computation, seed, kind, pixels
     return Variant(setting, lambda: control_of(network, image_set, *how))
+
+
+def _adapted_to(
+    network: Network, image_set: ImageSet, computation: Computation
+) -> tuple[list[Image], list[str], str, str]:
+    """The images for batch norms, what names them, and on which device and how exactly."""
+    chosen = [image_set.images[n] for n in evenly(len(image_set), STATISTICS_IMAGES)]
+    on = network.device.type
+    precision = resolved_backend(computation.engine, computation.precision, on).precision
+    return chosen, [str(key) for key in keys_of(chosen)], on, precision
 
 
 def _libraries() -> Iterator[tuple[str, str]]:
@@ -275,14 +272,8 @@ def spectrum_slope(x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n 1"]:
 
 def pixel_network(preprocessing: Preprocessing) -> tuple[Network, ProbePoint]:
     """The statistics as a network with the preprocessing of another one, and its only layer."""
-    plain = Preprocessing(
-        preprocessing.height,
-        preprocessing.width,
-        mean=(0.0, 0.0, 0.0),
-        std=(1.0, 1.0, 1.0),
-        interpolation=preprocessing.interpolation,
-        shown=preprocessing.shown,
-    )
+    zero, one = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+    plain = replace(preprocessing, mean=zero, std=one, channels="rgb")
     point = ProbePoint(PIXELS, "", 0.0, "", "output", channels=3 * 3 + 1 + 3 * THUMBNAIL**2)
     weights = Weights(PIXELS, "statistics of the pixels, no network")
     return Network(PIXELS, PixelStatistics().eval(), plain, weights), point
