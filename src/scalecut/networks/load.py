@@ -67,17 +67,14 @@ def licence_of(network: Network) -> str | None:
         texts = (" ".join(f.read_text().split()) for f in files if f.name.startswith("LICENSE"))
         is_apache = any("Licensed under the Apache License, Version 2.0" in text for text in texts)
         return "apache-2.0" if is_apache else None
-    found = (
-        getattr(network.module, "pretrained_cfg", {}).get("license") if hub_name(network) else ""
-    )
-    return str(found).lower() if found else None
+    own = getattr(network.module, "pretrained_cfg", {}) if hub_name(network) else {}
+    return str(own["license"]).lower() if own.get("license") else None
 
 
 def hub_name(network: Network) -> str | None:
     """The name on the Hugging Face hub of weights that came from there."""
     source = network.weights.source
-    is_of_hub = source.startswith("hub ")
-    return source.rpartition(" ")[2] if is_of_hub else None
+    return source.rpartition(" ")[2] if source.startswith("hub ") else None
 
 
 def unwrapped(module: nn.Module) -> nn.Module:

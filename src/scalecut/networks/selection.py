@@ -21,9 +21,9 @@ from .load import load_network
 from .network import Network, with_preprocessing
 from .points import ProbePoint
 
-COLUMNS = (
+COLUMNS = [
     *("layer", "alias", "depth", "channels", "stride", "receptive_field", "parameters", "macs"),
-)
+]
 
 
 def chosen_points(
@@ -92,7 +92,7 @@ def list_layers(
     found, _ = chosen_points(network, layers)
     rows = [{name: getattr(point, name) for name in COLUMNS} for point in found]
     whole = {"stride": "Int64", "receptive_field": "Int64"}  # missing behind global pooling
-    return pd.DataFrame(rows, columns=list(COLUMNS)).astype(whole)
+    return pd.DataFrame(rows, columns=COLUMNS).astype(whole)
 
 
 def every_point(
@@ -173,33 +173,27 @@ def computable(
     """
     if not network.weights.missing:
         return list(points), ()
-    fine = {
-        p.layer
-        for p, row in zip(points, _outputs(network, points), strict=True)
-        if np.isfinite(row).all()
-    }
-    ruined = [point for point in points if point.layer not in fine]
+    ruined = _ruined(network, points)
     causes = _causes(network, ruined)
-    n = len(network.weights.missing)
-    left_out = tuple(
-        LeftOut(
-            point.label,
-            f"depends on {causes[point.layer]!r}, one of {n} tensors missing from the weights"
-            if point.layer in causes
-            else "depends on more than one missing tensor, or its output is not finite",
+    n, reasons = len(network.weights.missing), {}
+    for point in ruined:
+        reasons[point.layer] = (
+            "depends on more than one missing tensor, or its output is not finite"
         )
-        for point in ruined
-    )
-    return [point for point in points if point.layer in fine], left_out
+        if point.layer in causes:
+            cause = f"{causes[point.layer]!r}, one of {n} tensors missing from the weights"
+            reasons[point.layer] = f"depends on {cause}"
+    left_out = tuple(LeftOut(point.label, reasons[point.layer]) for point in ruined)
+    return [point for point in points if point.layer not in reasons], left_out
 
 
-def _outputs(network: Network, points: Sequence[ProbePoint]) -> list[np.ndarray]:
-    """The pooled outputs of the network for its example, in float32."""
+def _ruined(network: Network, points: Sequence[ProbePoint]) -> list[ProbePoint]:
+    """The points at which the pooled output for the network's example is not finite."""
     outputs: dict[str, Tensor]
     with pooled_outputs(network.module, points) as outputs, torch.inference_mode():
         example = network.example()
         network.module(example)
-    return [outputs[point.layer].cpu().numpy() for point in points]
+    return [point for point in points if not outputs[point.layer].isfinite().all()]
 
 
 def _causes(network: Network, ruined: Sequence[ProbePoint]) -> dict[str, str]:
@@ -213,12 +207,6 @@ def _causes(network: Network, ruined: Sequence[ProbePoint]) -> dict[str, str]:
         for other, tensor in trial.state_dict().items():
             if tensor.is_floating_point() and other != name:
                 tensor.nan_to_num_(nan=0.0)
-        outputs = _outputs(replace(network, module=trial), left)
-        causes.update(
-            {
-                p.layer: name
-                for p, row in zip(left, outputs, strict=True)
-                if not np.isfinite(row).all()
-            }
-        )
+        found = _ruined(replace(network, module=trial), left)
+        causes |= {point.layer: name for point in found}
     return causes

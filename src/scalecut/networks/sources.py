@@ -134,10 +134,10 @@ def build_again(name: str, recipe: Mapping[str, Any]) -> nn.Module:
     """
     kind = recipe.get("kind")
     if kind == "timm":
-        args = values(recipe["args"])
-        return _built(name, lambda: timm.create_model(recipe["architecture"], **args))
+        architecture, args = recipe["architecture"], values(recipe["args"])
+        return _builder(name, timm.create_model, architecture, **args)()
     if kind == "transformers":
-        return _built(name, lambda: _of_configuration(recipe["config"]))
+        return _builder(name, _of_configuration, recipe["config"])()
     if kind == "factory":
         with _hub_replayed(recipe["configs"]):
             return source_of(name).build()
@@ -149,18 +149,18 @@ def build_again(name: str, recipe: Mapping[str, Any]) -> nn.Module:
 
 def _as_it_is(model: nn.Module) -> Source:
     """A module that the caller has built; it is copied."""
-    _check_usable(model, type(model).__name__)
+    name = type(model).__name__
+    _check_usable(model, name)
     given = Weights("pretrained", "the weights the module came with")
-    return Source(
-        type(model).__name__, lambda: copy.deepcopy(model), None, lambda module, partial: given
-    )
+    return Source(name, lambda: copy.deepcopy(model), None, lambda module, partial: given)
 
 
 def _built_in(name: str, args: Args) -> Source | None:
     if name not in BUILT_IN:
         return None
     build, preprocessing = BUILT_IN[name]
-    _check_no_arguments(name, args)
+    if args:
+        raise ModelError(f"{name} takes no arguments, got {', '.join(args)}. Leave them out.")
     return Source(name, build, build, functools.partial(of_folder, name), preprocessing)
 
 
@@ -168,9 +168,7 @@ def _of_timm(name: str, args: Args) -> Source | None:
     if not timm.is_model(name):
         return None
     _check_tag(name)
-    build = functools.partial(
-        _built, name, functools.partial(timm.create_model, name, **values(args))
-    )
+    build = _builder(name, timm.create_model, name, **values(args))
     return Source(
         _joined(name, args),
         build,
@@ -233,9 +231,7 @@ def _of_configured(
             f"{name} is a {architecture}, which timm {timm.__version__} does not know. Install a "
             "newer timm."
         )
-    build = functools.partial(
-        _built, name, functools.partial(timm.create_model, f"local-dir:{folder}", **values(args))
-    )
+    build = _builder(name, timm.create_model, f"local-dir:{folder}", **values(args))
     n_classes = config.get("num_classes", of_weights.get("num_classes"))
     own = {} if n_classes is None else {"num_classes": n_classes}
     every = {**own, **(config.get("model_args") or {}), **args}
@@ -250,10 +246,8 @@ def _of_configured(
 
 def _load_of_folder(name: str, folder: Path, module: nn.Module, args: Args) -> None:
     check_head(name, module, values(args))
-    whole = _built(
-        name,
-        lambda: timm.create_model(f"local-dir:{folder}", pretrained=True, **values(args)),
-    )
+    place = f"local-dir:{folder}"
+    whole = _builder(name, timm.create_model, place, pretrained=True, **values(args))()
     module.load_state_dict(whole.state_dict())
 
 
@@ -289,9 +283,7 @@ def _of_torchvision(name: str, args: Args) -> Source | None:
     if architecture in ("googlenet", "inception_v3"):
         more.setdefault("transform_input", True)  # as their weights were trained
         fresh["init_weights"] = True  # what the default will be
-    build = functools.partial(
-        _built, name, lambda: models.get_model(architecture, weights=None, **more, **fresh)
-    )
+    build = _builder(name, models.get_model, architecture, weights=None, **more, **fresh)
 
     def pretrained(module: nn.Module, partial: bool) -> Weights:
         place = Path(torch.hub.get_dir()) / "checkpoints" / chosen.url.rpartition("/")[2]
@@ -323,7 +315,7 @@ def _of_transformers(name: str, args: Args) -> Source | None:
         folder = hub_file(place, ["config.json"], remedy=hint).parent
     given = values(args)
     config = {**_json(folder / "config.json"), **given}
-    build = functools.partial(_built, name, lambda: _of_configuration(config))
+    build = _builder(name, _of_configuration, config)
 
     def pretrained(module: nn.Module, partial: bool) -> Weights:
         path = folder / WEIGHTS[0]
@@ -459,9 +451,7 @@ def _of_open_clip(name: str, args: Args) -> Source | None:
     facts = {**open_clip.get_pretrained_cfg(architecture, tag)} if tag else {}
     # the activation that the weights were trained with, which the architecture may not have
     given = {"force_quick_gelu": bool(facts.get("quick_gelu")), **values(args)}
-    build = functools.partial(
-        _built, name, lambda: _image_part(open_clip.create_model(architecture, **given))
-    )
+    build = _builder(name, lambda: _image_part(open_clip.create_model(architecture, **given)))
 
     def pretrained(module: nn.Module, partial: bool) -> Weights:
         if not tag:
@@ -522,12 +512,18 @@ SOURCES: dict[str, Callable[[str, Args], Source | None]] = {
 PREFIXES = [name for name in SOURCES if ":" in name and not name.startswith("module")]
 
 
-def _built(name: str, build: Callable[[], nn.Module]) -> nn.Module:
-    """The module that a function makes; what the function raises becomes one line."""
-    with in_one_line(name):
-        module = build()
-    _check_usable(module, name)
-    return with_pooled_module(module)
+def _builder(
+    name: str, make: Callable[..., nn.Module], *args: Any, **more: Any
+) -> Callable[[], nn.Module]:
+    """What builds a network by a function; what this raises becomes one line."""
+
+    def build() -> nn.Module:
+        with in_one_line(name):
+            module = make(*args, **more)
+        _check_usable(module, name)
+        return with_pooled_module(module)
+
+    return build
 
 
 def _check_usable(module: object, name: str) -> None:
@@ -546,17 +542,11 @@ def _check_usable(module: object, name: str) -> None:
         )
 
 
-def _check_no_arguments(name: str, args: Args) -> None:
-    if args:
-        raise ModelError(f"{name} takes no arguments, got {', '.join(args)}. Leave them out.")
-
-
 def _check_tag(name: str) -> None:
     """Refuse weights that timm does not know."""
     architecture, _, tag = name.partition(".")
-    known = [
-        each.partition(".")[2] for each in timm.list_models(f"{architecture}.*", pretrained=True)
-    ]
+    every = timm.list_models(f"{architecture}.*", pretrained=True)
+    known = [each.partition(".")[2] for each in every]
     if tag and tag not in known:
         listed = f"Near it: {near(tag, known, 0.3)}." if known else f"Give {architecture} alone."
         raise ModelError(f"timm has no weights {tag!r} of {architecture}. {listed}")
@@ -587,11 +577,11 @@ def _factory(spec: str, args: Args, configs: dict[str, Any]) -> Callable[[], nn.
     finally:
         sys.path.pop(0)
 
-    def build() -> nn.Module:
+    def recorded() -> nn.Module:
         with _hub_recorded(configs):
-            return _built(spec, lambda: factory(**values(args)))
+            return factory(**values(args))
 
-    return build
+    return _builder(spec, recorded)
 
 
 CONFIG_OF_HUB = "load_model_config_from_hf"  # of timm
@@ -670,10 +660,7 @@ def _with_stride_first() -> nn.Module:
 
 BUILT_IN: dict[str, tuple[Callable[[], nn.Module], Preprocessing]] = {
     "resnet50_v1": (_with_stride_first, CAFFE),  # of `graziani2021`, after `he2016`
-    "googlenet_bvlc": (
-        GoogLeNet,
-        replace(CAFFE, mean=(123 / 255, 117 / 255, 104 / 255)),
-    ),
+    "googlenet_bvlc": (GoogLeNet, replace(CAFFE, mean=(123 / 255, 117 / 255, 104 / 255))),
 }
 
 

@@ -65,9 +65,8 @@ def weights_found(model: str) -> str:
     if package and _package_file(package):
         return f"in the package {package}"
     places = weights_places(model)
-    for path in places:
-        if path.is_file():
-            return f"at {path}"
+    if path := next((path for path in places if path.is_file()), None):
+        return f"at {path}"
     if not timm.is_model(model):
         return f"none; put a file at {places[0]} or give --weights FILE"
     return f"none; would be downloaded from timm's hub, or put a file at {places[0]}"
@@ -90,25 +89,23 @@ def load_file(module: nn.Module, model: str, path: Path, allow_partial: bool) ->
         ModelError: if the file cannot be read or does not fit.
     """
     state = _converted(_read(path), module)
-    wanted = {n: t for n, t in module.state_dict().items() if not n.endswith("num_batches_tracked")}
+    wanted = _without_counters(module.state_dict())
     fits = {n: t for n, t in state.items() if n in wanted and t.shape == wanted[n].shape}
     missing = tuple(name for name in wanted if name not in fits)
-    ignored = tuple(n for n in state if n not in wanted and not n.endswith("num_batches_tracked"))
+    ignored = tuple(name for name in _without_counters(state) if name not in wanted)
     wrong = [n for n in missing if n in state]
     if not fits or (2 * len(fits) < len(wanted) and not allow_partial):
         raise ModelError(
             f"{path.name} holds {len(fits)} of the {len(wanted)} tensors of {model}: it has "
-            f"{_first(state)!r}, the network {_first(wanted)!r}. Give the weights of this network, "
-            "under its own tensor names."
+            f"{next(iter(state))!r}, the network {next(iter(wanted))!r}. Give the weights of this "
+            "network, under its own tensor names."
         )
     if missing and not allow_partial:
         what = f"lacks {len(missing)} of {len(wanted)} tensors of {model}, the first {missing[0]!r}"
         if wrong:
-            what = (
-                f"does not fit {model}: {wrong[0]!r} is {tuple(state[wrong[0]].shape)} in the "
-                "file and "
-                f"{tuple(wanted[wrong[0]].shape)} in the network"
-            )
+            theirs, ours = (tuple(each[wrong[0]].shape) for each in (state, wanted))
+            what = f"does not fit {model}: {wrong[0]!r} is {theirs} in the file and {ours} in the"
+            what += " network"
         raise ModelError(
             f"{path.name} {what}. Give --allow-partial to probe the layers that do without."
         )
@@ -172,10 +169,8 @@ def _from_package(
 def _from_folder(
     model: str, module: nn.Module, allow_partial: bool, args: Mapping[str, Any]
 ) -> Weights | None:
-    for path in weights_places(model):
-        if path.is_file():
-            return load_file(module, model, path, allow_partial)
-    return None
+    path = next((path for path in weights_places(model) if path.is_file()), None)
+    return path and load_file(module, model, path, allow_partial)
 
 
 def _from_hub(
@@ -253,15 +248,19 @@ def _read(path: Path) -> dict[str, Tensor]:
 
 def _load_in_order(module: nn.Module, model: str, path: Path) -> None:
     """Load tensors that carry other names but stand in the same order."""
-    theirs = [t for n, t in _read(path).items() if not n.endswith("num_batches_tracked")]
-    ours = {n: t for n, t in module.state_dict().items() if not n.endswith("num_batches_tracked")}
+    theirs = [*_without_counters(_read(path)).values()]
+    ours = _without_counters(module.state_dict())
     if [t.shape for t in theirs] != [t.shape for t in ours.values()]:
         raise ModelError(
             f"The tensors in {path.name} are not those of {model}: {len(theirs)} against "
-            f"{len(ours)}, or other "
-            f"shapes. Reinstall {PACKAGES[model]}, or give --weights FILE."
+            f"{len(ours)}, or other shapes. Reinstall {PACKAGES[model]}, or give --weights FILE."
         )
     module.load_state_dict(dict(zip(ours, theirs, strict=True)), strict=False)
+
+
+def _without_counters(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of a state dict, but for the numbers of batches that batch norms count."""
+    return {n: t for n, t in state.items() if not n.endswith("num_batches_tracked")}
 
 
 def _package_file(package: str) -> Path | None:
@@ -269,11 +268,4 @@ def _package_file(package: str) -> Path | None:
         files = metadata.files(package) or []
     except metadata.PackageNotFoundError:
         return None
-    for file in files:
-        if file.suffix == ".pth":
-            return Path(str(file.locate()))
-    return None
-
-
-def _first(state: dict[str, Tensor]) -> str:
-    return next(iter(state))
+    return next((Path(str(file.locate())) for file in files if file.suffix == ".pth"), None)
