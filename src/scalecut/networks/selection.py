@@ -175,16 +175,14 @@ def computable(
         return list(points), ()
     ruined = _ruined(network, points)
     causes = _causes(network, ruined)
-    n, reasons = len(network.weights.missing), {}
+    n = len(network.weights.missing)
+    left_out = []
     for point in ruined:
-        reasons[point.layer] = (
-            "depends on more than one missing tensor, or its output is not finite"
-        )
+        reason = "more than one missing tensor, or its output is not finite"
         if point.layer in causes:
-            cause = f"{causes[point.layer]!r}, one of {n} tensors missing from the weights"
-            reasons[point.layer] = f"depends on {cause}"
-    left_out = tuple(LeftOut(point.label, reasons[point.layer]) for point in ruined)
-    return [point for point in points if point.layer not in reasons], left_out
+            reason = f"{causes[point.layer]!r}, one of {n} tensors missing from the weights"
+        left_out.append(LeftOut(point.label, f"depends on {reason}"))
+    return [point for point in points if point not in ruined], tuple(left_out)
 
 
 def _ruined(network: Network, points: Sequence[ProbePoint]) -> list[ProbePoint]:
