@@ -309,13 +309,13 @@ def write_json(path: Path, facts: Mapping[str, object]) -> None:
 
 def write_table(table: pd.DataFrame, path: Path) -> None:
     """A table as CSV, numbers with DIGITS decimals, small p-values with as many digits."""
+
+    def small(value: float) -> str:
+        return f"{value:.{DIGITS}{'e' if 0 < value < LEAST_P else 'f'}}"
+
     if "p_value" in table:
-        table = table.assign(p_value=table["p_value"].map(_p_value, na_action="ignore"))
+        table = table.assign(p_value=table["p_value"].map(small, na_action="ignore"))
     table.to_csv(path, index=False, float_format=f"%.{DIGITS}f", lineterminator="\n")
-
-
-def _p_value(value: float) -> str:
-    return f"{value:.{DIGITS}{'e' if 0 < value < LEAST_P else 'f'}}"
 
 
 def write_features(table: pd.DataFrame, path: Path) -> None:

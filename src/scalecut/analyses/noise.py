@@ -237,10 +237,6 @@ def noise_images(kind: str, n: int, sizes: Sequence[int], seed: int) -> ImageSet
     return ImageSet(tuple(images), np.log2(sides), "log2 side", (kind,) * n, group=names)
 
 
-def _white(extent: int, rng: np.random.Generator) -> UInt8[np.ndarray, "side side 3"]:
-    return rng.integers(0, 256, size=(extent, extent, 3), dtype=np.uint8)
-
-
 def _pink(extent: int, rng: np.random.Generator) -> UInt8[np.ndarray, "side side 3"]:
     """Amplitude 1/f, with a mean of 127.5 and a standard deviation of 42.5 by design."""
     side = 2 * extent  # as opposite edges of the whole field fit together
@@ -269,7 +265,11 @@ def _blocks(extent: int, rng: np.random.Generator) -> UInt8[np.ndarray, "side si
     return canvas
 
 
-_FIELDS = {"white": _white, "pink": _pink, "blocks": _blocks}
+_FIELDS = {
+    "white": lambda extent, rng: rng.integers(0, 256, (extent, extent, 3), dtype=np.uint8),
+    "pink": _pink,
+    "blocks": _blocks,
+}
 
 
 def _features(

@@ -24,6 +24,7 @@ import safetensors
 import torch
 from huggingface_hub import ModelCardData
 from jaxtyping import Float32
+from matplotlib.figure import Figure
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -122,7 +123,7 @@ def save_cut(
         _write_example(cut, made / EXAMPLE)
         failed = _export(cut, made, exports)
         if curve is not None:
-            _draw(curve, choice, made / FIGURE)
+            write_figure(_figure(curve, choice), made / FIGURE)
         for path in made.iterdir():
             path.chmod(0o644)  # safetensors writes files that only their owner can read
         facts = _facts(cut, whole, verification)
@@ -354,11 +355,11 @@ def _facts(cut: CutNetwork, whole: Network, verification: Verification) -> dict[
     }
 
 
-def _draw(curve: Curve, choice: Choice | None, path: Path) -> None:
-    """Draw the curve as the figures of its run, for the subset by which the layer was chosen."""
+def _figure(curve: Curve, choice: Choice | None) -> Figure:
+    """The curve as in the figures of its run, for the subset by which the layer was chosen."""
     subset = choice.subset if choice else MEAN
     evidence = asdict(curve.evidence(subset))
-    write_figure(page_figure(curve_drawing(curve.table, subset=subset, evidence=evidence)), path)
+    return page_figure(curve_drawing(curve.table, subset=subset, evidence=evidence))
 
 
 def _curve_facts(curve: Curve | None, choice: Choice | None) -> dict[str, object] | None:
@@ -378,8 +379,15 @@ def _curve_facts(curve: Curve | None, choice: Choice | None) -> dict[str, object
 
 def card(facts: Mapping[str, Any], cut: CutNetwork) -> str:
     """The text of `README.md`, from what `scalecut.json` says."""
+    metadata = ModelCardData(
+        library_name="scalecut",
+        pipeline_tag="image-feature-extraction" if not facts["head"] else None,
+        license=facts["licence"],
+        base_model=facts["base_model"],
+        tags=["scalecut", "timm", "image-feature-extraction", "object-scale"],
+    )
     parts = [
-        f"---\n{_metadata(facts).to_yaml()}\n---",
+        f"---\n{metadata.to_yaml()}\n---",
         f"# {_name(facts)}, cut after {_plain(cut.point.label)}",
         _what_it_is(facts, cut),
         _why_this_layer(facts),
@@ -388,16 +396,6 @@ def card(facts: Mapping[str, Any], cut: CutNetwork) -> str:
         _origin(facts),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
-
-
-def _metadata(facts: Mapping[str, Any]) -> ModelCardData:
-    return ModelCardData(
-        library_name="scalecut",
-        pipeline_tag="image-feature-extraction" if not facts["head"] else None,
-        license=facts["licence"],
-        base_model=facts["base_model"],
-        tags=["scalecut", "timm", "image-feature-extraction", "object-scale"],
-    )
 
 
 def _name(facts: Mapping[str, Any]) -> str:

@@ -279,10 +279,6 @@ def _no_graph(task: Task) -> str:
     return no_graph(taps, layers, task.network.example(), task.facts)
 
 
-def _stored_names(points: Sequence[ProbePoint]) -> list[str]:
-    return [_stored_name(point) for point in points]
-
-
 class _Table:
     """One matrix per layer with one row per image, filled as rows come in; on disk if large.
 
@@ -374,14 +370,8 @@ def computed_here(task: Task, images: Sequence[Image], numbers: Sequence[int]) -
     """Features of the images with these numbers, batch by batch, computed by this process."""
     network = task.network
     with forward(network, task.points, task.backend, task.calibration, task.facts) as pooled:
-        for good, batch, bad in decoded(
-            images,
-            numbers,
-            network.preprocessing,
-            task.fit,
-            batch_size=task.batch_size,
-            pixels=task.pixels,
-        ):
+        given, size = (images, numbers, network.preprocessing, task.fit), task.batch_size
+        for good, batch, bad in decoded(*given, batch_size=size, pixels=task.pixels):
             yield good, pooled(batch) if good else [], bad
 
 
@@ -432,10 +422,8 @@ def decoded(
                 except DataError as error:
                     bad[number] = _reason(error, images[number])
             refill()
-            stacked = (
-                np.stack(found) if found else np.zeros((0, frame.height, frame.width, 3), np.uint8)
-            )
-            yield good, preprocessing.tensor(stacked), bad
+            none = np.zeros((0, frame.height, frame.width, 3), np.uint8)
+            yield good, preprocessing.tensor(np.stack(found) if found else none), bad
     finally:
         workers.shutdown(wait=False, cancel_futures=True)
 
@@ -476,11 +464,14 @@ def _fingerprint(network: Network) -> list[str]:
     return collected
 
 
-def _stored_name(point: ProbePoint) -> str:
-    """The name of a matrix in the cache: everything about the point that shapes a vector."""
-    name = f"{point.layer}|{point.module}|{point.side}|{point.channel_axis}|{point.prefix_tokens}"
-    unusual = point.batch_axis or point.chosen  # not part of the names of earlier versions
-    return f"{name}|{point.batch_axis}|{point.chosen}" if unusual else name
+def _stored_names(points: Sequence[ProbePoint]) -> list[str]:
+    """The names of matrices in the cache: everything about each point that shapes a vector."""
+    names = []
+    for p in points:
+        unusual = p.batch_axis or p.chosen  # not part of the names of earlier versions
+        name = f"{p.layer}|{p.module}|{p.side}|{p.channel_axis}|{p.prefix_tokens}"
+        names.append(f"{name}|{p.batch_axis}|{p.chosen}" if unusual else name)
+    return names
 
 
 def _content_keys(images: Sequence[Image]) -> tuple[dict[int, str], dict[int, str]]:

@@ -85,9 +85,8 @@ def probe_points(
     if inside:
         taps += _inside_blocks(root, taps)
     known = {name for name, _, _ in taps}
-    taps += [
-        (c.name, c, "output") for c in _all_calls(root) if c.name in also and c.name not in known
-    ]
+    others = {*also} - known
+    taps += [(call.name, call, "output") for call in _all_calls(root) if call.name in others]
     taps.sort(key=lambda tap: tap[1].started if tap[2] == "input" else tap[1].ended)
     taps += _tail(network, root, classifier, softmax)
     if not taps:
@@ -166,9 +165,8 @@ def _watched(network: nn.Module) -> Iterator[list[_Call]]:
     def start(name: str, module: nn.Module, args: tuple, kwargs: dict) -> None:
         all_given = tensors_in([args, kwargs])
         given = next(iter(all_given), None)
-        call = _Call(
-            name, module, given, macs_before=counter.get_total_flops() // 2, started=next(clock)
-        )
+        macs = counter.get_total_flops() // 2
+        call = _Call(name, module, given, macs_before=macs, started=next(clock))
         call.takes = {_key(tensor)[0] for tensor in all_given}
         call.given_key = None if given is None else _key(given)
         if running:
@@ -272,8 +270,7 @@ def _before_activation(block: _Call) -> _Tap:
             not list(end.module.parameters())
             and end.made_key == block.made_key
             and end.given_key not in earlier
-            and end.given is not None
-            and [end.given.shape] == [made.shape for made in end.made]
+            and _keeps_shape(end)
         ):
             return block.name, end, "input"
     return block.name, block, "output"
@@ -299,9 +296,12 @@ def _inside_blocks(root: _Call, blocks: Sequence[_Tap]) -> Iterator[_Tap]:
 
 def _is_activation(call: _Call) -> bool:
     """Whether it is a module without weights that changes its input place by place."""
-    is_plain = not list(call.module.parameters()) and not isinstance(call.module, nn.Identity)
-    same_shape = call.given is not None and [m.shape for m in call.made] == [call.given.shape]
-    return is_plain and same_shape and not isinstance(call.module, nn.Dropout)
+    is_plain = not list(call.module.parameters())
+    return is_plain and _keeps_shape(call) and not isinstance(call.module, nn.Identity | nn.Dropout)
+
+
+def _keeps_shape(call: _Call) -> bool:
+    return call.given is not None and [made.shape for made in call.made] == [call.given.shape]
 
 
 def _ends_of_weight_layers(leaves: list[_Call]) -> list[_Call]:
@@ -318,8 +318,7 @@ def _ends_of_weight_layers(leaves: list[_Call]) -> list[_Call]:
             ends
             and n_calls[call.name] == 1
             and call.given_key == ends[-1].made_key != call.made_key
-            and call.given is not None
-            and [call.given.shape] == [made.shape for made in call.made]
+            and _keeps_shape(call)
         ):
             ends[-1] = call
     return ends
@@ -338,9 +337,8 @@ def _tail(
     own = next((call for call in _all_calls(root) if call.name == POOLED), None)
     if own is not None:
         return [(POOLED, own, "output"), *taps]
-    is_vector = (
-        classifier.given is not None and classifier.given[0].numel() == classifier.given.shape[1]
-    )
+    given = classifier.given
+    is_vector = given is not None and given[0].numel() == given.shape[1]
     if is_vector and _have_one_input(network, root):
         taps.insert(0, (POOLED, classifier, "input"))
     return taps
@@ -348,10 +346,8 @@ def _tail(
 
 def _own_softmax(root: _Call) -> _Call | None:
     """The softmax that the network itself ends in, if it is a module."""
-    for call in _all_calls(root):
-        if isinstance(call.module, nn.Softmax | nn.LogSoftmax) and call.made_key == root.made_key:
-            return call
-    return None
+    ends = (call for call in _all_calls(root) if call.made_key == root.made_key)
+    return next((c for c in ends if isinstance(c.module, nn.Softmax | nn.LogSoftmax)), None)
 
 
 def _classifier(network: nn.Module, root: _Call) -> _Call | None:

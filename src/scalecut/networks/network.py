@@ -174,10 +174,7 @@ def randomly_initialised(network: Network, seed: int, batches: Iterable[Tensor] 
         seed: of the initialisation.
         batches: inputs as the network takes them, from the images that it will be probed on.
     """
-    if network.build is not None:
-        module = seeded(network.build, seed)
-    else:
-        module = seeded(lambda: reinitialised(network.module), seed)
+    module = seeded(network.build or (lambda: reinitialised(network.module)), seed)
     _open_branches(module)
     module = module.to(network.device).eval()
     take_statistics(module, batches)
@@ -186,7 +183,16 @@ def randomly_initialised(network: Network, seed: int, batches: Iterable[Tensor] 
 
 def permuted(network: Network, seed: int) -> Network:
     """The same network with the values of each tensor permuted: its histograms, no structure."""
-    module = seeded(lambda: _permuted(network.module), seed).eval()
+
+    def shuffled() -> nn.Module:
+        module = copy.deepcopy(network.module)
+        with torch.no_grad():
+            for parameter in module.parameters():
+                order = torch.randperm(parameter.numel()).to(parameter.device)
+                parameter.copy_(parameter.flatten()[order].view_as(parameter))
+        return module
+
+    module = seeded(shuffled, seed).eval()
     return replace(network, module=module, weights=Weights("permuted", f"seed {seed}"))
 
 
@@ -254,16 +260,6 @@ def tensors_sha256(module: nn.Module) -> str:
 
 
 CLOSED = 0.1  # a constant scale below this passes next to nothing on
-
-
-def _permuted(module: nn.Module) -> nn.Module:
-    """A copy in which the values of every parameter have changed places."""
-    shuffled = copy.deepcopy(module)
-    with torch.no_grad():
-        for parameter in shuffled.parameters():
-            order = torch.randperm(parameter.numel()).to(parameter.device)
-            parameter.copy_(parameter.flatten()[order].view_as(parameter))
-    return shuffled
 
 
 def _open_branches(module: nn.Module) -> None:

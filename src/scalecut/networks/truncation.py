@@ -114,12 +114,8 @@ def truncated(network: nn.Module, point: ProbePoint, image: Tensor, *, shorter: 
     body = copy.deepcopy(network)
     for name, module in network.named_modules():
         holds_tensors = next(module.parameters(), None) is not None
-        if (
-            name not in before
-            and (name in after or holds_tensors)
-            and name.rpartition(".")[0] in before
-        ):
-            parent, _, child = name.rpartition(".")
+        parent, _, child = name.rpartition(".")
+        if name not in before and (name in after or holds_tensors) and parent in before:
             # an empty Sequential also returns its input, and can still be iterated over
             stand_in = nn.Sequential() if type(module) is nn.Sequential else PassOn()
             body.get_submodule(parent).register_module(child, stand_in)
@@ -175,7 +171,8 @@ class _Used(TorchDispatchMode):
         super().__init__()
         self.names: set[str] = set()
         self._owners: dict[int, list[str]] = {}
-        for name, tensor in _named_tensors(network):
+        tensors = network.named_parameters(remove_duplicate=False)
+        for name, tensor in (*tensors, *network.named_buffers(remove_duplicate=False)):
             self._owners.setdefault(tensor.untyped_storage().data_ptr(), []).append(name)
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
@@ -183,13 +180,6 @@ class _Used(TorchDispatchMode):
             if isinstance(leaf, Tensor):
                 self.names.update(self._owners.get(leaf.untyped_storage().data_ptr(), ()))
         return func(*args, **(kwargs or {}))
-
-
-def _named_tensors(network: nn.Module) -> list[tuple[str, Tensor]]:
-    return [
-        *network.named_parameters(remove_duplicate=False),
-        *network.named_buffers(remove_duplicate=False),
-    ]
 
 
 def _run_around(network: nn.Module, point: ProbePoint, image: Tensor) -> tuple[set[str], set[str]]:

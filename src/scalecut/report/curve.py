@@ -42,7 +42,8 @@ def curve_story(
     run: Run, story: Story, drawn: Mapping[str, Drawing], *, has_thumbnails: bool
 ) -> Story:
     """The page of a probe: its curves, the predictions of each layer, and the evidence."""
-    frame, evidence, layers = curve_of(run), evidence_of(run), _layers_of(curve_of(run))
+    frame, evidence = curve_of(run), evidence_of(run)
+    layers = list(layer_names(frame.loc[frame.weights != "pixels"].to_dict("records")))
     predictions = predictions_of(run, frame, layers, has_thumbnails=has_thumbnails)
     scores = [Section("Layer by layer", tables=[layer_table(frame, run.facts)])]
     if evidence:
@@ -98,11 +99,6 @@ def labels_of(facts: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
-def _layers_of(frame: pd.DataFrame) -> list[str]:
-    """In the order of the places of a drawing."""
-    return list(layer_names(frame.loc[frame.weights != "pixels"].to_dict("records")))
-
-
 # --- tables --------------------------------------------------------------------------------------
 
 
@@ -112,11 +108,7 @@ def layer_table(frame: pd.DataFrame, facts: Mapping[str, Any]) -> Table:
     kind = "pretrained" if (frame.weights == "pretrained").any() else "random"
     true = frame.loc[(frame.target == "true") & frame.regressor.isin(list(REGRESSORS))]
     names = ["subset", "regressor", "layer"]
-    of_random = {
-        tuple(row[name] for name in names): row["r2"]
-        for row in true.to_dict("records")
-        if row["weights"] == "random"
-    }
+    of_random = true.loc[true.weights == "random"].set_index(names).r2.to_dict()
     label, rows, keys = labels_of(facts), list[tuple[Cell, ...]](), list[dict[str, str]]()
     for row in true.to_dict("records"):
         if row["weights"] != kind:

@@ -67,7 +67,7 @@ class ShownImage:
     @property
     def source(self) -> str:
         """Its address, which holds the image."""
-        return "data:image/jpeg;base64," + base64.b64encode(self.jpeg).decode()
+        return _uri(self.jpeg)
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,27 +149,19 @@ def page(stories: Sequence[Story], *, subset: str = "", common: Sequence[Section
     script = '"use strict";\n(() => {\n' + "\n".join(map(_file, SCRIPTS)) + "})();\n"
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     subsets = _common([list(story.curves) for story in stories if story.curves])
-    regressors = _common(
-        [
-            [panel.title for panel in drawing.panels]
-            for story in stories
-            for drawing in story.curves.values()
-        ]
-    )
-    return (
-        _environment()
-        .get_template("page.html")
-        .render(
-            stories=stories,
-            common=common,
-            subsets=subsets,
-            subset=subset,
-            regressors=regressors,
-            style=Markup(_file("page.css")),
-            script=Markup(script),
-            script_hash=digest,
-            data={"runs": _on_common_axes([_data(story) for story in stories])},
-        )
+    drawn = [drawing for story in stories for drawing in story.curves.values()]
+    regressors = _common([[panel.title for panel in drawing.panels] for drawing in drawn])
+    template = _environment().get_template("page.html")
+    return template.render(
+        stories=stories,
+        common=common,
+        subsets=subsets,
+        subset=subset,
+        regressors=regressors,
+        style=Markup(_file("page.css")),
+        script=Markup(script),
+        script_hash=digest,
+        data={"runs": _on_common_axes([_data(story) for story in stories])},
     )
 
 
@@ -241,7 +233,7 @@ def _drawing(drawing: Drawing) -> dict[str, Any]:
 
 
 def _panel(panel: Panel) -> dict[str, Any]:
-    scale, peak = panel.scale, panel.peak
+    scale, peak, looks = panel.scale, panel.peak, [line.look for line in panel.lines]
     return {
         "title": panel.title,
         "height": panel.height,
@@ -253,13 +245,8 @@ def _panel(panel: Panel) -> dict[str, Any]:
         "lines": [_line(line, scale) for line in panel.lines],
         "marks": [asdict(mark) for mark in panel.marks],
         "numbers": panel.numbers and list(panel.numbers),
-        "peak": peak
-        and {"line": _number_of(panel.lines, peak.line), "at": peak.at, "text": peak.text},
+        "peak": peak and {"line": looks.index(peak.line.look), "at": peak.at, "text": peak.text},
     }
-
-
-def _number_of(lines: list[Line], line: Line) -> int:
-    return next(number for number, each in enumerate(lines) if each.look == line.look)
 
 
 def _line(line: Line, scale: Scale) -> dict[str, Any]:
@@ -283,7 +270,7 @@ def _predictions(predictions: Predictions) -> dict[str, Any]:
     kept = np.arange(len(images))
     if len(kept) > most:
         kept = np.sort(worth_showing(measure, predictions.predicted, subset, most))
-    subsets = list(dict.fromkeys(subset))
+    subsets, small = list(dict.fromkeys(subset)), predictions.thumbnails
     return {
         "measureName": predictions.measure,
         "by": predictions.by,
@@ -294,7 +281,7 @@ def _predictions(predictions: Predictions) -> dict[str, Any]:
         "measure": _rounded(measure[kept]),
         "predicted": [_rounded(row[kept]) for row in predictions.predicted],
         "boxes": [_box(row) for row in images.iloc[kept].to_dict("records")],
-        "thumbnails": [_uri(predictions.thumbnails.get(int(row))) for row in kept],
+        "thumbnails": [jpeg and _uri(jpeg) for jpeg in map(small.get, kept.tolist())],
     }
 
 
@@ -306,8 +293,8 @@ def _box(image: Mapping[Any, Any]) -> list[float] | None:
     return [round(share, 3) for share in box] if np.isfinite(box).all() else None
 
 
-def _uri(jpeg: bytes | None) -> str | None:
-    return "data:image/jpeg;base64," + base64.b64encode(jpeg).decode() if jpeg else None
+def _uri(jpeg: bytes) -> str:
+    return "data:image/jpeg;base64," + base64.b64encode(jpeg).decode()
 
 
 def _rounded(values: Float[np.ndarray, " n"]) -> list[float | None]:
