@@ -227,18 +227,13 @@ def invariance(
     uncentred, positive features are alike whatever they show.
 
     Args:
-        model: A timm name (resnet50), hf-hub:ORG/NAME, module.path:factory, or another source
-            that `scalecut doctor` lists.
+        model, weights, allow_partial, layers, progress: As for `probe`.
         data: voc:DIR, coco:FILE, csv:FILE, tar:PATTERN, masks:DIR, or scenes; none for noise alone.
-        weights: pretrained, random, or a safetensors or state-dict file.
-        allow_partial: Accept a weights file that lacks tensors; layers that need them are skipped.
-        layers: Names, aliases or globs; all probe points by default.
         reading: Which images are read; crops lie about the object where it has a box.
         reading.at_most: Images used, evenly spread over all of them; 0 for all.
         computation: How images are computed; larger images are computed in smaller batches.
         variation: What is varied.
         seed: Random seed of the folds, the bootstrap and the noise.
-        progress: Called with (stage, done, total).
 
     Returns:
         The result. `low` and `high` are 95 % percentile bootstrap intervals over groups of images.

@@ -123,18 +123,13 @@ def probe_noise(
     images and splits serve all paddings.
 
     Args:
-        model: A timm name (resnet50), hf-hub:ORG/NAME, module.path:factory, or another source
-            that `scalecut doctor` lists.
-        weights: pretrained, random, or a safetensors or state-dict file.
-        allow_partial: Accept a weights file that lacks tensors; layers that need them are skipped.
-        layers: Names, aliases or globs; all probe points by default.
+        model, weights, allow_partial, layers, progress: As for `probe`.
         noise: white (pixels independent), pink (amplitude 1/f) or blocks (a mosaic of squares of 4
             to 64 pixels).
         padding: How maps are padded: zeros (the network as it is), reflect or circular.
         noise_images: Images of each kind of noise, evenly many of each size, at least 20.
         computation: How images are computed.
         seed: Random seed of the noise, the splits and the bootstrap.
-        progress: Called with (stage, done, total).
 
     Raises:
         DataError: if a kind or padding is not known, or there are too few images.

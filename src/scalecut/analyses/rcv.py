@@ -196,18 +196,11 @@ def rcv(
     One direction per subset and layer, on the splits that the probe draws.
 
     Args:
-        model: A timm name (resnet50), hf-hub:ORG/NAME, module.path:factory, or another source
-            that `scalecut doctor` lists.
-        data: voc:DIR, coco:FILE, csv:FILE, tar:PATTERN, masks:DIR, or scenes; csv and tar also at
-            an address, such as s3://...
-        weights: pretrained, random, or a safetensors or state-dict file.
-        allow_partial: Accept a weights file that lacks tensors; layers that need them are skipped.
-        layers: Names, aliases or globs; all probe points by default.
+        model, data, weights, allow_partial, layers, progress: As for `probe`.
         reading: Which images are read, and how their objects are measured.
         computation: How images are computed; sensitivities are always in float32.
         estimation: How often directions are estimated, and for which class.
         seed: Random seed of the splits, the shuffle and the bootstrap.
-        progress: Called with (stage, done, total).
 
     Raises:
         DataError: if there are too few images, or no such class.

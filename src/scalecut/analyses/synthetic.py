@@ -203,15 +203,10 @@ def probe_scenes(
     Values have 95 % basic bootstrap intervals over contents, scenes or series; the fits stay.
 
     Args:
-        model: A timm name (resnet50), hf-hub:ORG/NAME, module.path:factory, or another source
-            that `scalecut doctor` lists.
-        weights: pretrained, random, or a safetensors or state-dict file.
-        allow_partial: Accept a weights file that lacks tensors; layers that need them are skipped.
-        layers: Names, aliases or globs; all probe points by default.
+        model, weights, allow_partial, layers, progress: As for `probe`.
         design: Which scenes are drawn.
         computation: How images are computed.
         seed: Random seed of the scenes, the folds and the bootstrap.
-        progress: Called with (stage, done, total).
 
     Raises:
         DataError: if an option is out of its range.

@@ -197,17 +197,13 @@ def visualise(
     convolution depend on these, and many steps make them visible.
 
     Args:
-        model: A timm name (resnet50), hf-hub:ORG/NAME, module.path:factory, or another source
-            that `scalecut doctor` lists.
+        model, weights, allow_partial, progress: As for `probe`.
         layer: Names, aliases or globs.
         unit: Numbers from 0; six of each layer, evenly chosen, by default.
         rcv: A run of `scalecut rcv`: visualise its directions, both ways, instead of units.
         optimisation: How images are optimised.
-        weights: pretrained, random, or a safetensors or state-dict file.
-        allow_partial: Accept a weights file that lacks tensors; layers that need them are skipped.
         device: auto, cpu, cuda:0, ...
         seed: Random seed of the noise, the shifts and random weights.
-        progress: Called with (stage, done, total).
 
     Raises:
         DataError: if an option is out of its range, or the run holds no directions.

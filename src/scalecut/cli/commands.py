@@ -3,8 +3,9 @@
 A verb's source is read, not imported, so that `--help` and errors about options come before torch
 is loaded. A parameter that is a dataclass (`Reading`, `Computation`, ...) is flattened into one
 option per field, but for the fields that the verb's module names in `UNUSED`. Where a field means
-something else for a verb, its Args say so: `reading.at_most: ...`. What a type means on the command
-line stands in `_KINDS`. An option named like a keyword of Python ends with an underscore: `class_`.
+something else for a verb, its Args say so: `reading.at_most: ...`. Options that its Args do not
+describe are those of `probe`. What a type means on the command line stands in `_KINDS`. An option
+named like a keyword of Python ends with an underscore: `class_`.
 """
 
 import ast
@@ -26,6 +27,7 @@ from ..errors import DataError
 
 ROOT = Path(scalecut.__file__).parent
 NOT_OPTIONS = ("progress", "command", "as_json")
+MAIN = "probing.probe:probe"  # its help is that of options which other verbs do not describe
 _REQUIRED = object()
 
 
@@ -84,11 +86,9 @@ def imported(path: str) -> Any:
 
 def verb_of(path: str) -> Verb:
     """Read a verb from its source."""
-    module, name = path.split(":")
-    tree = _tree(module)
-    function = next(n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name == name)
+    tree, function = _function(path)
     documented = ast.get_docstring(function) or ""
-    help_of = _args(documented)
+    help_of = _args(ast.get_docstring(_function(MAIN)[1]) or "") | _args(documented)
     positional = function.args.posonlyargs + function.args.args
     defaults = [None] * (len(positional) - len(function.args.defaults)) + function.args.defaults
     unused = _value(tree, ast.Name("UNUSED"), ())
@@ -103,7 +103,7 @@ def verb_of(path: str) -> Verb:
             continue
         assert argument.annotation is not None
         if isinstance(default, ast.Call) and isinstance(default.func, ast.Name):
-            place = _place_of(tree, module, default.func.id)
+            place = _place_of(tree, path.partition(":")[0], default.func.id)
             owners[argument.arg] = place
             changed = {word.arg: word.value for word in default.keywords if word.arg}
             fields = _fields(place, argument.arg, changed, help_of)
@@ -184,6 +184,13 @@ _MODEL_ARGUMENT = inspect.Parameter(
 def _tree(module: str) -> ast.Module:
     file = ROOT.joinpath(*module.split(".")).with_suffix(".py")
     return ast.parse(file.read_text(encoding="utf-8"))
+
+
+def _function(path: str) -> tuple[ast.Module, ast.FunctionDef]:
+    """The module of a verb, and the verb in it."""
+    module, name = path.split(":")
+    tree = _tree(module)
+    return tree, next(n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name == name)
 
 
 def _args(docstring: str) -> dict[str, str]:

@@ -184,18 +184,14 @@ def transfer(
     """Compare the cut with the whole network on patches of tissue with measured nuclei.
 
     Args:
-        model: A timm name (resnet50), hf-hub:ORG/NAME, module.path:factory, or another source
-            that `scalecut doctor` lists.
+        model, weights, allow_partial, progress: As for `probe`.
         data: patches:DIR, a folder that `scalecut patches` wrote.
-        weights: pretrained, random, or a safetensors or state-dict file.
-        allow_partial: Accept a weights file that lacks tensors; layers that need them are skipped.
         trial: What is predicted, by which methods, and how often.
         cut: Where the network is cut.
         training: How all weights are trained, with mode finetune. Its fits are kept in the cache,
             and an interrupted command resumes.
         computation: How patches are shown to the network and computed.
         seed: random seed of the draws, bootstrap, initialisation and order.
-        progress: Called with (stage, done, total).
 
     Returns:
         The scores of each method and their differences. Frozen methods are fitted to the parts
