@@ -79,33 +79,14 @@ def probe_points(
     with _watched(network) as record, torch.enable_grad():
         network(image.detach().clone().requires_grad_().clone())
     root = record[-1]
-    classifier, softmax = _classifier(network, root), _own_softmax(root)
-    ends = [call for call in (classifier, softmax) if call is not None]
-    taps = [tap for tap in _body(root) if not any(end in _all_calls(tap[1]) for end in ends)]
-    if inside:
-        taps += _inside_blocks(root, taps)
-    known = {name for name, _, _ in taps}
-    others = {*also} - known
-    taps += [(call.name, call, "output") for call in _all_calls(root) if call.name in others]
-    taps.sort(key=lambda tap: tap[1].started if tap[2] == "input" else tap[1].ended)
-    taps += _tail(network, root, classifier, softmax)
-    if not taps:
-        raise LayerError(
-            f"{type(network).__name__} executes no layer with weights, so nothing can be probed. "
-            "Give a network with convolutions or linear layers."
-        )
-    last_calls: dict[str, _Tap] = {}
-    for tap in taps:
-        last_calls.pop(tap[0], None)
-        last_calls[tap[0]] = tap
-    taps = list(last_calls.values())
+    taps = _taps(network, root, also, inside)
     trace = _Trace(network, root)
     for module in network.modules():
         module.eval()
     network.requires_grad_(False)
     runs = Runs(network, {(call.name, side) for _, call, side in taps}, image, trace.grids)
-    points, refused = [], {}
-    if LOGITS in last_calls and POOLED not in last_calls and not _have_one_input(network, root):
+    points, refused, names = [], {}, {name for name, _, _ in taps}
+    if LOGITS in names and POOLED not in names and not _have_one_input(network, root):
         refused[POOLED] = (
             f"is not one vector: each of {len(_classifiers(network))} classifiers takes features "
             "of its own; read the last block instead"
@@ -119,10 +100,9 @@ def probe_points(
         else:
             points.append(_point(trace, image, name, call, side, layout))
     last = max(len(points) - 1, 1)
-    names = _aliases(points)
     numbered = [
         replace(point, alias=alias, depth=number / last)
-        for number, (point, alias) in enumerate(zip(points, names, strict=True))
+        for number, (point, alias) in enumerate(zip(points, _aliases(points), strict=True))
     ]
     return numbered, refused
 
@@ -210,6 +190,29 @@ def _key(tensor: Tensor) -> tuple[int, int]:
 # --- choosing the points -------------------------------------------------------------------------
 
 _Tap = tuple[str, _Call, str]  # name of the layer, the call that is read, its side
+
+
+def _taps(network: nn.Module, root: _Call, also: Sequence[str], inside: bool) -> list[_Tap]:
+    """What is read, in order of execution; of a module that is called again, its last call."""
+    classifier, softmax = _classifier(network, root), _own_softmax(root)
+    ends = [call for call in (classifier, softmax) if call is not None]
+    taps = [tap for tap in _body(root) if not any(end in _all_calls(tap[1]) for end in ends)]
+    if inside:
+        taps += _inside_blocks(root, taps)
+    others = {*also} - {name for name, _, _ in taps}
+    taps += [(call.name, call, "output") for call in _all_calls(root) if call.name in others]
+    taps.sort(key=lambda tap: tap[1].started if tap[2] == "input" else tap[1].ended)
+    taps += _tail(network, root, classifier, softmax)
+    if not taps:
+        raise LayerError(
+            f"{type(network).__name__} executes no layer with weights, so nothing can be probed. "
+            "Give a network with convolutions or linear layers."
+        )
+    last_calls: dict[str, _Tap] = {}
+    for tap in taps:
+        last_calls.pop(tap[0], None)
+        last_calls[tap[0]] = tap
+    return list(last_calls.values())
 
 
 def _body(root: _Call) -> list[_Tap]:

@@ -236,26 +236,11 @@ def transfer(
             found = frozen(source, plan, table, trial, seed, candidates)
         else:
             found = trained(source, plan, table, trial, training, seed)
-    swept = _swept(found)
-    unreadable = {each.name for each in source.left_out}
-    images = images.rows(np.array([image.name not in unreadable for image in images.images]))
-    images = replace(images, left_out=tuple(source.left_out))
-    return Transfer(
-        _table(found, trial.mode),
-        _differences(found, seed),
-        _recall(found),
-        _calibration(found),
-        _sweep(swept, points, curve),
-        _agreement(swept, curve),
-        found.configurations,
-        found.losses,
-        tuple(source.left_out),
-        tuple(layers_left_out),
-        provenance(network, settings, stages, image_set=images, checked=source.computed)
-        | _facts_of(found, trial, training, computation, seed),
-        found,
-        images,
-    )
+    kept, tables = _kept(images, source.left_out), _tables(found, trial, seed, points, curve)
+    facts = provenance(network, settings, stages, image_set=kept, checked=source.computed)
+    facts |= _facts_of(found, trial, training, computation, seed)
+    left_out = tuple(source.left_out), tuple(layers_left_out)
+    return Transfer(*tables, *left_out, facts, found, kept)
 
 
 def read_transfer(folder: str | Path) -> Transfer:
@@ -274,6 +259,30 @@ def read_transfer(folder: str | Path) -> Transfer:
     others |= {name: run.table(name) for name in OTHERS if run.has(name)}
     table = run.table("transfer", COLUMNS)
     return Transfer(table, provenance=dict(run.facts), **others, **left_out)
+
+
+def _tables(
+    found: Predicted, trial: Trial, seed: int, points: Sequence[ProbePoint], curve: Curve | None
+) -> tuple[pd.DataFrame, ...]:
+    """The tables of `Transfer`, in the order of its fields."""
+    swept = _swept(found)
+    return (
+        _table(found, trial.mode),
+        _differences(found, seed),
+        _recall(found),
+        _calibration(found),
+        _sweep(swept, points, curve),
+        _agreement(swept, curve),
+        found.configurations,
+        found.losses,
+    )
+
+
+def _kept(images: ImageSet, left_out: Sequence[LeftOut]) -> ImageSet:
+    """The patches that could be read."""
+    unreadable = {each.name for each in left_out}
+    is_kept = np.array([image.name not in unreadable for image in images.images])
+    return replace(images.rows(is_kept), left_out=tuple(left_out))
 
 
 def _patches_at(spec: str) -> Patches:
