@@ -21,16 +21,11 @@ Then:        scalecut probe resnet50 --data voc:MY/FOLDER --subset dog,cat"""
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """A command that is a verb: the verb gives its options, `finish` its end.
+    """A command that is a verb: the verb gives its options, `finish` its end."""
 
-    Args:
-        verb: `package.module:function`.
-        examples: as they are typed.
-        folder: what the run folder is named after, behind the network; empty for its name alone.
-    """
-
-    verb: str
-    examples: tuple[str, ...]
+    verb: str  # `package.module:function`
+    examples: tuple[str, ...]  # as they are typed
+    # what the run folder is named after, behind the network; empty for its name alone
     folder: str = ""
 
 

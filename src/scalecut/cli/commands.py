@@ -49,18 +49,12 @@ class Option:
 
 @dataclass(frozen=True, slots=True)
 class Verb:
-    """A function of the package, known by its source alone.
+    """A function of the package, known by its source alone."""
 
-    Args:
-        path: `package.module:function`.
-        summary: the first line of its docstring.
-        owners: parameters that are dataclasses, with where these are defined.
-    """
-
-    path: str
-    summary: str
+    path: str  # `package.module:function`
+    summary: str  # the first line of its docstring
     options: tuple[Option, ...]
-    owners: Mapping[str, str]
+    owners: Mapping[str, str]  # parameters that are dataclasses, with where these are defined
 
     def call(self, values: Mapping[str, Any], **more: Any) -> Any:
         """Import the function and call it, dataclasses put together from their fields."""

@@ -143,21 +143,13 @@ class Page:
 
 @dataclass(frozen=True, slots=True)
 class Drawing:
-    """What a figure holds, before it has a size.
+    """What a figure holds, before it has a size."""
 
-    Args:
-        heading: the network.
-        caption: below the heading.
-        places: the names of the L places, from left to right.
-        panels: from top to bottom.
-        axis_name: below the places; empty for layers.
-    """
-
-    heading: str
-    caption: str
-    places: list[str]
-    panels: list[Panel]
-    axis_name: str = ""
+    heading: str  # the network
+    caption: str  # below the heading
+    places: list[str]  # the names of the L places, from left to right
+    panels: list[Panel]  # from top to bottom
+    axis_name: str = ""  # below the places; empty for layers
 
 
 def page_figure(drawing: Drawing) -> Figure:

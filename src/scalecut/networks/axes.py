@@ -32,39 +32,24 @@ FORMATS = {"NCHW": (4, 0), "NHWC": (4, -1), "NCL": (3, 0), "NLC": (3, -1)}  # ax
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """The axes of a layer's output.
+    """The axes of a layer's output."""
 
-    Args:
-        chosen: positions of its maps among the tensors of the output.
-        batch_axis: the axis of the images.
-        channel_axis: after the images were moved to the first axis; -1 for the last.
-        prefix_tokens: tokens at the start that are no patches.
-        channels: length of the pooled vector.
-    """
-
-    chosen: tuple[int, ...]
-    batch_axis: int
-    channel_axis: int
-    prefix_tokens: int
-    channels: int
+    chosen: tuple[int, ...]  # positions of its maps among the tensors of the output
+    batch_axis: int  # the axis of the images
+    channel_axis: int  # after the images were moved to the first axis; -1 for the last
+    prefix_tokens: int  # tokens at the start that are no patches
+    channels: int  # length of the pooled vector
 
 
 @dataclass(frozen=True, slots=True)
 class Hints:
-    """What is known of an output besides its shapes.
+    """What is known of an output besides its shapes."""
 
-    Args:
-        chosen: positions of the tensors that later computation takes.
-        output_format: timm's name of the axes, or empty.
-        widths: outputs of the weights before the layer, and inputs of those after it.
-        prefix_tokens: as timm states them for the network around, and as the user does.
-    """
-
-    chosen: tuple[int, ...]
-    output_format: str
-    widths: frozenset[int]
-    stated_prefix: int
-    given_prefix: int | None
+    chosen: tuple[int, ...]  # positions of the tensors that later computation takes
+    output_format: str  # timm's name of the axes, or empty
+    widths: frozenset[int]  # outputs of the weights before the layer, inputs of those after it
+    stated_prefix: int  # prefix tokens, as timm states them for the network around
+    given_prefix: int | None  # as the user does
 
 
 class Runs:

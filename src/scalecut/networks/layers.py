@@ -582,17 +582,13 @@ def _stride_of(output: Tensor, layout: Layout, image: Tensor) -> int | None:
 
 @dataclass(frozen=True, slots=True)
 class Reach:
-    """The part of the network and of the image that a value depends on.
+    """The part of the network and of the image that a value depends on."""
 
-    Args:
-        parameters: how many numbers of the network; None if it was computed without a graph.
-        stride: input pixels per step of the map.
-        field: side of the receptive field in input pixels; None, like the stride, behind an
-            operation that mixes all places (attention, global pooling).
-    """
-
+    # how many numbers of the network; None if it was computed without a graph
     parameters: int | None
-    stride: int | None
+    stride: int | None  # input pixels per step of the map
+    # side of the receptive field in input pixels; None, like the stride, behind an operation that
+    # mixes all places (attention, global pooling)
     field: int | None
 
 

@@ -40,24 +40,18 @@ Args: TypeAlias = Mapping[str, str]  # as they were given
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """How a network is built, and how it gets its pretrained weights.
+    """How a network is built, and how it gets its pretrained weights."""
 
-    Args:
-        name: as it was given, with its arguments.
-        build: makes the module, without weights from elsewhere.
-        fresh: makes it with fresh random weights; None if only a copy can be reset.
-        pretrained: loads the pretrained weights into a module and says where they come from; it is
-            given whether tensors may be missing.
-        preprocessing: None for that of the module's timm configuration.
-        recipe: how `build_again` makes the module without files or network; empty if it takes
-            the name alone.
-    """
-
-    name: str
-    build: Callable[[], nn.Module]
+    name: str  # as it was given, with its arguments
+    build: Callable[[], nn.Module]  # makes the module, without weights from elsewhere
+    # makes it with fresh random weights; None if only a copy can be reset
     fresh: Callable[[], nn.Module] | None
+    # loads the pretrained weights into a module and says where they come from; it is given
+    # whether tensors may be missing
     pretrained: Callable[[nn.Module, bool], Weights]
-    preprocessing: Preprocessing | None = None
+    preprocessing: Preprocessing | None = None  # None for that of the module's timm configuration
+    # how `build_again` makes the module without files or network; empty if it takes the name
+    # alone
     recipe: Mapping[str, Any] = field(default_factory=dict)
 
 

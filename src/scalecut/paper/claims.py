@@ -51,20 +51,14 @@ Judged: TypeAlias = tuple[str, str]  # what was found, and a mark of `numbers`
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """A claim of the paper, and the rule that judges it.
+    """A claim of the paper, and the rule that judges it."""
 
-    Args:
-        text: the claim, in plain words.
-        where: in the paper.
-        judge: from what the steps left and a network to what was found and a mark; None where the
-            claim does not concern the network, or its step was not run.
-        networks: that it is judged for.
-    """
-
-    text: str
-    where: str
+    text: str  # the claim, in plain words
+    where: str  # in the paper
+    # from what the steps left and a network to what was found and a mark; None where the claim
+    # does not concern the network, or its step was not run
     judge: Callable[[Found, str], Judged | None]
-    networks: Sequence[str] = NETWORKS
+    networks: Sequence[str] = NETWORKS  # that it is judged for
 
 
 def claims(found: Found) -> pd.DataFrame:

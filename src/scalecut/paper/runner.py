@@ -68,37 +68,25 @@ EARLY = {
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """A command of scalecut, or why it cannot be run here.
+    """A command of scalecut, or why it cannot be run here."""
 
-    Args:
-        name: of its folder, inside that of the whole run.
-        needs: steps without whose folders it cannot be run.
-        reads: files and folders of the user's; the step is run again if one of them is newer.
-    """
-
-    name: str
+    name: str  # of its folder, inside that of the whole run
     what: str
     arguments: tuple[str, ...] = ()
-    needs: tuple[str, ...] = ()
+    needs: tuple[str, ...] = ()  # steps without whose folders it cannot be run
     why_not: str = ""
+    # files and folders of the user's; the step is run again if one of them is newer
     reads: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Reproduction:
-    """What was found of the paper, written to its folder already.
+    """What was found of the paper, written to its folder already."""
 
-    Args:
-        folder: that the tables, the page and a folder per step are in.
-        table: one row per number of the paper, the columns of `numbers.COLUMNS`.
-        claims: one row per claim and network.
-        facts: of `run.json`.
-    """
-
-    folder: Path
-    table: pd.DataFrame
-    claims: pd.DataFrame
-    facts: Mapping[str, Any]
+    folder: Path  # that the tables, the page and a folder per step are in
+    table: pd.DataFrame  # one row per number of the paper, the columns of `numbers.COLUMNS`
+    claims: pd.DataFrame  # one row per claim and network
+    facts: Mapping[str, Any]  # of `run.json`
 
     def finding(self) -> str:
         """How many numbers and claims are reproduced."""

@@ -55,24 +55,18 @@ class Held:
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """How much better one method is than another, by one metric; positive is better.
-
-    Args:
-        better: mean over seeds, in the unit of the metric; for errors, how much smaller.
-        low, high: 95 % interval over tiles and fits; NaN, like `better`, if kappa is undefined.
-        p_value: two-sided, Holm-corrected over the comparisons made together.
-        effect: the difference over its standard deviation among tiles (Cohen's d of pairs).
-        n_seeds_better, n_seeds: fits in which it is better, and all.
-    """
+    """How much better one method is than another, by one metric; positive is better."""
 
     contestant: str
     other: str
     metric: str
-    better: float
+    better: float  # mean over seeds, in the unit of the metric; for errors, how much smaller
+    # low, high: 95 % interval over tiles and fits; NaN, like `better`, if kappa is undefined
     low: float
     high: float
-    p_value: float
-    effect: float
+    p_value: float  # two-sided, Holm-corrected over the comparisons made together
+    effect: float  # the difference over its standard deviation among tiles (Cohen's d of pairs)
+    # n_seeds_better, n_seeds: fits in which it is better, and all
     n_seeds_better: int
     n_seeds: int
 

@@ -33,19 +33,12 @@ _ACROSS, _DOWN, _UNIT, _DESCRIPTION = 0x011A, 0x011B, 0x0128, 0x010E
 
 @dataclass(frozen=True, slots=True)
 class Stated:
-    """What one part of a file states: the size of a pixel, or a magnification.
+    """What one part of a file states: the size of a pixel, or a magnification."""
 
-    Args:
-        source: which part.
-        um_per_pixel: µm per pixel across; 0 if it states a magnification.
-        down: the same down.
-        magnification: of the objective; 0 if it states a size.
-    """
-
-    source: str
-    um_per_pixel: float = 0.0
-    down: float = 0.0
-    magnification: float = 0.0
+    source: str  # which part
+    um_per_pixel: float = 0.0  # µm per pixel across; 0 if it states a magnification
+    down: float = 0.0  # the same down
+    magnification: float = 0.0  # of the objective; 0 if it states a size
 
     @property
     def is_usable(self) -> bool:

@@ -86,55 +86,35 @@ class Section:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Predictions:
-    """The measure of each image as each layer predicts it.
+    """The measure of each image as each layer predicts it."""
 
-    Args:
-        images: the columns `image, subset, measure, left, top, right, bottom, width, height`.
-        measure: its name.
-        layers: the rows of `predicted`.
-        predicted: nan where an image was never held out.
-        thumbnails: JPEG files by the number of the image.
-        by: the regressor that predicts.
-    """
-
+    # the columns `image, subset, measure, left, top, right, bottom, width, height`
     images: pd.DataFrame
-    measure: str
-    layers: list[str]
-    predicted: Float64[np.ndarray, "L n"]
-    thumbnails: Mapping[int, bytes]
-    by: str = "ridge regression"
+    measure: str  # its name
+    layers: list[str]  # the rows of `predicted`
+    predicted: Float64[np.ndarray, "L n"]  # nan where an image was never held out
+    thumbnails: Mapping[int, bytes]  # JPEG files by the number of the image
+    by: str = "ridge regression"  # the regressor that predicts
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Story:
-    """A run, as the page shows it.
+    """A run, as the page shows it."""
 
-    Args:
-        name: of its folder.
-        title: what it is of, such as the network.
-        finding: one sentence, or empty.
-        facts: below the finding, in few words each.
-        curves: by subset.
-        layers: the names behind the places of the curves; empty without curves.
-        peaks: by subset, the layer that is chosen first.
-        predictions: of each image, if the run holds them.
-        without_predictions: why there are none.
-        kind: the command that wrote the run.
-        sections: what was found.
-        trust: the command, what was skipped, settings and versions.
-    """
-
-    name: str
-    title: str
-    finding: str
-    facts: list[str]
-    curves: Mapping[str, Drawing] = field(default_factory=dict)
+    name: str  # of its folder
+    title: str  # what it is of, such as the network
+    finding: str  # one sentence, or empty
+    facts: list[str]  # below the finding, in few words each
+    curves: Mapping[str, Drawing] = field(default_factory=dict)  # by subset
+    # the names behind the places of the curves; empty without curves
     layers: list[str] = field(default_factory=list)
+    # by subset, the layer that is chosen first
     peaks: Mapping[str, str] = field(default_factory=dict)
-    predictions: Predictions | None = None
-    without_predictions: str = ""
-    kind: str = ""
-    sections: list[Section] = field(default_factory=list)
+    predictions: Predictions | None = None  # of each image, if the run holds them
+    without_predictions: str = ""  # why there are none
+    kind: str = ""  # the command that wrote the run
+    sections: list[Section] = field(default_factory=list)  # what was found
+    # the command, what was skipped, settings and versions
     trust: list[Section] = field(default_factory=list)
 
 

@@ -36,19 +36,13 @@ UNITS = ("layer", "unit", "direction", "subset", "picture", "start", "end")
 
 @dataclass(frozen=True, slots=True)
 class Plot:
-    """A figure of a table.
+    """A figure of a table."""
 
-    Args:
-        name: of its files.
-        draw: from the run to the figure, or None where there is nothing to draw.
-        title: of its section of the page; empty if another section shows it.
-        note: below the figure.
-    """
-
-    name: str
+    name: str  # of its files
+    # from the run to the figure, or None where there is nothing to draw
     draw: Callable[[Run], Drawing | None]
-    title: str = ""
-    note: str = ""
+    title: str = ""  # of its section of the page; empty if another section shows it
+    note: str = ""  # below the figure
 
     def section(self, drawing: Drawing) -> Section:
         """Its section of the page."""

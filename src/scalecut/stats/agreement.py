@@ -16,24 +16,18 @@ FEWEST = 4  # layers; of three, two in five orders have a rank correlation of 0.
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """How far the order of the layers by a predictor is their order by the observed score.
+    """How far the order of the layers by a predictor is their order by the observed score."""
 
-    Args:
-        rho: Spearman's rank correlation over the layers; NaN if all scores are equal.
-        low, high: its 95 % bootstrap interval: other images and tiles, the same layers.
-        rho_depth: rank correlation of the observed score with depth, which needs no measurement.
-        regret: how far the score of the layer with the highest predictor is below the best score.
-        regret_last: how far that of the last layer is.
-        best: number of the layer with the best score; `predicted`, with the highest predictor.
-    """
-
-    rho: float
+    rho: float  # Spearman's rank correlation over the layers; NaN if all scores are equal
+    # low, high: its 95 % bootstrap interval: other images and tiles, the same layers
     low: float
     high: float
+    # rank correlation of the observed score with depth, which needs no measurement
     rho_depth: float
+    # how far the score of the layer with the highest predictor is below the best score
     regret: float
-    regret_last: float
-    best: int
+    regret_last: float  # how far that of the last layer is
+    best: int  # number of the layer with the best score; `predicted`, with the highest predictor
     predicted: int
     n_layers: int
 

@@ -134,20 +134,15 @@ class Peak:
 
 @dataclass(frozen=True, slots=True)
 class Drop:
-    """The loss after the peak; its place is given only if it is significant.
+    """The loss after the peak; its place is given only if it is significant."""
 
-    Args:
-        p_value: of the null hypothesis that the last layer is no worse than the peak.
-        after: the last layer before the change point; None if no drop is shown.
-        first, last: 95 % interval of `after`.
-        size, low, high: mean of the best score still to come, from the peak to `after` minus after
-            it, with its 95 % interval.
-    """
-
-    p_value: float
-    after: int | None = None
+    p_value: float  # of the null hypothesis that the last layer is no worse than the peak
+    after: int | None = None  # the last layer before the change point; None if no drop is shown
+    # first, last: 95 % interval of `after`
     first: int | None = None
     last: int | None = None
+    # size, low, high: mean of the best score still to come, from the peak to `after` minus after
+    # it, with its 95 % interval
     size: float | None = None
     low: float | None = None
     high: float | None = None
