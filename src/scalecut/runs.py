@@ -83,10 +83,6 @@ class Run:
     def table(self, name: str, columns: Sequence[str] = ()) -> pd.DataFrame:
         """The table of NAME.csv; names stay text, whatever they look like.
 
-        Args:
-            name: without `.csv`.
-            columns: that it must have.
-
         Raises:
             DataError: if it is missing, cannot be read, or lacks a column.
         """

@@ -99,9 +99,6 @@ class Variation:
     def octaves(self, side: int) -> list[float]:
         """The sizes as log2 of factors of the training resolution, ascending, 0 among them.
 
-        Args:
-            side: of the training resolution, in pixels.
-
         Raises:
             DataError: if a size is not understood, or there is none but the training resolution.
         """

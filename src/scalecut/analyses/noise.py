@@ -212,10 +212,6 @@ def noise_images(kind: str, n: int, sizes: Sequence[int], seed: int) -> ImageSet
 
     Each is a window of its own field, which is as large for small windows as for large ones, so
     that the distribution of the pixels does not depend on the size.
-
-    Args:
-        kind: one of `KINDS`.
-        sizes: sides in pixels, taken in turn.
     """
     smallest, make = min(sizes, default=0), _FIELDS[kind]
     if smallest < 1:
@@ -374,9 +370,6 @@ def padded(mode: str) -> Padding:
     `zeros` leaves every number as it is: zeros for convolutions, minus infinity for maxima, as
     torch does. The paddings are counted (`.n_padded`); the network is never changed. It holds for
     the thread that entered it.
-
-    Args:
-        mode: one of `PADDINGS`.
 
     Raises:
         DataError: if there is no such mode.

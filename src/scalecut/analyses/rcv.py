@@ -289,9 +289,6 @@ def direction(
     """The RCV  v = w / ‖w‖  in the units of the features: the predicted measure rises fastest.
 
     Constant channels get 0; all of them, if none varies.
-
-    Args:
-        groups: images that share a number are held out together when the penalty is chosen.
     """
     return _unit(ridge(features, measure, groups, features[:0])[0])
 

@@ -133,10 +133,6 @@ class CutNetwork(nn.Module):
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
         """Replace the head by a new linear layer, or by none for 0 classes.
 
-        Args:
-            num_classes: outputs of the layer, at least 0.
-            global_pool: changes the pooling.
-
         Raises:
             LayerError: if the pooling does not suit the layer.
         """
@@ -293,12 +289,6 @@ def network_of_run(
     run: str | Path, curve: Curve, *, weights: str = "", allow_partial: bool = False
 ) -> Network:
     """The network that a run was made with: its weights and its preprocessing.
-
-    Args:
-        run: the folder of the run, for messages.
-        curve: of the run.
-        weights: pretrained, random, or a file, if not those named in the run.
-        allow_partial: accept a weights file that lacks tensors.
 
     Raises:
         ModelError: if the network cannot be loaded, or if its weights are not those of the run.

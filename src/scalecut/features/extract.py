@@ -282,8 +282,7 @@ def _no_graph(task: Task) -> str:
 class _Table:
     """One matrix per layer with one row per image, filled as rows come in; on disk if large.
 
-    Args:
-        keys: of the images, in order; images with the same content share one.
+    Images with the same content share a key.
     """
 
     def __init__(self, points: Sequence[ProbePoint], keys: Sequence[str], *, half: bool) -> None:
@@ -333,12 +332,7 @@ def forward(
     calibration: Calibration | None = None,
     facts: Mapping[str, object] | None = None,
 ) -> Iterator[Callable[[Tensor], list[Float32[np.ndarray, "n d"]]]]:
-    """A function from a batch to its features at `points`.
-
-    Args:
-        calibration: for int8.
-        facts: everything about the network that shapes a vector, if it is known.
-    """
+    """A function from a batch to its features at `points`; `facts` is its `network_setting`."""
     module = copy.deepcopy(network.module).eval().to(backend.device)
     taps = Taps(module, points, ends_early=backend.engine == "torch")
     if backend.engine == "torch":
@@ -501,14 +495,7 @@ def provenance(
     image_set: ImageSet | None = None,
     checked: Mapping[str, object] = MappingProxyType({}),
 ) -> dict[str, object]:
-    """What a result was computed from, and how: the facts of `run.json` that all commands share.
-
-    Args:
-        settings: values of the options.
-        found: the features, if the command keeps them.
-        image_set: the images, if there are any.
-        checked: what is to be stated next to precision and engine.
-    """
+    """What a result was computed from, and how: the facts of `run.json` that all commands share."""
     how = {} if found is None else {"precision": found.precision, "engine": found.engine}
     why = {"engine_because": found.why} if found is not None and found.why else {}
     mixed = {"engines": stages.engines} if len({*stages.engines.values()}) > 1 else {}

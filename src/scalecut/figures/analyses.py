@@ -198,12 +198,6 @@ def predicted_drawing(predictions: pd.DataFrame, model: str, layer: str, label: 
     The places are equally large groups of images of similar scale; a point is the mean prediction
     for the held-out images of a class, the band their 10th to 90th percentile, and the dotted line
     the truth.
-
-    Args:
-        predictions: as `Curve.predictions` gives it.
-        model: the network.
-        layer: whose predictions.
-        label: the name of the layer in the figure.
     """
     columns = ("subset", "measure", "layer", "predicted")
     rows_of(predictions, columns, (), ("table of predictions", "predictions.parquet"))
@@ -226,12 +220,7 @@ def predicted_drawing(predictions: pd.DataFrame, model: str, layer: str, label: 
 
 
 def printed_drawing(table: pd.DataFrame, network: str) -> Drawing:
-    """The paper's R² by layer and ours, by its method and by ridge, on its axis.
-
-    Args:
-        table: `paper.csv`.
-        network: whose layers.
-    """
+    """The paper's R² by layer and ours, by its method and by ridge, on its axis."""
     columns = ("section", "network", "item", "quantity", "paper", "ours_as_paper", "ours")
     rows = rows_of(table, (*columns, "ours_low", "ours_high"), (), ("table", "paper.csv"))
     rows = [row for row in rows if (row["section"], row["network"]) == ("A.2", network)]

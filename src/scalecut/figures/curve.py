@@ -166,11 +166,7 @@ def rows_of(
 ) -> Rows:
     """The rows of a table; names are text, and `alias` is the name of the layer in figures.
 
-    Args:
-        table: as scalecut wrote it.
-        columns: that it must have.
-        alike: columns that must have one value.
-        names: what the table is of, and where it comes from, for messages.
+    For messages, `names` says what the table is of, and where it comes from.
 
     Raises:
         DataError: if a column is missing, or one of `alike` has several values.

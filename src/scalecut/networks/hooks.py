@@ -38,9 +38,6 @@ def watch(module: nn.Module, side: str, act: Callable[[Any], Any]) -> RemovableH
     """Hook a function to what a module gives, or to [args, kwargs] that it is given.
 
     What the function returns, if anything, takes the place of that. Removed by `with`.
-
-    Args:
-        side: `input` or `output`.
     """
     if side == "output":
         return module.register_forward_hook(lambda _, args, output: act(output))

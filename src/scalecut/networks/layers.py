@@ -453,11 +453,7 @@ def _aliases(points: Sequence[ProbePoint]) -> list[str]:
 
 
 class _Trace:
-    """What one watched forward pass says about the outputs of its calls.
-
-    Args:
-        root: the outermost call.
-    """
+    """What one watched forward pass says about the outputs of its calls, the outermost `root`."""
 
     def __init__(self, network: nn.Module, root: _Call) -> None:
         self.network, self.root = network, root

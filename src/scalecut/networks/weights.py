@@ -33,11 +33,7 @@ PACKAGES = {
 
 
 def of_timm(model: str, module: nn.Module, allow_partial: bool, args: Mapping[str, Any]) -> Weights:
-    """Load the pretrained weights of a network of timm, from the first place that has them.
-
-    Args:
-        args: with which timm built the module.
-    """
+    """Load the pretrained weights of a network of timm, from the first place that has them."""
     check_head(model, module, args)
     for place in PLACES:
         found = place(model, module, allow_partial, args)
@@ -118,12 +114,7 @@ def load_file(module: nn.Module, model: str, path: Path, allow_partial: bool) ->
 
 
 def weights_of(module: nn.Module, source: str, path: Path | None = None, **more: Any) -> Weights:
-    """What is known of pretrained weights that were just loaded into a module.
-
-    Args:
-        path: the file that they come from.
-        more: further fields of `Weights`.
-    """
+    """What is known of pretrained weights that were just loaded into a module."""
     of_file = None if path is None else file_sha256(path)
     return Weights("pretrained", source, tensors_sha256(module), file_sha256=of_file, **more)
 

@@ -237,9 +237,6 @@ def cut_patches(
     Patches lie next to each other from the upper left corner on, or on a grid. Patches without
     nuclei are skipped.
 
-    Args:
-        split: the part of each tile, by name (`tiles.split`).
-
     Raises:
         DataError: if a tile cannot be read, or a part of the split has no patches.
     """

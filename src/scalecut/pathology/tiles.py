@@ -159,9 +159,6 @@ def read(
     The mask is true at nuclei if it is binary; otherwise it holds the number of the nucleus at
     each pixel, from 1, and 0 where there is none.
 
-    Args:
-        tally: counts what is assumed of outlines.
-
     Raises:
         DataError: if one cannot be read, the sizes differ, or the mask marks nothing.
     """

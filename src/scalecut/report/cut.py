@@ -33,12 +33,7 @@ def cut_story(run: Run) -> Story:
 
 
 def cut_section(run: Run, figure: str = "saving") -> Section:
-    """What a cut keeps of the network's parameters and multiply-accumulates.
-
-    Args:
-        run: folder of the cut.
-        figure: name of the figure, unique in the page.
-    """
+    """What a cut keeps of the network's parameters and multiply-accumulates."""
     facts = run.facts
     verified, choice, layer = facts["proof"], facts.get("choice"), facts["point"]["layer"]
     costs = {

@@ -119,13 +119,7 @@ class Story:
 
 
 def page(stories: Sequence[Story], *, subset: str = "", common: Sequence[Section] = ()) -> str:
-    """The HTML of one run, or of several next to each other.
-
-    Args:
-        stories: one per run.
-        subset: shown first, one that all curves have.
-        common: sections about all of them together.
-    """
+    """The HTML of one run, or of several next to each other."""
     script = '"use strict";\n(() => {\n' + "\n".join(map(_file, SCRIPTS)) + "})();\n"
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     subsets = _common([list(story.curves) for story in stories if story.curves])

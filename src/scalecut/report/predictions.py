@@ -53,12 +53,7 @@ def read_predictions(run: Run) -> tuple[pd.DataFrame, pd.DataFrame] | None:
 def predictions_of(
     run: Run, frame: pd.DataFrame, layers: Sequence[str], *, has_thumbnails: bool
 ) -> Predictions | None:
-    """What the page shows of each image, or None if the run holds no predictions.
-
-    Args:
-        frame: the curve.
-        layers: in the order of the page.
-    """
+    """What the page shows of each image, or None if the run holds no predictions."""
     found = read_predictions(run)
     if found is None:
         return None

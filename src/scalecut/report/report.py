@@ -148,13 +148,6 @@ def write_comparison(
 ) -> Path:
     """Write one page of several runs next to each other.
 
-    Args:
-        folders: of probes.
-        file: the page.
-        differences: of the two curves, as `compare_curves` gives them, or why there are none.
-        subset: shown first; the mean over subsets by default.
-        has_thumbnails: whether the page holds small copies of the images.
-
     Raises:
         DataError: if a folder is no complete run of a probe, or has no such subset.
         OutputError: if the page cannot be written.
