@@ -95,8 +95,6 @@ class Curve(Result):
         predicted: prediction for each image while it was held out; None as well.
     """
 
-    NAME = "curve"
-
     table: pd.DataFrame
     draws: Float32[np.ndarray, "s b"]
     points: tuple[ProbePoint, ...] = ()
