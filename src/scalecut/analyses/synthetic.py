@@ -108,7 +108,7 @@ class Design:
 
     canvases: Sequence[int] = ()
     place: Literal["random", "fixed"] = "random"
-    contents: int = 44
+    contents: int = CONTENTS
     padding: Sequence[Literal["zeros", "reflect", "circular"]] = ("zeros", "reflect", "circular")
 
     def __post_init__(self) -> None:

@@ -79,7 +79,7 @@ class Optimisation:
     """
 
     size: int | None = None
-    steps: int = 128
+    steps: int = STEPS
     tv: float = 0.0
 
     def __post_init__(self) -> None:
