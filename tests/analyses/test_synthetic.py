@@ -423,7 +423,8 @@ def test_usual_canvases_are_half_to_twice_the_training_side(monkeypatch):
         (32, (32, 48, 64)),
     ]:
         network, points = planted({"area": area}, side)
-        kept, _ = module._runnable(network, points, lambda x: [area(x).numpy()], asked=())
+        subject = Subject(network, tuple(points), ())
+        kept, _ = module._runnable(subject, lambda x: [area(x).numpy()], asked=())
         assert kept == expected
 
 

@@ -571,7 +571,7 @@ def _factory(spec: str, args: Args, configs: dict[str, Any]) -> Callable[[], nn.
     finally:
         sys.path.pop(0)
 
-    def recorded() -> nn.Module:
+    def recorded() -> Any:
         with _hub_recorded(configs):
             return factory(**values(args))
 
