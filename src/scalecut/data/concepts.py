@@ -84,7 +84,7 @@ def blocking(colours: Colours) -> float:
     return math.log2((border / n_border + 0.5) / (other / max(n_other, 1) + 0.5))
 
 
-def of_pixels(shown: Colours, stored: Colours) -> dict[str, float]:
+def of_pixels(shown: Colours, stored: UInt8[np.ndarray, "height width 3"]) -> dict[str, float]:
     """The concepts of one image.
 
     Args:
