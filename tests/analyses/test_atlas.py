@@ -4,10 +4,19 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from sklearn.linear_model import LinearRegression
 from torch import nn
 
 import scalecut
-from scalecut.analyses.atlas import COLUMNS, Mapped, atlas, inseparable, read_atlas, usable
+from scalecut.analyses.atlas import (
+    COLUMNS,
+    Mapped,
+    atlas,
+    inseparable,
+    planned,
+    read_atlas,
+    usable,
+)
 from scalecut.data.images import make_image_set
 from scalecut.errors import DataError
 from scalecut.networks.network import Preprocessing
@@ -84,6 +93,23 @@ def test_brightness_is_found_beyond_the_area_that_goes_with_it(found):
     assert own.partial_r2.max() > 0.5
     assert own.p_value.min() == pytest.approx(0.01)
     assert "area is encoded best at" in found.finding()
+
+
+def test_permutations_deal_out_what_the_other_concepts_leave_the_same_for_all_concepts(images):
+    (part,) = draw_parts(images, 2, 0, shuffled=False)
+    rng = np.random.default_rng(2)
+    light = images.measure + 0.1 * rng.random(N)
+    concepts = pd.DataFrame({"area": images.measure, "light": light, "x": rng.random(N)})
+    plan, dealt = planned(part, concepts, {}, 5, 0), []
+    for at, name in enumerate(concepts):
+        others = concepts.drop(columns=name)
+        rest = concepts[name] - LinearRegression().fit(others, concepts[name]).predict(others)
+        np.testing.assert_array_equal(plan.permuted[at][:, 0], concepts[name])
+        for column in plan.permuted[at][:, 1:].T:
+            np.testing.assert_allclose(np.sort(column), np.sort(rest), atol=1e-12)
+            assert np.abs(column - rest).max() > 0.01
+        dealt.append([np.abs(rest.to_numpy() - each).argmin() for each in plan.permuted[at][:, 1]])
+    assert dealt[0] == dealt[1] == dealt[2]
 
 
 def test_unusable_concepts_are_dropped_with_the_reason(images):

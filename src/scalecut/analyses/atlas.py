@@ -287,7 +287,7 @@ def atlas(
     concepts, dropped = usable(concepts, parts, mapped.concepts)
     apart = inseparable(concepts, kept.subset)
     with stages("regression"):
-        plans = [_plan(part, concepts, apart, mapped.permutations, seed) for part in parts]
+        plans = [planned(part, concepts, apart, mapped.permutations, seed) for part in parts]
         scores = _scores(plans, by_kind, points, stages)
     table = _table(scores, [*concepts], points, len(kept)).assign(model=network.name)
     facts = provenance(network, settings, stages, found, kept, moved)
@@ -363,7 +363,7 @@ def inseparable(concepts: pd.DataFrame, subset: Sequence[str]) -> dict[str, list
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Plan:
+class Plan:
     """One subset, and what all layers share."""
 
     part: Part
@@ -382,13 +382,18 @@ class _Scores:
     null: Float64[np.ndarray, "p k"]  # the first of the concept itself
 
 
-def _plan(
+def planned(
     part: Part,
     concepts: pd.DataFrame,
     apart: Mapping[str, Sequence[str]],
     permutations: int,
     seed: int,
-) -> _Plan:
+) -> Plan:
+    """What all layers share on one subset.
+
+    Args:
+        apart: concepts that are not held constant, by concept (`inseparable`).
+    """
     values = concepts.to_numpy(dtype=np.float64)[part.rows]
     names = list(concepts)
     held = [
@@ -408,7 +413,7 @@ def _plan(
         rest, _ = others.rest(values[:, [at]], values[:0, [at]])
         permuted.append(np.column_stack([values[:, at], rest[:, 0][order].T]))
     splits = [(values[~held_out], values[held_out]) for held_out in part.is_held_out]
-    return _Plan(
+    return Plan(
         part,
         values,
         tuple(others_of(train[:, :0], test[:, :0]) for train, test in splits),
@@ -421,7 +426,7 @@ def _plan(
 
 
 def _scores(
-    plans: Sequence[_Plan],
+    plans: Sequence[Plan],
     by_kind: Mapping[str, Sequence[Mapping[str, np.ndarray]]],
     points: Sequence[ProbePoint],
     stages: Stages,
@@ -447,7 +452,7 @@ def _scores(
     return scores
 
 
-def _layer_scores(plan: _Plan, matrix: Float[np.ndarray, "all d"]) -> _Scores:
+def _layer_scores(plan: Plan, matrix: Float[np.ndarray, "all d"]) -> _Scores:
     """Of one layer on one subset."""
     part, k = plan.part, plan.values.shape[1]
     features = matrix[part.rows].astype(np.float64)
@@ -476,7 +481,7 @@ def _layer_scores(plan: _Plan, matrix: Float[np.ndarray, "all d"]) -> _Scores:
 
 
 def _errors(
-    plan: _Plan, both: Standardised, constant: Others, held_out: np.ndarray
+    plan: Plan, both: Standardised, constant: Others, held_out: np.ndarray
 ) -> Float64[np.ndarray, "m k"]:
     """Squared errors of ridge on the features alone, of every concept at once."""
     train, truth = plan.values[~held_out], plan.values[held_out]
@@ -486,7 +491,7 @@ def _errors(
 
 
 def _partial(
-    plan: _Plan, both: Standardised, others: Others, at: int, held_out: np.ndarray
+    plan: Plan, both: Standardised, others: Others, at: int, held_out: np.ndarray
 ) -> Partial:
     y, permuted = plan.values[:, at], plan.permuted[at]
     return partial(

@@ -97,8 +97,7 @@ def decompose_rest(features: Standardised, others: Others) -> Decomposition:
         along = q.T @ features.gram
         gram = features.gram - q @ along
         gram -= (gram @ q) @ q.T
-        cross = features.cross - others.held_out @ along
-        cross -= (cross @ q) @ q.T
+        cross = features.cross - others.held_out @ along  # times vectors, which are orthogonal to q
         squares, vectors = np.linalg.eigh(gram)
     kept = squares > squares.max() * max(n, d) * np.finfo(np.float64).eps
     s, vectors = np.sqrt(squares[kept]), vectors[:, kept]
