@@ -65,6 +65,46 @@ def test_predictions_are_those_of_ridge_on_residuals_by_scikit_learn(d):
     assert_allclose(fit.predictions[:, 0], ridge.predict(Z), rtol=1e-8, atol=1e-8)
 
 
+@pytest.mark.parametrize("d", [6, 60])
+def test_penalty_is_chosen_by_leaving_each_group_out_of_the_whole_regression(d):
+    """By brute force: the others unpenalised, each group left out, every penalty tried.
+
+    With more features than images, the rest of a target can be fitted without error; its others
+    must be fitted anew without the group, or the smallest penalty would always seem the best.
+    """
+    rng = np.random.default_rng(6)
+    n, groups = 40, np.repeat(np.arange(16), [1] * 8 + [4] * 8)
+    X, A = rng.standard_normal((n, d)), rng.standard_normal((n, 4))
+    y = X[:, 0] + A[:, 0] + rng.standard_normal(n)
+    others, both = others_of(A, A[:0]), standardised(X, X[:0])
+    rest, _ = others.rest(y[:, None], np.zeros((0, 1)))
+    found = nested_ridge(decompose_rest(both, others), rest, groups).penalties[0]
+    X = (X - X.mean(axis=0)) / X.std(axis=0)
+    design = np.column_stack([np.ones(n), A, X])
+
+    def lost(penalty):
+        total, ridge = 0.0, np.diag([0.0] * 5 + [penalty] * d)
+        for group in range(16):
+            kept = groups != group
+            M = design[kept]
+            weights = np.linalg.solve(M.T @ M + ridge, M.T @ y[kept])
+            total += np.sum((y[~kept] - design[~kept] @ weights) ** 2)
+        return total
+
+    assert found == min(PENALTIES, key=lost)
+
+
+def test_features_beyond_the_number_of_images_do_not_hide_what_is_encoded():
+    rng = np.random.default_rng(7)
+    n, d = 120, 500
+    A, y = rng.standard_normal((n, 5)), rng.standard_normal(n)
+    features = y[:, None] * rng.standard_normal(d) + 3 * rng.standard_normal((n, d))
+    found, null = scored(features, y, A, repeats=5, permutations=19)
+    assert found.mean() > 0.8
+    assert null.mean(axis=0)[0] > 0.8 > null.mean(axis=0)[1:].max()
+    assert null.mean(axis=0)[1:].min() > -0.5
+
+
 def test_what_only_goes_with_the_other_concept_has_no_partial_r2():
     features, concepts = world(2, encodes=[1])
     area, brightness = concepts[:, 0], concepts[:, [1]]

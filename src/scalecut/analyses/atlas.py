@@ -72,7 +72,7 @@ SIZES = (
     "area",
     "height",
 )  # none is held constant for another: they are one concept, measured twice
-SAME = 0.9  # squared correlation above which two concepts cannot be told apart
+SAME = 0.9  # squared correlation above which two concepts cannot be separated
 IMAGES_EACH = 10  # training images for each concept that is held constant, at least
 LEAST = {"repeats": 2, "random_networks": 0, "permutations": 0}
 
@@ -111,7 +111,7 @@ class Atlas:
             that is below 0. P-values are of the partial R².
         concepts: of the images, one column each, as they were predicted.
         left_out: layers and images that were skipped.
-        provenance: facts of `run.json`; `concepts` says which could not be told apart, or were
+        provenance: facts of `run.json`; `concepts` says which could not be separated, or were
             dropped.
         image_set: the images; None if the result was read from a run.
     """
@@ -132,10 +132,10 @@ class Atlas:
 
     def finding(self) -> str:
         """Where the measure is encoded best, and what of it is not explained by other concepts."""
-        own = self.table[self.table.weights == self.table.weights.iloc[0]]
+        own = self._own()
         name = str(own.concept.iloc[0])
-        rows = own[own.concept == name]
-        best = rows.loc[rows[rows.layer != SOFTMAX].r2.idxmax()]
+        rows = own.loc[own.concept == name]
+        best = rows.loc[rows.r2.idxmax()]
         r2 = text.with_interval(best.r2, best.r2_low, best.r2_high)
         said = f"{name} is encoded best at {best.layer} (R² {r2})"
         if not np.isfinite(best.partial_r2):
@@ -147,6 +147,11 @@ class Atlas:
             f"of it, {rest} is predicted there."
         )
 
+    def _own(self) -> pd.DataFrame:
+        """The rows of the network itself, without the softmax."""
+        is_own = self.table["weights"] == self.table["weights"].iloc[0]
+        return self.table.loc[is_own & (self.table["layer"] != SOFTMAX)]
+
     def _apart(self, name: str) -> tuple[str, ...]:
         """The concepts that are not held constant for one."""
         facts: Any = self.provenance.get("concepts", {})
@@ -154,10 +159,8 @@ class Atlas:
 
     def summary(self) -> dict[str, pd.DataFrame]:
         """One row per concept: its best layer, R² there and at the last layer."""
-        own = self.table[self.table.weights == self.table.weights.iloc[0]]
-        own = own[own.layer != SOFTMAX]
         rows = []
-        for concept, each in own.groupby("concept", sort=False):
+        for concept, each in self._own().groupby("concept", sort=False):
             if each.r2.isna().all():
                 continue
             best, last = each.loc[each.r2.idxmax()], each.iloc[-1]
@@ -175,13 +178,13 @@ class Atlas:
         return {f"Concepts, {self.table.model.iloc[0]}": pd.DataFrame(rows)}
 
     def notes(self) -> list[str]:
-        """Concepts that were dropped, or that cannot be told apart; how features were computed."""
+        """Concepts that were dropped, or that cannot be separated; how features were computed."""
         facts: Any = self.provenance.get("concepts", {})
         dropped = [f"{name} is dropped: {why}." for name, why in facts.get("dropped", {}).items()]
         pairs = {tuple(sorted((a, b))) for a, bs in facts.get("not_held_constant", {}).items()
                  for b in bs}  # fmt: skip
         apart = [
-            f"{a} and {b} are too alike to be told apart: neither is held constant for the other."
+            f"{a} and {b} are too alike to be separated: neither is held constant for the other."
             for a, b in sorted(pairs)
         ]
         return [*dropped, *apart, *computed_line(self.provenance)]
@@ -332,7 +335,7 @@ def usable(
             f"Only {len(names)} concept can be mapped ({'; '.join(dropped.values())}). Give more "
             "images, or a data set with boxes."
         )
-    return concepts[names], dropped
+    return concepts.loc[:, names], dropped
 
 
 def _is_constant(values: Float64[np.ndarray, " n"], part: Part) -> bool:

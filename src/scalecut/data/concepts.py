@@ -150,7 +150,7 @@ def concepts_of(
         DataError: if an image cannot be read.
     """
     boxes = image_set.boxes
-    are_counted = bool(image_set.marks) and all(isinstance(m, tuple) for m in image_set.marks)
+    counts = [len(marks) for marks in image_set.marks if isinstance(marks, tuple)]
 
     def of(number: int) -> dict[str, float]:
         image = image_set.images[number]
@@ -160,8 +160,8 @@ def concepts_of(
         if boxes is not None:
             x0, y0, x1, y1 = boxes[number].tolist()
             found |= of_box((x0, y0, x1, y1), frame.window(*decoded.size))
-        if are_counted:
-            found["objects"] = float(len(image_set.marks[number]))
+        if len(counts) == len(image_set):
+            found["objects"] = float(counts[number])
         return found
 
     rows = []
@@ -173,6 +173,5 @@ def concepts_of(
     table = pd.DataFrame(rows)
     of_object = [name for name in ("area", "height", *OF_BOX, "objects") if name in table]
     others = [name for name in table if name not in of_object]
-    table = table[[*of_object, *others]].drop(columns=image_set.measure_name, errors="ignore")
-    table.insert(0, image_set.measure_name, image_set.measure)
-    return table
+    names = [name for name in (*of_object, *others) if name != image_set.measure_name]
+    return pd.DataFrame({image_set.measure_name: image_set.measure, **table.loc[:, names]})

@@ -269,7 +269,7 @@ def _hidden(panel: Panel) -> list[Line]:
 
 
 def _draw_grid(axes: Axes, grid: Grid, page: Page) -> None:
-    """One cell per row and place, with its value where it fits; the scale of shades beside it."""
+    """One cell per row and place, with its value where it fits, and the scale of shades."""
     edges = np.arange(len(page.places) + 1) - 0.5, np.arange(len(grid.rows) + 1) - 0.5
     shown = np.clip(np.nan_to_num(grid.values, nan=0.0), 0.0, 1.0)
     mesh = axes.pcolormesh(

@@ -126,10 +126,11 @@ def atlas_sections(run: Run) -> list[Section]:
             "Partial R²: how much of what the other concepts leave of it the features predict.",
         ),
     }
+    layers, concepts = (list(dict.fromkeys(own[name])) for name in ("layer", "concept"))
     sections = []
     for column, (title, said) in texts.items():
         values = own.pivot_table(column, "layer", "concept", sort=False, dropna=False)
-        values = values.loc[own["layer"].unique(), own["concept"].unique()]
+        values = values.reindex(index=layers, columns=concepts)
         rows: list[tuple[Cell, ...]] = [
             (str(layer), *map(_cell, row))
             for layer, row in zip(values.index, values.to_numpy().tolist(), strict=True)

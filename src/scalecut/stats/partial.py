@@ -3,13 +3,14 @@
 In every split the training part decides what the other variables explain, of the target and of each
 channel; ridge predicts the rest of the target from the rest of the features. The score is the share
 of the held-out rest that is predicted,  partial R² = 1 - Σ(e - ê)² / Σe².  This is the regression
-with the other variables unpenalised beside the features (Frisch and Waugh; `lovell1963`).
+on the features and the unpenalised others (Frisch and Waugh; `lovell1963`).
 
 Shapes: n training images, m held-out images, d features, k other variables, t targets, r rank.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import scipy.linalg
@@ -71,7 +72,7 @@ def others_of(train: Float64[np.ndarray, "n k"], held_out: Float64[np.ndarray, "
     scale = deviation[varies]
     A = np.column_stack([np.ones(len(train)), (train[:, varies] - mean[varies]) / scale])
     B = np.column_stack([np.ones(len(held_out)), (held_out[:, varies] - mean[varies]) / scale])
-    factors = scipy.linalg.qr(A, mode="economic", pivoting=True)
+    factors: tuple[Any, ...] = scipy.linalg.qr(A, mode="economic", pivoting=True)
     q, r, order = factors
     diagonal = np.abs(np.diag(r))
     rank = int((diagonal > NO_SPREAD**0.5 * diagonal[0]).sum())
@@ -85,25 +86,31 @@ def decompose_rest(features: Standardised, others: Others) -> Decomposition:
     Through XX', where there are more features than images: with H = QQ' it becomes (I-H) XX' (I-H),
     so the features themselves are not needed again.
     """
-    X, Z = features.train, features.held_out
-    n, d = X.shape
+    n, d = features.train.shape
     if d == 0:
-        return Decomposition(np.zeros((n, 0)), np.zeros(0), np.zeros((len(Z), 0)))
+        return Decomposition(
+            np.zeros((n, 0)), np.zeros(0), np.zeros((len(features.held_out), 0)), others.q
+        )
     if d <= n:
-        X, Z = others.rest(X, Z)
+        X, Z = others.rest(features.train, features.held_out)
         squares, vectors = np.linalg.eigh(X.T @ X)
-    else:
-        q = others.q
-        along = q.T @ features.gram
-        gram = features.gram - q @ along
-        gram -= (gram @ q) @ q.T
-        cross = features.cross - others.held_out @ along  # times vectors, which are orthogonal to q
-        squares, vectors = np.linalg.eigh(gram)
-    kept = squares > squares.max() * max(n, d) * np.finfo(np.float64).eps
-    s, vectors = np.sqrt(squares[kept]), vectors[:, kept]
-    if d <= n:
-        return Decomposition(X @ vectors / s, s, Z @ vectors)
-    return Decomposition(vectors, s, cross @ vectors / s)
+        s, vectors = _kept(squares, vectors, n)
+        return Decomposition(X @ vectors / s, s, Z @ vectors, others.q)
+    q = others.q
+    along = q.T @ features.gram
+    gram = features.gram - q @ along
+    squares, vectors = np.linalg.eigh(gram - (gram @ q) @ q.T)
+    s, vectors = _kept(squares, vectors, d)
+    cross = features.cross - others.held_out @ along  # the vectors are orthogonal to q already
+    return Decomposition(vectors, s, cross @ vectors / s, others.q)
+
+
+def _kept(
+    squares: Float64[np.ndarray, " k"], vectors: Float64[np.ndarray, "k k"], larger: int
+) -> tuple[Float64[np.ndarray, " r"], Float64[np.ndarray, "k r"]]:
+    """Singular values above rounding, and their vectors."""
+    kept = squares > squares.max() * larger * np.finfo(np.float64).eps
+    return np.sqrt(squares[kept]), vectors[:, kept]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
