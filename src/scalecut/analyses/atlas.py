@@ -72,6 +72,7 @@ SIZES = (
     "area",
     "height",
 )  # none is held constant for another: they are one concept, measured twice
+USUAL = ("brightness", "sharpness")  # which a finding names first
 SAME = 0.9  # squared correlation above which two concepts cannot be separated
 IMAGES_EACH = 10  # training images for each concept that is held constant, at least
 LEAST = {"repeats": 2, "random_networks": 0, "permutations": 0}
@@ -142,9 +143,12 @@ class Atlas:
             return f"{said}."
         rest = text.with_interval(best.partial_r2, best.partial_low, best.partial_high)
         held = [each for each in own.concept.unique() if each not in {name, *self._apart(name)}]
+        usual = [each for each in USUAL if each in held] or held[:2]
+        last = rows.iloc[-1]
         return (
-            f"{said}; of what {len(held)} other concepts, such as {' and '.join(held[-2:])}, leave "
-            f"of it, {rest} is predicted there."
+            f"{said}, with a partial R² of {rest} where {len(held)} other concepts, such as "
+            f"{' and '.join(usual)}, are held constant. At {last.layer}, R² is "
+            f"{text.number(last.r2)} and partial R² {text.number(last.partial_r2)}."
         )
 
     def _own(self) -> pd.DataFrame:
