@@ -43,6 +43,7 @@ _NAMES = {
     "analyses.noise": ("Noise", "probe_noise"),
     "analyses.synthetic": ("Design", "Scenes", "probe_scenes"),
     "analyses.rcv": ("Directions", "Estimation", "rcv"),
+    "analyses.atlas": ("Atlas", "Mapped", "atlas"),
     "analyses.visualise": ("Optimisation", "Visualisations", "visualise"),
     "pathology.patches": ("Blur", "Cutting", "Patches", "read_patches", "save_patches"),
     "pathology.transfer": ("CutPoint", "Transfer", "transfer"),

@@ -1,5 +1,8 @@
 """The public names, for type checkers; `__init__.py` imports them when they are first used."""
 
+from .analyses.atlas import Atlas as Atlas
+from .analyses.atlas import Mapped as Mapped
+from .analyses.atlas import atlas as atlas
 from .analyses.invariance import Invariance as Invariance
 from .analyses.invariance import Variation as Variation
 from .analyses.invariance import invariance as invariance

@@ -41,7 +41,7 @@ PACKAGES = (
 )
 NAMES = (
     "model", "subset", "measure", "layer", "alias", "weights", "target", "regressor", "change",
-    "quantity", "noise", "padding", "other",
+    "quantity", "noise", "padding", "other", "concept",
     "contestant", "tile", "best", "foretold", "layers",
 )
 NUMBERS = (
@@ -49,7 +49,8 @@ NUMBERS = (
     "r2_low", "r2_high", "paper", "ours_as_paper", "ours", "ours_low", "ours_high", "better",
     "effect", "start", "end", "rho", "rho_depth", "regret", "regret_last", "loss",
     "validation_loss", "kappa", "mae", "octaves", "kappa_quadratic", "recall", "recall_sd",
-    "mae_sd", "octaves_sd", "kappa_sd", "kappa_quadratic_sd",
+    "mae_sd", "octaves_sd", "kappa_sd", "kappa_quadratic_sd", "partial_r2", "partial_low",
+    "partial_high",
 )
 # fmt: on
 DIGITS = 6  # decimals in the tables

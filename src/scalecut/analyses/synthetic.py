@@ -325,7 +325,11 @@ def out_of_fold(
         rest = features - _level_means(features, level, train)
         known = _level_means(wanted, level, train)
         left = (wanted - known)[train, None]
-        fit = nested_ridge(decompose(rest[train], rest[test]), left, groups[train])
+        is_level = level[train, None] == np.unique(level[train])
+        decomposition = replace(
+            decompose(rest[train], rest[test]), others=is_level / np.sqrt(is_level.sum(axis=0))
+        )
+        fit = nested_ridge(decomposition, left, groups[train])
         full[test], reduced[test] = known[test] + fit.predictions[:, 0], known[test]
     return full, reduced
 

@@ -70,6 +70,14 @@ COMMANDS: Mapping[str, Command] = {
         ),
         folder="rcv",
     ),
+    "atlas": Command(
+        "analyses.atlas:atlas",
+        (
+            "scalecut atlas resnet50 --data voc:VOCdevkit/VOC2012 --subset dog,cat,horse",
+            "scalecut atlas resnet50 --data coco:val2017.json --concepts brightness,x,y,sharpness",
+        ),
+        folder="atlas",
+    ),
     "visualise": Command(
         "analyses.visualise:visualise",
         (

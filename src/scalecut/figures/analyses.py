@@ -21,6 +21,7 @@ from .drawing import (
     R2,
     VERMILION,
     Drawing,
+    Grid,
     Look,
     Mark,
     Panel,
@@ -190,6 +191,32 @@ def directions_drawing(table: pd.DataFrame) -> Drawing:
     own = _looks("is_own", {True: "the same subset", False: "another subset"})
     panels += _panel("Fitted to one subset, tested on", R2, means, names, own)
     return _drawing(rows, names.values(), panels)
+
+
+def atlas_drawing(table: pd.DataFrame) -> Drawing:
+    """R² and partial R² of every concept by layer, by the network itself.
+
+    Args:
+        table: `atlas.csv`, of one model.
+
+    Raises:
+        DataError: if a column or all rows are missing, or there are several models.
+    """
+    rows = rows_of(
+        table, (*OF_ALL, "concept", "r2", "partial_r2"), ("model",), ("atlas", "atlas.csv")
+    )
+    rows = [row for row in rows if row["weights"] == rows[0]["weights"]]
+    names, concepts = layer_names(rows), list(dict.fromkeys(row["concept"] for row in rows))
+    own = table[table["weights"] == rows[0]["weights"]]
+    grids = []
+    for column, title in (
+        ("r2", "Predicted from the features"),
+        ("partial_r2", "With the other concepts held constant"),
+    ):
+        values = own.pivot_table(column, "concept", "layer", sort=False, dropna=False)
+        wanted = values.reindex(index=concepts, columns=[*names]).to_numpy(dtype=float)
+        grids.append(Grid(title, concepts, wanted, "R²" if column == "r2" else "partial R²"))
+    return Drawing(rows[0]["model"], _caption(rows), [*names.values()], grids)
 
 
 def predicted_drawing(predictions: pd.DataFrame, model: str, layer: str, label: str) -> Drawing:

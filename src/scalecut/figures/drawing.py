@@ -40,6 +40,7 @@ STYLE: dict[Any, Any] = {
 WIDTH, LEFT, HEADING, TITLE, GAP, STRIP_ROW = 720.0, 78.0, 54.0, 24.0, 14.0, 22.0
 NUMBER_ROW, MARK_ROW, AXIS_NAME = 20.0, 23.0, 22.0
 TICK_LINE, NAME_LINE = 18.0, 16.0  # from one slanted, or level, name to the next
+GRID_ROW, SHADES = 21.0, "Blues"
 LONGEST_TICK = 25  # characters; a DenseNet's layer names have 33
 
 INK, QUIET, GRID, SHADE = "#222222", "#5c5c5c", "#e4e4e4", "#f3f3f3"
@@ -125,6 +126,29 @@ class Panel:
     numbers: tuple[str, list[str]] | None = None  # a second axis on top: its name and texts
 
 
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """A number for each row and place, as a shade from 0 or less (white) to 1 (dark).
+
+    Args:
+        rows: names, from top to bottom.
+        values: nan is drawn as a dash.
+    """
+
+    title: str
+    rows: list[str]
+    values: Float[np.ndarray, "R L"]
+    name: str = "R²"  # of the shades
+    lines: tuple[Line, ...] = ()
+    marks: tuple[Mark, ...] = ()
+    numbers: None = None
+
+    @property
+    def height(self) -> float:
+        """In points."""
+        return GRID_ROW * len(self.rows)
+
+
 R2 = Scale("held-out R²", floor=-1.0, bottom=-0.1)
 
 
@@ -148,7 +172,7 @@ class Drawing:
     heading: str  # the network
     caption: str  # below the heading
     places: list[str]  # the names of the L places, from left to right
-    panels: list[Panel]  # from top to bottom
+    panels: list[Panel] | list[Grid]  # from top to bottom
     axis_name: str = ""  # below the places; empty for layers
 
 
@@ -157,7 +181,7 @@ def page_figure(drawing: Drawing) -> Figure:
     panels, axis_name = drawing.panels, drawing.axis_name
     with matplotlib.rc_context(STYLE):
         page = _page(drawing.places, panels, axis_name)
-        hidden = [[line for line in each.lines if _below(line, each.scale).size] for each in panels]
+        hidden = [[] if isinstance(each, Grid) else _hidden(each) for each in panels]
         strips = [STRIP_ROW * len(lines) + 4.0 * bool(lines) for lines in hidden]
         heads = [_head(panel, page) for panel in panels]
         height = HEADING + sum(heads) + sum(panel.height for panel in panels) + sum(strips)
@@ -169,9 +193,12 @@ def page_figure(drawing: Drawing) -> Figure:
         for panel, head, lines, strip in zip(panels, heads, hidden, strips, strict=True):
             top -= head + panel.height
             lowest = figure.add_axes((left, top / height, width, panel.height / height))
-            _draw_panel(lowest, panel, page)
+            if isinstance(panel, Grid):
+                _draw_grid(lowest, panel, page)
+            else:
+                _draw_panel(lowest, panel, page)
             top -= strip
-            if lines:
+            if lines and isinstance(panel, Panel):
                 lowest = figure.add_axes((left, top / height, width, strip / height))
                 _draw_strip(lowest, lines, panel.scale, page)
             _draw_ticks(lowest, page, is_named=panel is panels[-1])
@@ -200,16 +227,22 @@ def height_for(lines: Sequence[Line], least: float) -> float:
     return max(least, NAME_LINE * (len(lines) + 1))
 
 
-def _page(places: Sequence[str], panels: Sequence[Panel], axis_name: str) -> Page:
+def _page(places: Sequence[str], panels: Sequence[Panel | Grid], axis_name: str) -> Page:
     ticks = [shortened(place, LONGEST_TICK) for place in places]
     tick_type = TYPE if len(ticks) <= 25 else TYPE_DENSE
     widest = max(_width(tick, tick_type) for tick in ticks)
     names = ["", *(line.look.label for panel in panels for line in panel.lines)]
-    names += [name for panel in panels for name in panel.scale.named.values()]
+    rows = [""]
+    for panel in panels:
+        if isinstance(panel, Grid):
+            rows += panel.rows
+            names.append("1.0 ")  # of the scale of shades
+        else:
+            names += panel.scale.named.values()
     right = max(_width(name) for name in names) + 32.0
     fit = widest + 10.0 <= (WIDTH - LEFT - right) / len(ticks)
     slant = 0.0 if fit else widest * math.sin(math.pi / 4)
-    left = max(LEFT, slant)
+    left = max(LEFT, slant, max(_width(row) for row in rows) + 20.0)
     width = WIDTH - left - right
     return Page(ticks, tick_type, left, width, width / len(ticks), slant, axis_name)
 
@@ -222,7 +255,45 @@ def _write_heading(figure: Figure, heading: str, caption: str, left: float) -> N
     figure.text(start, 1 - 34 / height, caption, color=QUIET, va="top")
 
 
-def _head(panel: Panel, page: Page) -> float:
+def _hidden(panel: Panel) -> list[Line]:
+    """The lines of which a value is below the floor."""
+    return [line for line in panel.lines if _below(line, panel.scale).size]
+
+
+def _draw_grid(axes: Axes, grid: Grid, page: Page) -> None:
+    """One cell per row and place, with its value where it fits, and the scale of shades."""
+    edges = np.arange(len(page.places) + 1) - 0.5, np.arange(len(grid.rows) + 1) - 0.5
+    shown = np.clip(np.nan_to_num(grid.values, nan=0.0), 0.0, 1.0)
+    mesh = axes.pcolormesh(
+        *edges, shown, cmap=SHADES, vmin=0, vmax=1, edgecolors="white", linewidth=0.6
+    )
+    axes.set(xlim=(edges[0][0], edges[0][-1]), ylim=(edges[1][-1], edges[1][0]), xticks=[])
+    axes.set_yticks(range(len(grid.rows)), grid.rows)
+    axes.tick_params(axis="y", length=0, labelsize=TYPE, colors=INK)
+    axes.set_title(grid.title, loc="left", size=TYPE, weight="bold", color=INK, pad=6)
+    axes.spines[:].set_visible(False)
+    if page.spacing >= _width("0.00", TYPE_SMALL) + 2.0:
+        for row, values in enumerate(grid.values):
+            for place, value in enumerate(values):
+                colour = "white" if value > 0.55 else INK
+                said = "–" if not np.isfinite(value) else _of_one(value)
+                axes.text(place, row, said, size=TYPE_SMALL, ha="center", va="center", color=colour)
+    bar = axes.inset_axes((1 + 8 / page.width, 0.0, 10 / page.width, 1.0))
+    scale = axes.figure.colorbar(mesh, cax=bar, ticks=[0.0, 0.5, 1.0])
+    scale.outline.set_visible(False)
+    scale.set_ticklabels(["≤ 0", "0.5", "1"])
+    scale.ax.set_title(grid.name, size=TYPE_DENSE, color=INK, loc="left", pad=6)
+    scale.ax.tick_params(labelsize=TYPE_DENSE, colors=INK, length=3)
+
+
+def _of_one(value: float) -> str:
+    """Two digits after the point, as .62; below -1 less than one can use."""
+    if value < -0.995:
+        return "<−1"
+    return f"{value:.2f}".replace("0.", ".", 1).replace("-", "−")
+
+
+def _head(panel: Panel | Grid, page: Page) -> float:
     """The height above the axes: numbers, the title with marks next to it, more marks."""
     row = max((row for row, _, _ in _placed_marks(panel, page)), default=0)
     return TITLE + MARK_ROW * row + NUMBER_ROW * (panel.numbers is not None)
@@ -337,7 +408,7 @@ def _spread(wanted: list[float], gap: float, low: float, high: float) -> list[fl
     return list(np.clip(apart, low, max(low, high - steps[-1])) + steps)
 
 
-def _placed_marks(panel: Panel, page: Page) -> list[tuple[int, float, Mark]]:
+def _placed_marks(panel: Panel | Grid, page: Page) -> list[tuple[int, float, Mark]]:
     """The row of each mark from below, and the centre of its name; marks in a row do not touch."""
     placed: list[tuple[int, float, Mark]] = []
     ends = [_width(panel.title, weight="bold")]  # of what a row holds; the title is in the lowest

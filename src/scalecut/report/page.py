@@ -40,6 +40,13 @@ class Table:
     columns: tuple[str, ...]
     rows: list[tuple[Cell, ...]]
     keys: list[dict[str, str]] = field(default_factory=list)  # one per row: when it is shown
+    is_shaded: bool = False  # numbers from 0 to 1 also as shades
+
+    def shade(self, cell: Cell) -> int | None:
+        """Tenths of a number, 0 to 10, if the table is shaded."""
+        if not self.is_shaded or not isinstance(cell, float) or math.isnan(cell):
+            return None
+        return round(10 * min(max(cell, 0.0), 1.0))
 
     def is_number(self, column: int) -> bool:
         """Whether a column holds numbers."""
@@ -202,7 +209,7 @@ def _drawing(drawing: Drawing) -> dict[str, Any]:
         "heading": drawing.heading,
         "places": drawing.places,
         "axisName": drawing.axis_name,
-        "panels": [_panel(panel) for panel in drawing.panels],
+        "panels": [_panel(panel) for panel in drawing.panels if isinstance(panel, Panel)],
     }
 
 

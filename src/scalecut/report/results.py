@@ -16,6 +16,7 @@ RESULTS = {
     "noise": "analyses.noise:read_noise",
     "scenes": "analyses.synthetic:read_scenes",
     "rcv": "analyses.rcv:read_directions",
+    "atlas": "analyses.atlas:read_atlas",
     "targets": "data.summary:read_summary",
     "units": "analyses.visualise:read_visualisations",
     "cut": "cut.folder:load_cut",

@@ -15,6 +15,7 @@ from ..figures import text
 from ..figures.analyses import (
     MOVES,
     OUTPUTS,
+    atlas_drawing,
     directions_drawing,
     drift_drawing,
     invariance_drawing,
@@ -104,6 +105,33 @@ def unit_sections(run: Run) -> list[Section]:
             for row in rows.to_dict("records")
         ]
         sections.append(Section(str(layer), [said], images=images))
+    return sections
+
+
+def atlas_sections(run: Run) -> list[Section]:
+    """R² and partial R² of every concept by layer, as shaded tables."""
+    table = run.table("atlas", ("weights", "layer", "concept", "r2", "partial_r2"))
+    own = table[table["weights"] == table["weights"].iloc[0]]
+    texts = {
+        "r2": ("Concepts by layer", "Held-out R² of each concept, predicted from the features."),
+        "partial_r2": (
+            "With the other concepts held constant",
+            "Partial R²: how much of what the other concepts leave of it the features predict.",
+        ),
+    }
+    layers, concepts = (list(dict.fromkeys(own[name])) for name in ("layer", "concept"))
+    sections = []
+    for column, (title, said) in texts.items():
+        values = own.pivot_table(column, "layer", "concept", sort=False, dropna=False)
+        values = values.reindex(index=layers, columns=concepts)
+        rows: list[tuple[Cell, ...]] = [
+            (str(layer), *map(_cell, row))
+            for layer, row in zip(values.index, values.to_numpy().tolist(), strict=True)
+        ]
+        columns = ("layer", *map(str, values.columns))
+        sections.append(
+            Section(title, [said], tables=[Table(title, columns, rows, is_shaded=True)])
+        )
     return sections
 
 
@@ -204,6 +232,7 @@ FIGURES: dict[str, tuple[Plot, ...]] = {
             "is, how many channels carry it, and whether it transfers to other subsets.",
         ),
     ),
+    "atlas": (Plot("atlas", _of_table("atlas", atlas_drawing)),),  # the page has tables
     "sweep": (
         Plot(
             "sweep",
@@ -232,12 +261,14 @@ FIGURES: dict[str, tuple[Plot, ...]] = {
 }
 
 SECTIONS: dict[str, Callable[[Run, Mapping[str, Drawing]], list[Section]]] = {
+    "atlas": lambda run, _: atlas_sections(run),
     "transfer": lambda run, _: [transfer.transfer_section(run)],
     "differences": lambda *_: [],  # of a probe or a transfer: part of their own sections
     "scores": lambda *_: [],  # of a transfer: part of its section
     "agreement": lambda run, _: [transfer.agreement_section(run)],
     "configurations": lambda run, _: [transfer.configurations_section(run)],
     "losses": lambda run, _: [transfer.training_section(run)],
+    "concepts": lambda *_: [],  # of an atlas, image by image
     "targets": lambda *_: [],  # of the data: part of the section before all others
     "examples": lambda *_: [],
     "units": lambda run, _: unit_sections(run),

@@ -267,7 +267,7 @@ def _ridge(split: Split, products: _Products, width: int, penalties: np.ndarray)
     shrunk = s[:, None] ** 2 / (s[:, None] ** 2 + penalties)  # (r, k)
     best = penalties[_errors(split, products, basis, along[:, :t], shrunk).argmin(axis=0)]
     exact = along[:, :t] * s[:, None] ** 2 / (s[:, None] ** 2 + best)
-    of_permuted = along_by_gcv(along[:, t:], s, products.squares[t:], n, penalties) * s[:, None]
+    of_permuted = along_by_gcv(along[:, t:], s, products.squares[t:], n - 1, penalties) * s[:, None]
     return _Fit(basis @ np.hstack([exact, of_permuted]), is_standardised=True)
 
 
@@ -289,7 +289,8 @@ def _errors(
         u = products.standardised(split.train.at(places)) @ basis
         Y = split.targets[places] - products.target_mean[: along.shape[1]]
         blocks: Blocks = blocks_of(split.groups[places])
-        found += np.sum(left_out(u, shrunk.T, along, Y, blocks, products.n) ** 2, axis=1)
+        fixed = np.full((len(u), 1), products.n**-0.5)
+        found += np.sum(left_out(u, shrunk.T, along, Y, blocks, fixed) ** 2, axis=1)
         start = end
     return found
 

@@ -9,7 +9,7 @@ Source: regression concept vectors, `graziani2018` in docs/references.bib. The a
 ordinary least squares; we add a ridge penalty, because n < d in most layers (docs/choices.md).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -43,11 +43,22 @@ class Decomposition:
     """X = U S Vᵀ of the standardised training part, and the held-out rows Z along V.
 
     One decomposition serves every penalty, target and permutation.
+
+    Args:
+        others: orthonormal columns of what X and the targets are residuals of, the constant among
+            them; None for the constant alone. They are fitted without a penalty, which counts
+            where a penalty is chosen.
     """
 
     u: Float64[np.ndarray, "n r"]
     s: Float64[np.ndarray, " r"]
     held_out: Float64[np.ndarray, "m r"]  # Z V
+    others: Float64[np.ndarray, "n f"] | None = None
+
+    @property
+    def unpenalised(self) -> Float64[np.ndarray, "n f"]:
+        """The columns that are fitted without a penalty."""
+        return constant(len(self.u)) if self.others is None else self.others
 
 
 def decompose(
@@ -108,10 +119,10 @@ def nested_ridge(
 ) -> HeldOut:
     """Predictions of ridge, its penalty chosen by leave-one-group-out within the training part.
 
-    With the hat matrix  H = 11ᵀ/n + U diag(s²/(s² + α)) Uᵀ  and residuals e = y - Hy, the residuals
-    of a held-out group g are  (I - H_gg)⁻¹ e_g,  in closed form (`golub1979` for groups of
-    one image, where this is leave-one-out). The penalty with the smallest sum of their squares is
-    taken.
+    With the hat matrix  H = QQᵀ + U diag(s²/(s² + α)) Uᵀ,  where Q is what is not penalised (the
+    constant, QQᵀ = 11ᵀ/n), and residuals e = y - Hy, the residuals of a held-out group g are
+    (I - H_gg)⁻¹ e_g,  in closed form (`golub1979` for groups of one image, where this is
+    leave-one-out). The penalty with the smallest sum of their squares is taken.
 
     Args:
         groups: one number per image; images that share one are held out together.
@@ -120,7 +131,8 @@ def nested_ridge(
     mean = targets.mean(axis=0)
     along = u.T @ (targets - mean)  # (r, t)
     kept = s**2 / (s**2 + penalties[:, None])  # (k, r)
-    residuals = left_out(u, kept, along, targets - mean, blocks_of(groups), len(u))
+    blocks, unpenalised = blocks_of(groups), decomposition.unpenalised
+    residuals = left_out(u, kept, along, targets - mean, blocks, unpenalised)
     errors = np.sum(residuals**2, axis=1)  # (k, t)
     best = penalties[errors.argmin(axis=0)]  # (t,)
     shrink = s[:, None] / (s[:, None] ** 2 + best)  # (r, t)
@@ -141,7 +153,8 @@ def left_group_out(
     u, s = decomposition.u, decomposition.s
     centred = (target - target.mean())[:, None]
     kept = s**2 / (s**2 + penalties[:, None])
-    found = left_out(u, kept, u.T @ centred, centred, blocks_of(groups), len(u))[:, :, 0]
+    blocks, unpenalised = blocks_of(groups), decomposition.unpenalised
+    found = left_out(u, kept, u.T @ centred, centred, blocks, unpenalised)[:, :, 0]
     return target - found[np.sum(found**2, axis=1).argmin()]
 
 
@@ -158,7 +171,8 @@ def quick_ridge(
     u, s = decomposition.u, decomposition.s
     mean = targets.mean(axis=0)
     centred = targets - mean
-    along = along_by_gcv(u.T @ centred, s, np.sum(centred**2, axis=0), len(u), penalties)
+    free = len(u) - decomposition.unpenalised.shape[1]
+    along = along_by_gcv(u.T @ centred, s, np.sum(centred**2, axis=0), free, penalties)
     return mean + decomposition.held_out @ along
 
 
@@ -166,13 +180,17 @@ def along_by_gcv(
     along: Float64[np.ndarray, "r t"],
     s: Float64[np.ndarray, " r"],
     squares: Float64[np.ndarray, " t"],
-    n: int,
+    free: int,
     penalties: Float64[np.ndarray, " k"],
 ) -> Float64[np.ndarray, "r t"]:
-    """Weights along V, with the penalty by generalised cross-validation, from U'Y and Σ Y²."""
+    """Weights along V, with the penalty by generalised cross-validation, from U'Y and Σ Y².
+
+    Args:
+        free: training images less what is fitted without a penalty, the constant among it.
+    """
     outside = np.maximum(squares - np.sum(along**2, axis=0), 0.0)
     lost = penalties[:, None] / (s**2 + penalties[:, None])  # (k, r)
-    left = n - 1 - len(s) + lost.sum(axis=1)  # degrees of freedom of the residuals
+    left = free - len(s) + lost.sum(axis=1)  # degrees of freedom of the residuals
     errors = (outside + lost**2 @ along**2) / np.maximum(left, 1e-9)[:, None] ** 2  # (k, t)
     best = penalties[errors.argmin(axis=0)]
     return along * (s[:, None] / (s[:, None] ** 2 + best))
@@ -181,8 +199,11 @@ def along_by_gcv(
 def leading(decomposition: Decomposition, width: int) -> Decomposition:
     """The first `width` principal components of the training part; all if there are fewer."""
     first = np.argsort(-decomposition.s, kind="stable")[:width]
-    return Decomposition(
-        decomposition.u[:, first], decomposition.s[first], decomposition.held_out[:, first]
+    return replace(
+        decomposition,
+        u=decomposition.u[:, first],
+        s=decomposition.s[first],
+        held_out=decomposition.held_out[:, first],
     )
 
 
@@ -247,36 +268,45 @@ def left_out(
     along: Float64[np.ndarray, "r t"],
     targets: Float64[np.ndarray, "b t"],
     blocks: Blocks,
-    n: int,
+    unpenalised: Float64[np.ndarray, "b f"],
 ) -> Float64[np.ndarray, "k b t"]:
     """Residuals of images when their group is held out of the fit, by penalty.
 
     Args:
-        u, targets: rows of whole groups among the n training images; the targets are centred.
+        u, targets, unpenalised: rows of whole groups among the n training images; the targets are
+            residuals of what is not penalised.
         kept: s² / (s² + α), what each penalty leaves of each component.
         along: U'Y of all n training images.
     """
     alone, together = blocks
     residuals = targets - u @ (kept[:, :, None] * along)  # (k, b, t)
     found = np.empty_like(residuals)
-    leverage = 1.0 / n + (u[alone] ** 2) @ kept.T  # (alone, k)
+    fixed = np.sum(unpenalised[alone] ** 2, axis=1)
+    leverage = fixed[:, None] + (u[alone] ** 2) @ kept.T  # (alone, k)
     found[:, alone] = residuals[:, alone] / np.maximum(1.0 - leverage.T, 1e-12)[:, :, None]
     for rows in together:
         for number, share in enumerate(kept):
-            found[number, rows] = _without(u[rows], share, residuals[number, rows], n)
+            found[number, rows] = _without(
+                unpenalised[rows], u[rows], share, residuals[number, rows]
+            )
     return found
 
 
+def constant(n: int) -> Float64[np.ndarray, "n 1"]:
+    """The constant as a column of length 1."""
+    return np.full((n, 1), n**-0.5)
+
+
 def _without(
+    unpenalised: Float64[np.ndarray, "g f"],
     u: Float64[np.ndarray, "g r"],
     kept: Float64[np.ndarray, " r"],
     residuals: Float64[np.ndarray, "g t"],
-    n: int,
 ) -> Float64[np.ndarray, "g t"]:
     """(I - H)⁻¹ e of a group, H = A A'; through A'A where the group is larger than the rank."""
-    g, r = u.shape
-    A = np.hstack([np.full((g, 1), n**-0.5), u * np.sqrt(kept)])
-    if g <= r + 1:
+    A = np.hstack([unpenalised, u * np.sqrt(kept)])
+    g, width = A.shape
+    if g <= width:
         return np.linalg.solve(np.eye(g) * (1 + 1e-12) - A @ A.T, residuals)
-    inner = np.linalg.solve(np.eye(r + 1) * (1 + 1e-12) - A.T @ A, A.T @ residuals)
+    inner = np.linalg.solve(np.eye(width) * (1 + 1e-12) - A.T @ A, A.T @ residuals)
     return residuals + A @ inner

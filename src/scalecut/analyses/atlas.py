@@ -1,0 +1,559 @@
+"""Which concepts each layer encodes, and how much of each with the others held constant.
+
+A layer from which size can be predicted may encode size, or brightness, position or blur that go
+with it. For every layer and concept the atlas gives R², as in the probe, and the partial R² with
+the other concepts held constant (`stats.partial`), on the splits of the probe.
+
+Shapes: n images, k concepts, d features, r repeats, b draws, p permutations.
+"""
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float, Float64, Int
+from matplotlib.figure import Figure
+from torch import nn
+
+from ..data.concepts import concepts_of
+from ..data.images import ImageSet, LeftOut, Progress
+from ..data.read import Reading, images_of
+from ..errors import DataError, check_names
+from ..features.cluster import computing
+from ..features.extract import (
+    Computation,
+    DecodedImages,
+    Stages,
+    check_finite,
+    provenance,
+    readable,
+)
+from ..figures import text
+from ..figures.analyses import atlas_drawing
+from ..figures.drawing import page_figure
+from ..figures.notebook import html_of
+from ..networks.network import Network
+from ..networks.points import SOFTMAX, ProbePoint
+from ..probing.controls import moved_by_int8, variant_of
+from ..probing.curve import computed_line
+from ..probing.scores import Part, draw_parts, one_thread_each
+from ..report.report import save
+from ..runs import Run, settings_of
+from ..stats.inference import (
+    bootstrap_r_squared,
+    family_p_values,
+    group_permutations,
+    interval,
+)
+from ..stats.partial import (
+    Others,
+    Partial,
+    Standardised,
+    bootstrap_partial,
+    decompose_rest,
+    others_of,
+    partial,
+    standardised,
+)
+from ..stats.ridge import nested_ridge
+from .quantities import read_analysis, skipped_of
+from .subject import subject_of
+
+COLUMNS = [
+    *("model", "weights", "layer", "alias", "depth", "concept", "r2", "r2_low", "r2_high"),
+    *("partial_r2", "partial_low", "partial_high", "p_value"),
+    *("learned", "learned_low", "learned_high", "n_images"),
+]
+SIZES = (
+    "area",
+    "height",
+)  # none is held constant for another: they are one concept, measured twice
+USUAL = ("brightness", "sharpness")  # which a finding names first
+SAME = 0.9  # squared correlation above which two concepts cannot be separated
+IMAGES_EACH = 10  # training images for each concept that is held constant, at least
+LEAST = {"repeats": 2, "random_networks": 0, "permutations": 0}
+
+
+@dataclass(frozen=True, slots=True)
+class Mapped:
+    """What is mapped, and how often it is fitted.
+
+    Args:
+        concepts: Names of concepts; all that are known of the images by default.
+        repeats: Random splits into 70 % training and 30 % test images, at least 2.
+        random_networks: Randomly initialised networks to compare with; 0 for none.
+        permutations: For p-values corrected over layers and concepts; 0 for none.
+    """
+
+    concepts: Sequence[str] = ()
+    repeats: int = 10
+    random_networks: int = 1
+    permutations: int = 199
+
+    def __post_init__(self) -> None:
+        for name, least in LEAST.items():
+            given = getattr(self, name)
+            if given < least:
+                option = f"--{name.replace('_', '-')}"
+                raise DataError(f"{option} must be at least {least}, got {given}.")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Atlas:
+    """R² and partial R² of every concept at every layer.
+
+    Args:
+        table: the columns of `COLUMNS`, one row per kind of weights, layer and concept; means over
+            subsets. `learned` is R² minus that of the randomly initialised networks, or minus 0 if
+            that is below 0. P-values are of the partial R².
+        concepts: of the images, one column each, as they were predicted.
+        left_out: layers and images that were skipped.
+        provenance: facts of `run.json`; `concepts` says which could not be separated, or were
+            dropped.
+        image_set: the images; None if the result was read from a run.
+    """
+
+    table: pd.DataFrame
+    concepts: pd.DataFrame
+    left_out: tuple[LeftOut, ...] = ()
+    provenance: dict[str, object] = field(default_factory=dict)
+    image_set: ImageSet | None = field(default=None, repr=False)
+
+    def to_frame(self) -> pd.DataFrame:
+        """The table, in the form of `atlas.csv`."""
+        return self.table.copy()
+
+    def tables(self) -> dict[str, pd.DataFrame]:
+        """Every table of the run folder, by name."""
+        return {"atlas": self.to_frame(), "concepts": self.concepts.copy()}
+
+    def finding(self) -> str:
+        """Where the measure is encoded best, and what of it is not explained by other concepts."""
+        own = self._own()
+        name = str(own.concept.iloc[0])
+        rows = own.loc[own.concept == name]
+        best = rows.loc[rows.r2.idxmax()]
+        r2 = text.with_interval(best.r2, best.r2_low, best.r2_high)
+        said = f"{name} is encoded best at {best.layer} (R² {r2})"
+        if not np.isfinite(best.partial_r2):
+            return f"{said}."
+        rest = text.with_interval(best.partial_r2, best.partial_low, best.partial_high)
+        held = [each for each in own.concept.unique() if each not in {name, *self._apart(name)}]
+        usual = [each for each in USUAL if each in held] or held[:2]
+        last = rows.iloc[-1]
+        return (
+            f"{said}, with a partial R² of {rest} where {len(held)} other concepts, such as "
+            f"{' and '.join(usual)}, are held constant. At {last.layer}, R² is "
+            f"{text.number(last.r2)} and partial R² {text.number(last.partial_r2)}."
+        )
+
+    def _own(self) -> pd.DataFrame:
+        """The rows of the network itself, without the softmax."""
+        is_own = self.table["weights"] == self.table["weights"].iloc[0]
+        return self.table.loc[is_own & (self.table["layer"] != SOFTMAX)]
+
+    def _apart(self, name: str) -> tuple[str, ...]:
+        """The concepts that are not held constant for one."""
+        facts: Any = self.provenance.get("concepts", {})
+        return tuple(facts.get("not_held_constant", {}).get(name, ()))
+
+    def summary(self) -> dict[str, pd.DataFrame]:
+        """One row per concept: its best layer, R² there and at the last layer."""
+        rows = []
+        for concept, each in self._own().groupby("concept", sort=False):
+            if each.r2.isna().all():
+                continue
+            best, last = each.loc[each.r2.idxmax()], each.iloc[-1]
+            rows.append(
+                {
+                    "concept": concept,
+                    "best layer": best.layer,
+                    "R²": text.number(best.r2),
+                    "partial R²": text.number(best.partial_r2),
+                    "p": text.p_value(best.p_value) if np.isfinite(best.p_value) else "–",
+                    f"R² at {last.layer}": text.number(last.r2),
+                    "partial": text.number(last.partial_r2),
+                }
+            )
+        return {f"Concepts, {self.table.model.iloc[0]}": pd.DataFrame(rows)}
+
+    def notes(self) -> list[str]:
+        """Concepts that were dropped, or that cannot be separated; how features were computed."""
+        facts: Any = self.provenance.get("concepts", {})
+        dropped = [f"{name} is dropped: {why}." for name, why in facts.get("dropped", {}).items()]
+        pairs = {tuple(sorted((a, b))) for a, bs in facts.get("not_held_constant", {}).items()
+                 for b in bs}  # fmt: skip
+        apart = [
+            f"{a} and {b} are too alike to be separated: neither is held constant for the other."
+            for a, b in sorted(pairs)
+        ]
+        return [*dropped, *apart, *computed_line(self.provenance)]
+
+    def plot(self) -> Figure:
+        """R² and partial R² of every concept by layer."""
+        return page_figure(atlas_drawing(self.table))
+
+    def save(self, folder: str | Path, *, command: str = "") -> Path:
+        """Write the run folder: `atlas.csv`, `concepts.csv`, figures and page.
+
+        Raises:
+            OutputError: if `folder` exists and holds no run, or cannot be written.
+        """
+        facts = {**self.provenance, "finding": self.finding(), "left_out": self.left_out}
+        return save(self.tables(), facts, folder, command=command, image_set=self.image_set)
+
+    def _repr_html_(self) -> str:
+        return html_of(self.finding(), next(iter(self.summary().values())), self.plot())
+
+
+def read_atlas(folder: str | Path) -> Atlas:
+    """The result that `Atlas.save` wrote.
+
+    Raises:
+        DataError: if the folder is no complete run of `scalecut atlas`.
+    """
+    run: Run = read_analysis(folder, ("atlas",), "atlas")
+    return Atlas(
+        run.table("atlas", COLUMNS), run.table("concepts"), skipped_of(run), dict(run.facts)
+    )
+
+
+def atlas(
+    model: str | nn.Module | Network,
+    data: str | ImageSet,
+    *,
+    weights: str | Path = "pretrained",
+    allow_partial: bool = False,
+    layers: Sequence[str] = (),
+    reading: Reading = Reading(),
+    computation: Computation = Computation(),
+    mapped: Mapped = Mapped(),
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Atlas:
+    """Map which concepts each layer encodes: size, position, brightness, sharpness and others.
+
+    Each concept is regressed on the features alone (R²), and with the other concepts held constant
+    (partial R²), in each subset; the means over subsets are given.
+
+    Args:
+        model: A timm name (resnet50), hf-hub:ORG/NAME, module.path:factory, or another source
+            that `scalecut doctor` lists.
+        data: voc:DIR, coco:FILE, csv:FILE, tar:PATTERN, masks:DIR, or scenes; csv and tar also at
+            an address, such as s3://...
+        weights: pretrained, random, or a safetensors or state-dict file.
+        allow_partial: Accept a weights file that lacks tensors; layers that need them are skipped.
+        layers: Names, aliases or globs; all probe points by default.
+        reading: Which images are read, and how their objects are measured.
+        computation: How images are shown to the network and computed.
+        mapped: Which concepts are mapped, and how often they are fitted.
+        seed: Random seed of the splits, permutations, bootstrap and random networks.
+        progress: Called with (stage, done, total).
+
+    Raises:
+        DataError: if a concept is not known, or fewer than two of them vary.
+        ModelError, LayerError: as of `probe`.
+    """
+    settings = settings_of(locals())
+    stages = Stages(progress)
+    with stages("network"):
+        subject = subject_of(
+            *(model, layers, computation),
+            weights=weights,
+            allow_partial=allow_partial,
+            seed=seed,
+        )
+        network, points = subject.network, subject.points
+    with stages("images"):
+        shown = network.preprocessing
+        frame = shown.frame(computation.fit)
+        image_set = images_of(data, frame, reading, seed=seed, progress=progress)
+    stages.say(image_set, network, strict=reading.strict)
+    stages.pixels = DecodedImages() if mapped.random_networks else None
+    by_kind: dict[str, list[Mapping[str, np.ndarray]]] = {}
+    with computing(computation.cluster) as stages.compute:
+        found = stages.extracted(network, image_set.images, points, computation)
+        kept = readable(network, image_set, found, strict=reading.strict)
+        moved = moved_by_int8(network, kept, points, computation, found, stages)
+        by_kind[network.weights.kind] = [found.matrices]
+        if network.weights.kind != "random":
+            for number in range(mapped.random_networks):
+                how = computation, seed + number, "random", stages.pixels
+                control, stage = variant_of(network, kept, *how), f"random network {number + 1}"
+                of_it = stages.extracted(network, kept.images, points, computation, stage, control)
+                check_finite(network, of_it.matrices)
+                by_kind.setdefault("random", []).append(of_it.matrices)
+    with stages("concepts"):
+        how_shown = frame, shown.interpolation, shown.fill()
+        concepts = concepts_of(kept, *how_shown, progress=progress)
+    parts = draw_parts(kept, mapped.repeats, seed, shuffled=False)
+    concepts, dropped = usable(concepts, parts, mapped.concepts)
+    apart = inseparable(concepts, kept.subset)
+    with stages("regression"):
+        plans = [planned(part, concepts, apart, mapped.permutations, seed) for part in parts]
+        scores = _scores(plans, by_kind, points, stages)
+    table = _table(scores, [*concepts], points, len(kept)).assign(model=network.name)
+    facts = provenance(network, settings, stages, found, kept, moved)
+    facts["concepts"] = {"dropped": dropped, "not_held_constant": apart}
+    left_out = (*subject.left_out, *image_set.left_out, *found.left_out)
+    return Atlas(pd.DataFrame(table, columns=COLUMNS), concepts, left_out, facts, kept)
+
+
+# --- which concepts ------------------------------------------------------------------------------
+
+
+def usable(
+    concepts: pd.DataFrame, parts: Sequence[Part], wanted: Sequence[str] = ()
+) -> tuple[pd.DataFrame, dict[str, str]]:
+    """The concepts that can be predicted and held constant, and why the others are dropped.
+
+    Args:
+        wanted: names; all if empty. The measure, which is the first, always stays.
+
+    Raises:
+        DataError: if a name is not known, or fewer than two concepts are left.
+    """
+    names = list(concepts)
+    if wanted:
+        check_names(wanted, names, "concept")
+        names = [name for name in names if name in {names[0], *wanted}]
+    dropped = {}
+    for name in names:
+        values = concepts[name].to_numpy()
+        if not np.isfinite(values).all():
+            dropped[name] = f"it is not known of {int((~np.isfinite(values)).sum())} images"
+        elif any(_is_constant(values[part.rows], part) for part in parts):
+            dropped[name] = "it is the same in all images of a split"
+    names = [name for name in names if name not in dropped]
+    fewest = min(int((~held_out).sum()) for part in parts for held_out in part.is_held_out)
+    most = 1 + fewest // IMAGES_EACH
+    for name in names[most:]:
+        dropped[name] = f"{fewest} training images separate {most} concepts at most"
+    names = names[:most]
+    if len(names) < 2:
+        raise DataError(
+            f"Only {len(names)} concept can be mapped ({'; '.join(dropped.values())}). Give more "
+            "images, or a data set with boxes."
+        )
+    return concepts.loc[:, names], dropped
+
+
+def _is_constant(values: Float64[np.ndarray, " n"], part: Part) -> bool:
+    return any(
+        np.ptp(values[held_out]) == 0 or np.ptp(values[~held_out]) == 0
+        for held_out in part.is_held_out
+    )
+
+
+def inseparable(concepts: pd.DataFrame, subset: Sequence[str]) -> dict[str, list[str]]:
+    """The concepts that are not held constant for each one, because both are too much alike.
+
+    Sizes of the object are one concept measured twice. For others, the squared correlation inside
+    the subsets decides.
+    """
+    inside = concepts - concepts.groupby(list(subset)).transform("mean")
+    alike = inside.corr() ** 2
+    names = list(concepts)
+    sizes = {*SIZES} | ({names[0]} if {*SIZES} & {*names} else set())
+    found: dict[str, list[str]] = {}
+    for one, other in itertools.permutations(names, 2):
+        if {one, other} <= sizes or alike.loc[one, other] > SAME:
+            found.setdefault(one, []).append(other)
+    return found
+
+
+# --- scores --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Plan:
+    """One subset, and what all layers share."""
+
+    part: Part
+    values: Float64[np.ndarray, "n k"]
+    constant: tuple[Others, ...]  # by repeat: only the constant
+    others: tuple[tuple[Others, ...], ...]  # by repeat and concept
+    permuted: tuple[Float64[np.ndarray, "n p"], ...]  # by concept: itself, then permutations
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Scores:
+    """Of all concepts at a layer: R² and partial R² with their draws, and permuted partial R²."""
+
+    r2: Float64[np.ndarray, "b k"]  # the first with all images
+    partial: Float64[np.ndarray, "b k"]
+    null: Float64[np.ndarray, "p k"]  # the first of the concept itself
+
+
+def planned(
+    part: Part,
+    concepts: pd.DataFrame,
+    apart: Mapping[str, Sequence[str]],
+    permutations: int,
+    seed: int,
+) -> Plan:
+    """What all layers share on one subset.
+
+    Args:
+        apart: concepts that are not held constant, by concept (`inseparable`).
+    """
+    values = concepts.to_numpy(dtype=np.float64)[part.rows]
+    names = list(concepts)
+    held = [
+        [at for at, other in enumerate(names) if other != name and other not in apart.get(name, ())]
+        for name in names
+    ]
+    rng = np.random.default_rng([seed, len(part.rows)])
+    places = np.arange(len(values), dtype=np.float64)
+    order: Int[np.ndarray, "p n"] = (
+        group_permutations(places, part.groups, rng, permutations).astype(np.int64)
+        if permutations
+        else np.zeros((0, len(values)), np.int64)
+    )
+    permuted = []
+    for at, columns in enumerate(held):
+        others = others_of(values[:, columns], values[:0, columns])
+        rest, _ = others.rest(values[:, [at]], values[:0, [at]])
+        permuted.append(np.column_stack([values[:, at], rest[:, 0][order].T]))
+    splits = [(values[~held_out], values[held_out]) for held_out in part.is_held_out]
+    return Plan(
+        part,
+        values,
+        tuple(others_of(train[:, :0], test[:, :0]) for train, test in splits),
+        tuple(
+            tuple(others_of(train[:, columns], test[:, columns]) for columns in held)
+            for train, test in splits
+        ),
+        tuple(permuted),
+    )
+
+
+def _scores(
+    plans: Sequence[Plan],
+    by_kind: Mapping[str, Sequence[Mapping[str, np.ndarray]]],
+    points: Sequence[ProbePoint],
+    stages: Stages,
+) -> dict[tuple[str, str], _Scores]:
+    """The scores by kind of weights and layer, means over subsets and random networks."""
+    jobs = [(kind, point.layer) for kind in by_kind for point in points]
+    report = stages.report("regression")
+
+    def of(job: tuple[str, str]) -> _Scores:
+        kind, layer = job
+        found = [_layer_scores(plan, each[layer]) for plan in plans for each in by_kind[kind]]
+        return _Scores(
+            np.mean([each.r2 for each in found], axis=0),
+            np.mean([each.partial for each in found], axis=0),
+            np.mean([each.null for each in found], axis=0),
+        )
+
+    scores = {}
+    with one_thread_each() as workers:
+        for job, found in zip(jobs, workers.map(of, jobs), strict=True):
+            scores[job] = found
+            report(len(scores), len(jobs))
+    return scores
+
+
+def _layer_scores(plan: Plan, matrix: Float[np.ndarray, "all d"]) -> _Scores:
+    """Of one layer on one subset."""
+    part, k = plan.part, plan.values.shape[1]
+    features = matrix[part.rows].astype(np.float64)
+    errors, rests, lefts = [], [], []  # by repeat, one column per concept
+    null = np.zeros((plan.permuted[0].shape[1], k))
+    for held_out, constant, others in zip(
+        part.is_held_out, plan.constant, plan.others, strict=True
+    ):
+        both = standardised(features[~held_out], features[held_out])
+        errors.append(_errors(plan, both, constant, held_out))
+        found = [_partial(plan, both, each, at, held_out) for at, each in enumerate(others)]
+        rests.append(np.column_stack([each.rest for each in found]))
+        lefts.append(np.column_stack([each.error for each in found]))
+        null += np.column_stack([each.null for each in found])
+    r2 = [
+        bootstrap_r_squared(
+            np.broadcast_to(plan.values[:, at], part.is_held_out.shape),
+            [each[:, [at]] for each in errors],
+            part.is_held_out,
+            part.counts,
+        )
+        for at in range(k)
+    ]
+    rest = bootstrap_partial(rests, lefts, part.is_held_out, part.counts)
+    return _Scores(np.hstack(r2), rest, null / len(part.is_held_out))
+
+
+def _errors(
+    plan: Plan, both: Standardised, constant: Others, held_out: np.ndarray
+) -> Float64[np.ndarray, "m k"]:
+    """Squared errors of ridge on the features alone, of every concept at once."""
+    train, truth = plan.values[~held_out], plan.values[held_out]
+    decomposition = decompose_rest(both, constant)
+    predicted = nested_ridge(decomposition, train, plan.part.groups[~held_out]).predictions
+    return (truth - predicted) ** 2
+
+
+def _partial(
+    plan: Plan, both: Standardised, others: Others, at: int, held_out: np.ndarray
+) -> Partial:
+    y, permuted = plan.values[:, at], plan.permuted[at]
+    return partial(
+        both,
+        others,
+        (y[~held_out], y[held_out]),
+        (permuted[~held_out], permuted[held_out]),
+        plan.part.groups[~held_out],
+    )
+
+
+def _table(
+    scores: Mapping[tuple[str, str], _Scores],
+    concepts: Sequence[str],
+    points: Sequence[ProbePoint],
+    n_images: int,
+) -> pd.DataFrame:
+    p_values = _p_values(scores)
+    rows = []
+    for (kind, layer), found in scores.items():
+        point = next(each for each in points if each.layer == layer)
+        control = scores.get(("random", layer)) if kind != "random" else None
+        for at, concept in enumerate(concepts):
+            row: dict[str, object] = {
+                "weights": kind, "layer": layer, "alias": point.alias, "depth": point.depth,
+                "concept": concept, "n_images": n_images, "p_value": p_values[kind, layer][at],
+            }  # fmt: skip
+            row |= _named(("r2", "r2_low", "r2_high"), found.r2[:, at])
+            row |= _named(("partial_r2", "partial_low", "partial_high"), found.partial[:, at])
+            if control is not None:
+                gain = found.r2[:, at] - np.maximum(control.r2[:, at], 0.0)
+                row |= _named(("learned", "learned_low", "learned_high"), gain)
+            rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def _named(names: Sequence[str], draws: Float64[np.ndarray, " b"]) -> dict[str, float]:
+    """A score and its 95 % interval."""
+    value = float(draws[0])
+    low, high = interval(value, draws[1:])
+    return dict(zip(names, (value, float(low), float(high)), strict=True))
+
+
+def _p_values(
+    scores: Mapping[tuple[str, str], _Scores],
+) -> dict[tuple[str, str], Float64[np.ndarray, " k"]]:
+    """P-values of the partial R², corrected over layers and concepts of each kind of weights."""
+    found = {}
+    for kind in dict.fromkeys(kind for kind, _ in scores):
+        of_kind = {job: each.null for job, each in scores.items() if job[0] == kind}
+        null = np.hstack([*of_kind.values()])  # (p, L k)
+        k = null.shape[1] // len(of_kind)
+        corrected = (
+            family_p_values(null[0], null[1:]) if len(null) > 1 else np.full(null.shape[1], np.nan)
+        )
+        for number, job in enumerate(of_kind):
+            found[job] = corrected[number * k : (number + 1) * k]
+    return found

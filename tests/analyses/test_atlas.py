@@ -1,0 +1,152 @@
+"""The atlas: planted concepts are told apart, and its R² is that of the probe."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from sklearn.linear_model import LinearRegression
+from torch import nn
+
+import scalecut
+from scalecut.analyses.atlas import (
+    COLUMNS,
+    Mapped,
+    atlas,
+    inseparable,
+    planned,
+    read_atlas,
+    usable,
+)
+from scalecut.data.images import make_image_set
+from scalecut.errors import DataError
+from scalecut.networks.network import Preprocessing
+from scalecut.probing.probe import Fitting, probe
+from scalecut.probing.scores import draw_parts
+
+SIDE, N = 16, 150
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+class Reads(nn.Module):
+    """`bright` pools colours, so it knows brightness only; `both` also knows the area of red."""
+
+    def __init__(self):
+        super().__init__()
+        self.bright = nn.Conv2d(3, 12, 1)
+        self.both = nn.Sequential(nn.Conv2d(12, 24, 1), nn.ReLU())
+
+    def forward(self, x):
+        return self.both(self.bright(x)).mean(dim=(2, 3))
+
+
+@pytest.fixture(scope="module")
+def images():
+    """A square on grey; larger squares are on brighter ground, by 0.8."""
+    rng = np.random.default_rng(0)
+    size, light = rng.multivariate_normal([0, 0], [[1, 0.8], [0.8, 1]], size=N).T
+    side = np.clip(np.round(8 + 2 * size), 3, 13).astype(int)
+    pixels = []
+    for each, brightness in zip(side, light, strict=True):
+        image = np.full((SIDE, SIDE, 3), np.clip(120 + 25 * brightness, 20, 230), dtype=np.float64)
+        image += rng.normal(0, 4, image.shape)
+        image[1 : 1 + each, 1 : 1 + each, 0] += 25  # red, not much of it
+        pixels.append(np.uint8(np.clip(image, 0, 255)))
+    return make_image_set(pixels, (side / SIDE) ** 2, measure_name="area")
+
+
+@pytest.fixture(scope="module")
+def network():
+    torch.manual_seed(0)
+    preprocessing = Preprocessing(SIDE, SIDE, (0.5,) * 3, (0.5,) * 3, "bilinear")
+    return scalecut.load_network(Reads(), preprocessing=preprocessing)
+
+
+@pytest.fixture(scope="module")
+def found(network, images):
+    few = Mapped(["brightness", "contrast"], repeats=4, permutations=99)
+    return atlas(network, images, mapped=few)
+
+
+def test_r2_is_that_of_the_probe_on_the_same_splits(found, network, images):
+    fitting = Fitting(["ridge"], ["none"], repeats=4, permutations=0)
+    curve = probe(network, images, fitting=fitting).scores(subset="mean").set_index("layer").r2
+    own = found.to_frame().query("weights == 'pretrained' and concept == 'area'").set_index("layer")
+    np.testing.assert_allclose(own.r2[curve.index], curve, rtol=1e-6)
+    assert (own.r2_low <= own.r2).all() and (own.r2 <= own.r2_high).all()
+
+
+def test_table_has_every_concept_at_every_layer_and_comes_back_from_its_folder(found, tmp_path):
+    table = found.to_frame()
+    assert list(table) == COLUMNS
+    assert set(table.concept) == {"area", "brightness", "contrast"}
+    assert not table.duplicated(["weights", "layer", "concept"]).any()
+    again = read_atlas(found.save(tmp_path / "run"))
+    assert again.finding() == found.finding()
+    pd.testing.assert_frame_equal(again.to_frame(), table, atol=1e-6)
+    assert (tmp_path / "run" / "figures" / "atlas.png").is_file()
+    assert "With the other concepts held constant" in (tmp_path / "run/report.html").read_text()
+    assert isinstance(scalecut.open_run(tmp_path / "run"), type(found))
+
+
+def test_brightness_is_found_beyond_the_area_that_goes_with_it(found):
+    own = found.to_frame().query("weights == 'pretrained' and concept == 'brightness'")
+    assert own.partial_r2.max() > 0.5
+    assert own.p_value.min() == pytest.approx(0.01)
+    assert "area is encoded best at" in found.finding()
+
+
+def test_permutations_deal_out_what_the_other_concepts_leave_the_same_for_all_concepts(images):
+    (part,) = draw_parts(images, 2, 0, shuffled=False)
+    rng = np.random.default_rng(2)
+    light = images.measure + 0.1 * rng.random(N)
+    concepts = pd.DataFrame({"area": images.measure, "light": light, "x": rng.random(N)})
+    plan, dealt = planned(part, concepts, {}, 5, 0), []
+    for at, name in enumerate(concepts):
+        others = concepts.drop(columns=name)
+        rest = concepts[name] - LinearRegression().fit(others, concepts[name]).predict(others)
+        np.testing.assert_array_equal(plan.permuted[at][:, 0], concepts[name])
+        for column in plan.permuted[at][:, 1:].T:
+            np.testing.assert_allclose(np.sort(column), np.sort(rest), atol=1e-12)
+            assert np.abs(column - rest).max() > 0.01
+        dealt.append([np.abs(rest.to_numpy() - each).argmin() for each in plan.permuted[at][:, 1]])
+    assert dealt[0] == dealt[1] == dealt[2]
+
+
+def test_unusable_concepts_are_dropped_with_the_reason(images):
+    parts = draw_parts(images, 3, 0, shuffled=False)
+    concepts = pd.DataFrame(
+        {"area": images.measure, "same": 1.0, "missing": [np.nan] + [0.0] * (N - 1),
+         "good": np.arange(float(N))}
+    )  # fmt: skip
+    kept, dropped = usable(concepts, parts)
+    assert list(kept) == ["area", "good"]
+    assert "same in all images" in dropped["same"]
+    assert "not known of 1 images" in dropped["missing"]
+    many = concepts[["area"]].join(
+        pd.DataFrame(np.random.default_rng(0).random((N, 30))).add_prefix("c")
+    )
+    kept, dropped = usable(many, parts)
+    assert len(kept.columns) == 1 + 105 // 10
+    assert len(kept.columns) + len(dropped) == 31
+    assert "105 training images separate 11 concepts at most" in dropped["c29"]
+    with pytest.raises(DataError, match="sharpness"):
+        usable(concepts.rename(columns={"good": "sharpness"}), parts, ["sharpnes"])
+    with pytest.raises(DataError, match="Only 1 concept"):
+        usable(concepts[["area", "same"]], parts)
+
+
+def test_sizes_and_copies_are_not_held_constant_for_each_other():
+    rng = np.random.default_rng(1)
+    area, light = rng.random((2, 200))
+    table = pd.DataFrame(
+        {"log-area": np.log2(area), "height": rng.random(200), "brightness": light,
+         "twice": 2 * light + 0.01 * rng.random(200), "x": rng.random(200)}
+    )  # fmt: skip
+    apart = inseparable(table, ["a"] * 200)
+    assert apart["log-area"] == ["height"]
+    assert apart["brightness"] == ["twice"]
+    assert "x" not in apart
+    # between subsets everything may differ; inside them these two do not go together
+    subset = ["a"] * 100 + ["b"] * 100
+    shifted = table[["x", "height"]] + 50 * (np.array(subset) == "b")[:, None]
+    assert inseparable(shifted.rename(columns={"height": "y"}), subset) == {}
