@@ -492,3 +492,22 @@ def test_values_of_odd_types_are_shown_or_skipped(tmp_path):
         ("c", COLOUR, {"photometric": "cielab"}, "its colours are in LAB; save it as RGB"),
     ):
         assert reason in said(read, table(tmp_path / folder, values, **options))
+
+
+def test_packed_12_bits_are_read(tmp_path):
+    """Two values in three bytes, as cameras of microscopes save them."""
+    lines = ["image,measure"]
+    for number, each in enumerate(GREY):
+        first, second = (each.astype(int) << 4).ravel().reshape(-1, 2).T
+        packed_ = np.stack([first >> 4, (first & 15) << 4 | second >> 8, second & 255], axis=1)
+        content = packed_.astype(np.uint8).tobytes()
+        tags = [(256, 3, WIDE), (257, 3, HIGH), (258, 3, 12), (259, 3, 1), (262, 3, 1),
+                (273, 4, 8), (277, 3, 1), (278, 3, HIGH), (279, 4, len(content))]  # fmt: skip
+        entries = b"".join(struct.pack("<HHII", tag, kind, 1, value) for tag, kind, value in tags)
+        end = struct.pack("<H", len(tags)) + entries + b"\0\0\0\0"
+        start = b"II*\0" + struct.pack("<I", 8 + len(content))
+        (tmp_path / f"{number}.tif").write_bytes(start + content + end)
+        lines.append(f"{number}.tif,{number}")
+    (tmp_path / "t.csv").write_text("\n".join(lines))
+    images = read(f"csv:{tmp_path}/t.csv")
+    np.testing.assert_allclose(shown(images).astype(int), in_grey(GREY), atol=1)

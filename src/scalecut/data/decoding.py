@@ -638,7 +638,7 @@ def all_values(
                 return _joined([_plane(series, number) for series, number in wanted]), False
             except DataError:
                 raise
-            except ValueError as error:
+            except (ValueError, NotImplementedError) as error:
                 if "imagecodecs" not in str(error) or found.pages > 1:
                     reason = str(error).strip("<> ")
                     raise FileError(f"it cannot be decoded ({reason}); save it anew") from error

@@ -919,6 +919,9 @@ def check_size(image_set: ImageSet) -> None:
         DataError: if one has too few images or groups, or a measure that is not finite or constant.
     """
     names = np.array(image_set.subset)
+    others = "Add images of more groups."
+    if image_set.facts.get("groups_by"):
+        others = "Add images of more groups, or give --no-groups if images are independent."
     part = cast(Mapping[str, int], image_set.facts.get("drawn", {}))
     more = f"Draw more than {part['n']} of {part['of']}: --at-most." if part else ""
     for subset in image_set.subsets:
@@ -945,7 +948,7 @@ def check_size(image_set: ImageSet) -> None:
             raise DataError(
                 f"Subset {subset!r} needs images of at least {LEAST_GROUPS} groups, since groups "
                 f"are never split, but its {n} images have {n_groups}. "
-                f"{more or 'Add images of more groups.'}"
+                f"{more or others}"
             )
         if np.ptp(measure) == 0:
             raise DataError(
