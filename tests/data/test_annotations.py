@@ -1,5 +1,7 @@
 """Every layout is written by the test itself, with boxes whose shares are known."""
 
+import json
+
 import numpy as np
 import PIL.Image
 import pytest
@@ -401,8 +403,8 @@ OUTLINE = [[8, 6, 48, 6, 48, 36, 8, 36]]
         (changed("images", 0, file_name="train\\b.jpg"), []),
         (changed("images", 0, file_name="/srv/up/b.jpg"), []),
         (changed("images", 0, file_name="https://x.invalid/up/b.jpg?size=full"), []),
-        (added("annotations", **coco_parts()["annotations"][0]), ["1 annotations occur twice with "
-         "the same box, and count once"]),
+        (added("annotations", **coco_parts()["annotations"][0]), ["1 annotations occur twice in "
+         "one place, and count once"]),
         (changed("annotations", 0, bbox=[0, 0, 0, 0], segmentation=OUTLINE), ["1 annotations have "
          "an outline but no box (the first is of b.jpg), and get the box around it"]),
         (changed("annotations", 0, area=9999), ["1 annotations state an area larger than their box "
@@ -594,3 +596,111 @@ def test_bad_annotation_of_coco_is_skipped(tmp_path, change, name, reason):
 def test_file_that_is_not_of_coco_is_refused(tmp_path, parts, message):
     spec = add_coco(tmp_path, parts)
     assert said(read, spec) == message.replace("{}", spec.removeprefix("coco:"), 1)
+
+
+# --- per cent, and annotations that occur twice ---------------------------------------------------
+
+GROUND = {(80, 60): 24, (160, 150): 24, (190, 300): 12}  # sizes of images, and how many
+
+
+def shares(n, reach=0.98):
+    """Boxes as shares of width and height, of which one reaches far in both directions."""
+    rng = np.random.default_rng(n)
+    left, top = rng.uniform(0.01, 0.5, (2, n))
+    width, height = rng.uniform(0.1, 0.45, (2, n))
+    left[0], width[0], top[0], height[0] = 0.5, reach - 0.5, 0.4, reach - 0.4
+    return np.round(np.stack([left, top, left + width, top + height], axis=1), 4)
+
+
+def voc_of(folder, size, found):
+    for number, box in enumerate(found):
+        spec = add_voc(folder, f"{number:02}", ("dog", *box), size=size)
+        draw(folder / "JPEGImages" / f"{number:02}.jpg", size=size)
+    return spec
+
+
+@pytest.mark.parametrize("size", GROUND)
+def test_boxes_in_per_cent_are_refused_and_converted(tmp_path, size):
+    found = shares(GROUND[size])
+    spec = voc_of(tmp_path, size, 100 * found)
+    assert said(read, spec) == (
+        f"All {len(found)} boxes of {tmp_path} (the first is of 00.jpg) lie between 0 and 100, as "
+        "if they were in per cent. Choose --boxes xyxy,percent, or xyxy for pixels."
+    )
+    measure = read(spec, boxes=("xyxy", "percent")).measure
+    np.testing.assert_allclose(measure, (found[:, 2:] - found[:, :2]).prod(axis=1), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("size", "scale", "n", "rounded"),
+    [
+        ((160, 150), (160, 150), 24, False),  # pixels that reach beyond 100
+        ((104, 104), (100, 100), 24, False),  # images that are hardly larger
+        ((160, 150), (100, 100), 24, True),  # whole numbers
+        ((160, 150), (100, 100), 9, False),  # few
+        ((80, 60), (80, 60), 24, False),
+    ],
+)
+def test_boxes_that_can_be_pixels_are_pixels(tmp_path, size, scale, n, rounded):
+    found = shares(n) * np.array([*scale, *scale])
+    found = found.round() if rounded else found
+    images = read(voc_of(tmp_path, size, found))
+    expected = (found[:, 2:] - found[:, :2]).prod(axis=1) / (size[0] * size[1])
+    np.testing.assert_allclose(images.measure, expected, rtol=1e-6)
+
+
+def test_yolo_in_per_cent_is_refused_and_converted(tmp_path):
+    draw(tmp_path / "images" / "a.jpg")
+    (tmp_path / "labels").mkdir()
+    (tmp_path / "labels" / "a.txt").write_text("0 35 35 50 50")
+    spec = f"yolo:{tmp_path}"
+    assert "cxcywh,percent for per cent" in said(read, spec)
+    np.testing.assert_allclose(read(spec, boxes=("cxcywh", "percent")).boxes, [DOG[1:]])
+
+
+@pytest.mark.parametrize("objects", ["single", "mean"])
+def test_an_annotation_that_occurs_twice_counts_once_in_every_format(tmp_path, objects):
+    box = "<box label='dog' xtl='8' ytl='6' xbr='48' ybr='36'/>"
+    folders = {name: tmp_path / name for name in ("voc", "labelme", "cvat", "yolo")}
+    for folder in folders.values():
+        draw(folder / "images" / "a.jpg")
+    (folders["voc"] / "a.xml").write_text(xml(DOG, DOG, filename="a.jpg"))
+    shape = {"label": "dog", "points": [[8, 6], [48, 36]], "shape_type": "rectangle"}
+    about = {"shapes": [shape] * 2, "imagePath": "a.jpg", "imageWidth": 80, "imageHeight": 60}
+    (folders["labelme"] / "a.json").write_text(json.dumps(about))
+    (folders["cvat"] / "a.xml").write_text(
+        f"<a><image name='a.jpg' width='80' height='60'>{box * 2}</image></a>"
+    )
+    (folders["yolo"] / "labels").mkdir()
+    (folders["yolo"] / "labels" / "a.txt").write_text("0 0.35 0.35 0.5 0.5\n" * 2)
+    for name, folder in folders.items():
+        place = folder / "a.xml" if name == "cvat" else folder
+        images = read(f"{name}:{place}", objects=objects)
+        np.testing.assert_allclose(images.measure, 0.25)
+        assert images.facts["assumed"] == ["1 annotations occur twice in one place, and count once"]
+
+
+def test_shapes_of_labelme_that_are_not_known_are_not_dropped(tmp_path):
+    draw(tmp_path / "a.jpg")
+    shapes = [
+        {"label": "dog", "points": [[8, 6], [48, 36]], "shape_type": "rectangle"},
+        {"label": "dog", "points": [[1, 1], [5, 1], [5, 5]], "shape_type": "rotation"},
+    ]
+    about = {"shapes": shapes, "imagePath": "a.jpg", "imageWidth": 80, "imageHeight": 60}
+    (tmp_path / "a.json").write_text(json.dumps(about))
+    assert said(read, f"labelme:{tmp_path}") == (
+        f"Nothing in {tmp_path} can be used. 1 were skipped, the first is a.json: its dog has the "
+        "shape 'rotation', which is not measured; redraw it."
+    )
+
+
+def test_labels_of_yolo_without_image_are_listed(tmp_path):
+    draw(tmp_path / "images" / "a.jpg")
+    (tmp_path / "labels").mkdir()
+    for name in "ab":
+        (tmp_path / "labels" / f"{name}.txt").write_text("0 0.35 0.35 0.5 0.5")
+    (tmp_path / "labels" / "classes.txt").write_text("dog")
+    (tmp_path / "obj.names").write_text("dog\n")
+    images = read(f"yolo:{tmp_path}")
+    assert images.subset == ("dog",)
+    assert skipped(images) == {"labels/b.txt": "there is no image for these labels; add it"}

@@ -33,7 +33,7 @@ def shard(folder, key, values=("p1", "p1", "p2", "p2"), **more):
     return f"tar:{packed(folder / 't.tar', members)}"
 
 
-NEAR = ["Group", " group", "patient_id", "Slide", "case ID", "subjects", "lesion_id",
+NEAR = ["Group", "patient_id", "Slide", "case ID", "subjects", "lesion_id",
         "StudyInstanceUID", "Patienten-ID", "paciente", "患者番号"]  # fmt: skip
 
 
@@ -64,7 +64,7 @@ def test_key_that_seems_to_be_the_group_is_refused(tmp_path, name, values):
     assert read(spec, group_from_name="(p.)_").group == ("p1", "p1", "p2", "p2")
 
 
-@pytest.mark.parametrize("name", [" subset", "Subset", "SUBSET "])
+@pytest.mark.parametrize("name", ["Subset", "SUBSET"])
 def test_column_that_seems_to_be_the_subset_is_refused(tmp_path, name):
     spec = table(tmp_path, name)
     assert said(read, spec, no_groups=True) == (
@@ -202,3 +202,39 @@ def test_groups_that_share_an_image_are_one(tmp_path):
 )  # fmt: skip
 def test_groups_that_cannot_be_made_are_refused(tmp_path, reading, message):
     assert said(read, table(tmp_path, "patient"), **reading) == message.replace("{}", str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("stems", "groups"),
+    [
+        (["patient001_frame01", "patient001_frame12", "patient002_frame01"],
+         ["patient001", "patient001", "patient002"]),
+        (["x/Case_7-a", "x/Case_7-b", "x/Case_71-a"], ["Case_7", "Case_7", "Case_71"]),
+        (["sub-01/sub-01_run-1", "sub-01/sub-01_run-2", "sub-ab/sub-ab_run-1"],
+         ["sub-01", "sub-01", "sub-ab"]),
+        (["slide3_t1", "slide3_t2", "other"], ["slide3", "slide3", "other.jpg"]),
+        (["case1", "case2", "case3"], ["case1.jpg", "case2.jpg", "case3.jpg"]),
+        (["suitcase1_a", "suitcase1_b", "b"], ["suitcase1_a.jpg", "suitcase1_b.jpg", "b.jpg"]),
+    ],
+)  # fmt: skip
+def test_patients_in_names_are_groups(tmp_path, stems, groups):
+    for stem in stems:
+        (tmp_path / "Annotations" / stem).parent.mkdir(parents=True, exist_ok=True)
+        spec = add_voc(tmp_path, stem, DOG)
+    images = read(spec)
+    given = dict(zip(names(images), images.group, strict=True))
+    assert [given[f"{stem}.jpg"] for stem in stems] == groups
+    assert len(set(read(spec, no_groups=True).group)) == 3
+
+
+def test_groups_are_compared_as_unicode_composes_them(tmp_path):
+    spec = table(tmp_path, "group", ("M\u00fcller", "Mu\u0308ller", "p2", "p2"))
+    assert len(set(read(spec).group)) == 2
+
+
+def test_groups_that_differ_in_case_are_stated(tmp_path):
+    images = read(table(tmp_path, "group", ("P1", "p1", "p2", "p2")))
+    assert len(set(images.group)) == 3
+    assert images.facts["assumed"] == [
+        "the groups 'P1' and 'p1' differ in upper and lower case only, and are different"
+    ]

@@ -1,7 +1,9 @@
 """Public data sets, laid out by hand as they are documented: they work, or one line says how."""
 
 import json
+import shutil
 
+import nibabel
 import numpy as np
 import PIL.Image
 import pytest
@@ -176,3 +178,35 @@ BOXES = (
 )  # fmt: skip
 def test_other_layouts_are_refused_with_what_helps(tmp_path, layout, message):
     assert said(read, layout(tmp_path)) == message.replace("{}", str(tmp_path))
+
+
+@pytest.mark.parametrize("channel", ["", "_0000"])
+def test_folders_of_decathlon_and_nnunet_are_found(tmp_path, channel):
+    """With the forks of Apple that their archives hold."""
+    values = np.zeros((8, 9, 3), np.float32)
+    values[2:5, 2:6] = 1
+    for number in range(3):
+        names_of = {"imagesTr": f"liver_{number}{channel}", "labelsTr": f"liver_{number}"}
+        for folder, name in names_of.items():
+            (tmp_path / folder).mkdir(exist_ok=True)
+            file = tmp_path / folder / f"{name}.nii.gz"
+            content = values if folder == "labelsTr" else np.arange(216.0).reshape(8, 9, 3) + number
+            nibabel.save(nibabel.Nifti1Image(content, np.eye(4)), file)
+            (file.parent / f"._{file.name}").write_bytes(b"\0\5\x16\7")
+    images = read(f"masks:{tmp_path}", slice="2:1", intensity="full")
+    np.testing.assert_allclose(images.measure, [12 / 72] * 3)
+    assert images.left_out == ()
+    if channel:
+        first = tmp_path / "imagesTr" / "liver_0_0000.nii.gz"
+        shutil.copy(first, first.with_name("liver_0_0001.nii.gz"))
+        found = read(f"masks:{tmp_path}", slice="2:1", intensity="full")
+        assert [each.name for each in found.left_out] == ["liver_0_0001.nii.gz"]
+
+
+def test_labels_of_kitti_are_no_labels_of_yolo(tmp_path):
+    draw(tmp_path / "images" / "a.jpg")
+    (tmp_path / "labels").mkdir()
+    (tmp_path / "labels" / "a.txt").write_text("Car 0 0 1.5 8 6 48 36 1.5 1.6 3.7 1 1.6 20 1.6")
+    assert "begins with 'Car', which is no number of a class, as in labels of KITTI" in said(
+        read, f"yolo:{tmp_path}"
+    )

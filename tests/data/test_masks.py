@@ -344,3 +344,22 @@ def test_mask_without_an_image_is_skipped(tmp_path):
     spec = add_mask(tmp_path, "1", (nuclei() == 2).astype(np.uint8))
     PIL.Image.fromarray(nuclei()).save(tmp_path / "masks" / "2.png")
     assert skipped(read(spec)) == {"masks/2.png": "there is no image for this mask"}
+
+
+@pytest.mark.parametrize("n", [2, 4, 5])
+def test_masks_of_several_channels_are_refused(tmp_path, n):
+    """Which of them is the mask, nothing says; one that does not vary is no channel."""
+    mask = (nuclei() > 0).astype(np.uint8)
+    spec = add_mask(tmp_path, "a", None)
+    (tmp_path / "masks").mkdir()
+    planes = np.stack([mask, 1 - mask, mask, mask, mask][:n], axis=-1)
+    planes[..., -1] = np.arange(WIDE) % 2
+    options = {"photometric": "minisblack", "planarconfig": "contig"}
+    tifffile.imwrite(tmp_path / "masks" / "a.tif", planes, **options)
+    assert said(read, spec, objects="mean").endswith(
+        f"its mask a.tif cannot be used: it has {n} channels; give one value or colour per pixel."
+    )
+    if n == 2:
+        planes[..., -1] = 255
+        tifffile.imwrite(tmp_path / "masks" / "a.tif", planes, **options)
+        np.testing.assert_allclose(read(spec, objects="mean").measure, 600 / 3 / (WIDE * HIGH))

@@ -378,3 +378,58 @@ def test_broken_pixels_are_skipped(tmp_path):
     images = read(table(tmp_path, write))
     assert list(skipped(images)) == ["2.dcm"]
     assert "it is truncated or broken" in skipped(images)["2.dcm"]
+
+
+def test_pixels_that_pad_an_image_are_black_and_do_not_count(tmp_path):
+    def write(path, number):
+        values = density(number).astype(int)
+        values[:6] = -2000
+        ct(path, values, intercept=-2048, PixelPaddingValue=48)
+
+    images = read(table(tmp_path, write))
+    for number, pixels in enumerate(shown(images)):
+        expected = grey(density(number), density(0)[6:].min(), 1000)
+        np.testing.assert_allclose(pixels[6:], expected[6:], atol=1)
+        assert (pixels[:6] == 0).all()
+    assert images.facts["stated"][0] == (
+        "6 images have pixels without data (-2000, as they declare), which are black, and do not "
+        "count for the range"
+    )
+
+
+def test_patients_of_dicom_are_groups_unless_a_column_or_an_option_says_otherwise(tmp_path):
+    def write(path, number):
+        ct(path, density(number), PatientID=f"P{number // 2}" if number < 4 else "")
+
+    spec = table(tmp_path, write)
+    images = read(spec)
+    assert images.group == ("patient P0",) * 2 + ("patient P1",) * 2 + ("4.dcm", "5.dcm")
+    assert images.facts["groups_by"] == "the PatientID of DICOM files"
+    assert len(set(read(spec, no_groups=True).group)) == N
+
+
+def test_one_patient_of_all_files_is_no_group(tmp_path):
+    spec = table(tmp_path, lambda path, i: ct(path, density(i), PatientID="ANON"))
+    images = read(spec)
+    assert len(set(images.group)) == N
+    assert "6 images state one PatientID" in images.facts["assumed"][-1]
+
+
+def test_masks_of_another_space_are_skipped(tmp_path):
+    """The same voxels in another order are fine, in another place they are not."""
+    values = np.zeros((8, 9, 3), np.float32)
+    values[2:5, 2:6] = 1
+    for name in ("images", "masks"):
+        (tmp_path / name).mkdir()
+    moved = np.diag([1.0, 1.0, 1.0, 1.0])
+    moved[0, 3] = 4
+    flipped = np.diag([-1.0, 1.0, 1.0, 1.0])
+    flipped[0, 3] = 7
+    pairs = {"a": (values, np.eye(4)), "b": (values[::-1], flipped), "c": (values, moved)}
+    for name, (mask, affine) in pairs.items():
+        image = np.arange(216.0).reshape(8, 9, 3) + ord(name)
+        nibabel.save(nibabel.Nifti1Image(image, np.eye(4)), tmp_path / "images" / f"{name}.nii")
+        nibabel.save(nibabel.Nifti1Image(mask, affine), tmp_path / "masks" / f"{name}.nii")
+    images = read(f"masks:{tmp_path}", slice="2:1", intensity="full")
+    np.testing.assert_allclose(images.measure, [12 / 72] * 2)
+    assert skipped(images)["c.nii"].endswith("by their affines; resample it to the image")

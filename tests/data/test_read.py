@@ -219,6 +219,18 @@ def test_groups_larger_than_what_is_drawn_are_refused():
         assert 0 < len(part) <= 40
 
 
+def test_a_part_that_is_too_small_is_answered_by_the_option_that_drew_it():
+    assert said(images_of, few(60), SQUARE, Reading(at_most=10)) == (
+        "Subset 'a' needs at least 20 images for training and testing, got 10. Draw more than 10 "
+        "of 60: --at-most."
+    )
+    whole = few(60, group=[number % 5 for number in range(60)])
+    assert said(images_of, whole, SQUARE, Reading(at_most=24)) == (
+        "Subset 'a' needs images of at least 4 groups, since groups are never split, but its 24 "
+        "images have 2. Draw more than 24 of 60: --at-most."
+    )
+
+
 def test_pixels_of_no_frame_are_refused(tmp_path):
     assert said(read, add_voc(tmp_path, "1", DOG), None, measure="pixels") == (
         "Measure 'pixels' counts pixels of the network's input. Give a frame."
@@ -230,7 +242,7 @@ def test_set_of_which_nothing_is_left_is_refused(tmp_path):
     assert said(read, spec, subset=("cat", "cot")) == (
         f"{tmp_path} has no subset 'cot'. It has 2, the nearest first: 'cat', 'dog'."
     )
-    add_voc(tmp_path, "1", DOG, DOG, CAT)
+    add_voc(tmp_path, "1", DOG, ("dog", 0, 0, 8, 6), CAT)
     assert read(spec).subset == ("cat",)
     assert said(read, spec, subset=("cat", "dog")) == (
         f"{tmp_path} has no image of subset 'dog' with exactly one object that can be used. "

@@ -249,8 +249,8 @@ CIRCLE = shape("circle", ((28, 21), (28, 41)))
     [
         (lambda f: yolo(f, {"a": "1 28 21 40 30", "b": BOX}), "1 of 2 boxes of {} (the first is of "
          "images/train/a.jpg) are larger than the image if they are shares of width and height, as "
-         "its format declares. Choose --boxes cxcywh for pixels, or cxcywh,normalised to skip "
-         "those that do not fit."),
+         "its format declares. Choose --boxes cxcywh for pixels, cxcywh,percent for per cent, or "
+         "cxcywh,normalised to skip those that do not fit."),
         (lambda f: yolo(f, {"a": in_yolo(1, 4, 3, 20, 30), "b": in_yolo(1, 60, 30, 80, 60)}),
          "2 of 2 boxes of {} (the first is of images/train/a.jpg) do not fit their images as "
          "centre x, centre y, width, height, but all fit as corners x1, y1, x2, y2. Choose --boxes "

@@ -249,7 +249,7 @@ def hot(number):
          "alpha."),
         ([g.astype(np.uint16) for g in GREY], ".png", {}, {"strict": True}, "Assumed: 16-bit "
          "values are shown from 0 (black) to 255 (white), as --intensity 0,255 would (--strict "
-         "assumes nothing)."),
+         "assumes nothing; if it is right, give --intensity=0,255)."),
         (GREY, ".png", {}, {"intensity": "wide"}, "--intensity must be one of auto, full, data, "
          "percentiles, window, or LOW,HIGH such as 0,4095, got 'wide'."),
         (GREY, ".png", {}, {"channels": (1, 2)}, "--channels must be one number, or three for red, "
@@ -437,3 +437,77 @@ def test_unusable_file_is_skipped_by_all_its_names(tmp_path):
     spec = table(tmp_path, values)
     (tmp_path / "t.csv").write_text((tmp_path / "t.csv").read_text() + "\n./0.tif,0.5")
     assert skipped(read(spec)).keys() == {"0.tif", "./0.tif"}
+
+
+def declared(value):
+    return {"extratags": [(42113, 2, len(value) + 1, value, True)]}
+
+
+@pytest.mark.parametrize(
+    ("kind", "value"),
+    [(np.float32, "-9999"), (np.uint16, "65535"), (np.float32, "nan"), (np.int16, "-32768")],
+)
+def test_pixels_without_data_are_black_and_do_not_count(tmp_path, kind, value):
+    values = []
+    for number in range(N):
+        each = grey(number).astype(kind)
+        each[:5] = float(value)
+        values.append(each)
+    images = read(table(tmp_path, values, **declared(value)))
+    seen = shown(images)
+    assert (seen[:, :5] == 0).all()
+    low = 0 if kind != np.int16 else 40
+    expected = (in_grey(GREY).astype(float) - low) / ((240 if low else 255) - low) * 255
+    np.testing.assert_allclose(seen[:, 5:], expected[:, 5:], atol=1)
+    assert f"({value}, as they declare)" in images.facts["stated"][0]
+    assert len({image.key() for image in images.images}) == N
+
+
+def test_a_value_far_from_all_others_that_is_not_declared_is_refused(tmp_path):
+    values = [each.astype(np.float32) for each in GREY]
+    for each in values:
+        each[:5] = -9999
+    spec = table(tmp_path, values)
+    found = said(read, spec)
+    assert "values are -9999, and all others lie between 40 and 240" in found
+    assert "as if it stood for no data. Choose --intensity=40,240, or data." in found
+    assert shown(read(spec, intensity="40,240")).max() == 255
+
+
+def test_images_that_use_a_small_part_of_the_range_are_stated(tmp_path):
+    """8 bits in files of 16, among others of 16."""
+    values = [each.astype(np.uint16) * (257 if i % 2 else 1) for i, each in enumerate(GREY)]
+    assumed = read(table(tmp_path, values)).facts["assumed"]
+    assert assumed[1] == (
+        "3 of 6 images use less than an eighth of the range of all (the first is 0.tif), and are "
+        "shown as dark"
+    )
+
+
+def test_values_of_odd_types_are_shown_or_skipped(tmp_path):
+    wide = [each.astype(np.uint64) << 44 for each in GREY]
+    assert shown(read(table(tmp_path / "a", wide))).max() > 200
+    for folder, values, options, reason in (
+        ("b", [each.astype(np.complex64) for each in GREY], {}, "its values are complex"),
+        ("c", COLOUR, {"photometric": "cielab"}, "its colours are in LAB; save it as RGB"),
+    ):
+        assert reason in said(read, table(tmp_path / folder, values, **options))
+
+
+def test_packed_12_bits_are_read(tmp_path):
+    """Two values in three bytes, as cameras of microscopes save them."""
+    lines = ["image,measure"]
+    for number, each in enumerate(GREY):
+        first, second = (each.astype(int) << 4).ravel().reshape(-1, 2).T
+        packed_ = np.stack([first >> 4, (first & 15) << 4 | second >> 8, second & 255], axis=1)
+        content = packed_.astype(np.uint8).tobytes()
+        tags = [(256, 3, WIDE), (257, 3, HIGH), (258, 3, 12), (259, 3, 1), (262, 3, 1),
+                (273, 4, 8), (277, 3, 1), (278, 3, HIGH), (279, 4, len(content))]  # fmt: skip
+        entries = b"".join(struct.pack("<HHII", tag, kind, 1, value) for tag, kind, value in tags)
+        end = struct.pack("<H", len(tags)) + entries + b"\0\0\0\0"
+        start = b"II*\0" + struct.pack("<I", 8 + len(content))
+        (tmp_path / f"{number}.tif").write_bytes(start + content + end)
+        lines.append(f"{number}.tif,{number}")
+    (tmp_path / "t.csv").write_text("\n".join(lines))
+    images = read(f"csv:{tmp_path}/t.csv")
+    np.testing.assert_allclose(shown(images).astype(int), in_grey(GREY), atol=1)

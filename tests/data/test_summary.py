@@ -203,7 +203,7 @@ def test_strict_refuses_what_is_skipped_unless_an_option_asks_for_it(tmp_path):
     spec = add_voc(tmp_path, "a", DOG, flags="<truncated>1</truncated>")
     spec = add_voc(tmp_path, "b", CAT)
     assert len(read(spec, strict=True, skip_truncated=True).left_out) == 1
-    add_voc(tmp_path, "c", DOG, DOG)
+    add_voc(tmp_path, "c", DOG, ("dog", 0, 0, 8, 6))
     assert len(read(spec).left_out) == 1
     with pytest.raises(DataError, match=r"^c.jpg: it has 2 objects .* \(--strict skips nothing\)"):
         read(spec, strict=True)

@@ -487,3 +487,64 @@ GIVE = "Give image and measure, optionally group and subset."
 def test_table_that_cannot_be_used_is_refused(table, tmp_path, text, message):
     asked = {"subset": ("dog",)} if "subset" in text else {}
     assert said(read, table(text), **asked) == message.format(tmp_path / "sizes.csv")
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda f, t: (f / "t.csv").write_text(t, encoding="utf-16"),
+        lambda f, t: (f / "t.csv").write_text(t.replace(",", ", ")),
+        lambda f, t: (f / "t.csv").write_text(t.replace("in/", "in\\")),
+    ],
+)
+def test_tables_of_other_programs_are_read(tmp_path, write):
+    rows = []
+    for number in range(4):
+        draw(tmp_path / "in" / f"{number}.png")
+        rows.append(f"in/{number}.png,{number},g{number // 2}")
+    write(tmp_path, "\n".join(["image,measure,group", *rows]))
+    images = read(f"csv:{tmp_path}/t.csv")
+    assert images.measure.tolist() == [0, 1, 2, 3]
+    assert images.group == ("g0", "g0", "g1", "g1")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"PK\x03\x04\x14\0", "{}: it is a workbook of Excel; save it as CSV UTF-8."),
+        ("image,measure\nM\u00fc.png,1".encode("latin-1"), "{} is no text in UTF-8 ('utf-8' codec "
+         "can't decode byte 0xfc in position 15: invalid start byte). Save it as CSV UTF-8."),
+        (b"image,measure\na.png,1_0", "{}: 1 of 1 rows have no usable measure, the first is row 2 "
+         "('1_0'; the header is row 1). Fix or remove these rows."),
+        (b"image,measure, measure\na.png,1,2", "{} has two columns 'measure'. Keep one, or rename "
+         "the other."),
+    ],
+)  # fmt: skip
+def test_tables_that_are_no_text_or_number_are_refused(tmp_path, content, message):
+    (tmp_path / "t.csv").write_bytes(content)
+    assert said(read, f"csv:{tmp_path}/t.csv") == message.format(tmp_path / "t.csv")
+
+
+def test_parquet_keeps_its_index_and_refuses_images_inside(tmp_path):
+    draw(tmp_path / "a.png")
+    table = pd.DataFrame({"image": ["a.png"], "measure": [0.5], "preview": [b"\x89PNG"]})
+    table.set_index("image").to_parquet(tmp_path / "t.parquet")
+    assert read(f"parquet:{tmp_path}/t.parquet").measure.tolist() == [0.5]
+    for image in (b"\x89PNG", {"bytes": b"\x89PNG", "path": "a.png"}):
+        table.assign(image=[image]).to_parquet(tmp_path / "t.parquet")
+        assert said(read, f"parquet:{tmp_path}/t.parquet") == (
+            f"{tmp_path}/t.parquet: its column 'image' holds images themselves, as in data sets of "
+            "Hugging Face; save them as files, or pack them into tar shards."
+        )
+
+
+def test_patients_inside_objects_of_a_json_are_seen(tmp_path):
+    members = []
+    for number in range(4):
+        draw(tmp_path / "a.png", size=(20 + number, 20))
+        members.append((f"{number}.png", (tmp_path / "a.png").read_bytes()))
+        members.append((f"{number}.json", {"measure": number, "about": {"patient": number // 2}}))
+    packed(tmp_path / "x.tar", members)
+    spec = f"tar:{tmp_path}/x.tar"
+    assert "'about.patient', of 2 different values" in said(read, spec)
+    assert read(spec, group="about.patient").group == ("0", "0", "1", "1")

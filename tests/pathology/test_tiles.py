@@ -137,7 +137,7 @@ def test_objects_of_qupath_that_overlap_or_have_no_area_are_stated(folders):
     assert np.bincount(labels.ravel())[1:].tolist() == [7 * 7 - 3 * 3, 6 * 6]
     assert labels[7, 7] == 2
     np.testing.assert_array_equal(read(d)[1], discs())
-    assert a.rule.assumed == (
+    assert a.said == (
         "1 outlines overlap others, and a pixel belongs to the last",
         "1 shapes of the type Point have no area, and do not count",
         "outlines of GeoJSON are in pixels of their image, since its format has no other unit",
@@ -157,12 +157,14 @@ def test_nuclei_of_cells_of_qupath_are_measured_and_that_is_stated(folders):
     (folders[1] / "a_mask.geojson").write_text(json.dumps([about]))
     (found,), left_out = find_tiles(*folders)
     assert (read(found)[1].sum(), left_out) == (100, ())
-    assert found.rule.assumed == (
+    assert found.said == (
         "1 cells are measured by the outlines of their nuclei",
         "outlines of GeoJSON are in pixels of their image, since its format has no other unit",
     )
     with pytest.raises(DataError, match=r"Assumed: 1 cells are measured .* \(--strict assumes"):
         find_tiles(*folders, strict=True)
+    (found,), _ = find_tiles(*folders, strict=True, confirm=("nuclei",))
+    assert "1 cells are measured by the outlines of their nuclei, as confirmed" in found.said
 
 
 def test_what_is_left_out_on_purpose_is_not_read_but_listed(folders):
@@ -260,10 +262,12 @@ def test_strict_refuses_tiles_that_are_skipped_and_what_is_assumed(folders):
     for name in "ab":
         save(tiles / f"{name}.png", photograph())
         save(masks / f"{name}.png", kinds[discs()])
-    (assumed,) = find_tiles(tiles, masks)[0][0].rule.assumed
+    (assumed,) = find_tiles(tiles, masks)[0][0].said
     with pytest.raises(DataError) as error:
         find_tiles(tiles, masks, strict=True)
-    assert str(error.value) == f"Assumed: {assumed} (--strict assumes nothing)."
+    assert str(error.value) == (
+        f"Assumed: {assumed} (--strict assumes nothing; if it is right, give --mask-kind classes)."
+    )
     assert len(find_tiles(tiles, masks, mask_kind="classes", strict=True)[0]) == 2
     (masks / "b.png").unlink()
     with pytest.raises(DataError, match=r"^b\.png: there is no mask .* \(--strict skips nothing"):

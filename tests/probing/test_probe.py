@@ -6,7 +6,9 @@ from functools import cache
 
 import numpy as np
 import pandas as pd
+import PIL.Image
 import pytest
+import tifffile
 import torch
 from matplotlib.figure import Figure
 from sklearn.linear_model import LinearRegression, RidgeCV
@@ -540,7 +542,7 @@ def test_strict_refuses_what_is_assumed_of_the_network():
         probe(guessed, discs(30), reading=Reading(strict=True))
     assert str(raised.value) == (
         f"Assumed: {known.name} does not say how images are shown to it; taken: the mean of "
-        "ImageNet (--mean) (--strict assumes nothing)."
+        "ImageNet (--mean) (--strict assumes nothing; if it is right, give the options named)."
     )
 
 
@@ -602,3 +604,29 @@ def test_what_the_curve_was_computed_from_is_recorded():
     assert facts["settings"]["repeats"] == facts["probe"]["repeats"] == 3
     other = replace(discs(30), measure=discs(30).measure + 1e-12)
     assert probed(other).provenance["images"]["sha256"] != facts["images"]["sha256"]
+
+
+def test_12_bits_give_the_curve_of_the_same_images_stretched_to_8_by_hand(tmp_path):
+    """As of a fluorescence microscope: dim values above an offset, in files of 16 bits."""
+    images = discs(60)
+    shown = [np.asarray(image.decode()) for image in images.images]
+    deep = [200 + 13 * each[..., 0].astype(np.uint16) for each in shown]
+    low, high = min(map(np.min, deep)), max(map(np.max, deep))
+    files = {"deep": [], "hand": []}
+    for number, values in enumerate(deep):
+        files["deep"].append(tmp_path / f"{number}.tif")
+        tifffile.imwrite(files["deep"][-1], values)
+        files["hand"].append(tmp_path / f"{number}.png")
+        by_hand = np.rint((values.astype(float) - low) / (high - low) * 255).astype(np.uint8)
+        PIL.Image.fromarray(by_hand).save(files["hand"][-1])
+    curves = {
+        name: probed(make_image_set(each, images.measure, subset="disc")).to_frame()
+        for name, each in files.items()
+    }
+    keys = ["layer", "weights", "target", "regressor"]
+    ours, theirs = (curves[name].set_index(keys).r2 for name in ("deep", "hand"))
+    ridge = (ours.index.get_level_values("regressor") == "ridge") & (ours > 0)
+    np.testing.assert_allclose(ours[ridge], theirs[ridge], atol=0.02)
+    trained = ours.xs(("pretrained", "true", "ridge"), level=keys[1:])
+    assert trained.max() > 0.5
+    assert trained.idxmax() == theirs.xs(("pretrained", "true", "ridge"), level=keys[1:]).idxmax()

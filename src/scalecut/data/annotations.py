@@ -24,6 +24,7 @@ from defusedxml import DefusedXmlException
 from jaxtyping import Bool
 
 from ..errors import DataError
+from .assumptions import Assumed
 from .decoding import decoded, opened
 from .files import Files, Items, base_name, composed, size_of
 from .images import Image, LeftOut, Mark, Source, marked
@@ -31,26 +32,29 @@ from .measures import Box
 from .outlines import Shape, Size, Tally, around, ellipse, joined, ring_of, runs_of
 
 TRUE = {"1", "true", "yes", "y", "t"}
+WITHOUT_AREA = ("point", "points", "line", "linestrip")  # shapes of labelme
 FALSE = {"", "0", "false", "no", "n", "f", "unspecified", "none"}
 
 
 def voc(folder: Path, source: Source) -> Items:
     """A folder with one XML file per image, in Annotations or next to the images."""
     notes = folder / "Annotations" if (folder / "Annotations").is_dir() else folder
-    files = Files(notes, {".xml"}).paths
-    if not files:
+    files = Files(notes, {".xml"})
+    if not files.paths:
         raise DataError(f"There is no XML file in {notes}. Give a folder with one per image.")
     places = (folder / name for name in ("JPEGImages", "images"))
     images = Files(source.images or next((place for place in places if place.is_dir()), folder))
     unknown: Counter[str] = Counter()
     yield from _one_each(folder, files, images, "<filename>", lambda file: _voc(file, unknown))
     for text, n in unknown.items():
-        yield f"{text} is no flag that is known ({n} times), and counts as not set"
+        yield Assumed(
+            f"{text} is no flag that is known ({n} times), and counts as not set", "flags"
+        )
 
 
 def _one_each(
     folder: Path,
-    files: Sequence[Path],
+    notes: Files,
     images: Files,
     key: str,
     read: Callable[[Path], tuple[str, Size, Sequence[Mark]]],
@@ -63,7 +67,7 @@ def _one_each(
     """
     used: dict[Path, Path] = {}
     renamed: list[str] = []
-    for file in files:
+    for file in notes.paths:
         note = file.relative_to(folder).as_posix()
         try:
             stated, size, marks = read(file)
@@ -80,15 +84,19 @@ def _one_each(
                 f"{file.name}. Keep one annotation per image."
             )
         used[path] = file
+        images.note_place(path, file.relative_to(notes.folder).parent, note)
         name = composed(base_name(stated))
         own = {composed(path.stem), composed(path.name), "", "%s"}
         if not {name, PureWindowsPath(name).stem} & own:
             renamed.append(file.name)
         yield marked(Image(images.relative(path), path), marks, size)
+    yield from notes.rest("annotations")
+    yield from images.rest("images", used)
     if renamed:
-        yield (
+        yield Assumed(
             f"{len(renamed)} annotations name another file in {key} (the first is "
-            f"{renamed[0]}); each belongs to the image of its own name"
+            f"{renamed[0]}); each belongs to the image of its own name",
+            "names",
         )
 
 
@@ -169,8 +177,8 @@ def _voc_mark(number: int, node: Element, unknown: Counter[str]) -> Mark:
 
 def labelme(folder: Path, source: Source) -> Items:
     """A folder with one JSON file of labelme per image, next to it or elsewhere."""
-    files = Files(folder, {".json"}).paths
-    if not files:
+    files = Files(folder, {".json"})
+    if not files.paths:
         raise DataError(f"There is no JSON file in {folder}. Give a folder with one per image.")
     images, tally = Files(source.images or folder), Tally(source.marks == "masks")
     yield from _one_each(folder, files, images, "imagePath", lambda file: _labelme(file, tally))
@@ -195,9 +203,11 @@ def _labelme_marks(about: Mapping[str, Any], tally: Tally) -> list[Mark]:
     size, n_outlines = _labelme_size(about), 0
     for number, shape in enumerate(about["shapes"]):
         kind, form = str(shape["label"]).strip(), shape.get("shape_type") or "polygon"
-        if form not in ("circle", "rectangle", "polygon", "mask"):
+        if form in WITHOUT_AREA:
             tally.without_area[form] += 1
             continue
+        if form not in ("circle", "rectangle", "polygon", "mask"):
+            raise DataError(f"its {kind} has the shape {form!r}, which is not measured; redraw it")
         points = [(float(x), float(y)) for x, y in shape["points"]]
         own: Shape | None = None
         if form == "circle":
@@ -257,6 +267,7 @@ def cvat(file: Path, source: Source) -> Items:
         (each for each in (file.parent / "images", file.parent) if each.is_dir()), file.parent
     )
     images = Files(place)
+    images.claim(entry.get("name", "") for entry in entries)
     used: set[Path] = set()
     tally = Tally(source.marks == "masks")
     for entry in entries:
@@ -275,6 +286,7 @@ def cvat(file: Path, source: Source) -> Items:
             yield LeftOut(name, str(error))
             continue
         yield marked(Image(name, path), marks, size)
+    yield from images.rest("images", used)
     yield from tally.statements()
 
 

@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ..errors import DataError
+from .assumptions import Assumed
 from .decoding import NeededError, header
 from .images import Labelled
 from .measures import Box
@@ -22,7 +23,11 @@ IN_WORDS = {
     "xywh": "x, y, width, height",
     "cxcywh": "centre x, centre y, width, height",
 }
-NORMALISED = "normalised"
+NORMALISED, PERCENT = "normalised", "percent"
+UNITS = {NORMALISED: 1.0, PERCENT: 100.0}  # of width and height: what stands for all of it
+REACH = 95.0, 100.5  # how far boxes in per cent reach in a set of real objects
+OUTSIDE = 0.1  # of boxes, at least, that do not fit their images as pixels
+LARGER = 110  # pixels from which an image is plainly larger than 100
 LARGEST_SHARE = 1.01  # of width or height; rounding explains so much
 SLACK = 1.0  # pixels outside the image that rounding explains
 LEAST_BOXES = 10  # whose places say something about a data set
@@ -45,12 +50,12 @@ def corners(box: Box, form: str) -> Box:
 
 def in_pixels(
     labelled: Sequence[Labelled], asked: Sequence[str], place: str, slice_: str = ""
-) -> tuple[list[Labelled], list[str]]:
-    """The images with the corners of their boxes in pixels, and sentences on what is assumed.
+) -> tuple[list[Labelled], list[Assumed]]:
+    """The images with the corners of their boxes in pixels, and what is assumed of them.
 
     Args:
-        asked: xyxy, xywh or cxcywh, and normalised if numbers are shares of width and height;
-            empty for what the format declares.
+        asked: xyxy, xywh or cxcywh, and normalised or percent if numbers are shares of width and
+            height; empty for what the format declares.
         slice_: of volumes, as in `Rendering`.
 
     Raises:
@@ -63,16 +68,17 @@ def in_pixels(
 def _converted(item: Labelled, asked: Sequence[str], slice_: str) -> Labelled:
     if not isinstance(item.label, tuple):
         return item
-    form, is_normalised = item.form.removeprefix(NORMALISED + " "), NORMALISED in item.form
+    form = item.form.removeprefix(NORMALISED + " ")
+    unit = NORMALISED if form != item.form else ""
     if asked:
-        form = next((name for name in asked if name != NORMALISED), form)
-        is_normalised = NORMALISED in asked
+        form = next((name for name in asked if name not in UNITS), form)
+        unit = next((name for name in asked if name in UNITS), "")
     marks = tuple(replace(mark, box=corners(mark.box, form)) for mark in item.label)
-    if is_normalised:
+    if unit:
         size = _size(item, slice_)
         if size is None:
             return item
-        width, height = size
+        width, height = (side / UNITS[unit] for side in size)
         marks = tuple(
             replace(
                 mark,
@@ -96,7 +102,7 @@ def _size(item: Labelled, slice_: str) -> Size:
     return item.size
 
 
-def _scaled(box: Box, width: int, height: int) -> Box:
+def _scaled(box: Box, width: float, height: float) -> Box:
     return box[0] * width, box[1] * height, box[2] * width, box[3] * height
 
 
@@ -106,7 +112,7 @@ def _boxes(item: Labelled) -> list[Box]:
     return [mark.box for mark in marks if all(map(math.isfinite, mark.box))]
 
 
-def _checked(labelled: Sequence[Labelled], place: str, slice_: str) -> list[str]:
+def _checked(labelled: Sequence[Labelled], place: str, slice_: str) -> list[Assumed]:
     """Refuse boxes that fit another convention than the declared one, but not that.
 
     Of outlines, the sentence that is stated if they could be of smaller copies.
@@ -127,8 +133,8 @@ def _checked(labelled: Sequence[Labelled], place: str, slice_: str) -> list[str]
     large = [item for item, box in every if max(box) > LARGEST_SHARE]
     if is_share and large:
         choice = (
-            f"Choose --boxes {form} for pixels, or {form},{NORMALISED} to skip those that do not "
-            "fit."
+            f"Choose --boxes {form} for pixels, {form},{PERCENT} for per cent, or "
+            f"{form},{NORMALISED} to skip those that do not fit."
         )
         raise DataError(
             f"{len(large)} of {len(every)} {what} (the first is of {large[0].image.name}) are "
@@ -145,17 +151,42 @@ def _checked(labelled: Sequence[Labelled], place: str, slice_: str) -> list[str]
             f"All {len(every)} {where} between 0 and 1, so they may be shares of width and height "
             f"or pixels. {'Convert them to pixels.' if has_outlines else choice}"
         )
+    if not is_share and _are_percent(every, form, slice_):
+        text = f"All {len(every)} {where} between 0 and 100, as if they were in per cent"
+        if has_outlines:
+            return [Assumed(f"{text[0].lower()}{text[1:]}, and are used as they are", "pixels")]
+        raise DataError(f"{text}. Choose --boxes {form},{PERCENT}, or {form} for pixels.")
     if not has_outlines:
         _check_order(every, form, is_share, what, more)
     if not _are_in_quarter(labelled, form, is_share, slice_):
         return []
     where += " in the upper left quarter of their images"
     if has_outlines:
-        return [f"all {len(every)} {where}, and are used as they are"]
+        return [Assumed(f"all {len(every)} {where}, and are used as they are", "pixels")]
     raise DataError(
         f"All {len(every)} {where}, as if they were drawn on smaller copies, or in per cent. "
         f"Convert them, or choose --boxes {form}{more} to use them as they are."
     )
+
+
+def _are_percent(every: Sequence[tuple[Labelled, Box]], form: str, slice_: str) -> bool:
+    """Whether boxes with fractions lie between 0 and 100, and are rather per cent than pixels.
+
+    Either many do not fit their images, which are smaller, or some reach as far as 100 in both
+    directions, but none beyond, though images are larger.
+    """
+    placed = [corners(box, form) for _, box in every]
+    reach = [max(box[2] for box in placed), max(box[3] for box in placed)]
+    is_within = min(min(box[:2]) for box in placed) >= 0 and max(reach) <= REACH[1]
+    has_fractions = any(number % 1 for _, box in every for number in box)
+    if len(every) < LEAST_BOXES or not is_within or not has_fractions:
+        return False
+    sizes = {item.image.name: _size(item, slice_) for item, _ in every}
+    sized = [(box, size) for item, box in every if (size := sizes[item.image.name])]
+    n_outside = sum(not _fits(box, form, size) for box, size in sized)
+    n_larger = sum(min(size) > LARGER for _, size in sized)
+    is_far = min(reach) >= REACH[0] and n_larger >= LEAST_BOXES
+    return n_outside >= OUTSIDE * len(sized) > 0 or (is_far and not n_outside)
 
 
 def _check_order(

@@ -10,6 +10,7 @@ from pathlib import Path, PureWindowsPath
 from typing import Any
 
 from ..errors import DataError
+from .assumptions import Assumed
 from .files import Files, Items, base_name, identity, size_of
 from .images import Image, LeftOut, Mark, Source, marked
 from .outlines import Runs, Shape, around, ring_of
@@ -20,16 +21,21 @@ def coco(file: Path, source: Source) -> Items:
     parts = _parts(file)
     kinds = _kinds(parts["categories"], file)
     entries = _images(parts["images"], file)
-    notes, n_twice = _notes(parts["annotations"])
+    notes = _notes(parts["annotations"])
     names = [str(entry["file_name"]) for entry in entries.values()]
     images = Files(_folder(file, names, source.images))
+    images.claim(names)
+    used: set[Path] = set()
     has_shapes = source.marks == "masks"
     from_outlines: list[str] = []
     for number, entry in entries.items():
         stated = str(entry["file_name"])
         own = notes.pop(number, [])
         path = images.stated(stated)
-        name = stated if path is None else images.relative(path)
+        name = stated
+        if path is not None:
+            used.add(path)
+            name = images.relative(path)
         if not own:
             yield LeftOut(name, "it has no annotation")
             continue
@@ -45,14 +51,14 @@ def coco(file: Path, source: Source) -> Items:
         yield marked(Image(name, path), marks, size, form="xywh")
     for number in notes:
         yield LeftOut(f"image {number}", f"it is annotated, but {file.name} does not list it")
-    if n_twice:
-        yield f"{n_twice} annotations occur twice with the same box, and count once"
-    if not has_shapes:
-        yield from _larger(parts["annotations"], file, is_asked=bool(source.boxes))
+    yield from images.rest("images", used)
+    if not has_shapes and not source.boxes:
+        yield from _larger(parts["annotations"], file)
     if from_outlines:
-        yield (
+        yield Assumed(
             f"{len(from_outlines)} annotations have an outline but no box (the first is of "
-            f"{from_outlines[0]}), and get the box around it"
+            f"{from_outlines[0]}), and get the box around it",
+            "outlines",
         )
 
 
@@ -69,35 +75,30 @@ def _kinds(categories: list[dict[str, Any]], file: Path) -> dict[str, str]:
     return kinds
 
 
-def _notes(annotations: list[dict[str, Any]]) -> tuple[dict[str, list[dict[str, Any]]], int]:
-    """The annotations by the id of their image, each once, and how many occur twice."""
+def _notes(annotations: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """The annotations by the id of their image."""
     notes: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
-    seen: set[tuple[str, str, str, str]] = set()
     for note in annotations:
-        number = identity(note["image_id"])
-        shape = str(note.get("bbox")), str(note.get("segmentation"))
-        mark = number, identity(note["category_id"]), *shape
-        if mark not in seen:
-            seen.add(mark)
-            notes[number].append(note)
-    return notes, len(annotations) - len(seen)
+        notes[identity(note["image_id"])].append(note)
+    return notes
 
 
-def _larger(annotations: list[dict[str, Any]], file: Path, *, is_asked: bool) -> Iterator[str]:
+def _larger(annotations: list[dict[str, Any]], file: Path) -> Iterator[Assumed]:
     """What is stated of areas larger than their boxes; if most are, boxes must be asked for."""
     larger = [note for note in annotations if _is_larger(note)]
     if not larger:
         return
     first = f"(the first is of image {larger[0]['image_id']})"
-    if 2 * len(larger) > len(annotations) and not is_asked:
+    if 2 * len(larger) > len(annotations):
         raise DataError(
             f"{len(larger)} of {len(annotations)} annotations of {file} state an area larger than "
             f"their box {first}, as if boxes were drawn on smaller copies of the images. Give "
             "these images, or --boxes xywh to use the boxes."
         )
-    yield (
+    yield Assumed(
         f"{len(larger)} annotations state an area larger than their box {first}, and their boxes "
-        "count"
+        "count",
+        "--boxes xywh",
     )
 
 

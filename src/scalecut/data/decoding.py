@@ -40,6 +40,7 @@ _FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "GIF", "WEBP", "PPM", "JPEG2000")
 _FORMATS += ("AVIF",) if PIL.features.check("avif") else ()
 LOSSLESS = {".png", ".tif", ".tiff", ".bmp", ".gif"}
 JPEG = {".jpg", ".jpeg", ".jpe", ".jfif"}
+GDAL_NODATA = 42113  # tag of TIFF
 DICOM, NIFTI = "DICOM", "NIfTI"
 MEDICAL = {".dcm": DICOM, ".dicom": DICOM, ".nii": NIFTI, ".nii.gz": NIFTI}  # read by `medical`
 HEIF = {".heic", ".heif"}
@@ -60,6 +61,8 @@ OTHERS = {
     **dict.fromkeys((".mha", ".mhd", ".nrrd", ".mgz", ".hdr", ".img"), _VOLUME),
     **dict.fromkeys((".heic", ".heif"), "HEIC; pip install pillow-heif, or convert it to PNG"),
     ".avif": "AVIF, which this Pillow was built without; pip install 'pillow>=11.3'",
+    ".roi": "an ROI of ImageJ; make a mask of it (Edit, Selection, Create Mask), saved as TIFF",
+    ".zip": "an archive; unpack it, or make a mask of its ROIs in ImageJ, saved as TIFF",
     ".xml": "an annotation, such as that of Aperio; open it in QuPath and export GeoJSON",
     ".psd": "of Photoshop; save it as PNG", ".pdf": "PDF; convert it to PNG with pdf2image",
     ".svg": "SVG; convert it to PNG with cairosvg", ".exr": "EXR; convert it to TIFF with imageio",
@@ -288,6 +291,7 @@ class Rendering:
         page: of a file with several, counted from 1.
         slice: of a volume: axis and index, counted from 0, such as 2:40.
         of: the type of values that black and white are of; empty for any. Others are refused.
+        no_data: the value of pixels without data, which are black.
     """
 
     low: float | None = None
@@ -296,6 +300,11 @@ class Rendering:
     page: int = 0
     slice: str = ""
     of: str = field(default="", repr=False)  # no part of keys: it changes no pixel
+    no_data: float | None = field(default=None, repr=False)
+
+    def key(self) -> str:
+        """All that changes pixels, as text."""
+        return repr(self) + (f" without {self.no_data}" if self.no_data is not None else "")
 
 
 PLAIN = Rendering(of="uint8")  # 8 bits as they are
@@ -313,6 +322,9 @@ class Contents:
         form: DICOM or NIfTI; empty for what Pillow and tifffile read.
         window: of DICOM: the values that the file itself shows as black and white.
         spacing: mm per pixel, down and across.
+        no_data: the value that the file declares for pixels without data.
+        patient: of DICOM: the ID of the patient.
+        is_oriented: of NIfTI: whether the file states where its axes point to.
     """
 
     kind: str
@@ -326,6 +338,9 @@ class Contents:
     form: str = ""
     window: tuple[float, float] | None = None
     spacing: tuple[float, float] | None = None
+    no_data: float | None = None
+    patient: str = ""
+    is_oriented: bool = True
 
     @property
     def is_plain(self) -> bool:
@@ -420,7 +435,17 @@ def tiff_contents(file: Path | io.BytesIO) -> Contents | None:
             tag.value if tag is not None and tag.value in _TURNS else 1,
             int(page.photometric) == 0,
             page.index == 0,
+            no_data=_no_data(page),
         )
+
+
+def _no_data(page: Any) -> float | None:
+    """The value of pixels without data that a TIFF of GDAL declares."""
+    tag = page.tags.get(GDAL_NODATA)
+    try:
+        return None if tag is None else float(str(tag.value).strip("\0 "))
+    except ValueError:
+        return None
 
 
 def _is_tiff(file: Path | io.BytesIO) -> bool:
@@ -516,7 +541,9 @@ def _in_colours(values: np.ndarray, found: Contents, asked: Rendering) -> PIL.Im
     if found.is_white:
         low, high = high, low
     grey = np.rint((values.astype(np.float32) - low) * (255.0 / (high - low)))
-    shown = np.clip(grey, 0, 255).astype(np.uint8)
+    shown = np.clip(np.nan_to_num(grey), 0, 255).astype(np.uint8)
+    if asked.no_data is not None:
+        shown[without_data(values, asked.no_data)] = 0
     if shown.ndim == 2 or shown.shape[2] == 1:
         shown = np.stack([shown.reshape(shown.shape[:2])] * 3, axis=-1)
     image = PIL.Image.fromarray(shown)
@@ -534,8 +561,14 @@ def shown_values(
     Raises:
         DataError: if there are several bands and none is chosen, or alpha is implausible.
     """
-    if np.issubdtype(values.dtype, np.floating) and not np.isfinite(values).all():
-        raise FileError("some of its values are not finite; replace or remove them")
+    if np.issubdtype(values.dtype, np.complexfloating):
+        raise FileError("its values are complex; save their magnitude")
+    if np.issubdtype(values.dtype, np.floating):
+        bad = ~np.isfinite(values)
+        if found.no_data is not None:
+            bad &= ~without_data(values, found.no_data)
+        if bad.any():
+            raise FileError("some of its values are not finite; replace or remove them")
     n = values.shape[2] if values.ndim == 3 else 1
     if asked.channels:
         if max(asked.channels) > n:
@@ -563,6 +596,11 @@ def shown_values(
             f"transparent); --channels {ones} ignores it"
         )
     return colours, (alpha.astype(np.float32) * (255.0 / full)).astype(np.uint8)
+
+
+def without_data(values: Shaped[np.ndarray, "h w *c"], no_data: float) -> np.ndarray:
+    """Where values are the one that stands for no data."""
+    return np.isnan(values) if math.isnan(no_data) else values == no_data
 
 
 MOST_BETWEEN = 0.25  # share of partly transparent pixels: edges and shadows of cut-out objects
@@ -600,7 +638,7 @@ def all_values(
                 return _joined([_plane(series, number) for series, number in wanted]), False
             except DataError:
                 raise
-            except ValueError as error:
+            except (ValueError, NotImplementedError) as error:
                 if "imagecodecs" not in str(error) or found.pages > 1:
                     reason = str(error).strip("<> ")
                     raise FileError(f"it cannot be decoded ({reason}); save it anew") from error

@@ -6,17 +6,18 @@ And the ids and sizes in annotations, by their value.
 import math
 import unicodedata
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
-from pathlib import Path, PureWindowsPath
+from collections.abc import Collection, Iterable, Iterator
+from pathlib import Path, PurePath, PurePosixPath, PureWindowsPath
 from typing import TypeAlias
 from urllib.parse import unquote
 
 from ..errors import DataError
-from .decoding import OTHERS, SUFFIXES, is_image, stem_of, suffix_of
+from .assumptions import Assumed
+from .decoding import OTHERS, SUFFIXES, is_image, stem_of, suffix_of, unreadable
 from .images import Labelled, LeftOut
 from .outlines import Size
 
-Items: TypeAlias = Iterator[Labelled | LeftOut | str]  # what a reader yields
+Items: TypeAlias = Iterator[Labelled | LeftOut | Assumed | str]  # what a reader yields
 
 
 class Files:
@@ -27,10 +28,16 @@ class Files:
 
     def __init__(self, folder: Path, suffixes: set[str] = SUFFIXES) -> None:
         self.folder = folder
-        every = sorted(path for path in folder.rglob("*") if path.is_file())
-        self.paths = [path for path in every if is_image(path, suffixes)]
-        read = set(self.paths)
-        self.others = {composed(path.name): path for path in every if path not in read}
+        every = sorted(_files(folder))
+        seen = [path for path in every if not _is_hidden(path.relative_to(folder))]
+        self.broken = [path for path in seen if suffix_of(path) in suffixes and not path.exists()]
+        self.paths = [path for path in seen if path.is_file() and is_image(path, suffixes)]
+        read = {*self.paths, *self.broken}
+        self.others = {composed(path.name): path for path in seen if path not in read}
+        self.hidden = [path for path in every if suffix_of(path) in suffixes]
+        self.hidden = [path for path in self.hidden if _is_hidden(path.relative_to(folder))]
+        self.elsewhere: list[tuple[str, str]] = []  # files, and the other places that are stated
+        self._claimed: set[Path] = set()
         self._by_name: defaultdict[str, list[Path]] = defaultdict(list)
         for path in self.paths:
             relative = path.relative_to(folder).as_posix()
@@ -56,9 +63,51 @@ class Files:
             )
         return paths[0] if paths else None
 
+    def claim(self, names: Iterable[str]) -> None:
+        """Keep the files of these paths for them: no other path gets one by its base name."""
+        wanted = {composed(PureWindowsPath(name).as_posix()) for name in names}
+        own = {composed(self.relative(path)): path for path in self.paths}
+        self._claimed |= {path for name, path in own.items() if name in wanted}
+
     def stated(self, name: str) -> Path | None:
         """The file of a path of any system or a URL: the same path here, else its base name."""
-        return self.named(PureWindowsPath(name).as_posix()) or self.named(base_name(name))
+        place = PureWindowsPath(name).as_posix()
+        path = self.named(place) or self.named(base_name(name))
+        if path in self._claimed and composed(self.relative(path)) != composed(place):
+            return None
+        if path is not None:
+            self.note_place(path, PurePosixPath(place).parent, place)
+        return path
+
+    def note_place(self, path: Path, folder: PurePath, stated: str) -> None:
+        """Remember a file that is in another folder than the one stated for it."""
+        here = path.relative_to(self.folder).parent.parts
+        n = min(len(here), len(folder.parts))
+        if here[len(here) - n :] != folder.parts[len(folder.parts) - n :]:
+            self.elsewhere.append((self.relative(path), stated))
+
+    def rest(self, what: str, used: Collection[Path] | None = None) -> Items:
+        """What is said of files that are not used.
+
+        Args:
+            what: the files are, in the plural.
+            used: those that have an annotation, if others are to be counted.
+        """
+        for path in self.broken:
+            yield LeftOut(self.relative(path), "it is a link to a file that is not there; fix it")
+        if self.elsewhere:
+            found, stated = self.elsewhere[0]
+            yield Assumed(
+                f"{len(self.elsewhere)} {what} are in another folder than is stated for them (the "
+                f"first is {found}, for {stated})",
+                "folders",
+            )
+        if self.hidden:
+            first = self.relative(self.hidden[0])
+            yield f"{len(self.hidden)} hidden {what} (the first is {first}) are not read"
+        n = 0 if used is None else len(set(self.paths) - set(used))
+        if n:
+            yield f"{n} {what} of {self.folder} have no annotation"
 
     def relative(self, path: Path) -> str:
         return path.relative_to(self.folder).as_posix()
@@ -73,6 +122,27 @@ class Files:
                 f"files like {name} are not read; convert it to PNG or JPEG, with the same name"
             )
         return DataError(f"there is no image named {name}; add it, or give its folder")
+
+
+def _files(folder: Path, above: tuple[Path, ...] = ()) -> Iterator[Path]:
+    """All files of a folder and those in it, and links to files; links to folders are followed."""
+    own = folder.resolve()
+    if own in above:  # a link to a folder that holds it
+        return
+    try:
+        entries = list(folder.iterdir())
+    except OSError as error:
+        raise DataError(f"{folder}: {unreadable(error)}.") from error
+    for path in entries:
+        if path.is_dir():
+            yield from _files(path, (*above, own))
+        elif path.is_file() or path.is_symlink():
+            yield path
+
+
+def _is_hidden(path: Path) -> bool:
+    """Whether a file belongs to a system or an editor: copies, thumbnails, Apple's forks."""
+    return any(part.startswith(".") or part in ("__MACOSX", "@eaDir") for part in path.parts)
 
 
 def none_in(folder: Path, files: Iterable[Path], otherwise: str) -> DataError:

@@ -8,12 +8,19 @@ from dataclasses import replace
 from pathlib import Path
 
 from ..errors import DataError
+from .assumptions import Assumed
 from .images import Image, Labelled
 
+_OF_PATIENTS = (
+    r"(?:^|[/_. -])((?:patient|pat|subject|subj|participant|case|donor|animal|mouse|slide|wsi|"
+    r"volume|video)[_ -]?\d+)(?![0-9A-Za-z])"
+)
 TCGA = re.compile(r"(TCGA-\w{2}-\w{4})")  # barcodes: project, site, participant
 # Names whose origin is known, and the part that images share.
 KNOWN = {
     "TCGA participants": TCGA,
+    "subjects of BIDS": re.compile(r"(?:^|/)(sub-[0-9A-Za-z]+)(?=[_/])"),
+    "patients, slides or the like": re.compile(_OF_PATIENTS, re.IGNORECASE),
     "originals of Roboflow's copies": re.compile(r"(?:^|/)([^/]+)\.rf\.[0-9A-Za-z]{8,}"),
 }
 
@@ -46,7 +53,7 @@ def check_grouping(column: str, no_groups: bool, from_name: str) -> None:
 
 def grouped(
     labelled: Sequence[Labelled], from_name: str, by_known_names: bool
-) -> tuple[list[Labelled], list[str]]:
+) -> tuple[list[Labelled], list[Assumed]]:
     """The images with their groups, and a sentence if these follow from their names.
 
     Args:
@@ -76,7 +83,8 @@ def grouped(
                 replace(item, group=match.group(1) if match else "")
                 for item, match in zip(labelled, found, strict=True)
             ]
-            return given, [f"{len(names)} {what}, by the names of images, are groups"]
+            text = f"{len(names)} {what}, by the names of images, are groups"
+            return given, [Assumed(text, "groups")]
     return list(labelled), []
 
 

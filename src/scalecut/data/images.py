@@ -56,7 +56,8 @@ class Image:
 
     def key(self) -> str:
         """SHA-256 of the content, and of its rendering if there is one, in hexadecimal."""
-        rendering = "" if self.rendering in (None, PLAIN) else repr(self.rendering)
+        is_plain = self.rendering is None or self.rendering == PLAIN
+        rendering = "" if is_plain or self.rendering is None else self.rendering.key()
         return hashlib.sha256(self.content() + rendering.encode()).hexdigest()
 
     def decode(self, frame: Frame | None = None) -> PIL.Image.Image:
@@ -247,7 +248,8 @@ def make_image_set(
         for each in entries
     )
     unusable = (f"{files[file]}: {reason}" for file, reason in shown.skipped.items())
-    found = {"assumed": [*shown.assumed, *unusable], "stated": [*shown.stated]}
+    assumed = [each.text for each in shown.assumed]
+    found = {"assumed": [*assumed, *unusable], "stated": [*shown.stated]}
     facts = {name: sentences for name, sentences in found.items() if sentences}
     names = tuple(subset), tuple(map(str, groups))
     return ImageSet(entries, numbers, measure_name, *names, facts=facts)
@@ -286,13 +288,6 @@ def skip(item: LeftOut, left_out: list[LeftOut], strict: bool) -> None:
     if strict:
         raise DataError(f"{item.name}: {item.reason} (--strict skips nothing).")
     left_out.append(item)
-
-
-def assume(statement: str, assumed: list[str], strict: bool) -> None:
-    """Add to what is assumed, or raise if `strict`."""
-    if strict:
-        raise DataError(f"Assumed: {statement} (--strict assumes nothing).")
-    assumed.append(statement)
 
 
 def first_skipped(left_out: Sequence[LeftOut]) -> str:

@@ -19,6 +19,7 @@ from jaxtyping import Bool, Float64, Integer, Shaped, UInt8
 from scipy import ndimage
 
 from ..errors import DataError
+from .assumptions import Assumed
 from .decoding import (
     JPEG,
     NIFTI,
@@ -65,7 +66,7 @@ class MaskRule:
         by_alpha: whether opacity is the mask.
         page: of files with several.
         slice: of volumes, as in `Rendering`.
-        assumed: what was not certain, in sentences.
+        assumed: what was not certain.
     """
 
     kind: str = "binary"
@@ -75,7 +76,7 @@ class MaskRule:
     by_alpha: bool = False
     page: int = 0
     slice: str = ""
-    assumed: tuple[str, ...] = ()
+    assumed: tuple[Assumed, ...] = ()
 
     def stated(self) -> dict[str, object]:
         """Its fields by name, for `run.json`, without what was assumed."""
@@ -91,6 +92,7 @@ class _Survey:
     n_by_alpha: int = 0
     n_without_zero: int = 0
     n_inverted: int = 0
+    n_hollow: int = 0
     n_jpeg: int = 0  # whose values are not exact
     n_regions: int = 0  # of masks with several values, and their values
     n_values: int = 0
@@ -134,27 +136,37 @@ def understood(
     assumed = []
     by_alpha = 2 * survey.n_by_alpha > survey.n
     if by_alpha:
-        assumed.append("masks are read from alpha, since their colours do not vary")
+        text = "masks are read from alpha, since their colours do not vary"
+        assumed.append(Assumed(text, "alpha"))
     values = Counter(survey.pixels)
     void = _void(survey, given or 0) if kind != "instances" else None
     if void is not None:
         del values[void]
-        assumed.append(f"the value {void} of masks means unknown, and counts as background")
+        text = f"the value {void} of masks means unknown, and counts as background"
+        assumed.append(Assumed(text, "unknown"))
     threshold = _threshold(values, survey) if kind in ("", "binary") else None
     if threshold is not None:
         kind = "binary"
-        assumed.append(_cut_at(values, threshold))
+        assumed.append(Assumed(_cut_at(values, threshold), "grey"))
     else:
         _check_background(survey, given)
     if not kind:
         kind = _kind(survey, void)
         if kind == "classes":
-            assumed.append("values of masks are classes, so each connected region is an object")
+            text = "values of masks are classes, so each connected region is an object"
+            assumed.append(Assumed(text, "--mask-kind classes"))
         if kind == "instances" and survey.n_regions > WHOLE * survey.n_values:
-            assumed.append(
+            text = (
                 f"values of masks are numbers of objects, though {survey.n_values} values are in "
                 f"{survey.n_regions} regions"
             )
+            assumed.append(Assumed(text, "--mask-kind instances"))
+    if threshold is None and 2 * survey.n_hollow > survey.n:
+        text = (
+            f"in {survey.n_hollow} of {survey.n} masks (the first mask is {survey.first}) marked "
+            "pixels enclose more than they cover, like borders of objects; what is marked counts"
+        )
+        assumed.append(Assumed(text, "hollow"))
     if kind == "binary" and given is None:
         _check_inverted(survey, max(values))
     return MaskRule(kind, given or 0, threshold, void, by_alpha, page, slice_, tuple(assumed))
@@ -275,6 +287,11 @@ def _codes(
             raise DataError("some of its values are not finite; replace them")
         is_share = planes.min() >= 0 and planes.max() <= 1 and (planes != planes.round()).any()
         planes = np.rint(planes * 255 if is_share else planes)
+    n = planes.shape[2]
+    while planes.shape[2] in (2, 4) and planes[..., -1].min() == planes[..., -1].max():
+        planes = planes[..., :-1]  # opacity that is not declared
+    if planes.shape[2] not in (1, 3):
+        raise DataError(f"it has {n} channels; give one value or colour per pixel")
     planes = planes.astype(np.int64)
     if planes.min() < 0:
         raise DataError(f"its smallest value is {planes.min()}; values of masks start at 0")
@@ -314,6 +331,7 @@ def _surveyed(files: Sequence[Path], background: int, page: int, slice_: str) ->
         marked = found[found != background]
         survey.n_without_zero += len(marked) == len(found) and len(found) > 1
         survey.n_inverted += _is_inverted(codes != background)
+        survey.n_hollow += _is_hollow(codes != background)
         known = marked[marked != VOID]
         if len(known) < len(marked) and len(known) > 0 and known.max() <= MOST_CLASSES:
             survey.n_with_void += 1
@@ -357,6 +375,14 @@ def _ranked(
 def _is_inverted(marked: Bool[np.ndarray, "h w"]) -> bool:
     edges = (marked[0], marked[-1], marked[:, 0], marked[:, -1])
     return all(edge.all() for edge in edges) and not marked.all()
+
+
+def _is_hollow(marked: Bool[np.ndarray, "h w"]) -> bool:
+    """Whether what marked pixels enclose is larger than they are."""
+    outside = np.pad(~marked, 1, constant_values=True)
+    regions = cast(tuple[np.ndarray, int], ndimage.label(outside))[0]
+    enclosed = np.count_nonzero(regions) - np.count_nonzero(regions == regions[0, 0])
+    return bool(enclosed > np.count_nonzero(marked) > 0)
 
 
 def _check_background(survey: _Survey, given: int | None) -> None:

@@ -24,6 +24,7 @@ from ..errors import DataError
 from .decoding import DICOM, MOST_PIXELS, Contents, FileError, NeededError, Rendering, quiet
 
 _PACKAGES = {DICOM: "pydicom", "NIfTI": "nibabel"}
+SHIFT = 0.1  # of a voxel, by which rounded affines can differ
 _DECODERS = "pylibjpeg pylibjpeg-libjpeg pylibjpeg-openjpeg"  # of all compressed syntaxes
 _CONVERTED = {  # objects of DICOM that are no images, and what converts them
     "SEG": "a segmentation (DICOM SEG); convert it to NIfTI with segimage2itkimage of dcmqi",
@@ -121,7 +122,19 @@ def _dicom_contents(data: Any) -> Contents:
         form=DICOM,
         window=_window(data) if is_grey else None,
         spacing=None if not spacing else (float(spacing[0]), float(spacing[1])),
+        no_data=_padding(data) if is_grey else None,
+        patient=str(data.get("PatientID") or "").strip(),
     )
+
+
+def _padding(data: Any) -> float | None:
+    """The value, after rescaling, of pixels that only pad an image."""
+    padding = data.get("PixelPaddingValue")
+    if not isinstance(padding, int) or "ModalityLUTSequence" in data:
+        return None
+    slope, intercept = data.get("RescaleSlope"), data.get("RescaleIntercept")
+    scaled = padding * float(1 if slope is None else slope) + float(intercept or 0)
+    return float(np.float32(scaled))
 
 
 def _dicom_values(data: Any, page: int) -> np.ndarray:
@@ -251,7 +264,22 @@ def _nifti_contents(volume: Any, slice_: str) -> Contents:
         volume.shape[3] if len(volume.shape) == 4 else 1,
         form="NIfTI",
         spacing=(float(zooms[stored[up]]), float(zooms[stored[across]])),
+        is_oriented=any(int(volume.header.get(name, 1)) for name in ("sform_code", "qform_code")),
     )
+
+
+def same_space(one: Path, other: Path) -> bool:
+    """Whether two volumes have their voxels in the same places, in whatever order."""
+    first, second = (_upright(_nifti(file)) for file in (one, other))
+    return bool(np.allclose(first, second, atol=SHIFT * np.abs(first[:3, :3]).max()))
+
+
+def _upright(volume: Any) -> np.ndarray:
+    """The affine of a volume after its axes are brought to RAS+."""
+    from nibabel.orientations import inv_ornt_aff, io_orientation
+
+    found = io_orientation(volume.affine)
+    return volume.affine @ inv_ornt_aff(found, volume.shape[:3])
 
 
 def _nifti_values(volume: Any, slice_: str, page: int) -> np.ndarray:

@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Bool, Integer
 
 from ..errors import DataError
+from .assumptions import Assumed
 
 Ring: TypeAlias = tuple[tuple[float, float], ...]
 Parts: TypeAlias = tuple[tuple[Ring, ...], ...]  # each part is an outline and its holes
@@ -128,7 +129,7 @@ def ellipse(x: float, y: float, across: float, down: float) -> Ring:
     return tuple(zip(xs.tolist(), ys.tolist(), strict=True))
 
 
-def scaled(shape: Shape | None, width: int, height: int) -> Shape | None:
+def scaled(shape: Shape | None, width: float, height: float) -> Shape | None:
     """Outlines whose corners are multiplied; runs of pixels stay."""
     if shape is None or isinstance(shape, Runs):
         return shape
@@ -189,17 +190,21 @@ class Tally:
     n_overlapping: int = 0  # in an image of labels
     without_area: Counter[str] = field(default_factory=Counter)
 
-    def statements(self) -> Iterator[str]:
+    def statements(self) -> Iterator[Assumed]:
         if self.n_outlines and not self.has_shapes:
-            yield f"{self.n_outlines} outlines count by the boxes around them"
+            yield Assumed(f"{self.n_outlines} outlines count by the boxes around them", "outlines")
         if self.n_nuclei:
-            yield f"{self.n_nuclei} cells are measured by the outlines of their nuclei"
+            text = f"{self.n_nuclei} cells are measured by the outlines of their nuclei"
+            yield Assumed(text, "nuclei")
         if self.n_cells:
-            yield (
+            yield Assumed(
                 f"{self.n_cells} cells have no outline of their nucleus, and are measured by that "
-                "of the cell"
+                "of the cell",
+                "nuclei",
             )
         if self.n_overlapping:
-            yield f"{self.n_overlapping} outlines overlap others, and a pixel belongs to the last"
+            text = f"{self.n_overlapping} outlines overlap others, and a pixel belongs to the last"
+            yield Assumed(text, "overlaps")
         for shape, n in self.without_area.items():
-            yield f"{n} shapes of the type {shape} have no area, and do not count"
+            text = f"{n} shapes of the type {shape} have no area, and do not count"
+            yield Assumed(text, "shapes")

@@ -5,8 +5,9 @@ several for each object. A cell with an outline of its nucleus is measured by th
 """
 
 import json
+import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from pathlib import Path
 from typing import Any, cast
 
@@ -23,6 +24,8 @@ from .outlines import Parts, Shape, Tally, around, drawn, ring_of
 MASK_ENDINGS = ("_cp_masks", "_masks", "_mask", "_labels", "_label", "_seg", "_segmentation")
 GEOJSON = ".geojson"
 MASKS = LOSSLESS | JPEG | {*MEDICAL} | {GEOJSON}
+CHANNEL = "_0000"  # how names of images end in nnU-Net, by their channel; only the first is read
+_NUMBER = re.compile(r"[ _-]?\(?\d+\)?$")
 IN_PIXELS = "outlines of GeoJSON are in pixels of their image, since its format has no other unit"
 NUCLEUS, NUCLEI = "nucleusGeometry", "nuclei of cells"  # next to the geometry of a cell
 
@@ -30,11 +33,14 @@ NUCLEUS, NUCLEI = "nucleusGeometry", "nuclei of cells"  # next to the geometry o
 def masks(folder: Path, source: Source) -> Items:
     """A folder with images and masks of the same names; folders under images are subsets.
 
+    Folders may be those of the Medical Segmentation Decathlon and nnU-Net, imagesTr and labelsTr.
     The name of a mask may end in `_mask` or the like. A mask is an image, or GeoJSON of
     QuPath, whose classes are subsets.
     """
-    images = source.images or folder / "images"
-    places = [folder / name for name in ("masks", "labels") if (folder / name).is_dir()]
+    pairs = (("images", ("masks", "labels")), ("imagesTr", ("labelsTr",)))
+    first, second = next((each for each in pairs if (folder / each[0]).is_dir()), pairs[0])
+    images = source.images or folder / first
+    places = [folder / name for name in second if (folder / name).is_dir()]
     if not places or not images.is_dir():
         raise _no_masks(folder, images, has_masks=bool(places))
     files = Files(images)
@@ -48,9 +54,11 @@ def masks(folder: Path, source: Source) -> Items:
     of_mask = _by_stem(marked_by.paths, places[0], MASK_ENDINGS)
     tally = Tally()
     used: dict[Path, str] = {}
-    for path in files.paths:
-        name = path.relative_to(images)
-        mask = _mask_of(name, of_mask, places[0])
+    names = [path.relative_to(images) for path in files.paths]
+    of_image = [_mask_of(name, of_mask, places[0]) for name in names]
+    unpaired = set(marked_by.paths) - set(of_image)
+    more = _numbered(unpaired, {composed(stem_of(name)) for name in names})
+    for path, name, mask in zip(files.paths, names, of_image, strict=True):
         subset = name.parts[0] if len(name.parts) > 1 else folder.resolve().name
         if mask is None:
             reason = f"there is no mask {stem_of(path)}.png (or .tif, .bmp, .gif); add it"
@@ -59,6 +67,16 @@ def masks(folder: Path, source: Source) -> Items:
         if mask in used:
             raise of_two("masks", mask, folder, used[mask], name.as_posix())
         used[mask] = name.as_posix()
+        another = more.get(composed(stem_of(name)))
+        if another is not None:
+            reason = (
+                f"it has several masks, {mask.name} and {another[0].name}; join them to one, with "
+                "a number for each object"
+            )
+            yield LeftOut(name.as_posix(), reason)
+            unpaired -= set(another)
+            continue
+        marked_by.note_place(mask, name.parent, name.as_posix())
         image = Image(name.as_posix(), path)
         if suffix_of(mask) != GEOJSON:
             yield Labelled(image, frozenset({subset}), mask)
@@ -70,8 +88,23 @@ def masks(folder: Path, source: Source) -> Items:
             continue
         yield marked(image, marks)
     yield from tally.statements()
-    for mask in sorted({each for several in of_mask.values() for each in several} - used.keys()):
+    yield from files.rest("images")
+    yield from marked_by.rest("masks")
+    for mask in sorted(unpaired):
         yield LeftOut(mask.relative_to(folder).as_posix(), "there is no image for this mask")
+
+
+def _numbered(masks: Iterable[Path], stems: Set[str]) -> dict[str, list[Path]]:
+    """Masks that are further ones of an image, such as `a_mask_1`, by its stem."""
+    found: defaultdict[str, list[Path]] = defaultdict(list)
+    for mask in sorted(masks):
+        number = _NUMBER.search(stem_of(mask))
+        stem = composed(stem_of(mask)[: number.start()]) if number else ""
+        for ending in MASK_ENDINGS:
+            stem = stem.removesuffix(ending)
+        if stem in stems:
+            found[stem].append(mask)
+    return dict(found)
 
 
 def _no_masks(folder: Path, images: Path, *, has_masks: bool) -> DataError:
@@ -169,7 +202,9 @@ def _by_stem(
 def _mask_of(name: Path, of_mask: dict[str, list[Path]], folder: Path) -> Path | None:
     """The mask of the same relative path, else of the same base name."""
     stem = stem_of(name)
-    for key in (composed((name.parent / stem).as_posix()), composed(stem)):
+    keys = [composed((name.parent / stem).as_posix()), composed(stem)]
+    keys += [composed(stem.removesuffix(CHANNEL))] * stem.endswith(CHANNEL)
+    for key in keys:
         found = of_mask.get(key, [])
         own = [path for path in found if path.relative_to(folder).parent == name.parent]
         found = own or found

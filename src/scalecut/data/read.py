@@ -5,7 +5,7 @@ one per image and class of object. Only the headers of images are opened. What c
 skipped and listed with its reason.
 """
 
-from collections.abc import Callable, Iterator, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
@@ -14,7 +14,9 @@ import numpy as np
 
 from ..errors import DataError, check_names, nearest
 from . import annotations, boxes, coco, pairs, tables, yolo
-from .decoding import NeededError, Rendering, header
+from .assumptions import CONFIRMABLE, Assumed, as_confirmed, assume
+from .decoding import NIFTI, NeededError, Rendering, form_of, header
+from .files import composed
 from .groups import check_grouping, grouped, joined
 from .images import (
     MEAN,
@@ -26,7 +28,6 @@ from .images import (
     Marked,
     Progress,
     Source,
-    assume,
     first_skipped,
     skip,
 )
@@ -41,7 +42,7 @@ from .measures import (
     shares_of_labels,
     upright,
 )
-from .medical import check_slice
+from .medical import check_slice, same_space
 from .outlines import Shape, covered
 from .rendering import check_intensity, settled
 from .scenes import make_scenes
@@ -57,6 +58,7 @@ BY_SHAPES = (
     "objects are measured by their outlines or runs of pixels; a pixel counts if its centre is "
     "inside"
 )
+SPECK = 4  # pixels of an object that could be noise, at most
 WHOLE = Frame(1, 1)  # the whole image, whatever its size
 Objects = Literal["single", "largest", "mean"]
 
@@ -68,7 +70,7 @@ class Reader:
     Args:
         what: what the path names, as the command line explains it.
         read: called with the place and more about it; yields the labelled images, what it
-            skipped, and sentences about what it assumed.
+            skipped, what it assumed, and sentences on what follows from the files.
         place: what the path must be: an existing folder or file, a file that may also be at an
             address, or a pattern.
         options: those of `Reading` that it takes; all take `OF_FILES`. Any other is refused.
@@ -77,7 +79,7 @@ class Reader:
     """
 
     what: str
-    read: Callable[[Any, Source], Iterator[Labelled | LeftOut | str]]
+    read: Callable[[Any, Source], Iterator[Labelled | LeftOut | Assumed | str]]
     place: Literal["folder", "file", "remote file", "pattern"]
     options: tuple[str, ...]
     column: str = ""
@@ -88,7 +90,7 @@ EITHER = ("boxes", "masks")
 STRATUM = 10  # groups of close measures, of which at_most draws equally many
 OF_ALL = ("subset", "strict", "at_most")  # options of images from anywhere
 OF_FILES = (
-    *OF_ALL, "no_groups", "group_from_name", "intensity", "channels", "page", "slice"
+    *OF_ALL, "confirm", "no_groups", "group_from_name", "intensity", "channels", "page", "slice"
 )  # fmt: skip
 OBJECTS = ("images", "measure", "objects")
 BOXES, BOTH = (*OBJECTS, "boxes"), (*OBJECTS, "boxes", "marks")
@@ -128,9 +130,11 @@ class Reading:
         images: The folder of images, where the annotations do not name it.
         skip_truncated: Skip images whose object is flagged as truncated.
         skip_difficult: Skip images whose object is flagged as difficult.
-        strict: Stop at the first image that would be skipped unasked, and at whatever is assumed.
+        strict: Stop at the first image that would be skipped unasked, and at whatever is assumed
+            and not confirmed. Every image is decoded.
+        confirm: What is assumed and right, in the words that --strict names, such as nuclei.
         boxes: What the numbers of a box mean, where the file does not follow its format: xyxy,
-            xywh or cxcywh, and normalised for shares of width and height.
+            xywh or cxcywh, and normalised for shares of width and height, or percent.
         marks: What measures an object: its box, or its mask (an outline or runs of pixels), which
             COCO, YOLO, labelme and CVAT can have.
         mask_kind: What masks mean: binary (each connected region is an object), instances (each
@@ -159,7 +163,8 @@ class Reading:
     skip_truncated: bool = False
     skip_difficult: bool = False
     strict: bool = False
-    boxes: Sequence[Literal["xyxy", "xywh", "cxcywh", "normalised"]] = ()
+    confirm: Sequence[str] = ()
+    boxes: Sequence[Literal["xyxy", "xywh", "cxcywh", "normalised", "percent"]] = ()
     marks: Literal["boxes", "masks"] = "boxes"
     mask_kind: Literal["auto", "binary", "instances", "classes"] = "auto"
     background: str = ""
@@ -173,8 +178,9 @@ class Reading:
     at_most: int = 0
 
     def __post_init__(self) -> None:
-        check_names(self.boxes, (*boxes.IN_WORDS, boxes.NORMALISED), "convention of boxes")
+        check_names(self.boxes, (*boxes.IN_WORDS, *boxes.UNITS), "convention of boxes")
         check_names(self.marks, EITHER, "kind of marks")
+        check_names(self.confirm, tuple(CONFIRMABLE), "assumption")
         if self.boxes and self.marks == "masks":
             raise DataError("--boxes says what boxes mean, but masks are measured. Omit --boxes.")
         check_names(self.mask_kind, ("auto", *KINDS), "kind of mask")
@@ -208,6 +214,7 @@ class _Row:
     group: str
     box: Box | None
     marked: Marked = ()
+    n_specks: int = 0  # of its objects
 
 
 @dataclass(frozen=True, slots=True)
@@ -274,7 +281,7 @@ def read_images(
     asked = reading or Reading()
     images_folder = None if asked.images is None else Path(asked.images)
     scheme, place = _place_of(spec, images_folder)
-    reader, log = READERS[scheme], _Log(asked.strict)
+    reader, log = READERS[scheme], _Log(asked.strict, frozenset(asked.confirm))
     _check_options(f"{scheme}: data", asked, (*OF_FILES, *reader.options))
     if frame is None and asked.measure == "pixels":
         raise DataError("Measure 'pixels' counts pixels of the network's input. Give a frame.")
@@ -298,7 +305,7 @@ def read_images(
     for statement in meant.assumed:
         log.assume(statement)
     measured = _measured(labelled, wanted, frame or WHOLE, asked, rule, log, progress)
-    rows = _shown(measured, asked, log)
+    rows = _of_patients(*_shown(measured, asked, log), asked, log)
     _check_once(place, rows)
     _check_found(place, rows, wanted if asked.subset else frozenset(), log.skipped, rule)
     groups, n_identical = joined([row.image for row in rows], [row.group for row in rows])
@@ -312,6 +319,7 @@ class _Log:
     """What reading skipped and assumed; nothing may be if `strict`."""
 
     strict: bool
+    confirmed: frozenset[str]
     skipped: list[LeftOut] = field(default_factory=list)
     assumed: list[str] = field(default_factory=list)
     stated: list[str] = field(default_factory=list)  # of the files themselves
@@ -321,8 +329,12 @@ class _Log:
     def skip(self, item: LeftOut) -> None:
         skip(item, self.skipped, self.strict)
 
-    def assume(self, statement: str) -> None:
-        assume(statement, self.assumed, self.strict)
+    def assume(self, given: Assumed) -> None:
+        confirmed = as_confirmed(given, self.confirmed)
+        if confirmed is not None:
+            self.stated.append(confirmed)
+        else:
+            assume(given, self.assumed, self.strict)
 
     def facts(self, n_identical: int, rule: MaskRule | None) -> dict[str, object]:
         """What was found and assumed, for `run.json`."""
@@ -355,18 +367,24 @@ def _check_options(what: str, asked: Reading, options: Sequence[str]) -> None:
 
 
 def _labelled(
-    found: Iterator[Labelled | LeftOut | str], reader: Reader, asked: Reading, place: str, log: _Log
+    found: Iterator[Labelled | LeftOut | Assumed | str],
+    reader: Reader,
+    asked: Reading,
+    place: str,
+    log: _Log,
 ) -> list[Labelled]:
     """The images that a reader yields, with boxes as corners in pixels, and their groups."""
     labelled: list[Labelled] = []
     for item in found:
         if isinstance(item, LeftOut):
             log.skip(item)
-        elif isinstance(item, str):
+        elif isinstance(item, Assumed):
             log.assume(item)
+        elif isinstance(item, str):
+            log.stated.append(item)
         else:
             labelled.append(replace(item, group="") if asked.no_groups else item)
-    is_share = boxes.NORMALISED in asked.boxes
+    is_share = not boxes.UNITS.keys().isdisjoint(asked.boxes)
     unsized = [
         item
         for item in labelled
@@ -378,10 +396,12 @@ def _labelled(
         log.stated.append(reader.by_format)
     elif unsized:
         drawn = "outlines" if asked.marks == "masks" else "boxes"
-        log.assume(
+        text = (
             f"{len(unsized)} annotations do not state the size of their image (the first is that "
             f"of {unsized[0].image.name}); their {drawn} are taken to be drawn on it as it is"
         )
+        log.assume(Assumed(text, "size"))
+    labelled = _without_copies(labelled, log)
     marks = [mark for item in labelled if isinstance(item.label, tuple) for mark in item.label]
     n_crowds = sum(CROWD in mark.flags for mark in marks)
     if n_crowds:
@@ -401,11 +421,44 @@ def _labelled(
         log.groups_by = f"the {reader.column} {asked.group or 'group'}"
     alone = [item.image.name for item in labelled if not item.group]
     if log.groups_by and alone:
-        log.assume(
+        text = (
             f"{len(alone)} of {len(labelled)} images are in no group (the first is {alone[0]}), "
             "and each is its own"
         )
+        log.assume(Assumed(text, "groups"))
+    labelled = [replace(item, group=composed(item.group)) for item in labelled]
+    _check_spelling("groups", {item.group for item in labelled}, log)
+    _check_spelling("subsets", {kind for item in labelled for kind in item.kinds}, log)
     return labelled
+
+
+def _check_spelling(what: str, names: Set[str], log: _Log) -> None:
+    """State names that could be one."""
+    first: dict[str, str] = {}
+    for name in sorted(names):
+        other = first.setdefault(name.casefold(), name)
+        if other != name:
+            text = (
+                f"the {what} {other!r} and {name!r} differ in upper and lower case only, and are "
+                "different"
+            )
+            log.assume(Assumed(text, "spelling"))
+
+
+def _without_copies(labelled: Sequence[Labelled], log: _Log) -> list[Labelled]:
+    """The images with each annotation once: of one class, in one place."""
+    every = [(item, item.label) for item in labelled if isinstance(item.label, tuple)]
+    n_copies = sum(len(label) - len(set(label)) for _, label in every)
+    if n_copies:
+        log.assume(
+            Assumed(f"{n_copies} annotations occur twice in one place, and count once", "copies")
+        )
+    return [
+        replace(item, label=tuple(dict.fromkeys(item.label)))
+        if isinstance(item.label, tuple)
+        else item
+        for item in labelled
+    ]
 
 
 def _measured(
@@ -435,15 +488,22 @@ def _measured(
                     log.skip(each)
         if progress:
             progress("listing", number, len(labelled))
+    n_specks = sum(row.n_specks for row in rows)
+    if n_specks and asked.objects == "mean":
+        text = f"{n_specks} objects of masks have fewer than {SPECK} pixels, and count like others"
+        log.assume(Assumed(text, "specks"))
     return rows
 
 
-def _shown(rows: Sequence[_Row], asked: Reading, log: _Log) -> list[_Row]:
-    """The rows of images whose pixels are known to mean something, with their rendering."""
+def _shown(rows: Sequence[_Row], asked: Reading, log: _Log) -> tuple[list[_Row], Mapping[Any, str]]:
+    """The rows of images whose pixels are known to mean something, with their rendering.
+
+    And the patients of the files that state them.
+    """
     rendering = Rendering(channels=tuple(asked.channels), page=asked.page, slice=asked.slice)
     files = [cast(Path | Stored, row.image.source) for row in rows]
     names = {file: row.image.name for file, row in zip(files, rows, strict=True)}
-    found = settled(names, rendering, asked.intensity)
+    found = settled(names, rendering, asked.intensity, every=asked.strict)
     shown, skipped = [], dict[str, str]()
     for file, row in zip(files, rows, strict=True):
         if file in found.skipped:
@@ -457,7 +517,26 @@ def _shown(rows: Sequence[_Row], asked: Reading, log: _Log) -> list[_Row]:
         log.assume(statement)
     log.stated += found.stated
     log.spacing += found.spacing
-    return shown
+    return shown, found.patients
+
+
+def _of_patients(
+    rows: Sequence[_Row], patients: Mapping[Any, str], asked: Reading, log: _Log
+) -> list[_Row]:
+    """The rows with the patients of DICOM as groups, if nothing else groups them."""
+    own = [patients.get(cast(Path | Stored, row.image.source), "") for row in rows]
+    n, different = len({row.image.place() for row in rows}), len(set(own) - {""})
+    if log.groups_by or asked.no_groups or not different or different == n:
+        return list(rows)
+    if different == 1 and all(own):
+        text = f"all {n} images state one PatientID, as after anonymisation, and each is its own"
+        log.assume(Assumed(text, "groups"))
+        return list(rows)
+    log.groups_by = "the PatientID of DICOM files"
+    return [
+        replace(row, group=f"patient {patient}" if patient else row.group)
+        for row, patient in zip(rows, own, strict=True)
+    ]
 
 
 def _place_of(spec: str, images_folder: Path | None) -> tuple[str, Path | Stored | str]:
@@ -541,7 +620,14 @@ def _rows(
     for kind, marks in chosen:
         if isinstance(marks, Path):
             seen = _seen_in_mask(
-                marks, width, height, orientation, frame, asked.measure, cast(MaskRule, rule)
+                marks,
+                item.image.source,
+                width,
+                height,
+                orientation,
+                frame,
+                asked.measure,
+                cast(MaskRule, rule),
             )
             if asked.objects == "single" and len(seen) > 1:
                 yield LeftOut(item.image.name, f"it has {len(seen)} objects{SEVERAL}")
@@ -565,7 +651,13 @@ def _rows(
         box = None if asked.objects == "mean" else counted[0].box
         drawn = tuple(each.shape or each.box for each in counted)
         marked = marks if isinstance(marks, Path) else drawn
-        yield _Row(*(kind, item.image, value, group), *((box, marked) if is_known else (None, ())))
+        box, marked = (box, marked) if is_known else (None, ())
+        n_specks = 0
+        if isinstance(marks, Path):
+            left, top, right, bottom = frame.window(width, height)
+            shown = (right - left) * (bottom - top)
+            n_specks = sum(each.area * shown < SPECK - 0.5 for each in counted)
+        yield _Row(kind, item.image, value, group, box, marked, n_specks)
 
 
 def _of_kind(label: tuple[Mark, ...] | Path, kind: str) -> tuple[Mark, ...] | Path:
@@ -643,6 +735,7 @@ def _seen_in_shape(
 
 def _seen_in_mask(
     file: Path,
+    image: object,
     width: int,
     height: int,
     orientation: int,
@@ -665,10 +758,22 @@ def _seen_in_mask(
             f"its EXIF orientation {orientation} turns it, and its mask could be drawn before or "
             "after; use an area with --fit squash, or save it upright"
         )
+    _check_space(file, image)
     found = shares_of_labels(labels, frame.window(width, height))
     if not found:
         raise DataError("its mask marks no pixel; mark its object, or remove the image")
     return [_Seen(*each) for each in found]
+
+
+def _check_space(mask: Path, image: object) -> None:
+    """Refuse a mask of a volume whose voxels are not those of its image."""
+    if not isinstance(image, Path) or {form_of(mask), form_of(image)} != {NIFTI}:
+        return
+    if not same_space(mask, image):
+        raise DataError(
+            f"its mask {mask.name} has its voxels in other places than the image, by their affines;"
+            " resample it to the image"
+        )
 
 
 def _summary(seen: list[_Seen], kind: str, objects: str) -> tuple[float, float, list[_Seen]]:
@@ -814,6 +919,11 @@ def check_size(image_set: ImageSet) -> None:
         DataError: if one has too few images or groups, or a measure that is not finite or constant.
     """
     names = np.array(image_set.subset)
+    others = "Add images of more groups."
+    if image_set.facts.get("groups_by"):
+        others = "Add images of more groups, or give --no-groups if images are independent."
+    part = cast(Mapping[str, int], image_set.facts.get("drawn", {}))
+    more = f"Draw more than {part['n']} of {part['of']}: --at-most." if part else ""
     for subset in image_set.subsets:
         rows = names == subset
         measure = image_set.measure[rows]
@@ -832,12 +942,13 @@ def check_size(image_set: ImageSet) -> None:
         if n < LEAST_IMAGES:
             raise DataError(
                 f"Subset {subset!r} needs at least {LEAST_IMAGES} images for training and testing, "
-                f"got {n}. Add images, or choose other subsets."
+                f"got {n}. {more or 'Add images, or choose other subsets.'}"
             )
         if n_groups < LEAST_GROUPS:
             raise DataError(
                 f"Subset {subset!r} needs images of at least {LEAST_GROUPS} groups, since groups "
-                f"are never split, but its {n} images have {n_groups}. Add images of more groups."
+                f"are never split, but its {n} images have {n_groups}. "
+                f"{more or others}"
             )
         if np.ptp(measure) == 0:
             raise DataError(

@@ -6,13 +6,14 @@ the whole set, so that relative brightness survives, and what was chosen is stat
 
 import io
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TypeAlias
+from typing import TypeAlias, cast
 
 import numpy as np
 
 from ..errors import DataError
+from .assumptions import Assumed
 from .decoding import (
     DICOM,
     Contents,
@@ -26,15 +27,17 @@ from .decoding import (
     full_range,
     rendered,
     shown_values,
+    without_data,
 )
 from .storage import Stored
 
 File: TypeAlias = Path | Stored
 
 INTENSITIES = ("auto", "full", "data", "percentiles", "window")
-BITS = (8, 10, 12, 14, 16, 32)  # that cameras and scanners have
+BITS = (8, 10, 12, 14, 16, 32, 64)  # that cameras and scanners have
 SAMPLED = 4096  # values of each image, for quantiles
 LOOKED_AT = 64  # of many images that are plain, or not on this machine
+LEAST_GREYS = 8  # different values, besides one far from them, of an image that is no mask
 TAILS = 0.0005  # of the values, at either end, that may be outliers
 MOST_CONTRAST = 8.0  # range of all values over that without tails, at most
 _MAY_BE_DEEP = (".png", ".tif", ".tiff", ".gif", ".webp", ".jp2", ".ppm", ".pgm")
@@ -49,13 +52,15 @@ class Settled:
         skipped: files that cannot be used, and the reasons.
         stated: what follows from the files themselves, in sentences.
         spacing: mm per pixel, down and across, of files that state it, each value once.
+        patients: the patient of files that state it.
     """
 
     renderings: Mapping[File, Rendering]
-    assumed: tuple[str, ...]
+    assumed: tuple[Assumed, ...]
     skipped: Mapping[File, str]
     stated: tuple[str, ...] = ()
     spacing: tuple[tuple[float, float], ...] = ()
+    patients: Mapping[File, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +73,7 @@ class _Look:
         reach: the smallest and the largest value; None if it was not decoded.
         sample: some of the values.
         is_blended: whether transparent pixels are shown on white.
+        no_data: the value of pixels without data, if there are any.
     """
 
     found: Contents
@@ -76,6 +82,7 @@ class _Look:
     reach: tuple[float, float] | None
     sample: np.ndarray
     is_blended: bool = False
+    no_data: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +93,7 @@ class _Examined:
     asked: Rendering
     is_asked: bool
     few: frozenset[File]  # that are decoded, if they are plain
+    every: bool  # whether these are all, and what is broken is unusable
     looks: dict[File, _Look]
     unusable: dict[File, str]
 
@@ -109,14 +117,18 @@ class _Examined:
         name = self.names[file]
         try:
             content = io.BytesIO(file.read()) if isinstance(file, Stored) else file
-            found = contents(content, self.asked.slice)
+            found = self._contents(content)
             is_plain = found.is_plain and not self.is_asked
             if is_plain and file not in self.few:
                 return _Look(found, np.dtype(np.uint8), True, None, np.empty(0))
             shown, alpha = np.asarray(rendered(content)) if is_plain else None, None
         except NeededError as error:
             raise DataError(f"{name}: {error}.") from error
-        except DataError:
+        except FileError:
+            raise
+        except DataError as error:
+            if self.every:
+                raise FileError(str(error)) from error
             return None
         if shown is None:
             try:
@@ -126,13 +138,32 @@ class _Examined:
                 raise
             except DataError as error:
                 raise DataError(f"{name}: {error}.") from error
+        no_data = None if is_plain or shown.dtype == np.uint8 else found.no_data
+        if no_data is not None:
+            empty = without_data(shown, no_data)
+            no_data = no_data if empty.any() else None
+            shown = shown[~empty] if no_data is not None and not empty.all() else shown
         kind = np.dtype(shown.dtype.name)  # in the byte order of this machine
         reach = float(shown.min()), float(shown.max())
         sample = shown.ravel()[:: 1 + shown.size // SAMPLED]
-        return _Look(found, kind, is_plain, reach, sample, alpha is not None)
+        return _Look(found, kind, is_plain, reach, sample, alpha is not None, no_data)
+
+    def _contents(self, content: File | io.BytesIO) -> Contents:
+        """What a file holds; a local one that cannot be read is unusable, whatever is sampled."""
+        file = cast(Path | io.BytesIO, content)
+        try:
+            return contents(file, self.asked.slice)
+        except NeededError:
+            raise
+        except DataError as error:
+            if isinstance(file, Path):
+                raise FileError(str(error)) from error
+            raise
 
 
-def settled(names: Mapping[File, str], asked: Rendering, intensity: str) -> Settled:
+def settled(
+    names: Mapping[File, str], asked: Rendering, intensity: str, *, every: bool = False
+) -> Settled:
     """The rendering of each file that needs one.
 
     Every local file that can hold more than 8 bits is opened. Of those that are not on this machine
@@ -142,13 +173,14 @@ def settled(names: Mapping[File, str], asked: Rendering, intensity: str) -> Sett
         names: of the files, for messages.
         asked: channels and page.
         intensity: auto, full, data, percentiles, window, or LOW,HIGH.
+        every: whether all files are decoded.
 
     Raises:
         DataError: if images could mean several things and no option chooses, or all are blank.
     """
     is_asked = intensity != "auto" or asked != Rendering()
-    few = frozenset(list(names)[:: 1 + len(names) // LOOKED_AT])
-    examined = _Examined(names, asked, is_asked, few, {}, {})
+    few = frozenset(list(names)[:: 1 if every else 1 + len(names) // LOOKED_AT])
+    examined = _Examined(names, asked, is_asked, few, every, {}, {})
     examined.add(
         file
         for file in names
@@ -167,12 +199,13 @@ def settled(names: Mapping[File, str], asked: Rendering, intensity: str) -> Sett
     windows, one = _windows(examined, intensity)
     ranges = _ranges(examined, "data" if intensity == "window" else intensity, one)
     renderings = {
-        file: _within(asked, look.kind, ranges[look.kind])
+        file: replace(_within(asked, look.kind, ranges[look.kind]), no_data=look.no_data)
         for file, look in looks.items()
         if not look.is_plain
     }
     for file, (low, high) in windows.items():
-        renderings[file] = replace(asked, low=low, high=high)
+        no_data = looks[file].no_data
+        renderings[file] = replace(asked, low=low, high=high, no_data=no_data)
     given = asked
     for kind in kinds:  # one at most, if there is a rest
         given = _within(asked, kind, ranges.get(kind, (0.0, 255.0)))
@@ -180,12 +213,55 @@ def settled(names: Mapping[File, str], asked: Rendering, intensity: str) -> Sett
             given = replace(given, of=kind.name)
     if given != Rendering():
         renderings |= dict.fromkeys(rest, given)
-    assumed = _assumed(ranges, one) if intensity == "auto" else []
-    assumed += _blended(examined)
+    assumed = [*_assumed(ranges, one), *_dim(examined, ranges)] if intensity == "auto" else []
+    assumed += _blended(examined) + _not_oriented(examined)
     held = [look.found for look in looks.values() if not look.is_plain]
     spacing = tuple(sorted({found.spacing for found in held if found.spacing}))
-    stated = _stated(held, windows.values(), spacing)
-    return Settled(renderings, (*assumed, *blank), examined.unusable, stated, spacing)
+    stated = (*_stated(held, windows.values(), spacing), *_without_data(looks.values()))
+    patients = {file: look.found.patient for file, look in looks.items() if look.found.patient}
+    return Settled(renderings, (*assumed, *blank), examined.unusable, stated, spacing, patients)
+
+
+def _without_data(looks: Collection[_Look]) -> list[str]:
+    """What is stated of pixels without data."""
+    values = [look.no_data for look in looks if look.no_data is not None]
+    if not values:
+        return []
+    different = ", ".join(dict.fromkeys(f"{value:g}" for value in values))
+    return [
+        f"{len(values)} images have pixels without data ({different}, as they declare), which are "
+        "black, and do not count for the range"
+    ]
+
+
+def _dim(examined: _Examined, ranges: Mapping[np.dtype, tuple[float, float]]) -> list[Assumed]:
+    """What is assumed of images that use a small part of the range of all."""
+    said = []
+    for kind, (low, high) in ranges.items():
+        own = {
+            file: look.reach
+            for file, look in examined.looks.items()
+            if look.kind == kind and look.reach and not look.is_plain
+        }
+        dim = [file for file, reach in own.items() if reach[1] - low < (high - low) / MOST_CONTRAST]
+        if dim:
+            text = (
+                f"{len(dim)} of {len(own)} images use less than an eighth of the range of all (the "
+                f"first is {examined.names[dim[0]]}), and are shown as dark"
+            )
+            said.append(Assumed(text, f"--intensity={low:g},{high:g}"))
+    return said
+
+
+def _not_oriented(examined: _Examined) -> list[Assumed]:
+    files = [file for file, look in examined.looks.items() if not look.found.is_oriented]
+    if not files:
+        return []
+    text = (
+        f"{len(files)} volumes do not state where their axes point to (the first is "
+        f"{examined.names[files[0]]}), so slices are taken along the axes of their file"
+    )
+    return [Assumed(text, "orientation")]
 
 
 def _stated(
@@ -211,24 +287,28 @@ def _stated(
 
 def _assumed(
     ranges: Mapping[np.dtype, tuple[float, float]], window: tuple[float, float] | None
-) -> list[str]:
+) -> list[Assumed]:
     return [
-        f"{described(kind)} values are shown from {low:g} (black) to {high:g} (white), "
-        + ("the window of all files, " if window and kind == np.float32 else "")
-        + f"as --intensity {low:g},{high:g} would"
+        Assumed(
+            f"{described(kind)} values are shown from {low:g} (black) to {high:g} (white), "
+            + ("the window of all files, " if window and kind == np.float32 else "")
+            + f"as --intensity {low:g},{high:g} would",
+            f"--intensity={low:g},{high:g}",
+        )
         for kind, (low, high) in ranges.items()
         if kind not in (np.uint8, np.bool_)
     ]
 
 
-def _blended(examined: _Examined) -> list[str]:
+def _blended(examined: _Examined) -> list[Assumed]:
     blended = [examined.names[file] for file, look in examined.looks.items() if look.is_blended]
     if not blended:
         return []
-    return [
+    text = (
         f"{len(blended)} of {len(examined.looks)} images that were examined have transparent "
         f"pixels (the first is {blended[0]}), which are shown on white"
-    ]
+    )
+    return [Assumed(text, "transparent")]
 
 
 def _may_be_deep(file: Path) -> bool:
@@ -242,7 +322,7 @@ def _within(asked: Rendering, kind: np.dtype, shown: tuple[float, float]) -> Ren
     return replace(asked, low=shown[0], high=shown[1])
 
 
-def _blank(examined: _Examined, *, has_rest: bool) -> list[str]:
+def _blank(examined: _Examined, *, has_rest: bool) -> list[Assumed]:
     """Make blank files unusable; only state those of a sample, so that no result depends on it.
 
     Args:
@@ -270,10 +350,11 @@ def _blank(examined: _Examined, *, has_rest: bool) -> list[str]:
             examined.unusable[file] = f"it is blank: every value is {value:g}"
     if not used:
         return []
-    return [
+    text = (
         f"{len(used)} of {len(reaches)} images that were examined are blank (the first is "
         f"{used[0]}), and are used like all others"
-    ]
+    )
+    return [Assumed(text, "blank")]
 
 
 def _windows(
@@ -347,10 +428,33 @@ def _chosen(
     if intensity == "data":
         return least, most
     samples = np.concatenate([look.sample for look in looks])
+    if intensity == "auto":
+        _check_apart(kind, samples, first)
     low, high = (float(q) for q in np.quantile(samples, [TAILS, 1 - TAILS]))
     if intensity == "percentiles":
         return (low, high) if low < high else (least, most)
     return range_in_use(kind, (least, most), (low, high), first)
+
+
+def _check_apart(kind: np.dtype, samples: np.ndarray, first: str) -> None:
+    """Refuse a value far from all others, as it stands for no data, that is not declared as such.
+
+    Raises:
+        DataError: if there is one.
+    """
+    least, most = samples.min(), samples.max()
+    for value, is_odd in ((least, least < 0), (most, True)):
+        is_value = samples == value
+        others = samples[~is_value]
+        if not is_odd or is_value.mean() <= TAILS or len(np.unique(others)) < LEAST_GREYS:
+            continue
+        low, high = float(others.min()), float(others.max())
+        if min(abs(float(value) - low), abs(float(value) - high)) > high - low:
+            raise DataError(
+                f"{100 * is_value.mean():.1f} % of the {described(kind)} values are {value:g}, and "
+                f"all others lie between {low:g} and {high:g} (the first image is {first}), as if "
+                f"it stood for no data. Choose --intensity={low:g},{high:g}, or data."
+            )
 
 
 def range_in_use(

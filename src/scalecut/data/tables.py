@@ -18,10 +18,10 @@ import math
 import re
 import tarfile
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from io import BufferedIOBase
-from pathlib import Path, PurePath
+from pathlib import Path, PurePath, PureWindowsPath
 from typing import TypeAlias
 
 import pandas as pd
@@ -48,7 +48,7 @@ GROUP_NAMES = ("患者", "病人", "病例", "환자", "пациент", "ασθ
 LIKE_BOX = {"xmin", "bboxxywh", "bbox", "bboxx", "boxx", "x"}  # letters of columns of boxes
 AT_ONCE = 4  # shards that are listed concurrently
 LONGEST = 200  # characters of what could name a group; of more, the hash stands for it
-LAYOUT = 4  # version of kept indexes: raise it when the same shard would be listed differently
+LAYOUT = 5  # version of kept indexes: raise it when the same shard would be listed differently
 _COMPRESSED = {
     b"\x1f\x8b": "gunzip",
     b"BZh": "bunzip2",
@@ -120,6 +120,7 @@ def _group_column(
 
 @functools.cache
 def _seems_group(name: str) -> bool:
+    name = name.rpartition(".")[2]
     word = re.sub(r"[^a-z]|(uid|id|ids|no|nr|name|number|code)$", "", name.strip().lower())
     return word.removesuffix("s") in GROUP_WORDS or any(n in name.lower() for n in GROUP_NAMES)
 
@@ -134,12 +135,15 @@ def _source(name: str, table: str, images_folder: Path | None) -> Path | Stored:
         return Stored(name)
     if is_address(table) and images_folder is None and not PurePath(name).is_absolute():
         return Stored(sibling(table, name))
-    return (images_folder or Path(table).parent) / name
+    path = (images_folder or Path(table).parent) / name
+    if "\\" in name and not path.exists():  # a path of Windows
+        path = (images_folder or Path(table).parent) / PureWindowsPath(name).as_posix()
+    return path
 
 
 def _is_number(cell: str) -> bool:
     try:
-        return math.isfinite(float(cell))
+        return math.isfinite(float(cell)) and "_" not in cell  # which Python takes in numbers
     except ValueError:
         return False
 
@@ -180,12 +184,20 @@ def columns(
         raise DataError(f"{place}: {error}.") from error
     try:
         table = _parsed(content, kind)
+    except DataError as error:
+        raise DataError(f"{place}: {error}.") from error
+    except UnicodeError as error:
+        raise DataError(f"{place} is no text in UTF-8 ({error}). Save it as CSV UTF-8.") from error
     except (ValueError, OSError) as error:  # those of pandas and pyarrow are among these
         raise DataError(
             f"{place} is not a table ({' '.join(str(error).split())}). "
             f"Give a {kind} file with the columns {' and '.join(required)}."
         ) from error
-    found = {str(name): [str(cell) for cell in table[name]] for name in table.columns}
+    table = table.rename(columns=lambda name: str(name).strip())
+    twice = next((name for name in cells if list(table.columns).count(name) > 1), None)
+    if twice is not None:
+        raise DataError(f"{place} has two columns {twice!r}. Keep one, or rename the other.")
+    found = {name: [str(cell) for cell in table[name]] for name in table.columns}
     found |= {name: [*map(str.strip, cells)] for name, cells in found.items() if name != "image"}
     missing = [name for name in required if name not in found]
     box = next((name for name in found if _letters(name) in LIKE_BOX), None)
@@ -233,9 +245,35 @@ def _letters(name: str) -> str:
 
 def _parsed(content: Path | io.BytesIO, kind: str) -> pd.DataFrame:
     if kind == "CSV":
-        return pd.read_csv(content, dtype=str, keep_default_na=False, encoding="utf-8-sig")
-    table = pd.read_parquet(content).reset_index(drop=True)
+        encoding = _encoding(content)
+        return pd.read_csv(content, dtype=str, keep_default_na=False, encoding=encoding)
+    table = pd.read_parquet(content)
+    table = table.reset_index(drop=table.index.names == [None])
+    of_images = [name for name in table.columns if _holds_files(table[name])]
+    if "image" in of_images:
+        raise DataError(
+            "its column 'image' holds images themselves, as in data sets of Hugging Face; save "
+            "them as files, or pack them into tar shards"
+        )
+    table = table.drop(columns=of_images)
     return table.astype(object).where(table.notna(), "")
+
+
+def _encoding(content: Path | io.BytesIO) -> str:
+    """That of a table: UTF-16 where its first bytes say so, else UTF-8."""
+    if isinstance(content, io.BytesIO):
+        start = content.getvalue()[:4]
+    else:
+        with content.open("rb") as file:
+            start = file.read(4)
+    if start == b"PK\3\4":
+        raise DataError("it is a workbook of Excel; save it as CSV UTF-8")
+    return "utf-16" if start[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
+
+
+def _holds_files(column: Iterable[object]) -> bool:
+    first = next((value for value in column if value is not None), None)
+    return isinstance(first, bytes) or (isinstance(first, dict) and "bytes" in first)
 
 
 def _and(words: Sequence[str]) -> str:
@@ -459,12 +497,20 @@ def _stated(text: bytes) -> tuple[float, str, dict[str, str]]:
             raise DataError(f"the {name} in its .json is {_short(about[name])}; give text")
     names = {
         name: _name_of_group(value)
-        for name, value in about.items()
+        for name, value in _flat(about)
         if not isinstance(value, bool | None)
         and (isinstance(value, str | int) or _seems_group(name))
     }
     stated = {name: value for name, value in names.items() if value}
     return measure, about.get("subset", "").strip(), stated
+
+
+def _flat(about: Mapping[str, object], above: str = "") -> Iterator[tuple[str, object]]:
+    """Keys and values, and those of objects inside as `outer.inner`."""
+    for name, value in about.items():
+        yield f"{above}{name}", value
+        if isinstance(value, dict):
+            yield from _flat(value, f"{above}{name}.")
 
 
 def _name_of_group(value: object) -> str:

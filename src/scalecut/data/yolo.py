@@ -4,12 +4,13 @@ data.yaml names folders of images, or lists of their files. A path in it can be 
 calls path or to its own folder; if both are there and differ, it is refused.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..errors import DataError
-from .decoding import stem_of, suffix_of
+from .assumptions import Assumed
+from .decoding import is_image, stem_of, suffix_of
 from .files import Files, Items, identity, of_two
 from .images import Image, LeftOut, Mark, Source, marked
 from .outlines import Tally, around, ring_of
@@ -34,7 +35,10 @@ def yolo(folder: Path, source: Source) -> Items:
         places = [folder / "images" if (folder / "images").is_dir() else folder]
     paths: dict[Path, Path] = {}
     for place in places:
-        for path in Files(place).paths if place.is_dir() else _listed(place, folder, about):
+        found = Files(place) if place.is_dir() else None
+        if found is not None:
+            yield from found.rest("images")
+        for path in _listed(place, folder, about) if found is None else found.paths:
             if isinstance(path, LeftOut):
                 yield path
             else:
@@ -46,7 +50,10 @@ def yolo(folder: Path, source: Source) -> Items:
         )
     if missing:
         there = ", ".join(map(str, places))
-        yield f"the YAML file names {', '.join(missing)}, not found; images are those of {there}"
+        yield Assumed(
+            f"the YAML file names {', '.join(missing)}, not found; images are those of {there}",
+            "splits",
+        )
     tally = Tally(source.marks == "masks")
     used: dict[Path, str] = {}
     for path in sorted(paths.values()):
@@ -65,7 +72,30 @@ def yolo(folder: Path, source: Source) -> Items:
             yield LeftOut(name, str(error))
             continue
         yield marked(Image(name, path), marks, form="normalised cxcywh")
+    yield from _without_image(used, {path.parent for path in paths.values()}, folder)
     yield from tally.statements()
+
+
+def _without_image(
+    used: Mapping[Path, str], places: Iterable[Path], folder: Path
+) -> Iterator[LeftOut]:
+    """The labels next to those of images that belong to no image in the places of these."""
+    stems = {stem_of(path) for place in places for path in place.iterdir() if is_image(path)}
+    for place in sorted({file.parent for file in used}):
+        for file in sorted(place.glob("*.txt")):
+            is_known = file in used or file.stem in stems or file.name.startswith(".")
+            if not is_known and _is_label(file):
+                name = file.relative_to(folder) if file.is_relative_to(folder) else file
+                yield LeftOut(name.as_posix(), "there is no image for these labels; add it")
+
+
+def _is_label(file: Path) -> bool:
+    """Whether the first line of a text file is one of labels."""
+    try:
+        numbers = [float(word) for word in _text(file).partition("\n")[0].split()]
+    except (DataError, ValueError):
+        return False
+    return len(numbers) >= 5
 
 
 def _facts(folder: Path) -> dict[str, Any]:
@@ -95,8 +125,9 @@ def _kinds(about: dict[str, Any], folder: Path) -> dict[str, str]:
         DataError: if data.yaml has names that are neither a list nor by number.
     """
     names = about.get("names")
-    file = folder / "classes.txt"
-    if names is None and file.is_file():
+    files = (folder / name for name in ("classes.txt", "obj.names"))
+    file = next((file for file in files if file.is_file()), None)
+    if names is None and file is not None:
         try:
             names = _text(file).split("\n")
         except DataError as error:
@@ -192,6 +223,11 @@ def _marks(file: Path, kinds: dict[str, str], has_points: bool, tally: Tally) ->
             values = [float(word) for word in words[1:]]
         except ValueError:
             values = []
+        if not identity(words[0]).isdecimal():
+            raise DataError(
+                f"line {number} of {file.name} begins with {words[0]!r}, which is no number of a "
+                "class, as in labels of KITTI; convert them"
+            )
         kind = kinds.get(identity(words[0]), identity(words[0]))
         if len(values) == 4 or (has_points and len(values) > 4):
             left, top, right, bottom = values[:4]
@@ -203,6 +239,11 @@ def _marks(file: Path, kinds: dict[str, str], has_points: bool, tally: Tally) ->
             outline = ((ring_of(zip(values[::2], values[1::2], strict=True)),),)
             marks.append(Mark(kind, box, shape=outline if tally.has_shapes else None))
         else:
+            if len(values) == 5:
+                raise DataError(
+                    f"line {number} of {file.name} has a sixth number, such as the confidence of a "
+                    "prediction; remove it"
+                )
             raise DataError(
                 f"line {number} of {file.name} is no class with a box or an outline "
                 f"({line.strip()[:40]!r}); fix it"

@@ -18,8 +18,9 @@ from jaxtyping import Bool, Float, Float32, UInt8
 from torch import Tensor, nn
 
 from .. import cache
+from ..data.assumptions import Assumed, assume
 from ..data.decoding import fitted
-from ..data.images import Image, ImageSet, LeftOut, Progress, assume, keys_of
+from ..data.images import Image, ImageSet, LeftOut, Progress, keys_of
 from ..data.measures import Frame, evenly
 from ..data.read import check_size
 from ..data.summary import described, summary_of
@@ -589,7 +590,7 @@ class Stages:
             DataError: if something is assumed of the network, and `strict`.
         """
         for statement in network.assumed:
-            assume(statement, [], strict)
+            assume(Assumed(statement, "the options named"), [], strict)
         shown = getattr(self.progress, "say", None)
         if shown is not None:
             shown(summary_of(image_set, assumed=network.assumed))

@@ -216,7 +216,7 @@ def atlas_drawing(table: pd.DataFrame) -> Drawing:
         values = own.pivot_table(column, "concept", "layer", sort=False, dropna=False)
         wanted = values.reindex(index=concepts, columns=[*names]).to_numpy(dtype=float)
         grids.append(Grid(title, concepts, wanted, "R²" if column == "r2" else "partial R²"))
-    return Drawing(rows[0]["model"], _caption(rows), [*names.values()], grids)
+    return _drawing(rows, names.values(), grids)
 
 
 def predicted_drawing(predictions: pd.DataFrame, model: str, layer: str, label: str) -> Drawing:
@@ -341,7 +341,7 @@ def _of_subsets(subsets: Iterable[str]) -> Looks:
 
 
 def _drawing(
-    rows: Rows, places: Iterable[str], panels: list[Panel], axis_name: str = ""
+    rows: Rows, places: Iterable[str], panels: list[Panel] | list[Grid], axis_name: str = ""
 ) -> Drawing:
     """With the network, its weights and the number of images above it."""
     caption = f"{rows[0]['weights']} weights   ·   n = {range_of(rows, 'n_images')} images"

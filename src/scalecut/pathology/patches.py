@@ -29,6 +29,7 @@ from scipy import ndimage, sparse
 from skimage.measure import label
 
 from .. import runs
+from ..data.assumptions import CONFIRMABLE
 from ..data.groups import joined
 from ..data.images import Image, LeftOut, Progress
 from ..data.masks import KINDS, background_code
@@ -82,6 +83,7 @@ class Cutting:
         mask_kind: What masks mean: binary (each connected region is a nucleus), instances (each
             value is one), or classes (each connected region of a value); auto detects it.
         background: The value or colour (R,G,B) of masks that marks nothing, instead of 0.
+        confirm: What is assumed of masks and right, in the words that --strict names.
     """
 
     magnifications: Sequence[float] = (5.0, 8.0, 10.0, 15.0, 20.0, 30.0, 40.0)  # graziani2021
@@ -93,6 +95,7 @@ class Cutting:
     native_blur: float | None = None
     mask_kind: Literal["auto", "binary", "instances", "classes"] = "auto"
     background: str = ""
+    confirm: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         given = (*self.magnifications, self.native, self.size)
@@ -112,6 +115,7 @@ class Cutting:
         if self.grid is not None and self.grid < 1:
             raise DataError(f"--grid must be at least 1, got {self.grid}.")
         check_names(self.mask_kind, ("auto", *KINDS), "kind of mask")
+        check_names(self.confirm, tuple(CONFIRMABLE), "assumption")
         background_code(self.background)
         for value, name in ((self.um_per_pixel, "um-per-pixel"), (self.native_blur, "native-blur")):
             if value is not None and not 0 < value < np.inf:
@@ -203,12 +207,13 @@ def save_patches(
         background=cutting.background,
         leave_out=leave_out,
         strict=strict,
+        confirm=cutting.confirm,
     )
     images = [Image(tile.name, tile.image) for tile in found]
     groups, n_identical = joined(images, [tile.group for tile in found])
     kept = [replace(tile, group=group) for tile, group in zip(found, groups, strict=True)]
     said = (
-        *(f"{each[0].upper()}{each[1:]}." for each in kept[0].rule.assumed),
+        *(f"{each[0].upper()}{each[1:]}." for each in kept[0].said),
         *[f"{n_identical} tiles with identical copies share a part."] * bool(n_identical),
         *checked(kept, cutting.native, cutting.um_per_pixel),
     )

@@ -19,10 +19,11 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Bool, Integer, UInt8
 
+from ..data.assumptions import as_confirmed, assume
 from ..data.decoding import COMMON, header, opened, suffix_of
 from ..data.files import none_in
 from ..data.groups import TCGA
-from ..data.images import Image, LeftOut, assume, first_skipped, skip
+from ..data.images import Image, LeftOut, first_skipped, skip
 from ..data.masks import MaskRule, marks_of, understood
 from ..data.outlines import Tally
 from ..data.pairs import GEOJSON, IN_PIXELS, labels_in
@@ -46,6 +47,7 @@ class Tile:
     rule: MaskRule  # what the values of masks mean
     um_per_pixel: float | None = None  # from the file
     stated: tuple[Stated, ...] = ()  # all that the file says about it
+    said: tuple[str, ...] = ()  # what was assumed and stated of all masks, in sentences
 
 
 def find_tiles(
@@ -56,6 +58,7 @@ def find_tiles(
     background: str = "",
     leave_out: Sequence[str] = (),
     strict: bool = False,
+    confirm: Sequence[str] = (),
 ) -> tuple[list[Tile], tuple[LeftOut, ...]]:
     """The tiles of a folder that have a mask in the other, by name, and what is skipped.
 
@@ -66,6 +69,7 @@ def find_tiles(
         background: the value or colour of masks that marks nothing, instead of 0.
         leave_out: parts of names; files whose name has one are listed, but not read.
         strict: whether nothing may be skipped or assumed.
+        confirm: what is assumed and right, in words of `CONFIRMABLE`.
 
     Raises:
         DataError: if a folder does not exist, no tile can be used, masks are ambiguous, or
@@ -103,12 +107,16 @@ def find_tiles(
             skip(LeftOut((of_tile or of_mask)[0].name, reason), left_out, strict)
     if not found:
         raise DataError(f"None of the tiles of {tiles} can be used. {first_skipped(left_out)}")
+    stated = [IN_PIXELS] * any(suffix_of(tile.mask) == GEOJSON for tile in found)
     assumed: list[str] = []
-    for statement in (*rule.assumed, *tally.statements()):
-        assume(statement, assumed, strict)
-    assumed += [IN_PIXELS] * any(suffix_of(tile.mask) == GEOJSON for tile in found)
-    rule = replace(rule, assumed=tuple(assumed))
-    return [replace(tile, rule=rule) for tile in found], tuple(left_out)
+    for given in (*rule.assumed, *tally.statements()):
+        confirmed = as_confirmed(given, confirm)
+        if confirmed is None:
+            assume(given, assumed, strict)
+        else:
+            stated.append(confirmed)
+    said = (*assumed, *stated)
+    return [replace(tile, rule=rule, said=said) for tile in found], tuple(left_out)
 
 
 def _named(
