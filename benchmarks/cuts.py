@@ -20,7 +20,10 @@ CUTS = {
 
 def table_of_cuts(networks: Sequence[str], pairs: int) -> list[str]:
     """One row per network."""
-    lines = ["| network, cut after | parameters | MACs | latency |", "|---|---|---|---|"]
+    lines = [
+        "| network, cut after | parameters | multiply-accumulates | latency, cut / whole |",
+        "|---|---|---|---|",
+    ]
     for name in networks:
         network = load_network(name, weights="random")
         found = verify_cut(network, cut_after(network, CUTS[name]), pairs=pairs, batch_size=8)
