@@ -14,6 +14,7 @@ import os
 import platform
 import sys
 import tempfile
+import textwrap
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -96,7 +97,7 @@ def measured(size: Size, folder: Path) -> Iterator[str]:
     for name in size.networks:
         with variants_of(name, images, precision) as variants:
             speeds[NETWORKS[name]] = in_rounds(variants, size.seconds, size.rounds)
-    yield from (machine(size), "", *table_of_speeds(speeds, PLAIN), "")
+    yield from (*textwrap.wrap(machine(size), 120), "", *table_of_speeds(speeds, PLAIN), "")
     data = [f"voc:{voc}", "--subset", "dog,cat,horse"]
     if voc is None or size is SMALL:
         scene_files(folder / "probed", size.probed)
