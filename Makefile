@@ -19,7 +19,7 @@ help:
 	@echo "make test-avx2     some tests as on a processor with AVX2 only"
 	@echo "make test-install  the tutorial as it is typed, from installation on, in a fresh environment"
 	@echo "make test-slow     the tests that take minutes"
-	@echo "make bench         measure speed, what cuts save, and growth with n (an hour and a half)"
+	@echo "make bench         measure what a probe costs, for docs/benchmarks.md (20 minutes)"
 	@echo "make gpu-check     what a GPU changes, for docs/gpu.md (8 minutes on one GPU)"
 	@echo "make sweep         try networks of every family for docs/networks.md (an hour; resumable)"
 	@echo "make docs          build the documentation site into site/"
@@ -61,8 +61,6 @@ test-avx2: $(VENV)/ready
 
 bench: $(VENV)/ready
 	$(BIN)/python benchmarks/speed.py
-	$(BIN)/python benchmarks/cuts.py
-	$(BIN)/python benchmarks/scaling.py
 
 gpu-check: $(VENV)/ready
 	$(BIN)/python benchmarks/gpu.py

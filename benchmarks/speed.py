@@ -1,234 +1,234 @@
-"""The cost of a probe compared with one forward pass: the tables of docs/benchmarks.md.
+"""What a probe costs, as ratios within one run: writes the tables of docs/benchmarks.md.
 
-Every round measures all variants in turn, so that other load on the machine affects all of them.
-Ratios are taken within a round; medians over rounds are reported. Weights are random, because costs
-do not depend on them. Images are those of SCALECUT_DATA/voc-animals, or synthetic scenes saved as
-JPEG.
+    python benchmarks/speed.py [--small]
+
+Each round measures every variant once, in turn, so that other load on the machine affects all of
+them. Ratios are taken within a round; medians over rounds are reported. Weights are random where
+the speed does not depend on them. Images are those of SCALECUT_DATA/voc-animals, or synthetic
+scenes saved as JPEG. `--small` tries every step on one network and few images in two minutes; it
+prints the tables and leaves the page as it is.
 """
 
+import argparse
 import os
 import platform
-import resource
-import statistics
-import subprocess
 import sys
 import tempfile
+import textwrap
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from datetime import date
+from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
-import numpy as np
+import pandas as pd
 import torch
+from commands import RELEASED, seconds_of_commands
+from cuts import table_of_cuts
+from page import Claim, Speeds, ratio, table_of, table_of_speeds, written
+from regression import seconds_of_regression
 from rich.console import Console
-from sklearn.linear_model import RidgeCV
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
-from scalecut import ProbePoint, load_network, make_image_set, make_scenes
+from scalecut import ProbePoint, load_network, make_scenes
 from scalecut.data.images import Image
-from scalecut.features.backends import Backend
-from scalecut.features.extract import calibration_of, decoded, forward
-from scalecut.networks.network import Network, Preprocessing
+from scalecut.features.backends import Backend, resolved_backend
+from scalecut.features.extract import decoded, forward
+from scalecut.features.processor import instructions
+from scalecut.networks.hooks import pooled_outputs
 from scalecut.networks.selection import chosen_points
-from scalecut.probing.scores import Features, draw_parts, score
-from scalecut.runs import read_run
-from scalecut.stats.ridge import PENALTIES
 
-NETWORKS = ("inception_v3", "resnet50", "tf_efficientnet_lite0", "vit_small_patch16_224")
-ROUNDS, BATCH, FILES = 3, 16, 96
-CHANNELS = (256, 288, 288, 768, 768, 768, 768, 768, 1280, 2048, 2048, 1000, 1000)  # InceptionV3
-IMAGES, REPEATS, PERMUTATIONS = 1174, 10, 1000
-AS_WRITTEN = "forward pass alone, float32, as one writes it"
-ENGINES = (
-    ("torch", "float32"),
-    ("torch", "bfloat16"),
-    ("openvino", "float32"),
-    ("openvino", "bfloat16"),
-    ("openvino", "int8"),
-)
+PAGE = Path(__file__).parents[1] / "docs" / "benchmarks.md"
+BATCH, SIDE = 16, 2048  # images per pass; of the matrices whose product is the limit
+NETWORKS = {
+    "inception_v3": "InceptionV3",
+    "resnet50": "ResNet50",
+    "vit_small_patch16_224": "ViT-S/16",
+    "tf_efficientnet_lite0": "EfficientNet-Lite0",
+}
+PLAIN, PER_LAYER = "plain PyTorch, float32", "one pass per layer, PyTorch, float32"
+LIMIT, ALONE = "limit by matrix products", "forward pass alone, OpenVINO"
+LAYERS, FILES = "all layers, OpenVINO", "JPEG files to all layers, OpenVINO"
+
+Variants = Mapping[str, tuple[float, Callable[[], object]]]  # number of images, and a call
 
 
-def files() -> list[Image]:
-    """JPEG files."""
-    data = os.environ.get("SCALECUT_DATA")
-    if data:
-        paths = sorted((Path(data) / "voc-animals" / "JPEGImages").glob("*.jpg"))[:FILES]
-        return [Image(path.name, path) for path in paths]
-    folder = Path(tempfile.mkdtemp())
-    found = []
-    for number, scene in enumerate(make_scenes(FILES, seed=0).images):
-        path = folder / f"{number}.jpg"
-        scene.decode().resize((400, 300)).save(path, quality=90)
-        found.append(Image(path.name, path))
-    return found
+class Size(NamedTuple):
+    """How much is measured."""
+
+    networks: Sequence[str]
+    seconds: float  # of the rounds of each network, at least
+    rounds: int  # at least
+    files: int
+    probed: int  # images
+    repeats: int
+    permutations: int
+    scenes: int  # of the demo
+    pairs: int  # of the latency of a cut
 
 
-def alone(network: Network, batch: Tensor, *, is_fast: bool) -> Callable[[], object]:
-    """The network without scalecut: as a user writes it, or in the fastest setting of PyTorch."""
-    module = network.module.eval()
-    if is_fast:
-        module = module.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-        batch = batch.to(memory_format=torch.channels_last)
-
-    def run() -> object:
-        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=is_fast):
-            return module(batch)
-
-    return run
-
-
-def variants(
-    network: Network, points: list[ProbePoint], images: list[Image]
-) -> Iterator[tuple[str, int, Callable[[], object]]]:
-    """What is timed, the number of images, and a call that runs it once."""
-    own = network.preprocessing
-    (_, batch, _) = next(decoded(images, range(BATCH), own, batch_size=BATCH))
-    yield AS_WRITTEN, BATCH, alone(network, batch, is_fast=False)
-    yield "forward pass alone, bfloat16, channels last", BATCH, alone(network, batch, is_fast=True)
-    calibration = calibration_of(images, own, "squash")
-    yield "decoding alone", len(images), lambda: list(decoded(images, range(len(images)), own))
-    for engine, precision in ENGINES:
-        with forward(network, points, Backend(engine, precision, "cpu"), calibration) as pooled:
-            yield f"all layers, {engine} {precision}", BATCH, lambda p=pooled: p(batch)
-            name = f"JPEG files to features, {engine} {precision}"
-            yield name, len(images), lambda p=pooled: from_files(p, images, own)
-
-
-def from_files(
-    pooled: Callable[[Tensor], object], images: list[Image], preprocessing: Preprocessing
-) -> None:
-    """As `features.extract.computed_here`, without loading the network."""
-    for _, batch, _ in decoded(images, range(len(images)), preprocessing, batch_size=BATCH):
-        pooled(batch)
-
-
-def one_pass_per_layer(network: Network, points: list[ProbePoint], images: list[Image]) -> float:
-    """Images per second with one forward pass per layer, as in most tools."""
-    (_, batch, _) = next(decoded(images, range(BATCH), network.preprocessing, batch_size=BATCH))
-    seconds = 0.0
-    for point in points:
-        with forward(network, [point], Backend("torch", "float32", "cpu")) as pooled:
-            pooled(batch[:2])
-            seconds += timed(lambda p=pooled: p(batch))
-    return BATCH / seconds
-
-
-def products(kind: torch.dtype) -> float:
-    """GFLOP/s of the product of two large matrices: the limit of this machine."""
-    one = torch.randn(1536, 1536).to(kind)
-    one @ one
-    return statistics.median(2 * 1536**3 / timed(lambda: one @ one) / 1e9 for _ in range(15))
-
-
-def timed(run: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    run()
-    return time.perf_counter() - start
-
-
-def extraction(console: Console, name: str, images: list[Image]) -> None:
-    network = load_network(name, weights="random")
-    points, _ = chosen_points(network, [])
-    every = [*variants(network, points, images)]
-    for _, _, run in every:
-        run()  # warm up
-    speeds = {
-        what: [n / timed(run) for what_of_round, n, run in every if what_of_round == what]
-        for what, _, _ in every
-    }
-    for _ in range(ROUNDS - 1):
-        for what, n, run in every:
-            speeds[what].append(n / timed(run))
-    size = network.preprocessing
-    console.print(f"\n### {name}, {size.height} px, {len(points)} layers\n")
-    console.print("| | images/s | times the first row |\n|---|---|---|")
-    for what, _, _ in every:
-        ratios = [a / b for a, b in zip(speeds[what], speeds[AS_WRITTEN], strict=True)]
-        row = f"{statistics.median(speeds[what]):.1f} | {statistics.median(ratios):.2f}"
-        console.print(f"| {what} | {row} |")
-    slow = one_pass_per_layer(network, points, images)
-    plain = statistics.median(speeds[AS_WRITTEN])
-    console.print(f"| all layers, one pass each, float32 | {slow:.1f} | {slow / plain:.2f} |")
-    reached = 2 * (points[-1].macs or 0) * plain / 1e9
-    limits = [products(kind) for kind in (torch.float32, torch.bfloat16)]
-    console.print(
-        f"\nThe first row reaches {reached:.0f} GFLOP/s; products of two large matrices reach "
-        f"{limits[0]:.0f} in float32 and {limits[1]:.0f} in bfloat16 on the same machine."
-    )
-
-
-def regression(console: Console) -> None:
-    """All layers of InceptionV3 with controls and permutations, compared with scikit-learn."""
-    rng = np.random.default_rng(0)
-    measure = rng.random(IMAGES)
-    blank = np.zeros((8, 8, 3), np.uint8)
-    images = make_image_set([blank] * IMAGES, measure)
-    points = tuple(
-        ProbePoint(str(n), "", n / len(CHANNELS), "", "output", channels=d, channel_axis=1)
-        for n, d in enumerate(CHANNELS)
-    )
-    matrices = {
-        point.layer: rng.normal(size=(IMAGES, point.channels)).astype(np.float32)
-        for point in points
-    }
-    parts = draw_parts(images, REPEATS, 0, shuffled=True, permutations=PERMUTATIONS)
-    features = {kind: Features(points, (matrices,)) for kind in ("pretrained", "random")}
-    ours = timed(lambda: score(parts, features, ("ridge", "ols")))
-    theirs, n_fit = 0.0, round(0.7 * IMAGES)
-    for point in points:
-        X = matrices[point.layer].astype(np.float64)
-        model = make_pipeline(StandardScaler(), RidgeCV(alphas=PENALTIES))
-        theirs += timed(
-            lambda model=model, X=X: model.fit(X[:n_fit], measure[:n_fit]).predict(X[n_fit:])
-        )
-    fits = REPEATS * 2 * (2 + PERMUTATIONS)  # repeats, weights, targets and permutations
-    console.print("\n### Regression\n")
-    console.print(
-        f"{len(CHANNELS)} layers, {IMAGES:,} images, {REPEATS} repeats, ridge and least squares, "
-        f"random and shuffled controls, {PERMUTATIONS:,} permutations: {ours:.0f} s. One fit of "
-        f"scikit-learn's RidgeCV per layer: {theirs:.1f} s; the {fits:,} fits that the same "
-        f"numbers need would take {theirs * fits / 3600:.1f} hours (extrapolated), "
-        f"{theirs * fits / ours:,.0f} times as long."
-    )
-
-
-def whole(console: Console) -> None:
-    """From JPEG files to the curve, with all controls."""
-    data = os.environ.get("SCALECUT_DATA")
-    if not data:
-        return
-    run = Path(tempfile.mkdtemp()) / "run"
-    asked = ["--data", f"voc:{data}/voc-animals", "--subset", "dog,cat,horse", "--out", str(run)]
-    command = [sys.executable, "-m", "scalecut", "probe", "tf_efficientnet_lite0", *asked]
-    start = time.perf_counter()
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-    seconds = time.perf_counter() - start
-    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1e6
-    console.print("\n### End to end\n")
-    console.print(
-        f"`scalecut probe tf_efficientnet_lite0 --data voc:voc-animals --subset dog,cat,horse`, "
-        f"1,174 images, 3 randomly initialised networks, empty cache: {seconds:.0f} s, peak memory "
-        f"{peak:.2f} GB."
-    )
-    stages: Any = read_run(run).facts["stages"]
-    console.print(", ".join(f"{name} {each['seconds']:.0f} s" for name, each in stages.items()))
+FULL = Size(tuple(NETWORKS), 75, 3, 96, 1174, 10, 1000, 600, 7)
+SMALL = Size(("tf_efficientnet_lite0",), 0, 1, 24, 96, 2, 19, 100, 1)
 
 
 def main() -> None:
-    os.environ["SCALECUT_CACHE"] = tempfile.mkdtemp()  # empty; converted graphs are stored in it
-    console = Console(width=10_000, highlight=False, markup=False)
-    console.print(
-        f"{date.today()}, {torch.get_num_threads()} threads, {platform.platform()}, torch "
-        f"{torch.__version__}; batches of {BATCH}, {FILES} files, medians of {ROUNDS} rounds."
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--small", action="store_true")
+    size = SMALL if parser.parse_args().small else FULL
+    console, lines = Console(width=10_000, highlight=False, markup=False), []
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["SCALECUT_CACHE"] = f"{folder}/graphs"  # empty
+        for line in measured(size, Path(folder)):
+            console.print(line)
+            lines.append(line)
+    if size is FULL:
+        PAGE.write_text(written(PAGE.read_text(encoding="utf-8"), lines), encoding="utf-8")
+
+
+def measured(size: Size, folder: Path) -> Iterator[str]:
+    """The lines between the marks of the page, as they are measured."""
+    given = os.environ.get("SCALECUT_DATA")
+    voc = Path(given, "voc-animals") if given else None
+    images = photographs(voc, size.files) if voc else scene_files(folder / "files", size.files)
+    speeds: dict[str, Speeds] = {}
+    precision = resolved_backend("openvino", "auto", "cpu").precision  # of the default engine
+    for name in size.networks:
+        with variants_of(name, images, precision) as variants:
+            speeds[NETWORKS[name]] = in_rounds(variants, size.seconds, size.rounds)
+    yield from (*textwrap.wrap(machine(size), 120), "", *table_of_speeds(speeds, PLAIN), "")
+    data = [f"voc:{voc}", "--subset", "dog,cat,horse"]
+    if voc is None or size is SMALL:
+        scene_files(folder / "probed", size.probed)
+        data = [f"csv:{folder}/probed/table.csv"]
+    claims = [*claims_of_networks(speeds, precision), *claims_of_probe(size, data, folder)]
+    yield from (*table_of(claims), "")
+    yield from table_of_cuts(size.networks, size.pairs)
+
+
+def machine(size: Size) -> str:
+    """What was measured, when and on what."""
+    about = Path("/proc/cpuinfo").read_text() if sys.platform == "linux" else ""
+    processor = about.partition("model name\t: ")[2].partition("\n")[0] or platform.machine()
+    used = ", ".join(f"{name} {version(name)}" for name in ("torch", "openvino", "scikit-learn"))
+    return (
+        f"{date.today()}, {torch.get_num_threads()} threads of {processor} "
+        f"({', '.join(instructions())}), {used}. {size.files} JPEG files, batches of {BATCH}."
     )
-    images = files()
-    for name in sys.argv[1:] or NETWORKS:
-        extraction(console, name, images)
-    regression(console)
-    whole(console)
+
+
+# --- forward passes ------------------------------------------------------------------------------
+
+
+def photographs(voc: Path, n: int) -> list[Image]:
+    paths = sorted((voc / "JPEGImages").glob("*.jpg"))[:n]
+    return [Image(path.name, path) for path in paths]
+
+
+def scene_files(folder: Path, n: int) -> list[Image]:
+    """Scenes as JPEG files of the size of photographs, and a table of their measure."""
+    folder.mkdir()
+    scenes, names = make_scenes(n, seed=0), [f"{number:04d}.jpg" for number in range(n)]
+    for name, scene in zip(names, scenes.images, strict=True):
+        scene.decode().resize((400, 300)).save(folder / name, quality=90)
+    table = pd.DataFrame({"image": names, "measure": scenes.measure})
+    table.to_csv(folder / "table.csv", index=False)
+    return [Image(name, folder / name) for name in names]
+
+
+@contextmanager
+def variants_of(name: str, images: Sequence[Image], precision: str) -> Iterator[Variants]:
+    """Every variant of one network; `precision` is that of the default engine."""
+    network = load_network(name, weights="random")
+    own, module = network.preprocessing, network.module.eval()
+    points, _ = chosen_points(network, [])
+    _, batch, _ = next(decoded(images, range(BATCH), own, batch_size=BATCH))
+    several = torch.cat([batch] * 3)
+
+    def from_files(vectors: Callable[[Tensor], object]) -> None:
+        for _, some, _ in decoded(images, range(len(images)), own, batch_size=BATCH):
+            vectors(some)
+
+    def per_layer() -> None:
+        for point in points:
+            with torch.inference_mode(), pooled_outputs(module, [point]):
+                module(batch[:4])
+
+    variants: dict[str, tuple[float, Callable[[], object]]] = {}
+    variants[PLAIN] = BATCH, torch.inference_mode()(lambda: module(batch))
+    for kind in dict.fromkeys(("float32", precision)):
+        matrix = torch.randn(SIDE, SIDE).to(getattr(torch, kind))
+        n = SIDE**3 / (points[-1].macs or 0)  # images with as many multiply-accumulates
+        variants[f"{LIMIT}, {kind}"] = n, lambda matrix=matrix: matrix @ matrix
+    variants[PER_LAYER] = 4, per_layer
+    with ExitStack() as ready:
+
+        def by(points: Sequence[ProbePoint], precision: str) -> Callable[[Tensor], object]:
+            return ready.enter_context(
+                forward(network, points, Backend("openvino", precision, "cpu"))
+            )
+
+        one, every, exact = by(points[-1:], precision), by(points, precision), by(points, "float32")
+        variants[f"{ALONE}, {precision}"] = len(several), lambda: one(several)
+        variants[f"{LAYERS}, {precision}"] = len(several), lambda: every(several)
+        variants[f"{FILES}, {precision}"] = len(images), lambda: from_files(every)
+        variants[f"{FILES}, float32"] = len(images), lambda: from_files(exact)
+        yield variants
+
+
+def in_rounds(variants: Variants, seconds: float, rounds: int) -> Speeds:
+    """Images per second of each variant in each round, after a warm-up."""
+    for _, run in variants.values():
+        run()
+    speeds = {name: [] for name in variants}
+    end = time.perf_counter() + seconds
+    while len(speeds[PLAIN]) < rounds or time.perf_counter() < end:
+        for name, (n_images, run) in variants.items():
+            start = time.perf_counter()
+            run()
+            speeds[name].append(n_images / (time.perf_counter() - start))
+    return speeds
+
+
+# --- claims --------------------------------------------------------------------------------------
+
+
+def claims_of_networks(speeds: Mapping[str, Speeds], precision: str) -> Iterator[Claim]:
+    def of(one: str, other: str, *names: str) -> dict[str, float]:
+        return {n: ratio(s, one, other) for n, s in speeds.items() if not names or n in names}
+
+    for name, times, share in (("InceptionV3", 1.8, 0.9), ("EfficientNet-Lite0", 3.0, 0.5)):
+        found = of(f"{FILES}, {precision}", PLAIN, name)
+        yield Claim(f"JPEG files to all layers, {precision} / {PLAIN}", found, least=times)
+        for kind in dict.fromkeys((precision, "float32")):
+            found = of(f"{FILES}, {kind}", f"{LIMIT}, {kind}", name)
+            yield Claim(f"JPEG files to all layers / {LIMIT}, both {kind}", found, least=share)
+    layers = f"{LAYERS}, {precision}"
+    found = of(layers, f"{ALONE}, {precision}")
+    yield Claim(f"all layers / forward pass alone, {precision}", found, least=0.95)
+    yield Claim(f"all layers, {precision} / {PER_LAYER}", of(layers, PER_LAYER))
+
+
+def claims_of_probe(size: Size, data: Sequence[str], folder: Path) -> Iterator[Claim]:
+    ours, theirs, n_fits = seconds_of_regression(size.probed, size.repeats, size.permutations)
+    note = f" ({ours:.0f} s; {n_fits:,} fits would take {theirs / 3600:.1f} h, by one per layer)"
+    yield Claim("loop over scikit-learn / regression", {"": theirs / ours}, least=50, note=note)
+
+    options = ["--repeats", f"{size.repeats}", "--permutations", f"{size.permutations}"]
+    took = seconds_of_commands([*data, *options], size.scenes, folder)
+    first, cached, of_fits = took["probe"], took["probe, cached"], took["regression"]
+    what = f"`scalecut probe`, empty cache: first version ({RELEASED}) / now"
+    if before := took.get("first version"):
+        note = f" ({before:.0f} s / {first:.0f} s)"
+        yield Claim(what, {"": before / first}, least=2, note=note)
+    else:
+        yield Claim(what, {}, least=2, note=f" (now {first:.0f} s)")
+    what = "`scalecut probe`: full cache, without the regression / empty cache"
+    note = f" ({cached:.0f} s, of which regression {of_fits:.0f} s)"
+    yield Claim(what, {"": (cached - of_fits) / first}, most=0.1, note=note)
+    yield Claim("`scalecut --help`", {"": took["help"]}, most=0.5, unit=" s")
+    yield Claim("`scalecut demo`, empty cache", {"": took["demo"]}, most=60, unit=" s")
 
 
 if __name__ == "__main__":

@@ -62,7 +62,8 @@ class Preprocessing:
         x = np.empty((len(images), 3, *images.shape[1:3]), np.float32)
         for channel in range(3):
             place = channel if self.channels == "rgb" else 2 - channel
-            x[:, place] = table[channel][images[..., channel]]
+            for image, plane in zip(images[..., channel], x[:, place], strict=True):
+                np.take(table[channel], image, out=plane, mode="clip")  # needs no buffer
         return torch.from_numpy(x)
 
     def fill(self) -> tuple[int, int, int]:
