@@ -239,8 +239,14 @@ def transfer(
     kept, tables = _kept(images, source.left_out), _tables(found, trial, seed, points, curve)
     facts = provenance(network, settings, stages, image_set=kept, checked=source.computed)
     facts |= _facts_of(found, trial, training, computation, seed)
-    left_out = tuple(source.left_out), tuple(layers_left_out)
-    return Transfer(*tables, *left_out, facts, found, kept)
+    return Transfer(
+        **tables,
+        images_left_out=tuple(source.left_out),
+        layers_left_out=tuple(layers_left_out),
+        provenance=facts,
+        predicted=found,
+        image_set=kept,
+    )
 
 
 def read_transfer(folder: str | Path) -> Transfer:
@@ -263,19 +269,19 @@ def read_transfer(folder: str | Path) -> Transfer:
 
 def _tables(
     found: Predicted, trial: Trial, seed: int, points: Sequence[ProbePoint], curve: Curve | None
-) -> tuple[pd.DataFrame, ...]:
-    """The tables of `Transfer`, in the order of its fields."""
+) -> dict[str, Any]:
+    """The tables of `Transfer`, by its fields."""
     swept = _swept(found)
-    return (
-        _table(found, trial.mode),
-        _differences(found, seed),
-        _recall(found),
-        _calibration(found),
-        _sweep(swept, points, curve),
-        _agreement(swept, curve),
-        found.configurations,
-        found.losses,
-    )
+    return {
+        "table": _table(found, trial.mode),
+        "differences": _differences(found, seed),
+        "recall": _recall(found),
+        "calibration": _calibration(found),
+        "sweep": _sweep(swept, points, curve),
+        "agreement": _agreement(swept, curve),
+        "configurations": found.configurations,
+        "losses": found.losses,
+    }
 
 
 def _kept(images: ImageSet, left_out: Sequence[LeftOut]) -> ImageSet:
