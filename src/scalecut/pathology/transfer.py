@@ -362,7 +362,8 @@ def _differences(found: Predicted, seed: int) -> pd.DataFrame:
     rows = []
     for metric in compared.METRICS if "cut" in predictions and pairs else ():
         rng = np.random.default_rng(seed)
-        rows += map(asdict, compared.compare(predictions, pairs, found.held, rng, metric))
+        found_here = compared.compare(predictions, pairs, found.held, rng, metric)
+        rows += [asdict(each) for each in found_here]
     return pd.DataFrame(rows, columns=OF_DIFFERENCES)
 
 
