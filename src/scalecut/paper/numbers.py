@@ -57,8 +57,8 @@ MATCHED, WITH_MATCHED_BLUR = "-matched-blur", " with blur matched"  # of steps, 
 TRIALS = (AREAS, AREAS + MATCHED, MAGNIFICATIONS, MAGNIFICATIONS + MATCHED, FINETUNED)
 SCORES = {"mae": "MAE, px", "kappa": "kappa"}  # of transfers, that the paper prints
 
-Scores = Mapping[str, tuple[float, ...]]
-NO_SCORES = (math.nan,) * 4
+Scores = Mapping[str, tuple[float, float, float, float]]
+NO_SCORES = (math.nan, math.nan, math.nan, math.nan)
 
 
 def step_of(kind: str, network: str) -> str:
@@ -249,7 +249,10 @@ def _scores(curve: Curve, kind: str, subset: str = MEAN) -> Scores:
     )
     intervals = ridge[["r2", "r2_low", "r2_high"]].astype(float)
     rows = ols.r2.astype(float).to_frame("ols").join(intervals, how="outer")
-    return {layer: tuple(numbers) for layer, *numbers in rows.itertuples(name=None)}
+    return {
+        layer: (by_ols, by_ridge, low, high)
+        for layer, by_ols, by_ridge, low, high in rows.itertuples(name=None)
+    }
 
 
 def _why_not_read(found: Found, network: str, name: str) -> str:
