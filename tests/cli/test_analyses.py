@@ -19,7 +19,7 @@ from scalecut.analyses.visualise import COLUMNS as UNITS_COLUMNS
 from scalecut.cli.console import OUT
 from tests.cli.test_app import assert_refused, blobs, facts, scalecut, tree, words
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.long, pytest.mark.usefixtures("one_thread")]
 
 NETWORKS = """
 from collections import OrderedDict

@@ -516,9 +516,3 @@ def test_interrupted_table_leaves_the_earlier_one(copied, monkeypatch, error, st
     done = scalecut("features", "short", "tiles", "--out", "x.csv", status=status)
     assert done.stderr.startswith(f"scalecut: {said}")
     assert tree() == before
-
-
-def test_help_shows_an_example():
-    for command in ("cut", "check", "features"):
-        shown = scalecut(command, "--help").stdout
-        assert re.search(rf"Examples?:\n +scalecut {command} ", shown)

@@ -18,7 +18,7 @@ from scalecut.pathology.patches import read_patches
 from scalecut.runs import read_run
 from tests.probing.test_curve import curve_of, line_of
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.long, pytest.mark.usefixtures("one_thread")]
 
 NETWORKS = """
 import torch

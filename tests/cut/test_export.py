@@ -22,7 +22,7 @@ from scalecut.networks.load import load_network
 from scalecut.networks.network import Preprocessing
 from scalecut.networks.selection import chosen_points
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.long, pytest.mark.usefixtures("one_thread")]
 
 SIDE = 16
 FORMATS = list(EXPORTS)

@@ -540,6 +540,7 @@ def test_cut_that_differs_from_the_whole_network_is_not_saved(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.long
 def test_new_process_loads_the_folder(written):
     assert reloaded_from(written[0]) == EXACT
 
@@ -587,6 +588,7 @@ def exported_outputs(change=lambda output: output):
     return read
 
 
+@pytest.mark.long
 def test_exports_are_made_listed_and_checked_from_disk(tmp_path):
     saved(tmp_path / "cut", exports=["onnx", "torch"])
     said = facts_of(tmp_path / "cut")

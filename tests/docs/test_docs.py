@@ -15,7 +15,9 @@ from typer.testing import CliRunner
 
 from scalecut import make_scenes
 from scalecut.cli.app import app
+from scalecut.cli.console import OUT
 from scalecut.cut.folder import check_cut
+from tests.cli.test_app import CURVE_HEADER, FINDING, words
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -33,12 +35,16 @@ def scenes():
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory):
-    """The run that a page begins with, of the fewest scenes that can be probed."""
+    """The run that pages begin with, of the fewest scenes that can be probed, and what it said."""
     folder = tmp_path_factory.mktemp("demo")
     with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
         patch.setenv("SCALECUT_CACHE", str(folder / "cache"))
-        typed("demo", "--images", "80", "--out", str(folder / "run"))
-    return folder / "run"
+        patch.setattr(OUT, "width", 80)
+        for name, few in (("random_networks", 1), ("permutations", 39)):
+            patch.setattr(f"scalecut.probing.probe.Fitting.{name}", few)
+        said = typed("demo", "--images", "80", "--out", "runs/demo")
+    return folder / "runs" / "demo", said
 
 
 @pytest.fixture
@@ -51,7 +57,7 @@ def empty_folder(tmp_path, monkeypatch):
 def typed(*words):
     done = CliRunner().invoke(app, words, catch_exceptions=False)
     assert done.exit_code == 0, f"{words}\n{done.output}"
-    return done.output
+    return done.stdout
 
 
 def run(page, demo):
@@ -69,7 +75,7 @@ def run(page, demo):
         for line in text.splitlines():
             _, command, *words = shlex.split(line)
             if command == "demo":
-                shutil.copytree(demo, words[words.index("--out") + 1])
+                shutil.copytree(demo[0], words[words.index("--out") + 1])
             else:
                 typed(command, *words)
     return names
@@ -103,6 +109,7 @@ def test_the_tutorial_leads_from_nothing_to_a_cut_network_as_it_is_typed(tmp_pat
     env = own | {
         "PIP_CONSTRAINT": str(ROOT / "constraints.txt"),
         "PIP_DISABLE_PIP_VERSION_CHECK": "1",
+        "PIP_COMPILE": "0",  # most of what is installed is never imported
         "SCALECUT_CACHE": str(tmp_path / "cache"),
     }
     script = as_typed("tutorial.md").replace("/path/to/scalecut", str(ROOT))
@@ -138,6 +145,29 @@ def test_examples_in_python_and_a_network_of_the_reader_run(empty_folder, capsys
     assert "scalecut layers mynets:small\n" in page
 
 
+@pytest.mark.long
+def test_demo_ends_with_table_controls_files_and_one_sentence(demo):
+    folder, said = demo
+    *lines, controls, computed, run, figure, page, finding = said.splitlines()
+    assert computed.startswith("Computed by OpenVINO in ")
+    assert lines[0].startswith("EfficientNet-Lite0, trained on ImageNet, is shown synthetic scenes")
+    objects = "astronaut, cat, coffee, motorcycle"
+    assert f"R² of area, tf_efficientnet_lite0, 80 images ({objects})" in words(said)
+    header = [line.split() for line in lines].index(CURVE_HEADER)
+    named = [line.split()[0] for line in lines[header + 1 :]]
+    assert [name for name in named if name != "(pre_softmax)"] == [
+        *(f"blocks.{s}.{b}" for s, n in enumerate([1, 2, 2, 3, 3, 4, 1]) for b in range(n)),
+        *("pooled", "logits", "softmax"),
+    ]
+    assert controls.startswith("Controls: pixels alone ")
+    assert run == "Run:    runs/demo"
+    assert figure == "Figure: runs/demo/figures/curve.png"
+    assert page == "Page:   runs/demo/report.html"
+    assert FINDING.fullmatch(finding)["model"] == "tf_efficientnet_lite0"
+    assert [path.name for path in folder.parent.iterdir()] == ["demo"]
+
+
+@pytest.mark.long
 def test_examples_about_cutting_run(empty_folder, demo, scenes):
     Path("images").mkdir()
     paths = [f"images/{number:02}.png" for number in range(len(scenes))]

@@ -59,6 +59,7 @@ def test_notebook_is_stored_without_output(stored):
     assert [cell.source for cell in code(stored) if "._" in cell.source] == []  # no private name
 
 
+@pytest.mark.long
 def test_results_and_tables_are_displayed(executed):
     for line, texts in SHOWN.items():
         shown = html(ending(executed, line))
@@ -68,6 +69,7 @@ def test_results_and_tables_are_displayed(executed):
     assert all("<table" in html(cell) for cell in tables)
 
 
+@pytest.mark.long
 def test_cut_predicts_the_share_in_new_scenes(executed):
     (said,) = ending(executed, "model.score").outputs
     assert float(said.data["text/plain"]) > 0.7

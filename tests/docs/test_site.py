@@ -94,17 +94,20 @@ def test_every_page_is_in_the_navigation_once():
     assert sorted(nav_pages(settings["nav"])) == PAGES
 
 
+@pytest.mark.long
 def test_every_page_is_built(site, built):
     expected = {site / Path(page).with_suffix(".html") for page in PAGES}
     assert expected <= set(built)
 
 
+@pytest.mark.long
 def test_no_page_loads_anything_from_elsewhere(built):
     for path, page in built.items():
         assert page.loaded, path
         assert not [link for link in page.loaded if urlsplit(link).scheme or link[:2] == "//"], path
 
 
+@pytest.mark.long
 def test_no_stylesheet_loads_anything_from_elsewhere(site):
     sheets = list(site.rglob("*.css"))
     assert sheets
@@ -114,6 +117,7 @@ def test_no_stylesheet_loads_anything_from_elsewhere(site):
         assert not away, f"{sheet}: {away}"
 
 
+@pytest.mark.long
 def test_every_link_inside_the_site_leads_to_a_place_that_is_there(site, built):
     for path, page in built.items():
         if path.name == "404.html":  # its links are from the root of a server
@@ -183,6 +187,7 @@ def test_the_reference_has_every_public_name_once():
         assert getattr(scalecut, name).__module__ == f"scalecut.{module}", name
 
 
+@pytest.mark.long
 def test_the_reference_shows_signatures_and_texts(site):
     text = re.sub(r"<[^>]+>", "", (site / "api.html").read_text())
     text = text.replace("&#39;", "'").replace("&quot;", '"').replace("&lt;", "<")

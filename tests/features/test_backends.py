@@ -41,7 +41,7 @@ from scalecut.probing.controls import MOST_MOVED, check_int8
 from scalecut.probing.probe import Fitting, probe
 from tests.pathology.test_transfer import draw
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.long, pytest.mark.usefixtures("one_thread")]
 SMALL = Preprocessing(height=24, width=24)
 needs_bfloat16 = pytest.mark.skipif(
     "BF16" not in processor.instructions(), reason="the processor does not compute in bfloat16"
@@ -664,7 +664,7 @@ def test_auto_is_openvino_where_it_can_convert_and_keeps_one_engine(monkeypatch)
 @pytest.mark.parametrize(
     ("name", "weights"),
     [
-        ("resnet18", "random"),
+        pytest.param("resnet18", "random", marks=pytest.mark.slow),
         ("vit_tiny_patch16_224?img_size=96", "random"),
         ("tf_efficientnet_lite0", "pretrained"),
     ],

@@ -27,7 +27,10 @@ ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'scal
 
 from scalecut.features.cluster import computed, computing, joined  # noqa: E402 - once it is sure that Ray is there
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Ray's own
+pytestmark = [
+    pytest.mark.long,
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # Ray's own
+]
 SIDE = 16
 
 

@@ -558,6 +558,7 @@ def test_modules_inside_blocks_are_points_on_request(resnet18):
     assert (found["layer1.0.act2"] > found["layer1.0"]).any()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["deit_tiny_distilled_patch16_224", "crossvit_9_240"])
 def test_pooled_features_of_several_classifiers_are_those_that_timm_gives(name):
     network = load_network(name, weights="random")

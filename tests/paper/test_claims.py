@@ -39,6 +39,7 @@ from tests.paper.test_numbers import (
     only,
     planted,
     resized,
+    stored,
 )
 
 SIZES_STEP, NOISE_STEP, AREAS_STEP, MAGNIFICATIONS_STEP = (
@@ -266,8 +267,7 @@ def test_flat_curve_shows_no_fall():
 def test_nothing_is_reproduced_by_a_network_of_random_weights(tmp_path):
     values = {("random", *key[1:]): r2 for key, r2 in with_ridge(**RIDGE).items()
               if key[0] == "pretrained"}  # fmt: skip
-    (tmp_path / INCEPTION).mkdir()
-    curve(INCEPTION, values).save(tmp_path / INCEPTION)
+    stored(curve(INCEPTION, values), tmp_path / INCEPTION)
     rows = claims(read(tmp_path, {}, has_images=True))
     rows = rows[(rows.network == INCEPTION) & rows["where"].str.contains("4.3")]
     assert len(rows) >= 6

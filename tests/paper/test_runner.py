@@ -14,7 +14,7 @@ import typer
 from safetensors.numpy import save_file
 from typer.testing import CliRunner
 
-from scalecut import DataError, runs
+from scalecut import runs
 from scalecut.cli import app as cli
 from scalecut.paper import claims, runner
 from scalecut.paper import numbers as paper
@@ -41,7 +41,7 @@ from scalecut.paper.runner import ODD_KIDNEYS, planned
 from scalecut.paper.tables import finding, markdown
 from scalecut.pathology.patches import COLUMNS as PATCH_COLUMNS
 from tests.paper.test_claims import differences
-from tests.paper.test_numbers import curve, cut, lines_of, noise, planted, resized, transfer
+from tests.paper.test_numbers import curve, cut, lines_of, noise, planted, resized, stored, transfer
 
 EACH = (STAND_IN, *NETWORKS[:-1])  # of an experiment for which a quick run has the first alone
 CUTS, ALL_CUTS = ([step_of(CUT, each) for each in some] for some in (QUICK_NETWORKS, NETWORKS))
@@ -177,16 +177,6 @@ def test_weights_without_a_classifier_give_no_answers_to_follow(tensors, is_whol
     assert steps[step_of(SIZES, RESNET)].arguments  # of timm's weights
 
 
-def test_two_files_of_weights_are_refused_in_one_line():
-    data = folder(*(f"weights/{RESNET}.{part}.safetensors" for part in "ab"))
-    with pytest.raises(DataError) as caught:
-        plan(data)
-    assert str(caught.value) == (
-        "There are 2 files of weights of resnet50_v1 in 'data/weights', resnet50_v1.a.safetensors "
-        "and resnet50_v1.b.safetensors first. Keep one of them."
-    )
-
-
 def test_tiles_of_monuseg_are_taken_with_their_split_and_without_the_odd_kidneys():
     step = plan(folder("monuseg"))[PATCHES]
     assert words(step).startswith(
@@ -259,8 +249,7 @@ def prepare(place):
     """What each command leaves, by the name of its step."""
     for network in NETWORKS:
         few = {key: r2 for key, r2 in planted(network).items() if key[-1] in LAYERS}
-        found = curve(network, few, subsets=("dog", "mean"))
-        found.save(place / network)
+        stored(curve(network, few, subsets=("dog", "mean")), place / network)
     made = {step: {"invariance": resized()} for step in of(NETWORKS, SIZES)}
     made |= {step: {"noise": noise()} for step in of(NETWORKS, NOISE)}
     made |= {step: {"transfer": transfer(), "differences": differences(0.1)}
@@ -294,8 +283,7 @@ def prepared(tmp_path_factory):
     return place
 
 
-@pytest.fixture
-def world(prepared, monkeypatch):
+def imitation(prepared, patch):
     """Commands that copy what is prepared; `does` gives a step its exit status and last line."""
     found = SimpleNamespace(calls=[], does={}, versions={"scalecut": "1"}, made=itertools.count())
 
@@ -311,12 +299,35 @@ def world(prepared, monkeypatch):
         mark.write_text(json.dumps(facts | {"made": next(found.made)}))
         return 0, ""
 
-    monkeypatch.setattr(runner, "execute", imitated)
-    monkeypatch.setattr(runs, "versions", lambda: found.versions)
-    monkeypatch.setattr("scalecut.report.report.DOTS_PER_INCH", 20)
+    patch.setattr(runner, "execute", imitated)
+    patch.setattr(runs, "versions", lambda: found.versions)
     folder("voc-animals", "nuclei", "weights/inception_v3.safetensors",
            "weights/resnet50_v1.safetensors")  # fmt: skip
     return found
+
+
+@pytest.fixture
+def world(prepared, monkeypatch):
+    """Imitated commands, and no page."""
+    monkeypatch.setattr(runner, "write_report", lambda folder: None)
+    return imitation(prepared, monkeypatch)
+
+
+@pytest.fixture(scope="module")
+def only_run(prepared, tmp_path_factory):
+    """One run with its page, for tests that only read it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path_factory.mktemp("finished"))
+        patch.setattr("scalecut.report.report.DOTS_PER_INCH", 20)
+        patch.setattr("scalecut.cli.paper.OUT.width", 200)
+        world = imitation(prepared, patch)
+        return SimpleNamespace(result=asked(world), calls=world.calls, folder=Path.cwd())
+
+
+@pytest.fixture
+def finished(only_run, monkeypatch):
+    monkeypatch.chdir(only_run.folder)
+    return only_run
 
 
 @pytest.fixture
@@ -349,18 +360,21 @@ def unquoted(page):
 # --- running -------------------------------------------------------------------------------------
 
 
-def test_every_step_is_run_once_in_its_order_and_what_it_prints_is_not_shown(world):
-    result = asked(world)
-    assert result.exit_code == 0, result.output
-    assert world.calls == QUICK
-    done = [line for line in result.stderr.splitlines() if line.endswith(": done")]
+def test_every_step_is_run_once_in_its_order_and_what_it_prints_is_not_shown(finished):
+    assert finished.result.exit_code == 0, finished.result.output
+    assert finished.calls == QUICK
+    done = [line for line in finished.result.stderr.splitlines() if line.endswith(": done")]
     assert [line.split()[:3] for line in done] == [
         [str(number), "of", str(len(QUICK))] for number in range(1, len(QUICK) + 1)
     ]
+    lines = finished.result.stdout.splitlines()
+    assert lines[-1] == facts()["finding"]
+    assert f"Run:    {OUT}" in lines
+    assert any("Claims of the paper" in line for line in lines)
 
 
-def test_run_holds_the_tables_of_its_steps_and_how_they_were_made(world):
-    asked(world)
+@pytest.mark.usefixtures("finished")
+def test_run_holds_the_tables_of_its_steps_and_how_they_were_made():
     found = paper.read(OUT, {}, is_their_tissue=True)
     table, judged = paper.numbers_of(found), claims.claims(found)
     for name, expected in (("paper", table), ("claims", judged)):
@@ -379,8 +393,8 @@ def test_run_holds_the_tables_of_its_steps_and_how_they_were_made(world):
     )
 
 
-def test_page_has_the_claims_the_tables_the_figures_and_the_pages_of_the_steps(world):
-    assert asked(world).exit_code == 0
+@pytest.mark.usefixtures("finished")
+def test_page_has_the_claims_the_tables_the_figures_and_the_pages_of_the_steps():
     assert facts()["pages"] == [*QUICK_NETWORKS, AT_SIZES]
     figures = {path.name for path in (OUT / "figures").iterdir()}
     assert figures == {f"{name}.{kind}" for name in (INCEPTION, RESNET) for kind in ("png", "svg")}
@@ -390,13 +404,6 @@ def test_page_has_the_claims_the_tables_the_figures_and_the_pages_of_the_steps(w
     judged = pd.read_csv(OUT / "claims.csv")
     for text in (*judged.claim, *judged.found, *map("{0[0]}: {0[1]}".format, SECTIONS.items())):
         assert escape(text, quote=False) in unquoted(page), text
-
-
-def test_closing_lines_have_the_claims_the_folder_and_the_finding(world):
-    lines = asked(world).stdout.splitlines()
-    assert lines[-1] == facts()["finding"]
-    assert f"Run:    {OUT}" in lines
-    assert any("Claims of the paper" in line for line in lines)
 
 
 def test_json_is_all_that_is_printed_then(world):
@@ -508,24 +515,6 @@ def test_step_that_is_skipped_is_listed_with_that_as_the_reason_and_what_needs_i
     assert world.calls == [name for name in QUICK if name in lacking]
 
 
-@pytest.mark.usefixtures("unread")
-def test_everything_but_training_can_be_asked_for(world):
-    given = ["paper", "--data", "data", "--skip", "finetuned"]
-    assert CliRunner().invoke(cli.app, given).exit_code == 0
-    assert world.calls == WHOLE[: -len(EACH)]
-
-
-def test_step_that_there_is_not_is_refused_with_the_names_there_are(world):
-    result = asked(world, "--skip", "finetuned")
-    assert result.exit_code == 2
-    assert result.stderr == (
-        "scalecut: No step begins with 'finetuned'. There are 13, which begin with inception_v3, "
-        "resnet50_v1, tf_efficientnet_lite0, image-size, noise, cut, patches, areas, "
-        "magnifications, pictures. Give --skip some of these.\n"
-    )
-    assert not OUT.exists()
-
-
 # --- what goes wrong -----------------------------------------------------------------------------
 
 
@@ -586,26 +575,28 @@ def test_stopped_run_says_where_and_leaves_no_table(world):
     assert world.calls == QUICK[3:]
 
 
-def test_folder_of_data_that_is_not_there_is_one_line_and_nothing_is_made(world):
-    result = asked(world, data="NOSUCH")
-    assert result.exit_code == 2
-    assert result.stdout == ""
-    assert result.stderr == (
-        "scalecut: There is no folder 'NOSUCH'. Give --data a folder, or none.\n"
-    )
-    assert not OUT.exists()
-    assert world.calls == []
-
-
-def test_two_files_of_weights_are_one_line_and_nothing_is_made(world):
-    folder("weights/inception_v3.more.safetensors")
-    result = asked(world)
-    assert result.exit_code == 2
-    assert result.stderr == (
-        "scalecut: There are 2 files of weights of inception_v3 in 'data/weights', "
-        "inception_v3.more.safetensors and inception_v3.safetensors first. Keep one of them.\n"
-    )
-    assert not OUT.exists()
+def test_what_cannot_be_run_is_one_line_and_nothing_is_made(world):
+    folder("two/weights/inception_v3.a.safetensors", "two/weights/inception_v3.b.safetensors")
+    for data, more, text in (
+        ("NOSUCH", (), "There is no folder 'NOSUCH'. Give --data a folder, or none."),
+        (
+            "data/two",
+            (),
+            "There are 2 files of weights of inception_v3 in 'data/two/weights', "
+            "inception_v3.a.safetensors and inception_v3.b.safetensors first. Keep one of them.",
+        ),
+        (
+            "data",
+            ("--skip", "finetuned"),
+            "No step begins with 'finetuned'. There are 13, which begin with inception_v3, "
+            "resnet50_v1, tf_efficientnet_lite0, image-size, noise, cut, patches, areas, "
+            "magnifications, pictures. Give --skip some of these.",
+        ),
+    ):
+        result = asked(world, *more, data=data)
+        assert (result.exit_code, result.stdout) == (2, "")
+        assert result.stderr == f"scalecut: {text}\n"
+        assert world.calls == [] and not OUT.exists()
 
 
 @pytest.mark.parametrize("file", ["thesis.tex", "run.json", "scalecut.json"])
@@ -620,12 +611,3 @@ def test_folder_that_holds_something_else_is_refused(world, file):
     )
     assert [path.name for path in OUT.iterdir()] == [file]
     assert world.calls == []
-
-
-def test_command_is_among_those_of_the_command_line():
-    help_ = CliRunner().invoke(cli.app, ["paper", "--help"])
-    assert help_.exit_code == 0
-    assert "scalecut paper --quick" in help_.stdout
-
-
-# --- the command as it would be typed ------------------------------------------------------------

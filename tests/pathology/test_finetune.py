@@ -28,7 +28,7 @@ from scalecut.networks.selection import chosen_points
 from scalecut.pathology import finetune as module_under_test
 from scalecut.pathology.finetune import Fit, Parts, Training, _History, finetuned, mixed_type
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.long, pytest.mark.usefixtures("one_thread")]
 
 SIDE = 32
 OWN = Preprocessing(SIDE, SIDE)

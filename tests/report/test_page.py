@@ -25,6 +25,7 @@ from scalecut.report.page import MOST_VALUES, Predictions, Story, Table, page
 from scalecut.report.report import write_comparison, write_report
 from tests.builders import LAYERS, discs, planted
 
+pytestmark = pytest.mark.long
 CHROMIUM = os.environ.get("SCALECUT_CHROMIUM") or shutil.which("chromium")
 HOSTILE = "<img src=x onerror=alert(1)>"
 HOSTILE_IMAGE = "</script><script>alert(2)</script>&amp;.png"

@@ -57,6 +57,9 @@ MATCHED, WITH_MATCHED_BLUR = "-matched-blur", " with blur matched"  # of steps, 
 TRIALS = (AREAS, AREAS + MATCHED, MAGNIFICATIONS, MAGNIFICATIONS + MATCHED, FINETUNED)
 SCORES = {"mae": "MAE, px", "kappa": "kappa"}  # of transfers, that the paper prints
 
+Scores = Mapping[str, tuple[float, float, float, float]]
+NO_SCORES = (math.nan, math.nan, math.nan, math.nan)
+
 
 def step_of(kind: str, network: str) -> str:
     """The name of a step that every network has one of."""
@@ -187,11 +190,13 @@ def _of_layers(found: Found) -> Iterator[Row]:
             continue
         by_kind = printed.set_index("layer").to_dict()
         points = {name_of(point): point for point in curve.points} if curve else {}
+        ours = {kind: _scores(curve, kind) for kind in KINDS} if curve else {}
         for name in _in_order(printed.layer.tolist(), [*points]):
             for kind in KINDS:
                 paper = float(by_kind.get(kind, {}).get(name, math.nan))
                 if not math.isnan(paper) or name in points:
-                    yield _of_layer(found, network, name, points.get(name), kind, paper)
+                    point, scores = points.get(name), ours.get(kind, {})
+                    yield _of_layer(found, network, name, point, scores, kind, paper)
 
 
 def _in_order(printed: list[str], points: list[str]) -> list[str]:
@@ -205,17 +210,21 @@ def _in_order(printed: list[str], points: list[str]) -> list[str]:
 
 
 def _of_layer(
-    found: Found, network: str, name: str, point: ProbePoint | None, kind: str, paper: float
+    found: Found,
+    network: str,
+    name: str,
+    point: ProbePoint | None,
+    scores: Scores,
+    kind: str,
+    paper: float,
 ) -> Row:
-    quantity, weights, target = KINDS[kind]
-    head = ("A.2", network, name, f"R², {quantity}", paper)
+    head = ("A.2", network, name, f"R², {KINDS[kind][0]}", paper)
     curve = found.curves.get(network)
     if curve is None or point is None:
         return Row(*head, why=_why_not_read(found, network, name))
     if curve.weights == "random":
         return Row(*head, why="the run is of random weights")
-    kind_of_row = {"weights": weights, "target": target, "subset": MEAN}
-    numbers = _numbers(curve, point.layer, kind_of_row)
+    numbers = scores.get(point.layer, NO_SCORES)
     if math.isnan(paper):
         is_theirs = network in published.NETWORKS
         why = "the paper prints no number" if is_theirs else "not a network of the paper"
@@ -225,18 +234,21 @@ def _of_layer(
     return Row(*head, *numbers, *marked(paper, numbers[0]))
 
 
-def _numbers(
-    curve: Curve, layer: str, wanted: Mapping[str, str]
-) -> tuple[float, float, float, float]:
-    """R² of least squares, of ridge, and its interval; nan for what the run does not have."""
+def _scores(curve: Curve, kind: str, subset: str = MEAN) -> Scores:
+    """By layer: R² of least squares, of ridge, and its interval; nan for what the run lacks."""
+    _, weights, target = KINDS[kind]
     ols, ridge = (
-        curve.scores(regressor=each, **wanted).set_index("layer") for each in ("ols", "ridge")
+        curve.scores(regressor=each, weights=weights, target=target, subset=subset).set_index(
+            "layer"
+        )
+        for each in ("ols", "ridge")
     )
-    found = [
-        float(dict(zip(rows.index, rows[name], strict=True)).get(layer, math.nan))
-        for rows, name in ((ols, "r2"), (ridge, "r2"), (ridge, "r2_low"), (ridge, "r2_high"))
-    ]
-    return found[0], found[1], found[2], found[3]
+    intervals = ridge[["r2", "r2_low", "r2_high"]].astype(float)
+    rows = ols.r2.astype(float).to_frame("ols").join(intervals, how="outer")
+    return {
+        layer: (by_ols, by_ridge, low, high)
+        for layer, by_ols, by_ridge, low, high in rows.itertuples(name=None)
+    }
 
 
 def _why_not_read(found: Found, network: str, name: str) -> str:
@@ -262,10 +274,10 @@ def _of_classes(found: Found) -> Iterator[Row]:
         for subset in dict.fromkeys(curve.table.subset):
             if subset == MEAN:
                 continue
-            wanted = {"weights": "pretrained", "target": "true", "subset": subset}
+            numbers = _scores(curve, "pretrained", subset).get(peak, NO_SCORES)
             n_images = curve.table.n_images[curve.table.subset == subset].iloc[0]
             head = ("A.1", network, f"{subset}, {n_images:,} images", f"R² at {label}", math.nan)
-            yield Row(*head, *_numbers(curve, peak, wanted), why=why)
+            yield Row(*head, *numbers, why=why)
 
 
 # --- image size ----------------------------------------------------------------------------------
@@ -341,7 +353,8 @@ def _at_the_peak(found: Found, network: str, layer: str, paper: float) -> Row:
     point = curve and next((p for p in curve.points if layer in (p.alias, p.layer)), None)
     if curve is None or point is None:
         return Row(*head, why=_why_not_read(found, network, layer))
-    row = _of_layer(found, network, layer, point, "pretrained", paper)
+    scores = _scores(curve, "pretrained")
+    row = _of_layer(found, network, layer, point, scores, "pretrained", paper)
     evidence = curve.evidence()
     best = next(name_of(p) for p in curve.points if p.layer == evidence.peak)
     where = "the best layer here too" if best == layer else f"the best layer here is {best}"
