@@ -11,7 +11,7 @@ import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -35,13 +35,12 @@ from ..features.extract import (
 from ..figures import text
 from ..figures.analyses import atlas_drawing
 from ..figures.drawing import page_figure
-from ..figures.notebook import html_of
 from ..networks.network import Network
 from ..networks.points import SOFTMAX, ProbePoint
 from ..probing.controls import moved_by_int8, variant_of
 from ..probing.curve import computed_line
 from ..probing.scores import Part, draw_parts, one_thread_each
-from ..report.report import save
+from ..report.report import Result
 from ..runs import Run, settings_of
 from ..stats.inference import (
     bootstrap_r_squared,
@@ -103,7 +102,7 @@ class Mapped:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Atlas:
+class Atlas(Result):
     """R² and partial R² of every concept at every layer.
 
     Args:
@@ -117,19 +116,16 @@ class Atlas:
         image_set: the images; None if the result was read from a run.
     """
 
+    NAME: ClassVar[str] = "atlas"
     table: pd.DataFrame
     concepts: pd.DataFrame
     left_out: tuple[LeftOut, ...] = ()
     provenance: dict[str, object] = field(default_factory=dict)
     image_set: ImageSet | None = field(default=None, repr=False)
 
-    def to_frame(self) -> pd.DataFrame:
-        """The table, in the form of `atlas.csv`."""
-        return self.table.copy()
-
     def tables(self) -> dict[str, pd.DataFrame]:
         """Every table of the run folder, by name."""
-        return {"atlas": self.to_frame(), "concepts": self.concepts.copy()}
+        return {self.NAME: self.to_frame(), "concepts": self.concepts.copy()}
 
     def finding(self) -> str:
         """Where the measure is encoded best, and what of it is not explained by other concepts."""
@@ -197,25 +193,9 @@ class Atlas:
         """R² and partial R² of every concept by layer."""
         return page_figure(atlas_drawing(self.table))
 
-    def save(self, folder: str | Path, *, command: str = "") -> Path:
-        """Write the run folder: `atlas.csv`, `concepts.csv`, figures and page.
-
-        Raises:
-            OutputError: if `folder` exists and holds no run, or cannot be written.
-        """
-        facts = {**self.provenance, "finding": self.finding(), "left_out": self.left_out}
-        return save(self.tables(), facts, folder, command=command, image_set=self.image_set)
-
-    def _repr_html_(self) -> str:
-        return html_of(self.finding(), next(iter(self.summary().values())), self.plot())
-
 
 def read_atlas(folder: str | Path) -> Atlas:
-    """The result that `Atlas.save` wrote.
-
-    Raises:
-        DataError: if the folder is no complete run of `scalecut atlas`.
-    """
+    """The result that `Atlas.save` wrote."""
     run: Run = read_analysis(folder, ("atlas",), "atlas")
     return Atlas(
         run.table("atlas", COLUMNS), run.table("concepts"), skipped_of(run), dict(run.facts)
@@ -241,18 +221,9 @@ def atlas(
     (partial R²), in each subset; the means over subsets are given.
 
     Args:
-        model: A timm name (resnet50), hf-hub:ORG/NAME, module.path:factory, or another source
-            that `scalecut doctor` lists.
-        data: voc:DIR, coco:FILE, csv:FILE, tar:PATTERN, masks:DIR, or scenes; csv and tar also at
-            an address, such as s3://...
-        weights: pretrained, random, or a safetensors or state-dict file.
-        allow_partial: Accept a weights file that lacks tensors; layers that need them are skipped.
-        layers: Names, aliases or globs; all probe points by default.
-        reading: Which images are read, and how their objects are measured.
-        computation: How images are shown to the network and computed.
+        model, data, weights, allow_partial, layers, reading, computation, progress: As for `probe`.
         mapped: Which concepts are mapped, and how often they are fitted.
         seed: Random seed of the splits, permutations, bootstrap and random networks.
-        progress: Called with (stage, done, total).
 
     Raises:
         DataError: if a concept is not known, or fewer than two of them vary.
