@@ -1,6 +1,6 @@
 # Two commands on a fresh machine: `make demo` and `make test`. They need only python3 (3.11 or newer).
 .DEFAULT_GOAL := help
-.PHONY: help demo check test test-data test-install test-slow test-avx2 bench gpu-check sweep docs lint format clean
+.PHONY: help demo check test test-data test-install test-slow test-avx2 bench bench-scaling gpu-check sweep docs lint format clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -20,6 +20,7 @@ help:
 	@echo "make test-install  the tutorial as it is typed, from installation on, in a fresh environment"
 	@echo "make test-slow     the tests that take minutes"
 	@echo "make bench         measure speed, what cuts save, and growth with n (an hour and a half)"
+	@echo "make bench-scaling growth of time and memory with the number of images (an hour)"
 	@echo "make gpu-check     what a GPU changes, for docs/gpu.md (8 minutes on one GPU)"
 	@echo "make sweep         try networks of every family for docs/networks.md (an hour; resumable)"
 	@echo "make docs          build the documentation site into site/"
@@ -63,6 +64,10 @@ bench: $(VENV)/ready
 	$(BIN)/python benchmarks/speed.py
 	$(BIN)/python benchmarks/cuts.py
 	$(BIN)/python benchmarks/scaling.py
+
+bench-scaling: $(VENV)/ready
+	$(BIN)/python benchmarks/scaling.py
+	$(BIN)/python benchmarks/scaling.py --regression
 
 gpu-check: $(VENV)/ready
 	$(BIN)/python benchmarks/gpu.py
