@@ -28,6 +28,7 @@ ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'scal
 
 from scalecut.features.cluster import computed, computing, joined, mapped  # noqa: E402 - once it is sure that Ray is there
 
+os.environ.setdefault("RAY_worker_niceness", "0")  # or workers wait for all else on the machine
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Ray's own
 SIDE = 16
 

@@ -112,7 +112,6 @@ def computed(
     settings = DataContext.get_current()
     settings.enable_progress_bars = False
     settings.print_on_execution_start = False
-    settings.raise_original_map_exception = True
     spans = [
         numbers[start : start + task.batch_size]
         for start in range(0, len(numbers), task.batch_size)
@@ -136,7 +135,10 @@ def computed(
         for row in results.iter_rows():
             if row["job"] not in seen:
                 seen.add(row["job"])
-                yield pickle.loads(row["batch"])
+                batch = pickle.loads(row["batch"])
+                if isinstance(batch, ScalecutError):
+                    raise batch
+                yield batch
 
 
 def mapped(
@@ -163,8 +165,8 @@ def mapped(
         for job in jobs:
             waiting.append(task.remote(function, common, *job))
             running.append(waiting[-1])
-            for value in job:
-                cache.released(value)
+            for array in filter(_is_array, job):
+                cache.released(array)
             if len(running) == at_once:
                 _, running = ray.wait(running)
             while waiting and waiting[0] not in running:
@@ -176,6 +178,10 @@ def mapped(
 def _on_one_thread(function: Callable[..., Any], *arguments: Any) -> Any:
     with threadpool_limits(1):
         return function(*arguments)
+
+
+def _is_array(value: object) -> bool:
+    return isinstance(value, np.ndarray)
 
 
 def _itself(array: np.ndarray) -> np.ndarray:
@@ -225,7 +231,14 @@ class _Worker:
             found["batch"].append(pickle.dumps(self._batch(pairs)))
         return found
 
-    def _batch(self, pairs: Sequence[tuple[int, Image]]) -> Batch:
+    def _batch(self, pairs: Sequence[tuple[int, Image]]) -> Batch | ScalecutError:
+        """A batch, or the error: Ray Data would write other advice into its message."""
+        try:
+            return self._computed(pairs)
+        except ScalecutError as error:
+            return error
+
+    def _computed(self, pairs: Sequence[tuple[int, Image]]) -> Batch:
         names, images = zip(*pairs, strict=True)
         own, size = self.task.network.preprocessing, self.task.batch_size
         ((good, batch, bad),) = decoded(

@@ -102,7 +102,7 @@ class _Line:
 
 
 _PartScores: TypeAlias = tuple[
-    list[Float64[np.ndarray, "b c"]], Float64[np.ndarray, "p c"], Float64[np.ndarray, "k n c"]
+    list[Float64[np.ndarray, "b c"]], Float64[np.ndarray, "p c"], Float64[np.ndarray, "k _ c"]
 ]
 
 
