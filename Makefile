@@ -1,7 +1,7 @@
 # Two commands on a fresh machine: `make demo` and `make test`. They need only python3 (3.11 or newer).
 .DEFAULT_GOAL := help
 LINTERS := lint-format lint-style lint-imports lint-types lint-words
-.PHONY: help demo check test test-data test-install test-slow test-avx2 bench gpu-check sweep docs lint format clean
+.PHONY: help demo check test test-data test-install test-slow test-avx2 bench bench-scaling gpu-check sweep docs lint format clean
 .PHONY: $(LINTERS)
 
 PYTHON ?= python3
@@ -25,6 +25,7 @@ help:
 	@echo "make test-install  the tutorial as it is typed, from installation on, in a fresh environment"
 	@echo "make test-slow     the tests that take minutes"
 	@echo "make bench         measure what a probe costs, for docs/benchmarks.md (20 minutes)"
+	@echo "make bench-scaling growth of time and memory with the number of images (an hour)"
 	@echo "make gpu-check     what a GPU changes, for docs/gpu.md (8 minutes on one GPU)"
 	@echo "make sweep         try networks of every family for docs/networks.md (an hour; resumable)"
 	@echo "make docs          build the documentation site into site/"
@@ -68,6 +69,10 @@ test-avx2: $(VENV)/ready
 
 bench: $(VENV)/ready
 	$(BIN)/python benchmarks/speed.py
+
+bench-scaling: $(VENV)/ready
+	$(BIN)/python benchmarks/scaling.py
+	$(BIN)/python benchmarks/scaling.py --regression
 
 gpu-check: $(VENV)/ready
 	$(BIN)/python benchmarks/gpu.py

@@ -1,9 +1,10 @@
 """How time and memory of a probe grow with the number of images: docs/scaling.md.
 
 Images of 64 px in tar shards, EfficientNet-Lite0 at 64 px, all layers, 10 splits, both regressors,
-1,000 permutations, no controls. Every point is measured in a process of its own. Then the features
-with workers of Ray, without permutations. Writes docs/scaling.csv and docs/images/scaling.png and
-prints the table.
+1,000 permutations, no controls. Then the same with workers of Ray, without permutations. Writes
+docs/scaling.csv and docs/images/scaling.png and prints the table. With `--regression`, only the
+regression of wide synthetic features, one split, and docs/scaling-regression.csv. Every point is
+measured in a process of its own.
 """
 
 import argparse
@@ -25,7 +26,8 @@ import PIL.Image
 
 SIZES, SIDE, PER_SHARD = (1_000, 10_000, 100_000), 64, 1_000
 CLUSTERS, IMAGES_OF_CLUSTERS = ("local:1", "local:2"), 10_000
-HERE = "one process"
+HERE, REGRESSION = "one process", "regression"
+REGRESSED, WIDTHS = (20_000, 100_000), (64, 1024)
 NETWORK, BATCH = "tf_efficientnet_lite0", 32
 DOCS = Path(__file__).parent.parent / "docs"
 
@@ -83,6 +85,45 @@ def point(shards: Path, n: int, how: str) -> None:
     sys.stdout.write(json.dumps({"n": n, "how": how, "network_mb": own} | found) + "\n")
 
 
+def regression(n: int) -> None:
+    """Fit layers of n random features that encode a measure and print what it cost."""
+    from scalecut import ProbePoint, cache, make_image_set
+    from scalecut.probing.scores import Features, draw_parts, score
+
+    rng, blank = np.random.default_rng(0), np.zeros((1, 1, 3), np.uint8)
+    measure = rng.random(n)
+    images = make_image_set([blank] * n, measure, subset="disc")
+    matrices, points = {}, []
+    for number, width in enumerate(WIDTHS):
+        name = f"layer {number}"
+        points.append(ProbePoint(name, "", number / 2, name, "output", channels=width))
+        matrices[name] = cache.scratch((n, width), np.dtype(np.float32))
+        for start in range(0, n, 1000):
+            rows = rng.standard_normal((min(1000, n - start), width), np.float32)
+            matrices[name][start : start + 1000] = rows + measure[start : start + 1000, None]
+            cache.released(matrices[name])
+    own, start, before = peak(), time.perf_counter(), time.process_time()
+    parts = draw_parts(images, 1, 0, shuffled=True, permutations=1000)
+    features = {"pretrained": Features(tuple(points), (matrices,))}
+    best = score(parts, features, ("ridge", "ols")).table.r2.max()
+    seconds, processor = time.perf_counter() - start, time.process_time() - before
+    found = {"seconds": seconds, "processor": processor, "above_mb": peak() - own, "r2": best}
+    sys.stdout.write(json.dumps({"n": n} | found) + "\n")
+
+
+def measured(folder: str, n: int, how: str) -> dict[str, float]:
+    """What a point cost, measured in another process with a cache of its own."""
+    # Features of fewer images would be reused otherwise.
+    own = {"SCALECUT_CACHE": f"{folder}/cache-{n}-{how}"}
+    command = [sys.executable, __file__, "--point", folder, str(n), how]
+    said = subprocess.run(
+        command, check=True, stdout=subprocess.PIPE, text=True, env=os.environ | own
+    ).stdout.splitlines()[-1]
+    sys.stdout.write(f"{said}\n")
+    sys.stdout.flush()
+    return json.loads(said)
+
+
 def slope(x: pd.Series, y: pd.Series) -> float:
     return float(np.polyfit(np.log10(x), np.log10(y), 1)[0])
 
@@ -110,31 +151,30 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--most", type=int, default=max(SIZES), help="the largest n")
     parser.add_argument("--draw", action="store_true", help="draw docs/scaling.csv again")
+    parser.add_argument("--regression", action="store_true", help="of synthetic features alone")
     parser.add_argument("--point", nargs=3, metavar=("SHARDS", "N", "HOW"), help="one point")
     asked = parser.parse_args()
     if asked.point:
-        point(Path(asked.point[0]), int(asked.point[1]), asked.point[2])
+        shards, n, how = asked.point
+        regression(int(n)) if how == REGRESSION else point(Path(shards), int(n), how)
         return
     if asked.draw:
         draw(pd.read_csv(DOCS / "scaling.csv"))
         return
     with tempfile.TemporaryDirectory() as folder:
-        pack(Path(folder), asked.most)
-        points = [(n, HERE) for n in SIZES if n <= asked.most] or [(asked.most, HERE)]
-        points += [(min(asked.most, IMAGES_OF_CLUSTERS), cluster) for cluster in CLUSTERS]
-        rows = []
-        for number, (n, how) in enumerate(points):
-            # A cache of its own: features of fewer images would be reused otherwise.
-            os.environ["SCALECUT_CACHE"] = f"{folder}/cache{number}"
-            command = [sys.executable, __file__, "--point", folder, str(n), how]
-            said = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
-            sys.stdout.write(f"{said.splitlines()[-1]}\n")
-            sys.stdout.flush()
-            rows.append(json.loads(said.splitlines()[-1]))
-    table = pd.DataFrame(rows).round(3)
+        if asked.regression:
+            sizes = [n for n in REGRESSED if n <= asked.most] or [asked.most]
+            points = [(n, REGRESSION) for n in sizes]
+        else:
+            pack(Path(folder), asked.most)
+            points = [(n, HERE) for n in SIZES if n <= asked.most] or [(asked.most, HERE)]
+            points += [(min(asked.most, IMAGES_OF_CLUSTERS), cluster) for cluster in CLUSTERS]
+        table = pd.DataFrame([measured(folder, *each) for each in points]).round(3)
     if asked.most == max(SIZES):
-        table.to_csv(DOCS / "scaling.csv", index=False)
-        draw(table)
+        name = "scaling-regression.csv" if asked.regression else "scaling.csv"
+        table.to_csv(DOCS / name, index=False)
+        if not asked.regression:
+            draw(table)
     sys.stdout.write(f"\n{table.round(2).to_string(index=False)}\n")
 
 

@@ -1,6 +1,5 @@
-"""Two workers of Ray give the features of one process to the bit, even if one of them is lost."""
+"""Two workers of Ray give the numbers of one process to the bit, even if one of them is lost."""
 
-import functools
 import importlib
 import os
 import sys
@@ -11,9 +10,10 @@ import pandas as pd
 import PIL.Image
 import pytest
 import torch
+from threadpoolctl import threadpool_info
 from torch import nn
 
-from scalecut import make_image_set
+from scalecut import DataError, LayerError, ProbePoint, cache, make_image_set
 from scalecut.data.images import Image
 from scalecut.errors import ModelError
 from scalecut.features.backends import Backend
@@ -22,11 +22,13 @@ from scalecut.networks.load import load_network
 from scalecut.networks.network import Preprocessing
 from scalecut.networks.selection import chosen_points
 from scalecut.probing.probe import Fitting, probe
+from scalecut.probing.scores import Features, draw_parts, score
 
 ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'scalecut[cluster]'")
 
-from scalecut.features.cluster import computed, computing, joined  # noqa: E402 - once it is sure that Ray is there
+from scalecut.features.cluster import computed, computing, joined, mapped  # noqa: E402 - once it is sure that Ray is there
 
+os.environ.setdefault("RAY_worker_niceness", "0")  # or workers wait for all else on the machine
 pytestmark = [
     pytest.mark.long,
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # Ray's own
@@ -37,6 +39,8 @@ SIDE = 16
 class Net(nn.Module):
     """Two layers; its process dies once, if the file `grave` does not exist yet."""
 
+    complaint = ""
+
     def __init__(self, grave=""):
         super().__init__()
         self.grave = str(grave)
@@ -44,6 +48,8 @@ class Net(nn.Module):
         self.two = nn.Sequential(nn.Conv2d(8, 16, 3), nn.ReLU())
 
     def forward(self, x):
+        if self.complaint:
+            raise LayerError(self.complaint)
         if self.grave and not Path(self.grave).exists():
             Path(self.grave).touch()
             os._exit(1)
@@ -136,22 +142,121 @@ def test_address_that_is_not_understood_is_refused_in_one_line():
 
 
 def test_without_an_address_this_process_computes():
-    with computing("") as compute:
-        assert compute is computed_here
+    with computing("") as workers:
+        assert (workers.compute, workers.map) == (computed_here, None)
+
+
+# --- jobs: the regressions of layers -------------------------------------------------------------
+
+
+def planted():
+    """Features on disk that encode a measure more or less, of a large and a small subset."""
+    rng, subset = np.random.default_rng(0), ["many"] * 3000 + ["few"] * 60
+    measure = rng.random(len(subset))
+    images = make_image_set([np.zeros((8, 8, 3), np.uint8)] * len(subset), measure, subset=subset)
+
+    def features(layers):
+        found = {}
+        for share, layer in enumerate(layers, start=1):
+            found[layer] = cache.scratch((len(measure), 3), np.dtype(np.float32))
+            found[layer][:] = rng.normal(size=(len(measure), 3)) + share * measure[:, None]
+        return found
+
+    def points(layers):
+        places = enumerate(layers)
+        return tuple(ProbePoint(x, "", at / 2, x, "output", channels=3) for at, x in places)
+
+    usual, few = ("a", "b", "c"), ("pixels",)
+    found = {
+        "pretrained": Features(points(usual), (features(usual),)),
+        "random": Features(points(usual), (features(usual), features(usual))),
+        "pixels": Features(points(few), (features(few),)),
+    }
+    return draw_parts(images, 3, 0, shuffled=True, permutations=20), found
+
+
+def dies_once(shared, grave, function, *job):
+    if not Path(grave).exists():
+        Path(grave).touch()
+        os._exit(1)
+    return function(shared, *job)
+
+
+def test_regressions_of_a_cluster_give_the_bits_of_one_process_although_a_worker_dies(
+    workers, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(cache, "IN_MEMORY", 0)  # permutations and draws are on disk
+    monkeypatch.setenv("SCALECUT_CACHE", str(tmp_path))
+    parts, found = planted()
+    assert isinstance(parts[0].permuted, np.memmap)
+    grave, reports = tmp_path / "died", []
+
+    def mortal(function, shared, jobs):
+        return mapped(dies_once, shared, ((str(grave), function, *job) for job in jobs))
+
+    there = score(
+        parts, found, ("ridge", "ols"), map=mortal, report=lambda *each: reports.append(each)
+    )
+    here = score(parts, found, ("ridge", "ols"))
+    assert grave.exists()
+    assert reports == [(done, 7) for done in range(1, 8)]
+    pd.testing.assert_frame_equal(there.table, here.table, check_exact=True)
+    np.testing.assert_array_equal(there.draws, here.draws)
+    np.testing.assert_array_equal(there.predicted, here.predicted)
+    assert here.table.r2.max() > 0.5
+
+
+def arrived(shared, array):
+    threads = {each["num_threads"] for each in threadpool_info()}
+    return [(type(each), each.base is not None) for each in (shared[0], array)], threads
+
+
+def test_arrays_on_disk_are_shared_by_the_workers_of_a_machine_and_jobs_have_one_thread(
+    workers, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("SCALECUT_CACHE", str(tmp_path))
+    array = cache.scratch((1000, 100), np.dtype(np.float32))
+    ((types, threads),) = mapped(arrived, [array], [(array[:900],)])
+    assert types == [(np.ndarray, True)] * 2  # not unpickled: a view of the object store
+    assert threads == {1}
+
+
+def fails(shared, number):
+    if number == shared:
+        raise DataError("Give more images.")
+    return number
+
+
+def test_errors_of_workers_are_raised_as_in_one_process(workers, images):
+    jobs = mapped(fails, 2, [(number,) for number in range(8)])
+    assert [next(jobs), next(jobs)] == [0, 1]
+    with pytest.raises(DataError) as error:
+        next(jobs)
+    assert (type(error.value), str(error.value)) == (DataError, "Give more images.")
+    task = task_of()
+    task.network.module.complaint = "Choose another layer."
+    with pytest.raises(LayerError) as error:
+        together(task, images, workers)
+    assert (type(error.value), str(error.value)) == (LayerError, "Choose another layer.")
 
 
 # --- a cluster of two nodes ----------------------------------------------------------------------
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def two_nodes():
     """The address of a cluster of two machines, as far as Ray can tell, and how to lose one."""
     Cluster = importlib.import_module("ray.cluster_utils").Cluster
     ray.shutdown()
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
-    other = cluster.add_node(num_cpus=1)
-    yield cluster.address, functools.partial(cluster.remove_node, other)
+    nodes = [cluster.add_node(num_cpus=1)]
+
+    def lose():
+        nodes.append(cluster.add_node(num_cpus=1))
+        cluster.remove_node(nodes[-2])
+
+    yield cluster.address, lose
     ray.shutdown()
     cluster.shutdown()
 
@@ -176,29 +281,31 @@ def probed(images, cluster="", told=None):
         task_of().network,
         images,
         computation=Computation(precision="float32", batch_size=4, cluster=cluster),
-        fitting=Fitting(controls=["shuffled"], permutations=0),
+        fitting=Fitting(controls=["shuffled"], permutations=19, learning_curve=True),
         progress=told,
     )
 
 
-@pytest.mark.parametrize("is_lost", [False, True], ids=["two nodes", "one of them lost"])
+@pytest.mark.parametrize("is_lost", [False, True], ids=["two nodes", "one of them lost, twice"])
 def test_cluster_gives_the_curve_of_one_process(
     two_nodes, discs, one_thread, is_lost, tmp_path, monkeypatch
 ):
     address, lose = two_nodes
-    nodes = []
+    lost = []
 
     def told(stage, done, total):
-        if stage == "features" and is_lost and done == 8:
+        if is_lost and (stage, done) in {("features", 8), ("regression", 1)}:
             lose()
-            nodes.append(done)
+            lost.append(stage)
 
     monkeypatch.setenv("SCALECUT_CACHE", str(tmp_path / "of the cluster"))
     curve = probed(discs, address, told)
     monkeypatch.setenv("SCALECUT_CACHE", str(tmp_path / "of one process"))
     alone = probed(discs)
-    assert len(nodes) == is_lost
+    assert lost == ["features", "regression"] * is_lost
     pd.testing.assert_frame_equal(curve.table, alone.table, check_exact=True)
+    for one, other in zip(curve.fewer, alone.fewer, strict=True):
+        pd.testing.assert_frame_equal(one.table, other.table, check_exact=True)
     assert curve.provenance["images_left_out"] == alone.provenance["images_left_out"]
     names = [each.name.rpartition("/")[2] for each in curve.provenance["images_left_out"]]
     assert names == ["10.png"]

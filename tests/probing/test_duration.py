@@ -36,6 +36,8 @@ def test_more_of_anything_takes_longer(monkeypatch):
     ):
         assert regression_seconds(**usual | more) > 1.05 * base
     assert regression_seconds(**usual | {"repeats": 20}) == pytest.approx(2 * base)
+    few, many = (regression_seconds(**usual, at_once=number) for number in (10, 40))
+    assert few == pytest.approx(4 * many)
 
 
 class Shown:

@@ -218,7 +218,7 @@ def rcv(
         frame = network.preprocessing.frame(computation.fit)
         image_set = images_of(data, frame, reading, seed=seed, progress=progress)
     stages.say(image_set, network, strict=reading.strict)
-    with computing(computation.cluster) as stages.compute:
+    with computing(computation.cluster) as stages.workers:
         found = stages.extracted(network, image_set.images, points, computation)
         kept = readable(network, image_set, found, strict=reading.strict)
         moved = moved_by_int8(network, kept, points, computation, found, stages)

@@ -1,8 +1,9 @@
-"""The same forward passes computed by many workers, on one machine or a cluster, with Ray Data.
+"""The same work done by many workers, on one machine or a cluster, with Ray.
 
-Batches go out and features come back; the regressions stay in the calling process, so that the
-numbers are those of one machine. Each worker holds the network. If a worker is lost, another one
-computes its batch again; no batch is counted twice.
+Forward passes are batches of Ray Data: images go out and features come back; each worker holds the
+network. Other jobs, such as the regression of a layer, are tasks of Ray: arrays go out and scores
+come back. If a worker is lost, its batch or job is computed again by another one; none is counted
+twice. Every job has one thread, so the numbers are those of this process with one thread.
 """
 
 import functools
@@ -10,37 +11,43 @@ import logging
 import math
 import os
 import pickle
-from collections.abc import Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import numpy as np
 import torch
+from threadpoolctl import threadpool_limits
 
+from .. import cache
 from ..data.images import Image
-from ..errors import ModelError
-from .extract import Batch, Compute, Task, computed_here, decoded, forward
+from ..errors import ModelError, ScalecutError, first_line
+from .extract import Batch, Task, Workers, decoded, forward
 
 LOCAL = "local"
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_BACKEND_LOG_LEVEL": "fatal",
+    "RAY_IGNORE_UNHANDLED_ERRORS": "1",
 }  # sends no usage statistics
 BATCHES_AT_ONCE = 4  # per worker; they are lost with it
+AHEAD = 2  # jobs whose arguments are sent before a worker is free
+RETRIES = 3  # of a job whose worker is lost
 
 
 @contextmanager
-def computing(address: str) -> Iterator[Compute]:
-    """Compute features by a cluster inside the block, or by this process without an address.
+def computing(address: str) -> Iterator[Workers]:
+    """The workers of a cluster inside the block, or this process without an address.
 
     Raises:
         ModelError: as in `joined`.
     """
     if not address:
-        yield computed_here
+        yield Workers()
         return
     with joined(address) as workers:
-        yield functools.partial(computed, workers=workers)
+        yield Workers(functools.partial(computed, workers=workers), mapped, _n_processors())
 
 
 @contextmanager
@@ -72,7 +79,7 @@ def joined(address: str) -> Iterator[int]:
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
     try:
         if kind == LOCAL:
-            ray.init(num_cpus=int(number), include_dashboard=False, **quiet)
+            ray.init("local", num_cpus=int(number), include_dashboard=False, **quiet)
         else:
             ray.init(address=address, **quiet)
     except (ConnectionError, OSError, RuntimeError, ValueError) as error:
@@ -81,6 +88,8 @@ def joined(address: str) -> Iterator[int]:
             f"The cluster at {address!r} cannot be reached ({said}). Start it (ray start --head), "
             "or give another --cluster."
         ) from error
+    # Ray copies a memory-mapped array byte by byte, but shares plain arrays between workers.
+    ray.util.register_serializer(np.memmap, serializer=np.asarray, deserializer=_itself)
     try:
         has = ray.cluster_resources()
         yield max(1, int(has.get("GPU", 0) or has.get("CPU", 1)))
@@ -122,10 +131,85 @@ def computed(
         num_gpus=gpus,
     )
     seen: set[int] = set()
-    for row in results.iter_rows():
-        if row["job"] not in seen:
-            seen.add(row["job"])
-            yield pickle.loads(row["batch"])
+    with _errors_of_workers():
+        for row in results.iter_rows():
+            if row["job"] not in seen:
+                seen.add(row["job"])
+                batch = pickle.loads(row["batch"])
+                if isinstance(batch, ScalecutError):
+                    raise batch
+                yield batch
+
+
+def mapped(
+    function: Callable[..., Any], shared: Any, jobs: Iterable[tuple[Any, ...]]
+) -> Generator[Any, None, None]:
+    """`function(shared, *job)` of every job, in order, each a task of Ray with one thread.
+
+    `shared` is sent once. The arguments of a job are sent when a worker will soon be free, and
+    deleted when the job is done. Workers on one machine share one copy of an array, which they
+    cannot change.
+
+    Raises:
+        ScalecutError: that of the first job that fails.
+        ModelError: if the cluster is lost.
+    """
+    import ray
+
+    how = {"num_cpus": 1, "max_retries": RETRIES, "scheduling_strategy": "SPREAD"}
+    task: Any = ray.remote(**how)(_on_one_thread)
+    at_once = _n_processors() + AHEAD
+    waiting, running = deque[Any](), list[Any]()
+    with _errors_of_workers():
+        common = ray.put(shared)
+        for job in jobs:
+            waiting.append(task.remote(function, common, *job))
+            running.append(waiting[-1])
+            for array in filter(_is_array, job):
+                cache.released(array)
+            if len(running) == at_once:
+                _, running = ray.wait(running)
+            while waiting and waiting[0] not in running:
+                yield ray.get(waiting.popleft())
+        while waiting:
+            yield ray.get(waiting.popleft())
+
+
+def _on_one_thread(function: Callable[..., Any], *arguments: Any) -> Any:
+    with threadpool_limits(1):
+        return function(*arguments)
+
+
+def _is_array(value: object) -> bool:
+    return isinstance(value, np.ndarray)
+
+
+def _itself(array: np.ndarray) -> np.ndarray:
+    return array
+
+
+def _n_processors() -> int:
+    """Processors of the cluster."""
+    import ray
+
+    return max(1, int(ray.cluster_resources().get("CPU", 1)))
+
+
+@contextmanager
+def _errors_of_workers() -> Iterator[None]:
+    """Raise errors of workers as this process would, and a lost cluster as a ModelError."""
+    import ray.exceptions
+
+    try:
+        yield
+    except ray.exceptions.RayTaskError as error:
+        cause = error.cause
+        raise cause from (None if isinstance(cause, ScalecutError) else error)
+    except ray.exceptions.RayError as error:
+        raise ModelError(
+            f"The cluster stopped ({first_line(error)}). Give workers more memory or disk, or run "
+            "without --cluster; what is in the cache is not computed again."
+        ) from error
 
 
 class _Worker:
@@ -147,7 +231,14 @@ class _Worker:
             found["batch"].append(pickle.dumps(self._batch(pairs)))
         return found
 
-    def _batch(self, pairs: Sequence[tuple[int, Image]]) -> Batch:
+    def _batch(self, pairs: Sequence[tuple[int, Image]]) -> Batch | ScalecutError:
+        """A batch, or the error: Ray Data would write other advice into its message."""
+        try:
+            return self._computed(pairs)
+        except ScalecutError as error:
+            return error
+
+    def _computed(self, pairs: Sequence[tuple[int, Image]]) -> Batch:
         names, images = zip(*pairs, strict=True)
         own, size = self.task.network.preprocessing, self.task.batch_size
         ((good, batch, bad),) = decoded(

@@ -4,12 +4,12 @@ import copy
 import re
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from types import MappingProxyType
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import PIL
@@ -162,6 +162,11 @@ class Computation:
 
 
 Compute: TypeAlias = Callable[[Task, Sequence[Image], Sequence[int]], Iterator[Batch]]
+# From a function, what all jobs share and the other arguments of each job: what the function
+# returns for each, in order.
+Map: TypeAlias = Callable[
+    [Callable[..., Any], Any, Iterable[tuple[Any, ...]]], Generator[Any, None, None]
+]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -565,11 +570,26 @@ def check_finite(
             )
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Workers:
+    """Who computes: this process, or a cluster (`cluster.computing`).
+
+    Args:
+        compute: features of images.
+        map: other jobs, each with one thread; None for threads of this process.
+        count: jobs at a time; 0 for one per processor of this machine.
+    """
+
+    compute: Compute = computed_here
+    map: Map | None = None
+    count: int = 0
+
+
 class Stages:
     """Seconds by stage, and images/s of the stages in which images were computed."""
 
-    def __init__(self, progress: Progress | None, compute: Compute | None = None) -> None:
-        self.progress, self.compute = progress, compute
+    def __init__(self, progress: Progress | None) -> None:
+        self.progress, self.workers = progress, Workers()
         self._known: tuple[Network, Mapping[str, object]] | None = None
         self.foresee: Callable[[float], str] | None = None  # from images/s, what to say
         self.pixels: DecodedImages | None = None  # where several networks see the same images
@@ -611,7 +631,7 @@ class Stages:
                 images,
                 points,
                 computation,
-                compute=self.compute,
+                compute=self.workers.compute,
                 progress=self._watched(self.progress),
                 stage=stage,
                 variant=variant,

@@ -230,7 +230,7 @@ def transfer(
         check_training(training, computation.batch_size)
     stages.say(images, network)
     source = Source(network, images, computation, stages, at)
-    with computing(computation.cluster) as stages.compute:
+    with computing(computation.cluster) as stages.workers:
         if trial.mode == "frozen":
             candidates = points if TUNED in trial.methods else ()
             found = frozen(source, plan, table, trial, seed, candidates)

@@ -14,7 +14,12 @@ SLOWER = 2.2  # regressions, of small matrices, than the product (measured at 80
 
 
 def regression_seconds(
-    sizes: Iterable[int], widths: Iterable[int], *, repeats: int, permutations: int
+    sizes: Iterable[int],
+    widths: Iterable[int],
+    *,
+    repeats: int,
+    permutations: int,
+    at_once: int = 0,
 ) -> float:
     """Seconds of the regressions of some layers on some subsets, to a factor of about three.
 
@@ -25,6 +30,7 @@ def regression_seconds(
     Args:
         sizes: images of each subset.
         widths: features of each layer, once per kind of weights.
+        at_once: regressions at a time, on a cluster; 0 for one per processor of this machine.
     """
     counted = 0.0
     wide = np.array([*widths], dtype=float)
@@ -34,7 +40,8 @@ def regression_seconds(
         per_split = 2 * n * wide * k + 12 * k**3 + 2 * permutations * k * (n + 2 * m)
         reading = 400.0 * size * permutations  # moving numbers takes as long as this many products
         counted += repeats * float(np.sum(per_split + reading))
-    return SLOWER * counted / (_operations_per_second() * max(1.0, SPREAD_OVER * n_processors()))
+    used = max(1.0, SPREAD_OVER * (at_once or n_processors()))
+    return SLOWER * counted / (_operations_per_second() * used)
 
 
 def _operations_per_second() -> float:

@@ -159,13 +159,13 @@ def probe(
     if {"random", "permuted", "pixels"} & {*fitting.controls}:
         stages.pixels = DecodedImages()
     stages.foresee = functools.partial(asked.foreseen, image_set)
-    with computing(computation.cluster) as stages.compute:
+    with computing(computation.cluster) as stages.workers:
         found = asked.extracted(image_set)
         kept = readable(network, image_set, found, strict=reading.strict)
         own = {network.weights.kind: Features(asked.points, (found.matrices,))}
         moved = moved_by_int8(network, kept, points, computation, found, stages)
         of_controls = asked.control_features(kept)
-    scores, *fewer = asked.scores(kept, own, of_controls)
+        scores, *fewer = asked.scores(kept, own, of_controls)
     facts = provenance(network, settings, stages, found, kept, moved)
     facts["probe"] = {"repeats": fitting.repeats, "seed": seed}
     facts["layers_left_out"] = layers_left_out
@@ -207,7 +207,8 @@ class _Asked:
         widths = [point.channels for point in self.points] * passes
         sizes = [images.subset.count(subset) for subset in images.subsets]
         asked = {"repeats": fitting.repeats, "permutations": fitting.permutations}
-        regression = duration.regression_seconds(sizes, widths, **asked)
+        at_once = self.stages.workers.count
+        regression = duration.regression_seconds(sizes, widths, at_once=at_once, **asked)
         forward = passes * len(images) / images_per_second
         if forward + regression < LONG:
             return ""
@@ -258,7 +259,9 @@ class _Asked:
             permutations=fitting.permutations,
         )
         names = (*fitting.regressor, MATCHED) if fitting.match_width else fitting.regressor
-        scored = functools.partial(score, regressors=names, width=fitting.match_width)
+        scored = functools.partial(
+            score, regressors=names, width=fitting.match_width, map=stages.workers.map
+        )
         with stages("regression"):
             found = [scored(parts, own | controls, report=stages.report("regression"))]
         if fitting.learning_curve:

@@ -8,11 +8,11 @@ all scores are paired.
 
 import os
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -25,6 +25,7 @@ from threadpoolctl import threadpool_limits
 from .. import cache
 from ..data.images import MEAN, ImageSet
 from ..errors import DataError
+from ..features.extract import Map
 from ..networks.points import ProbePoint
 from ..stats import out_of_core as tall
 from ..stats.inference import (
@@ -100,6 +101,11 @@ class _Line:
     predicted: np.ndarray  # (n), mean over the repeats that held an image out; empty if not kept
 
 
+_PartScores: TypeAlias = tuple[
+    list[Float64[np.ndarray, "b c"]], Float64[np.ndarray, "p c"], Float64[np.ndarray, "k _ c"]
+]
+
+
 @dataclass(frozen=True, slots=True)
 class _Fits:
     """The regressors, components for `matched`, and share of the training groups that is used."""
@@ -161,24 +167,23 @@ def _permutations(
     rng: np.random.Generator,
     permutations: int,
 ) -> Float64[np.ndarray, "n q"]:
-    """The measure and its permutations, one column each; on disk if there are many."""
+    """The measure and its permutations, one column each; on disk if there are many.
+
+    Permutations are drawn as rows and then transposed block by block: written as columns, each
+    would touch every page of the file.
+    """
     n = len(measure)
     permuted = cache.zeros((n, 1 + permutations if permutations else 0), np.dtype(np.float64))
-    if permutations:
-        _written(permuted, slice(0, 1), measure[None])
+    drawn = cache.zeros((permutations, n), np.dtype(np.float64))
     for places in _some(permutations, n):
-        some = group_permutations(measure, groups, rng, places.stop - places.start)
-        _written(permuted, slice(1 + places.start, 1 + places.stop), some)
-    return permuted
-
-
-def _written(
-    permuted: Float64[np.ndarray, "n q"], columns: slice, values: Float64[np.ndarray, "k n"]
-) -> None:
-    """Fill some columns, with only some rows of an array on disk in memory at a time."""
-    for rows in _some(*permuted.shape):
-        permuted[rows, columns] = values[:, rows].T
+        drawn[places] = group_permutations(measure, groups, rng, places.stop - places.start)
+        cache.released(drawn)
+    for rows in _some(n if permutations else 0, 1 + permutations):
+        permuted[rows, 0] = measure[rows]
+        permuted[rows, 1:] = drawn[:, rows].T
         cache.released(permuted)
+        cache.released(drawn)
+    return permuted
 
 
 def _counts(groups: Int[np.ndarray, " n"], rng: np.random.Generator) -> UInt16[np.ndarray, "c n"]:
@@ -218,6 +223,7 @@ def score(
     width: int = 0,
     share: float = 1.0,
     report: Callable[[int, int], None] = lambda done, total: None,
+    map: Map | None = None,
 ) -> Scores:
     """R², its interval and its p-value for every subset, layer, kind of weights and regressor.
 
@@ -227,27 +233,25 @@ def score(
         width: principal components for `matched`.
         share: of the training groups that is used; smaller shares are subsets of larger ones.
         report: called with (layers done, all layers).
+        map: fits the layers, by a cluster; None for threads of this process. The numbers are the
+            same.
     """
     cache.freed()
     jobs = [(kind, point) for kind, each in features.items() for point in each.points]
     fits = _Fits(tuple(regressors), width, share)
     own, main = next(iter(features)), "ridge" if "ridge" in regressors else regressors[0]
     lines: dict[tuple[str, str, str, str], dict[str, _Line]] = {}
-    # One thread per regression: the same numbers on any number of cores.
-    with one_thread_each() as workers:
-        found = workers.map(
-            lambda job: list(
-                _layer_lines(
-                    parts,
-                    features[job[0]].matrices,
-                    job[1].layer,
-                    fits,
-                    kept_of=main if job[0] == own else "",
-                )
-            ),
-            jobs,
-        )
-        for done, ((kind, point), of_layer) in enumerate(zip(jobs, found, strict=True), start=1):
+    matrices = (
+        (matrix[point.layer], kind == own)
+        for kind, point in jobs
+        for matrix in features[kind].matrices
+    )
+    with closing((map or mapped_here)(_matrix_scores, (parts, fits), matrices)) as found:
+        for done, (kind, point) in enumerate(jobs, start=1):
+            of_seeds = [next(found) for _ in features[kind].matrices]
+            n_features = features[kind].matrices[0][point.layer].shape[1]
+            kept_of = main if kind == own else ""
+            of_layer = _layer_lines(parts, of_seeds, fits, n_features, kept_of=kept_of)
             for subset, target, regressor, line in of_layer:
                 lines.setdefault((subset, kind, target, regressor), {})[point.layer] = line
             cache.freed()
@@ -329,21 +333,20 @@ def _p_values(by_layer: Mapping[str, _Line]) -> dict[str, float]:
 
 def _layer_lines(
     parts: Sequence[Part],
-    matrices: Sequence[Mapping[str, Float[np.ndarray, "n d"]]],
-    layer: str,
+    of_seeds: Sequence[Sequence[_PartScores]],
     fits: _Fits,
+    n_features: int,
     *,
     kept_of: str,
 ) -> Iterator[tuple[str, str, str, _Line]]:
     """Subset, target, regressor and scores of one layer with one kind of weights.
 
     Args:
+        of_seeds: `_matrix_scores` of each seed.
         kept_of: the regressor whose predictions are kept.
     """
-    n_features = matrices[0][layer].shape[1]
     by_subset: dict[tuple[str, str], list[_Line]] = {}
-    for part in parts:
-        found = [_part_scores(part, matrix[layer], fits) for matrix in matrices]
+    for part, *found in zip(parts, *of_seeds, strict=True):
         for number, target in enumerate(part.targets):
             for column, regressor in enumerate(fits.regressors):
                 seeds = np.array([r2[number][:, column] for r2, _, _ in found])
@@ -394,11 +397,21 @@ def _over_seeds(
     return np.concatenate([mean[:1], mean[1:] + few * added])
 
 
-def _part_scores(
-    part: Part, matrix: Float[np.ndarray, "all d"], fits: _Fits
-) -> tuple[
-    list[Float64[np.ndarray, "b c"]], Float64[np.ndarray, "p c"], Float64[np.ndarray, "k n c"]
-]:
+def _matrix_scores(
+    drawn: tuple[Sequence[Part], _Fits], matrix: Float[np.ndarray, "all d"], are_kept: bool
+) -> list[_PartScores]:
+    """The scores of one layer with one seed on every subset: one job of a cluster.
+
+    Args:
+        drawn: what is the same for all layers.
+        are_kept: whether the predictions are.
+    """
+    parts, fits = drawn
+    found = [_part_scores(part, matrix, fits) for part in parts]
+    return [(r2, null, held if are_kept else held[:, :0].copy()) for r2, null, held in found]
+
+
+def _part_scores(part: Part, matrix: Float[np.ndarray, "all d"], fits: _Fits) -> _PartScores:
     """Of each regressor: R² and its draws by target, R² of permuted measures, and predictions."""
     kinds = list(part.targets)
     errors: list[list[np.ndarray]] = [[] for _ in kinds]  # of held-out images, by repeat
@@ -456,6 +469,14 @@ def _check_spread(part: Part) -> None:
                 f"{len(flat)} splits of {part.subset!r}, so R² is undefined. Give more images "
                 "whose objects differ in size."
             )
+
+
+def mapped_here(
+    function: Callable[..., Any], shared: Any, jobs: Iterable[tuple[Any, ...]]
+) -> Generator[Any, None, None]:
+    """`function(shared, *job)` of every job, in order, in threads of this process."""
+    with one_thread_each() as workers:
+        yield from workers.map(lambda job: function(shared, *job), jobs)
 
 
 @contextmanager
