@@ -123,6 +123,28 @@ def test_two_workers_give_the_bits_of_one_process_and_say_what_cannot_be_read(
     assert unreadable[5].startswith("this is not an image that can be read")
 
 
+@pytest.mark.parametrize("failures", [2, 9])
+def test_ray_that_does_not_start_at_once_is_started_again(failures, monkeypatch):
+    """A busy machine needs longer than Ray waits; what it raises then is a bare Exception."""
+    tried = []
+
+    def init(*given, **settings):
+        tried.append(given)
+        if len(tried) <= failures:
+            raise Exception("The current node timed out during startup.")
+
+    monkeypatch.setattr(ray, "init", init)
+    monkeypatch.setattr(ray, "shutdown", lambda: None)
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 2.0})
+    if failures == 2:
+        with joined("local:2") as n:
+            assert n == 2
+    else:
+        with pytest.raises(ModelError, match=r"timed out .* without --cluster"), joined("local:2"):
+            pass
+    assert len(tried) == 3
+
+
 def test_batch_of_a_worker_that_dies_is_computed_again_and_counted_once(workers, images, tmp_path):
     grave = tmp_path / "died"
     expected = alone(task_of(), images)

@@ -246,7 +246,7 @@ def atlas(
     stages.say(image_set, network, strict=reading.strict)
     stages.pixels = DecodedImages() if mapped.random_networks else None
     by_kind: dict[str, list[Mapping[str, np.ndarray]]] = {}
-    with computing(computation.cluster) as stages.compute:
+    with computing(computation.cluster) as stages.workers:
         found = stages.extracted(network, image_set.images, points, computation)
         kept = readable(network, image_set, found, strict=reading.strict)
         moved = moved_by_int8(network, kept, points, computation, found, stages)

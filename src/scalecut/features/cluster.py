@@ -33,6 +33,7 @@ QUIET = {
 }  # sends no usage statistics
 BATCHES_AT_ONCE = 4  # per worker; they are lost with it
 AHEAD = 2  # jobs whose arguments are sent before a worker is free
+STARTS = 3  # of Ray on this machine
 RETRIES = 3  # of a job whose worker is lost
 
 
@@ -79,15 +80,18 @@ def joined(address: str) -> Iterator[int]:
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
     try:
         if kind == LOCAL:
-            ray.init("local", num_cpus=int(number), include_dashboard=False, **quiet)
+            _start_here(int(number), **quiet)
         else:
             ray.init(address=address, **quiet)
-    except (ConnectionError, OSError, RuntimeError, ValueError) as error:
+    except Exception as error:  # Ray raises bare ones, too
         said = " ".join(str(error).split())[:200]
-        raise ModelError(
-            f"The cluster at {address!r} cannot be reached ({said}). Start it (ray start --head), "
-            "or give another --cluster."
-        ) from error
+        what = (
+            f"Ray does not start here ({said}). Try again, or run without --cluster."
+            if kind == LOCAL
+            else f"The cluster at {address!r} cannot be reached ({said}). Start it (ray start "
+            "--head), or give another --cluster."
+        )
+        raise ModelError(what) from error
     # Ray copies a memory-mapped array byte by byte, but shares plain arrays between workers.
     ray.util.register_serializer(np.memmap, serializer=np.asarray, deserializer=_itself)
     try:
@@ -95,6 +99,20 @@ def joined(address: str) -> Iterator[int]:
         yield max(1, int(has.get("GPU", 0) or has.get("CPU", 1)))
     finally:
         ray.shutdown()
+
+
+def _start_here(workers: int, **settings: Any) -> None:
+    """Start Ray on this machine; on a busy one its 30 seconds for that may not be enough."""
+    import ray
+
+    for start in range(1, STARTS + 1):
+        try:
+            ray.init("local", num_cpus=workers, include_dashboard=False, **settings)
+            return
+        except Exception:
+            ray.shutdown()
+            if start == STARTS:
+                raise
 
 
 def computed(
