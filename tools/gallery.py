@@ -48,6 +48,8 @@ GALLERY: dict[str, tuple[str, dict[str, str]]] = {
     ),
     "scenes": (f"scenes {LITE0}", {"scenes": "scenes"}),
     "rcv": (f'rcv {LITE0} {ANIMALS} --class "golden retriever"', {"directions": "directions"}),
+    "atlas": (f"atlas {LITE0} {ANIMALS}", {"atlas": "atlas"}),
+    "atlas-resnet50": (f"atlas {RESNET50} {ANIMALS}", {}),
     "patches": (PATCHES, {}),
     "patches-matched": (f"{PATCHES} --match-blur", {}),
     "transfer": (
