@@ -247,6 +247,21 @@ def test_more_training_images_are_no_worse_and_are_counted():
     assert means == sorted(means)
 
 
+def test_permutations_drawn_in_pieces_and_on_disk_are_those_drawn_at_once(monkeypatch, tmp_path):
+    measure = np.random.default_rng(0).random(61)
+    found = []
+    for at_once, in_memory in ((2**22, 2**26), (200, 0)):
+        monkeypatch.setattr(scalecut.probing.scores, "AT_ONCE", at_once)
+        monkeypatch.setattr(cache, "IN_MEMORY", in_memory)
+        monkeypatch.setenv("SCALECUT_CACHE", str(tmp_path))
+        (part,) = draw_parts(images(measure), 2, 0, shuffled=False, permutations=30)
+        found.append(part.permuted)
+    assert isinstance(found[1], np.memmap)
+    np.testing.assert_array_equal(found[1], found[0])
+    np.testing.assert_array_equal(found[0][:, 0], measure)
+    assert (np.sort(found[0], axis=0) == np.sort(measure)[:, None]).all()
+
+
 # --- the same numbers ----------------------------------------------------------------------------
 
 

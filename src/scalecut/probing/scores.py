@@ -169,18 +169,23 @@ def _permutations(
 ) -> Float64[np.ndarray, "n q"]:
     """The measure and its permutations, one column each; on disk if there are many.
 
-    Permutations are drawn as rows and then transposed block by block: written as columns, each
-    would touch every page of the file.
+    Permutations are drawn some at a time, kept by blocks of images, and each block is then
+    transposed. Written as columns at once, they would touch every page of the file each time.
     """
     n = len(measure)
-    permuted = cache.zeros((n, 1 + permutations if permutations else 0), np.dtype(np.float64))
-    drawn = cache.zeros((permutations, n), np.dtype(np.float64))
+    if not permutations:
+        return np.zeros((n, 0))
+    blocks = list(_some(n, 1 + permutations))
+    drawn = cache.zeros((len(blocks), permutations, blocks[0].stop), np.dtype(np.float64))
     for places in _some(permutations, n):
-        drawn[places] = group_permutations(measure, groups, rng, places.stop - places.start)
+        some = group_permutations(measure, groups, rng, places.stop - places.start)
+        for block, rows in zip(drawn, blocks, strict=True):
+            block[places, : rows.stop - rows.start] = some[:, rows]
         cache.released(drawn)
-    for rows in _some(n if permutations else 0, 1 + permutations):
+    permuted = cache.zeros((n, 1 + permutations), np.dtype(np.float64))
+    for block, rows in zip(drawn, blocks, strict=True):
         permuted[rows, 0] = measure[rows]
-        permuted[rows, 1:] = drawn[:, rows].T
+        permuted[rows, 1:] = block[:, : rows.stop - rows.start].T
         cache.released(permuted)
         cache.released(drawn)
     return permuted
