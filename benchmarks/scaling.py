@@ -60,8 +60,7 @@ def point(shards: Path, n: int, how: str) -> None:
     """Probe n images and print what it cost."""
     import torch
 
-    from scalecut import Computation, Fitting, Preprocessing, load_network, probe
-    from scalecut.data.tables import read_shards
+    from scalecut import Computation, Fitting, Preprocessing, load_network, probe, read_images
 
     network = load_network(NETWORK, preprocessing=Preprocessing(SIDE, SIDE))
     with torch.inference_mode():
@@ -69,7 +68,7 @@ def point(shards: Path, n: int, how: str) -> None:
     own = peak()
     start = time.perf_counter()
     last = (n - 1) // PER_SHARD
-    images = read_shards(f"{shards}/discs-{{000..{last:03d}}}.tar")
+    images = read_images(f"tar:{shards}/discs-{{000..{last:03d}}}.tar")
     listed = time.perf_counter() - start
     curve = probe(
         network,
