@@ -105,6 +105,7 @@ def _start_here(workers: int, **settings: Any) -> None:
     """Start Ray on this machine; on a busy one its 30 seconds for that may not be enough."""
     import ray
 
+    os.environ.setdefault("RAY_worker_niceness", "0")  # or workers wait for all else here
     for start in range(1, STARTS + 1):
         try:
             ray.init("local", num_cpus=workers, include_dashboard=False, **settings)
