@@ -236,7 +236,7 @@ def _page(places: Sequence[str], panels: Sequence[Panel | Grid], axis_name: str)
     for panel in panels:
         if isinstance(panel, Grid):
             rows += panel.rows
-            names.append("1.0 ")  # of the scale of shades
+            names.append(panel.name)  # above the scale of shades
         else:
             names += panel.scale.named.values()
     right = max(_width(name) for name in names) + 32.0
@@ -290,7 +290,7 @@ def _of_one(value: float) -> str:
     """Two digits after the point, as .62; below -1 less than one can use."""
     if value < -0.995:
         return "<−1"
-    return f"{value:.2f}".replace("0.", ".", 1).replace("-", "−")
+    return f"{round(value, 2) + 0.0:.2f}".replace("0.", ".", 1).replace("-", "−")
 
 
 def _head(panel: Panel | Grid, page: Page) -> float:
