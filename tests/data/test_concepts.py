@@ -9,6 +9,7 @@ import pytest
 from scipy.ndimage import gaussian_filter
 
 from scalecut.data.concepts import (
+    KNOWN,
     OF_BOX,
     blocking,
     concepts_of,
@@ -120,6 +121,7 @@ def test_a_table_of_concepts_begins_with_the_measure_and_has_no_column_twice():
     table = concepts_of(whole, Frame(32, 32))
     assert table.columns[:8].tolist() == ["area", "height", *OF_BOX, "objects", "brightness"]
     assert table.columns.is_unique
+    assert set(table) == set(KNOWN)
     np.testing.assert_allclose(table.area, area)
     assert table.objects.tolist() == [1, 2, 3]
     bare = concepts_of(make_image_set(pixels, [3.0, 1.0, 2.0], measure_name="age"), Frame(32, 32))

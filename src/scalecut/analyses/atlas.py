@@ -19,7 +19,7 @@ from jaxtyping import Float, Float64, Int
 from matplotlib.figure import Figure
 from torch import nn
 
-from ..data.concepts import concepts_of
+from ..data.concepts import KNOWN, concepts_of
 from ..data.images import ImageSet, LeftOut, Progress
 from ..data.read import Reading, images_of
 from ..errors import DataError, check_names
@@ -139,7 +139,7 @@ class Atlas(Result):
             return f"{said}."
         rest = text.with_interval(best.partial_r2, best.partial_low, best.partial_high)
         held = [each for each in own.concept.unique() if each not in {name, *self._apart(name)}]
-        usual = [each for each in USUAL if each in held] or held[:2]
+        usual = [*dict.fromkeys([*(each for each in USUAL if each in held), *held])][:2]
         last = rows.iloc[-1]
         return (
             f"{said}, with a partial R² of {rest} where {len(held)} other concepts, such as "
@@ -243,6 +243,8 @@ def atlas(
         shown = network.preprocessing
         frame = shown.frame(computation.fit)
         image_set = images_of(data, frame, reading, seed=seed, progress=progress)
+    known = dict.fromkeys((image_set.measure_name, *KNOWN))
+    check_names(mapped.concepts, tuple(known), "concept")
     stages.say(image_set, network, strict=reading.strict)
     stages.pixels = DecodedImages() if mapped.random_networks else None
     by_kind: dict[str, list[Mapping[str, np.ndarray]]] = {}

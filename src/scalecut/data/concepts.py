@@ -116,6 +116,12 @@ OF_BOX: Mapping[str, Callable[[Box], float]] = {
     "aspect": lambda box: math.log2((box[2] - box[0]) / (box[3] - box[1])),
 }  # of a box in shares of what is shown, 0 to 1 inside; aspect is that of the shown shape
 
+KNOWN = (
+    *("area", "height", *OF_BOX, "objects", "brightness", "contrast", "hue-cos", "hue-sin"),
+    *("saturation", "colourfulness", "sharpness", "noise", "edge-density", "spectrum-slope"),
+    "jpeg-blocking",
+)
+
 
 def of_box(box: Box, window: Box) -> dict[str, float]:
     """Size, shape and place of an object.
