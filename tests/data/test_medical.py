@@ -80,7 +80,7 @@ LUNG_RANGE = -600 - 0.5 - 1499 / 2, -600 - 0.5 + 1499 / 2  # of part 3 of the st
 
 @pytest.mark.parametrize("suffix", [".dcm", "", ".840.113"])
 def test_the_window_that_all_files_state_is_used_and_stated(tmp_path, suffix):
-    write = lambda path, i: ct(path, density(i), PixelSpacing=[0.5, 0.7], **LUNG)  # noqa: E731
+    write = lambda path, i: ct(path, density(i), PixelSpacing=[0.5, 0.7], **LUNG)  # noqa: E731 - a line each
     images = read(table(tmp_path, write, suffix=suffix))
     for number, pixels in enumerate(shown(images)):
         np.testing.assert_array_equal(pixels, grey(density(number), *LUNG_RANGE))
@@ -259,7 +259,7 @@ def nifti(path, values, codes="RAS", zooms=(1, 2, 3)):
 @pytest.mark.parametrize("codes", ["RAS", "LPS", "PIR", "SAL"])
 @pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
 def test_a_slice_is_the_same_however_the_volume_is_stored(tmp_path, codes, suffix):
-    write = lambda path, i: nifti(path, volume(i), codes)  # noqa: E731
+    write = lambda path, i: nifti(path, volume(i), codes)  # noqa: E731 - a line each
     spec = table(tmp_path, write, suffix=suffix)
     for axis, spacing in ((0, (3, 2)), (1, (3, 1)), (2, (2, 1))):
         images = read(spec, slice=f"{axis}:4", intensity="0,2040")
@@ -273,7 +273,7 @@ def test_volumes_of_one_slice_or_of_several_times(tmp_path):
     flat = table(tmp_path, lambda p, i: nifti(p, volume(i)[:, :, 3:4]), suffix=".nii")
     for number, pixels in enumerate(shown(read(flat, intensity="0,2040"))):
         np.testing.assert_array_equal(pixels, grey(np.rot90(volume(number)[:, :, 3]), 0, 2040))
-    times = lambda p, i: nifti(p, np.stack([volume(i), volume(2 * i)], axis=-1))  # noqa: E731
+    times = lambda p, i: nifti(p, np.stack([volume(i), volume(2 * i)], axis=-1))  # noqa: E731 - a line each
     spec = table(tmp_path / "t", times, suffix=".nii")
     assert "it has 2 pages; choose one with --page 1 (to 2)" in said(read, spec, slice="2:3")
     for number, pixels in enumerate(shown(read(spec, slice="2:3", page=2, intensity="0,2040"))):
@@ -338,9 +338,9 @@ def written(content):
     return lambda path, i: path.write_bytes(content)
 
 
-PLAIN = lambda path, i: PIL.Image.fromarray(np.full((9, 9), i, np.uint8)).save(path)  # noqa: E731
-NII = lambda path, i: nifti(path, volume(i))  # noqa: E731
-CT = lambda path, i: ct(path, density(i))  # noqa: E731
+PLAIN = lambda path, i: PIL.Image.fromarray(np.full((9, 9), i, np.uint8)).save(path)  # noqa: E731 - a line each
+NII = lambda path, i: nifti(path, volume(i))  # noqa: E731 - a line each
+CT = lambda path, i: ct(path, density(i))  # noqa: E731 - a line each
 
 
 @pytest.mark.parametrize(

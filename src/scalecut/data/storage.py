@@ -168,7 +168,7 @@ def _as_data_error(url: str) -> Iterator[None]:
     """
     try:
         yield
-    except Exception as error:
+    except Exception as error:  # of the store's own package, of any kind
         raise DataError(_reason(url, error)) from error
 
 

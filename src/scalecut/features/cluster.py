@@ -110,7 +110,7 @@ def _start_here(workers: int, **settings: Any) -> None:
         try:
             ray.init("local", num_cpus=workers, include_dashboard=False, **settings)
             return
-        except Exception:
+        except Exception:  # bare ones, too
             ray.shutdown()
             if start == STARTS:
                 raise
