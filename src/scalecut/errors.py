@@ -10,6 +10,8 @@ The command line turns them into one line and exit status 2; any other exception
 """
 
 import difflib
+import re
+import traceback
 from collections.abc import Iterable, Sequence
 
 
@@ -43,8 +45,15 @@ OF_NETWORKS = (
 
 
 def first_line(error: Exception) -> str:
-    """The first line of an error of a library, short enough to quote in a sentence."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:100].rstrip(".")
+    """The first line of an error of a library, short enough to quote in a sentence.
+
+    Of an assertion without a message, the line of code that asserts.
+    """
+    said = str(error).strip().splitlines()
+    if not said and isinstance(error, AssertionError):
+        lines = [frame.line or "" for frame in traceback.extract_tb(error.__traceback__)]
+        said = [line for line in reversed(lines) if re.match(r"assert |(\w+\.)?_assert\(", line)]
+    return (said or [type(error).__name__])[0][:100].rstrip(".")
 
 
 def check_names(given: Sequence[str], known: Sequence[str], what: str) -> tuple[str, ...]:
