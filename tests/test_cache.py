@@ -3,6 +3,8 @@
 import errno
 import hashlib
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -168,6 +170,22 @@ def test_half_a_file_under_a_temporary_name_is_not_read(rng, place):
     (path,) = files(place)
     (path.parent / "tmp0.part").write_bytes(path.read_bytes()[:20])
     assert [shard.images for shard in cache.shards(SETTING)] == [tuple(keys("cat"))]
+
+
+def test_what_a_killed_process_has_left_is_removed_by_the_next_that_writes_there(rng, place):
+    cache.add_shard(SETTING, keys("cat"), matrices(rng, 1))
+    (path,) = files(place)
+    killed = subprocess.Popen([sys.executable, "-c", ""])
+    killed.wait()
+    machine, _, number = cache.process().partition("-")
+    rest, other = (
+        path.with_name(f".{machine}-{process}-0123abcd.part") for process in (killed.pid, number)
+    )
+    for part in (rest, other):
+        part.write_bytes(b"half")
+    cache.add_shard(SETTING, keys("dog"), matrices(rng, 1))
+    assert not rest.exists()
+    assert other.exists()  # of this process, which lives
 
 
 # --- the whole cache -----------------------------------------------------------------------------

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from scalecut import runs
+from scalecut import cache, runs
 from scalecut.errors import DataError, OutputError
 from scalecut.report.results import RESULTS, open_run
 from scalecut.runs import Run, check_place, gathered, kind_of, new_run, read_run
@@ -87,20 +87,23 @@ def test_earlier_run_comes_back_if_the_new_one_cannot_take_its_place(tmp_path, m
 
 @pytest.fixture(scope="module")
 def dead():
-    """The number of a process that has ended."""
+    """What names say of a process of this machine that has ended."""
     process = subprocess.Popen([sys.executable, "-c", ""])
     process.wait()
-    return process.pid
+    return cache.process().replace(f"-{os.getpid()}", f"-{process.pid}")
 
 
 def test_temporary_folders_of_killed_processes_are_removed_and_no_others(tmp_path, dead):
     make_run(tmp_path / "run")
-    alive, hour = os.getpid(), 3700
+    alive, hour = cache.process(), 3700
+    elsewhere = f"01234567-{dead.partition('-')[2]}"
     ages = {
         f".run-{dead}-abcdefgh": 0,
         f".run-{dead}-abcdefgh-replaced": 0,
         f".run-{alive}-ab_defg1": hour,
+        f".run-{elsewhere}-abcdefg1": hour,
         f".run-{alive}-abcdefgh": 0,
+        f".run-{elsewhere}-abcdefgh": 0,
         f".run-2-{dead}-abcdefgh": hour,  # of the run "run-2"
         ".run-settings": hour,  # somebody else's
     }
@@ -109,7 +112,7 @@ def test_temporary_folders_of_killed_processes_are_removed_and_no_others(tmp_pat
         (tmp_path / name / "curve.csv").write_text("half")
         os.utime(tmp_path / name, 2 * (time.time() - age,))
     make_run(tmp_path / "run", "new")
-    assert {path.name for path in tmp_path.iterdir()} == {"run", *[*ages][3:]}
+    assert {path.name for path in tmp_path.iterdir()} == {"run", *[*ages][4:]}
 
 
 def test_earlier_run_comes_back_if_its_process_was_killed_while_replacing_it(tmp_path, dead):

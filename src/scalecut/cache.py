@@ -14,9 +14,13 @@ import json
 import math
 import mmap
 import os
+import platform
+import re
 import secrets
 import sys
 import tempfile
+import time
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -31,6 +35,7 @@ from jaxtyping import Float
 from .errors import OutputError
 
 IN_MEMORY = 2**26  # bytes of an array; larger ones are memory-mapped
+STALE_AFTER = 3600.0  # seconds after which what is temporary belongs to no process any more
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +88,8 @@ def written(path: Path, message: Callable[[Path, OSError], str] | None = None) -
     """A temporary path next to `path`, renamed to `path` when the block ends without error.
 
     So the file is complete or absent. The folder is created if needed. The temporary name has no
-    suffix that a reader would add or expect: open it, or give the library an open file.
+    suffix that a reader would add or expect: open it, or give the library an open file. Temporary
+    files of killed processes are removed from the folder.
 
     Args:
         message: the text of the error, by path; about the cache by default.
@@ -91,15 +97,48 @@ def written(path: Path, message: Callable[[Path, OSError], str] | None = None) -
     Raises:
         OutputError: if the file cannot be written, or the disk is full.
     """
-    part = path.with_name(f".{secrets.token_hex(8)}.part")
+    part = path.with_name(f".{process()}-{secrets.token_hex(4)}.part")
     try:
         with explained(path, message or _unwritable):
             path.parent.mkdir(parents=True, exist_ok=True)
+            for other in path.parent.glob(".*.part"):
+                if of_dead_process(other, ".", r"-[0-9a-f]{8}\.part"):
+                    other.unlink(missing_ok=True)
             yield part
             part.replace(path)
     finally:
         with suppress(OSError):
             part.unlink(missing_ok=True)
+
+
+def process() -> str:
+    """What temporary names say of this process: its machine and its number."""
+    return f"{zlib.crc32(platform.node().encode()):08x}-{os.getpid()}"
+
+
+def of_dead_process(path: Path, before: str, after: str) -> bool:
+    """Whether a temporary file or folder belongs to no process any more.
+
+    On another machine processes cannot be seen; what is older than an hour belongs to none.
+
+    Args:
+        before, after: what stands before and, as a regular expression, after `process()` in names
+            of this kind.
+    """
+    found = re.fullmatch(rf"{re.escape(before)}([0-9a-f]{{8}}-\d+){after}", path.name)
+    if found is None:
+        return False
+    try:
+        if time.time() - path.stat().st_mtime > STALE_AFTER:
+            return True
+        machine, _, number = found[1].partition("-")
+        if machine == process().partition("-")[0]:
+            os.kill(int(number), 0)  # sends nothing
+    except ProcessLookupError:
+        return True
+    except (OSError, OverflowError):  # it has just been renamed, or is another user's process
+        return False
+    return False
 
 
 @contextmanager

@@ -9,12 +9,9 @@ import errno
 import glob
 import json
 import math
-import os
 import platform
-import re
 import shutil
 import tempfile
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, is_dataclass
@@ -55,7 +52,6 @@ NUMBERS = (
 # fmt: on
 DIGITS = 6  # decimals in the tables
 LEAST_P = 1e-4  # p-values below have too few of these decimals
-STALE_AFTER = 3600.0  # seconds after which a temporary folder belongs to no process any more
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,30 +222,17 @@ def gathered(folder: Path) -> Iterator[Path]:
 def _temporary(parent: Path, name: str) -> Path:
     """A new hidden folder, after those of killed processes are removed.
 
-    `.NAME-PID-RANDOM` is one that is being written, `...-replaced` the earlier run that it is about
-    to replace. If a process was killed between the two renames, the earlier run comes back.
+    `.NAME-PROCESS-RANDOM` is one that is being written, `...-replaced` the earlier run that it is
+    about to replace. If a process was killed between the two renames, the earlier run comes back.
     """
     for path in sorted(parent.glob(f".{glob.escape(name)}-*")):
-        found = re.fullmatch(r"-(\d+)-[a-z0-9_]{8}(-replaced)?", path.name[len(name) + 1 :])
-        if found is None or not _is_stale(path, int(found[1])):
+        if not cache.of_dead_process(path, f".{name}-", r"-[a-z0-9_]{8}(-replaced)?"):
             continue
-        if found[2] and not (parent / name).exists():
+        if path.name.endswith("-replaced") and not (parent / name).exists():
             path.rename(parent / name)
         else:
             shutil.rmtree(path, ignore_errors=True)
-    return Path(tempfile.mkdtemp(prefix=f".{name}-{os.getpid()}-", dir=parent))
-
-
-def _is_stale(path: Path, process: int) -> bool:
-    if time.time() - path.stat().st_mtime > STALE_AFTER:
-        return True
-    try:
-        os.kill(process, 0)  # sends nothing
-    except ProcessLookupError:
-        return True
-    except (PermissionError, OverflowError):  # another user's process
-        return False
-    return False
+    return Path(tempfile.mkdtemp(prefix=f".{name}-{cache.process()}-", dir=parent))
 
 
 def check_place(folder: Path, kind: str = "run") -> None:
