@@ -1,7 +1,7 @@
 # Two commands on a fresh machine: `make demo` and `make test`. They need only python3 (3.11 or newer).
 .DEFAULT_GOAL := help
 LINTERS := lint-format lint-style lint-imports lint-types lint-words
-.PHONY: help demo check test test-data test-install test-slow test-avx2 bench bench-scaling gpu-check sweep docs lint format clean
+.PHONY: help demo check test test-data test-install test-slow test-avx2 test-hard bench bench-scaling gpu-check sweep docs lint format clean
 .PHONY: $(LINTERS)
 
 PYTHON ?= python3
@@ -28,6 +28,7 @@ help:
 	@echo "make bench-scaling growth of time and memory with the number of images (an hour)"
 	@echo "make gpu-check     what a GPU changes, for docs/gpu.md (8 minutes on one GPU)"
 	@echo "make sweep         try networks of every family for docs/networks.md (an hour; resumable)"
+	@echo "make test-hard     kills, full disks and broken files for docs/reliability.md (two hours; root)"
 	@echo "make docs          build the documentation site into site/"
 	@echo "make clean         delete the environment"
 
@@ -66,6 +67,9 @@ test-slow: $(VENV)/ready
 test-avx2: $(VENV)/ready
 	ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 OPENBLAS_CORETYPE=Haswell $(PYTEST) $(WORKERS) --dist=worksteal \
 		tests/features/test_backends.py tests/features/test_extract.py tests/networks/test_network.py tests/stats
+
+test-hard: $(VENV)/ready
+	$(BIN)/python benchmarks/reliability.py
 
 bench: $(VENV)/ready
 	$(BIN)/python benchmarks/speed.py

@@ -357,8 +357,8 @@ CT = lambda path, i: ct(path, density(i))  # noqa: E731 - a line each
         (NII, ".nii", {"slice": "3:1"}, "--slice must be AXIS:INDEX with the axis 0, 1 or 2 and "
          "the index counted from 0, such as 2:40, got '3:1'."),
         (written(b"x" * 400), ".dcm", {}, "0.dcm: it is no DICOM file; check its name."),
-        (written(b"x" * 400), ".nii", {"slice": "2:1"}, "0.nii: it is no NIfTI file, or is "
-         "broken"),
+        (written(b"x" * 400), ".nii", {"slice": "2:1"}, "0.nii: it is no NIfTI file; check its "
+         "name."),
         (written(b"x"), ".svs", {}, "0.svs: it is a whole slide; cut it into tiles with "
          "openslide-python or tiatoolbox."),
         (written(b"x"), ".heic", {}, "0.heic: it is HEIC; pip install pillow-heif, or convert it "
@@ -369,11 +369,24 @@ def test_what_cannot_be_read_is_refused_with_what_helps(tmp_path, write, suffix,
     assert message in said(read, table(tmp_path, write, suffix=suffix), **reading)
 
 
-def test_broken_pixels_are_skipped(tmp_path):
+@pytest.mark.parametrize(
+    "broken",
+    [
+        lambda content: content[:-100],
+        lambda content: content.replace(b"-1024", b"0 (  "),  # the intercept
+        lambda content: content.replace(
+            b"\x28\x00\x02\x00US\x02\x00", b"\x28\x00\x02\x00UL\x02\x00"
+        ),
+    ],
+    ids=["half of the pixels", "words in a number", "another type"],
+)
+def test_broken_files_are_skipped(tmp_path, broken):
     def write(path, number):
         ct(path, density(number))
         if number == 2:
-            path.write_bytes(path.read_bytes()[:-100])
+            content = path.read_bytes()
+            path.write_bytes(broken(content))
+            assert path.read_bytes() != content
 
     images = read(table(tmp_path, write))
     assert list(skipped(images)) == ["2.dcm"]

@@ -12,7 +12,8 @@ Shapes: h x w pixels, i x j x k voxels.
 import gzip
 import io
 import re
-import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import Any, cast
@@ -31,10 +32,6 @@ _CONVERTED = {  # objects of DICOM that are no images, and what converts them
     "RTSTRUCT": "contours (DICOM RTSTRUCT); convert it to NIfTI with the package dcmrtstruct2nii",
 }
 _SLICE = re.compile(r"([012]):(\d+)")
-_BROKEN = (
-    *(OSError, ValueError, TypeError, LookupError, AttributeError, EOFError, OverflowError),
-    *(NotImplementedError, RuntimeError, zlib.error),
-)
 
 
 def check_slice(text: str) -> tuple[int, int] | None:
@@ -58,20 +55,35 @@ def contents(file: Path | io.BytesIO, form: str, slice_: str) -> Contents:
     Raises:
         DataError: if it cannot be read, or has several slices and none is chosen.
     """
-    if form == DICOM:
-        if slice_:
-            raise NeededError("it is DICOM, and --slice is for NIfTI; use --page for its frames")
-        return _dicom_contents(_dicom(file, is_whole=False))
-    return _nifti_contents(_nifti(file), slice_)
+    if form == DICOM and slice_:
+        raise NeededError("it is DICOM, and --slice is for NIfTI; use --page for its frames")
+    with _refused_if_broken():
+        if form == DICOM:
+            with quiet():
+                return _dicom_contents(_dicom(file, is_whole=False))
+        return _nifti_contents(_nifti(file), slice_)
 
 
 def values(
     file: Path | io.BytesIO, found: Contents, asked: Rendering, page: int
 ) -> Shaped[np.ndarray, "h w *c"]:
     """The values of one page, counted from 1, upright."""
-    if found.form == DICOM:
-        return _dicom_values(_dicom(file, is_whole=True), page)
-    return _nifti_values(_nifti(file), asked.slice, page)
+    with _refused_if_broken():
+        if found.form == DICOM:
+            with quiet():
+                return _dicom_values(_dicom(file, is_whole=True), page)
+        return _nifti_values(_nifti(file), asked.slice, page)
+
+
+@contextmanager
+def _refused_if_broken() -> Iterator[None]:
+    """What a package raises on a broken file becomes a FileError, wherever a value is converted."""
+    try:
+        yield
+    except DataError:
+        raise
+    except Exception as error:  # of pydicom, nibabel and what they call: any kind
+        raise FileError(f"it is truncated or broken ({_line(error)}); copy it again") from error
 
 
 def _package(form: str) -> Any:
@@ -92,16 +104,12 @@ def _dicom(file: Path | io.BytesIO, *, is_whole: bool) -> Any:
     if isinstance(file, io.BytesIO):
         file.seek(0)
     try:
-        with quiet():
-            found = pydicom.dcmread(file, stop_before_pixels=not is_whole)
-            size = found.get("Rows"), found.get("Columns")
+        found = pydicom.dcmread(file, stop_before_pixels=not is_whole)
     except pydicom.errors.InvalidDicomError as error:
         raise FileError("it is no DICOM file; check its name") from error
-    except _BROKEN as error:
-        raise FileError(f"it is truncated or broken ({_line(error)}); copy it again") from error
     if (way := _CONVERTED.get(str(found.get("Modality")))) is not None:
         raise NeededError(f"it is {way}")
-    if not all(size):
+    if not (found.get("Rows") and found.get("Columns")):
         raise FileError(f"it is DICOM without an image ({found.get('Modality', 'no modality')})")
     return found
 
@@ -141,10 +149,9 @@ def _dicom_values(data: Any, page: int) -> np.ndarray:
     from pydicom.pixels import processing, utils
 
     try:
-        with quiet():
-            stored = utils.pixel_array(data, index=page - 1)
-            if data.get("PhotometricInterpretation") == "PALETTE COLOR":
-                stored = processing.apply_color_lut(stored, data)
+        stored = utils.pixel_array(data, index=page - 1)
+        if data.get("PhotometricInterpretation") == "PALETTE COLOR":
+            stored = processing.apply_color_lut(stored, data)
     except RuntimeError as error:
         name = data.file_meta.TransferSyntaxUID.name
         if "missing dependencies" in str(error) or "Unable to decompress" in str(error):
@@ -153,8 +160,6 @@ def _dicom_values(data: Any, page: int) -> np.ndarray:
                 f"pip install {_DECODERS}"
             ) from error
         raise FileError(f"it cannot be decoded ({_line(error)}); save it anew") from error
-    except _BROKEN as error:
-        raise FileError(f"it is truncated or broken ({_line(error)}); copy it again") from error
     if stored.ndim == 3:  # colours
         return (stored >> 8).astype(np.uint8) if stored.dtype == np.uint16 else stored
     if "ModalityLUTSequence" in data:
@@ -211,8 +216,8 @@ def _nifti(file: Path | io.BytesIO) -> Any:
         content = file.getvalue()
         content = gzip.decompress(content) if content[:2] == b"\x1f\x8b" else content
         return nibabel.Nifti1Image.from_bytes(content)
-    except (*_BROKEN, nibabel.filebasedimages.ImageFileError) as error:
-        raise FileError(f"it is no NIfTI file, or is broken ({_line(error)})") from error
+    except nibabel.filebasedimages.ImageFileError as error:
+        raise FileError("it is no NIfTI file; check its name") from error
 
 
 def _axes(volume: Any) -> tuple[list[int], list[bool], tuple[int, int, int]]:
@@ -291,10 +296,7 @@ def _nifti_values(volume: Any, slice_: str, page: int) -> np.ndarray:
         place[stored[axis]] = slice(start, start + 1)
     if len(place) == 4:
         place[3] = slice(page - 1, page)
-    try:
-        part: np.ndarray = np.asarray(volume.dataobj[tuple(place)], dtype=np.float32)
-    except _BROKEN as error:
-        raise FileError(f"it is truncated or broken ({_line(error)}); copy it again") from error
+    part: np.ndarray = np.asarray(volume.dataobj[tuple(place)], dtype=np.float32)
     cube = part.reshape((*part.shape, 1, 1)[:3]).transpose(stored)
     cube = cube[tuple(slice(None, None, -1 if each else 1) for each in is_reversed)]
     return np.ascontiguousarray(cube.take(0, axis=axis).T[::-1])  # rows from the top down
