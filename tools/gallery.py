@@ -1,10 +1,11 @@
 """Draw the figures of the documentation again: `python tools/gallery.py RUNS [NAME ...]`.
 
 Each entry is a command of scalecut with its run folder inside RUNS; a folder that exists is kept.
-SCALECUT_DATA must name the folder of real data (docs/how-to/paper.md). All of it takes an hour
-on two cores; with names, only those entries are run.
+SCALECUT_DATA must name the folder of real data (docs/how-to/paper.md). All of it takes two hours
+on two cores; with names, only those entries are run. `paper` also writes docs/paper.md.
 """
 
+import json
 import os
 import shlex
 import subprocess
@@ -67,7 +68,23 @@ GALLERY: dict[str, tuple[str, dict[str, str]]] = {
         "--log --methods cut,sweep",
         {"transfer-sweep-inception": "sweep"},
     ),
+    "paper": (
+        f"paper --data {DATA} --skip finetuned",
+        {"paper-inception_v3": "inception_v3", "paper-resnet50": "resnet50"},
+    ),
 }
+PAPER = """# The paper beside ours
+
+`scalecut {command}`, {date}: photographs of PASCAL VOC (dog, cat, horse), tiles of MoNuSeg, weights
+of InceptionV3 down to mixed8 and of ResNet50 v1 down to add_13 (incomplete ones were at hand), and
+complete ones of ResNet50 (torchvision's variant), GoogLeNet and EfficientNet-Lite0. How it is run,
+and what the marks mean: [Run the paper's experiments](how-to/paper.md). Below the figures is the
+`paper.md` of that run.
+
+![R² by layer of InceptionV3, printed and found here](images/paper-inception_v3.png)
+
+![R² by layer of ResNet50, the paper's figure and ours](images/paper-resnet50.png)
+"""
 
 
 def main(runs: Path, names: list[str]) -> None:
@@ -85,6 +102,12 @@ def main(runs: Path, names: list[str]) -> None:
                 size = WIDTH, round(drawn.height * WIDTH / drawn.width)
                 shown = drawn.convert("RGB").resize(size, PIL.Image.Resampling.LANCZOS)
             shown.quantize(256).save(IMAGES / f"{image}.png", optimize=True)
+        if name == "paper":
+            facts = json.loads((out / "run.json").read_text(encoding="utf-8"))
+            own = (out / "paper.md").read_text(encoding="utf-8").partition("\n")[2]
+            typed = command.replace(DATA, "DATA")
+            page = PAPER.format(command=typed, date=facts["written"][:10]) + own
+            (IMAGES.parent / "paper.md").write_text(page, encoding="utf-8")
 
 
 if __name__ == "__main__":
