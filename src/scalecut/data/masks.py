@@ -247,11 +247,14 @@ def _stored(
     """The stored values of a mask, indices of palettes as they are; and its opacity."""
     form = form_of(file)
     if form:
-        found = contents(file, slice_ if form == NIFTI else "")  # PNG can mask a slice
+        slice_ = slice_ if form == NIFTI else ""  # PNG can mask a slice
+        found = contents(file, Rendering(slice=slice_))
         asked = Rendering(page=page if found.pages > 1 else 0, slice=slice_)
         return all_values(file, found, asked)[0], None
-    tiff = tiff_contents(file)
+    tiff = tiff_contents(file, page)
     if tiff is not None:
+        if tiff.is_split:
+            raise DataError(f"it has {tiff.channels} channels; save the one that is the mask")
         asked = Rendering(page=page if tiff.pages > 1 else 0)
         values, by_pillow = all_values(file, tiff, asked)
         if tiff.is_white and by_pillow and values.dtype == np.uint8:
@@ -261,8 +264,8 @@ def _stored(
         with opened(file) as stored:
             n = getattr(stored, "n_frames", 1) if stored.format in ("GIF", "PNG", "WEBP") else 1
             if n > 1:
-                if not page:
-                    raise DataError(f"it has {n} pages; choose one with --page 1 (to {n})")
+                if not 0 < page <= n:
+                    raise DataError(f"it has {n} frames; choose one with --page 1 (to {n})")
                 stored.seek(page - 1)
             values = np.asarray(decoded(stored))
             has_alpha = stored.mode in ("LA", "RGBA")

@@ -196,6 +196,11 @@ class Reading:
         if self.at_most < 0:
             raise DataError(f"--at-most must be 0 (all images) or more, got {self.at_most}.")
 
+    @property
+    def rendering(self) -> Rendering:
+        """Channels, page and slice."""
+        return Rendering(channels=tuple(self.channels), page=self.page, slice=self.slice)
+
 
 def _channels(given: Sequence[int]) -> tuple[int, ...]:
     if len(given) not in (0, 1, 3) or any(channel < 1 for channel in given):
@@ -406,7 +411,7 @@ def _labelled(
     n_crowds = sum(CROWD in mark.flags for mark in marks)
     if n_crowds:
         log.stated.append(f"{n_crowds} annotations are crowds (iscrowd), which are not measured")
-    labelled, statements = boxes.in_pixels(labelled, asked.boxes, place, asked.slice)
+    labelled, statements = boxes.in_pixels(labelled, asked.boxes, place, asked.rendering)
     for statement in statements:
         log.assume(statement)
     has_groups = any(item.group for item in labelled)
@@ -500,10 +505,9 @@ def _shown(rows: Sequence[_Row], asked: Reading, log: _Log) -> tuple[list[_Row],
 
     And the patients of the files that state them.
     """
-    rendering = Rendering(channels=tuple(asked.channels), page=asked.page, slice=asked.slice)
     files = [cast(Path | Stored, row.image.source) for row in rows]
     names = {file: row.image.name for file, row in zip(files, rows, strict=True)}
-    found = settled(names, rendering, asked.intensity, every=asked.strict)
+    found = settled(names, asked.rendering, asked.intensity, every=asked.strict)
     shown, skipped = [], dict[str, str]()
     for file, row in zip(files, rows, strict=True):
         if file in found.skipped:
@@ -596,7 +600,7 @@ def _rows(
     group = item.group or item.image.name
     if isinstance(item.label, float | int):
         if kinds and isinstance(item.image.source, Path):
-            header(item.image.source, asked.slice)
+            header(item.image.source, asked.rendering)
         for kind in kinds:
             yield _Row(kind, item.image, float(item.label), group, None)
         return
@@ -614,7 +618,7 @@ def _rows(
             chosen.append((kind, marks))
     if not chosen:
         return
-    width, height, orientation = header(cast(Path, item.image.source), asked.slice)
+    width, height, orientation = header(cast(Path, item.image.source), asked.rendering)
     flags = {"truncated": asked.skip_truncated, "difficult": asked.skip_difficult}
     avoided = {flag for flag, is_avoided in flags.items() if is_avoided}
     for kind, marks in chosen:

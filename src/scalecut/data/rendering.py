@@ -15,6 +15,7 @@ import numpy as np
 from ..errors import DataError
 from .assumptions import Assumed
 from .decoding import (
+    AS_STORED,
     DICOM,
     Contents,
     FileError,
@@ -152,7 +153,7 @@ class _Examined:
         """What a file holds; a local one that cannot be read is unusable, whatever is sampled."""
         file = cast(Path | io.BytesIO, content)
         try:
-            return contents(file, self.asked.slice)
+            return contents(file, self.asked)
         except NeededError:
             raise
         except DataError as error:
@@ -178,7 +179,7 @@ def settled(
     Raises:
         DataError: if images could mean several things and no option chooses, or all are blank.
     """
-    is_asked = intensity != "auto" or asked != Rendering()
+    is_asked = intensity != "auto" or asked != AS_STORED
     few = frozenset(list(names)[:: 1 if every else 1 + len(names) // LOOKED_AT])
     examined = _Examined(names, asked, is_asked, few, every, {}, {})
     examined.add(
@@ -211,10 +212,10 @@ def settled(
         given = _within(asked, kind, ranges.get(kind, (0.0, 255.0)))
         if "," not in intensity:
             given = replace(given, of=kind.name)
-    if given != Rendering():
+    if given != AS_STORED:
         renderings |= dict.fromkeys(rest, given)
     assumed = [*_assumed(ranges, one), *_dim(examined, ranges)] if intensity == "auto" else []
-    assumed += _blended(examined) + _not_oriented(examined)
+    assumed += _blended(examined) + _undeclared(examined) + _not_oriented(examined)
     held = [look.found for look in looks.values() if not look.is_plain]
     spacing = tuple(sorted({found.spacing for found in held if found.spacing}))
     stated = (*_stated(held, windows.values(), spacing), *_without_data(looks.values()))
@@ -309,6 +310,20 @@ def _blended(examined: _Examined) -> list[Assumed]:
         f"pixels (the first is {blended[0]}), which are shown on white"
     )
     return [Assumed(text, "transparent")]
+
+
+def _undeclared(examined: _Examined) -> list[Assumed]:
+    """What is assumed of three channels that are not declared as colours."""
+    looks = {} if examined.asked.channels else examined.looks
+    files = [file for file, look in looks.items() if not look.found.are_colours]
+    if not files:
+        return []
+    text = (
+        f"{len(files)} of {len(examined.looks)} images that were examined have three channels "
+        f"without saying which colours (the first is {examined.names[files[0]]}), which are shown "
+        "as red, green and blue"
+    )
+    return [Assumed(text, "--channels 1,2,3")]
 
 
 def _may_be_deep(file: Path) -> bool:
