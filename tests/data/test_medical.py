@@ -361,6 +361,9 @@ CT = lambda path, i: ct(path, density(i))  # noqa: E731 - a line each
          "name."),
         (written(b"x"), ".svs", {}, "0.svs: it is a whole slide; cut it into tiles with "
          "openslide-python or tiatoolbox."),
+        (written(b"x"), ".fits", {}, "0.fits: it is FITS; save it as TIFF with astropy and "
+         "tifffile."),
+        (written(b"x"), ".mp4", {}, "0.mp4: it is a video; save its frames as PNG with ffmpeg."),
         (written(b"x"), ".heic", {}, "0.heic: it is HEIC; pip install pillow-heif, or convert it "
          "to PNG."),
     ],

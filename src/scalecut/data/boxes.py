@@ -197,13 +197,19 @@ def _check_order(
         (item, box, size) for item, box in every if (size := (1, 1) if is_share else item.size)
     ]
     wrong = [item for item, box, size in sized if not _fits(box, form, size)]
-    for other in IN_WORDS if wrong else ():
-        if other != form and all(_fits(box, other, size) for _, box, size in sized):
-            raise DataError(
-                f"{len(wrong)} of {len(sized)} {what} (the first is of {wrong[0].image.name}) do "
-                f"not fit their images as {IN_WORDS[form]}, but all fit as {IN_WORDS[other]}. "
-                f"Choose --boxes {other}{more}, or {form}{more} to skip those that do not fit."
-            )
+    others = [
+        other
+        for other in (IN_WORDS if wrong else ())
+        if other != form and all(_fits(box, other, size) for _, box, size in sized)
+    ]
+    if others:
+        choices = ", ".join(f"{other}{more}" for other in others)
+        raise DataError(
+            f"{len(wrong)} of {len(sized)} {what} (the first is of {wrong[0].image.name}) do not "
+            f"fit their images as {IN_WORDS[form]}, but all fit as "
+            f"{' and as '.join(IN_WORDS[other] for other in others)}. Choose --boxes {choices}, or "
+            f"{form}{more} to skip those that do not fit."
+        )
 
 
 def _are_in_quarter(

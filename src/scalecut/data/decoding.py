@@ -48,7 +48,9 @@ DICOM, NIFTI = "DICOM", "NIfTI"
 MEDICAL = {".dcm": DICOM, ".dicom": DICOM, ".nii": NIFTI, ".nii.gz": NIFTI}  # read by `medical`
 HEIF = {".heic", ".heif"}
 COMMON = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")  # taken without a reader
-SUFFIXES = LOSSLESS | JPEG | {".webp", ".ppm", ".pgm", ".jp2", ".avif"} | {*MEDICAL} | HEIF
+SUFFIXES = LOSSLESS | JPEG | {*MEDICAL} | HEIF | {".webp", ".avif", ".ppm", ".pgm", ".pbm", ".pnm"}
+SUFFIXES |= {".jp2", ".j2k", ".jpf", ".jpx", ".dib", ".btf", ".tf2", ".tf8"}  # of formats above
+EIGHT_BIT = JPEG | {".bmp", ".dib"}  # at most
 # what files of other formats are, and what reads or converts them
 # fmt: off
 _SLIDE = "a whole slide; cut it into tiles with openslide-python or tiatoolbox"
@@ -56,11 +58,24 @@ _MICROSCOPE = "of a microscope; convert it to OME-TIFF with bioio or bfconvert o
 _RAW = "raw of a camera; convert it to TIFF with rawpy"
 _ARRAYS = "an array; save each image as TIFF with tifffile, or give scalecut.make_image_set arrays"
 _VOLUME = "a volume; convert it to NIfTI with SimpleITK"
+_ELECTRONS = "of an electron microscope; convert it to TIFF with rosettasciio and tifffile"
+_VIDEO = "a video; save its frames as PNG with ffmpeg"
+_OLDER = "of an older format; convert it to PNG with Pillow"
 OTHERS = {
     **dict.fromkeys((".svs", ".ndpi", ".mrxs", ".scn", ".bif", ".vms", ".isyntax"), _SLIDE),
     **dict.fromkeys((".czi", ".nd2", ".lif", ".oib", ".oif", ".vsi", ".ims", ".lsm"), _MICROSCOPE),
+    **dict.fromkeys((".oir", ".stk", ".dv", ".r3d", ".zvi", ".sld", ".flex"), _MICROSCOPE),
+    ".qptiff": _SLIDE,
     **dict.fromkeys((".cr2", ".cr3", ".nef", ".arw", ".dng", ".raf"), _RAW),
     **dict.fromkeys((".npy", ".npz", ".h5", ".hdf5", ".zarr", ".mat"), _ARRAYS),
+    **dict.fromkeys((".mrc", ".rec", ".dm3", ".dm4", ".ser", ".emd"), _ELECTRONS),
+    **dict.fromkeys((".mp4", ".avi", ".mov", ".mkv", ".wmv", ".mpg"), _VIDEO),
+    **dict.fromkeys((".tga", ".pcx", ".ico", ".sgi", ".dds"), _OLDER),
+    **dict.fromkeys((".fits", ".fit", ".fts"), "FITS; save it as TIFF with astropy and tifffile"),
+    **dict.fromkeys((".jxr", ".wdp"), "JPEG XR; convert it to TIFF with imagecodecs and tifffile"),
+    ".jxl": "JPEG XL; convert it to PNG with pillow-jxl-plugin",
+    ".mnc": "a volume; convert it to NIfTI with nibabel",
+    ".xcf": "of GIMP; export it as PNG",
     **dict.fromkeys((".mha", ".mhd", ".nrrd", ".mgz", ".hdr", ".img"), _VOLUME),
     **dict.fromkeys((".heic", ".heif"), "HEIC; pip install pillow-heif, or convert it to PNG"),
     ".avif": "AVIF, which this Pillow was built without; pip install 'pillow>=11.3'",
@@ -193,9 +208,7 @@ def opened(file: Path | io.BytesIO) -> Iterator[PIL.Image.Image]:
     except PIL.UnidentifiedImageError as error:
         if suffix in OTHERS:
             raise DataError(f"it is {OTHERS[suffix]}") from error
-        raise DataError(
-            f"this is not an image that can be read; give one of {', '.join(_FORMATS)}"
-        ) from error
+        raise DataError(_not_an_image(file)) from error
     except OSError as error:
         raise DataError(unreadable(error)) from error
     except _BROKEN as error:
@@ -207,6 +220,20 @@ def opened(file: Path | io.BytesIO) -> Iterator[PIL.Image.Image]:
                 f"{MOST_PIXELS // 10**6} million that are decoded; scale it down or tile it"
             )
         yield stored
+
+
+def _not_an_image(file: Path | io.BytesIO) -> str:
+    """What a file of no known format is, as far as its first bytes say."""
+    if isinstance(file, Path):
+        with file.open("rb") as stream:
+            start = stream.read(64)
+    else:
+        start = file.getvalue()[:64]
+    if not start:
+        return "the file is empty; copy it again"
+    if start.startswith(b"version https://git-lfs"):
+        return "it is a pointer of Git LFS, not the image; run git lfs pull"
+    return f"this is not an image that can be read; give one of {', '.join(_FORMATS)}"
 
 
 def _with_heif() -> tuple[str, ...]:

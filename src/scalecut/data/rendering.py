@@ -17,6 +17,7 @@ from .assumptions import Assumed
 from .decoding import (
     AS_STORED,
     DICOM,
+    EIGHT_BIT,
     Contents,
     FileError,
     NeededError,
@@ -24,7 +25,6 @@ from .decoding import (
     all_values,
     contents,
     described,
-    form_of_name,
     full_range,
     rendered,
     shown_values,
@@ -41,7 +41,6 @@ LOOKED_AT = 64  # of many images that are plain, or not on this machine
 LEAST_GREYS = 8  # different values, besides one far from them, of an image that is no mask
 TAILS = 0.0005  # of the values, at either end, that may be outliers
 MOST_CONTRAST = 8.0  # range of all values over that without tails, at most
-_MAY_BE_DEEP = (".png", ".tif", ".tiff", ".gif", ".webp", ".jp2", ".ppm", ".pgm")
 
 
 @dataclass(frozen=True, slots=True)
@@ -327,7 +326,7 @@ def _undeclared(examined: _Examined) -> list[Assumed]:
 
 
 def _may_be_deep(file: Path) -> bool:
-    return file.suffix.lower() in _MAY_BE_DEEP or form_of_name(file) != ""
+    return file.suffix.lower() not in EIGHT_BIT
 
 
 def _within(asked: Rendering, kind: np.dtype, shown: tuple[float, float]) -> Rendering:
