@@ -105,8 +105,8 @@ def test_broken_mask_is_skipped(tmp_path):
     add_mask(tmp_path, "1", (nuclei() == 2).astype(np.uint8))
     spec = add_mask(tmp_path, "2", nuclei())
     (tmp_path / "masks" / "2.png").write_bytes(b"")
-    start = "its mask 2.png cannot be used: this is not an image that can be read; "
-    assert skipped(read(spec))["2.jpg"].startswith(start)
+    reason = "its mask 2.png cannot be used: the file is empty; copy it again"
+    assert skipped(read(spec)) == {"2.jpg": reason}
 
 
 # --- what values mean ----------------------------------------------------------------------------
