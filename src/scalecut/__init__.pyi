@@ -34,7 +34,7 @@ from .data.images import ImageSet as ImageSet
 from .data.images import LeftOut as LeftOut
 from .data.images import make_image_set as make_image_set
 from .data.measures import Frame as Frame
-from .data.read import Reading as Reading
+from .data.options import Reading as Reading
 from .data.read import read_images as read_images
 from .data.scenes import make_scenes as make_scenes
 from .data.storage import Stored as Stored

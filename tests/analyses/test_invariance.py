@@ -26,7 +26,7 @@ from scalecut.data.contact import SHEET
 from scalecut.data.decoding import fitted
 from scalecut.data.images import Image, LeftOut, make_image_set
 from scalecut.data.measures import Frame
-from scalecut.data.read import Reading
+from scalecut.data.options import Reading
 from scalecut.errors import DataError, LayerError, ModelError
 from scalecut.features.extract import Computation
 from scalecut.networks.load import load_network

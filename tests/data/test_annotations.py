@@ -450,6 +450,15 @@ def test_boxes_of_another_convention_are_refused_and_converted(tmp_path, boxes, 
     np.testing.assert_allclose(read(spec, boxes=asked).boxes, PIXELS)
 
 
+def test_every_convention_that_fits_is_named(tmp_path):
+    spec = add_voc(tmp_path, "1", ("dog", 40, 30, 20, 20))
+    assert said(read, spec) == (
+        f"1 of 1 boxes of {tmp_path} (the first is of 1.jpg) do not fit their images as corners "
+        "x1, y1, x2, y2, but all fit as x, y, width, height and as centre x, centre y, width, "
+        "height. Choose --boxes xywh, cxcywh, or xyxy to skip those that do not fit."
+    )
+
+
 def test_boxes_of_smaller_copies_are_refused(tmp_path):
     parts = coco_parts()
     for note in parts["annotations"]:

@@ -135,12 +135,14 @@ def broken_files(folder, pixels):
     (folder / "cut.png").write_bytes((folder / "whole.png").read_bytes()[:400])
     (folder / "text.jpg").write_text("a letter")
     (folder / "empty.jpg").write_bytes(b"")
+    (folder / "pointer.png").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0")
     png_header(folder / "bomb.png", 60_000, 50_000)
     formats = ", ".join(_FORMATS)
     return {
         "none.jpg": "there is no such file; check its name and folder",
         "text.jpg": f"this is not an image that can be read; give one of {formats}",
-        "empty.jpg": f"this is not an image that can be read; give one of {formats}",
+        "empty.jpg": "the file is empty; copy it again",
+        "pointer.png": "it is a pointer of Git LFS, not the image; run git lfs pull",
         "cut.png": "it is truncated or broken (image file is truncated); copy the file again",
         "bomb.png": (
             "its header says 60000 x 50000 pixels, more than the 200 million that are decoded; "

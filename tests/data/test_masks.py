@@ -105,8 +105,8 @@ def test_broken_mask_is_skipped(tmp_path):
     add_mask(tmp_path, "1", (nuclei() == 2).astype(np.uint8))
     spec = add_mask(tmp_path, "2", nuclei())
     (tmp_path / "masks" / "2.png").write_bytes(b"")
-    start = "its mask 2.png cannot be used: this is not an image that can be read; "
-    assert skipped(read(spec))["2.jpg"].startswith(start)
+    reason = "its mask 2.png cannot be used: the file is empty; copy it again"
+    assert skipped(read(spec)) == {"2.jpg": reason}
 
 
 # --- what values mean ----------------------------------------------------------------------------
@@ -148,7 +148,7 @@ def ringed(numbers, value):
     """Void along the borders, as PASCAL VOC has it."""
     marked = numbers > 0
     ring = ndimage.binary_dilation(marked) & ~marked
-    return np.where(ring, value, classes(numbers)).astype(np.uint8)
+    return np.where(ring, value, classes(numbers).astype(int)).astype(np.min_scalar_type(value))
 
 
 def split(numbers):
@@ -170,6 +170,7 @@ FORMS = {
     ),
     "classes": (classes, {}, "values of masks are classes, so each connected region is an", 0),
     "void": (lambda m: ringed(m, WHITE), {}, "the value 255 of masks means unknown, and counts", 0),
+    "void of 16 bits": (lambda m: ringed(m, 65535), {}, "the value 65535 of masks means", 0),
     "noise": (lambda m: as_jpeg((m > 0).astype(np.uint8) * WHITE), {}, "grey values of masks", 3),
     "resized": (lambda m: resized((m > 0).astype(np.uint8) * WHITE), {}, "grey values of masks", 6),
     "alpha": (lambda m: with_alpha(WHITE, (m > 0).astype(np.uint8) * WHITE), {}, "masks are read "
@@ -206,6 +207,36 @@ def test_every_form_of_a_mask_gives_the_mean_cell(tmp_path, name):
     np.testing.assert_allclose(images.measure * WIDE * HIGH, expected, atol=tolerance + 1e-9)
     stated = images.facts.get("assumed", [""])
     assert stated[0].startswith(assumed) and bool(stated[0]) == bool(assumed)
+
+
+RED = np.array([[0, 0, 0], [255, 0, 0]], np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("save", "suffix", "message"),
+    [
+        (lambda m: RED[(m > 0).astype(int)], ".jpg", " colours, and 3 of 3 are JPEG (the first "
+         "mask is 0.jpg), which blurs colours. Save them as PNG, with one value per object or "
+         "class."),
+        (lambda m: ndimage.gaussian_filter((m > 0).astype(np.float32), 3), ".tif", "3 of 3 masks "
+         "(the first mask is 0.tif) have fractions between 0 and 1, such as probabilities, and "
+         "many that are near neither. Cut them, for example at 0.5, and save 0 and 1."),
+        (lambda m: (m.astype(np.int64) - (m == 1) * 2).astype(np.uint32), ".tif", "its mask 0.tif "
+         "cannot be used: its largest value is 4294967295; values of masks are below 16777216"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("kind", ["auto", "binary"])
+def test_masks_whose_values_are_not_exact_are_refused(tmp_path, save, suffix, message, kind):
+    for number in range(3):
+        cells = save(discs(np.random.default_rng(number), 4))
+        spec = add_mask(tmp_path, str(number), None)
+        file = tmp_path / "masks" / f"{number}{suffix}"
+        file.parent.mkdir(exist_ok=True)
+        if suffix == ".tif":
+            tifffile.imwrite(file, cells)
+        else:
+            PIL.Image.fromarray(cells).save(file, quality=90)
+    assert message in said(read, spec, mask_kind=kind, objects="mean")
 
 
 def test_single_takes_no_image_of_several_cells(tmp_path):

@@ -185,7 +185,7 @@ def test_a_frame_is_chosen_by_page(tmp_path):
         tmp_path,
         lambda path, i: dicom(path, np.stack([density(0), density(500 * i), density(1)])),
     )
-    assert said(read, several).startswith("0.dcm: it has 3 pages; choose one with --page 1 (to 3)")
+    assert said(read, several).startswith("0.dcm: it has 3 frames; choose one with --page 1 (to 3)")
     for number, pixels in enumerate(shown(read(several, page=2, intensity="-1000,1000"))):
         np.testing.assert_array_equal(pixels, grey(density(500 * number), -1000, 1000))
 
@@ -361,6 +361,9 @@ CT = lambda path, i: ct(path, density(i))  # noqa: E731 - a line each
          "name."),
         (written(b"x"), ".svs", {}, "0.svs: it is a whole slide; cut it into tiles with "
          "openslide-python or tiatoolbox."),
+        (written(b"x"), ".fits", {}, "0.fits: it is FITS; save it as TIFF with astropy and "
+         "tifffile."),
+        (written(b"x"), ".mp4", {}, "0.mp4: it is a video; save its frames as PNG with ffmpeg."),
         (written(b"x"), ".heic", {}, "0.heic: it is HEIC; pip install pillow-heif, or convert it "
          "to PNG."),
     ],

@@ -299,6 +299,16 @@ CIRCLE = shape("circle", ((28, 21), (28, 41)))
          "panoptic; convert it with panoptic2detection_coco_format of panopticapi."),
         (lambda f: other_json(f, {"type": "FeatureCollection", "features": []}), "{}/x.json is "
          "GeoJSON; put it into the folder masks, next to images, and give masks:DIR."),
+        (lambda f: other_json(f, [{"image": "a.jpg", "annotations": []}]), "{}/x.json is CreateML; "
+         "convert it to COCO with the package globox."),
+        (lambda f: other_json(f, [{"data_row": {}}]), "{}/x.json is an export of Labelbox; import "
+         "it with the package fiftyone, and export COCO."),
+        (lambda f: other_json(f, {"items": [], "categories": {}}), "{}/x.json is Datumaro; convert "
+         "it with datum convert -if datumaro -f coco."),
+        (lambda f: other_json(f, {"objects": [], "size": {}}), "{}/x.json is an annotation of "
+         "Supervisely; export the project there as COCO."),
+        (lambda f: other_json(f, {"image": {}, "annotations": []}), "{}/x.json is one image, as of "
+         "SA-1B; join the files to lists of images and annotations."),
         (lambda f: other_json(f, {"shapes": []}), "{}/x.json is one annotation of labelme; give "
          "labelme:DIR, its folder."),
     ],

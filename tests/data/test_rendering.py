@@ -10,6 +10,7 @@ import PIL.Image
 import pytest
 import tifffile
 
+from scalecut.data.decoding import Rendering, header, rendered
 from scalecut.data.images import Image, make_image_set
 from scalecut.data.rendering import range_in_use
 from tests.data.layouts import exif, packed, read, said, skipped
@@ -167,6 +168,120 @@ def test_channels_and_pages_are_chosen(tmp_path):
     np.testing.assert_array_equal(shown(read(spec, page=5)), in_grey([each[4] for each in stacks]))
 
 
+SIZES = {"T": 2, "Z": 3, "Q": 3, "C": 4, "S": 3, "Y": 8, "X": 10}
+IMAGEJ, OME, OWN = {"imagej": True}, {"ome": True}, {}
+
+
+def hyperstack(path, form, axes):
+    """A TIFF of several axes; its values as pages, down, across, channels."""
+    values = np.random.default_rng(0).integers(0, 256, [SIZES[axis] for axis in axes], np.uint8)
+    colours = {"photometric": "rgb" if "S" in axes else "minisblack"}
+    colours |= {"planarconfig": "separate"} if "SYX" in axes else {}
+    tifffile.imwrite(path, values, metadata={"axes": axes}, **form, **colours)
+    places = [i for kind in ("TZQ", "Y", "X", "CS") for i, axis in enumerate(axes) if axis in kind]
+    n = int(np.prod([SIZES[axis] for axis in axes if axis in "CS"]))
+    return values.transpose(places).reshape(-1, SIZES["Y"], SIZES["X"], n)
+
+
+@pytest.mark.parametrize(
+    ("form", "axes"),
+    [(IMAGEJ, "ZCYX"), (IMAGEJ, "TZCYX"), (IMAGEJ, "TYX"), (IMAGEJ, "ZYXS"), (IMAGEJ, "CYX"),
+     (IMAGEJ, "ZCYXS"), (OME, "CZYX"), (OME, "TZCYX"), (OME, "TCZYX"), (OME, "CTZYX"),
+     (OME, "ZYXS"), (OME, "ZSYX"), (OME, "CYX"), (OWN, "CZYX"), (OWN, "ZCYX"), (OWN, "QQYX")],
+)  # fmt: skip
+def test_channels_are_those_of_one_page_whatever_the_order_of_axes(tmp_path, form, axes):
+    file = tmp_path / "a.tif"
+    pages = hyperstack(file, form, axes)
+    n_pages, _, _, n = pages.shape
+    for page in {1, n_pages}:
+        asked = {"page": page} if n_pages > 1 else {}
+        for channels in ((3, 1, 2), (n,)) if n > 1 else ((1,),):
+            seen = np.asarray(rendered(file, Rendering(channels=channels, **asked)))
+            expected = pages[page - 1][..., [each - 1 for each in channels]]
+            np.testing.assert_array_equal(seen, np.broadcast_to(expected, seen.shape))
+        if axes.replace("S", "") != axes and "C" not in axes:  # colours, unless chosen otherwise
+            seen = np.asarray(rendered(file, Rendering(**asked)))
+            np.testing.assert_array_equal(seen, pages[page - 1])
+
+
+SUCH = "choose one with --page 1 (to "
+
+
+@pytest.mark.parametrize(
+    ("form", "axes", "asked", "message"),
+    [
+        (IMAGEJ, "ZCYX", {}, "it has 3 z-planes of 4 channels; " + SUCH + "3) and its channels "
+         "with --channels, such as --page 1 --channels 1,2,3"),
+        (IMAGEJ, "ZCYX", {"channels": (1, 2, 3)}, "it has 3 z-planes of 4 channels; " + SUCH
+         + "3)"),
+        (OME, "TCZYX", {}, "it has 2 frames x 3 z-planes of 4 channels; " + SUCH + "6, z-planes "
+         "first) and its channels with --channels, such as --page 1 --channels 1,2,3"),
+        (OME, "TCZYX", {"page": 7}, "it has 2 frames x 3 z-planes of 4 channels, but --page asks "
+         "for 7"),
+        (OME, "CYX", {}, "it has 4 channels, which may be bands or stains as well as colours; "
+         "choose one with --channels 1 (to 4), or three, such as --channels 1,2,3"),
+        (OME, "CYX", {"page": 2}, "it has 1 page of 4 channels, but --page asks for 2"),
+        (IMAGEJ, "ZYX", {"channels": (1, 2, 3)}, "it has 3 z-planes; " + SUCH + "3)"),
+        (IMAGEJ, "TYX", {"channels": (2,)}, "it has 2 frames; " + SUCH + "2)"),
+        (IMAGEJ, "ZYX", {"page": 2, "channels": (2,)}, "it has 1 channel, but --channels asks for "
+         "2"),
+        (OME, "ZYXS", {}, "it has 3 z-planes; " + SUCH + "3)"),
+        (OWN, "QQYX", {"channels": (1, 2, 3)}, "it has 3 x 3 pages; " + SUCH + "9, those of the "
+         "last axis first)"),
+    ],
+)  # fmt: skip
+def test_what_a_hyperstack_leaves_open_is_refused(tmp_path, form, axes, asked, message):
+    hyperstack(tmp_path / "a.tif", form, axes)
+    assert said(rendered, tmp_path / "a.tif", Rendering(**asked)) == message
+
+
+def test_three_channels_of_a_microscope_are_no_colours(tmp_path, monkeypatch):
+    monkeypatch.setitem(SIZES, "C", 3)
+    for form in (IMAGEJ, OME, OWN):
+        pages = hyperstack(tmp_path / "a.tif", form, "CYX")
+        message = said(rendered, tmp_path / "a.tif")
+        assert message.startswith("it has 3 channels, which may be bands or stains as well as ")
+        seen = rendered(tmp_path / "a.tif", Rendering(channels=(3, 2, 1)))
+        np.testing.assert_array_equal(np.asarray(seen), pages[0][..., ::-1])
+
+
+def test_three_channels_without_colours_are_shown_as_such_which_is_stated(tmp_path):
+    bare = {"photometric": "minisblack", "planarconfig": "contig"}
+    spec = table(tmp_path, COLOUR, **bare)
+    np.testing.assert_array_equal(shown(read(spec)), np.stack(COLOUR))
+    assert read(spec).facts["assumed"] == [
+        "6 of 6 images that were examined have three channels without saying which colours (the "
+        "first is 0.tif), which are shown as red, green and blue"
+    ]
+    asked = read(spec, channels=(3, 2, 1))
+    np.testing.assert_array_equal(shown(asked), np.stack(COLOUR)[..., ::-1])
+    assert "assumed" not in asked.facts
+
+
+def test_pages_may_differ_in_size_and_kind(tmp_path):
+    file = tmp_path / "a.tif"
+    deep = grey(1)[:12].astype(np.uint16) * 257
+    with tifffile.TiffWriter(file) as tiff:
+        tiff.write(colour(0), photometric="rgb")
+        tiff.write(deep, photometric="minisblack")
+    assert header(file, Rendering(page=1))[:2] == (WIDE, HIGH)
+    assert header(file, Rendering(page=2))[:2] == (WIDE, 12)
+    np.testing.assert_array_equal(rendered(file, Rendering(page=1)), colour(0))
+    seen = np.asarray(rendered(file, Rendering(0.0, 65535.0, page=2)))
+    np.testing.assert_array_equal(seen, in_grey([grey(1)[:12]])[0])
+
+
+def test_pages_of_a_palette_are_shown_in_its_colours(tmp_path):
+    palette = PIL.Image.fromarray(grey(0)), PIL.Image.fromarray(grey(1))
+    for image in palette:
+        image.putpalette([v for i in range(256) for v in (i, 255 - i, 7)])
+    palette[0].save(tmp_path / "a.tif", save_all=True, append_images=palette[1:])
+    seen = np.asarray(rendered(tmp_path / "a.tif", Rendering(page=2)))
+    np.testing.assert_array_equal(seen[..., 0], grey(1))
+    np.testing.assert_array_equal(seen[..., 1], 255 - grey(1))
+    assert (seen[..., 2] == 7).all()
+
+
 def test_pyramid_has_one_page(tmp_path):
     lines = "image,measure\n"
     for number, each in enumerate(COLOUR):
@@ -309,7 +424,7 @@ def test_animated_gif_is_refused(tmp_path):
     frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
     PIL.Image.fromarray(GREY[0]).save(tmp_path / "b.png", exif=exif(1))
     (tmp_path / "t.csv").write_text("image,measure\na.gif,1\nb.png,2\n")
-    message = "a.gif: it has 6 pages; choose one with --page 1 (to 6)."
+    message = "a.gif: it has 6 frames; choose one with --page 1 (to 6)."
     assert said(read, f"csv:{tmp_path}/t.csv") == message
 
 

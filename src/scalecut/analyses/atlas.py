@@ -21,7 +21,8 @@ from torch import nn
 
 from ..data.concepts import KNOWN, concepts_of
 from ..data.images import ImageSet, LeftOut, Progress
-from ..data.read import Reading, images_of
+from ..data.options import Reading
+from ..data.read import images_of
 from ..errors import DataError, check_names
 from ..features.cluster import computing
 from ..features.extract import (

@@ -26,7 +26,9 @@ from torch import Tensor, nn
 from ..data.decoding import INTERPOLATIONS, fitted
 from ..data.images import ImageSet, LeftOut, Progress
 from ..data.measures import Box, Frame, evenly
-from ..data.read import LEAST_IMAGES, Reading, images_of
+from ..data.options import Reading
+from ..data.read import images_of
+from ..data.sample import LEAST_IMAGES
 from ..errors import DataError, ModelError, check_names
 from ..features.extract import (
     Computation,

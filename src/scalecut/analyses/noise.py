@@ -21,7 +21,7 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from ..data.images import MEAN, Image, ImageSet, LeftOut, Progress
-from ..data.read import check_size
+from ..data.sample import check_size
 from ..errors import (
     DataError,
     LayerError,

@@ -29,7 +29,8 @@ from torch.utils._pytree import tree_map_only
 
 from ..data.images import Image, ImageSet, LeftOut, Progress
 from ..data.measures import evenly
-from ..data.read import Reading, images_of
+from ..data.options import Reading
+from ..data.read import images_of
 from ..errors import DataError, LayerError
 from ..features.backends import resolved_device
 from ..features.cluster import computing

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from ..errors import DataError
 from .assumptions import Assumed
-from .decoding import NeededError, header
+from .decoding import AS_STORED, NeededError, Rendering, header
 from .images import Labelled
 from .measures import Box
 from .outlines import Size, scaled
@@ -49,23 +49,23 @@ def corners(box: Box, form: str) -> Box:
 
 
 def in_pixels(
-    labelled: Sequence[Labelled], asked: Sequence[str], place: str, slice_: str = ""
+    labelled: Sequence[Labelled], asked: Sequence[str], place: str, shown: Rendering = AS_STORED
 ) -> tuple[list[Labelled], list[Assumed]]:
     """The images with the corners of their boxes in pixels, and what is assumed of them.
 
     Args:
         asked: xyxy, xywh or cxcywh, and normalised or percent if numbers are shares of width and
             height; empty for what the format declares.
-        slice_: of volumes, as in `Rendering`.
+        shown: slice and page of files with several.
 
     Raises:
         DataError: if the numbers contradict the declared convention and nothing is asked.
     """
-    assumed = [] if asked else _checked(labelled, place, slice_)
-    return [_converted(item, asked, slice_) for item in labelled], assumed
+    assumed = [] if asked else _checked(labelled, place, shown)
+    return [_converted(item, asked, shown) for item in labelled], assumed
 
 
-def _converted(item: Labelled, asked: Sequence[str], slice_: str) -> Labelled:
+def _converted(item: Labelled, asked: Sequence[str], shown: Rendering) -> Labelled:
     if not isinstance(item.label, tuple):
         return item
     form = item.form.removeprefix(NORMALISED + " ")
@@ -75,7 +75,7 @@ def _converted(item: Labelled, asked: Sequence[str], slice_: str) -> Labelled:
         unit = next((name for name in asked if name in UNITS), "")
     marks = tuple(replace(mark, box=corners(mark.box, form)) for mark in item.label)
     if unit:
-        size = _size(item, slice_)
+        size = _size(item, shown)
         if size is None:
             return item
         width, height = (side / UNITS[unit] for side in size)
@@ -90,11 +90,11 @@ def _converted(item: Labelled, asked: Sequence[str], slice_: str) -> Labelled:
     return replace(item, label=marks, form="xyxy")
 
 
-def _size(item: Labelled, slice_: str) -> Size:
+def _size(item: Labelled, shown: Rendering) -> Size:
     """The stated size of an image, else its own; None if it cannot be read, and is skipped."""
     if item.size is None and isinstance(item.image.source, Path):
         try:
-            return header(item.image.source, slice_)[:2]
+            return header(item.image.source, shown)[:2]
         except NeededError:
             raise
         except DataError:
@@ -112,7 +112,7 @@ def _boxes(item: Labelled) -> list[Box]:
     return [mark.box for mark in marks if all(map(math.isfinite, mark.box))]
 
 
-def _checked(labelled: Sequence[Labelled], place: str, slice_: str) -> list[Assumed]:
+def _checked(labelled: Sequence[Labelled], place: str, shown: Rendering) -> list[Assumed]:
     """Refuse boxes that fit another convention than the declared one, but not that.
 
     Of outlines, the sentence that is stated if they could be of smaller copies.
@@ -151,14 +151,14 @@ def _checked(labelled: Sequence[Labelled], place: str, slice_: str) -> list[Assu
             f"All {len(every)} {where} between 0 and 1, so they may be shares of width and height "
             f"or pixels. {'Convert them to pixels.' if has_outlines else choice}"
         )
-    if not is_share and _are_percent(every, form, slice_):
+    if not is_share and _are_percent(every, form, shown):
         text = f"All {len(every)} {where} between 0 and 100, as if they were in per cent"
         if has_outlines:
             return [Assumed(f"{text[0].lower()}{text[1:]}, and are used as they are", "pixels")]
         raise DataError(f"{text}. Choose --boxes {form},{PERCENT}, or {form} for pixels.")
     if not has_outlines:
         _check_order(every, form, is_share, what, more)
-    if not _are_in_quarter(labelled, form, is_share, slice_):
+    if not _are_in_quarter(labelled, form, is_share, shown):
         return []
     where += " in the upper left quarter of their images"
     if has_outlines:
@@ -169,7 +169,7 @@ def _checked(labelled: Sequence[Labelled], place: str, slice_: str) -> list[Assu
     )
 
 
-def _are_percent(every: Sequence[tuple[Labelled, Box]], form: str, slice_: str) -> bool:
+def _are_percent(every: Sequence[tuple[Labelled, Box]], form: str, shown: Rendering) -> bool:
     """Whether boxes with fractions lie between 0 and 100, and are rather per cent than pixels.
 
     Either many do not fit their images, which are smaller, or some reach as far as 100 in both
@@ -181,7 +181,7 @@ def _are_percent(every: Sequence[tuple[Labelled, Box]], form: str, slice_: str) 
     has_fractions = any(number % 1 for _, box in every for number in box)
     if len(every) < LEAST_BOXES or not is_within or not has_fractions:
         return False
-    sizes = {item.image.name: _size(item, slice_) for item, _ in every}
+    sizes = {item.image.name: _size(item, shown) for item, _ in every}
     sized = [(box, size) for item, box in every if (size := sizes[item.image.name])]
     n_outside = sum(not _fits(box, form, size) for box, size in sized)
     n_larger = sum(min(size) > LARGER for _, size in sized)
@@ -197,21 +197,29 @@ def _check_order(
         (item, box, size) for item, box in every if (size := (1, 1) if is_share else item.size)
     ]
     wrong = [item for item, box, size in sized if not _fits(box, form, size)]
-    for other in IN_WORDS if wrong else ():
-        if other != form and all(_fits(box, other, size) for _, box, size in sized):
-            raise DataError(
-                f"{len(wrong)} of {len(sized)} {what} (the first is of {wrong[0].image.name}) do "
-                f"not fit their images as {IN_WORDS[form]}, but all fit as {IN_WORDS[other]}. "
-                f"Choose --boxes {other}{more}, or {form}{more} to skip those that do not fit."
-            )
+    others = [
+        other
+        for other in (IN_WORDS if wrong else ())
+        if other != form and all(_fits(box, other, size) for _, box, size in sized)
+    ]
+    if others:
+        choices = ", ".join(f"{other}{more}" for other in others)
+        raise DataError(
+            f"{len(wrong)} of {len(sized)} {what} (the first is of {wrong[0].image.name}) do not "
+            f"fit their images as {IN_WORDS[form]}, but all fit as "
+            f"{' and as '.join(IN_WORDS[other] for other in others)}. Choose --boxes {choices}, or "
+            f"{form}{more} to skip those that do not fit."
+        )
 
 
-def _are_in_quarter(labelled: Sequence[Labelled], form: str, is_share: bool, slice_: str) -> bool:
+def _are_in_quarter(
+    labelled: Sequence[Labelled], form: str, is_share: bool, shown: Rendering
+) -> bool:
     """Whether the boxes of all images that can be read lie in the upper left quarter."""
     n = 0
     for item in labelled:
         own = _boxes(item)
-        size = (1, 1) if is_share or not own else _size(item, slice_)
+        size = (1, 1) if is_share or not own else _size(item, shown)
         if size and not all(_fits(box, form, size, part=0.5) for box in own):
             return False
         n += len(own) * bool(size)

@@ -180,8 +180,18 @@ def _converter(parts: object) -> str | None:
         return "an export of Label Studio; export it as COCO or Pascal VOC instead"
     if isinstance(first, dict) and {"image_id", "score"} <= first.keys():
         return "a list of COCO results; give the instances file that holds images and categories"
+    if isinstance(first, dict) and {"image", "annotations"} <= first.keys():
+        return "CreateML; convert it to COCO with the package globox"
+    if isinstance(first, dict) and "data_row" in first:
+        return "an export of Labelbox; import it with the package fiftyone, and export COCO"
     if not isinstance(parts, dict):
         return None
+    if {"items", "categories"} <= parts.keys():
+        return "Datumaro; convert it with datum convert -if datumaro -f coco"
+    if {"objects", "size"} <= parts.keys():
+        return "an annotation of Supervisely; export the project there as COCO"
+    if {"image", "annotations"} <= parts.keys():
+        return "one image, as of SA-1B; join the files to lists of images and annotations"
     if parts.get("type") == "FeatureCollection":
         return "GeoJSON; put it into the folder masks, next to images, and give masks:DIR"
     if "_via_img_metadata" in parts or any(

@@ -16,7 +16,7 @@ from jaxtyping import Bool, Integer
 from scipy import ndimage
 
 from ..errors import DataError
-from .decoding import header
+from .decoding import AS_STORED, header
 from .images import ImageSet
 from .masks import MaskRule, labels_as
 from .measures import Box, evenly
@@ -90,7 +90,11 @@ def _tile(image_set: ImageSet, row: int, side: int) -> PIL.Image.Image:
     boxes: list[Box] = []
     if isinstance(marks, Path):
         source, rule = image_set.images[row].source, _rule(image_set.facts)
-        orientation = header(source)[2] if isinstance(source, Path) else 1
+        orientation = (
+            header(source, image_set.images[row].rendering or AS_STORED)[2]
+            if isinstance(source, Path)
+            else 1
+        )
         labels = labels_as(marks, rule, image.size, orientation)
         small, is_one = _outlined(small, labels), labels.max() == 1
     else:

@@ -13,7 +13,7 @@ import struct
 import threading
 import warnings
 import zlib
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -41,11 +41,16 @@ _FORMATS += ("AVIF",) if PIL.features.check("avif") else ()
 LOSSLESS = {".png", ".tif", ".tiff", ".bmp", ".gif"}
 JPEG = {".jpg", ".jpeg", ".jpe", ".jfif"}
 GDAL_NODATA = 42113  # tag of TIFF
+IN_PAGE = "CSYX"  # axes of TIFF that are no pages: channels, samples, down and across
+PAGES = "pages"  # of which no more is known
+_AXES = {"Z": "z-planes", "T": "frames"}
 DICOM, NIFTI = "DICOM", "NIfTI"
 MEDICAL = {".dcm": DICOM, ".dicom": DICOM, ".nii": NIFTI, ".nii.gz": NIFTI}  # read by `medical`
 HEIF = {".heic", ".heif"}
 COMMON = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")  # taken without a reader
-SUFFIXES = LOSSLESS | JPEG | {".webp", ".ppm", ".pgm", ".jp2", ".avif"} | {*MEDICAL} | HEIF
+SUFFIXES = LOSSLESS | JPEG | {*MEDICAL} | HEIF | {".webp", ".avif", ".ppm", ".pgm", ".pbm", ".pnm"}
+SUFFIXES |= {".jp2", ".j2k", ".jpf", ".jpx", ".dib", ".btf", ".tf2", ".tf8"}  # of formats above
+EIGHT_BIT = JPEG | {".bmp", ".dib"}  # at most
 # what files of other formats are, and what reads or converts them
 # fmt: off
 _SLIDE = "a whole slide; cut it into tiles with openslide-python or tiatoolbox"
@@ -53,11 +58,24 @@ _MICROSCOPE = "of a microscope; convert it to OME-TIFF with bioio or bfconvert o
 _RAW = "raw of a camera; convert it to TIFF with rawpy"
 _ARRAYS = "an array; save each image as TIFF with tifffile, or give scalecut.make_image_set arrays"
 _VOLUME = "a volume; convert it to NIfTI with SimpleITK"
+_ELECTRONS = "of an electron microscope; convert it to TIFF with rosettasciio and tifffile"
+_VIDEO = "a video; save its frames as PNG with ffmpeg"
+_OLDER = "of an older format; convert it to PNG with Pillow"
 OTHERS = {
     **dict.fromkeys((".svs", ".ndpi", ".mrxs", ".scn", ".bif", ".vms", ".isyntax"), _SLIDE),
     **dict.fromkeys((".czi", ".nd2", ".lif", ".oib", ".oif", ".vsi", ".ims", ".lsm"), _MICROSCOPE),
+    **dict.fromkeys((".oir", ".stk", ".dv", ".r3d", ".zvi", ".sld", ".flex"), _MICROSCOPE),
+    ".qptiff": _SLIDE,
     **dict.fromkeys((".cr2", ".cr3", ".nef", ".arw", ".dng", ".raf"), _RAW),
     **dict.fromkeys((".npy", ".npz", ".h5", ".hdf5", ".zarr", ".mat"), _ARRAYS),
+    **dict.fromkeys((".mrc", ".rec", ".dm3", ".dm4", ".ser", ".emd"), _ELECTRONS),
+    **dict.fromkeys((".mp4", ".avi", ".mov", ".mkv", ".wmv", ".mpg"), _VIDEO),
+    **dict.fromkeys((".tga", ".pcx", ".ico", ".sgi", ".dds"), _OLDER),
+    **dict.fromkeys((".fits", ".fit", ".fts"), "FITS; save it as TIFF with astropy and tifffile"),
+    **dict.fromkeys((".jxr", ".wdp"), "JPEG XR; convert it to TIFF with imagecodecs and tifffile"),
+    ".jxl": "JPEG XL; convert it to PNG with pillow-jxl-plugin",
+    ".mnc": "a volume; convert it to NIfTI with nibabel",
+    ".xcf": "of GIMP; export it as PNG",
     **dict.fromkeys((".mha", ".mhd", ".nrrd", ".mgz", ".hdr", ".img"), _VOLUME),
     **dict.fromkeys((".heic", ".heif"), "HEIC; pip install pillow-heif, or convert it to PNG"),
     ".avif": "AVIF, which this Pillow was built without; pip install 'pillow>=11.3'",
@@ -190,9 +208,7 @@ def opened(file: Path | io.BytesIO) -> Iterator[PIL.Image.Image]:
     except PIL.UnidentifiedImageError as error:
         if suffix in OTHERS:
             raise DataError(f"it is {OTHERS[suffix]}") from error
-        raise DataError(
-            f"this is not an image that can be read; give one of {', '.join(_FORMATS)}"
-        ) from error
+        raise DataError(_not_an_image(file)) from error
     except OSError as error:
         raise DataError(unreadable(error)) from error
     except _BROKEN as error:
@@ -204,6 +220,20 @@ def opened(file: Path | io.BytesIO) -> Iterator[PIL.Image.Image]:
                 f"{MOST_PIXELS // 10**6} million that are decoded; scale it down or tile it"
             )
         yield stored
+
+
+def _not_an_image(file: Path | io.BytesIO) -> str:
+    """What a file of no known format is, as far as its first bytes say."""
+    if isinstance(file, Path):
+        with file.open("rb") as stream:
+            start = stream.read(64)
+    else:
+        start = file.getvalue()[:64]
+    if not start:
+        return "the file is empty; copy it again"
+    if start.startswith(b"version https://git-lfs"):
+        return "it is a pointer of Git LFS, not the image; run git lfs pull"
+    return f"this is not an image that can be read; give one of {', '.join(_FORMATS)}"
 
 
 def _with_heif() -> tuple[str, ...]:
@@ -257,26 +287,6 @@ def decoded(stored: PIL.Image.Image) -> PIL.Image.Image:
     return stored
 
 
-def header(path: Path, slice_: str = "") -> tuple[int, int, int]:
-    """Width and height of the upright image, and its EXIF orientation.
-
-    Args:
-        slice_: of a volume, as in `Rendering`.
-    """
-    if slice_ or form_of(path):
-        return *contents(path, slice_).size, 1
-    tiff = tiff_contents(path)
-    if tiff is not None and not tiff.is_plain:
-        width, height = tiff.size[::-1] if tiff.orientation >= 5 else tiff.size
-        return width, height, tiff.orientation
-    with opened(path) as stored:
-        orientation = _orientation(stored)
-        width, height = stored.size
-        if stored.format == "TIFF":  # Pillow gives its upright size
-            return width, height, tiff.orientation if tiff is not None else 1
-    return (height, width, orientation) if orientation >= 5 else (width, height, orientation)
-
-
 # --- what a file holds ---------------------------------------------------------------------------
 
 
@@ -287,8 +297,9 @@ class Rendering:
     Args:
         low, high: the values shown as black and as white; None leaves 8 bits as they are, and
             deeper values must then use the whole range of their type.
-        channels: which are shown, counted from 1: one as grey, or three as red, green and blue.
-        page: of a file with several, counted from 1.
+        channels: which are shown of one page, counted from 1: one as grey, or three as red, green
+            and blue. Pages are channels if neither the file nor `page` says otherwise.
+        page: of a file with several (pages, z-planes, frames), counted from 1.
         slice: of a volume: axis and index, counted from 0, such as 2:40.
         of: the type of values that black and white are of; empty for any. Others are refused.
         no_data: the value of pixels without data, which are black.
@@ -307,6 +318,7 @@ class Rendering:
         return repr(self) + (f" without {self.no_data}" if self.no_data is not None else "")
 
 
+AS_STORED = Rendering()
 PLAIN = Rendering(of="uint8")  # 8 bits as they are
 
 
@@ -316,8 +328,11 @@ class Contents:
 
     Args:
         kind: name of numpy's type of the stored values.
-        channels: without alpha.
-        pages: pages, z-planes, times and channels that are stored one after the other.
+        channels: of one page, without alpha.
+        planes: names and numbers of what is stored one after the other, such as frames and
+            z-planes; the last varies fastest.
+        is_split: whether it has several channels that are no colours, as of a microscope.
+        are_colours: whether three channels are declared as red, green and blue.
         is_white: whether the smallest value means white.
         form: DICOM or NIfTI; empty for what Pillow and tifffile read.
         window: of DICOM: the values that the file itself shows as black and white.
@@ -331,8 +346,10 @@ class Contents:
     channels: int
     has_alpha: bool
     size: tuple[int, int]  # width and height as stored
-    pages: int = 1
+    planes: tuple[tuple[str, int], ...] = ()
     orientation: int = 1
+    is_split: bool = False
+    are_colours: bool = True
     is_white: bool = False
     is_first: bool = True  # in the file: others precede the full resolution of some pyramids
     form: str = ""
@@ -346,14 +363,31 @@ class Contents:
     def is_plain(self) -> bool:
         """Whether its pixels mean one thing only: 8 bits, grey or RGB, one page, no alpha."""
         is_usual = self.kind in ("uint8", "bool") and self.channels in (1, 3) and not self.form
-        return is_usual and not self.has_alpha and self.pages == 1 and self.is_first
+        is_clear = self.are_colours and not (self.has_alpha or self.is_split)
+        return is_usual and is_clear and self.pages == 1 and self.is_first
+
+    @property
+    def pages(self) -> int:
+        """How many pages there are, of all kinds."""
+        return math.prod(n for _, n in self.planes)
+
+    @property
+    def may_be_channels(self) -> bool:
+        """Whether nothing says what the pages are, so that they may be channels."""
+        return self.channels == 1 and [name for name, _ in self.planes] == [PAGES]
+
+    def counted(self) -> str:
+        """The number of pages, in words."""
+        if {name for name, _ in self.planes} == {PAGES}:
+            return f"{' x '.join(str(n) for _, n in self.planes)} {PAGES}"
+        return " x ".join(f"{n} {name}" for name, n in self.planes) or "1 page"
 
 
-def contents(file: Path | io.BytesIO, slice_: str = "") -> Contents:
+def contents(file: Path | io.BytesIO, asked: Rendering = AS_STORED) -> Contents:
     """What a file holds; only its header is read.
 
     Args:
-        slice_: of a volume, as in `Rendering`.
+        asked: slice and page of files with several.
 
     Raises:
         DataError: if it is not an image that can be read.
@@ -362,14 +396,34 @@ def contents(file: Path | io.BytesIO, slice_: str = "") -> Contents:
     if form:
         from . import medical  # here, since few images are
 
-        return medical.contents(file, form, slice_)
-    if slice_:
+        return medical.contents(file, form, asked.slice)
+    if asked.slice:
         raise NeededError("--slice chooses from volumes of NIfTI, and this is none; omit --slice")
-    found = tiff_contents(file)
+    found = tiff_contents(file, asked.page)
     if found is None:
         with opened(file) as stored:
             return _pillow_contents(stored)
     return found
+
+
+def header(path: Path, asked: Rendering = AS_STORED) -> tuple[int, int, int]:
+    """Width and height of the upright image, and its EXIF orientation.
+
+    Args:
+        asked: slice and page of files with several.
+    """
+    if asked.slice or form_of(path):
+        return *contents(path, asked).size, 1
+    tiff = tiff_contents(path, asked.page)
+    if tiff is not None and not tiff.is_plain:
+        width, height = tiff.size[::-1] if tiff.orientation >= 5 else tiff.size
+        return width, height, tiff.orientation
+    with opened(path) as stored:
+        orientation = _orientation(stored)
+        width, height = stored.size
+        if stored.format == "TIFF":  # Pillow gives its upright size
+            return width, height, tiff.orientation if tiff is not None else 1
+    return (height, width, orientation) if orientation >= 5 else (width, height, orientation)
 
 
 def _pillow_contents(stored: PIL.Image.Image) -> Contents:
@@ -379,13 +433,13 @@ def _pillow_contents(stored: PIL.Image.Image) -> Contents:
     is_16_bit = mode.startswith("I;16") or ";16" in _raw_mode(stored) or mode == "I"
     kind = "float32" if mode == "F" else "uint16" if is_16_bit else "uint8"
     bands = len([band for band in stored.getbands() if band.upper() != "A"])
-    pages = getattr(stored, "n_frames", 1) if stored.format in ("GIF", "WEBP", "PNG") else 1
+    n_frames = getattr(stored, "n_frames", 1) if stored.format in ("GIF", "WEBP", "PNG") else 1
     return Contents(
         kind,
         3 if mode in ("P", "CMYK") or (bands == 3) else bands,
         stored.has_transparency_data,
         stored.size,
-        pages,
+        planes_of({"frames": n_frames}),
         _orientation(stored),
     )
 
@@ -397,44 +451,59 @@ def _raw_mode(stored: PIL.Image.Image) -> str:
     return str(args[0] if isinstance(args, tuple) and args else args)
 
 
+def planes_of(counts: Mapping[str, int]) -> tuple[tuple[str, int], ...]:
+    """Those of which there are several."""
+    return tuple((name, n) for name, n in counts.items() if n > 1)
+
+
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 
-def tiff_contents(file: Path | io.BytesIO) -> Contents | None:
-    """What a TIFF holds; None for other formats, and for what only Pillow can read."""
+def tiff_contents(file: Path | io.BytesIO, number: int = 0) -> Contents | None:
+    """What a TIFF holds; None for other formats, and for what only Pillow can read.
+
+    Args:
+        number: of the page that is meant, as they can differ in size.
+
+    Raises:
+        DataError: if it is too large, or its colours cannot be read.
+    """
     if not _is_tiff(file):
         return None
     with _tiff(file) as tiff:
         if tiff is None:
             return None
-        planes = _planes(tiff)
-        page = planes[0][0].keyframe
-        n = page.samplesperpixel
-        alpha = [i for i, each in enumerate(page.extrasamples) if int(each) in (1, 2)]
-        has_alpha = bool(alpha) and n in (2, 4) and len(page.extrasamples) == 1
-        is_coded = int(page.photometric) in (3, 5, 6, 8)  # palette, CMYK, YCbCr, LAB: by Pillow
-        if is_coded and (page.dtype is None or page.dtype.itemsize == 1):
-            return (
-                None
-                if len(planes) == 1
-                else Contents("uint8", 3, False, (page.imagewidth, page.imagelength), len(planes))
-            )
-        width, height = page.imagewidth, page.imagelength
+        every = _planes(tiff)
+        series, _ = every[number - 1 if 0 < number <= len(every) else 0]
+        page, planes = series.keyframe, _named(series, len(every))
+        size = width, height = page.imagewidth, page.imagelength
+        if int(page.photometric) not in (0, 1, 2):  # by Pillow: palette, CMYK, YCbCr, LAB
+            if page.dtype is not None and page.dtype.itemsize > 1:
+                name = getattr(page.photometric, "name", page.photometric)
+                raise FileError(f"its colours are {name}; save it as RGB")
+            return None if not planes else Contents("uint8", 3, False, size, planes)
         if width * height > MOST_PIXELS:
             raise DataError(
                 f"its header says {width} x {height} pixels, more than the "
                 f"{MOST_PIXELS // 10**6} million that are decoded; scale it down or tile it"
             )
+        n = math.prod(k for axis, k in zip(series.axes, series.shape, strict=True) if axis in "CS")
+        has_colours = int(page.photometric) == 2 and n == page.samplesperpixel
+        alpha = [i for i, each in enumerate(page.extrasamples) if int(each) in (1, 2)]
+        is_fourth = n in (2, 4) and n == page.samplesperpixel and len(page.extrasamples) == 1
+        has_alpha = bool(alpha) and is_fourth
         tag = page.tags.get(0x0112)
         return Contents(
             "bool" if page.bitspersample == 1 else np.dtype(page.dtype).name,
             n - has_alpha,
             has_alpha,
-            (width, height),
-            len(planes),
+            size,
+            planes,
             tag.value if tag is not None and tag.value in _TURNS else 1,
-            int(page.photometric) == 0,
-            page.index == 0,
+            is_split=n > 1 and "C" in series.axes and not has_colours,
+            are_colours=has_colours or n != 3,
+            is_white=int(page.photometric) == 0,
+            is_first=page.index == 0,
             no_data=_no_data(page),
         )
 
@@ -482,12 +551,25 @@ def _tiff(file: Path | io.BytesIO) -> Iterator[Any]:
 def _planes(tiff: Any) -> list[tuple[Any, int]]:
     """Each page of a TIFF, as series and number in it; copies at lower resolution do not count."""
     full = [series for series in tiff.series if not int(series.keyframe.subfiletype) & 5]
-    found = []
-    for series in full or tiff.series[:1]:
-        own = 3 if "S" in series.axes else 2  # axes of one page
-        n = math.prod(series.shape[: len(series.shape) - own])
-        found += [(series, number) for number in range(n)]
-    return found
+    return [
+        (series, number)
+        for series in full or tiff.series[:1]
+        for number in range(math.prod(n for _, n in _beyond(series)))
+    ]
+
+
+def _beyond(series: Any) -> list[tuple[str, int]]:
+    """Axes of a series that are neither those of an image nor channels, and their lengths."""
+    every = zip(series.axes, series.shape, strict=True)
+    return [(axis, n) for axis, n in every if axis not in IN_PAGE]
+
+
+def _named(series: Any, n: int) -> tuple[tuple[str, int], ...]:
+    """What n pages of a TIFF are, as the file says of those of a series, if these are all."""
+    own = _beyond(series)
+    if math.prod(length for _, length in own) < n:
+        return ((PAGES, n),)
+    return tuple((_AXES.get(axis, PAGES), length) for axis, length in own if length > 1)
 
 
 # --- from stored values to RGB -------------------------------------------------------------------
@@ -508,9 +590,9 @@ def rendered(
     Raises:
         DataError: if it cannot be decoded, or its pixels could mean several things.
     """
-    asked = rendering or Rendering()
-    found = contents(file, asked.slice)
-    if found.is_plain and asked in (Rendering(), PLAIN):
+    asked = rendering or AS_STORED
+    found = contents(file, asked)
+    if found.is_plain and asked in (AS_STORED, PLAIN):
         with opened(file) as stored:
             return upright_rgb(stored, frame)
     values, is_upright = all_values(file, found, asked)
@@ -525,7 +607,7 @@ def rgb_of(image: PIL.Image.Image) -> PIL.Image.Image:
     found = _pillow_contents(image)
     if found.is_plain:
         return upright_rgb(image)
-    image_rgb = _in_colours(_values_of(image), found, Rendering())
+    image_rgb = _in_colours(_values_of(image), found, AS_STORED)
     turn = _TURNS.get(found.orientation)
     return image_rgb if turn is None else image_rgb.transpose(turn)
 
@@ -572,11 +654,12 @@ def shown_values(
     n = values.shape[2] if values.ndim == 3 else 1
     if asked.channels:
         if max(asked.channels) > n:
-            raise DataError(f"it has {n} channels, but --channels asks for {max(asked.channels)}")
+            has = f"{n} channels" if n > 1 else "1 channel"
+            raise DataError(f"it has {has}, but --channels asks for {max(asked.channels)}")
         chosen = values if values.ndim == 3 else values[..., None]
         return chosen[..., [channel - 1 for channel in asked.channels]], None
     if not found.has_alpha:
-        if n not in (1, 3):
+        if n not in (1, 3) or found.is_split:
             three = ", or three, such as --channels 1,2,3" if n > 2 else ""
             raise DataError(
                 f"it has {n} channels, which may be bands or stains as well as colours; choose one "
@@ -611,18 +694,13 @@ def all_values(
 ) -> tuple[Shaped[np.ndarray, "h w *c"], bool]:
     """The stored values of one page, channels last, and whether they are upright already.
 
-    Pages are the channels if channels are chosen but no page.
+    Pages are the channels if channels are chosen but no page, and the file does not say that they
+    are something else.
 
     Raises:
         DataError: if the file has several pages and none is chosen, or cannot be decoded.
     """
-    if asked.page > found.pages:
-        raise DataError(f"it has {_counted(found.pages)}, but --page asks for {asked.page}")
-    if found.pages > 1 and not asked.page and not (asked.channels and found.channels == 1):
-        raise DataError(
-            f"it has {_counted(found.pages)}; choose one with --page 1 (to {found.pages})"
-            + (", or three as colours, such as --channels 1,2,3" if found.channels == 1 else "")
-        )
+    _check_page(found, asked)
     if found.form:
         from . import medical
 
@@ -634,12 +712,16 @@ def all_values(
         if tiff is not None:
             planes = _planes(tiff)
             wanted = planes if not asked.page else planes[asked.page - 1 : asked.page]
+            if int(wanted[0][0].keyframe.photometric) not in (0, 1, 2):
+                series, number = wanted[0]
+                index = series.pages[number].index + 1 if found.pages > 1 else 0
+                return _pillow_values(file, index), True
             try:
                 return _joined([_plane(series, number) for series, number in wanted]), False
             except DataError:
                 raise
             except (ValueError, NotImplementedError) as error:
-                if "imagecodecs" not in str(error) or found.pages > 1:
+                if "imagecodecs" not in str(error) or found.pages > 1 or found.is_split:
                     reason = str(error).strip("<> ")
                     raise FileError(f"it cannot be decoded ({reason}); save it anew") from error
             except _BROKEN as error:
@@ -649,27 +731,54 @@ def all_values(
     return _pillow_values(file, asked.page), True  # Pillow turns TIFF itself
 
 
-def _counted(n: int) -> str:
-    return f"{n} pages" if n != 1 else "1 page"
+def _check_page(found: Contents, asked: Rendering) -> None:
+    """Refuse several pages of which none is chosen, and pages that are not there."""
+    n, pages = found.channels, found.pages
+    of_channels = f" of {n} channels" if found.is_split else ""
+    if asked.page > pages:
+        raise DataError(f"it has {found.counted()}{of_channels}, but --page asks for {asked.page}")
+    if pages == 1 or asked.page or (asked.channels and found.may_be_channels):
+        return
+    last = found.planes[-1][0]
+    order = f", {last if last != PAGES else 'those of the last axis'} first"
+    order *= len(found.planes) > 1
+    choice = f"choose one with --page 1 (to {pages}{order})"
+    if of_channels and not asked.channels:
+        such = "1,2,3" if n > 2 else "1"
+        choice += f" and its channels with --channels, such as --page 1 --channels {such}"
+    elif found.may_be_channels:
+        choice += ", or three as colours, such as --channels 1,2,3" if pages > 2 else ""
+    raise DataError(f"it has {found.counted()}{of_channels}; {choice}")
 
 
 def _plane(series: Any, number: int) -> np.ndarray:
-    """One page of a TIFF series, channels last."""
-    if len(series.pages) > 1 and series.pages[number] is not None:
-        values, axes = series.pages[number].asarray(), series.keyframe.axes
+    """One page of a TIFF series, channels last; other pages are not decoded if they need not be."""
+    axes, shape = series.axes, series.shape
+    place = np.unravel_index(number, [n for _, n in _beyond(series)])
+    chosen = iter(int(each) for each in place)
+    index = tuple(slice(None) if axis in IN_PAGE else next(chosen) for axis in axes)
+    n_lead = len(axes) - len(series.keyframe.shape)
+    if len(series.pages) > 1 and math.prod(shape[:n_lead]) == len(series.pages):
+        wanted = np.arange(len(series.pages)).reshape(shape[:n_lead])[index[:n_lead]]
+        pages = [series.pages[int(each)] for each in wanted.ravel()]
+        if None in pages:
+            raise FileError("a part of it is in another file, which is not there; copy that too")
+        values = np.stack([page.asarray() for page in pages])
+        values = values.reshape(wanted.shape + shape[n_lead:])
+        values = values[(*[slice(None)] * wanted.ndim, *index[n_lead:])]
     else:
-        values, axes = series.asarray(), series.axes
-        own = 3 if "S" in axes else 2
-        values = values.reshape(-1, *values.shape[len(axes) - own :])[number]
-        axes = axes[len(axes) - own :]
-    return np.moveaxis(values, 0, -1) if axes[:1] == "S" else values
+        values = series.asarray()[index]
+    kept = [axis for axis in axes if axis in IN_PAGE]
+    ends = [kept.index("Y"), kept.index("X")]
+    values = np.moveaxis(values, ends, [0, 1])
+    return values.reshape(*values.shape[:2], -1) if values.ndim > 2 else values
 
 
 def _joined(planes: list[np.ndarray]) -> np.ndarray:
     if len(planes) == 1:
         return planes[0]
-    if len({plane.shape for plane in planes}) > 1:
-        raise FileError("its pages have different sizes, so they are no channels; give --page")
+    if len({(plane.shape, plane.dtype) for plane in planes}) > 1:
+        raise FileError("its pages differ in size or type, so they are no channels; give --page")
     return np.stack(planes, axis=-1)
 
 

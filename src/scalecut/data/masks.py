@@ -43,7 +43,7 @@ COLOUR = 2**24  # added to the number of a colour, so that grey values stand for
 MOST_EDGES = 6  # pixels between two values, of small objects, over those of the larger value
 LEAST_GREYS, LEAST_RANGE = 6, 100  # values, and their range, of what should be two
 ENDS = 1 / 8  # of the range of grey values, at either end: marked, or not
-VOID, MOST_CLASSES = 255, 50  # values of PASCAL VOC and the like
+VOIDS, MOST_CLASSES = (255, 65535), 50  # of PASCAL VOC and the like; -1 becomes the larger
 WHOLE = 1.05  # regions per value, at most, where pieces are not worth a line
 ALIKE = 0.5  # area of the second largest region of a value over the largest, if both are objects
 FEW = 3  # values that each mask has, which are rather names than numbers of objects
@@ -94,6 +94,7 @@ class _Survey:
     n_inverted: int = 0
     n_hollow: int = 0
     n_jpeg: int = 0  # whose values are not exact
+    n_shares: int = 0  # whose values are fractions
     n_regions: int = 0  # of masks with several values, and their values
     n_values: int = 0
     n_merged: int = 0  # regions of these whatever their values
@@ -131,6 +132,12 @@ def understood(
             "values, as outlines have none. Omit them."
         )
     survey = _surveyed(files, 0 if given is None else given, page, slice_)
+    if survey.n_jpeg and not survey.is_grey and len(survey.pixels) > MOST_CLASSES:
+        raise DataError(
+            f"The masks have {len(survey.pixels)} colours, and {survey.n_jpeg} of {survey.n} are "
+            f"JPEG (the first mask is {survey.first}), which blurs colours. Save them as PNG, with "
+            "one value per object or class."
+        )
     if not survey.n:
         return MaskRule(kind or "binary", given or 0, page=page, slice=slice_)
     assumed = []
@@ -150,6 +157,7 @@ def understood(
         assumed.append(Assumed(_cut_at(values, threshold), "grey"))
     else:
         _check_background(survey, given)
+        _check_fractions(survey)
     if not kind:
         kind = _kind(survey, void)
         if kind == "classes":
@@ -247,11 +255,14 @@ def _stored(
     """The stored values of a mask, indices of palettes as they are; and its opacity."""
     form = form_of(file)
     if form:
-        found = contents(file, slice_ if form == NIFTI else "")  # PNG can mask a slice
+        slice_ = slice_ if form == NIFTI else ""  # PNG can mask a slice
+        found = contents(file, Rendering(slice=slice_))
         asked = Rendering(page=page if found.pages > 1 else 0, slice=slice_)
         return all_values(file, found, asked)[0], None
-    tiff = tiff_contents(file)
+    tiff = tiff_contents(file, page)
     if tiff is not None:
+        if tiff.is_split:
+            raise DataError(f"it has {tiff.channels} channels; save the one that is the mask")
         asked = Rendering(page=page if tiff.pages > 1 else 0)
         values, by_pillow = all_values(file, tiff, asked)
         if tiff.is_white and by_pillow and values.dtype == np.uint8:
@@ -261,8 +272,8 @@ def _stored(
         with opened(file) as stored:
             n = getattr(stored, "n_frames", 1) if stored.format in ("GIF", "PNG", "WEBP") else 1
             if n > 1:
-                if not page:
-                    raise DataError(f"it has {n} pages; choose one with --page 1 (to {n})")
+                if not 0 < page <= n:
+                    raise DataError(f"it has {n} frames; choose one with --page 1 (to {n})")
                 stored.seek(page - 1)
             values = np.asarray(decoded(stored))
             has_alpha = stored.mode in ("LA", "RGBA")
@@ -285,8 +296,7 @@ def _codes(
     if np.issubdtype(planes.dtype, np.floating):
         if not np.isfinite(planes).all():
             raise DataError("some of its values are not finite; replace them")
-        is_share = planes.min() >= 0 and planes.max() <= 1 and (planes != planes.round()).any()
-        planes = np.rint(planes * 255 if is_share else planes)
+        planes = np.rint(planes * 255 if _are_shares(planes) else planes)
     n = planes.shape[2]
     while planes.shape[2] in (2, 4) and planes[..., -1].min() == planes[..., -1].max():
         planes = planes[..., :-1]  # opacity that is not declared
@@ -296,6 +306,8 @@ def _codes(
     if planes.min() < 0:
         raise DataError(f"its smallest value is {planes.min()}; values of masks start at 0")
     codes = planes[..., 0]
+    if planes.shape[2] == 1 and codes.max() >= COLOUR:
+        raise DataError(f"its largest value is {codes.max()}; values of masks are below {COLOUR}")
     if planes.shape[2] >= 3:
         is_grey = (planes[..., :3] == planes[..., :1]).all(axis=-1)
         codes = np.where(is_grey, codes, COLOUR + planes[..., :3] @ (256 ** np.arange(3)))
@@ -307,11 +319,19 @@ def _codes(
     return np.where(alpha == 0, 0, codes), False
 
 
+def _are_shares(values: np.ndarray) -> bool:
+    """Whether values are fractions between 0 and 1."""
+    is_float = np.issubdtype(values.dtype, np.floating)
+    is_within = is_float and values.min() >= 0 and values.max() <= 1
+    return bool(is_within and (values != values.round()).any())
+
+
 def _surveyed(files: Sequence[Path], background: int, page: int, slice_: str) -> _Survey:
     survey = _Survey()
     for file in (files[number] for number in evenly(len(files), SURVEYED)):
         try:
-            codes, by_alpha = _codes(*_stored(file, page, slice_))
+            values, alpha = _stored(file, page, slice_)
+            codes, by_alpha = _codes(values, alpha)
         except NeededError as error:
             raise DataError(f"{file.name}: {error}.") from error
         except DataError as error:
@@ -326,13 +346,14 @@ def _surveyed(files: Sequence[Path], background: int, page: int, slice_: str) ->
         survey.n += 1
         survey.n_jpeg += suffix_of(file) in JPEG
         survey.n_by_alpha += by_alpha
+        survey.n_shares += _are_shares(values)
         survey.pixels.update(dict(zip(found.tolist(), counts.tolist(), strict=True)))
         survey.is_grey &= bool(found[-1] < COLOUR)
         marked = found[found != background]
         survey.n_without_zero += len(marked) == len(found) and len(found) > 1
         survey.n_inverted += _is_inverted(codes != background)
         survey.n_hollow += _is_hollow(codes != background)
-        known = marked[marked != VOID]
+        known = marked[~np.isin(marked, VOIDS)]
         if len(known) < len(marked) and len(known) > 0 and known.max() <= MOST_CLASSES:
             survey.n_with_void += 1
             marked = known
@@ -401,6 +422,15 @@ def _check_background(survey: _Survey, given: int | None) -> None:
         )
 
 
+def _check_fractions(survey: _Survey) -> None:
+    if survey.n_shares:
+        raise DataError(
+            f"{survey.n_shares} of {survey.n} masks (the first mask is {survey.first}) have "
+            "fractions between 0 and 1, such as probabilities, and many that are near neither. Cut "
+            "them, for example at 0.5, and save 0 and 1."
+        )
+
+
 def _check_inverted(survey: _Survey, marked: int) -> None:
     if survey.n_inverted > INVERTED * survey.n:
         raise DataError(
@@ -412,9 +442,10 @@ def _check_inverted(survey: _Survey, marked: int) -> None:
 
 def _void(survey: _Survey, background: int) -> int | None:
     """The value that stands for unknown, if there is one among a few classes."""
-    others = [value for value in survey.pixels if value not in (background, VOID)]
-    is_there = survey.n_with_void and others and max(others) <= MOST_CLASSES
-    return VOID if is_there else None
+    others = [value for value in survey.pixels if value not in (background, *VOIDS)]
+    found = [value for value in VOIDS if survey.pixels[value] and value != background]
+    is_there = survey.n_with_void and others and max(others) <= MOST_CLASSES and len(found) == 1
+    return found[0] if is_there else None
 
 
 def in_words(code: int) -> str:

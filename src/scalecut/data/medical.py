@@ -22,7 +22,17 @@ import numpy as np
 from jaxtyping import Shaped
 
 from ..errors import DataError
-from .decoding import DICOM, MOST_PIXELS, Contents, FileError, NeededError, Rendering, quiet
+from .decoding import (
+    DICOM,
+    MOST_PIXELS,
+    PAGES,
+    Contents,
+    FileError,
+    NeededError,
+    Rendering,
+    planes_of,
+    quiet,
+)
 
 _PACKAGES = {DICOM: "pydicom", "NIfTI": "nibabel"}
 SHIFT = 0.1  # of a voxel, by which rounded affines can differ
@@ -125,7 +135,7 @@ def _dicom_contents(data: Any) -> Contents:
         1 if is_grey else 3,
         False,
         (width, height),
-        int(data.get("NumberOfFrames") or 1),
+        planes_of({"frames": int(data.get("NumberOfFrames") or 1)}),
         is_white=data.get("PhotometricInterpretation") == "MONOCHROME1",
         form=DICOM,
         window=_window(data) if is_grey else None,
@@ -266,7 +276,7 @@ def _nifti_contents(volume: Any, slice_: str) -> Contents:
         1,
         False,
         (shape[across], shape[up]),
-        volume.shape[3] if len(volume.shape) == 4 else 1,
+        planes_of({PAGES: volume.shape[3] if len(volume.shape) == 4 else 1}),
         form="NIfTI",
         spacing=(float(zooms[stored[up]]), float(zooms[stored[across]])),
         is_oriented=any(int(volume.header.get(name, 1)) for name in ("sform_code", "qform_code")),

@@ -1,66 +1,38 @@
 """Images by specification: `KIND:PATH` to an ImageSet with enough images of each subset.
 
-A reader of `READERS` yields labelled images; `read_images` measures their objects and makes rows:
-one per image and class of object. Only the headers of images are opened. What cannot be used is
-skipped and listed with its reason.
+A reader of `READERS` yields labelled images; `labels` checks them, `objects` measures them, one row
+per image and class of object, and `sample` draws a part. Only the headers of images are opened.
+What cannot be used is skipped and listed with its reason.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Literal, cast, get_args
+from typing import Any, Literal, cast
 
 import numpy as np
 
-from ..errors import DataError, check_names, nearest
-from . import annotations, boxes, coco, pairs, tables, yolo
-from .assumptions import CONFIRMABLE, Assumed, as_confirmed, assume
-from .decoding import NIFTI, NeededError, Rendering, form_of, header
-from .files import composed
-from .groups import check_grouping, grouped, joined
-from .images import (
-    MEAN,
-    Image,
-    ImageSet,
-    Labelled,
-    LeftOut,
-    Mark,
-    Marked,
-    Progress,
-    Source,
-    first_skipped,
-    skip,
-)
-from .masks import KINDS, MaskRule, background_code, labels_as, turned, understood
-from .measures import (
-    MEASURES,
-    Box,
-    Frame,
-    clipped,
-    measure_named,
-    share_of,
-    shares_of_labels,
-    upright,
-)
-from .medical import check_slice, same_space
-from .outlines import Shape, covered
-from .rendering import check_intensity, settled
+from ..errors import DataError, nearest
+from . import annotations, coco, pairs, tables, yolo
+from .assumptions import Assumed
+from .groups import joined
+from .images import ImageSet, Labelled, LeftOut, Progress, Source, first_skipped
+from .labels import labels_of
+from .masks import MaskRule, understood
+from .measures import Frame, measure_named, share_of
+from .objects import SEVERAL, Row, rows_of
+from .options import Reading
+from .record import Record
+from .rendering import settled
+from .sample import at_most, large_enough, of_subsets
 from .scenes import make_scenes
 from .storage import Stored, is_address
 
-LEAST_IMAGES = 20  # of one subset: 14 for training, 6 for testing
-LEAST_GROUPS = 4
-ROUNDED = 0.01  # pixels by which a box that is given in shares can reach outside
-AS_ASKED = ", as asked"  # how the reason ends where an option asks to skip, even if strict
-SEVERAL = ", and --objects single takes one"
-CROWD = "crowd"  # a flag
 BY_SHAPES = (
     "objects are measured by their outlines or runs of pixels; a pixel counts if its centre is "
     "inside"
 )
-SPECK = 4  # pixels of an object that could be noise, at most
 WHOLE = Frame(1, 1)  # the whole image, whatever its size
-Objects = Literal["single", "largest", "mean"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,8 +58,6 @@ class Reader:
     by_format: str = ""
 
 
-EITHER = ("boxes", "masks")
-STRATUM = 10  # groups of close measures, of which at_most draws equally many
 OF_ALL = ("subset", "strict", "at_most")  # options of images from anywhere
 OF_FILES = (
     *OF_ALL, "confirm", "no_groups", "group_from_name", "intensity", "channels", "page", "slice"
@@ -118,115 +88,6 @@ INSTEAD = {
 }  # of an option that has no effect
 
 
-@dataclass(frozen=True, slots=True)
-class Reading:
-    """Which images are read, and how their objects are measured.
-
-    Args:
-        subset: Classes of objects, each probed separately; all by default.
-        measure: What is regressed: area, sqrt-area, log-area, height or pixels.
-        objects: single takes images with exactly one object of the class; largest the largest of
-            several; mean their mean.
-        images: The folder of images, where the annotations do not name it.
-        skip_truncated: Skip images whose object is flagged as truncated.
-        skip_difficult: Skip images whose object is flagged as difficult.
-        strict: Stop at the first image that would be skipped unasked, and at whatever is assumed
-            and not confirmed. Every image is decoded.
-        confirm: What is assumed and right, in the words that --strict names, such as nuclei.
-        boxes: What the numbers of a box mean, where the file does not follow its format: xyxy,
-            xywh or cxcywh, and normalised for shares of width and height, or percent.
-        marks: What measures an object: its box, or its mask (an outline or runs of pixels), which
-            COCO, YOLO, labelme and CVAT can have.
-        mask_kind: What masks mean: binary (each connected region is an object), instances (each
-            value is one), or classes (each connected region of a value); auto detects it.
-        background: The value or colour (R,G,B) of masks that marks nothing, instead of 0.
-        group: Column of a table, or key of the .json of tar shards, that names groups (patients,
-            slides), instead of group.
-        no_groups: Do not group images by a column or their names.
-        group_from_name: A regular expression whose first parenthesis, in the names of images, is
-            the group.
-        intensity: Values shown as black and white, of images deeper than 8 bits: auto detects the
-            range in use over all images, or takes the window that all DICOM files state; full,
-            data, percentiles, window (that of each DICOM file), or two numbers, LOW,HIGH.
-        channels: Channels to show, counted from 1: one as grey, or three as red, green and blue.
-        page: Page, plane or frame of files with several, counted from 1.
-        slice: Slice of NIfTI volumes, AXIS:INDEX as 2:40, both counted from 0; the axes point
-            right, forward and up (RAS+).
-        at_most: A random part of this many images, drawn by group and evenly over the measure; 0
-            for all.
-    """
-
-    subset: Sequence[str] = ()
-    measure: str = "area"
-    objects: Literal["single", "largest", "mean"] = "single"
-    images: str | Path | None = None
-    skip_truncated: bool = False
-    skip_difficult: bool = False
-    strict: bool = False
-    confirm: Sequence[str] = ()
-    boxes: Sequence[Literal["xyxy", "xywh", "cxcywh", "normalised", "percent"]] = ()
-    marks: Literal["boxes", "masks"] = "boxes"
-    mask_kind: Literal["auto", "binary", "instances", "classes"] = "auto"
-    background: str = ""
-    group: str = ""
-    no_groups: bool = False
-    group_from_name: str = ""
-    intensity: str = "auto"
-    channels: Sequence[int] = ()
-    page: int = 0
-    slice: str = ""
-    at_most: int = 0
-
-    def __post_init__(self) -> None:
-        check_names(self.boxes, (*boxes.IN_WORDS, *boxes.UNITS), "convention of boxes")
-        check_names(self.marks, EITHER, "kind of marks")
-        check_names(self.confirm, tuple(CONFIRMABLE), "assumption")
-        if self.boxes and self.marks == "masks":
-            raise DataError("--boxes says what boxes mean, but masks are measured. Omit --boxes.")
-        check_names(self.mask_kind, ("auto", *KINDS), "kind of mask")
-        background_code(self.background)
-        check_grouping(self.group, self.no_groups, self.group_from_name)
-        check_intensity(self.intensity)
-        object.__setattr__(self, "channels", _channels(self.channels))
-        check_slice(self.slice)
-        if self.page < 0:
-            raise DataError(f"--page must be 1 or more, got {self.page}.")
-        check_names(self.measure, tuple(MEASURES), "measure")
-        check_names(self.objects, get_args(Objects), "choice of objects")
-        if self.at_most < 0:
-            raise DataError(f"--at-most must be 0 (all images) or more, got {self.at_most}.")
-
-
-def _channels(given: Sequence[int]) -> tuple[int, ...]:
-    if len(given) not in (0, 1, 3) or any(channel < 1 for channel in given):
-        raise DataError(
-            "--channels must be one number, or three for red, green and blue, each 1 or more, got "
-            f"{','.join(map(str, given))}."
-        )
-    return tuple(given)
-
-
-@dataclass(frozen=True, slots=True)
-class _Row:
-    subset: str
-    image: Image
-    measure: float
-    group: str
-    box: Box | None
-    marked: Marked = ()
-    n_specks: int = 0  # of its objects
-
-
-@dataclass(frozen=True, slots=True)
-class _Seen:
-    """An object as the network is shown it."""
-
-    area: float  # shares of the frame's window
-    height: float
-    box: Box
-    shape: Shape | None = None  # if it was measured, and not turned
-
-
 def images_of(
     data: str | ImageSet,
     frame: Frame,
@@ -246,17 +107,17 @@ def images_of(
     """
     if isinstance(data, ImageSet):
         _check_options("an image set", reading, OF_ALL)
-        image_set = _of_subsets(data, reading.subset)
+        image_set = of_subsets(data, reading.subset)
     elif data == "scenes":
         _check_options("scenes", reading, (*OF_ALL, "measure"))
         image_set = _scenes(frame, reading, seed)
     else:
         image_set = read_images(data, frame, reading, progress=progress)
     if reading.at_most:
-        image_set = _drawn(image_set, reading.at_most, seed)
+        image_set = at_most(image_set, reading.at_most, seed)
     if not enough:
         return image_set
-    return _large_enough(image_set, only_named=bool(reading.subset), strict=reading.strict)
+    return large_enough(image_set, only_named=bool(reading.subset), strict=reading.strict)
 
 
 def read_images(
@@ -281,7 +142,7 @@ def read_images(
     asked = reading or Reading()
     images_folder = None if asked.images is None else Path(asked.images)
     scheme, place = _place_of(spec, images_folder)
-    reader, log = READERS[scheme], _Log(asked.strict, frozenset(asked.confirm))
+    reader, log = READERS[scheme], Record(asked.strict, frozenset(asked.confirm))
     _check_options(f"{scheme}: data", asked, (*OF_FILES, *reader.options))
     if frame is None and asked.measure == "pixels":
         raise DataError("Measure 'pixels' counts pixels of the network's input. Give a frame.")
@@ -291,7 +152,14 @@ def read_images(
     source = Source(
         images_folder, asked.group, by_column, tuple(asked.boxes), asked.marks, progress
     )
-    labelled = _labelled(reader.read(place, source), reader, asked, _text(place), log)
+    labelled = labels_of(
+        reader.read(place, source),
+        asked,
+        _text(place),
+        log,
+        column=reader.column,
+        by_format=reader.by_format,
+    )
     if asked.marks == "masks" and any(isinstance(item.label, tuple) for item in labelled):
         log.stated.append(BY_SHAPES)
     if not labelled:
@@ -304,7 +172,7 @@ def read_images(
     rule = meant if files else None
     for statement in meant.assumed:
         log.assume(statement)
-    measured = _measured(labelled, wanted, frame or WHOLE, asked, rule, log, progress)
+    measured = rows_of(labelled, wanted, frame or WHOLE, asked, rule, log, progress)
     rows = _of_patients(*_shown(measured, asked, log), asked, log)
     _check_once(place, rows)
     _check_found(place, rows, wanted if asked.subset else frozenset(), log.skipped, rule)
@@ -312,43 +180,6 @@ def read_images(
     rows = [replace(row, group=group) for row, group in zip(rows, groups, strict=True)]
     name = asked.measure if "measure" in reader.options else "measure"
     return _assembled(rows, name, tuple(log.skipped), log.facts(n_identical, rule))
-
-
-@dataclass(slots=True)
-class _Log:
-    """What reading skipped and assumed; nothing may be if `strict`."""
-
-    strict: bool
-    confirmed: frozenset[str]
-    skipped: list[LeftOut] = field(default_factory=list)
-    assumed: list[str] = field(default_factory=list)
-    stated: list[str] = field(default_factory=list)  # of the files themselves
-    spacing: list[tuple[float, float]] = field(default_factory=list)  # mm per pixel: down, across
-    groups_by: str = ""
-
-    def skip(self, item: LeftOut) -> None:
-        skip(item, self.skipped, self.strict)
-
-    def assume(self, given: Assumed) -> None:
-        confirmed = as_confirmed(given, self.confirmed)
-        if confirmed is not None:
-            self.stated.append(confirmed)
-        else:
-            assume(given, self.assumed, self.strict)
-
-    def facts(self, n_identical: int, rule: MaskRule | None) -> dict[str, object]:
-        """What was found and assumed, for `run.json`."""
-        facts: dict[str, object] = {
-            "assumed": self.assumed,
-            "identical_images": n_identical,
-            "mask_kind": rule.kind if rule is not None else "",
-            "stated": self.stated,
-            "pixel_spacing_mm": self.spacing
-            and {"smallest": self.spacing[0], "largest": self.spacing[-1]},
-            "masks": rule.stated() if rule is not None else {},
-            "groups_by": self.groups_by,
-        }
-        return {key: value for key, value in facts.items() if value}
 
 
 def _check_options(what: str, asked: Reading, options: Sequence[str]) -> None:
@@ -366,144 +197,14 @@ def _check_options(what: str, asked: Reading, options: Sequence[str]) -> None:
             )
 
 
-def _labelled(
-    found: Iterator[Labelled | LeftOut | Assumed | str],
-    reader: Reader,
-    asked: Reading,
-    place: str,
-    log: _Log,
-) -> list[Labelled]:
-    """The images that a reader yields, with boxes as corners in pixels, and their groups."""
-    labelled: list[Labelled] = []
-    for item in found:
-        if isinstance(item, LeftOut):
-            log.skip(item)
-        elif isinstance(item, Assumed):
-            log.assume(item)
-        elif isinstance(item, str):
-            log.stated.append(item)
-        else:
-            labelled.append(replace(item, group="") if asked.no_groups else item)
-    is_share = not boxes.UNITS.keys().isdisjoint(asked.boxes)
-    unsized = [
-        item
-        for item in labelled
-        if isinstance(item.label, tuple)
-        and item.size is None
-        and not (is_share or item.form.startswith(boxes.NORMALISED))
-    ]
-    if unsized and reader.by_format:
-        log.stated.append(reader.by_format)
-    elif unsized:
-        drawn = "outlines" if asked.marks == "masks" else "boxes"
-        text = (
-            f"{len(unsized)} annotations do not state the size of their image (the first is that "
-            f"of {unsized[0].image.name}); their {drawn} are taken to be drawn on it as it is"
-        )
-        log.assume(Assumed(text, "size"))
-    labelled = _without_copies(labelled, log)
-    marks = [mark for item in labelled if isinstance(item.label, tuple) for mark in item.label]
-    n_crowds = sum(CROWD in mark.flags for mark in marks)
-    if n_crowds:
-        log.stated.append(f"{n_crowds} annotations are crowds (iscrowd), which are not measured")
-    labelled, statements = boxes.in_pixels(labelled, asked.boxes, place, asked.slice)
-    for statement in statements:
-        log.assume(statement)
-    has_groups = any(item.group for item in labelled)
-    labelled, statements = grouped(labelled, asked.group_from_name, not asked.no_groups)
-    for statement in statements:
-        log.assume(statement)
-    if asked.group_from_name:
-        log.groups_by = f"the names of images, by {asked.group_from_name}"
-    elif statements:
-        log.groups_by = "the names of images"
-    elif has_groups:
-        log.groups_by = f"the {reader.column} {asked.group or 'group'}"
-    alone = [item.image.name for item in labelled if not item.group]
-    if log.groups_by and alone:
-        text = (
-            f"{len(alone)} of {len(labelled)} images are in no group (the first is {alone[0]}), "
-            "and each is its own"
-        )
-        log.assume(Assumed(text, "groups"))
-    labelled = [replace(item, group=composed(item.group)) for item in labelled]
-    _check_spelling("groups", {item.group for item in labelled}, log)
-    _check_spelling("subsets", {kind for item in labelled for kind in item.kinds}, log)
-    return labelled
-
-
-def _check_spelling(what: str, names: Set[str], log: _Log) -> None:
-    """State names that could be one."""
-    first: dict[str, str] = {}
-    for name in sorted(names):
-        other = first.setdefault(name.casefold(), name)
-        if other != name:
-            text = (
-                f"the {what} {other!r} and {name!r} differ in upper and lower case only, and are "
-                "different"
-            )
-            log.assume(Assumed(text, "spelling"))
-
-
-def _without_copies(labelled: Sequence[Labelled], log: _Log) -> list[Labelled]:
-    """The images with each annotation once: of one class, in one place."""
-    every = [(item, item.label) for item in labelled if isinstance(item.label, tuple)]
-    n_copies = sum(len(label) - len(set(label)) for _, label in every)
-    if n_copies:
-        log.assume(
-            Assumed(f"{n_copies} annotations occur twice in one place, and count once", "copies")
-        )
-    return [
-        replace(item, label=tuple(dict.fromkeys(item.label)))
-        if isinstance(item.label, tuple)
-        else item
-        for item in labelled
-    ]
-
-
-def _measured(
-    labelled: Sequence[Labelled],
-    wanted: frozenset[str],
-    frame: Frame,
-    asked: Reading,
-    rule: MaskRule | None,
-    log: _Log,
-    progress: Progress | None,
-) -> list[_Row]:
-    """The rows of all images that can be measured."""
-    rows: list[_Row] = []
-    for number, item in enumerate(labelled, start=1):
-        try:
-            found = list(_rows(item, wanted & item.kinds, frame, asked, rule))
-        except NeededError as error:
-            raise DataError(f"{item.image.name}: {error}.") from error
-        except DataError as error:
-            log.skip(LeftOut(item.image.name, str(error)))
-        else:
-            rows += [each for each in found if isinstance(each, _Row)]
-            for each in found:
-                if isinstance(each, LeftOut) and each.reason.endswith(AS_ASKED):
-                    log.skipped.append(each)
-                elif isinstance(each, LeftOut):
-                    log.skip(each)
-        if progress:
-            progress("listing", number, len(labelled))
-    n_specks = sum(row.n_specks for row in rows)
-    if n_specks and asked.objects == "mean":
-        text = f"{n_specks} objects of masks have fewer than {SPECK} pixels, and count like others"
-        log.assume(Assumed(text, "specks"))
-    return rows
-
-
-def _shown(rows: Sequence[_Row], asked: Reading, log: _Log) -> tuple[list[_Row], Mapping[Any, str]]:
+def _shown(rows: Sequence[Row], asked: Reading, log: Record) -> tuple[list[Row], Mapping[Any, str]]:
     """The rows of images whose pixels are known to mean something, with their rendering.
 
     And the patients of the files that state them.
     """
-    rendering = Rendering(channels=tuple(asked.channels), page=asked.page, slice=asked.slice)
     files = [cast(Path | Stored, row.image.source) for row in rows]
     names = {file: row.image.name for file, row in zip(files, rows, strict=True)}
-    found = settled(names, rendering, asked.intensity, every=asked.strict)
+    found = settled(names, asked.rendering, asked.intensity, every=asked.strict)
     shown, skipped = [], dict[str, str]()
     for file, row in zip(files, rows, strict=True):
         if file in found.skipped:
@@ -521,8 +222,8 @@ def _shown(rows: Sequence[_Row], asked: Reading, log: _Log) -> tuple[list[_Row],
 
 
 def _of_patients(
-    rows: Sequence[_Row], patients: Mapping[Any, str], asked: Reading, log: _Log
-) -> list[_Row]:
+    rows: Sequence[Row], patients: Mapping[Any, str], asked: Reading, log: Record
+) -> list[Row]:
     """The rows with the patients of DICOM as groups, if nothing else groups them."""
     own = [patients.get(cast(Path | Stored, row.image.source), "") for row in rows]
     n, different = len({row.image.place() for row in rows}), len(set(own) - {""})
@@ -582,218 +283,12 @@ def _text(place: object) -> str:
     return place.url if isinstance(place, Stored) else str(place)
 
 
-# --- from labels to rows ---------------------------------------------------------------------
+# --- from rows to a set ---------------------------------------------------------------------------
 
 
-def _rows(
-    item: Labelled,
-    kinds: frozenset[str],
-    frame: Frame,
-    asked: Reading,
-    rule: MaskRule | None,
-) -> Iterator[_Row | LeftOut]:
-    """One row for each kind of object that the image is chosen for."""
-    group = item.group or item.image.name
-    if isinstance(item.label, float | int):
-        if kinds and isinstance(item.image.source, Path):
-            header(item.image.source, asked.slice)
-        for kind in kinds:
-            yield _Row(kind, item.image, float(item.label), group, None)
-        return
-    chosen = []
-    for kind in sorted(kinds):
-        marks = _of_kind(item.label, kind)
-        n = len(marks) if isinstance(marks, tuple) else 1
-        if isinstance(marks, tuple):
-            marks = tuple(mark for mark in marks if CROWD not in mark.flags)
-        if not marks:
-            yield LeftOut(item.image.name, f"its {kind} is a crowd (iscrowd), no single object")
-        elif asked.objects == "single" and n > 1:
-            yield LeftOut(item.image.name, f"it has {n} objects of {kind}{SEVERAL}")
-        else:
-            chosen.append((kind, marks))
-    if not chosen:
-        return
-    width, height, orientation = header(cast(Path, item.image.source), asked.slice)
-    flags = {"truncated": asked.skip_truncated, "difficult": asked.skip_difficult}
-    avoided = {flag for flag, is_avoided in flags.items() if is_avoided}
-    for kind, marks in chosen:
-        if isinstance(marks, Path):
-            seen = _seen_in_mask(
-                marks,
-                item.image.source,
-                width,
-                height,
-                orientation,
-                frame,
-                asked.measure,
-                cast(MaskRule, rule),
-            )
-            if asked.objects == "single" and len(seen) > 1:
-                yield LeftOut(item.image.name, f"it has {len(seen)} objects{SEVERAL}")
-                continue
-        else:
-            flagged = sorted(avoided & {flag for mark in marks for flag in mark.flags})
-            if flagged:
-                yield LeftOut(item.image.name, f"its {kind} is marked {flagged[0]}{AS_ASKED}")
-                continue
-            window = frame.window(width, height)
-            if asked.marks == "masks":
-                size = width, height
-                seen = [_seen_in_shape(item, mark, size, orientation, window) for mark in marks]
-            else:
-                _check_turn(item, orientation, frame, asked)
-                upright_boxes = _upright_boxes(item, marks, width, height, orientation)
-                seen = [_Seen(*share_of(box, window), box) for box in upright_boxes]
-        area, tall, counted = _summary(seen, kind, asked.objects)
-        value = measure_named(asked.measure)(area, tall, frame)
-        is_known = isinstance(marks, Path) or not _may_be_turned(item, orientation)
-        box = None if asked.objects == "mean" else counted[0].box
-        drawn = tuple(each.shape or each.box for each in counted)
-        marked = marks if isinstance(marks, Path) else drawn
-        box, marked = (box, marked) if is_known else (None, ())
-        n_specks = 0
-        if isinstance(marks, Path):
-            left, top, right, bottom = frame.window(width, height)
-            shown = (right - left) * (bottom - top)
-            n_specks = sum(each.area * shown < SPECK - 0.5 for each in counted)
-        yield _Row(kind, item.image, value, group, box, marked, n_specks)
-
-
-def _of_kind(label: tuple[Mark, ...] | Path, kind: str) -> tuple[Mark, ...] | Path:
-    """The objects of a kind, or the mask."""
-    return label if isinstance(label, Path) else tuple(m for m in label if m.kind == kind)
-
-
-def _may_be_turned(item: Labelled, orientation: int) -> bool:
-    """Whether boxes could have been drawn before or after the quarter turn of EXIF."""
-    return orientation >= 5 and (item.size is None or item.size[0] == item.size[1])
-
-
-def _check_turn(item: Labelled, orientation: int, frame: Frame, asked: Reading) -> None:
-    if _may_be_turned(item, orientation) and (asked.measure == "height" or frame.fit != "squash"):
-        raise DataError(
-            f"its EXIF orientation {orientation} turns it, and its annotation does not say whether "
-            "its box was drawn before or after; use an area with --fit squash, or save it upright"
-        )
-
-
-def _upright_boxes(
-    item: Labelled, marks: tuple[Mark, ...], width: int, height: int, orientation: int
-) -> list[Box]:
-    """Boxes in upright pixels; the size that they were drawn on says if they already are."""
-    boxes = [mark.box for mark in marks]
-    size = item.size or (width, height)
-    if orientation >= 5 and item.size is None:
-        turned = [upright(box, orientation, height, width) for box in boxes]
-        is_inside = [box[2] <= width + ROUNDED and box[3] <= height + ROUNDED for box in boxes]
-        boxes = [
-            box if inside else other
-            for box, other, inside in zip(boxes, turned, is_inside, strict=True)
-        ]
-    elif orientation >= 5 and size == (height, width) != (width, height):
-        boxes = [upright(box, orientation, height, width) for box in boxes]
-    elif size != (width, height):
-        raise DataError(
-            f"its boxes were drawn on {size[0]} x {size[1]} pixels, but the image has "
-            f"{width} x {height}; give the image that they were drawn on"
-        )
-    return [clipped(box, width, height) for box in boxes]
-
-
-def _seen_in_shape(
-    item: Labelled, mark: Mark, size: tuple[int, int], orientation: int, window: Box
-) -> _Seen:
-    """An object with an outline or runs of pixels; it is turned with its image."""
-    if mark.shape is None:
-        raise DataError(f"its {mark.kind} has no mask; --marks boxes measures its box")
-    if _may_be_turned(item, orientation):
-        raise DataError(
-            f"its EXIF orientation {orientation} turns it, and its annotation does not say whether "
-            "its outline was drawn before or after; save it upright"
-        )
-    drawn_on = item.size or size
-    is_turned = orientation >= 5 and drawn_on == size[::-1] != size
-    if drawn_on != size and not is_turned:
-        raise DataError(
-            f"its masks were drawn on {drawn_on[0]} x {drawn_on[1]} pixels, but the image has "
-            f"{size[0]} x {size[1]}; give the image that they were drawn on"
-        )
-    mask, x, y = covered(mark.shape, *drawn_on)
-    if is_turned:
-        whole = np.zeros(drawn_on[::-1], dtype=bool)
-        whole[y : y + mask.shape[0], x : x + mask.shape[1]] = mask
-        mask, x, y = turned(whole, orientation), 0, 0
-    seen_from_it = window[0] - x, window[1] - y, window[2] - x, window[3] - y
-    found = shares_of_labels(mask.astype(np.uint8), seen_from_it)
-    if not found:
-        raise DataError(f"the mask of its {mark.kind} marks no pixel; fix it")
-    area, tall, (left, top, right, bottom) = found[0]
-    box = left + x, top + y, right + x, bottom + y
-    return _Seen(area, tall, box, None if is_turned else mark.shape)
-
-
-def _seen_in_mask(
-    file: Path,
-    image: object,
-    width: int,
-    height: int,
-    orientation: int,
-    frame: Frame,
-    measure: str,
-    rule: MaskRule,
-) -> list[_Seen]:
-    """Each object of a mask; one that was drawn before EXIF turned its image is turned too."""
-    try:
-        labels = labels_as(file, rule, (width, height), orientation)
-    except DataError as error:
-        raise DataError(f"its mask {file.name} cannot be used: {error}") from error
-    if labels.shape != (height, width):
-        raise DataError(
-            f"its mask has {labels.shape[1]} x {labels.shape[0]} pixels, the image {width} x "
-            f"{height}; give a mask of the same size"
-        )
-    if orientation >= 5 and width == height and (measure == "height" or frame.fit != "squash"):
-        raise DataError(
-            f"its EXIF orientation {orientation} turns it, and its mask could be drawn before or "
-            "after; use an area with --fit squash, or save it upright"
-        )
-    _check_space(file, image)
-    found = shares_of_labels(labels, frame.window(width, height))
-    if not found:
-        raise DataError("its mask marks no pixel; mark its object, or remove the image")
-    return [_Seen(*each) for each in found]
-
-
-def _check_space(mask: Path, image: object) -> None:
-    """Refuse a mask of a volume whose voxels are not those of its image."""
-    if not isinstance(image, Path) or {form_of(mask), form_of(image)} != {NIFTI}:
-        return
-    if not same_space(mask, image):
-        raise DataError(
-            f"its mask {mask.name} has its voxels in other places than the image, by their affines;"
-            " resample it to the image"
-        )
-
-
-def _summary(seen: list[_Seen], kind: str, objects: str) -> tuple[float, float, list[_Seen]]:
-    """Shares of area and height, and the objects that they are of."""
-    seen = [each for each in seen if each.area > 0]
-    if not seen:
-        raise DataError(
-            f"its {kind} lies outside the part that the network is shown; "
-            "--fit squash or pad shows all of it"
-        )
-    if objects == "mean":
-        areas, heights = [each.area for each in seen], [each.height for each in seen]
-        return float(np.mean(areas)), float(np.mean(heights)), seen
-    largest = max(seen, key=lambda each: each.area)
-    return largest.area, largest.height, [largest]
-
-
-def _check_once(place: object, rows: Sequence[_Row]) -> None:
+def _check_once(place: object, rows: Sequence[Row]) -> None:
     """Refuse an image that has two rows of one subset, by whatever names."""
-    first: dict[tuple[str, object], _Row] = {}
+    first: dict[tuple[str, object], Row] = {}
     for row in rows:
         source = row.image.source
         file = source.resolve() if isinstance(source, Path) else row.image.place()
@@ -809,7 +304,7 @@ def _check_once(place: object, rows: Sequence[_Row]) -> None:
 
 def _check_found(
     place: object,
-    rows: list[_Row],
+    rows: list[Row],
     asked: frozenset[str],
     skipped: list[LeftOut],
     rule: MaskRule | None,
@@ -828,7 +323,7 @@ def _check_found(
 
 
 def _assembled(
-    rows: list[_Row], measure: str, skipped: tuple[LeftOut, ...], facts: dict[str, object]
+    rows: list[Row], measure: str, skipped: tuple[LeftOut, ...], facts: dict[str, object]
 ) -> ImageSet:
     rows = sorted(rows, key=lambda row: (row.subset, row.image.name))
     boxes = [row.box for row in rows if row.box is not None]
@@ -845,113 +340,12 @@ def _assembled(
     )
 
 
-# --- sets that can be probed -----------------------------------------------------------------
-
-
-def _drawn(image_set: ImageSet, n: int, seed: int) -> ImageSet:
-    """A random part of at most n images in whole groups, in their order.
-
-    Groups are drawn evenly from strata of about `STRATUM` groups with close measures in a subset.
-    """
-    if len(image_set) <= n:
-        return image_set
-    groups, of_image = np.unique(image_set.group, return_inverse=True)
-    sizes = np.bincount(of_image)
-    most, largest = sizes.max(), str(groups[sizes.argmax()])
-    if most > n:  # nothing could be drawn, or smaller groups only
-        raise DataError(
-            f"--at-most {n} is less than the {most} images of the group {largest!r}, and groups "
-            f"are drawn whole. Give {most} or more."
-        )
-    rng = np.random.default_rng([seed, n])
-    first = np.unique(of_image, return_index=True)[1]
-    mean = np.bincount(of_image, image_set.measure) / sizes
-    ranked = np.lexsort((mean, np.array(image_set.subset)[first]))
-    turn = np.empty(len(groups))  # when a group is drawn: one of each stratum after the other
-    for start in range(0, len(groups), STRATUM):
-        stratum = ranked[start : start + STRATUM]
-        turn[stratum] = rng.permutation(len(stratum))
-    order = np.lexsort((rng.random(len(groups)), turn))
-    drawn = order[np.cumsum(sizes[order]) <= n]
-    part = image_set.rows(np.isin(of_image, drawn))
-    facts = {"n": len(part), "of": len(image_set), "seed": seed}
-    return replace(part, facts={**image_set.facts, "drawn": facts})
-
-
 def _scenes(frame: Frame, reading: Reading, seed: int) -> ImageSet:
     """Synthetic scenes with the measure asked for, of the part that the frame shows."""
-    scenes = _of_subsets(make_scenes(seed=seed), reading.subset)
+    scenes = of_subsets(make_scenes(seed=seed), reading.subset)
     of_shares = measure_named(reading.measure)
     measure = []
     for image, box in zip(scenes.images, cast(np.ndarray, scenes.boxes), strict=True):
         width, height = image.decode().size
         measure.append(of_shares(*share_of(tuple(box), frame.window(width, height)), frame))
     return replace(scenes, measure=np.array(measure), measure_name=reading.measure)
-
-
-def _of_subsets(image_set: ImageSet, subsets: Sequence[str]) -> ImageSet:
-    """The rows of some subsets; all if none is named."""
-    check_names(tuple(subsets), image_set.subsets, "subset")
-    return image_set.rows(np.isin(image_set.subset, list(subsets or image_set.subsets)))
-
-
-def _large_enough(image_set: ImageSet, *, only_named: bool, strict: bool) -> ImageSet:
-    """Without subsets that are too small; those that were asked for by name must not be."""
-    names = np.array(image_set.subset)
-    small = {s: n for s in image_set.subsets if (n := int((names == s).sum())) < LEAST_IMAGES}
-    if only_named or (strict and small) or len(small) == len(image_set.subsets):
-        check_size(image_set)
-    skipped = tuple(
-        LeftOut(
-            subset, f"{n} images, fewer than the {LEAST_IMAGES} needed for training and testing"
-        )
-        for subset, n in small.items()
-    )
-    kept = image_set.rows(~np.isin(names, list(small)))
-    check_size(kept)
-    return replace(kept, left_out=(*image_set.left_out, *skipped))
-
-
-def check_size(image_set: ImageSet) -> None:
-    """Check that every subset can be probed.
-
-    Raises:
-        DataError: if one has too few images or groups, or a measure that is not finite or constant.
-    """
-    names = np.array(image_set.subset)
-    others = "Add images of more groups."
-    if image_set.facts.get("groups_by"):
-        others = "Add images of more groups, or give --no-groups if images are independent."
-    part = cast(Mapping[str, int], image_set.facts.get("drawn", {}))
-    more = f"Draw more than {part['n']} of {part['of']}: --at-most." if part else ""
-    for subset in image_set.subsets:
-        rows = names == subset
-        measure = image_set.measure[rows]
-        n, n_groups = len(measure), len(set(np.array(image_set.group)[rows]))
-        bad = np.flatnonzero(~np.isfinite(measure))
-        if subset == MEAN:
-            raise DataError(
-                f"A subset is named {MEAN!r}, which is reserved for the mean over subsets. "
-                "Rename it."
-            )
-        if bad.size:
-            raise DataError(
-                f"{bad.size} of {n} images of {subset!r} have a measure that is not finite, the "
-                f"first is number {bad[0]}. Remove these images."
-            )
-        if n < LEAST_IMAGES:
-            raise DataError(
-                f"Subset {subset!r} needs at least {LEAST_IMAGES} images for training and testing, "
-                f"got {n}. {more or 'Add images, or choose other subsets.'}"
-            )
-        if n_groups < LEAST_GROUPS:
-            raise DataError(
-                f"Subset {subset!r} needs images of at least {LEAST_GROUPS} groups, since groups "
-                f"are never split, but its {n} images have {n_groups}. "
-                f"{more or others}"
-            )
-        if np.ptp(measure) == 0:
-            raise DataError(
-                f"All {n} images of {subset!r} have the same measure, {measure[0]:g}, so "
-                "nothing can be regressed on it. Choose images whose objects differ in size."
-            )

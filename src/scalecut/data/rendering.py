@@ -15,7 +15,9 @@ import numpy as np
 from ..errors import DataError
 from .assumptions import Assumed
 from .decoding import (
+    AS_STORED,
     DICOM,
+    EIGHT_BIT,
     Contents,
     FileError,
     NeededError,
@@ -23,7 +25,6 @@ from .decoding import (
     all_values,
     contents,
     described,
-    form_of_name,
     full_range,
     rendered,
     shown_values,
@@ -40,7 +41,6 @@ LOOKED_AT = 64  # of many images that are plain, or not on this machine
 LEAST_GREYS = 8  # different values, besides one far from them, of an image that is no mask
 TAILS = 0.0005  # of the values, at either end, that may be outliers
 MOST_CONTRAST = 8.0  # range of all values over that without tails, at most
-_MAY_BE_DEEP = (".png", ".tif", ".tiff", ".gif", ".webp", ".jp2", ".ppm", ".pgm")
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +152,7 @@ class _Examined:
         """What a file holds; a local one that cannot be read is unusable, whatever is sampled."""
         file = cast(Path | io.BytesIO, content)
         try:
-            return contents(file, self.asked.slice)
+            return contents(file, self.asked)
         except NeededError:
             raise
         except DataError as error:
@@ -178,7 +178,7 @@ def settled(
     Raises:
         DataError: if images could mean several things and no option chooses, or all are blank.
     """
-    is_asked = intensity != "auto" or asked != Rendering()
+    is_asked = intensity != "auto" or asked != AS_STORED
     few = frozenset(list(names)[:: 1 if every else 1 + len(names) // LOOKED_AT])
     examined = _Examined(names, asked, is_asked, few, every, {}, {})
     examined.add(
@@ -211,10 +211,10 @@ def settled(
         given = _within(asked, kind, ranges.get(kind, (0.0, 255.0)))
         if "," not in intensity:
             given = replace(given, of=kind.name)
-    if given != Rendering():
+    if given != AS_STORED:
         renderings |= dict.fromkeys(rest, given)
     assumed = [*_assumed(ranges, one), *_dim(examined, ranges)] if intensity == "auto" else []
-    assumed += _blended(examined) + _not_oriented(examined)
+    assumed += _blended(examined) + _undeclared(examined) + _not_oriented(examined)
     held = [look.found for look in looks.values() if not look.is_plain]
     spacing = tuple(sorted({found.spacing for found in held if found.spacing}))
     stated = (*_stated(held, windows.values(), spacing), *_without_data(looks.values()))
@@ -311,8 +311,22 @@ def _blended(examined: _Examined) -> list[Assumed]:
     return [Assumed(text, "transparent")]
 
 
+def _undeclared(examined: _Examined) -> list[Assumed]:
+    """What is assumed of three channels that are not declared as colours."""
+    looks = {} if examined.asked.channels else examined.looks
+    files = [file for file, look in looks.items() if not look.found.are_colours]
+    if not files:
+        return []
+    text = (
+        f"{len(files)} of {len(examined.looks)} images that were examined have three channels "
+        f"without saying which colours (the first is {examined.names[files[0]]}), which are shown "
+        "as red, green and blue"
+    )
+    return [Assumed(text, "--channels 1,2,3")]
+
+
 def _may_be_deep(file: Path) -> bool:
-    return file.suffix.lower() in _MAY_BE_DEEP or form_of_name(file) != ""
+    return file.suffix.lower() not in EIGHT_BIT
 
 
 def _within(asked: Rendering, kind: np.dtype, shown: tuple[float, float]) -> Rendering:

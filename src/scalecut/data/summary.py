@@ -22,7 +22,8 @@ from .decoding import Rendering
 from .images import Image, ImageSet, LeftOut, Progress, image_facts
 from .masks import in_words
 from .measures import Frame, evenly
-from .read import Reading, images_of
+from .options import Reading
+from .read import images_of
 
 EXAMPLES, NAMED, REASONS = 5, 3, 8  # rows; names of each reason; reasons in the text
 SIDE = 224  # pixels of the input of most networks

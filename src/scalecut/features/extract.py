@@ -22,7 +22,7 @@ from ..data.assumptions import Assumed, assume
 from ..data.decoding import fitted
 from ..data.images import Image, ImageSet, LeftOut, Progress, keys_of
 from ..data.measures import Frame, evenly
-from ..data.read import check_size
+from ..data.sample import check_size
 from ..data.summary import described, summary_of
 from ..errors import DataError, LayerError
 from ..networks.hooks import Taps

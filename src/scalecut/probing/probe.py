@@ -16,7 +16,8 @@ import pandas as pd
 from torch import nn
 
 from ..data.images import ImageSet, Progress
-from ..data.read import Reading, images_of
+from ..data.options import Reading
+from ..data.read import images_of
 from ..errors import DataError, check_names
 from ..features.cluster import computing
 from ..features.extract import (
