@@ -28,7 +28,7 @@ from scalecut.cli import app as cli
 from scalecut.cli.console import OUT
 from scalecut.errors import ModelError
 from scalecut.networks.selection import chosen_points
-from scalecut.probing.curve import COLUMNS
+from scalecut.report.curve import COLUMNS
 
 LAYERS = ["layer1.0", "layer2.0", "layer3.0", "layer4.0", "pooled", "logits", "softmax"]
 CURVE_HEADER = ["layer", "d", "ridge", "[95", "%]", "gain", "[95", "%]", "random", "ols"]

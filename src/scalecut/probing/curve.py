@@ -20,7 +20,7 @@ from ..figures.drawing import page_figure
 from ..figures.notebook import html_of
 from ..figures.text import number, p_value, span, with_interval
 from ..networks.points import SOFTMAX, ProbePoint
-from ..report.curve import COLUMNS
+from ..report.curve import curve_of
 from ..report.report import Result
 from ..stats.inference import drop, interval, peak
 
@@ -86,7 +86,7 @@ class Curve(Result):
     """R² by layer, with its controls, and what it was computed from.
 
     Args:
-        table: one row per combination, with the columns of `COLUMNS`.
+        table: one row per combination, with the columns of `report.curve.COLUMNS`.
         draws: bootstrap draws of R², in the order of the rows.
         points: the probe points, in order of execution.
         provenance: the facts of `run.json`: settings, weights, skipped layers and images, ...
@@ -446,7 +446,7 @@ def read_curve(folder: str | Path) -> Curve:
             f"{str(folder)!r} holds no curve, because another command wrote it. Give the folder "
             "that `scalecut probe` wrote (--out)."
         )
-    table = run.table("curve", COLUMNS)
+    table = curve_of(run)
     try:
         draws = np.load(run.folder / "draws.npy", allow_pickle=False)
         points = tuple(ProbePoint.of_facts(point) for point in run.facts["points"])

@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-import pandas as pd
 from torch import nn
 
 from ..data.images import ImageSet, Progress
@@ -33,7 +32,7 @@ from ..networks.load import load_network
 from ..networks.network import Network
 from ..networks.points import ProbePoint
 from ..networks.selection import chosen_points
-from ..report.curve import COLUMNS
+from ..report.curve import COLUMNS, scored_by_r2
 from ..runs import settings_of
 from . import duration
 from .controls import control_of, moved_by_int8, pixel_network, variant_of
@@ -277,8 +276,7 @@ class _Asked:
                 ]
         named = {"model": self.network.name, "measure": images.measure_name}
         return [
-            replace(each, table=pd.DataFrame(each.table.assign(**named), columns=COLUMNS))
-            for each in found
+            replace(each, table=scored_by_r2(each.table.assign(**named))[COLUMNS]) for each in found
         ]
 
 

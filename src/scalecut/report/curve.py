@@ -27,7 +27,9 @@ COLUMNS = [
     *("model", "subset", "measure", "layer", "alias", "depth", "n_features", "n_images"),
     *("weights", "target", "regressor", "r2", "r2_low", "r2_high", "p_value", "seed_count"),
     *("n_fit", "r2_spread", "learned", "learned_low", "learned_high"),
+    *("metric", "score", "score_low", "score_high"),
 ]
+SCORE = {"score": "r2", "score_low": "r2_low", "score_high": "r2_high"}  # where the metric is r2
 OF_EVIDENCE = (
     *("peak", "confidence_set", "r2", "r2_low", "r2_high", "learned", "p_value"),
     *("fall_after", "fall_first", "fall_last", "last_r2", "n_fit"),
@@ -68,8 +70,18 @@ def curve_story(
 
 
 def curve_of(run: Run) -> pd.DataFrame:
-    """The table of a curve, with the columns that its page and figures need."""
-    return run.table("curve", COLUMNS)
+    """The table of a curve, with the columns that its page and figures need.
+
+    An earlier version wrote no scores but R².
+    """
+    later = {"metric", *SCORE}
+    table = run.table("curve", [name for name in COLUMNS if name not in later])
+    return table if later <= {*table} else scored_by_r2(table)
+
+
+def scored_by_r2(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows of a curve with R² as their score."""
+    return table.assign(metric="r2", **{name: table[of] for name, of in SCORE.items()})
 
 
 def evidence_of(run: Run) -> Mapping[str, Any]:
