@@ -5,6 +5,7 @@ one per image and class of object. Only the headers of images are opened. What c
 skipped and listed with its reason.
 """
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -28,16 +29,21 @@ from .images import (
     Marked,
     Progress,
     Source,
+    Target,
     first_skipped,
     skip,
+    target_of,
 )
 from .masks import KINDS, MaskRule, background_code, labels_as, turned, understood
 from .measures import (
+    AREAS,
+    CLASS,
     MEASURES,
+    OF_BOX,
     Box,
     Frame,
     clipped,
-    measure_named,
+    in_shares,
     share_of,
     shares_of_labels,
     upright,
@@ -49,7 +55,11 @@ from .scenes import make_scenes
 from .storage import Stored, is_address
 
 LEAST_IMAGES = 20  # of one subset: 14 for training, 6 for testing
-LEAST_GROUPS = 4
+LEAST_GROUPS = 4  # of a subset, and of a class
+LEAST_DETERMINED = (
+    10  # groups, where all images of a group have the same value: 7 to train, 3 to test
+)
+TOGETHER = "all classes"  # the subset of the class of the object
 ROUNDED = 0.01  # pixels by which a box that is given in shares can reach outside
 AS_ASKED = ", as asked"  # how the reason ends where an option asks to skip, even if strict
 SEVERAL = ", and --objects single takes one"
@@ -95,7 +105,7 @@ OF_FILES = (
 OBJECTS = ("images", "measure", "objects")
 BOXES, BOTH = (*OBJECTS, "boxes"), (*OBJECTS, "boxes", "marks")
 FLAGS = ("skip_truncated", "skip_difficult")
-TABLE, GROUP = ("images", "group"), ("group",)
+TABLE, GROUP = ("images", "group", "target", "as_class"), ("group",)
 MASKS = (*OBJECTS, "marks", "mask_kind", "background")
 READERS: dict[str, Reader] = {
     "voc": Reader(
@@ -113,7 +123,7 @@ READERS: dict[str, Reader] = {
     "cvat": Reader("an XML file of CVAT for images", annotations.cvat, "file", BOTH),
 }
 INSTEAD = {
-    "measure": "its own measure is used",
+    "measure": "its own measure is used, and --target names columns of tables",
     "group": "--group-from-name finds groups in names of images",
 }  # of an option that has no effect
 
@@ -124,7 +134,11 @@ class Reading:
 
     Args:
         subset: Classes of objects, each probed separately; all by default.
-        measure: What is regressed: area, sqrt-area, log-area, height or pixels.
+        measure: What is regressed, one or more: area, sqrt-area, log-area, height, pixels, x, y,
+            centre-distance or aspect of the object; or class, which object it is.
+        target: Columns of a table that are regressed, or classified if they are text; measure by
+            default.
+        as_class: Those of them that are classified though they are numbers.
         objects: single takes images with exactly one object of the class; largest the largest of
             several; mean their mean.
         images: The folder of images, where the annotations do not name it.
@@ -158,6 +172,8 @@ class Reading:
 
     subset: Sequence[str] = ()
     measure: str = "area"
+    target: Sequence[str] = ()
+    as_class: Sequence[str] = ()
     objects: Literal["single", "largest", "mean"] = "single"
     images: str | Path | None = None
     skip_truncated: bool = False
@@ -191,10 +207,25 @@ class Reading:
         check_slice(self.slice)
         if self.page < 0:
             raise DataError(f"--page must be 1 or more, got {self.page}.")
-        check_names(self.measure, tuple(MEASURES), "measure")
+        check_names(self.measures, (*MEASURES, *OF_BOX, CLASS), "measure")
+        for name in self.as_class:
+            if name not in self.targets:
+                raise DataError(
+                    f"--as-class names {name!r}, which is no --target. Give --target {name} too."
+                )
         check_names(self.objects, get_args(Objects), "choice of objects")
         if self.at_most < 0:
             raise DataError(f"--at-most must be 0 (all images) or more, got {self.at_most}.")
+
+    @property
+    def measures(self) -> tuple[str, ...]:
+        """The measures, each once."""
+        return tuple(dict.fromkeys(name.strip() for name in self.measure.split(",")))
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """The columns of a table that are targets, each once."""
+        return tuple(dict.fromkeys(self.target)) or ("measure",)
 
 
 def _channels(given: Sequence[int]) -> tuple[int, ...]:
@@ -210,7 +241,7 @@ def _channels(given: Sequence[int]) -> tuple[int, ...]:
 class _Row:
     subset: str
     image: Image
-    measure: float
+    targets: Mapping[str, float | str]  # numbers and classes, nan where they are not known
     group: str
     box: Box | None
     marked: Marked = ()
@@ -234,12 +265,14 @@ def images_of(
     *,
     seed: int = 0,
     enough: bool = True,
+    several: bool = False,
     progress: Progress | None = None,
 ) -> ImageSet:
     """The images of a specification, of synthetic scenes, or of a given set.
 
     Args:
         enough: skip subsets that are too small to be probed.
+        several: whether several targets, and classes, can be used.
 
     Raises:
         DataError: if there are too few images, or their measure does not vary.
@@ -252,6 +285,12 @@ def images_of(
         image_set = _scenes(frame, reading, seed)
     else:
         image_set = read_images(data, frame, reading, progress=progress)
+    if not several and (image_set.more or image_set.classes):
+        names = ", ".join(each.name for each in image_set.targets)
+        raise DataError(
+            f"Only `scalecut probe` takes several targets, or classes, and these are {names}. Give "
+            "one --measure or --target that is a number."
+        )
     if reading.at_most:
         image_set = _drawn(image_set, reading.at_most, seed)
     if not enough:
@@ -283,13 +322,21 @@ def read_images(
     scheme, place = _place_of(spec, images_folder)
     reader, log = READERS[scheme], _Log(asked.strict, frozenset(asked.confirm))
     _check_options(f"{scheme}: data", asked, (*OF_FILES, *reader.options))
-    if frame is None and asked.measure == "pixels":
+    if frame is None and "pixels" in asked.measures:
         raise DataError("Measure 'pixels' counts pixels of the network's input. Give a frame.")
     if "marks" in reader.options and "boxes" not in reader.options:
         asked = replace(asked, marks="masks")
     by_column = not (asked.no_groups or asked.group_from_name)
+    targets = asked.targets if asked.target or asked.as_class else ()
     source = Source(
-        images_folder, asked.group, by_column, tuple(asked.boxes), asked.marks, progress
+        images_folder,
+        asked.group,
+        by_column,
+        targets,
+        tuple(asked.as_class),
+        tuple(asked.boxes),
+        asked.marks,
+        progress,
     )
     labelled = _labelled(reader.read(place, source), reader, asked, _text(place), log)
     if asked.marks == "masks" and any(isinstance(item.label, tuple) for item in labelled):
@@ -310,8 +357,8 @@ def read_images(
     _check_found(place, rows, wanted if asked.subset else frozenset(), log.skipped, rule)
     groups, n_identical = joined([row.image for row in rows], [row.group for row in rows])
     rows = [replace(row, group=group) for row, group in zip(rows, groups, strict=True)]
-    name = asked.measure if "measure" in reader.options else "measure"
-    return _assembled(rows, name, tuple(log.skipped), log.facts(n_identical, rule))
+    _state_mixed(rows, log)
+    return _assembled(rows, tuple(log.skipped), log.facts(n_identical, rule))
 
 
 @dataclass(slots=True)
@@ -594,11 +641,12 @@ def _rows(
 ) -> Iterator[_Row | LeftOut]:
     """One row for each kind of object that the image is chosen for."""
     group = item.group or item.image.name
-    if isinstance(item.label, float | int):
+    if isinstance(item.label, float | int | Mapping):
         if kinds and isinstance(item.image.source, Path):
             header(item.image.source, asked.slice)
+        found = item.label if isinstance(item.label, Mapping) else {"measure": float(item.label)}
         for kind in kinds:
-            yield _Row(kind, item.image, float(item.label), group, None)
+            yield _Row(kind, item.image, found, group, None)
         return
     chosen = []
     for kind in sorted(kinds):
@@ -626,7 +674,7 @@ def _rows(
                 height,
                 orientation,
                 frame,
-                asked.measure,
+                asked.measures,
                 cast(MaskRule, rule),
             )
             if asked.objects == "single" and len(seen) > 1:
@@ -646,7 +694,13 @@ def _rows(
                 upright_boxes = _upright_boxes(item, marks, width, height, orientation)
                 seen = [_Seen(*share_of(box, window), box) for box in upright_boxes]
         area, tall, counted = _summary(seen, kind, asked.objects)
-        value = measure_named(asked.measure)(area, tall, frame)
+        window = frame.window(width, height)
+        targets = {
+            name: _target(name, (area, tall), [each.box for each in counted], frame, window)
+            if name != CLASS
+            else kind * (len(kinds) == 1) or math.nan
+            for name in asked.measures
+        }
         is_known = isinstance(marks, Path) or not _may_be_turned(item, orientation)
         box = None if asked.objects == "mean" else counted[0].box
         drawn = tuple(each.shape or each.box for each in counted)
@@ -654,10 +708,29 @@ def _rows(
         box, marked = (box, marked) if is_known else (None, ())
         n_specks = 0
         if isinstance(marks, Path):
-            left, top, right, bottom = frame.window(width, height)
+            left, top, right, bottom = window
             shown = (right - left) * (bottom - top)
             n_specks = sum(each.area * shown < SPECK - 0.5 for each in counted)
-        yield _Row(kind, item.image, value, group, box, marked, n_specks)
+        yield _Row(kind, item.image, targets, group, box, marked, n_specks)
+
+
+def _target(
+    name: str, shares: tuple[float, float], boxes: Sequence[Box], frame: Frame, window: Box
+) -> float:
+    """A measure of an object, or the mean of several, from its shares of area and height."""
+    if name in MEASURES:
+        return MEASURES[name](*shares, frame)
+    return float(np.mean([OF_BOX[name](in_shares(box, window)) for box in boxes]))
+
+
+def _state_mixed(rows: Sequence[_Row], log: _Log) -> None:
+    """State the images that have objects of several classes, where the class is asked for."""
+    mixed = dict.fromkeys(row.image.name for row in rows if row.targets.get(CLASS) != row.subset)
+    if mixed and any(CLASS in row.targets for row in rows):
+        log.stated.append(
+            f"{len(mixed)} images have objects of several of the classes (the first is "
+            f"{next(iter(mixed))}), so they count for no class"
+        )
 
 
 def _of_kind(label: tuple[Mark, ...] | Path, kind: str) -> tuple[Mark, ...] | Path:
@@ -671,7 +744,8 @@ def _may_be_turned(item: Labelled, orientation: int) -> bool:
 
 
 def _check_turn(item: Labelled, orientation: int, frame: Frame, asked: Reading) -> None:
-    if _may_be_turned(item, orientation) and (asked.measure == "height" or frame.fit != "squash"):
+    is_area = AREAS.issuperset(asked.measures)
+    if _may_be_turned(item, orientation) and (not is_area or frame.fit != "squash"):
         raise DataError(
             f"its EXIF orientation {orientation} turns it, and its annotation does not say whether "
             "its box was drawn before or after; use an area with --fit squash, or save it upright"
@@ -740,7 +814,7 @@ def _seen_in_mask(
     height: int,
     orientation: int,
     frame: Frame,
-    measure: str,
+    measures: Sequence[str],
     rule: MaskRule,
 ) -> list[_Seen]:
     """Each object of a mask; one that was drawn before EXIF turned its image is turned too."""
@@ -753,7 +827,8 @@ def _seen_in_mask(
             f"its mask has {labels.shape[1]} x {labels.shape[0]} pixels, the image {width} x "
             f"{height}; give a mask of the same size"
         )
-    if orientation >= 5 and width == height and (measure == "height" or frame.fit != "squash"):
+    is_area = AREAS.issuperset(measures)
+    if orientation >= 5 and width == height and (not is_area or frame.fit != "squash"):
         raise DataError(
             f"its EXIF orientation {orientation} turns it, and its mask could be drawn before or "
             "after; use an area with --fit squash, or save it upright"
@@ -802,9 +877,18 @@ def _check_once(place: object, rows: Sequence[_Row]) -> None:
             again = f" (also as {row.image.name})" * (row.image.name != other.image.name)
             raise DataError(
                 f"{_text(place)}: {other.image.name} is listed twice{again} in the subset "
-                f"{row.subset}, with the measures {other.measure:g} and {row.measure:g}. Keep one "
-                "of each image and subset."
+                f"{row.subset}, with the {_differing(other, row)}. Keep one of each image and "
+                "subset."
             )
+
+
+def _differing(one: _Row, other: _Row) -> str:
+    """The first target that differs between two rows, or the first one, with both values."""
+    pairs = [(name, value, other.targets[name]) for name, value in one.targets.items()]
+    name, *values = next((each for each in pairs if each[1] != each[2]), pairs[0])
+    here, there = (f"{value:g}" if isinstance(value, float) else repr(value) for value in values)
+    what = "measures" if name in ("measure", *MEASURES) else f"values of {name!r}"
+    return f"{what} {here} and {there}"
 
 
 def _check_found(
@@ -828,21 +912,22 @@ def _check_found(
 
 
 def _assembled(
-    rows: list[_Row], measure: str, skipped: tuple[LeftOut, ...], facts: dict[str, object]
+    rows: list[_Row], skipped: tuple[LeftOut, ...], facts: dict[str, object]
 ) -> ImageSet:
     rows = sorted(rows, key=lambda row: (row.subset, row.image.name))
     boxes = [row.box for row in rows if row.box is not None]
+    targets = _targets({name: [row.targets[name] for row in rows] for name in rows[0].targets})
     return ImageSet(
         images=tuple(row.image for row in rows),
-        measure=np.array([row.measure for row in rows], dtype=np.float64),
-        measure_name=measure,
+        measure=targets[0].values,
+        measure_name=targets[0].name,
         subset=tuple(row.subset for row in rows),
         group=tuple(row.group for row in rows),
         boxes=np.array(boxes, dtype=np.float64) if len(boxes) == len(rows) else None,
         left_out=skipped,
         marks=tuple(row.marked for row in rows),
         facts=facts,
-    )
+    ).asked(targets)
 
 
 # --- sets that can be probed -----------------------------------------------------------------
@@ -865,7 +950,7 @@ def _drawn(image_set: ImageSet, n: int, seed: int) -> ImageSet:
         )
     rng = np.random.default_rng([seed, n])
     first = np.unique(of_image, return_index=True)[1]
-    mean = np.bincount(of_image, image_set.measure) / sizes
+    mean = np.bincount(of_image, np.nan_to_num(image_set.measure)) / sizes
     ranked = np.lexsort((mean, np.array(image_set.subset)[first]))
     turn = np.empty(len(groups))  # when a group is drawn: one of each stratum after the other
     for start in range(0, len(groups), STRATUM):
@@ -881,12 +966,21 @@ def _drawn(image_set: ImageSet, n: int, seed: int) -> ImageSet:
 def _scenes(frame: Frame, reading: Reading, seed: int) -> ImageSet:
     """Synthetic scenes with the measure asked for, of the part that the frame shows."""
     scenes = _of_subsets(make_scenes(seed=seed), reading.subset)
-    of_shares = measure_named(reading.measure)
-    measure = []
-    for image, box in zip(scenes.images, cast(np.ndarray, scenes.boxes), strict=True):
-        width, height = image.decode().size
-        measure.append(of_shares(*share_of(tuple(box), frame.window(width, height)), frame))
-    return replace(scenes, measure=np.array(measure), measure_name=reading.measure)
+    found: dict[str, list[float | str]] = {name: [] for name in reading.measures}
+    rows = zip(scenes.images, cast(np.ndarray, scenes.boxes), scenes.subset, strict=True)
+    for image, row, kind in rows:
+        window, box = frame.window(*image.decode().size), tuple(row)
+        for name, values in found.items():
+            asked = share_of(box, window), [box], frame, window
+            values.append(kind if name == CLASS else _target(name, *asked))
+    return scenes.asked(_targets(found))
+
+
+def _targets(found: Mapping[str, Sequence[float | str]]) -> list[Target]:
+    """Targets by name; of the class of the object, all subsets are one."""
+    return [
+        target_of(name, values, TOGETHER if name == CLASS else "") for name, values in found.items()
+    ]
 
 
 def _of_subsets(image_set: ImageSet, subsets: Sequence[str]) -> ImageSet:
@@ -897,61 +991,122 @@ def _of_subsets(image_set: ImageSet, subsets: Sequence[str]) -> ImageSet:
 
 def _large_enough(image_set: ImageSet, *, only_named: bool, strict: bool) -> ImageSet:
     """Without subsets that are too small; those that were asked for by name must not be."""
-    names = np.array(image_set.subset)
-    small = {s: n for s in image_set.subsets if (n := int((names == s).sum())) < LEAST_IMAGES}
-    if only_named or (strict and small) or len(small) == len(image_set.subsets):
-        check_size(image_set)
-    skipped = tuple(
-        LeftOut(
-            subset, f"{n} images, fewer than the {LEAST_IMAGES} needed for training and testing"
-        )
-        for subset, n in small.items()
-    )
-    kept = image_set.rows(~np.isin(names, list(small)))
+    skipped: list[LeftOut] = []
+    targets = []
+    for target in image_set.targets:
+        part = _part_of(image_set, target)
+        # the class of the object: subsets are its classes
+        kinds = [target.classes[int(n)] for n in part.measure] if target.subset else part.subset
+        counts = {kind: kinds.count(kind) for kind in dict.fromkeys(kinds)}
+        small = {kind: n for kind, n in counts.items() if n < LEAST_IMAGES}
+        if only_named or (strict and small) or len(small) == len(counts):
+            check_size(part)
+        what = f" with {target.name}" if image_set.more else ""
+        reason = f"images{what}, fewer than the {LEAST_IMAGES} needed for training and testing"
+        skipped += [LeftOut(kind, f"{n} {reason}") for kind, n in small.items()]
+        values = target.values.copy()
+        values[image_set.known(target.name)[np.isin(kinds, list(small))]] = np.nan
+        if target.subset:  # the classes that are left have other numbers
+            names = [target.classes[int(n)] if np.isfinite(n) else n for n in values]
+            targets.append(target_of(target.name, names, target.subset))
+        else:
+            targets.append(replace(target, values=values))
+    kept = image_set.asked(targets) if skipped else image_set
     check_size(kept)
     return replace(kept, left_out=(*image_set.left_out, *skipped))
 
 
+def _part_of(image_set: ImageSet, target: Target) -> ImageSet:
+    """The images of a target; all if there is but one, so that none is lost unseen."""
+    return image_set.of(target.name) if image_set.more else image_set
+
+
 def check_size(image_set: ImageSet) -> None:
-    """Check that every subset can be probed.
+    """Check that every target can be probed on every subset.
 
     Raises:
-        DataError: if one has too few images or groups, or a measure that is not finite or constant.
+        DataError: if one has too few images or groups, or a measure that is not finite or constant,
+            or a class of too few images.
     """
-    names = np.array(image_set.subset)
+    if MEAN in image_set.subset:
+        raise DataError(
+            f"A subset is named {MEAN!r}, which is reserved for the mean over subsets. Rename it."
+        )
+    for target in image_set.targets:
+        part = _part_of(image_set, target)
+        names = np.array(part.subset)
+        for subset in part.subsets:
+            _check_size_of(
+                part.rows(names == subset), f" with {target.name}" * bool(image_set.more)
+            )
+
+
+def _check_size_of(part: ImageSet, what: str) -> None:
+    """Check the images of one target and subset."""
+    measure, (subset,), name = part.measure, part.subsets, part.measure_name
     others = "Add images of more groups."
-    if image_set.facts.get("groups_by"):
+    if part.facts.get("groups_by"):
         others = "Add images of more groups, or give --no-groups if images are independent."
-    part = cast(Mapping[str, int], image_set.facts.get("drawn", {}))
-    more = f"Draw more than {part['n']} of {part['of']}: --at-most." if part else ""
-    for subset in image_set.subsets:
-        rows = names == subset
-        measure = image_set.measure[rows]
-        n, n_groups = len(measure), len(set(np.array(image_set.group)[rows]))
-        bad = np.flatnonzero(~np.isfinite(measure))
-        if subset == MEAN:
-            raise DataError(
-                f"A subset is named {MEAN!r}, which is reserved for the mean over subsets. "
-                "Rename it."
-            )
-        if bad.size:
-            raise DataError(
-                f"{bad.size} of {n} images of {subset!r} have a measure that is not finite, the "
-                f"first is number {bad[0]}. Remove these images."
-            )
-        if n < LEAST_IMAGES:
-            raise DataError(
-                f"Subset {subset!r} needs at least {LEAST_IMAGES} images for training and testing, "
-                f"got {n}. {more or 'Add images, or choose other subsets.'}"
-            )
+    drawn = cast(Mapping[str, int], part.facts.get("drawn", {}))
+    more = f"Draw more than {drawn['n']} of {drawn['of']}: --at-most." if drawn else ""
+    n, n_groups = len(measure), len(set(part.group))
+    bad = np.flatnonzero(~np.isfinite(measure))
+    if bad.size:
+        raise DataError(
+            f"{bad.size} of {n} images of {subset!r} have a measure that is not finite, the "
+            f"first is number {bad[0]}. Remove these images."
+        )
+    if n < LEAST_IMAGES:
+        raise DataError(
+            f"Subset {subset!r} needs at least {LEAST_IMAGES} images{what} for training and "
+            f"testing, got {n}. {more or 'Add images, or choose other subsets.'}"
+        )
+    if n_groups < LEAST_GROUPS:
+        raise DataError(
+            f"Subset {subset!r} needs images{what} of at least {LEAST_GROUPS} groups, since groups "
+            f"are never split, but its {n} images have {n_groups}. "
+            f"{more or others}"
+        )
+    if part.classes:
+        _check_classes(part, subset, more)
+    elif np.ptp(measure) == 0:
+        other = "images whose objects differ in size"
+        if name not in ("measure", *MEASURES):
+            other = "another target"
+        raise DataError(
+            f"All {n} images of {subset!r} have the same {'measure' if what == '' else name}, "
+            f"{measure[0]:g}, so nothing can be regressed on it. Choose {other}."
+        )
+    by_group = len(set(zip(part.group, measure.tolist(), strict=True)))
+    if by_group == n_groups < min(n, LEAST_DETERMINED):
+        raise DataError(
+            f"All images of a group have the same {name!r}, so each group counts once, and subset "
+            f"{subset!r} has {n_groups} of them; {LEAST_DETERMINED} are needed. {others}"
+        )
+
+
+def _check_classes(part: ImageSet, subset: str, more: str) -> None:
+    """Check the classes of a target on one subset."""
+    name, classes, n = part.measure_name, part.classes, len(part)
+    if len(classes) == n:
+        raise DataError(
+            f"{name!r} has another value for each of the {n} images of {subset!r}, as names and "
+            "numbers of images have, so no class can be learned. Choose another target."
+        )
+    if len(classes) == 1:
+        raise DataError(
+            f"All {n} images of {subset!r} are of the class {classes[0]!r} of {name!r}, so there "
+            "is nothing to tell apart. Choose another target, or add images of other classes."
+        )
+    groups = np.array(part.group)
+    for number, kind in enumerate(classes):
+        own = groups[part.measure == number]
+        n_groups = len(set(own))
         if n_groups < LEAST_GROUPS:
+            counted = f"{len(own)} images" + f" of {n_groups} groups" * (n_groups < len(own))
             raise DataError(
-                f"Subset {subset!r} needs images of at least {LEAST_GROUPS} groups, since groups "
-                f"are never split, but its {n} images have {n_groups}. "
-                f"{more or others}"
-            )
-        if np.ptp(measure) == 0:
-            raise DataError(
-                f"All {n} images of {subset!r} have the same measure, {measure[0]:g}, so "
-                "nothing can be regressed on it. Choose images whose objects differ in size."
+                f"The class {kind!r} of {name!r} has {counted} of {subset!r}, and needs "
+                f"{LEAST_GROUPS} {'groups' if n_groups < len(own) else 'images'}, so that training "
+                f"and test images have some in every split. {more or 'Join it with another class,'}"
+                f"{'' if more else ' leave it empty in the table, or add images of it.'}"
             )

@@ -467,7 +467,7 @@ def _agreement(swept: Mapping[str, _Swept], curve: Curve | None) -> pd.DataFrame
         if len(names) < FEWEST:
             return pd.DataFrame()
         found = agreement(
-            probed.r2[names].to_numpy(),
+            probed.score[names].to_numpy(),
             every.scores[both],
             np.array([draws[name] for name in names], dtype=np.float64),
             every.draws[both],
