@@ -567,7 +567,7 @@ WRONG_OPTIONS = {  # of `scalecut probe`, and how the one line starts
     "subset": (["--subset", "blob,bolb"], "blobs has no subset 'bolb'. It has 1, "),
     "layer": (["--layers", "layer9.0"], "No layer is named 'layer9.0'. Near it: layer4.0"),
     "device": (["--device", "abacus"], "No device is named 'abacus'. Give auto, cpu, or cuda:0."),
-    "measure": (["--measure", "volume"], "No measure is named 'volume'. Give one of "),
+    "measure": (["--measure", "volume"], "No measure is named 'volume'. Give one or more of "),
     "no weights file": (["--weights", "no.pth"], "There is no weights file 'no.pth'. Give --weig"),
 }
 

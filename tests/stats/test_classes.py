@@ -36,9 +36,13 @@ def classified(rng, n=150, d=12, k=4):
     return features, np.digitize(values, np.quantile(values, [0.4, 0.7, 0.85])[: k - 1])
 
 
+NUMBERS = np.array([1.0, 2.0, 3.0, 5.0])
+
+
 def by_sklearn(truth, values, shares, weights):
     """The three scores of weighted images, class by class, as scikit-learn has them."""
     decided = (values / shares).argmax(axis=1)
+    nearest = [int(np.abs(NUMBERS - each @ NUMBERS).argmin()) for each in values]
     kept = {"sample_weight": weights}
     areas = [
         roc_auc_score(truth == number, column, **kept) for number, column in enumerate(values.T)
@@ -47,7 +51,7 @@ def by_sklearn(truth, values, shares, weights):
     return [
         balanced_accuracy_score(truth, decided, **kept),
         np.mean(areas),
-        cohen_kappa_score(truth, decided, weights="quadratic", labels=labels, **kept),
+        cohen_kappa_score(truth, nearest, weights="quadratic", labels=labels, **kept),
     ]
 
 
@@ -57,11 +61,11 @@ def test_scores_of_weighted_images_are_those_of_scikit_learn(rng):
     shares = np.array([0.4, 0.3, 0.2, 0.1])
     weights = rng.integers(0, 4, (5, 60)).astype(float)
     weights[0] = 1
-    found = class_scores(truth, values, shares, weights, METRICS)
+    found = class_scores(truth, values, shares, weights, METRICS, NUMBERS)
     for row, each in zip(found, weights, strict=True):
         np.testing.assert_allclose(row, by_sklearn(truth, values, shares, each), atol=1e-12)
     whole = values - values.mean(axis=1, keepdims=True) + 1 / 4  # sums to 1, as it asks for
-    area = class_scores(truth, whole, shares, np.ones((1, 60)), (AUROC,)).item()
+    area = class_scores(truth, whole, shares, np.ones((1, 60)), (AUROC,), NUMBERS).item()
     same = roc_auc_score(truth, whole, multi_class="ovr", average="macro")
     assert area == pytest.approx(same, abs=1e-12)
 
@@ -80,6 +84,21 @@ def test_ridge_on_indicators_is_that_of_scikit_learn_with_one_penalty(rng):
     assert len(set(alone.penalties)) > 1  # otherwise this shows nothing
 
 
+def test_number_from_indicators_is_the_regressed_number(rng):
+    features, truth = classified(rng)
+    train, held_out = features[:100], features[100:]
+    fit = nested_ridge(
+        decompose(train, held_out),
+        indicators(truth[:100, None].astype(float), 4),
+        np.arange(100),
+        together=4,
+    )
+    scaler = StandardScaler().fit(train)
+    ridge = Ridge(alpha=fit.penalties[0]).fit(scaler.transform(train), NUMBERS[truth[:100]])
+    by_number = ridge.predict(scaler.transform(held_out))
+    np.testing.assert_allclose(fit.predictions @ NUMBERS, by_number)
+
+
 def test_balanced_classes_are_chosen_as_by_a_ridge_classifier(rng):
     values = rng.normal(size=(50, 5))
     np.testing.assert_array_equal(chosen(values, np.full(5, 0.2)), values.argmax(axis=1))
@@ -92,7 +111,8 @@ def test_a_rare_class_is_found_where_the_largest_value_never_is_its():
     feature = truth + 0.7 * rng.normal(size=4000)
     slope, start = np.polyfit(feature, truth, 1)
     values = np.column_stack([1 - start - slope * feature, start + slope * feature])
-    found = class_scores(truth, values, np.array([0.95, 0.05]), np.ones((1, 4000)), (BALANCED,))
+    asked = np.array([0.95, 0.05]), np.ones((1, 4000)), (BALANCED,), np.arange(2.0)
+    found = class_scores(truth, values, *asked)
     assert balanced_accuracy_score(truth, values.argmax(axis=1)) < 0.53
     best = max(balanced_accuracy_score(truth, feature > cut) for cut in np.linspace(-1, 2, 60))
     assert best - 0.04 < found.item() <= best + 0.001
@@ -108,7 +128,8 @@ def test_bootstrap_is_the_mean_of_the_scores_of_every_split(rng):
     is_held_out = np.arange(40) % 3 == np.array([[0], [1]])
     values = [rng.normal(size=(each.sum(), 3, 2)) for each in is_held_out]
     counts = np.vstack([np.ones((1, 40)), rng.integers(0, 3, (4, 40))])
-    found = bootstrap_classes(truth, values, is_held_out, counts, METRICS)
+    numbers = np.array([0.0, 1.0, 2.0])
+    found = bootstrap_classes(truth, values, is_held_out, counts, METRICS, numbers)
     for column in range(2):
         alone = [
             class_scores(
@@ -117,6 +138,7 @@ def test_bootstrap_is_the_mean_of_the_scores_of_every_split(rng):
                 np.bincount(y[~held].astype(int)) / (~held).sum(),
                 counts[:, held],
                 METRICS,
+                numbers,
             )
             for y, each, held in zip(truth, values, is_held_out, strict=True)
         ]
@@ -125,7 +147,8 @@ def test_bootstrap_is_the_mean_of_the_scores_of_every_split(rng):
 
 def test_a_draw_of_one_class_has_no_score():
     truth, values = np.array([0, 0, 1]), np.eye(2)[[0, 0, 1]]
-    found = class_scores(truth, values, np.array([0.5, 0.5]), np.array([[1.0, 1, 0]]), METRICS)
+    weights, numbers = np.array([[1.0, 1, 0]]), np.array([0.0, 1.0])
+    found = class_scores(truth, values, np.array([0.5, 0.5]), weights, METRICS, numbers)
     assert np.isnan(found).all()
 
 

@@ -303,20 +303,27 @@ class ImageSet:
 
 def make_image_set(
     images: Sequence[str | Path | PIL.Image.Image | np.ndarray],
-    measure: Sequence[float] | np.ndarray,
+    measure: Sequence[float] | np.ndarray | Mapping[str, Sequence[float | str | None]],
     *,
     subset: str | Sequence[str] | None = None,
     group: Sequence[object] | None = None,
     measure_name: str = "measure",
 ) -> ImageSet:
-    """A set of files, PIL images or arrays, with one measure per image.
+    """A set of files, PIL images or arrays, with one measure per image, or several targets.
 
     Args:
-        measure: one finite number per image.
+        measure: one finite number per image; or by name, numbers or names of classes for each
+            target, where None and nan say that it is not known.
         subset: one name for all, or one per image; "images" by default.
         group: a value shared by images that belong together; by default each image is its own.
     """
     n = len(images)
+    if isinstance(measure, Mapping):
+        targets = [_named_target(name, values, n) for name, values in measure.items()]
+        if not targets:
+            raise DataError("No target is given. Give one or more, such as {'age': [61, 48]}.")
+        given = {"subset": subset, "group": group, "measure_name": targets[0].name}
+        return make_image_set(images, np.zeros(n), **given).asked(targets)
     subset = [subset or "images"] * n if subset is None or isinstance(subset, str) else subset
     for name, values in (("measure", measure), ("subset", subset), ("group", group)):
         if values is not None and len(values) != n:
@@ -348,6 +355,19 @@ def make_image_set(
     facts = {name: sentences for name, sentences in found.items() if sentences}
     names = tuple(subset), tuple(map(str, groups))
     return ImageSet(entries, numbers, measure_name, *names, facts=facts)
+
+
+def _named_target(name: str, values: Sequence[float | str | None], n: int) -> Target:
+    if len(values) != n:
+        raise DataError(
+            f"There are {n} images but {len(values)} values of {name}. Give one for each image."
+        )
+    known = [np.nan if value is None else value for value in values]
+    kinds = {type(value) for value in known if isinstance(value, str) or np.isfinite(value)}
+    if not kinds or (str in kinds and len(kinds) > 1):
+        what = "holds numbers and text" if kinds else "is known of no image"
+        raise DataError(f"The target {name!r} {what}. Give numbers alone, or names of classes.")
+    return target_of(name, known)
 
 
 def image_of(place: int, given: Any) -> Image:

@@ -44,6 +44,7 @@ from .measures import (
     Frame,
     clipped,
     in_shares,
+    measure_named,
     share_of,
     shares_of_labels,
     upright,
@@ -123,7 +124,7 @@ READERS: dict[str, Reader] = {
     "cvat": Reader("an XML file of CVAT for images", annotations.cvat, "file", BOTH),
 }
 INSTEAD = {
-    "measure": "its own measure is used, and --target names columns of tables",
+    "measure": "its own measure is used",
     "group": "--group-from-name finds groups in names of images",
 }  # of an option that has no effect
 
@@ -718,8 +719,8 @@ def _target(
     name: str, shares: tuple[float, float], boxes: Sequence[Box], frame: Frame, window: Box
 ) -> float:
     """A measure of an object, or the mean of several, from its shares of area and height."""
-    if name in MEASURES:
-        return MEASURES[name](*shares, frame)
+    if name not in OF_BOX:
+        return measure_named(name)(*shares, frame)
     return float(np.mean([OF_BOX[name](in_shares(box, window)) for box in boxes]))
 
 

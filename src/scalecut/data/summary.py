@@ -226,7 +226,8 @@ def describe_data(
     size = (SIDE, SIDE) if input_size is None else input_size
     height, width = (size, size) if isinstance(size, int) else size
     frame = Frame(height, width, fit)
-    return summary_of(images_of(data, frame, reading, seed=seed, enough=False, progress=progress))
+    how = {"enough": False, "several": True, "progress": progress}
+    return summary_of(images_of(data, frame, reading, seed=seed, **how))
 
 
 def summary_of(

@@ -105,13 +105,14 @@ def targets_drawing(
     targets = list(dict.fromkeys(map(str, frame["measure"])))
     looks = dict(zip(targets, [named_look(name, k) for k, name in enumerate(targets)], strict=True))
     by_metric: dict[str, list[Line]] = {}
+    regressor = _regressors(_rows(frame[frame["measure"] == targets[0]]))[0]
     chosen: Rows = []
     for target, look in looks.items():
         rows = [row for row in _rows(frame[frame["measure"] == target]) if row["subset"] == subset]
         if not rows:
             continue
         chosen += rows
-        own = {"weights": _main(rows)[0], "target": "true", "regressor": _regressors(rows)[0]}
+        own = {"weights": _main(rows)[0], "target": "true", "regressor": regressor}
         labels = _labels(rows)
         by_metric.setdefault(rows[0]["metric"], []).extend(
             lines_of(rows, labels, {replace(look, band_opacity=0.15): own}, y=R2_COLUMNS)
@@ -124,7 +125,12 @@ def targets_drawing(
             )
     labels = _labels(chosen)
     panels = [
-        Panel(SCALES[metric].label, SCALES[metric], lines, height_for(lines, 150.0))
+        Panel(
+            f"{'Measures' if metric == 'r2' else 'Classes'}, {REGRESSORS[regressor].lower()}",
+            SCALES[metric],
+            lines,
+            height_for(lines, 170.0),
+        )
         for metric, lines in sorted(by_metric.items(), key=lambda item: [*SCALES].index(item[0]))
     ]
     text = f"{len(targets)} targets" + (f"   ·   subset: {subset}" if subset != "mean" else "")

@@ -450,9 +450,9 @@ class Curve(Result):
         )
 
     def finding(self) -> str:
-        """What was found, in one sentence per target."""
+        """What was found, in one sentence; of several targets, a line each."""
         if len(self.targets) > 1:
-            return " ".join(each.finding() for each in self.each)
+            return "\n".join(each.finding() for each in self.each)
         found, label = self.evidence(), self._label
         model, what = self.table.model.iloc[0], self._what
         score = with_interval(found.score, found.score_low, found.score_high)

@@ -85,6 +85,13 @@ class Part:
             return (R2,)
         return (BALANCED, AUROC, *([KAPPA] if are_numbers(self.classes) else []))
 
+    @property
+    def numbers(self) -> Float64[np.ndarray, " k"]:
+        """What the classes are as numbers; their places if they are none."""
+        if are_numbers(self.classes):
+            return np.array([float(name) for name in self.classes])
+        return np.arange(len(self.classes), dtype=np.float64)
+
     def fitted(self, share: float) -> Bool[np.ndarray, "r n"]:
         """The training images of a share of the groups."""
         return ~self.is_held_out & (self.rank <= share)
@@ -647,7 +654,8 @@ def _draws(
     for places in _some(len(part.counts), len(part.rows)):
         counts = part.counts[places]
         if part.classes:
-            found.append(bootstrap_classes(target, held, part.is_held_out, counts, part.metrics))
+            asked = target, held, part.is_held_out, counts, part.metrics, part.numbers
+            found.append(bootstrap_classes(*asked))
         else:
             r2 = bootstrap_r_squared(target, errors, part.is_held_out, counts)
             found.append(r2[:, :, None])

@@ -89,6 +89,7 @@ def curve_story(
         if is_scatter
         else OF_SEVERAL,
         sections=[*scores, *story.sections],
+        question=story.question if is_scatter else "How much of each target every layer encodes",
     )
 
 

@@ -3,7 +3,8 @@
 Of a held-out image with predictions f_k, and shares p_k of the classes in the training part, the
 class with the largest f_k / p_k is chosen: f_k estimates P(k | x), and by the rule of Bayes this is
 the class that makes its features most likely, which maximises balanced accuracy. The largest f_k
-itself would hardly ever be a rare class (docs/choices.md).
+itself would hardly ever be a rare class (docs/choices.md). Classes that are numbers v_k also have a
+predicted number, Σ v_k f_k, which is what regressing v itself with the same penalty gives.
 
 Shapes: n images, m held-out images, r repeats, k classes, b draws, c columns (one per regressor), p
 permutations, s scores.
@@ -73,23 +74,26 @@ def bootstrap_classes(
     is_held_out: Bool[np.ndarray, "r n"],
     counts: Num[np.ndarray, "b n"],
     metrics: Sequence[str],
+    numbers: Float64[np.ndarray, " k"],
 ) -> Float64[np.ndarray, "b c s"]:
     """Scores of held-out predictions, mean over repeats, in resampled sets of images.
 
     As `inference.bootstrap_r_squared`: a repeat counts in a draw only if two classes are left.
 
     Args:
-        truth: numbers of the classes.
+        truth: places of the classes, 0 to k - 1.
         values: one array per repeat, of its held-out images, in their order.
+        metrics, numbers: as of `class_scores`.
     """
     k, c = values[0].shape[1:]
     total, used = np.zeros((2, len(counts), c, len(metrics)))
     for of_images, predicted, held_out in zip(truth, values, is_held_out, strict=True):
-        numbers = of_images[held_out].astype(np.int64)
+        places = of_images[held_out].astype(np.int64)
         shares = np.bincount(of_images[~held_out].astype(np.int64), minlength=k) / (~held_out).sum()
         weights = counts[:, held_out].astype(np.float64)
         for column in range(c):
-            found = class_scores(numbers, predicted[:, :, column], shares, weights, metrics)
+            asked = predicted[:, :, column], shares, weights, metrics, numbers
+            found = class_scores(places, *asked)
             is_fine = np.isfinite(found)
             total[:, column] += np.where(is_fine, found, 0.0)
             used[:, column] += is_fine
@@ -102,17 +106,29 @@ def class_scores(
     shares: Float64[np.ndarray, " k"],
     weights: Float64[np.ndarray, "b m"],
     metrics: Sequence[str],
+    numbers: Float64[np.ndarray, " k"],
 ) -> Float64[np.ndarray, "b s"]:
-    """Scores of one test part, of weighted images; NaN where fewer than two classes are left."""
+    """Scores of one test part, of weighted images; NaN where fewer than two classes are left.
+
+    Args:
+        metrics: names of scores.
+        numbers: that the classes are, ascending; for kappa, which counts an image for the class
+            that is nearest to its predicted number.
+    """
     k = values.shape[1]
-    cells = np.zeros((len(truth), k * k))
-    cells[np.arange(len(truth)), truth * k + chosen(values, shares)] = 1.0
-    confusion = (weights @ cells).reshape(-1, k, k)  # true class, chosen class
-    right, total = np.diagonal(confusion, axis1=1, axis2=2), confusion.sum(axis=2)
+    nearest = np.abs((values @ numbers)[:, None] - numbers).argmin(axis=1)
+
+    def confusion(found: Int[np.ndarray, " m"]) -> Float64[np.ndarray, "b k k"]:
+        cells = np.zeros((len(truth), k * k))
+        cells[np.arange(len(truth)), truth * k + found] = 1.0
+        return (weights @ cells).reshape(-1, k, k)  # true class, found class
+
+    by_class = confusion(chosen(values, shares))
+    right, total = np.diagonal(by_class, axis1=1, axis2=2), by_class.sum(axis=2)
     of_metric = {
         BALANCED: lambda: mean_recall(right, total),
         AUROC: lambda: _auroc(truth, values, weights),
-        KAPPA: lambda: kappa(confusion, is_quadratic=True),
+        KAPPA: lambda: kappa(confusion(nearest), is_quadratic=True),
     }
     found = np.stack([of_metric[name]() for name in metrics], axis=1)
     return np.where((total > 0).sum(axis=1, keepdims=True) > 1, found, np.nan)
