@@ -55,7 +55,7 @@ def choose_layer(
         rule: `peak`, the layer of the highest score (`graziani2021`); `cheapest`, the earliest
             layer that is not shown to be worse than the peak, by the peak's 95 % confidence set.
         subset: the subset whose curve is used; the mean over subsets by default.
-        target: whose curve is used; may be left out where there is only one.
+        target: whose curve is used; may be omitted where there is only one.
 
     Returns:
         The layer, its R² and cost, and the reason.

@@ -168,7 +168,8 @@ def probe(
         scores, *fewer = asked.scores(kept, own, of_controls)
     facts = provenance(network, settings, stages, found, kept, moved)
     facts["probe"] = {"repeats": fitting.repeats, "seed": seed}
-    facts["targets"] = _targets(kept, scores)
+    facts["targets"] = targets = _targets(kept, scores)
+    levels = {"targets": [{name: each[name] for name in ("name", "chance")} for each in targets]}
     facts["layers_left_out"] = layers_left_out
     facts["images_left_out"] = (*image_set.left_out, *found.left_out)
     return Curve(
@@ -176,7 +177,7 @@ def probe(
         scores.draws,
         asked.points,
         facts,
-        fewer=tuple(Curve(each.table, each.draws, asked.points) for each in fewer),
+        fewer=tuple(Curve(each.table, each.draws, asked.points, levels) for each in fewer),
         image_set=kept,
         predicted=scores.predicted,
     )

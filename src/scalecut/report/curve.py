@@ -309,15 +309,17 @@ def comparison_section(names: Sequence[str], differences: pd.DataFrame | str) ->
     title = f"{names[0]} minus {names[1]}"
     if isinstance(differences, str):
         return Section(title, [differences])
-    sides = ("subset", "layer", "r2", "other_layer", "other_r2", "difference")
+    several = ("measure",) if "measure" in differences else ()
+    sides = (*several, "subset", "layer", "r2", "other_layer", "other_r2", "difference")
     rows: list[tuple[Cell, ...]] = [
         (*(row[side] for side in sides), interval(row["difference_low"], row["difference_high"]))
         for row in differences.to_dict("records")
     ]
-    columns = [column for name in names for column in (f"peak of {name}", f"R² of {name}")]
+    columns = [column for name in names for column in (f"peak of {name}", f"score of {name}")]
     said = (
         "The peaks compared, paired by image; an interval that excludes 0 is evidence of a "
         "difference."
     )
-    table = Table("Differences", ("subset", *columns, "difference", "95 %"), rows)
+    headings = (*(["target"] if several else []), "subset", *columns, "difference", "95 %")
+    table = Table("Differences", headings, rows)
     return Section(title, [said], tables=[table])
