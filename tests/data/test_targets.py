@@ -170,6 +170,17 @@ def test_classes_of_too_few_images_are_left_out_like_subsets():
     ]
 
 
+def test_small_classes_count_where_they_are_named():
+    kinds = ["dog"] * 30 + ["cow"] * 8
+    images = make_image_set([np.zeros((8, 8, 3), np.uint8)] * 38, np.arange(38), subset="x")
+    images = images.asked([target_of("class", kinds, TOGETHER)])
+    named = Reading(subset=(TOGETHER,))
+    assert images_of(images, SQUARE, named, several=True).classes == ("cow", "dog")
+    assert said(images_of, images, SQUARE, Reading(), several=True).startswith(
+        "All 30 images of 'all classes' are of the class 'dog' of 'class'"
+    )
+
+
 def test_a_target_that_a_subset_lacks_is_probed_on_the_others():
     n, kinds = 60, ["a"] * 30 + ["b"] * 30
     images = make_image_set([np.zeros((8, 8, 3), np.uint8)] * n, np.arange(n), subset=kinds)

@@ -129,7 +129,7 @@ def test_bootstrap_is_the_mean_of_the_scores_of_every_split(rng):
     values = [rng.normal(size=(each.sum(), 3, 2)) for each in is_held_out]
     counts = np.vstack([np.ones((1, 40)), rng.integers(0, 3, (4, 40))])
     numbers = np.array([0.0, 1.0, 2.0])
-    found = bootstrap_classes(truth, values, is_held_out, counts, METRICS, numbers)
+    found = bootstrap_classes(truth, values, is_held_out, ~is_held_out, counts, METRICS, numbers)
     for column in range(2):
         alone = [
             class_scores(

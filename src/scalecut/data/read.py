@@ -57,9 +57,7 @@ from .storage import Stored, is_address
 
 LEAST_IMAGES = 20  # of one subset: 14 for training, 6 for testing
 LEAST_GROUPS = 4  # of a subset, and of a class
-LEAST_DETERMINED = (
-    10  # groups, where all images of a group have the same value: 7 to train, 3 to test
-)
+LEAST_DETERMINED = 10  # groups whose images all have the same value: 7 to train, 3 to test
 TOGETHER = "all classes"  # the subset of the class of the object
 ROUNDED = 0.01  # pixels by which a box that is given in shares can reach outside
 AS_ASKED = ", as asked"  # how the reason ends where an option asks to skip, even if strict
@@ -996,18 +994,19 @@ def _large_enough(image_set: ImageSet, *, only_named: bool, strict: bool) -> Ima
     targets = []
     for target in image_set.targets:
         part = _part_of(image_set, target)
-        # the class of the object: subsets are its classes
-        kinds = [target.classes[int(n)] for n in part.measure] if target.subset else part.subset
+        is_kind = part.subsets == (TOGETHER,)  # subsets became classes
+        kinds = [target.classes[int(n)] for n in part.measure] if is_kind else part.subset
         counts = {kind: kinds.count(kind) for kind in dict.fromkeys(kinds)}
         small = {kind: n for kind, n in counts.items() if n < LEAST_IMAGES}
         if only_named or (strict and small) or len(small) == len(counts):
             check_size(part)
+            small = {}
         what = f" with {target.name}" if image_set.more else ""
         reason = f"images{what}, fewer than the {LEAST_IMAGES} needed for training and testing"
         skipped += [LeftOut(kind, f"{n} {reason}") for kind, n in small.items()]
         values = target.values.copy()
         values[image_set.known(target.name)[np.isin(kinds, list(small))]] = np.nan
-        if target.subset:  # the classes that are left have other numbers
+        if is_kind:  # the classes that are left have other numbers
             names = [target.classes[int(n)] if np.isfinite(n) else n for n in values]
             targets.append(target_of(target.name, names, target.subset))
         else:

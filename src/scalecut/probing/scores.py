@@ -598,7 +598,7 @@ def _scores_of(
         draws = {}
         for at in of_part:
             kind = asked[at][1]
-            found = _draws(part, part.targets[kind], held[at])
+            found = _draws(part, part.targets[kind], held[at], part.fitted(fits.share))
             draws |= {(kind, name): found[:, :, n] for n, name in enumerate(part.metrics)}
         own = null[end - part.permuted.shape[1] : end]
         scores.append((draws, own, _mean_predictions(part, held[of_part[0]])))
@@ -642,6 +642,7 @@ def _draws(
     part: Part,
     target: Float64[np.ndarray, "r n"],
     held: Sequence[Float64[np.ndarray, "_ _ c"]],
+    fitted: Bool[np.ndarray, "r n"],
 ) -> Float64[np.ndarray, "b c s"]:
     """Scores with all images, then of the bootstrap draws."""
     found = []
@@ -654,8 +655,8 @@ def _draws(
     for places in _some(len(part.counts), len(part.rows)):
         counts = part.counts[places]
         if part.classes:
-            asked = target, held, part.is_held_out, counts, part.metrics, part.numbers
-            found.append(bootstrap_classes(*asked))
+            asked = target, held, part.is_held_out, fitted, counts
+            found.append(bootstrap_classes(*asked, part.metrics, part.numbers))
         else:
             r2 = bootstrap_r_squared(target, errors, part.is_held_out, counts)
             found.append(r2[:, :, None])

@@ -72,6 +72,7 @@ def bootstrap_classes(
     truth: Float64[np.ndarray, "r n"],
     values: Sequence[Float64[np.ndarray, "_ k c"]],
     is_held_out: Bool[np.ndarray, "r n"],
+    is_fitted: Bool[np.ndarray, "r n"],
     counts: Num[np.ndarray, "b n"],
     metrics: Sequence[str],
     numbers: Float64[np.ndarray, " k"],
@@ -83,13 +84,15 @@ def bootstrap_classes(
     Args:
         truth: places of the classes, 0 to k - 1.
         values: one array per repeat, of its held-out images, in their order.
+        is_fitted: the images that the fits are of.
         metrics, numbers: as of `class_scores`.
     """
     k, c = values[0].shape[1:]
     total, used = np.zeros((2, len(counts), c, len(metrics)))
-    for of_images, predicted, held_out in zip(truth, values, is_held_out, strict=True):
+    splits = zip(truth, values, is_held_out, is_fitted, strict=True)
+    for of_images, predicted, held_out, fitted in splits:
         places = of_images[held_out].astype(np.int64)
-        shares = np.bincount(of_images[~held_out].astype(np.int64), minlength=k) / (~held_out).sum()
+        shares = np.bincount(of_images[fitted].astype(np.int64), minlength=k) / fitted.sum()
         weights = counts[:, held_out].astype(np.float64)
         for column in range(c):
             asked = predicted[:, :, column], shares, weights, metrics, numbers
