@@ -10,6 +10,7 @@ from scalecut import Reading, describe_data, make_image_set
 from scalecut.data.concepts import of_box
 from scalecut.data.images import image_facts, target_of
 from scalecut.data.read import TOGETHER, images_of
+from scalecut.data.summary import summary_in
 from tests.data.layouts import CAT, DOG, HIGH, SQUARE, WIDE, add_voc, draw, names, read, said
 
 COLUMNS = {
@@ -212,4 +213,5 @@ def test_what_is_said_of_the_data_names_every_target(tmp_path):
     assert image_facts(other)["sha256"] != facts["sha256"]
     grade = describe_data(images.of("grade"))
     assert grade.finding().endswith("2 classes of grade; none skipped.")
+    assert len(summary_in({"images": {"understood": grade.facts()}}).summary()) == 1
     assert len(grade.summary()) == 1 and set(grade.examples["measure"]) == {"high", "low"}

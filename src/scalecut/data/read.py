@@ -1103,7 +1103,8 @@ def _check_classes(part: ImageSet, subset: str, more: str) -> None:
         own = groups[part.measure == number]
         n_groups = len(set(own))
         if n_groups < LEAST_GROUPS:
-            counted = f"{len(own)} images" + f" of {n_groups} groups" * (n_groups < len(own))
+            of_groups = f" of {n_groups} group{'s' * (n_groups > 1)}" * (n_groups < len(own))
+            counted = f"{len(own)} images{of_groups}"
             raise DataError(
                 f"The class {kind!r} of {name!r} has {counted} of {subset!r}, and needs "
                 f"{LEAST_GROUPS} {'groups' if n_groups < len(own) else 'images'}, so that training "

@@ -163,10 +163,12 @@ class DataSummary:
     def summary(self) -> dict[str, pd.DataFrame]:
         """The distribution of the measure, and the example rows, for the terminal."""
         first = self.measure.partition(",")[0]
-        tables = {
-            f"Distribution of {self.measure}": self.targets.assign(
+        tables = {}
+        if len(self.targets):  # classes have no quartiles
+            tables[f"Distribution of {self.measure}"] = self.targets.assign(
                 **{name: [f"{value:.4g}" for value in self.targets[name]] for name in QUANTILES}
-            ).rename(columns={name: f" {name}" for name in QUANTILES}),
+            ).rename(columns={name: f" {name}" for name in QUANTILES})
+        return tables | {
             f"{len(self.examples)} rows, evenly over {first}": self.examples.assign(
                 measure=[
                     value if isinstance(value, str) else f"{value:.4g}"
@@ -174,7 +176,6 @@ class DataSummary:
                 ]
             ).rename(columns={"measure": f" {first}"}),
         }
-        return {title: table for title, table in tables.items() if len(table)}
 
     def save(self, folder: str | Path, *, command: str = "") -> Path:
         """Write a run folder: the tables, `run.json`, and the contact sheet.

@@ -271,9 +271,10 @@ def columns(
     if twice is not None:  # pandas numbers columns of one name
         raise DataError(f"{place} has two columns {twice!r}. Keep one, or rename the other.")
     if missing or table.empty:
+        others = " --target names others in its place." * (missing == ["measure"])
         raise DataError(
             f"{place} has {f'no column {missing[0]!r}' if missing else 'no rows'}; its columns are "
-            f"{', '.join(map(repr, list(found)[:8]))}. Give {wanted}."
+            f"{', '.join(map(repr, list(found)[:8]))}. Give {wanted}.{others}"
         )
     if not isinstance(table.index, pd.RangeIndex):  # pandas makes an index of surplus cells
         raise DataError(f"{place} has rows of more than {len(found)} cells. Name every column.")

@@ -105,10 +105,12 @@ def targets_drawing(
     targets = list(dict.fromkeys(map(str, frame["measure"])))
     looks = dict(zip(targets, [named_look(name, k) for k, name in enumerate(targets)], strict=True))
     by_metric: dict[str, list[Line]] = {}
-    regressor = _regressors(_rows(frame[frame["measure"] == targets[0]]))[0]
+    regressor = _regressors(_rows(frame.loc[frame["measure"] == targets[0]]))[0]
     chosen: Rows = []
     for target, look in looks.items():
-        rows = [row for row in _rows(frame[frame["measure"] == target]) if row["subset"] == subset]
+        rows = [
+            row for row in _rows(frame.loc[frame["measure"] == target]) if row["subset"] == subset
+        ]
         if not rows:
             continue
         chosen += rows

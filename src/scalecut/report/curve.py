@@ -67,7 +67,7 @@ def curve_story(
         scores.append(Section("Evidence", tables=[_evidence_table(by_key, labels_of(run.facts))]))
     curves = {}
     for target in dict.fromkeys(frame.measure):
-        rows = frame[frame.measure == target]
+        rows = frame.loc[frame.measure == target]
         for name in sorted(dict.fromkeys(rows.subset), key=lambda name: name != MEAN):
             key = _key(frame, target, name)
             is_drawn = key == MEAN and "curve" in drawn

@@ -163,15 +163,16 @@ def predicted_in_memory(
     targets, t = split.targets, split.targets.shape[1]
     whole = decompose(train, held_out) if set(regressors) != {"ols"} else None
     spread, squares, found = np.sum((y - y.mean(axis=0)) ** 2, axis=0), np.sum(y**2, axis=0), []
-    shared = {"together": split.together}
     for name, width in zip(regressors, widths, strict=True):
         if whole is None or name == "ols":
             both = least_squares(train, np.hstack([targets, permuted]), held_out).predictions
             exact, of_permuted = both[:, :t], both[:, t:]
         else:
             decomposition = leading(whole, width) if width else whole
-            exact = nested_ridge(decomposition, targets, split.groups, **shared).predictions
-            of_permuted = quick_ridge(decomposition, permuted, **shared)
+            shared = split.together
+            fit = nested_ridge(decomposition, targets, split.groups, together=shared)
+            exact = fit.predictions
+            of_permuted = quick_ridge(decomposition, permuted, together=shared)
         if split.n_classes:
             counts = counted(y, of_permuted, permuted.mean(axis=0), split.n_classes)
             found.append(Tested(exact, mean_recall(*counts)))
