@@ -1,6 +1,7 @@
 """Several targets at once, and classes: against scikit-learn on the same splits, and each alone."""
 
-from dataclasses import replace
+import json
+from dataclasses import asdict, replace
 
 import numpy as np
 import pandas as pd
@@ -11,7 +12,7 @@ from sklearn.preprocessing import StandardScaler
 
 import scalecut.probing.scores
 import scalecut.stats.out_of_core
-from scalecut import DataError, ProbePoint, choose_layer, make_image_set
+from scalecut import DataError, ProbePoint, choose_layer, make_image_set, open_run
 from scalecut.data.images import target_of
 from scalecut.data.read import LEAST_GROUPS, check_size
 from scalecut.probing.curve import Curve, compare_curves
@@ -246,6 +247,28 @@ def test_curve_of_each_target_finds_on_its_own(rng):
     both = of_grade.dropna(subset="predicted_class")
     assert balanced_accuracy_score(both["class"], both.predicted_class) > 0.5
     assert compare_curves(whole, whole).difference.abs().max() == 0
+
+
+@pytest.mark.long
+def test_saved_run_of_several_targets_is_read_and_has_a_page(rng, tmp_path):
+    whole = curve_of(*known(rng, missing=5), regressors=("ridge", "ols"))
+    folder = whole.save(tmp_path / "run", command="scalecut probe net")
+    read = open_run(folder)
+    assert read.finding() == whole.finding()
+    assert asdict(read.of("grade").evidence()) == pytest.approx(
+        asdict(whole.of("grade").evidence()), abs=1e-5, nan_ok=True
+    )
+    page = (folder / "report.html").read_text()
+    for key in ("area", "grade", "age · images", "balanced accuracy"):
+        assert key in page
+    assert {path.name for path in (folder / "figures").glob("*.png")} == {"curve.png", "data.png"}
+    predicted = pd.read_parquet(folder / "predictions.parquet")
+    assert set(predicted.target) == {"area", "grade", "age"}
+    alone = whole.of("grade").save(tmp_path / "one", command="scalecut probe net")
+    facts = json.loads((alone / "run.json").read_text())
+    assert facts["evidence"]["mean"]["metric"] == BALANCED
+    assert facts["evidence"]["mean"]["r2"] is None
+    assert not list((alone / "figures").glob("curve_exponential*"))
 
 
 def test_a_target_must_be_chosen_where_there_are_several(rng):
