@@ -24,7 +24,7 @@ from ..figures.drawing import Drawing
 from ..figures.text import METRICS
 from ..runs import Run
 from .cells import Cell, interval, p_value
-from .page import Section, Story, Table
+from .page import Section, Shown, Story, Table
 from .predictions import predictions_of, read_predictions
 
 COLUMNS = [
@@ -38,6 +38,7 @@ OF_EVIDENCE = (
     *("peak", "confidence_set", "r2", "r2_low", "r2_high", "learned", "p_value"),
     *("fall_after", "fall_first", "fall_last", "last_r2", "n_fit"),
 )  # what the page shows of each subset; scores are R² where it holds no others
+EVERY = "Every target"
 OF_SEVERAL = (
     "The page shows predictions of single images for one measure alone; predictions.parquet holds "
     "them here."
@@ -58,6 +59,14 @@ def curve_story(
     if is_scatter:
         predictions = predictions_of(run, frame, layers, has_thumbnails=has_thumbnails)
     scores = [Section("Layer by layer", tables=[layer_table(frame, run.facts)])]
+    if frame.measure.nunique() > 1 and "curve" in drawn:
+        shown = Shown(
+            "targets",
+            EVERY,
+            "Mean over subsets, with 95 % intervals; choose a target above for its controls.",
+            drawn["curve"],
+        )
+        scores.insert(0, Section(EVERY, figures=[shown]))
     by_key = {
         _key(frame, target, subset): found
         for target, by_subset in evidence.items()
