@@ -39,7 +39,7 @@ PACKAGES = (
 NAMES = (
     "model", "subset", "measure", "layer", "alias", "weights", "target", "regressor", "change",
     "quantity", "noise", "padding", "other", "concept",
-    "contestant", "tile", "best", "foretold", "layers",
+    "contestant", "tile", "best", "foretold", "layers", "metric",
 )
 NUMBERS = (
     "p_value", "r2_spread", "learned", "learned_low", "learned_high", "value", "low", "high", "r2",
@@ -47,7 +47,7 @@ NUMBERS = (
     "effect", "start", "end", "rho", "rho_depth", "regret", "regret_last", "loss",
     "validation_loss", "kappa", "mae", "octaves", "kappa_quadratic", "recall", "recall_sd",
     "mae_sd", "octaves_sd", "kappa_sd", "kappa_quadratic_sd", "partial_r2", "partial_low",
-    "partial_high",
+    "partial_high", "score", "score_low", "score_high",
 )
 # fmt: on
 DIGITS = 6  # decimals in the tables

@@ -42,12 +42,14 @@ class Choosing:
         from_: The run folder of a probe, whose curve chooses the layer.
         rule: peak, or cheapest (default): the earliest layer not shown to be worse than it.
         subset: The subset whose curve chooses; the mean if empty.
+        target: The target whose curve chooses, where the run has several.
     """
 
     at: str = ""
     from_: Path | None = None
     rule: Literal["cheapest", "peak"] | None = None
     subset: str = ""
+    target: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,12 +106,13 @@ def cut(
         as_json: whether the result is printed as JSON.
     """
     at, from_run, rule, subset = choosing.at, choosing.from_, choosing.rule, choosing.subset
+    target = choosing.target
     from .. import runs
 
     exports = check_names(building.export, EXPORTS, "export")
     if out is not None:
         runs.check_place(out, "cut")
-    _check_place_to_cut(at, from_run, rule, subset)
+    _check_place_to_cut(at, from_run, rule, subset or target)
     if from_run is None and not model:
         raise ModelError("No network is named. Give MODEL, such as resnet50, or --from RUN.")
     with ERR.status("Loading the network") as status:
@@ -133,7 +136,8 @@ def cut(
             curve = read_curve(from_run)
             if model:
                 check_model(curve, from_run, model)
-            choice = None if at else choose_layer(curve, rule or RULES[0], subset or MEAN)
+            asked = rule or RULES[0], subset or MEAN, target
+            choice = None if at else choose_layer(curve, *asked)
             whole = network_of_run(
                 from_run, curve, weights=loading.weights, allow_partial=loading.allow_partial
             )
@@ -217,16 +221,17 @@ def features(
     OUT.print(f"{len(table)} x {table.shape[1] - 1} features: {out}", soft_wrap=True)
 
 
-def _check_place_to_cut(at: str, from_run: Path | None, rule: str | None, subset: str) -> None:
+def _check_place_to_cut(at: str, from_run: Path | None, rule: str | None, part: str) -> None:
     """Refuse options that name no layer, or more than one."""
     if not at and from_run is None:
         raise DataError(
             "No layer to cut at is given. Give --at LAYER (`scalecut layers MODEL` lists them), or "
             "--from RUN, the run folder of a probe."
         )
-    if at and (rule or subset):
+    if at and (rule or part):
         raise DataError(
-            "--rule and --subset choose a layer, but --at names one. Give --at alone, or drop it."
+            "--rule, --subset and --target choose a layer, but --at names one. Give --at alone, or "
+            "drop it."
         )
 
 

@@ -53,14 +53,15 @@ def layer_rows(found: pd.DataFrame) -> pd.DataFrame:
 
 
 def difference_rows(table: pd.DataFrame, names: list[str]) -> pd.DataFrame:
-    """The differences of two curves, one row per subset."""
+    """The differences of two curves, one row per subset; of several targets, of each."""
     return pd.DataFrame(
         {
+            **({"target": table.measure} if "measure" in table else {}),
             "subset": table.subset,
             f"layer of {names[0]}": table.layer,
-            " R²": table.r2.map(number),
+            " score": table.r2.map(number),
             f"layer of {names[1]}": table.other_layer,
-            " R² ": table.other_r2.map(number),
+            " score ": table.other_r2.map(number),
             " difference": table.difference.map(number),
             " 95 % interval": [*map(interval, table.difference_low, table.difference_high)],
         }

@@ -1,6 +1,6 @@
-"""How much of an object's scale each layer encodes: the curve of held-out R², with its controls.
+"""How much of a target each layer encodes: the curve of held-out scores, with its controls.
 
-For every subset of the images (one class of objects) and every layer, the measure is regressed on
+For every subset of the images (one class of objects) and every layer, each target is regressed on
 the pooled features, in `repeats` random splits into 70 % training and 30 % test images, by group.
 The same splits serve every layer, regressor, target and kind of weights. Source: section 4.3 of
 `graziani2021`; the ridge penalty, the grouped splits and the intervals are ours (docs/choices.md).
@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-import pandas as pd
 from torch import nn
 
 from ..data.images import ImageSet, Progress
@@ -48,6 +47,7 @@ LEAST = {"repeats": 1, "random_networks": 1, "permutations": 0, "match_width": 0
 LEAST_PERMUTATIONS = 19  # for a p-value of 0.05
 QUICK_IMAGES, QUICK_PERMUTATIONS = 400, 99
 LONG = 60  # seconds, from which on the time is said beforehand
+CHANCE = ("chance", "chance_low", "chance_high")
 LEAST_TO_FIT, LEAST_GROUPS_TO_FIT = 10, 4
 
 
@@ -119,7 +119,7 @@ def probe(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Curve:
-    """Measure how much of an object's scale each layer encodes.
+    """Measure how much of an object's scale, or of any other target, each layer encodes.
 
     Args:
         model: A timm name (resnet50), hf-hub:ORG/NAME, module.path:factory, or another source
@@ -136,8 +136,8 @@ def probe(
         progress: Called with (stage, done, total).
 
     Returns:
-        The curve: R² by layer. Its intervals are 95 % bootstrap intervals over groups of test
-        images; for the mean over subsets, of the mean.
+        The curve: R² by layer, and the scores of classes. Its intervals are 95 % bootstrap
+        intervals over groups of test images; for the mean over subsets, of the mean.
 
     Raises:
         ScalecutError: DataError, ModelError or LayerError, in one line that says what to do.
@@ -152,7 +152,7 @@ def probe(
         points, layers_left_out = chosen_points(network, layers)
     with stages("images"):
         frame = network.preprocessing.frame(computation.fit)
-        image_set = images_of(data, frame, reading, seed=seed, progress=progress)
+        image_set = images_of(data, frame, reading, seed=seed, several=True, progress=progress)
     stages.say(image_set, network, strict=reading.strict)
     if network.weights.kind == "random":
         network = control_of(network, image_set, computation, seed)
@@ -169,6 +169,8 @@ def probe(
         scores, *fewer = asked.scores(kept, own, of_controls)
     facts = provenance(network, settings, stages, found, kept, moved)
     facts["probe"] = {"repeats": fitting.repeats, "seed": seed}
+    facts["targets"] = targets = _targets(kept, scores)
+    levels = {"targets": [{name: each[name] for name in ("name", "chance")} for each in targets]}
     facts["layers_left_out"] = layers_left_out
     facts["images_left_out"] = (*image_set.left_out, *found.left_out)
     return Curve(
@@ -176,7 +178,7 @@ def probe(
         scores.draws,
         asked.points,
         facts,
-        fewer=tuple(Curve(each.table, each.draws, asked.points) for each in fewer),
+        fewer=tuple(Curve(each.table, each.draws, asked.points, levels) for each in fewer),
         image_set=kept,
         predicted=scores.predicted,
     )
@@ -206,10 +208,12 @@ class _Asked:
         n_random = fitting.random_networks * ("random" in fitting.controls)
         passes = 1 + n_random + ("permuted" in fitting.controls)
         widths = [point.channels for point in self.points] * passes
-        sizes = [images.subset.count(subset) for subset in images.subsets]
-        asked = {"repeats": fitting.repeats, "permutations": fitting.permutations}
-        at_once = self.stages.workers.count
-        regression = duration.regression_seconds(sizes, widths, at_once=at_once, **asked)
+        at_once, regression = self.stages.workers.count, 0.0
+        for target in images.targets:
+            part, k = images.of(target.name), max(1, len(target.classes))
+            sizes = [part.subset.count(subset) for subset in part.subsets]
+            asked = {"repeats": fitting.repeats, "permutations": k * fitting.permutations}
+            regression += duration.regression_seconds(sizes, widths, at_once=at_once, **asked)
         forward = passes * len(images) / images_per_second
         if forward + regression < LONG:
             return ""
@@ -276,11 +280,25 @@ class _Asked:
                     for share in LEARNING_SHARES
                     if _is_enough(parts, share)
                 ]
-        named = {"model": self.network.name, "measure": images.measure_name}
         return [
-            replace(each, table=pd.DataFrame(each.table.assign(**named), columns=COLUMNS))
+            replace(each, table=each.table.assign(model=self.network.name)[COLUMNS])
             for each in found
         ]
+
+
+def _targets(images: ImageSet, scores: Scores) -> list[dict[str, object]]:
+    """Facts of each target: how many images have it, its classes, and what chance gives."""
+    facts: list[dict[str, object]] = []
+    for target in images.targets:
+        known = images.known(target.name)
+        chance = dict(zip(CHANCE, scores.chance[target.name], strict=True))
+        of_class = {
+            name: int((target.values[known] == number).sum())
+            for number, name in enumerate(target.classes)
+        }
+        counts = {"n_images": len(known), "n_missing": len(images) - len(known)}
+        facts.append({"name": target.name, **counts, "n_by_class": of_class, **chance})
+    return facts
 
 
 def _is_enough(parts: Sequence[Part], share: float) -> bool:
