@@ -261,7 +261,8 @@ def test_frame_has_the_columns_of_curve_csv_and_a_row_per_combination():
     assert list(table.columns) == COLUMNS
     assert " ".join(COLUMNS) == (
         "model subset measure layer alias depth n_features n_images weights target regressor "
-        "r2 r2_low r2_high p_value seed_count n_fit r2_spread learned learned_low learned_high"
+        "r2 r2_low r2_high p_value seed_count n_fit r2_spread learned learned_low learned_high "
+        "n_groups"
     )  # the table of the design, and what is beyond it
     named = ["subset", "layer", "weights", "target", "regressor"]
     assert not table.duplicated(named).any()

@@ -1,6 +1,6 @@
 """The curve: R² by layer, with its controls, and what it is evidence of."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,11 +18,11 @@ from ..errors import DataError, ModelError
 from ..figures.curve import curve_drawing
 from ..figures.drawing import page_figure
 from ..figures.notebook import html_of
-from ..figures.text import number, p_value, span, with_interval
+from ..figures.text import interval, number, p_value, span, with_interval
 from ..networks.points import SOFTMAX, ProbePoint
-from ..report.curve import COLUMNS
+from ..report.curve import COLUMNS, EARLIER
 from ..report.report import Result
-from ..stats.inference import drop, interval, peak
+from ..stats.inference import drop, ends, mirrored, no_interval, peak
 
 ALPHA = 0.05  # p-values up to this are significant
 # What two curves must share to be compared, with the facts that say so.
@@ -50,6 +50,8 @@ class Evidence:
         last, last_r2: the last layer and its R².
         last_loss, last_loss_low, last_loss_high: R² of the peak minus that of the last layer.
         n_fit: training images of each fit; with a different number the curve would differ.
+        refits: 95 % intervals that count the training images as well (`--intervals refit`): of
+            `r2`, `learned`, `last_r2` and `last_loss`; none otherwise.
     """
 
     peak: str
@@ -74,6 +76,7 @@ class Evidence:
     last_loss_low: float
     last_loss_high: float
     n_fit: int
+    refits: Mapping[str, Sequence[float]] = field(default_factory=dict)
 
     @property
     def is_shown(self) -> bool:
@@ -236,6 +239,18 @@ class Curve(Result):
         rows = self._rows(subset, self.weights, "true", self.regressor)
         return dict(zip(self.table.layer.iloc[rows], self.draws[rows], strict=True))
 
+    def n_groups(self, subset: str = MEAN) -> int:
+        """The groups that are held out in some repeat; of the mean, the fewest of any subset."""
+        return int(self.table.n_groups[self.table.subset == subset].iloc[0])
+
+    def score_of(
+        self, subset: str, weights: str, layer: str
+    ) -> tuple[float, Float64[np.ndarray, " b"]]:
+        """R² of the main regressor at one layer, and its draws."""
+        rows = self._rows(subset, weights, "true", self.regressor)
+        (row,) = rows[(self.table.layer.iloc[rows] == layer).to_numpy()]
+        return float(self.table.r2.iloc[row]), self.draws[row].astype(np.float64)
+
     def evidence(self, subset: str = MEAN) -> Evidence:
         """The peak with its confidence set, the gain over controls there, and the drop after it.
 
@@ -248,11 +263,14 @@ class Curve(Result):
         rows = self._candidates(subset)
         table, draws = self.table.iloc[rows], self.draws[rows].T.astype(np.float64)
         r2 = table.r2.to_numpy()
-        best, lost = peak(r2, draws), drop(r2, draws)
+        n_groups = self.n_groups(subset)
+        best, lost = peak(r2, draws), drop(r2, draws, n_groups)
         names = table.layer.tolist()
         top = table.iloc[best.at]
         loss = r2[best.at] - r2[-1]
-        loss_low, loss_high = interval(loss, draws[:, best.at] - draws[:, -1], most=np.inf)
+        plausible = mirrored(r2, draws)
+        below = plausible[:, best.at] - plausible[:, -1]
+        loss_low, loss_high = ends(loss, below, n_groups)
         after, first, last = (
             None if number is None else names[number]
             for number in (lost.after, lost.first, lost.last)
@@ -275,16 +293,18 @@ class Curve(Result):
             last_loss_low=float(loss_low),
             last_loss_high=float(loss_high),
             n_fit=int(top.n_fit),
+            refits=self.provenance.get("refits", {}).get(subset, {}),
         )
 
     def differences(self, subset: str = MEAN) -> pd.DataFrame:
         """R² of the peak minus that of every layer, paired, with 95 % intervals."""
         rows = self._candidates(subset)
-        table, draws = self.table.iloc[rows], self.draws[rows].astype(np.float64)
+        table, draws = self.table.iloc[rows], self.draws[rows].T.astype(np.float64)
         r2 = table.r2.to_numpy()
-        best = peak(r2, draws.T)
+        best, plausible = peak(r2, draws), mirrored(r2, draws)
         lost = r2[best.at] - r2
-        low, high = interval(lost, (draws[best.at] - draws).T, most=np.inf)
+        below = plausible[:, [best.at]] - plausible
+        low, high = ends(lost, below, self.n_groups(subset))
         names = ["subset", "layer", "alias", "depth", "r2"]
         return table[names].assign(
             below_peak=lost,
@@ -318,6 +338,8 @@ class Curve(Result):
         n_fit = f"{found.n_fit} training images"
         if self.is_quick:
             n_fit += " (a first look, --quick)"
+        if np.isnan(found.r2_low):
+            n_fit += f"; {no_interval()}"
         if not found.is_shown:
             by_chance = f", {p_value(found.p_value)}" if np.isfinite(found.p_value) else ""
             return (
@@ -330,7 +352,7 @@ class Curve(Result):
         if np.isfinite(found.learned):
             gain = with_interval(found.learned, found.learned_low, found.learned_high)
             said += f", a gain over controls of {gain}"
-            if found.learned_low <= 0:
+            if not found.learned_low > 0:  # also where there is no interval
                 said += ", which is not shown to be above 0"
         if found.peak == found.last:
             said += "; no layer was probed after it"
@@ -341,7 +363,21 @@ class Curve(Result):
             if not found.fall_first == found.fall_after == found.fall_last:
                 where += f" (95 %: {label(found.fall_first)} to {label(found.fall_last)})"
             said += f"; it drops after {where}, and {label(found.last)} has {number(found.last_r2)}"
-        return f"{said}; {n_fit}."
+        return f"{said}; {n_fit}.{self._with_refits(found)}"
+
+    def _with_refits(self, found: Evidence) -> str:
+        """The intervals that count the training images, in a sentence; nothing without them."""
+        names = {
+            "r2": "R²",
+            "learned": "a gain over controls",
+            "last_loss": f"a loss of {number(found.last_loss)} to {self._label(found.last)}",
+        }
+        said = [
+            f"{name} {interval(*found.refits[key])}"
+            for key, name in names.items()
+            if key in found.refits
+        ]
+        return f" With other training images as well: {', '.join(said)}." if said else ""
 
     @property
     def is_quick(self) -> bool:
@@ -446,7 +482,9 @@ def read_curve(folder: str | Path) -> Curve:
             f"{str(folder)!r} holds no curve, because another command wrote it. Give the folder "
             "that `scalecut probe` wrote (--out)."
         )
-    table = run.table("curve", COLUMNS)
+    table = run.table("curve", EARLIER).reindex(columns=COLUMNS)
+    n_groups = table.n_groups.fillna(table.n_images).astype(int)  # earlier runs do not have it
+    table = table.assign(n_groups=n_groups)
     try:
         draws = np.load(run.folder / "draws.npy", allow_pickle=False)
         points = tuple(ProbePoint.of_facts(point) for point in run.facts["points"])
@@ -481,10 +519,11 @@ def compare_curves(one: Curve, other: Curve, layers: tuple[str, str] | None = No
             for curve, layer in zip((one, other), layers or ("", ""), strict=True)
         ]
         (name, r2, draws), (other_name, other_r2, other_draws) = sides
-        low, high = interval(r2 - other_r2, draws - other_draws, most=np.inf)
+        above = mirrored(r2, draws) - mirrored(other_r2, other_draws)
+        low, high = ends(r2 - other_r2, above, one.n_groups(subset))
         both = {"layer": name, "other_layer": other_name, "r2": r2, "other_r2": other_r2}
-        ends = {"difference_low": float(low), "difference_high": float(high)}
-        rows.append({"subset": subset, **both, "difference": r2 - other_r2, **ends})
+        between = {"difference_low": float(low), "difference_high": float(high)}
+        rows.append({"subset": subset, **both, "difference": r2 - other_r2, **between})
     return pd.DataFrame(rows)
 
 

@@ -6,6 +6,7 @@ permutations and bootstrap draws serve every layer, regressor, target and kind o
 all scores are paired.
 """
 
+import functools
 import os
 import zlib
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
@@ -31,10 +32,12 @@ from ..stats import out_of_core as tall
 from ..stats.inference import (
     DRAWS,
     bootstrap_r_squared,
+    ends,
     family_p_values,
     group_draws,
     group_permutations,
     interval,
+    mirrored,
 )
 from ..stats.out_of_core import Rows, Split, predicted_in_memory
 
@@ -58,6 +61,11 @@ class Part:
     counts: UInt16[np.ndarray, "c n"]  # 1 + b rows: every image once, then bootstrap draws
     rank: Float64[np.ndarray, "r n"]  # random, of its group among training groups, in (0, 1]
     drawn: Float64[np.ndarray, "b most"]  # in [0, 1): random networks drawn along, in all subsets
+
+    @property
+    def n_groups(self) -> int:
+        """The groups that are held out in some repeat."""
+        return len(np.unique(self.groups[self.is_held_out.any(axis=0)]))
 
     def fitted(self, share: float) -> Bool[np.ndarray, "r n"]:
         """The training images of a share of the groups."""
@@ -94,6 +102,7 @@ class _Line:
     r2: np.ndarray  # (1 + b), the first with all images, the rest bootstrap draws
     null: np.ndarray  # (1 + p), the first of the measure itself; empty without permutations
     n_images: int
+    n_groups: int  # that are held out in some repeat; the fewest of any subset
     n_fit: int  # training images, mean over repeats and subsets
     n_features: int
     n_repeats: int
@@ -281,7 +290,7 @@ def score(
 
 def _row(key: tuple[str, str, str, str], point: ProbePoint, line: _Line) -> dict[str, Any]:
     subset, kind, target, regressor = key
-    low, high = interval(float(line.r2[0]), line.r2[1:])
+    low, high = interval(float(line.r2[0]), line.r2[1:], line.n_groups)
     return {
         "subset": subset,
         "layer": point.layer,
@@ -298,6 +307,7 @@ def _row(key: tuple[str, str, str, str], point: ProbePoint, line: _Line) -> dict
         "r2_high": float(high),
         "r2_spread": float(line.by_seed.std(ddof=1)) if len(line.by_seed) > 1 else np.nan,
         "seed_count": line.n_repeats,
+        "n_groups": line.n_groups,
     }
 
 
@@ -322,10 +332,19 @@ def _with_gain(
             controls = [place[key] for key in keys if key in place]
             if controls:
                 learned = row["r2"] - max(0.0, *(rows[number]["r2"] for number in controls))
-                by_draw = of_row - np.maximum(0.0, draws[controls].max(axis=0))
-                low, high = map(float, interval(learned, by_draw.astype(np.float64)))
+                above = _plausible(row, of_row) - functools.reduce(
+                    np.maximum, (_plausible(rows[n], draws[n]) for n in controls), 0.0
+                )
+                low, high = map(float, ends(learned, above, row["n_groups"]))
         extended.append(row | {"learned": learned, "learned_low": low, "learned_high": high})
     return extended
+
+
+def _plausible(
+    row: Mapping[str, Any], draws: Float32[np.ndarray, " b"]
+) -> Float64[np.ndarray, " b"]:
+    """What the R² of a row may be on other images."""
+    return mirrored(row["r2"], draws.astype(np.float64))
 
 
 def _p_values(by_layer: Mapping[str, _Line]) -> dict[str, float]:
@@ -358,9 +377,10 @@ def _layer_lines(
                 is_kept = (target, regressor) == ("true", kept_of)
                 read = [held[number][:, column] for *_, held in found if is_kept]
                 line = _Line(
-                    _over_seeds(seeds, part.drawn),
+                    over_seeds(seeds, part.drawn),
                     np.mean([null[:, column] for _, null, _ in found], axis=0),
                     len(part.rows),
+                    part.n_groups,
                     round(float(part.fitted(fits.share).sum(axis=1).mean())),
                     min(fits.width, n_features) if regressor == MATCHED else n_features,
                     len(part.is_held_out),
@@ -374,6 +394,7 @@ def _layer_lines(
             np.mean([line.r2 for line in lines], axis=0),
             np.mean([line.null for line in lines], axis=0),
             sum(line.n_images for line in lines),
+            min(line.n_groups for line in lines),
             round(np.mean([line.n_fit for line in lines]).item()),
             lines[0].n_features,
             lines[0].n_repeats,
@@ -383,7 +404,7 @@ def _layer_lines(
         yield MEAN, target, regressor, mean
 
 
-def _over_seeds(
+def over_seeds(
     seeds: Float64[np.ndarray, "q b"], places: Float64[np.ndarray, "b2 q2"]
 ) -> Float64[np.ndarray, " b"]:
     """R² averaged over random networks; in each draw these, too, are drawn with replacement.

@@ -38,9 +38,9 @@ def sort_key(cell: Cell) -> str | None:
 
 
 def interval(low: float, high: float) -> Cell:
-    """From low to high; nothing where one of them is unknown."""
+    """From low to high; "no interval" where one of them is unknown."""
     if not np.isfinite([low, high]).all():
-        return None
+        return "no interval"
     return (f"{low:.2f}{BLANK}to{BLANK}{high:.2f}".replace("-", "−"), low)
 
 

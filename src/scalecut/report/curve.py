@@ -27,7 +27,9 @@ COLUMNS = [
     *("model", "subset", "measure", "layer", "alias", "depth", "n_features", "n_images"),
     *("weights", "target", "regressor", "r2", "r2_low", "r2_high", "p_value", "seed_count"),
     *("n_fit", "r2_spread", "learned", "learned_low", "learned_high"),
+    "n_groups",
 ]
+EARLIER = COLUMNS[: COLUMNS.index("n_groups")]  # those of runs of every version
 OF_EVIDENCE = (
     *("peak", "confidence_set", "r2", "r2_low", "r2_high", "learned", "p_value"),
     *("fall_after", "fall_first", "fall_last", "last_r2", "n_fit"),
@@ -69,7 +71,7 @@ def curve_story(
 
 def curve_of(run: Run) -> pd.DataFrame:
     """The table of a curve, with the columns that its page and figures need."""
-    return run.table("curve", COLUMNS)
+    return run.table("curve", EARLIER)
 
 
 def evidence_of(run: Run) -> Mapping[str, Any]:
