@@ -10,6 +10,7 @@ the score of the same fits on endless new images, which is known in closed form.
 import argparse
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy.special import owens_t
@@ -167,7 +168,7 @@ def basic(score: float, draws: np.ndarray) -> tuple[float, float]:
     return min(2 * score - high, score), min(max(2 * score - low, score), 1.0)
 
 
-def intervals(scores: np.ndarray, g: int) -> Iterator[tuple[float, float]]:
+def intervals(scores: np.ndarray, g: int) -> Iterator[tuple[Any, Any]]:
     """Of R², of the difference, of the gain, each basic and ours; of both shares, ours."""
     r2, weaker, share, area = scores
     above, gain = r2 - weaker, r2 - np.maximum(weaker, 0)

@@ -335,7 +335,7 @@ def test_a_saved_curve_is_read_back(rng, tmp_path, monkeypatch):
 # --- few groups ----------------------------------------------------------------------------------
 
 
-def test_no_interval_is_stated_for_few_groups(rng):
+def test_no_interval_is_stated_for_few_groups(rng, tmp_path):
     table, draws = line_of(rng, DROP, n_groups=8)
     ends = ["r2_low", "r2_high", "learned_low", "learned_high"]
     curve = curve_of((table.assign(**dict.fromkeys(ends, np.nan)), draws))
@@ -348,7 +348,9 @@ def test_no_interval_is_stated_for_few_groups(rng):
     assert said.endswith(
         "28 training images; no interval holds with fewer than 12 groups of held-out images."
     )
-    curve.plot()
+    folder = curve.save(tmp_path / "run", command="scalecut probe net")  # with figures and page
+    assert "no interval" in (folder / "report.html").read_text(encoding="utf-8")
+    assert read_curve(folder).finding() == said
 
 
 def test_finding_ends_with_the_intervals_of_refits(rng):

@@ -29,7 +29,8 @@ from scalecut import (
     probe,
 )
 from scalecut.data.images import LeftOut
-from scalecut.probing.curve import COLUMNS
+from scalecut.probing import refits
+from scalecut.probing.curve import COLUMNS, read_curve
 from scalecut.probing.scores import Features, draw_parts, score
 from scalecut.stats.ridge import PENALTIES
 from tests.builders import AS_IT_IS, SIDE, discs
@@ -631,3 +632,20 @@ def test_12_bits_give_the_curve_of_the_same_images_stretched_to_8_by_hand(tmp_pa
     trained = ours.xs(("pretrained", "true", "ridge"), level=keys[1:])
     assert trained.max() > 0.5
     assert trained.idxmax() == theirs.xs(("pretrained", "true", "ridge"), level=keys[1:]).idxmax()
+
+
+# --- refits --------------------------------------------------------------------------------------
+
+
+def test_intervals_with_refits_are_kept_in_the_run_and_stated(tmp_path, monkeypatch):
+    monkeypatch.setattr(refits, "DRAWS", 20)
+    curve = probed(
+        discs(40), layers=["area", "logits"], controls=["pixels"], permutations=0, intervals="refit"
+    )
+    found = curve.evidence()
+    assert set(found.refits) == {"r2", "last_r2", "last_loss", "learned"}
+    for name in ("r2", "last_r2", "last_loss", "learned"):
+        low, high = found.refits[name]
+        assert low <= getattr(found, name) <= high
+    assert " With other training images as well: R² [" in curve.finding()
+    assert read_curve(curve.save(tmp_path / "run")).finding() == curve.finding()
