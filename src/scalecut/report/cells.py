@@ -40,7 +40,7 @@ def sort_key(cell: Cell) -> str | None:
 def interval(low: float | None, high: float | None) -> Cell:
     """From low to high; "no interval" where one of them is unknown."""
     if low is None or high is None or not np.isfinite([low, high]).all():
-        return "no interval"
+        return f"no{BLANK}interval"
     return (f"{low:.2f}{BLANK}to{BLANK}{high:.2f}".replace("-", "−"), low)
 
 
