@@ -47,6 +47,7 @@ from scalecut.networks.layers import probe_points, select_layers
 from scalecut.networks.points import LOGITS, POOLED, SOFTMAX
 from scalecut.probing import scores
 from scalecut.probing.scores import draw_parts
+from scalecut.stats.inference import interval
 from scalecut.stats.ridge import decompose, nested_ridge
 
 SIDE = 16
@@ -540,7 +541,7 @@ def colour_directions(class_="", **settings):
 def found(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SCALECUT_CACHE", str(tmp_path_factory.mktemp("cache")))
-        patch.setattr(module, "MOST_IMAGES", 10)
+        patch.setattr(module, "MOST_IMAGES", 12)
         return colour_directions(class_=1)
 
 
@@ -642,7 +643,7 @@ def test_transfer_to_the_same_subset_is_the_score_of_the_probe():
 
 def test_sensitivity_and_relevance_are_the_mean_over_evenly_spread_images(found):
     images, network = colours(), colour_net()
-    rows = np.linspace(0, N - 1, 10).round().astype(int)
+    rows = np.linspace(0, N - 1, 12).round().astype(int)
     chosen = [images.images[N + row] for row in rows]  # of the second subset
     vectors = found.vectors["alike"]
     slopes = sensitivity(network, chosen, points_of(network), vectors, 1)
@@ -651,9 +652,9 @@ def test_sensitivity_and_relevance_are_the_mean_over_evenly_spread_images(found)
         np.testing.assert_allclose(row.value, slopes[layer].mean())
         counts = draw_parts(images, 4, 0, shuffled=False)[1].counts[1:, rows]
         draws = counts @ slopes[layer] / counts.sum(axis=1)
-        ends = 2 * row.value - np.quantile(draws, [0.975, 0.025])
+        ends = interval(row.value, draws, 12, scale="difference")
         np.testing.assert_allclose([row.low, row.high], ends)
-        assert row.n_images == 10
+        assert row.n_images == 12
     br = value(found, "br", "alike", "look", "1")
     r2 = value(found, "transfer_r2", "alike", "look", "alike").value
     np.testing.assert_allclose(br.value, r2 * slopes["look"].mean() / slopes["look"].std())

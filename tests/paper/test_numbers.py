@@ -115,7 +115,7 @@ def curve(network, values=None, subsets=("cat", "dog", "mean"), left_out=()):
                 network, subset, "area", layer, at[layer].alias, at[layer].depth,
                 at[layer].channels, 90 if subset == "mean" else 40 + len(subset), weights, target,
                 regressor, r2, r2 + WIDTH["low"], r2 + WIDTH["high"], 0.005, 10, 274, math.nan,
-                learned, learned - 0.1, learned + 0.1,
+                learned, learned - 0.1, learned + 0.1, 40,
             ])  # fmt: skip
     noise = np.random.default_rng(3).normal(size=(len(rows), 60))
     table = scored_by_r2(pd.DataFrame(rows, columns=COLUMNS[:-4]))

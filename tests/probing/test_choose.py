@@ -24,7 +24,14 @@ def rng(request):
 def line(rng, r2, *, layers=LAYERS, spread=0.01, noise=None, **facts):
     """One line of a curve: the rows of its table, and draws with the noise of each layer."""
     row = {"model": "net", "subset": "mean", "measure": "area", "weights": "pretrained"}
-    row |= {"target": "true", "regressor": "ridge", "n_images": 40, "seed_count": 10, "n_fit": 28}
+    row |= {
+        "target": "true",
+        "regressor": "ridge",
+        "n_images": 40,
+        "seed_count": 10,
+        "n_fit": 28,
+        "n_groups": 40,
+    }
     row |= {"r2_spread": np.nan, "n_features": 8, "p_value": 0.001} | facts
     r2, depth = np.array(r2), np.linspace(0, 1, len(layers))
     table = pd.DataFrame(row, index=range(len(layers)))

@@ -15,8 +15,8 @@ from scalecut.probing.curve import (
     image_table,
     read_curve,
 )
-from scalecut.report.curve import COLUMNS, scored_by_r2
-from scalecut.stats.inference import interval
+from scalecut.report.curve import COLUMNS, LATER, scored_by_r2
+from scalecut.stats.inference import ends, mirrored
 
 LAYERS = {"a": "", "b": "add_2", "c": "", "logits": "pre_softmax", "softmax": "softmax"}
 PROVENANCE = {"images": {"sha256": "same"}, "probe": {"repeats": 10, "seed": 0}}
@@ -31,7 +31,7 @@ def line_of(rng, r2, *, layers=LAYERS, spread=0.01, noise=None, learned=0.1, **l
     """One line of a curve, its draws with noise of their own, or with that which is given."""
     row = {"model": "net", "subset": "mean", "measure": "area", "weights": "pretrained"}
     row |= {"target": "true", "regressor": "ridge", "n_images": 40, "seed_count": 10, "n_fit": 28}
-    row |= {"r2_spread": np.nan, "n_features": 8, "p_value": 0.001} | line
+    row |= {"r2_spread": np.nan, "n_features": 8, "p_value": 0.001, "n_groups": 40} | line
     depth = np.linspace(0, 1, len(layers))
     table = pd.DataFrame(
         [
@@ -103,7 +103,7 @@ def test_differences_are_paired_and_against_the_peak(rng):
     assert list(rows.index) == ["a", "b", "c", "logits"]
     np.testing.assert_allclose(rows.below_peak, [0.5, 0, 0.01, 0.3], atol=1e-6)
     draws = curve.draws.astype(float)
-    low, high = interval(0.01, draws[1] - draws[2])
+    low, high = ends(0.01, mirrored(0.8, draws[1]) - mirrored(0.79, draws[2]), 40)
     assert rows.below_peak_low["c"] == pytest.approx(low, abs=1e-6)
     assert rows.below_peak_high["c"] == pytest.approx(high, abs=1e-6)
     assert rows.is_in_confidence_set.tolist() == [False, True, False, False]
@@ -186,14 +186,17 @@ def test_learning_table_goes_from_few_images_to_all(rng):
 
 
 def test_networks_are_compared_image_by_image(rng):
-    shared = 0.2 * rng.normal(size=(1, 500))
-    noise = [shared + 0.001 * rng.normal(size=(5, 500)) for _ in range(2)]
-    one = curve_of(line_of(rng, [0.3, 0.8, 0.5, 0.5, 0.1], noise=noise[0]))
-    other = curve_of(line_of(rng, [0.3, 0.4, 0.5, 0.75, 0.1], noise=noise[1]))
+    shared = np.expm1(0.2 * rng.normal(size=500))  # images of unlike spread
+
+    def of(*r2):  # what is missed varies alike
+        noise = (np.array(r2)[:, None] - 1) * shared + 0.001 * rng.normal(size=(5, 500))
+        return curve_of(line_of(rng, r2, noise=noise))
+
+    one, other = of(0.3, 0.8, 0.5, 0.5, 0.1), of(0.3, 0.4, 0.5, 0.75, 0.1)
     row = compare_curves(one, other).iloc[0]
     assert (row.layer, row.other_layer) == ("b", "logits")
     assert row.difference == pytest.approx(0.05)
-    assert 0.04 < row.difference_low < 0.05 < row.difference_high < 0.06  # the noise is shared
+    assert 0.02 < row.difference_low < 0.05 < row.difference_high < 0.1  # the noise is shared
     row = compare_curves(one, other, ("add_2", "c")).iloc[0]
     assert (row.layer, row.other_layer, row.difference) == ("b", "c", pytest.approx(0.3))
 
@@ -328,5 +331,41 @@ def test_a_saved_curve_is_read_back(rng, tmp_path, monkeypatch):
         np.testing.assert_array_equal(read.draws, curve.draws)
         curve = read
     file = folder / "curve.csv"  # an earlier version wrote R² alone
-    pd.read_csv(file, dtype=str)[COLUMNS[:-4]].to_csv(file, index=False)
-    pd.testing.assert_frame_equal(read_curve(folder).to_frame(), read.to_frame())
+    earlier = [name for name in COLUMNS if name not in LATER]
+    pd.read_csv(file, dtype=str)[earlier].to_csv(file, index=False)
+    again = read_curve(folder).to_frame()
+    assert (again.n_groups == again.n_images).all()
+    pd.testing.assert_frame_equal(
+        again.drop(columns="n_groups"), read.to_frame().drop(columns="n_groups")
+    )
+
+
+# --- few groups ----------------------------------------------------------------------------------
+
+
+def test_no_interval_is_stated_for_few_groups(rng, tmp_path):
+    table, draws = line_of(rng, DROP, n_groups=8)
+    ends = [f"{name}_{end}" for name in ("r2", "score", "learned") for end in ("low", "high")]
+    curve = curve_of((table.assign(**dict.fromkeys(ends, np.nan)), draws))
+    found = curve.evidence()
+    assert found.is_shown  # by its p-value
+    assert np.isnan([found.last_loss_low, found.last_loss_high, found.fall_low]).all()
+    assert curve.differences()[["below_peak_low", "below_peak_high"]].isna().all(axis=None)
+    said = curve.finding()
+    assert "R² 0.80 (no interval), a gain over controls of 0.70 (no interval), which is" in said
+    assert said.endswith(
+        "28 training images; no interval holds with fewer than 12 groups of held-out images."
+    )
+    folder = curve.save(tmp_path / "run", command="scalecut probe net")  # with figures and page
+    assert "no interval" in (folder / "report.html").read_text(encoding="utf-8")
+    assert read_curve(folder).finding() == said
+
+
+def test_finding_ends_with_the_intervals_of_refits(rng):
+    refits = {"mean": {"r2": [0.6, 0.9], "last_r2": [0.2, 0.6], "last_loss": [0.1, 0.5]}}
+    curve = curve_of(line_of(rng, DROP), refits=refits)
+    assert curve.evidence().refits == refits["mean"]
+    assert curve.finding().endswith(
+        "28 training images. With other training images as well: R² [0.60, 0.90], a loss of 0.30 "
+        "to logits (pre_softmax) [0.10, 0.50]."
+    )

@@ -29,6 +29,8 @@ from scalecut import (
     probe,
 )
 from scalecut.data.images import LeftOut
+from scalecut.probing import refits
+from scalecut.probing.curve import read_curve
 from scalecut.probing.scores import Features, draw_parts, score
 from scalecut.report.curve import COLUMNS
 from scalecut.stats.ridge import PENALTIES
@@ -262,7 +264,7 @@ def test_frame_has_the_columns_of_curve_csv_and_a_row_per_combination():
     assert " ".join(COLUMNS) == (
         "model subset measure layer alias depth n_features n_images weights target regressor "
         "r2 r2_low r2_high p_value seed_count n_fit r2_spread learned learned_low learned_high "
-        "metric score score_low score_high"
+        "metric score score_low score_high n_groups"
     )  # the table of the design, and what is beyond it
     named = ["subset", "layer", "weights", "target", "regressor"]
     assert not table.duplicated(named).any()
@@ -634,3 +636,20 @@ def test_12_bits_give_the_curve_of_the_same_images_stretched_to_8_by_hand(tmp_pa
     trained = ours.xs(("pretrained", "true", "ridge"), level=keys[1:])
     assert trained.max() > 0.5
     assert trained.idxmax() == theirs.xs(("pretrained", "true", "ridge"), level=keys[1:]).idxmax()
+
+
+# --- refits --------------------------------------------------------------------------------------
+
+
+def test_intervals_with_refits_are_kept_in_the_run_and_stated(tmp_path, monkeypatch):
+    monkeypatch.setattr(refits, "DRAWS", 20)
+    curve = probed(
+        discs(40), layers=["area", "logits"], controls=["pixels"], permutations=0, intervals="refit"
+    )
+    found = curve.evidence()
+    assert set(found.refits) == {"r2", "last_r2", "last_loss", "learned"}
+    for name in ("r2", "last_r2", "last_loss", "learned"):
+        low, high = found.refits[name]
+        assert low <= getattr(found, name) <= high
+    assert " With other training images as well: R² [" in curve.finding()
+    assert read_curve(curve.save(tmp_path / "run")).finding() == curve.finding()

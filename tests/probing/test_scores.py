@@ -12,8 +12,8 @@ from sklearn.metrics import r2_score
 import scalecut.probing.scores
 import scalecut.stats.out_of_core
 from scalecut import ProbePoint, cache, make_image_set
-from scalecut.probing.scores import MOST_RANDOM, Features, _over_seeds, draw_parts, score
-from scalecut.stats.inference import drop, interval, peak
+from scalecut.probing.scores import MOST_RANDOM, Features, draw_parts, over_seeds, score
+from scalecut.stats.inference import drop, ends, interval, mirrored, peak
 
 LAYERS = ["a", "b", "c"]
 
@@ -130,8 +130,13 @@ def test_gain_is_what_is_above_the_best_control(rng):
         for number, layer in enumerate(LAYERS):
             best = max(0.0, twin.r2[layer], pixels.r2["pixels"])
             assert own.learned[layer] == pytest.approx(own.r2[layer] - best)
-            by_draw = draws[number] - np.maximum(0, np.maximum(twin_draws[number], pixel_draws[0]))
-            low, high = interval(own.learned[layer], by_draw.astype(float))
+            of_controls = np.maximum(
+                mirrored(twin.r2[layer], twin_draws[number].astype(float)),
+                mirrored(pixels.r2["pixels"], pixel_draws[0].astype(float)),
+            )
+            of_own = mirrored(own.r2[layer], draws[number].astype(float))
+            above = of_own - np.maximum(0, of_controls)
+            low, high = ends(own.learned[layer], above, int(own.n_groups[layer]))
             assert own.learned_low[layer] == pytest.approx(low)
             assert own.learned_high[layer] == pytest.approx(high)
     is_own = (scores.table.weights == "pretrained") & (scores.table.target == "true")
@@ -171,8 +176,8 @@ def test_interval_over_few_random_networks_covers_the_mean_of_all():
     covered = []
     for n in (2, 3, 5):
         for _ in range(200):
-            draws = _over_seeds(np.repeat(rng.normal(size=(n, 1)), 1001, axis=1), places)
-            low, high = interval(draws[0], draws[1:], most=np.inf)
+            draws = over_seeds(np.repeat(rng.normal(size=(n, 1)), 1001, axis=1), places)
+            low, high = interval(draws[0], draws[1:], 1000, scale="difference")
             covered.append(low <= 0 <= high)
     assert 0.9 <= np.mean(covered) <= 0.99
 
@@ -310,7 +315,7 @@ def test_flat_curves_show_no_drop_and_keep_their_layers_when_everything_is_fitte
         answers = {"pretrained": Features(points(layers, 20), (matrices,))}
         rows, draws = line(score(parts, answers, ("ridge",)), weights="pretrained")
         r2, draws = rows.r2.to_numpy(), draws.T.astype(np.float64)
-        shown.append(drop(r2, draws).after is not None)
+        shown.append(drop(r2, draws, n).after is not None)
         kept.append(len(peak(r2, draws).confidence_set) / len(layers))
     assert np.mean(shown) <= 0.07
     assert np.mean(kept) >= 0.93

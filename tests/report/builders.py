@@ -34,6 +34,7 @@ def curve_table(subsets=("dog", "cat", "mean"), regressors=("ridge", "ols")):
                             *(point.channels, 40, weights, target, regressor),
                             *(r2, r2 - 0.1, r2 + 0.1, np.nan, 10, 28, np.nan),
                             *((r2 - 0.3, r2 - 0.4, r2 - 0.2) if is_main else [np.nan] * 3),
+                            40,
                         ]
                     )
     return scored_by_r2(pd.DataFrame(rows, columns=COLUMNS[:-4]))

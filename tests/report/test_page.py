@@ -413,7 +413,7 @@ def test_cells_are_written_to_be_read_and_sorted():
     keys = [("name", None), (None, ""), (float("nan"), ""), (3, "3"), (("a", 0.5), "0.5")]
     assert [sort_key(cell) for cell, _ in keys] == [key for _, key in keys]
     assert interval(-0.5, 0.25) == ("−0.50\xa0to\xa00.25", -0.5)
-    assert interval(0.0, float("nan")) is None
+    assert interval(0.0, float("nan")) == interval(None, None) == "no\xa0interval"
     assert (p_value(0.049), p_value(None)) == (("0.049", 0.049), None)
     assert (p_value(0.0), p_value(4e-7), p_value(4e-6)) == (
         *(("p < 1e-6", 0.0), ("p < 1e-6", 4e-7)),

@@ -361,7 +361,7 @@ def test_agreement_and_configurations_have_their_sections(tmp_path):
         "correlation with depth": 0.2, "best layer": "b", "layer of highest R²": "c",
         "its loss": 0.05, "loss of the last layer": 0.3, "layers": 17,
     }  # fmt: skip
-    assert (second["metric"], second["95 %"]) == ("kappa quadratic", None)
+    assert (second["metric"], second["95 %"]) == ("kappa quadratic", "no\xa0interval")
     assert np.isnan(second["correlation with R²"])
     tried = table_of(found.sections, "Configurations")
     assert tried.columns == ("layers", "mae", "kappa")

@@ -45,9 +45,12 @@ from ..report.report import Result
 from ..runs import Run, settings_of
 from ..stats.inference import (
     bootstrap_r_squared,
+    ends,
     family_p_values,
     group_permutations,
     interval,
+    mirrored,
+    no_interval,
 )
 from ..stats.partial import (
     Others,
@@ -136,6 +139,8 @@ class Atlas(Result):
         best = rows.loc[rows.r2.idxmax()]
         r2 = text.with_interval(best.r2, best.r2_low, best.r2_high)
         said = f"{name} is encoded best at {best.layer} (R² {r2})"
+        if np.isnan(best.r2_low):
+            said += f" ({no_interval()})"
         if not np.isfinite(best.partial_r2):
             return f"{said}."
         rest = text.with_interval(best.partial_r2, best.partial_low, best.partial_high)
@@ -270,7 +275,7 @@ def atlas(
     with stages("regression"):
         plans = [planned(part, concepts, apart, mapped.permutations, seed) for part in parts]
         scores = _scores(plans, by_kind, points, stages)
-    table = _table(scores, [*concepts], points, len(kept)).assign(model=network.name)
+    table = _table(scores, [*concepts], points, plans).assign(model=network.name)
     facts = provenance(network, settings, stages, found, kept, moved)
     facts["concepts"] = {"dropped": dropped, "not_held_constant": apart}
     left_out = (*subject.left_out, *image_set.left_out, *found.left_out)
@@ -488,9 +493,10 @@ def _table(
     scores: Mapping[tuple[str, str], _Scores],
     concepts: Sequence[str],
     points: Sequence[ProbePoint],
-    n_images: int,
+    plans: Sequence[Plan],
 ) -> pd.DataFrame:
-    p_values = _p_values(scores)
+    p_values, n_images = _p_values(scores), sum(len(plan.part.rows) for plan in plans)
+    n_groups = min(plan.part.n_groups for plan in plans)
     rows = []
     for (kind, layer), found in scores.items():
         point = next(each for each in points if each.layer == layer)
@@ -500,20 +506,23 @@ def _table(
                 "weights": kind, "layer": layer, "alias": point.alias, "depth": point.depth,
                 "concept": concept, "n_images": n_images, "p_value": p_values[kind, layer][at],
             }  # fmt: skip
-            row |= _named(("r2", "r2_low", "r2_high"), found.r2[:, at])
-            row |= _named(("partial_r2", "partial_low", "partial_high"), found.partial[:, at])
+            r2, rest = found.r2[:, at], found.partial[:, at]
+            row |= _named("r2", r2[0], interval(r2[0], r2[1:], n_groups))
+            row |= _named("partial_r2", rest[0], interval(rest[0], rest[1:], n_groups))
             if control is not None:
-                gain = found.r2[:, at] - np.maximum(control.r2[:, at], 0.0)
-                row |= _named(("learned", "learned_low", "learned_high"), gain)
+                of_control = control.r2[:, at]
+                learned = r2[0] - max(of_control[0], 0.0)
+                plausible = np.maximum(mirrored(of_control[0], of_control[1:]), 0.0)
+                above = mirrored(r2[0], r2[1:]) - plausible
+                row |= _named("learned", learned, ends(learned, above, n_groups))
             rows.append(row)
     return pd.DataFrame(rows)
 
 
-def _named(names: Sequence[str], draws: Float64[np.ndarray, " b"]) -> dict[str, float]:
-    """A score and its 95 % interval."""
-    value = float(draws[0])
-    low, high = interval(value, draws[1:])
-    return dict(zip(names, (value, float(low), float(high)), strict=True))
+def _named(name: str, value: float, between: tuple[Any, Any]) -> dict[str, float]:
+    """A score and its 95 % interval, as columns."""
+    names = name, f"{name.removesuffix('_r2')}_low", f"{name.removesuffix('_r2')}_high"
+    return dict(zip(names, map(float, (value, *between)), strict=True))
 
 
 def _p_values(

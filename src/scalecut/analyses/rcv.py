@@ -47,7 +47,7 @@ from ..probing.curve import computed_line
 from ..probing.scores import Part, draw_parts, one_thread_each
 from ..report.report import Result
 from ..runs import settings_of
-from ..stats.inference import bootstrap_r_squared, interval
+from ..stats.inference import Scale, bootstrap_r_squared, interval
 from ..stats.ridge import NO_SPREAD, decompose, deviations, nested_ridge
 from .quantities import by_layer, layer_summary, read_analysis, skipped_of
 from .subject import subject_of
@@ -508,13 +508,16 @@ def _rows(
         errors = [each[held_out, None] for each, held_out in zip(lost, seen, strict=True)]
         r2 = bootstrap_r_squared(measure, errors, seen, counts)[:, 0]
         fair = correlation_squared(measure, guesses, seen, counts)
-        m = len(other.rows)
-        yield m, "transfer_r2", other.subset, *_with_interval(r2, most=1.0)
-        yield m, "transfer_correlation2", other.subset, *_with_interval(fair, 0.0, 1.0)
+        m, g = len(other.rows), len(np.unique(other.groups[seen.any(axis=0)]))
+        yield m, "transfer_r2", other.subset, *_with_interval(r2, g, "r2")
+        fair = np.maximum(_with_interval(fair, g, "r2"), 0.0)
+        yield m, "transfer_correlation2", other.subset, *fair
         if slope is not None and other is part:
-            counts = counts[:, evenly(n, len(slope))]
-            yield len(slope), "sensitivity", name, *_with_interval(_means(slope, counts))
-            yield len(slope), "br", name, *_with_interval(relevance(slope, r2, counts))
+            some = evenly(n, len(slope))
+            counts, g = counts[:, some], len(np.unique(part.groups[some]))
+            means, relevant = _means(slope, counts), relevance(slope, r2, counts)
+            yield len(slope), "sensitivity", name, *_with_interval(means, g, "difference")
+            yield len(slope), "br", name, *_with_interval(relevant, g, "difference")
 
 
 def _apart(image_set: ImageSet, part: Part, parts: Sequence[Part]) -> list[Part]:
@@ -551,11 +554,12 @@ def _means(
 
 
 def _with_interval(
-    draws: Float64[np.ndarray, " b"], least: float = -np.inf, most: float = np.inf
+    draws: Float64[np.ndarray, " b"], n_groups: int, scale: Scale
 ) -> Float64[np.ndarray, " 3"]:
     """The first draw with the interval that the others give."""
-    low_high = interval(draws[0], draws[1:], least=least, most=most) if draws[0] == draws[0] else ()
-    return np.array([draws[0], *(low_high or (np.nan, np.nan))])
+    if np.isnan(draws[0]):
+        return np.full(3, np.nan)
+    return np.array([draws[0], *interval(draws[0], draws[1:], n_groups, scale=scale)])
 
 
 # --- inside: the network -------------------------------------------------------------------------

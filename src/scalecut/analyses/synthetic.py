@@ -91,7 +91,7 @@ HEADINGS = {
 Report = Callable[[int, int], None]  # done, all
 # Features of scenes by layer; shares of their objects, as drawn (at first).
 Seen = tuple[dict[str, np.ndarray], np.ndarray]
-Draws = dict[str, tuple[np.ndarray, int]]  # by quantity; how many images it is of
+Draws = dict[str, tuple[np.ndarray, int, int]]  # by quantity; images it is of, and groups drawn
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,7 +200,7 @@ def probe_scenes(
 
     Every content (object, backdrop, place, light) is drawn on every canvas at every share, so the
     two factors are orthogonal. `gain`, `r2` and `blur_leak` are measured at the training side.
-    Values have 95 % basic bootstrap intervals over contents, scenes or series; the fits stay.
+    Values have 95 % bootstrap intervals over contents, scenes or series; the fits stay.
 
     Args:
         model, weights, allow_partial, layers, progress: As for `probe`.
@@ -508,9 +508,9 @@ def _table(
     with one_thread_each() as workers:
         for done, (point, draws) in enumerate(workers.map(found, points), start=1):
             line = (network.name, network.weights.kind, point.layer, point.alias, point.depth)
-            for quantity, (values, n_images) in draws.items():
-                most = np.inf if quantity == "gain" else 1.0  # of R²
-                low, high = interval(values[0], values[1:], most=most)
+            for quantity, (values, n_images, n_groups) in draws.items():
+                scale = "difference" if quantity == "gain" else "r2"
+                low, high = interval(values[0], values[1:], n_groups, scale=scale)
                 numbers = (float(values[0]), float(low), float(high))
                 rows.append((*line, point.channels, n_images, quantity, *numbers))
             report(done, len(points))
@@ -552,27 +552,28 @@ def _crossed_draws(
             "interaction_effect": effects[:, 2],
             "image_size_partial_r2": predicted_r2(size, scale),
         }
-    return {quantity: (values, n) for quantity, values in draws.items()}
+    return {quantity: (values, n, g) for quantity, values in draws.items()}
 
 
 def _probe_draws(
     features: Mapping[str, np.ndarray], shares: Mapping[str, np.ndarray], seed: int
 ) -> Draws:
-    """Gain and R² of the probe, and the leak, with their draws and numbers of images."""
+    """Gain and R² of the probe, and the leak, with their draws, images and groups."""
     fitted, series = features["random scenes"], features["series"]
     n, rng = len(fitted), np.random.default_rng([seed, 1])
     counts, folds, each = _draws(n, rng), rng.permutation(n) % FOLDS, np.arange(n)
     fit = nested_ridge(decompose(fitted, series), shares["random scenes"][:, None], each)
     predicted, was_set = (x.reshape(-1, STEPS) for x in (fit.predictions, shares["series"]))
+    g = len(predicted)
 
     def r2(kind: str) -> np.ndarray:
         held_out = out_of_fold(features[kind], shares[kind], np.zeros(n), each, folds)
         return partial_r2(shares[kind], *held_out, counts)
 
     return {
-        "gain": (covariance_gain(was_set, predicted, _draws(len(predicted), rng)), len(series)),
-        "r2": (r2("random scenes"), n),
-        "blur_leak": (r2("blurred scenes"), n),
+        "gain": (covariance_gain(was_set, predicted, _draws(g, rng)), len(series), g),
+        "r2": (r2("random scenes"), n, n),
+        "blur_leak": (r2("blurred scenes"), n, n),
     }
 
 

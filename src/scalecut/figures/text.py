@@ -26,8 +26,8 @@ def number(value: float) -> str:
 
 
 def interval(low: float, high: float) -> str:
-    """An interval, such as "[0.79, 0.83]"."""
-    return f"[{number(low)}, {number(high)}]"
+    """An interval, such as "[0.79, 0.83]"; "(no interval)" where there is none."""
+    return "(no interval)" if np.isnan([low, high]).all() else f"[{number(low)}, {number(high)}]"
 
 
 def with_interval(value: float, low: float, high: float) -> str:

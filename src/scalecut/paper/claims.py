@@ -158,7 +158,7 @@ def _is_learned(curve: Curve, network: str) -> tuple[str, str]:
         f"random weights have {_two(of_random[best.peak])} there, and at most "
         f"{_two(of_random.max())}"
     )
-    return said, _mark(best.learned_low > 0)
+    return said, _mark_of(best.learned_low)
 
 
 def _is_not_by_chance(curve: Curve, network: str) -> tuple[str, str]:
@@ -208,7 +208,7 @@ def _drops(curve: Curve, network: str) -> tuple[str, str]:
     return (
         f"drops by {_interval(best.fall, low, high)} after {_name(curve, best.fall_after)}; "
         f"the logits have {_two(best.last_r2)}, {_two(best.last_loss)} below the peak",
-        _mark(low > 0),
+        _mark_of(low),
     )
 
 
@@ -402,7 +402,14 @@ def _mark(is_so: bool | np.bool_) -> str:
     return REPRODUCED if is_so else NOT_REPRODUCED
 
 
+def _mark_of(low: float) -> str:
+    """Whether an interval lies above 0; there may be none."""
+    return INCOMPARABLE if math.isnan(low) else _mark(low > 0)
+
+
 def _interval(value: float, low: float, high: float) -> str:
+    if math.isnan(low):
+        return f"{_two(value)} (no interval)"
     return f"{_two(value)} [{_two(low)}, {_two(high)}]"
 
 

@@ -1,6 +1,6 @@
 """The curve: scores by layer, with their controls, and what they are evidence of."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -19,12 +19,12 @@ from ..errors import DataError, ModelError, check_names
 from ..figures.curve import curve_drawing, targets_drawing
 from ..figures.drawing import page_figure
 from ..figures.notebook import html_of
-from ..figures.text import METRICS, number, p_value, span, with_interval
+from ..figures.text import METRICS, interval, number, p_value, span, with_interval
 from ..networks.points import SOFTMAX, ProbePoint
 from ..report.curve import curve_of, main_metric
 from ..report.report import Result
-from ..stats.classes import R2
-from ..stats.inference import drop, interval, peak
+from ..stats.classes import R2, SCALES
+from ..stats.inference import Scale, drop, ends, mirrored, no_interval, peak
 
 SCORES = ("score", "score_low", "score_high")
 ALPHA = 0.05  # p-values up to this are significant
@@ -60,6 +60,8 @@ class Evidence:
         chance, chance_low, chance_high: the score of features that hold nothing of the target, and
             the 95 % interval of scores of the permuted target, mean over subsets; NaN without
             permutations.
+        refits: 95 % intervals that count the training images as well (`--intervals refit`): of
+            `r2`, `learned`, `last_r2` and `last_loss`; none otherwise.
     """
 
     peak: str
@@ -92,6 +94,7 @@ class Evidence:
     chance: float
     chance_low: float
     chance_high: float
+    refits: Mapping[str, Sequence[float]] = field(default_factory=dict)
 
     @property
     def is_shown(self) -> bool:
@@ -351,6 +354,23 @@ class Curve(Result):
         rows = self._rows(subset, self.weights, "true", self.regressor, self.metric)
         return dict(zip(self.table.layer.iloc[rows], self.draws[rows], strict=True))
 
+    @property
+    def scale(self) -> Scale:
+        """The scale on which intervals of the score are formed."""
+        return SCALES[self.metric]
+
+    def n_groups(self, subset: str = MEAN) -> int:
+        """The groups that are held out in some repeat; of the mean, the fewest of any subset."""
+        return int(self.table.n_groups[self.table.subset == subset].iloc[0])
+
+    def score_of(
+        self, subset: str, weights: str, layer: str
+    ) -> tuple[float, Float64[np.ndarray, " b"]]:
+        """The score of the main regressor at one layer, and its draws."""
+        rows = self._rows(subset, weights, "true", self.regressor, self.metric)
+        (row,) = rows[(self.table.layer.iloc[rows] == layer).to_numpy()]
+        return float(self.table.score.iloc[row]), self.draws[row].astype(np.float64)
+
     def evidence(self, subset: str = MEAN) -> Evidence:
         """The peak with its confidence set, the gain over controls there, and the drop after it.
 
@@ -363,11 +383,14 @@ class Curve(Result):
         rows = self._candidates(subset)
         table, draws = self.table.iloc[rows], self.draws[rows].T.astype(np.float64)
         score = table.score.to_numpy()
-        best, lost = peak(score, draws), drop(score, draws)
+        n_groups = self.n_groups(subset)
+        best, lost = peak(score, draws), drop(score, draws, n_groups, scale=self.scale)
         names = table.layer.tolist()
         top = table.iloc[best.at]
         loss = score[best.at] - score[-1]
-        loss_low, loss_high = interval(loss, draws[:, best.at] - draws[:, -1], most=np.inf)
+        plausible = mirrored(score, draws, self.scale, n_groups)
+        below = plausible[:, best.at] - plausible[:, -1]
+        loss_low, loss_high = ends(loss, below, n_groups, scale=self.scale)
         after, first, last = (
             None if number is None else names[number]
             for number in (lost.after, lost.first, lost.last)
@@ -394,6 +417,7 @@ class Curve(Result):
             **{name: float(top[name]) for name in SCORES},
             last_score=float(score[-1]),
             **self._chances(),
+            refits=self.provenance.get("refits", {}).get(subset, {}),
         )
 
     def _chances(self) -> dict[str, float]:
@@ -410,11 +434,12 @@ class Curve(Result):
     def differences(self, subset: str = MEAN) -> pd.DataFrame:
         """The score of the peak minus that of every layer, paired, with 95 % intervals."""
         rows = self._candidates(subset)
-        table, draws = self.table.iloc[rows], self.draws[rows].astype(np.float64)
-        score = table.score.to_numpy()
-        best = peak(score, draws.T)
+        table, draws = self.table.iloc[rows], self.draws[rows].T.astype(np.float64)
+        score, n_groups = table.score.to_numpy(), self.n_groups(subset)
+        best, plausible = peak(score, draws), mirrored(score, draws, self.scale, n_groups)
         lost = score[best.at] - score
-        low, high = interval(lost, (draws[best.at] - draws).T, most=np.inf)
+        below = plausible[:, [best.at]] - plausible
+        low, high = ends(lost, below, n_groups, scale=self.scale)
         names = ["subset", "layer", "alias", "depth", "r2"]
         return table[names].assign(
             below_peak=lost,
@@ -462,6 +487,8 @@ class Curve(Result):
         n_fit = f"{found.n_fit} training images"
         if self.is_quick:
             n_fit += " (a first look, --quick)"
+        if np.isnan(found.score_low):
+            n_fit += f"; {no_interval(self.scale)}"
         if not found.is_shown:
             by_chance = f", {p_value(found.p_value)}" if np.isfinite(found.p_value) else ""
             return (
@@ -472,7 +499,7 @@ class Curve(Result):
         if np.isfinite(found.learned):
             gain = with_interval(found.learned, found.learned_low, found.learned_high)
             said += f", a gain over controls of {gain}"
-            if found.learned_low <= 0:
+            if not found.learned_low > 0:  # also where there is no interval
                 said += ", which is not shown to be above 0"
         if found.peak == found.last:
             said += "; no layer was probed after it"
@@ -484,7 +511,21 @@ class Curve(Result):
                 where += f" (95 %: {label(found.fall_first)} to {label(found.fall_last)})"
             last = number(found.last_score)
             said += f"; it drops after {where}, and {label(found.last)} has {last}"
-        return f"{said}; {n_fit}."
+        return f"{said}; {n_fit}.{self._with_refits(found)}"
+
+    def _with_refits(self, found: Evidence) -> str:
+        """The intervals that count the training images, in a sentence; nothing without them."""
+        names = {
+            "r2": "R²",
+            "learned": "a gain over controls",
+            "last_loss": f"a loss of {number(found.last_loss)} to {self._label(found.last)}",
+        }
+        said = [
+            f"{name} {interval(*found.refits[key])}"
+            for key, name in names.items()
+            if key in found.refits
+        ]
+        return f" With other training images as well: {', '.join(said)}." if said else ""
 
     @property
     def _what(self) -> str:
@@ -642,10 +683,15 @@ def compare_curves(one: Curve, other: Curve, layers: tuple[str, str] | None = No
             for curve, layer in zip((one, other), layers or ("", ""), strict=True)
         ]
         (name, r2, draws), (other_name, other_r2, other_draws) = sides
-        low, high = interval(r2 - other_r2, draws - other_draws, most=np.inf)
+        n_groups, scale = one.n_groups(subset), one.scale
+        above, below = (
+            mirrored(score, of_side, scale, n_groups)
+            for score, of_side in ((r2, draws), (other_r2, other_draws))
+        )
+        low, high = ends(r2 - other_r2, above - below, n_groups, scale=scale)
         both = {"layer": name, "other_layer": other_name, "r2": r2, "other_r2": other_r2}
-        ends = {"difference_low": float(low), "difference_high": float(high)}
-        rows.append({"subset": subset, **both, "difference": r2 - other_r2, **ends})
+        between = {"difference_low": float(low), "difference_high": float(high)}
+        rows.append({"subset": subset, **both, "difference": r2 - other_r2, **between})
     return pd.DataFrame(rows)
 
 

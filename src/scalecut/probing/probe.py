@@ -35,12 +35,15 @@ from ..networks.points import ProbePoint
 from ..networks.selection import chosen_points
 from ..report.curve import COLUMNS
 from ..runs import settings_of
+from ..stats.refits import DRAWS
 from . import duration
 from .controls import control_of, moved_by_int8, pixel_network, variant_of
 from .curve import Curve
+from .refits import Refits, check_refits, refitted
 from .scores import MATCHED, MOST_RANDOM, Features, Part, Scores, draw_parts, score
 
 REGRESSORS = ("ridge", "ols")
+INTERVALS = ("test", "refit")
 CONTROLS = ("random", "permuted", "pixels", "shuffled")
 LEARNING_SHARES = (0.125, 0.25, 0.5)  # of the training groups; all of them is the curve itself
 LEAST = {"repeats": 1, "random_networks": 1, "permutations": 0, "match_width": 0}
@@ -49,6 +52,7 @@ QUICK_IMAGES, QUICK_PERMUTATIONS = 400, 99
 LONG = 60  # seconds, from which on the time is said beforehand
 CHANCE = ("chance", "chance_low", "chance_high")
 LEAST_TO_FIT, LEAST_GROUPS_TO_FIT = 10, 4
+TOLD = ("name", "chance")  # facts of a target that curves with fewer training images need
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +70,8 @@ class Fitting:
         match_width: Also fit this many principal components of every layer; 0 for none.
         learning_curve: Also fit 1/8, 1/4 and 1/2 of the training images.
         quick: A first look: at most 400 images, one randomly initialised network, 99 permutations.
+        intervals: test, intervals over test images, with the fits as they are; or refit, which also
+            fits the peak and the last layer to 200 other draws of the training images.
     """
 
     regressor: Sequence[Literal["ridge", "ols"]] = ("ridge", "ols")
@@ -80,6 +86,7 @@ class Fitting:
     match_width: int = 0
     learning_curve: bool = False
     quick: bool = False
+    intervals: Literal["test", "refit"] = "test"
 
     def __post_init__(self) -> None:
         for name, known in (("regressor", REGRESSORS), ("controls", (*CONTROLS, "none"))):
@@ -88,6 +95,12 @@ class Fitting:
             )
         if not self.regressor:
             raise DataError(f"--regressor is empty. Give one or more of {', '.join(REGRESSORS)}.")
+        if self.intervals not in INTERVALS:
+            raise DataError(
+                f"No intervals are named {self.intervals!r}. Give {' or '.join(INTERVALS)}."
+            )
+        if self.intervals == "refit" and "ridge" not in self.regressor:
+            raise DataError("--intervals refit fits ridge. Add ridge to --regressor.")
         for name, least in LEAST.items():
             given, option = getattr(self, name), f"--{name.replace('_', '-')}"
             if given < least:
@@ -153,6 +166,8 @@ def probe(
     with stages("images"):
         frame = network.preprocessing.frame(computation.fit)
         image_set = images_of(data, frame, reading, seed=seed, several=True, progress=progress)
+    if fitting.intervals == "refit":
+        check_refits(image_set)
     stages.say(image_set, network, strict=reading.strict)
     if network.weights.kind == "random":
         network = control_of(network, image_set, computation, seed)
@@ -167,21 +182,23 @@ def probe(
         moved = moved_by_int8(network, kept, points, computation, found, stages)
         of_controls = asked.control_features(kept)
         scores, *fewer = asked.scores(kept, own, of_controls)
+        targets = _targets(kept, scores)
+        levels = {"targets": [{name: each[name] for name in TOLD} for each in targets]}
+        curve = Curve(
+            scores.table,
+            scores.draws,
+            asked.points,
+            fewer=tuple(Curve(each.table, each.draws, asked.points, levels) for each in fewer),
+            image_set=kept,
+            predicted=scores.predicted,
+        )
+        refits = asked.refits(curve, kept, own, of_controls)
     facts = provenance(network, settings, stages, found, kept, moved)
     facts["probe"] = {"repeats": fitting.repeats, "seed": seed}
-    facts["targets"] = targets = _targets(kept, scores)
-    levels = {"targets": [{name: each[name] for name in ("name", "chance")} for each in targets]}
+    facts["targets"] = targets
     facts["layers_left_out"] = layers_left_out
     facts["images_left_out"] = (*image_set.left_out, *found.left_out)
-    return Curve(
-        scores.table,
-        scores.draws,
-        asked.points,
-        facts,
-        fewer=tuple(Curve(each.table, each.draws, asked.points, levels) for each in fewer),
-        image_set=kept,
-        predicted=scores.predicted,
-    )
+    return replace(curve, provenance=facts | refits)
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,6 +231,12 @@ class _Asked:
             sizes = [part.subset.count(subset) for subset in part.subsets]
             asked = {"repeats": fitting.repeats, "permutations": k * fitting.permutations}
             regression += duration.regression_seconds(sizes, widths, at_once=at_once, **asked)
+        if fitting.intervals == "refit":  # the peak, which may be the widest, the last, controls
+            sizes = [images.subset.count(subset) for subset in images.subsets]
+            widest = [max(point.channels for point in self.points)] * (3 + n_random)
+            drawn = [round(0.63 * size) for size in sizes]
+            asked = {"repeats": DRAWS * fitting.repeats, "permutations": 0}
+            regression += duration.regression_seconds(drawn, widest, at_once=at_once, **asked)
         forward = passes * len(images) / images_per_second
         if forward + regression < LONG:
             return ""
@@ -284,6 +307,20 @@ class _Asked:
             replace(each, table=each.table.assign(model=self.network.name)[COLUMNS])
             for each in found
         ]
+
+    def refits(
+        self,
+        curve: Curve,
+        images: ImageSet,
+        own: dict[str, Features],
+        controls: dict[str, Features],
+    ) -> dict[str, Refits]:
+        """The intervals that count the training images, if they were asked for."""
+        if self.fitting.intervals != "refit":
+            return {}
+        parts = draw_parts(images, self.fitting.repeats, self.seed, shuffled=False)
+        with self.stages("refits"):
+            return {"refits": refitted(curve, parts, own, controls, self.stages)}
 
 
 def _targets(images: ImageSet, scores: Scores) -> list[dict[str, object]]:

@@ -7,6 +7,7 @@ scores of a target are paired; and one decomposition serves all measures of the 
 are regressed as columns of 1 and 0 (`stats.classes`), on splits of their own that are stratified.
 """
 
+import functools
 import os
 import zlib
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
@@ -33,8 +34,8 @@ from ..stats.classes import (
     AUROC,
     BALANCED,
     KAPPA,
-    LEAST,
     R2,
+    SCALES,
     bootstrap_classes,
     chance,
     chosen,
@@ -44,10 +45,12 @@ from ..stats.classes import (
 from ..stats.inference import (
     DRAWS,
     bootstrap_r_squared,
+    ends,
     family_p_values,
     group_draws,
     group_permutations,
     interval,
+    mirrored,
 )
 from ..stats.out_of_core import Permuted, Rows, Split, predicted_in_memory
 
@@ -91,6 +94,11 @@ class Part:
         if are_numbers(self.classes):
             return np.array([float(name) for name in self.classes])
         return np.arange(len(self.classes), dtype=np.float64)
+
+    @property
+    def n_groups(self) -> int:
+        """The groups that are held out in some repeat."""
+        return len(np.unique(self.groups[self.is_held_out.any(axis=0)]))
 
     def fitted(self, share: float) -> Bool[np.ndarray, "r n"]:
         """The training images of a share of the groups."""
@@ -143,6 +151,7 @@ class _Line:
     scores: np.ndarray  # (1 + b), the first with all images, the rest bootstrap draws
     null: np.ndarray  # (1 + p), the first of the target itself; empty without permutations
     n_images: int
+    n_groups: int  # that are held out in some repeat; the fewest of any subset
     n_fit: int  # training images, mean over repeats and subsets
     n_features: int
     n_repeats: int
@@ -371,7 +380,7 @@ def score(
 
 def _order(key: _Key, measures: Sequence[str], subsets: Mapping[str, int]) -> tuple[Any, ...]:
     """Targets and subsets as they came, the rest by name; of the metrics the main one first."""
-    metrics = list(LEAST)
+    metrics = list(SCALES)
     named = measures.index(key.measure), subsets[key.subset]
     return *named, key.kind, key.target, key.regressor, metrics.index(key.metric)
 
@@ -386,7 +395,7 @@ def _chance(by_layer: Mapping[str, _Line]) -> tuple[float, float, float]:
 
 def _row(key: _Key, point: ProbePoint, line: _Line) -> dict[str, Any]:
     score = float(line.scores[0])
-    low, high = interval(score, line.scores[1:], least=LEAST[key.metric])
+    low, high = interval(score, line.scores[1:], line.n_groups, scale=SCALES[key.metric])
     r2 = (score, float(low), float(high)) if key.metric == R2 else (np.nan,) * 3
     return {
         "subset": key.subset,
@@ -408,6 +417,7 @@ def _row(key: _Key, point: ProbePoint, line: _Line) -> dict[str, Any]:
         "score_low": float(low),
         "score_high": float(high),
         "chance": line.chance,
+        "n_groups": line.n_groups,
     }
 
 
@@ -434,13 +444,24 @@ def _with_gain(
                 least = row["chance"]
                 best = max(least, *(rows[number]["score"] for number in controls))
                 learned = row["score"] - best
-                by_draw = of_row - np.maximum(least, draws[controls].max(axis=0))
-                low, high = map(float, interval(learned, by_draw.astype(np.float64)))
+                above = _plausible(row, of_row) - functools.reduce(
+                    np.maximum, (_plausible(rows[n], draws[n]) for n in controls), least
+                )
+                scale = SCALES[row["metric"]]
+                low, high = map(float, ends(learned, above, row["n_groups"], scale=scale))
         extended.append(row | {"learned": learned, "learned_low": low, "learned_high": high})
     return extended
 
 
 _ALIKE = ("measure", "subset", "regressor", "metric")  # what a score shares with its controls
+
+
+def _plausible(
+    row: Mapping[str, Any], draws: Float32[np.ndarray, " b"]
+) -> Float64[np.ndarray, " b"]:
+    """What the score of a row may be on other images."""
+    scale = SCALES[row["metric"]]
+    return mirrored(row["score"], draws.astype(np.float64), scale, row["n_groups"])
 
 
 def _p_values(by_layer: Mapping[str, _Line]) -> dict[str, float]:
@@ -475,9 +496,10 @@ def _layer_lines(
                 read = [held[:, column] for *_, held in found if is_kept]
                 nulls = [null[:, column] for _, null, _ in found]
                 line = _Line(
-                    _over_seeds(seeds, part.drawn),
+                    over_seeds(seeds, part.drawn),
                     np.mean(nulls, axis=0) if is_main else np.zeros(0),
                     len(part.rows),
+                    part.n_groups,
                     round(float(part.fitted(fits.share).sum(axis=1).mean())),
                     min(fits.width, n_features) if regressor == MATCHED else n_features,
                     len(part.is_held_out),
@@ -493,6 +515,7 @@ def _layer_lines(
             np.mean([line.scores for line in lines], axis=0),
             np.mean([line.null for line in lines], axis=0),
             sum(line.n_images for line in lines),
+            min(line.n_groups for line in lines),
             round(np.mean([line.n_fit for line in lines]).item()),
             lines[0].n_features,
             lines[0].n_repeats,
@@ -503,7 +526,7 @@ def _layer_lines(
         yield key, mean
 
 
-def _over_seeds(
+def over_seeds(
     seeds: Float64[np.ndarray, "q b"], places: Float64[np.ndarray, "b2 q2"]
 ) -> Float64[np.ndarray, " b"]:
     """R² averaged over random networks; in each draw these, too, are drawn with replacement.

@@ -37,10 +37,10 @@ def sort_key(cell: Cell) -> str | None:
     return f"{value:.12g}"
 
 
-def interval(low: float, high: float) -> Cell:
-    """From low to high; nothing where one of them is unknown."""
-    if not np.isfinite([low, high]).all():
-        return None
+def interval(low: float | None, high: float | None) -> Cell:
+    """From low to high; "no interval" where one of them is unknown."""
+    if low is None or high is None or not np.isfinite([low, high]).all():
+        return f"no{BLANK}interval"
     return (f"{low:.2f}{BLANK}to{BLANK}{high:.2f}".replace("-", "−"), low)
 
 

@@ -31,9 +31,10 @@ COLUMNS = [
     *("model", "subset", "measure", "layer", "alias", "depth", "n_features", "n_images"),
     *("weights", "target", "regressor", "r2", "r2_low", "r2_high", "p_value", "seed_count"),
     *("n_fit", "r2_spread", "learned", "learned_low", "learned_high"),
-    *("metric", "score", "score_low", "score_high"),
+    *("metric", "score", "score_low", "score_high", "n_groups"),
 ]
 SCORE = {"score": "r2", "score_low": "r2_low", "score_high": "r2_high"}  # where the metric is r2
+LATER = {"metric", *SCORE, "n_groups"}  # which runs of earlier versions lack
 OF_EVIDENCE = (
     *("peak", "confidence_set", "r2", "r2_low", "r2_high", "learned", "p_value"),
     *("fall_after", "fall_first", "fall_last", "last_r2", "n_fit"),
@@ -117,11 +118,12 @@ def _key(frame: pd.DataFrame, target: str, subset: str) -> str:
 def curve_of(run: Run) -> pd.DataFrame:
     """The table of a curve, with the columns that its page and figures need.
 
-    An earlier version wrote no scores but R².
+    An earlier version wrote no scores but R², and no groups, which were then images.
     """
-    later = {"metric", *SCORE}
-    table = run.table("curve", [name for name in COLUMNS if name not in later])
-    return table if later <= {*table} else scored_by_r2(table)
+    table = run.table("curve", [name for name in COLUMNS if name not in LATER])
+    if not {"metric", *SCORE} <= {*table}:
+        table = scored_by_r2(table)
+    return table if "n_groups" in table else table.assign(n_groups=table.n_images)
 
 
 def main_metric(table: pd.DataFrame) -> str:

@@ -15,8 +15,10 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Bool, Float, Float64, Int, Num
 
+from .inference import Scale
+
 R2, BALANCED, AUROC, KAPPA = "r2", "balanced_accuracy", "auroc", "quadratic_kappa"
-LEAST = {BALANCED: 0.0, AUROC: 0.0, KAPPA: -1.0, R2: -np.inf}  # what a score cannot be below
+SCALES: dict[str, Scale] = {BALANCED: "share", AUROC: "share", KAPPA: "difference", R2: "r2"}
 
 
 def chance(metric: str, n_classes: int) -> float:

@@ -6,13 +6,20 @@ is one score per layer, in order of execution; its draws are paired: all use the
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal, TypeAlias
 
 import numpy as np
 from jaxtyping import Bool, Float64, Int, Num
+from scipy.stats import norm as normal
+from scipy.stats import t as student
 
 from .ridge import NO_SPREAD
 
 DRAWS = 1000
+Scale: TypeAlias = Literal["r2", "share", "difference"]
+
+# Groups of held-out images; with fewer, intervals do not hold (docs/intervals.md).
+LEAST_GROUPS: dict[Scale, int] = {"r2": 12, "share": 40, "difference": 12}
 
 # Draws resample the test images and keep the fits, which understates the noise of differences
 # between layers. With this factor flat curves show a drop, and confidence sets miss a best layer,
@@ -57,28 +64,85 @@ def bootstrap_r_squared(
     return np.where(used[:, None] > 0, total / np.maximum(used, 1)[:, None], np.nan)
 
 
-def interval(
-    r2: Float64[np.ndarray, "*c"] | float,
+def mirrored(
+    score: Float64[np.ndarray, "*c"] | float,
     draws: Float64[np.ndarray, "b *c"],
-    level: float = 0.95,
-    *,
-    least: float = -np.inf,
-    most: float = 1.0,
-) -> tuple[Float64[np.ndarray, "*c"] | np.float64, Float64[np.ndarray, "*c"] | np.float64]:
-    """The basic bootstrap interval, [2 R² - q_high, 2 R² - q_low], clipped (`efron1993`).
+    scale: Scale = "r2",
+    n_groups: int | None = None,
+) -> Float64[np.ndarray, "b *c"]:
+    """The draws mirrored at the score: what the score on endless new images may be.
 
-    Draws of R² lie below R² itself, the more so the smaller it is; the percentile interval would
-    inherit this bias and lie too low (docs/log.md).
+    A draw r* lies as far from the score r as r from the truth, on a scale f on which the spread of
+    the draws depends least on where the score is:  f⁻¹(2 f(r) - f(r*)).  Draws of R² lie below R²
+    itself, because a resampled test part repeats images and so varies less; mirrored draws undo
+    this, plain quantiles of the draws would double it (docs/intervals.md). Functions of several
+    scores, such as differences, are taken of mirrored draws.
 
     Args:
-        level: coverage, 0 to 1.
-        least, most: bounds that the interval is clipped to.
+        scale: `r2`, the logarithm of 1 - R²; `share`, the logarithm of the odds, for scores from 0
+            to 1; `difference`, no change, for what has no bound.
+        n_groups: groups of images that were held out; half a group right and half a group wrong are
+            added to a share, so that one of 1 has an interval as well.
     """
-    tail = (1 - level) / 2
-    low, high = np.nanquantile(draws, [tail, 1 - tail], axis=0)
-    # With few images all draws may lie on one side of the score; the interval still contains it.
-    low, high = np.minimum(2 * r2 - high, r2), np.maximum(2 * r2 - low, r2)
-    return np.clip(low, least, most), np.clip(high, least, most)
+    if scale == "difference":
+        return 2 * score - draws
+    if scale == "r2":
+        return 1 - (1 - score) ** 2 / np.maximum(1 - draws, np.finfo(np.float64).eps)
+    more = 0.5 / n_groups if n_groups else 0.0
+    share, by_draw = ((np.asarray(each) + more) / (1 + 2 * more) for each in (score, draws))
+    odds = (share / (1 - share)) ** 2 * (1 - by_draw) / by_draw
+    return np.clip((1 + 2 * more) * odds / (1 + odds) - more, 0.0, 1.0)
+
+
+def ends(
+    score: Float64[np.ndarray, "*c"] | float,
+    plausible: Float64[np.ndarray, "b *c"],
+    n_groups: int,
+    level: float = 0.95,
+    *,
+    scale: Scale = "r2",
+) -> tuple[Float64[np.ndarray, "*c"] | np.float64, Float64[np.ndarray, "*c"] | np.float64]:
+    """The interval of a score from its mirrored draws; NaN for fewer than `LEAST_GROUPS` groups.
+
+    Quantiles at  Φ(±√(g/(g-1)) t)  in place of Φ(±1.96), with Student's t of g - 1 degrees of
+    freedom: with g groups, draws spread too little by √((g-1)/g) (`hesterberg2015`). The interval
+    contains the score itself, even if all draws lie on one side of it.
+
+    Args:
+        n_groups: g, groups of images that were held out; the fewest of any subset.
+        level: coverage, 0 to 1.
+        scale: of the scores, as in `mirrored`.
+    """
+    if n_groups < LEAST_GROUPS[scale]:
+        none = np.full(np.shape(score), np.nan)[()]
+        return none, none
+    reach = np.sqrt(n_groups / (n_groups - 1)) * student.ppf((1 + level) / 2, n_groups - 1)
+    tail = float(normal.sf(reach))
+    low, high = np.nanquantile(plausible, [tail, 1 - tail], axis=0)
+    return np.minimum(low, score), np.maximum(high, score)
+
+
+def interval(
+    score: Float64[np.ndarray, "*c"] | float,
+    draws: Float64[np.ndarray, "b *c"],
+    n_groups: int,
+    level: float = 0.95,
+    *,
+    scale: Scale = "r2",
+) -> tuple[Float64[np.ndarray, "*c"] | np.float64, Float64[np.ndarray, "*c"] | np.float64]:
+    """The bootstrap interval of one score: `ends` of its `mirrored` draws.
+
+    Args:
+        n_groups: groups of images that were held out; the fewest of any subset.
+        level: coverage, 0 to 1.
+        scale: as in `mirrored`.
+    """
+    return ends(score, mirrored(score, draws, scale, n_groups), n_groups, level, scale=scale)
+
+
+def no_interval(scale: Scale = "r2") -> str:
+    """Why there is no interval, in words."""
+    return f"no interval holds with fewer than {LEAST_GROUPS[scale]} groups of held-out images"
 
 
 # --- permutation tests ---------------------------------------------------------------------------
@@ -169,7 +233,12 @@ def peak(
 
 
 def drop(
-    r2: Float64[np.ndarray, " L"], draws: Float64[np.ndarray, "b L"], level: float = 0.95
+    r2: Float64[np.ndarray, " L"],
+    draws: Float64[np.ndarray, "b L"],
+    n_groups: int,
+    level: float = 0.95,
+    *,
+    scale: Scale = "r2",
 ) -> Drop:
     """The drop after the peak as a change point, or none if none is significant.
 
@@ -190,8 +259,10 @@ def drop(
     tails = [(1 - level) / 2, (1 + level) / 2]
     first, last = np.quantile(places, tails, method="inverted_cdf")
     size = _size(r2, top, after)
-    sizes = np.array([_size(curve, top, after) for curve in r2 + REFITS * noise])
-    low, high = interval(size, sizes, level, most=np.inf)
+    plausible = mirrored(r2, draws, scale, n_groups)
+    around = r2 + REFITS * (plausible - plausible.mean(axis=0))
+    sizes = np.array([_size(curve, top, after) for curve in around])
+    low, high = ends(size, sizes, n_groups, level, scale=scale)
     return Drop(p_value, after, int(first), int(last), size, float(low), float(high))
 
 

@@ -129,17 +129,28 @@ def nested_ridge(
         groups: one number per image; images that share one are held out together.
         together: consecutive targets that share a penalty, as the classes of one label do.
     """
-    u, s = decomposition.u, decomposition.s
     mean = targets.mean(axis=0)
-    along = u.T @ (targets - mean)  # (r, t)
+    found = nested_rest(decomposition, targets - mean, groups, penalties, together)
+    return HeldOut(mean + found.predictions, found.penalties)
+
+
+def nested_rest(
+    decomposition: Decomposition,
+    targets: Float64[np.ndarray, "n t"],
+    groups: Int[np.ndarray, " n"],
+    penalties: Float64[np.ndarray, " k"] = PENALTIES,
+    together: int = 1,
+) -> HeldOut:
+    """As `nested_ridge`, of targets that are residuals of what is not penalised."""
+    u, s = decomposition.u, decomposition.s
+    along = u.T @ targets  # (r, t)
     kept = s**2 / (s**2 + penalties[:, None])  # (k, r)
     blocks, unpenalised = blocks_of(groups), decomposition.unpenalised
-    residuals = left_out(u, kept, along, targets - mean, blocks, unpenalised)
+    residuals = left_out(u, kept, along, targets, blocks, unpenalised)
     errors = np.sum(residuals**2, axis=1)  # (k, t)
     best = chosen_penalties(errors, penalties, together)  # (t,)
     shrink = s[:, None] / (s[:, None] ** 2 + best)  # (r, t)
-    predictions = mean + decomposition.held_out @ (shrink * along)
-    return HeldOut(predictions, best)
+    return HeldOut(decomposition.held_out @ (shrink * along), best)
 
 
 def left_group_out(
