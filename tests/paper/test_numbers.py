@@ -39,7 +39,7 @@ from scalecut.paper.numbers import (
     read,
     step_of,
 )
-from scalecut.report.curve import COLUMNS, scored_by_r2
+from scalecut.report.curve import COLUMNS, LATER, scored_by_r2
 from scalecut.report.report import PAGE
 
 PRINTED = tomllib.loads(
@@ -115,10 +115,11 @@ def curve(network, values=None, subsets=("cat", "dog", "mean"), left_out=()):
                 network, subset, "area", layer, at[layer].alias, at[layer].depth,
                 at[layer].channels, 90 if subset == "mean" else 40 + len(subset), weights, target,
                 regressor, r2, r2 + WIDTH["low"], r2 + WIDTH["high"], 0.005, 10, 274, math.nan,
-                learned, learned - 0.1, learned + 0.1, 40,
+                learned, learned - 0.1, learned + 0.1,
             ])  # fmt: skip
     noise = np.random.default_rng(3).normal(size=(len(rows), 60))
-    table = scored_by_r2(pd.DataFrame(rows, columns=COLUMNS[:-4]))
+    columns = [name for name in COLUMNS if name not in LATER]
+    table = scored_by_r2(pd.DataFrame(rows, columns=columns)).assign(n_groups=40)
     draws = (table.r2.to_numpy()[:, None] + 0.005 * noise).astype(np.float32)
     reasons = [{"name": name, "reason": reason} for name, reason in left_out]
     return Curve(table, draws, points, provenance={"layers_left_out": reasons})

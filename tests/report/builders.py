@@ -8,7 +8,7 @@ import PIL.Image
 
 from scalecut import Curve, ProbePoint, make_image_set
 from scalecut.data.images import LeftOut
-from scalecut.report.curve import COLUMNS, scored_by_r2
+from scalecut.report.curve import COLUMNS, LATER, scored_by_r2
 from scalecut.runs import write_run
 
 LAYERS = {"0": "", "stem[0]": "add_1", "softmax": "softmax"}
@@ -34,10 +34,10 @@ def curve_table(subsets=("dog", "cat", "mean"), regressors=("ridge", "ols")):
                             *(point.channels, 40, weights, target, regressor),
                             *(r2, r2 - 0.1, r2 + 0.1, np.nan, 10, 28, np.nan),
                             *((r2 - 0.3, r2 - 0.4, r2 - 0.2) if is_main else [np.nan] * 3),
-                            40,
                         ]
                     )
-    return scored_by_r2(pd.DataFrame(rows, columns=COLUMNS[:-4]))
+    columns = [name for name in COLUMNS if name not in LATER]
+    return scored_by_r2(pd.DataFrame(rows, columns=columns)).assign(n_groups=40)
 
 
 def curve(table=None, **provenance):

@@ -70,7 +70,8 @@ def large_enough(image_set: ImageSet, *, only_named: bool, strict: bool) -> Imag
         reason = f"images{what}, fewer than the {LEAST_IMAGES} needed for training and testing"
         skipped += [LeftOut(kind, f"{n} {reason}") for kind, n in small.items()]
         values = target.values.copy()
-        values[image_set.known(target.name)[np.isin(kinds, list(small))]] = np.nan
+        rows = image_set.known(target.name) if image_set.more else np.arange(len(part))
+        values[rows[np.isin(kinds, list(small))]] = np.nan
         if is_kind:  # the classes that are left have other numbers
             names = [target.classes[int(n)] if np.isfinite(n) else n for n in values]
             targets.append(target_of(target.name, names, target.subset))
