@@ -59,15 +59,39 @@ def test_rank_p_value_counts_the_errors_that_are_as_large(rng):
 
 def test_student_p_value_is_that_of_a_new_value_with_a_robust_scale(rng):
     errors = rng.normal(0.1, 0.2, size=43)
-    centre = np.median(errors)
-    scale = stats.median_abs_deviation(errors, scale="normal")
-    assert robust(errors) == pytest.approx((centre, scale))
+    centre, scale = robust(errors)
     found = student_p_value(0.6, errors, np.arange(43))
-    t = (0.6 - centre) / (scale * np.sqrt(1 + 1 / 43))
-    assert found == pytest.approx(2 * (1 - stats.t(42).cdf(t)))
+    t = (0.6 - centre) / (scale * np.sqrt(1 + np.pi / 2 / 43))
+    assert found == pytest.approx(2 * (1 - stats.t(0.8227 * 42).cdf(t)))
     assert student_p_value(centre - 0.5, errors, np.arange(43)) == pytest.approx(
         student_p_value(centre + 0.5, errors, np.arange(43))
     )
+
+
+def test_the_robust_scale_is_a_quartile_of_all_differences(rng):
+    for n in (10, 43):
+        errors = rng.normal(3.0, 0.2, size=n)
+        apart = sorted(abs(a - b) for k, a in enumerate(errors) for b in errors[:k])
+        half = n // 2 + 1
+        correction = n / (n + 1.4) if n % 2 else n / (n + 3.8)
+        expected = 2.2219 * correction * apart[half * (half - 1) // 2 - 1]
+        assert robust(errors) == pytest.approx((np.median(errors), expected))
+
+
+def test_the_robust_scale_is_the_standard_deviation_of_what_is_not_wrong(rng):
+    errors = np.concatenate([rng.normal(0, 0.2, size=900), rng.normal(5, 1, size=100)])
+    assert robust(errors)[1] == pytest.approx(0.2, rel=0.3)  # np.std is 1.6
+    assert robust(errors[:900])[1] == pytest.approx(0.2, rel=0.1)
+    assert robust(np.repeat(errors, 3))[1] == pytest.approx(robust(errors)[1], rel=0.02)
+
+
+@pytest.mark.parametrize("n", [12, 44])
+def test_small_p_values_are_not_too_frequent_among_normal_errors(n):
+    rng, n_small = np.random.default_rng(0), 0
+    for _ in range(1500):
+        errors = rng.normal(size=n)
+        n_small += student_p_value(errors[0], errors[1:], np.arange(n - 1)) < 0.01
+    assert n_small <= 1500 * 0.01 + 3 * np.sqrt(1500 * 0.01)
 
 
 def test_student_p_value_without_spread_or_others():

@@ -11,7 +11,8 @@ import numpy as np
 from jaxtyping import Bool, Float64, Int
 from scipy import stats
 
-MAD_TO_SD = float(stats.norm.ppf(0.75)) ** -1  # of a normal distribution, about 1.4826
+EFFICIENCY = 0.8227  # of the robust scale, relative to the standard deviation
+MOST_PAIRED = 1000
 
 
 def half_width(
@@ -44,9 +45,10 @@ def student_p_value(
 ) -> float:
     """Two-sided p-value by Student's t of an error among those of other groups.
 
-    t = (e - c) / (s √(1 + 1/G)) with G - 1 degrees of freedom, where c is the median of the others
-    and s their median absolute deviation from it, scaled to the standard deviation of a normal
-    distribution. Unlike the rank, it has no lower bound, but assumes that errors are about normal.
+    t = (e - c) / (s √(1 + π / 2G))  with 0.82 (G - 1) degrees of freedom, where c is the median of
+    the others and s their robust scale. Both are less certain than mean and standard deviation: the
+    variance of the median is π/2 that of the mean, the efficiency of s is 0.82. Unlike the rank, it
+    has no lower bound, but assumes that errors are about normal.
     """
     n_groups = len(set(groups.tolist()))
     if n_groups < 2:
@@ -55,14 +57,29 @@ def student_p_value(
     distance = abs(error - centre)
     if spread == 0:
         return 1.0 if distance == 0 else 0.0
-    t = distance / (spread * np.sqrt(1 + 1 / n_groups))
-    return float(2 * stats.t.sf(t, n_groups - 1))
+    t = distance / (spread * np.sqrt(1 + np.pi / 2 / n_groups))
+    return float(2 * stats.t.sf(t, EFFICIENCY * (n_groups - 1)))
 
 
 def robust(errors: Float64[np.ndarray, " n"]) -> tuple[float, float]:
-    """Median, and median absolute deviation scaled to a standard deviation."""
-    centre = float(np.median(errors))
-    return centre, MAD_TO_SD * float(np.median(np.abs(errors - centre)))
+    """Median, and Qn (`rousseeuw1993`), which estimates the standard deviation of most of them.
+
+    Qn is about the lower quartile of the differences of all pairs: the k-th smallest, with
+    k = h (h - 1) / 2  and  h = n // 2 + 1,  times 2.2219 and a correction for small n. Half of the
+    errors may be wrong; its efficiency is 0.82, that of the median absolute deviation 0.37. Of many
+    errors, `MOST_PAIRED` evenly spaced quantiles are paired.
+    """
+    if len(errors) > MOST_PAIRED:
+        errors = np.quantile(errors, np.linspace(0, 1, MOST_PAIRED))
+    n, half = len(errors), len(errors) // 2 + 1
+    first, second = np.triu_indices(n, 1)
+    apart = np.abs(errors[first] - errors[second])
+    if not apart.size:
+        return float(np.median(errors)), 0.0
+    k = half * (half - 1) // 2
+    correction = n / (n + 1.4) if n % 2 else n / (n + 3.8)
+    spread = 2.2219 * correction * float(np.partition(apart, k - 1)[k - 1])
+    return float(np.median(errors)), spread
 
 
 def is_discovery(
