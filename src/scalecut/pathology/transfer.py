@@ -266,6 +266,8 @@ def read_transfer(folder: str | Path) -> Transfer:
     others: dict[str, Any] = {name: pd.DataFrame() for name in OTHERS}
     others["differences"] = pd.DataFrame(columns=OF_DIFFERENCES)
     others |= {name: run.table(name) for name in OTHERS if run.has(name)}
+    if run.has("calibration"):
+        others["calibration"] = others["calibration"].astype({"group": int})  # of patches
     table = run.table("transfer", COLUMNS)
     return Transfer(table, provenance=dict(run.facts), **others, **left_out)
 
