@@ -33,7 +33,7 @@ from scalecut.stats.ridge import deviations
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-SIDE, MPP, N = 32, 0.5, 20
+SIDE, MPP, N = 32, 0.5, 12
 RADIUS, DENSITY = 3.0, 0.006  # µm, discs per µm²
 AVERAGED = (0.0, 0.5, 1.0, 1.5)
 RULE = Rule(AVERAGED, 0.9, 0.1)
@@ -158,7 +158,7 @@ def test_the_table_for_other_tools_leaves_suspicious_slides_out(found):
 
 def test_the_sentence_names_what_was_found(found):
     said = found.finding()
-    assert said.startswith("2 of 20 tiles are suspicious at a false discovery rate of 0.1: patient")
+    assert said.startswith("2 of 12 tiles are suspicious at a false discovery rate of 0.1: patient")
     assert "(claimed 0.5 µm per pixel, predicted" in said
 
 
@@ -420,7 +420,7 @@ def test_settings_without_meaning_are_refused(case):
 
 def test_a_table_of_other_slides_is_refused(lying, tmp_path):
     (tmp_path / "t.csv").write_text("slide,mpp\nelse.svs,0.5\n")
-    with pytest.raises(DataError, match="names none of the 20 tiles"):
+    with pytest.raises(DataError, match="names none of the 12 tiles"):
         claimed_tiles(lying, Claims(claims=tmp_path / "t.csv"))
 
 
