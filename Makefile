@@ -42,7 +42,7 @@ $(VENV)/installed: pyproject.toml constraints.txt
 
 # What tests, linters and the documentation need as well.
 $(VENV)/ready: $(VENV)/installed
-	$(INSTALL) --editable '.[onnx,finetune,fast,cluster,medical,models]' --group test --group dev --group docs
+	$(INSTALL) --editable '.[onnx,finetune,fast,cluster,medical,models,slides]' --group test --group dev --group docs
 	touch $@
 
 demo: $(VENV)/installed

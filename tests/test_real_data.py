@@ -10,14 +10,21 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
+import PIL.Image
 import pytest
 
 import scalecut
-from scalecut import Computation, Fitting, Reading, runs
+from scalecut import Computation, Fitting, Image, Reading, Views, runs
 from scalecut.cut.verify import verify_cut
+from scalecut.features.extract import Stages
+from scalecut.networks.selection import chosen_points
 from scalecut.paper.numbers import INCOMPARABLE, MISPRINT, REPRODUCED
+from scalecut.pathology.auditor import Rule, Shown, audited
+from scalecut.pathology.views import Viewer
 from scalecut.probing.curve import read_curve
+from scalecut.stats.conformal import half_width
 
 DATA = os.environ.get("SCALECUT_DATA")
 pytestmark = [
@@ -250,3 +257,65 @@ def test_paper_runs_from_end_to_end(whole_paper_run):
     assert pd.Series([stage["seconds"] for stage in facts["stages"].values()]).min() > 1
     for name in ("report.html", "paper.md", "figures/inception_v3.png", "figures/resnet50_v1.svg"):
         assert (whole_paper_run / name).stat().st_size > 1000
+
+
+KIDNEYS = ("TCGA-HE-7128", "TCGA-HE-7129", "TCGA-HE-7130")  # with nuclei of a third of the area
+
+
+def test_audit_finds_the_kidneys_with_far_more_certainty_at_the_cut_than_at_the_last_layer():
+    found = scalecut.audit(
+        f"{DATA}/monuseg/images",
+        claims=scalecut.Claims(native=40.0),
+        computation=Computation(precision="float32"),
+    )
+    table = found.table
+    assert len(table) == 44
+    assert set(table.group[:3]) == set(KIDNEYS)
+    assert (table.verdict[:3] == "suspicious").all()
+    assert (table.verdict[3:] == "suspicious").sum() <= 2
+    assert (table.octaves[:3] > 0.6).all()
+    assert (table.last_octaves[:3] < table.octaves[:3]).all()
+    assert (table.last_p_value[:3] > 100 * table.p_value[:3]).all()
+
+
+def test_audit_finds_resized_tiles_and_its_intervals_cover_the_claims(tmp_path):
+    paths = sorted(Path(DATA or "", "monuseg", "images").glob("*.jpg"))
+    paths = [path for path in paths if not path.stem.startswith(KIDNEYS)]
+    images = [Image(path.stem, path) for path in paths]
+    for octave in (0.75, -0.75):
+        for path in paths:
+            tile = PIL.Image.open(path)
+            side = round(tile.width * 2**octave)
+            file = tmp_path / f"{path.stem}{octave}.png"
+            tile.resize((side, side), PIL.Image.Resampling.BICUBIC).save(file)
+            images.append(Image(file.stem, file))
+    network = scalecut.load_network(LITE0)
+    points, _ = chosen_points(network, ["blocks.5.1"])
+    viewer = Viewer(network, points, Views(), Computation(precision="float32"), Stages(None))
+    shown = viewer.features(images, "features")[0]["blocks.5.1"]
+    n, rng, rule = len(paths), np.random.default_rng(0), Rule(Views().averaged, 0.95, 0.1)
+    n_found = n_others = 0
+    for _ in range(20):
+        version = np.zeros(n, int)
+        version[rng.choice(n, 5, replace=False)] = rng.choice([1, 2], 5)
+        is_chosen = np.isin(np.arange(3 * n), np.arange(n) + n * version)
+        part = shown.of(is_chosen)
+        judged, _ = audited(
+            Shown(part.features, part.tile % n, part.octave),
+            np.full(n, -2.0),
+            [path.stem for path in paths],
+            rule,
+        )
+        n_found += int(judged.is_suspicious[version > 0].sum())
+        n_others += int(judged.is_suspicious[version == 0].sum())
+    assert n_found >= 80
+    assert n_others <= 0.05 * 20 * (n - 5)
+    part = shown.of(np.arange(3 * n) < n)
+    judged, _ = audited(part, np.full(n, -2.0), [path.stem for path in paths], rule)
+    covered = []
+    for _ in range(200):
+        rows = rng.permutation(n)
+        half, rest = rows[: n // 2], rows[n // 2 :]
+        width = half_width(judged.error[half], np.arange(len(half)), 0.95)
+        covered.append(np.mean(np.abs(judged.error[rest]) <= width))
+    assert 0.93 <= np.mean(covered) <= 0.97

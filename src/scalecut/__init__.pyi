@@ -60,6 +60,15 @@ from .networks.network import Preprocessing as Preprocessing
 from .networks.network import Weights as Weights
 from .networks.points import ProbePoint as ProbePoint
 from .networks.selection import list_layers as list_layers
+from .pathology.audit import Audit as Audit
+from .pathology.audit import Judging as Judging
+from .pathology.audit import Trusted as Trusted
+from .pathology.audit import audit as audit
+from .pathology.auditor import Fit as Fit
+from .pathology.auditor_folder import Auditor as Auditor
+from .pathology.auditor_folder import load_auditor as load_auditor
+from .pathology.auditor_folder import save_auditor as save_auditor
+from .pathology.claims import Claims as Claims
 from .pathology.comparison import Held as Held
 from .pathology.finetune import Training as Training
 from .pathology.methods import Predicted as Predicted
@@ -72,6 +81,7 @@ from .pathology.patches import save_patches as save_patches
 from .pathology.transfer import CutPoint as CutPoint
 from .pathology.transfer import Transfer as Transfer
 from .pathology.transfer import transfer as transfer
+from .pathology.views import Views as Views
 from .probing.choose import Choice as Choice
 from .probing.choose import choose_layer as choose_layer
 from .probing.curve import Curve as Curve

@@ -24,13 +24,26 @@ import pandas as pd
 from . import cache
 from .errors import DataError, OutputError
 
-FORMATS = {"run": 2, "cut": 1, "patches": 2, "paper": 2}  # of the JSON file and the tables
-WRITTEN_BY = {"run": "probe", "cut": "cut", "patches": "patches", "paper": "paper"}
+FORMATS = {
+    "run": 2,
+    "cut": 1,
+    "patches": 2,
+    "paper": 2,
+    "auditor": 1,
+}  # of the JSON file and the tables
+WRITTEN_BY = {
+    "run": "probe",
+    "cut": "cut",
+    "patches": "patches",
+    "paper": "paper",
+    "auditor": "audit",
+}
 MARKS = {
     "run": "run.json",
     "cut": "scalecut.json",
     "patches": "patches.json",
     "paper": "paper.json",
+    "auditor": "auditor.json",
 }  # the file that says what a folder is
 # fmt: off
 PACKAGES = (
@@ -39,7 +52,8 @@ PACKAGES = (
 NAMES = (
     "model", "subset", "measure", "layer", "alias", "weights", "target", "regressor", "change",
     "quantity", "noise", "padding", "other", "concept",
-    "contestant", "tile", "best", "foretold", "layers", "metric",
+    "contestant", "tile", "best", "foretold", "layers", "metric", "name", "group", "slide", "wsi",
+    "file",
 )
 NUMBERS = (
     "p_value", "r2_spread", "learned", "learned_low", "learned_high", "value", "low", "high", "r2",
@@ -47,7 +61,9 @@ NUMBERS = (
     "effect", "start", "end", "rho", "rho_depth", "regret", "regret_last", "loss",
     "validation_loss", "kappa", "mae", "octaves", "kappa_quadratic", "recall", "recall_sd",
     "mae_sd", "octaves_sd", "kappa_sd", "kappa_quadratic_sd", "partial_r2", "partial_low",
-    "partial_high", "score", "score_low", "score_high",
+    "partial_high", "score", "score_low", "score_high", "claimed_mpp", "predicted_mpp",
+    "adjusted_p_value", "rank_p_value", "matched_octaves", "matched_p_value", "last_octaves",
+    "last_p_value", "spread", "coverage",
 )
 # fmt: on
 DIGITS = 6  # decimals in the tables
@@ -293,8 +309,8 @@ def write_table(table: pd.DataFrame, path: Path) -> None:
     def small(value: float) -> str:
         return f"{value:.{DIGITS}{'e' if 0 < value < LEAST_P else 'f'}}"
 
-    if "p_value" in table:
-        table = table.assign(p_value=table["p_value"].map(small, na_action="ignore"))
+    for name in (name for name in table if str(name).endswith("p_value")):
+        table = table.assign(**{str(name): table[name].map(small, na_action="ignore")})
     table.to_csv(path, index=False, float_format=f"%.{DIGITS}f", lineterminator="\n")
 
 

@@ -322,3 +322,61 @@ def test_the_former_name_of_methods_is_hidden():
     shown = scalecut("transfer", "--help").stdout
     assert "--methods" in shown
     assert "contestants" not in shown
+
+
+# --- audit ---------------------------------------------------------------------------------------
+
+AUDIT = ["audit", "tiles", "--native", "40", "--grid", "2", "--octaves", "-0.5,0,0.5,1"]
+OWN = ["--model", CHAIN, "--at", "blocks.1", "--precision", "float32", "--engine", "torch"]
+
+
+@pytest.fixture(scope="module")
+def audited(here):
+    done = scalecut(*AUDIT, *OWN, "--out", "audit")
+    assert (done.exit_code, done.stderr) == (0, "")
+    return read_run("audit"), done.stdout
+
+
+def test_an_audit_writes_every_tile_a_table_of_sizes_and_a_page(audited):
+    run, printed = audited
+    table = run.table("audit")
+    assert sorted(table.name) == [f"t{number}" for number in range(N_TILES)]
+    assert (table.claimed_mpp == 0.25).all()
+    agree = table.verdict == "agrees"
+    assert len(run.table("mpp")) == int(agree.sum())
+    assert run.table("variants").layer.tolist() == ["blocks.1", "blocks.1", "pooled", "pooled"]
+    assert "All tiles claim 0.25 µm per pixel, and learn from each other" in printed
+    assert "An interval of 95 % needs 19 other patients" in printed
+    page = (run.folder / "report.html").read_text()
+    assert "Predicted against claimed resolution" in page
+    assert (run.folder / "figures" / "audit.png").is_file()
+
+
+def test_the_auditor_of_a_run_judges_as_json_without_its_network(audited):
+    done = scalecut(
+        "audit", "tiles", "--native", "40", "--with", "audit", "--out", "again", "--json"
+    )
+    assert done.exit_code == 0
+    rows = json.loads(done.stdout)["audit"]
+    assert len(rows) == N_TILES
+    assert {row["last_verdict"] for row in rows} == {""}
+    assert not (Path("again") / "auditor").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--at", "blocks.1"], "claims a size (the first is t0)"),
+        (["--native", "40"], "to cut at is given. Give --at LAYER, or --from RUN"),
+        (["--native", "forty"], "--native 'forty' is no number"),
+        (["--native", "40", "--rate", "2"], "--rate must be between 0 and 1, got 2."),
+        (["--with", "run", "--native", "40"], "holds no auditor of scalecut"),
+        (["--with", "run", "--at", "blocks.1"], "--with brings its own network, layer and views."),
+    ],
+)
+def test_an_audit_that_cannot_be_made_says_why_in_one_line(here, words, said):
+    words = words if "--with" in words else ["--model", CHAIN, *words]
+    done = scalecut("audit", "tiles", *words, "--out", "none")
+    assert done.exit_code == 2
+    assert said in done.stderr
+    assert done.stderr.count("\n") == 1

@@ -34,7 +34,7 @@ from scalecut.pathology.methods import (
 )
 from scalecut.pathology.patches import COLUMNS as PATCH_COLUMNS
 from scalecut.pathology.patches import Patches
-from scalecut.pathology.transfer import ALL, COLUMNS, CutPoint, _point_of, read_transfer, transfer
+from scalecut.pathology.transfer import ALL, COLUMNS, CutPoint, point_of, read_transfer, transfer
 from scalecut.runs import read_run
 from scalecut.stats.ridge import decompose, nested_ridge
 from tests.probing.test_curve import curve_of, line_of
@@ -240,7 +240,7 @@ def test_cut_is_the_sweep_at_its_layer_and_the_whole_that_at_the_last(everyone):
 def test_layers_may_be_named_as_in_the_paper(losing):
     first, *others = points_of(losing)
     points = [replace(first, alias="add_1"), *others]
-    assert _point_of(points, "add_1") is _point_of(points, CUT) is points[0]
+    assert point_of(points, "add_1") is point_of(points, CUT) is points[0]
 
 
 def features_by_layer(network, patches, points):

@@ -1,6 +1,7 @@
-"""Commands about tissue: patches cut from tiles, and methods compared on them."""
+"""Commands about tissue: patches cut from tiles, methods compared on them, claims audited."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import typer
@@ -29,6 +30,11 @@ TRANSFER = r"""
   scalecut transfer resnet50 --data patches:patches --from runs/r50 --task magnification \
       --methods pretrained,cut,cut-random,reset,sweep,all-layers --out runs/transfer
   scalecut transfer resnet50 --data patches:patches --at add_15 --mode finetune --out runs/tuned"""
+AUDIT = r"""
+  scalecut audit tiles --native 40 --out runs/audit
+  scalecut audit tiles --claims slides.csv --reference trusted
+  scalecut audit tiles --model resnet50 --from runs/r50
+  scalecut audit new --with runs/audit"""
 
 
 def add_to(app: typer.Typer) -> None:
@@ -36,6 +42,7 @@ def add_to(app: typer.Typer) -> None:
     add(app, "patches", "pathology.patches:save_patches", PATCHES, _patches, (JSON,))
     extra = (OUT_FOLDER, JSON)
     add(app, "transfer", "pathology.transfer:transfer", TRANSFER, _transfer, extra)
+    add(app, "audit", "pathology.audit:audit", AUDIT, _audit, extra)
 
 
 def _patches(verb: Verb, values: Mapping[str, Any], as_json: bool) -> None:
@@ -65,4 +72,11 @@ def _transfer(verb: Verb, values: Mapping[str, Any], out: Any, as_json: bool) ->
 
         title = "Table 2 of Graziani et al. 2021 (other patches, all weights trained), and ours"
         OUT.print(plain_table(with_the_paper(result, values["model"]), title))
+    finish(result, folder, as_json=as_json)
+
+
+def _audit(verb: Verb, values: Mapping[str, Any], out: Any, as_json: bool) -> None:
+    folder = place(out, f"{Path(values['data']).name}-audit")
+    with bars(ERR, quiet=as_json) as progress:
+        result = verb.call(values, progress=progress)
     finish(result, folder, as_json=as_json)

@@ -1,4 +1,4 @@
-"""Figures of a transfer: the score of every cut, calibration, and recall by magnification.
+"""Figures of a transfer (scores of cuts, calibration, recall) and of an audit (differences).
 
 Drawn from the tables of a run folder, and the facts of its `run.json`: the task, the layers of
 methods, and `agreement` if there is any. Bands are the intervals of the tables.
@@ -20,6 +20,11 @@ SCORE = Look("each cut", BLUE, "-", "o", 2.4, 0.18)
 PROBED = Look("R² of the probe", VERMILION, "--", "s", 2.0, 0.14)
 TRUTH = Look("truth", INK, ":", "", 1.6)
 HEIGHT = 190.0
+AGREED = Look("agrees", BLUE, "-", "o", 1.8, 0.16)
+SUSPECT = Look("suspicious", VERMILION, "-", "D", 1.8, 0.16)
+UNJUDGED = Look("not judged", INK, "-", "o", 1.8, 0.16)
+LAST = Look("last layer", QUIET, ":", "s", 1.4)
+MOST_TILES = 60
 SWEPT = {
     "kappa": ("Agreement with the true magnification", "Cohen's kappa"),
     "mae": ("Error", "mean absolute error"),
@@ -87,6 +92,48 @@ def recall_drawing(table: pd.DataFrame, facts: Mapping[str, Any]) -> Drawing:
     panel = Panel("Patches classified correctly, by magnification", scale, lines, 1.4 * HEIGHT)
     places = [f"{magnification:g}X" for magnification in each]
     return Drawing(_heading(facts), _caption(facts), places, [panel], axis_name="magnification")
+
+
+def audit_drawing(table: pd.DataFrame, facts: Mapping[str, Any]) -> Drawing:
+    """Predicted minus claimed resolution of each tile, in octaves, from the lowest to the highest.
+
+    Of more than `MOST_TILES`, those that differ most; without any claim, the predicted resolution.
+    """
+    columns = ("name", "claimed_mpp", "predicted_mpp", "low", "high", "octaves", "verdict")
+    about, has_claims = facts.get("audit", {}), bool(table["octaves"].notna().any())
+    value = table["octaves"] if has_claims else np.log2(table["predicted_mpp"])
+    about_claim = np.log2(table["claimed_mpp"]) if has_claims else 0.0
+    shown = table.assign(
+        value=value,
+        **{f"{end}_shown": np.log2(table[end]) - about_claim for end in ("low", "high")},
+    )
+    shown = shown.loc[shown["value"].notna()]
+    unusual = shown["value"].abs().sort_values(ascending=False, kind="stable").index
+    shown = shown.loc[unusual[:MOST_TILES]].sort_values(["value", "name"])
+    rows = rows_of(shown, columns, (), ("audit.csv", "the table"))
+    looks = {
+        SUSPECT: {"verdict": "suspicious"},
+        AGREED: {"verdict": "agrees"},
+        UNJUDGED: {"verdict": "no verdict" if has_claims else "no claim: predicted"},
+    }
+    names = [row["name"] for row in rows]
+    lines = lines_of(rows, names, looks, x="name", y=("value", "low_shown", "high_shown"))
+    if "last_octaves" in shown and shown["last_octaves"].notna().any():
+        y = ("last_octaves", "last_octaves", "last_octaves")
+        lines += lines_of(rows, names, {LAST: {}}, x="name", y=y)
+    ends = [end for line in lines for end in (*line.low, *line.high) if np.isfinite(end)]
+    unit = "predicted / claimed, octaves" if has_claims else "log2 of µm per pixel"
+    scale = Scale(unit, bottom=min(ends, default=0.0), top=max(ends, default=1.0))
+    level = 100 * about.get("level", 0.95)
+    title = f"Resolution by tile, with intervals of {level:g} %"
+    places = [name if len(name) <= 24 else f"…{name[-23:]}" for name in names]
+    caption = (
+        f"cut at {about.get('layer', '?')}   ·   {len(table)} tiles, calibrated on "
+        f"{about.get('n_reference_patients', '?')} patients, false discovery rate "
+        f"{about.get('rate', 0.1):g}"
+    )
+    panel = Panel(title, scale, lines, 2 * HEIGHT)
+    return Drawing(_heading(facts), caption, places, [panel], axis_name="tile")
 
 
 def _looks(rows: Rows) -> dict[str, Look]:

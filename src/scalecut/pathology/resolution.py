@@ -74,6 +74,33 @@ def stated(image: PIL.Image.Image) -> tuple[Stated, ...]:
     return tuple(found)
 
 
+def of_slide(properties: Mapping[str, str]) -> tuple[Stated, ...]:
+    """What the properties of OpenSlide or tiffslide state, the most specific first."""
+    text = str(properties.get("tiff.ImageDescription", ""))
+    found = [*_of_aperio(text), *_of_ome(text)]
+    if not any(each.source == "Aperio MPP" for each in found) and (
+        um := _positive(properties.get("aperio.MPP"))
+    ):
+        found.append(Stated("Aperio MPP", um, um))
+    if not any(each.source == "Aperio AppMag" for each in found) and (
+        magnification := _positive(properties.get("aperio.AppMag"))
+    ):
+        found.append(Stated("Aperio AppMag", magnification=magnification))
+    for reader in ("openslide", "tiffslide"):
+        across, down = (_positive(properties.get(f"{reader}.mpp-{axis}")) for axis in "xy")
+        if across:
+            found.append(Stated("scanner", across, down or across))
+        if magnification := _positive(properties.get(f"{reader}.objective-power")):
+            found.append(Stated("objective", magnification=magnification))
+    across, down = (_positive(properties.get(f"tiff.{axis}Resolution")) for axis in "XY")
+    unit = {"inch": _INCH, "centimeter": 10_000.0}.get(
+        str(properties.get("tiff.ResolutionUnit", "inch")).lower(), 0.0
+    )
+    if unit and across and down:
+        found.append(Stated("TIFF resolution", unit / across, unit / down))
+    return tuple(found)
+
+
 def checked(tiles: "Sequence[Tile]", native: float, um_per_pixel: float | None) -> list[str]:
     """Sentences about the sizes of the pixels of tiles: used, ignored and missing ones.
 
@@ -88,7 +115,7 @@ def checked(tiles: "Sequence[Tile]", native: float, um_per_pixel: float | None) 
     sizes = [(tile, each) for tile, each in known if each.um_per_pixel]
     said = list(_ignored(tiles))
     if um_per_pixel is not None:
-        others = [pair for pair in sizes if _differ(pair[1].um_per_pixel, um_per_pixel)]
+        others = [pair for pair in sizes if differ(pair[1].um_per_pixel, um_per_pixel)]
         if others:
             tile, each = others[0]
             said.append(
@@ -97,21 +124,21 @@ def checked(tiles: "Sequence[Tile]", native: float, um_per_pixel: float | None) 
         return said
     for tile, each in sizes[1:]:
         first, other = sizes[0]
-        if _differ(each.um_per_pixel, other.um_per_pixel):
+        if differ(each.um_per_pixel, other.um_per_pixel):
             raise DataError(
                 f"{first.image.name} states {other}, but {tile.image.name} {each}. Cut tiles of "
                 "one resolution at a time, or give --um-per-pixel if a file is wrong."
             )
     for tile, each in known:
-        if each.magnification and _differ(each.magnification, native):
+        if each.magnification and differ(each.magnification, native):
             raise DataError(
                 f"{tile.image.name} states {each}, but --native is {native:g}. Give --native "
                 f"{each.magnification:g}, or --um-per-pixel if the file is wrong."
             )
-        if each.um_per_pixel and _differ(each.um_per_pixel * native, AT_1X, NOMINAL):
+        if each.um_per_pixel and differ(each.um_per_pixel * native, AT_1X, NOMINAL):
             means = AT_1X / each.um_per_pixel
             usual = min(MAGNIFICATIONS, key=lambda m: abs(m / means - 1))
-            shown = means if _differ(means, usual, NOMINAL) else usual
+            shown = means if differ(means, usual, NOMINAL) else usual
             raise DataError(
                 f"{tile.image.name} states {each}, about {shown:.3g}X, but --native {native:g} "
                 f"means about {AT_1X / native:.3g} µm. Give --native {shown:.3g}, or "
@@ -144,7 +171,8 @@ def _ignored(tiles: "Sequence[Tile]") -> Iterator[str]:
         )
 
 
-def _differ(one: float, other: float, tolerance: float = TOLERANCE) -> bool:
+def differ(one: float, other: float, tolerance: float = TOLERANCE) -> bool:
+    """Whether two sizes of a pixel, or magnifications, contradict each other."""
     return abs(one - other) > tolerance * other
 
 

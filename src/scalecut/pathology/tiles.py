@@ -150,13 +150,17 @@ def _paired(name: str, images: list[Path], masks: list[Path], rule: MaskRule, ta
         if len(paths) > 1:
             files = ", ".join(path.name for path in paths)
             raise DataError(f"there are {len(paths)} files of this name ({files}); keep one")
-    patient = next((p.group(1) for rule in _PATIENTS if (p := rule.search(name))), name)
-    tile = Tile(name, images[0], masks[0], patient, rule)
+    tile = Tile(name, images[0], masks[0], patient_of(name), rule)
     read(tile, tally)
     with opened(images[0]) as file:
         sizes = stated(file)
     usable = [each.um_per_pixel for each in sizes if each.is_usable and each.um_per_pixel]
     return replace(tile, um_per_pixel=usable[0] if usable else None, stated=sizes)
+
+
+def patient_of(name: str) -> str:
+    """The patient in the name of a tile of known origin, else the name itself."""
+    return next((p.group(1) for rule in _PATIENTS if (p := rule.search(name))), name)
 
 
 def read(

@@ -226,7 +226,7 @@ def transfer(
         readable, layers_left_out = chosen_points(network)
     points = [point for point in readable if point.layer not in (LOGITS, SOFTMAX)]
     layer = cut.at or (choose_layer(curve, cut.rule or "cheapest").layer if curve else "")
-    at = _point_of(points, layer) if layer else None
+    at = point_of(points, layer) if layer else None
     plan = planned(trial.methods, points, at)
     images, table = _images(patches, task), patches.table
     if trial.mode == "finetune":
@@ -266,6 +266,8 @@ def read_transfer(folder: str | Path) -> Transfer:
     others: dict[str, Any] = {name: pd.DataFrame() for name in OTHERS}
     others["differences"] = pd.DataFrame(columns=OF_DIFFERENCES)
     others |= {name: run.table(name) for name in OTHERS if run.has(name)}
+    if run.has("calibration"):
+        others["calibration"] = others["calibration"].astype({"group": int})  # of patches
     table = run.table("transfer", COLUMNS)
     return Transfer(table, provenance=dict(run.facts), **others, **left_out)
 
@@ -312,7 +314,8 @@ def _images(patches: Patches, task: Task) -> ImageSet:
     return ImageSet(images, task.regressed, task.name, subset, tuple(table.group))
 
 
-def _point_of(points: Sequence[ProbePoint], layer: str) -> ProbePoint:
+def point_of(points: Sequence[ProbePoint], layer: str) -> ProbePoint:
+    """The point of this name or alias."""
     found = next((point for point in points if layer in (point.layer, point.alias)), None)
     if found is None:
         raise LayerError(

@@ -16,11 +16,13 @@ RESULTS = {
     "noise": "analyses.noise:read_noise",
     "scenes": "analyses.synthetic:read_scenes",
     "rcv": "analyses.rcv:read_directions",
+    "audit": "pathology.audit:read_audit",
     "atlas": "analyses.atlas:read_atlas",
     "targets": "data.summary:read_summary",
     "units": "analyses.visualise:read_visualisations",
     "cut": "cut.folder:load_cut",
     "patches": "pathology.patches:read_patches",
+    "auditor": "pathology.auditor_folder:load_auditor",
 }
 
 

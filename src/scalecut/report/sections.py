@@ -23,9 +23,9 @@ from ..figures.analyses import (
     scenes_drawing,
 )
 from ..figures.drawing import Drawing
-from ..figures.pathology import calibration_drawing, recall_drawing, sweep_drawing
+from ..figures.pathology import audit_drawing, calibration_drawing, recall_drawing, sweep_drawing
 from ..runs import MARKS, Run, read_run
-from . import cut, paper, transfer
+from . import audit, cut, paper, transfer
 from .cells import Cell, in_words
 from .curve import (
     exponential_figure,
@@ -263,6 +263,14 @@ FIGURES: dict[str, tuple[Plot, ...]] = {
             "The share of the patches of each magnification that is classified correctly.",
         ),
     ),
+    "audit": (
+        Plot(
+            "audit",
+            lambda run: audit_drawing(run.table("audit"), run.facts),
+            "Predicted against claimed resolution",
+            "One octave is a factor of two: above 0, pixels are larger than claimed.",
+        ),
+    ),
     "paper": tuple(Plot(network, paper.printed_figure(network)) for network in paper.PRINTED),
 }
 
@@ -274,6 +282,10 @@ SECTIONS: dict[str, Callable[[Run, Mapping[str, Drawing]], list[Section]]] = {
     "agreement": lambda run, _: [transfer.agreement_section(run)],
     "configurations": lambda run, _: [transfer.configurations_section(run)],
     "losses": lambda run, _: [transfer.training_section(run)],
+    "audited": lambda run, _: [audit.examples_section(run)],
+    "audit": lambda run, _: [audit.audit_section(run)],
+    "variants": lambda run, _: [audit.variants_section(run)],
+    "mpp": lambda *_: [],  # of an audit, for other tools
     "concepts": lambda *_: [],  # of an atlas, image by image
     "targets": lambda *_: [],  # of the data: part of the section before all others
     "examples": lambda *_: [],
