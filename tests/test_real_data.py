@@ -21,7 +21,7 @@ from scalecut.cut.verify import verify_cut
 from scalecut.features.extract import Stages
 from scalecut.networks.selection import chosen_points
 from scalecut.paper.numbers import INCOMPARABLE, MISPRINT, REPRODUCED
-from scalecut.pathology.auditor import Rule, Shown, audited
+from scalecut.pathology.verdict import Rule, Shown, audited
 from scalecut.pathology.views import Viewer
 from scalecut.probing.curve import read_curve
 from scalecut.stats.conformal import half_width

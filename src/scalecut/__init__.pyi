@@ -64,10 +64,6 @@ from .pathology.audit import Audit as Audit
 from .pathology.audit import Judging as Judging
 from .pathology.audit import Trusted as Trusted
 from .pathology.audit import audit as audit
-from .pathology.auditor import Fit as Fit
-from .pathology.auditor_folder import Auditor as Auditor
-from .pathology.auditor_folder import load_auditor as load_auditor
-from .pathology.auditor_folder import save_auditor as save_auditor
 from .pathology.claims import Claims as Claims
 from .pathology.comparison import Held as Held
 from .pathology.finetune import Training as Training
@@ -78,9 +74,13 @@ from .pathology.patches import Cutting as Cutting
 from .pathology.patches import Patches as Patches
 from .pathology.patches import read_patches as read_patches
 from .pathology.patches import save_patches as save_patches
+from .pathology.saved_auditor import Auditor as Auditor
+from .pathology.saved_auditor import load_auditor as load_auditor
+from .pathology.saved_auditor import save_auditor as save_auditor
 from .pathology.transfer import CutPoint as CutPoint
 from .pathology.transfer import Transfer as Transfer
 from .pathology.transfer import transfer as transfer
+from .pathology.verdict import Fit as Fit
 from .pathology.views import Views as Views
 from .probing.choose import Choice as Choice
 from .probing.choose import choose_layer as choose_layer

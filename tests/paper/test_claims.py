@@ -118,7 +118,7 @@ def test_p_of_a_twentieth_is_the_last_that_shows_anything(like_theirs, p, mark, 
 
 @pytest.mark.parametrize(("low", "mark"), [(0.01, REPRODUCED), (0.0, NOT_REPRODUCED)])
 def test_without_permutations_the_interval_decides_and_no_p_is_told(like_theirs, low, mark):
-    found = changed(like_theirs, p_value=math.nan, r2_low=low)
+    found = changed(like_theirs, p_value=math.nan, r2_low=low, score_low=low)
     assert judged(found, TOLD) == (mark, f"R² 0.86 [{text(low)}, 0.88] at mixed8")
 
 

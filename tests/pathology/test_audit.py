@@ -25,9 +25,9 @@ from scalecut import (
     load_network,
 )
 from scalecut.pathology.audit import COLUMNS, audit, read_audit
-from scalecut.pathology.auditor import Rule, Shown, audited, compared, fitted, sizes
 from scalecut.pathology.claims import claimed_tiles
 from scalecut.pathology.slides import TileField
+from scalecut.pathology.verdict import Rule, Shown, audited, compared, fitted, sizes
 from scalecut.pathology.views import Look, target_blur, tissue, views_of
 from scalecut.stats.ridge import deviations
 

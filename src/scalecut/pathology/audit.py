@@ -35,11 +35,11 @@ from ..probing.curve import Curve, check_model, computed_line, read_curve
 from ..report.report import Result
 from ..runs import read_run, settings_of
 from ..stats.conformal import robust
-from .auditor import FEWEST, Fit, Judged, Rule, Shown, audited, compared, fitted
-from .auditor_folder import Auditor, load_auditor, save_auditor
 from .claims import Claimed, Claims, claimed_tiles
+from .saved_auditor import Auditor, load_auditor, save_auditor
 from .slides import opened_field
 from .transfer import CutPoint, point_of
+from .verdict import FEWEST, Fit, Judged, Rule, Shown, audited, compared, fitted
 from .views import Viewer, Views, middle, target_blur
 
 # fmt: off

@@ -32,9 +32,9 @@ from ..features.extract import (
 )
 from ..networks.network import Network
 from ..networks.points import ProbePoint
-from .auditor import Shown
 from .patches import estimated_blur
 from .slides import LARGE, Field, opened_field
+from .verdict import Shown
 
 APART = 2 / 3  # of the side of a patch, between the starts of two, unless the grid allows fewer
 BLURRED = 0.9  # share of the tiles that are blurred less than the target

@@ -22,7 +22,7 @@ RESULTS = {
     "units": "analyses.visualise:read_visualisations",
     "cut": "cut.folder:load_cut",
     "patches": "pathology.patches:read_patches",
-    "auditor": "pathology.auditor_folder:load_auditor",
+    "auditor": "pathology.saved_auditor:load_auditor",
 }
 
 

@@ -19,7 +19,7 @@ from ..cut.network import cut_after
 from ..errors import ModelError
 from ..networks.network import Network, Weights
 from ..networks.points import ProbePoint
-from .auditor import Fit
+from .verdict import Fit
 from .views import Views
 
 TENSORS, NETWORK = "auditor.safetensors", "network"
