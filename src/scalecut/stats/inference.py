@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Float64, Int, Num
+from scipy.stats import norm as normal
 
 from .ridge import NO_SPREAD
 
@@ -81,6 +82,19 @@ def interval(
     return np.clip(low, least, most), np.clip(high, least, most)
 
 
+def of_difference(size: float, draws: Float64[np.ndarray, " b"]) -> tuple[float, float, float]:
+    """The 95 % interval and the two-sided p-value of a difference of scores, from paired draws.
+
+    Draws keep the fits, so their noise is widened by `REFITS`; the p-value is that of a normal
+    distribution with this noise, 1 if nothing differs.
+    """
+    middle = np.nanmean(draws)
+    widened = middle + REFITS * (draws - middle)
+    low, high = interval(size, widened, most=np.inf)
+    error = max(float(np.nanstd(widened, ddof=1)), 1e-12)
+    return float(low), float(high), float(2 * normal.sf(abs(size) / error))
+
+
 # --- permutation tests ---------------------------------------------------------------------------
 
 
@@ -119,6 +133,15 @@ def family_p_values(
     """
     highest = null.max(axis=1)
     return (1 + (highest[:, None] >= observed).sum(axis=0)) / (1 + len(null))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """P-values corrected over a family of tests, step by step from the smallest (`holm1979`)."""
+    corrected, highest = [1.0] * len(p_values), 0.0
+    for rank, place in enumerate(np.argsort(p_values, kind="stable")):
+        highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[place]))
+        corrected[place] = highest
+    return corrected
 
 
 # --- the peak and the drop -----------------------------------------------------------------------
