@@ -40,6 +40,8 @@ NAMES = (
     "model", "subset", "measure", "layer", "alias", "weights", "target", "regressor", "change",
     "quantity", "noise", "padding", "other", "concept",
     "contestant", "tile", "best", "foretold", "layers",
+    "up_to", "best_layer", "other_layer", "run", "other_run", "peak", "set_first",
+    "confidence_set", "fall_after", "unpaired_because",
 )
 NUMBERS = (
     "p_value", "r2_spread", "learned", "learned_low", "learned_high", "value", "low", "high", "r2",
@@ -47,7 +49,8 @@ NUMBERS = (
     "effect", "start", "end", "rho", "rho_depth", "regret", "regret_last", "loss",
     "validation_loss", "kappa", "mae", "octaves", "kappa_quadratic", "recall", "recall_sd",
     "mae_sd", "octaves_sd", "kappa_sd", "kappa_quadratic_sd", "partial_r2", "partial_low",
-    "partial_high",
+    "partial_high", "below", "below_low", "below_high", "other_r2", "fall",
+    "fall_low", "fall_high", "last_score", "macs", "peak_macs", "p_corrected",
 )
 # fmt: on
 DIGITS = 6  # decimals in the tables
@@ -293,8 +296,8 @@ def write_table(table: pd.DataFrame, path: Path) -> None:
     def small(value: float) -> str:
         return f"{value:.{DIGITS}{'e' if 0 < value < LEAST_P else 'f'}}"
 
-    if "p_value" in table:
-        table = table.assign(p_value=table["p_value"].map(small, na_action="ignore"))
+    for name in {"p_value", "p_corrected"} & {*table}:
+        table = table.assign(**{name: table[name].map(small, na_action="ignore")})
     table.to_csv(path, index=False, float_format=f"%.{DIGITS}f", lineterminator="\n")
 
 

@@ -53,6 +53,7 @@ RESULTS = ("finding", "evidence", "layers_left_out", "images_left_out", "left_ou
 COUNTED = {
     "layers": ("regression", "comparison", "directions"),
     "fits": ("fits",),
+    "splits": ("layers together",),
     "steps": ("optimising",),
     "tiles": ("patches",),
     "shards": ("listing shards",),

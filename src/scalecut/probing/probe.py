@@ -15,7 +15,7 @@ from typing import Literal
 import pandas as pd
 from torch import nn
 
-from ..data.images import ImageSet, Progress
+from ..data.images import ImageSet, LeftOut, Progress
 from ..data.options import Reading
 from ..data.read import images_of
 from ..errors import DataError, check_names
@@ -34,9 +34,10 @@ from ..networks.load import load_network
 from ..networks.network import Network
 from ..networks.points import ProbePoint
 from ..networks.selection import chosen_points
-from ..report.curve import COLUMNS
+from ..report.curve import COLUMNS, COMBINED
 from ..runs import settings_of
 from . import duration
+from .combined import combined, joined_points, why_not_combined
 from .controls import control_of, moved_by_int8, pixel_network, variant_of
 from .curve import Curve
 from .scores import MATCHED, MOST_RANDOM, Features, Part, Scores, draw_parts, score
@@ -65,6 +66,7 @@ class Fitting:
         permutations: Of the target, for p-values corrected over layers; 0 for none.
         match_width: Also fit this many principal components of every layer; 0 for none.
         learning_curve: Also fit 1/8, 1/4 and 1/2 of the training images.
+        combined: Also fit all layers together, and all up to each layer.
         quick: A first look: at most 400 images, one randomly initialised network, 99 permutations.
     """
 
@@ -79,6 +81,7 @@ class Fitting:
     permutations: int = 1000
     match_width: int = 0
     learning_curve: bool = False
+    combined: bool = True
     quick: bool = False
 
     def __post_init__(self) -> None:
@@ -171,6 +174,8 @@ def probe(
     facts["probe"] = {"repeats": fitting.repeats, "seed": seed}
     facts["layers_left_out"] = layers_left_out
     facts["images_left_out"] = (*image_set.left_out, *found.left_out)
+    why = why_not_combined(kept, fitting.regressor) if fitting.combined else ""
+    facts["left_out"] = (LeftOut("all layers together", why),) if why else ()
     return Curve(
         scores.table,
         scores.draws,
@@ -179,6 +184,7 @@ def probe(
         fewer=tuple(Curve(each.table, each.draws, asked.points) for each in fewer),
         image_set=kept,
         predicted=scores.predicted,
+        combined=scores.combined,
     )
 
 
@@ -210,6 +216,9 @@ class _Asked:
         asked = {"repeats": fitting.repeats, "permutations": fitting.permutations}
         at_once = self.stages.workers.count
         regression = duration.regression_seconds(sizes, widths, at_once=at_once, **asked)
+        if fitting.combined and not why_not_combined(images, fitting.regressor):
+            joined = [point.channels for point in joined_points(self.points)]
+            regression += duration.joined_seconds(sizes, joined, repeats=fitting.repeats)
         forward = passes * len(images) / images_per_second
         if forward + regression < LONG:
             return ""
@@ -276,11 +285,20 @@ class _Asked:
                     for share in LEARNING_SHARES
                     if _is_enough(parts, share)
                 ]
+        together, several = None, len(joined_points(self.points)) > 1
+        if fitting.combined and several and not why_not_combined(images, fitting.regressor):
+            with stages("layers together"):
+                report = stages.report("layers together")
+                together = combined(parts, own, found[0], report=report)
         named = {"model": self.network.name, "measure": images.measure_name}
-        return [
+        found = [
             replace(each, table=pd.DataFrame(each.table.assign(**named), columns=COLUMNS))
             for each in found
         ]
+        if together is not None:
+            together = pd.DataFrame(together.assign(**named), columns=COMBINED)
+            found[0] = replace(found[0], combined=together)
+        return found
 
 
 def _is_enough(parts: Sequence[Part], share: float) -> bool:

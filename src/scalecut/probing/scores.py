@@ -80,11 +80,13 @@ class Scores:
         table: one row per score.
         predicted: of ridge, or else the first regressor; mean over the repeats in which an image
             was held out, nan if it never was. One row per layer, one column per image.
+        combined: what `combined.combined` returns; None without it.
     """
 
     table: pd.DataFrame
     draws: Float32[np.ndarray, "s b"]  # in the order of the rows
     predicted: Float64[np.ndarray, "L n"]
+    combined: pd.DataFrame | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -28,7 +28,17 @@ from ..figures.pathology import calibration_drawing, recall_drawing, sweep_drawi
 from ..runs import MARKS, Run, read_run
 from . import cut, paper, transfer
 from .cells import Cell, in_words
-from .curve import curve_of, main_figure, predicted_figure, subset_figure, width_figure
+from .curve import (
+    combined_figure,
+    combined_section,
+    comparison_figure,
+    comparison_sections,
+    curve_of,
+    main_figure,
+    predicted_figure,
+    subset_figure,
+    width_figure,
+)
 from .page import Section, Shown, ShownImage, Table
 
 MOST_ROWS = 200  # of a table that is shown as it is
@@ -185,6 +195,16 @@ FIGURES: dict[str, tuple[Plot, ...]] = {
             "the mean.",
         ),
     ),
+    "combined": (Plot("combined", combined_figure),),  # shown by its section
+    "curves": (
+        Plot(
+            "comparison",
+            comparison_figure,
+            "Score by relative depth",
+            "Depth is 0 at the first layer of each network and 1 at its last. Dots: the highest "
+            "scores. Lines are straight between layers.",
+        ),
+    ),
     "learning": (
         Plot(
             "learning",
@@ -262,6 +282,9 @@ FIGURES: dict[str, tuple[Plot, ...]] = {
 
 SECTIONS: dict[str, Callable[[Run, Mapping[str, Drawing]], list[Section]]] = {
     "atlas": lambda run, _: atlas_sections(run),
+    "combined": lambda run, drawn: [combined_section(run, drawn["combined"])],
+    "comparison": lambda run, _: comparison_sections(run),
+    "pairs": lambda *_: [],  # part of the sections of a comparison
     "transfer": lambda run, _: [transfer.transfer_section(run)],
     "differences": lambda *_: [],  # of a probe or a transfer: part of their own sections
     "scores": lambda *_: [],  # of a transfer: part of its section
