@@ -11,7 +11,7 @@ from typing import Any
 # fmt: off
 _NAMES = {
     "errors": ("DataError", "LayerError", "ModelError", "OutputError", "ScalecutError"),
-    "data.images": ("Image", "ImageSet", "LeftOut", "make_image_set"),
+    "data.images": ("Image", "ImageSet", "LeftOut", "Target", "make_image_set"),
     "data.decoding": ("Rendering",),
     "data.measures": ("Frame",),
     "data.options": ("Reading",),

@@ -32,6 +32,7 @@ from .data.decoding import Rendering as Rendering
 from .data.images import Image as Image
 from .data.images import ImageSet as ImageSet
 from .data.images import LeftOut as LeftOut
+from .data.images import Target as Target
 from .data.images import make_image_set as make_image_set
 from .data.measures import Frame as Frame
 from .data.options import Reading as Reading

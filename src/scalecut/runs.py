@@ -39,7 +39,7 @@ PACKAGES = (
 NAMES = (
     "model", "subset", "measure", "layer", "alias", "weights", "target", "regressor", "change",
     "quantity", "noise", "padding", "other", "concept",
-    "contestant", "tile", "best", "foretold", "layers",
+    "contestant", "tile", "best", "foretold", "layers", "metric",
     "up_to", "best_layer", "other_layer", "run", "other_run", "peak", "set_first",
     "confidence_set", "fall_after", "unpaired_because",
 )
@@ -49,8 +49,8 @@ NUMBERS = (
     "effect", "start", "end", "rho", "rho_depth", "regret", "regret_last", "loss",
     "validation_loss", "kappa", "mae", "octaves", "kappa_quadratic", "recall", "recall_sd",
     "mae_sd", "octaves_sd", "kappa_sd", "kappa_quadratic_sd", "partial_r2", "partial_low",
-    "partial_high", "below", "below_low", "below_high", "other_r2", "fall",
-    "fall_low", "fall_high", "last_score", "macs", "peak_macs", "p_corrected",
+    "partial_high", "score", "score_low", "score_high", "below", "below_low", "below_high",
+    "other_r2", "fall", "fall_low", "fall_high", "last_score", "macs", "peak_macs", "p_corrected",
 )
 # fmt: on
 DIGITS = 6  # decimals in the tables

@@ -28,7 +28,7 @@ from scalecut.cli import app as cli
 from scalecut.cli.console import OUT
 from scalecut.errors import ModelError
 from scalecut.networks.selection import chosen_points
-from scalecut.probing.curve import COLUMNS
+from scalecut.report.curve import COLUMNS
 
 LAYERS = ["layer1.0", "layer2.0", "layer3.0", "layer4.0", "pooled", "logits", "softmax"]
 CURVE_HEADER = ["layer", "d", "ridge", "[95", "%]", "gain", "[95", "%]", "random", "ols"]
@@ -575,7 +575,7 @@ WRONG_OPTIONS = {  # of `scalecut probe`, and how the one line starts
     "subset": (["--subset", "blob,bolb"], "blobs has no subset 'bolb'. It has 1, "),
     "layer": (["--layers", "layer9.0"], "No layer is named 'layer9.0'. Near it: layer4.0"),
     "device": (["--device", "abacus"], "No device is named 'abacus'. Give auto, cpu, or cuda:0."),
-    "measure": (["--measure", "volume"], "No measure is named 'volume'. Give one of "),
+    "measure": (["--measure", "volume"], "No measure is named 'volume'. Give one or more of "),
     "no weights file": (["--weights", "no.pth"], "There is no weights file 'no.pth'. Give --weig"),
 }
 

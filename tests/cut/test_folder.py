@@ -778,7 +778,7 @@ def test_card_and_page_give_the_reason_and_the_curve(chosen):
     headings, _, kinds = blocks(text)
     assert headings[1] == "Why this layer"
     assert f"\n\n{choose_layer(curve).reason}\n\n{curve.finding()}\n\n" in text
-    assert "![R² of object scale by layer](curve.png)" in text
+    assert "![Scores by layer](curve.png)" in text
     assert "image" in kinds
     drawn = folder.parent / "run" / "figures" / "curve.png"
     assert (folder / "curve.png").read_bytes() == drawn.read_bytes()

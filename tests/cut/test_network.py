@@ -84,6 +84,19 @@ class Shared(nn.Module):
         return self.fc(self.relu(self.three(x)).mean((2, 3)))
 
 
+class Held(Flattening):
+    """Its classifier is held by a module that is never called."""
+
+    def __init__(self):
+        super().__init__()
+        self.ends = nn.ModuleDict({"main": nn.ModuleDict({"fc": self.fc})})
+        del self.fc
+
+    @property
+    def fc(self):
+        return self.ends["main"]["fc"]
+
+
 class Attending(nn.Module):
     """A transformer with a class token; its attention uses tensors without calling their module."""
 
@@ -128,7 +141,7 @@ def numbers(module):
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-@pytest.mark.parametrize("make", [Chain, Flattening, Attending, Shared])
+@pytest.mark.parametrize("make", [Chain, Flattening, Held, Attending, Shared])
 def test_every_probe_point_gives_the_features_of_the_whole_network_to_the_last_bit(make):
     whole = network_of(make)
     before = copy.deepcopy(whole.module.state_dict())

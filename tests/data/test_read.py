@@ -149,8 +149,8 @@ KINDS = (
          "in it."),
         ("voc:s3://bucket/a", {}, "'voc:s3://bucket/a' is an address, which only csv:, parquet:, "
          "tar: can be read from. Give one of these, or a local copy."),
-        ("voc:{}", {"measure": "volume"}, "No measure is named 'volume'. Give one of area, "
-         "sqrt-area, log-area, height, pixels."),
+        ("voc:{}", {"measure": "volume"}, "No measure is named 'volume'. Give one or more of "
+         "area, sqrt-area, log-area, height, pixels, x, y, centre-distance, aspect, class."),
         ("voc:{}", {"at_most": -1}, "--at-most must be 0 (all images) or more, got -1."),
         ("voc:{}", {"images": "nowhere"}, "There is no folder nowhere. Give the one that holds the "
          "images."),

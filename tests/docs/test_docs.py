@@ -133,7 +133,7 @@ def test_the_tutorial_leads_from_nothing_to_a_cut_network_as_it_is_typed(tmp_pat
 
 
 def test_examples_in_python_and_a_network_of_the_reader_run(empty_folder, capsys):
-    for page in ("how-to/network.md", "how-to/table.md"):
+    for page in ("how-to/network.md", "how-to/table.md", "how-to/targets.md"):
         texts = [text for language, text in blocks(page) if language == "python"]
         for text in texts:
             exec(compile(text, f"docs/{page}", "exec"), {})

@@ -39,7 +39,7 @@ from scalecut.paper.numbers import (
     read,
     step_of,
 )
-from scalecut.probing.curve import COLUMNS
+from scalecut.report.curve import COLUMNS, scored_by_r2
 from scalecut.report.report import PAGE
 
 PRINTED = tomllib.loads(
@@ -118,7 +118,7 @@ def curve(network, values=None, subsets=("cat", "dog", "mean"), left_out=()):
                 learned, learned - 0.1, learned + 0.1,
             ])  # fmt: skip
     noise = np.random.default_rng(3).normal(size=(len(rows), 60))
-    table = pd.DataFrame(rows, columns=COLUMNS)
+    table = scored_by_r2(pd.DataFrame(rows, columns=COLUMNS[:-4]))
     draws = (table.r2.to_numpy()[:, None] + 0.005 * noise).astype(np.float32)
     reasons = [{"name": name, "reason": reason} for name, reason in left_out]
     return Curve(table, draws, points, provenance={"layers_left_out": reasons})

@@ -8,7 +8,7 @@ import pytest
 
 from scalecut import Curve, DataError, LayerError, ProbePoint, choose_layer
 from scalecut.probing.choose import RULES
-from scalecut.probing.curve import COLUMNS
+from scalecut.report.curve import COLUMNS, scored_by_r2
 
 LAYERS = {"a": "", "b": "add_2", "c": "", "d": "", "logits": "pre_softmax", "softmax": "softmax"}
 MACS = [100, 250, 500, 1000, 1001, 1001]  # up to each of LAYERS
@@ -32,7 +32,7 @@ def line(rng, r2, *, layers=LAYERS, spread=0.01, noise=None, **facts):
     table = table.assign(r2=r2, r2_low=r2 - 0.1, r2_high=r2 + 0.05)
     table = table.assign(learned=r2 - 0.1, learned_low=r2 - 0.2, learned_high=r2)
     noise = spread * rng.normal(size=(len(r2), 500)) if noise is None else noise
-    return table[COLUMNS], (r2[:, None] + noise).astype(np.float32)
+    return scored_by_r2(table)[COLUMNS], (r2[:, None] + noise).astype(np.float32)
 
 
 def curve_of(*lines, layers=LAYERS):
@@ -259,8 +259,8 @@ REFUSED = [
             curve_of(exact(ONE_PEAK)),
             options,
             DataError,
-            "--within is the loss of R² that the rule cheapest allows, at least 0, got "
-            f"{given}. Give such as --within 0.02, without --rule peak.",
+            f"--within is the loss that the rule cheapest allows, at least 0, got {given}. Give "
+            "such as --within 0.02, without --rule peak.",
         )
         for options, given in (
             ({"within": -0.1}, "-0.1"),

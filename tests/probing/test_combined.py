@@ -9,6 +9,7 @@ from sklearn.metrics import r2_score
 from sklearn.preprocessing import StandardScaler
 
 from scalecut import ProbePoint, make_image_set
+from scalecut.data.images import Target
 from scalecut.probing.combined import combined, why_not_combined
 from scalecut.probing.scores import Features, draw_parts, score
 from scalecut.stats.ridge import PENALTIES
@@ -104,10 +105,14 @@ def test_first_layer_together_is_the_first_layer_alone(rng):
 
 def test_reasons_for_which_layers_are_not_fitted_together(monkeypatch):
     few = images(np.arange(30.0))
-    assert why_not_combined(few, ("ridge", "ols")) == ""
-    assert why_not_combined(few, ("ols",)) == "--regressor lacks ridge"
+    many = "30 images of a subset are too many; give a smaller --at-most"
+    classes = "layers are fitted together to numbers alone, not to classes"
+    assert why_not_combined(few, ("ridge", "ols")) == {}
+    assert why_not_combined(few, ("ols",)) == {"area": "--regressor lacks ridge"}
     monkeypatch.setattr("scalecut.probing.combined.MANY", 20)
-    assert why_not_combined(few, ("ridge",)) == (
-        "30 images of a subset are too many; give a smaller --at-most"
-    )
-    assert why_not_combined(replace(few, subset=("a", "b") * 15), ("ridge",)) == ""
+    assert why_not_combined(few, ("ridge",)) == {"area": many}
+    assert why_not_combined(replace(few, subset=("a", "b") * 15), ("ridge",)) == {}
+    ages = np.where(np.arange(30) % 2, 3.0 + np.arange(30), np.nan)  # few are known
+    grade = Target("grade", np.arange(30.0) % 2, ("high", "low"))
+    several = few.asked([*few.targets, Target("age", ages), grade])
+    assert why_not_combined(several, ("ridge",)) == {"area": many, "grade": classes}

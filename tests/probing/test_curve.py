@@ -10,13 +10,12 @@ import pytest
 
 from scalecut import Curve, ProbePoint, ScalecutError, make_image_set
 from scalecut.probing.curve import (
-    COLUMNS,
     check_model,
     compare_curves,
     image_table,
     read_curve,
 )
-from scalecut.report.curve import COMBINED
+from scalecut.report.curve import COLUMNS, COMBINED, scored_by_r2
 from scalecut.stats.inference import interval
 
 LAYERS = {"a": "", "b": "add_2", "c": "", "logits": "pre_softmax", "softmax": "softmax"}
@@ -41,9 +40,9 @@ def line_of(rng, r2, *, layers=LAYERS, spread=0.01, noise=None, learned=0.1, **l
             | {"learned_low": value - learned - 0.1, "learned_high": value - learned + 0.1}
             for (layer, alias), d, value in zip(layers.items(), depth, r2, strict=True)
         ]
-    )[COLUMNS]
+    )
     noise = spread * rng.normal(size=(len(r2), 500)) if noise is None else noise
-    return table, (np.array(r2)[:, None] + noise).astype(np.float32)
+    return scored_by_r2(table)[COLUMNS], (np.array(r2)[:, None] + noise).astype(np.float32)
 
 
 def curve_of(*lines, layers=LAYERS, **facts):
@@ -361,3 +360,6 @@ def test_a_saved_curve_is_read_back(rng, tmp_path, monkeypatch):
         pd.testing.assert_frame_equal(read.to_frame(), curve.to_frame(), atol=1e-6, rtol=0)
         np.testing.assert_array_equal(read.draws, curve.draws)
         curve = read
+    file = folder / "curve.csv"  # an earlier version wrote R² alone
+    pd.read_csv(file, dtype=str)[COLUMNS[:-4]].to_csv(file, index=False)
+    pd.testing.assert_frame_equal(read_curve(folder).to_frame(), read.to_frame())

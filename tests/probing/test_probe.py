@@ -29,8 +29,8 @@ from scalecut import (
     probe,
 )
 from scalecut.data.images import LeftOut
-from scalecut.probing.curve import COLUMNS
 from scalecut.probing.scores import Features, draw_parts, score
+from scalecut.report.curve import COLUMNS
 from scalecut.stats.ridge import PENALTIES
 from tests.builders import AS_IT_IS, SIDE, discs
 
@@ -261,7 +261,8 @@ def test_frame_has_the_columns_of_curve_csv_and_a_row_per_combination():
     assert list(table.columns) == COLUMNS
     assert " ".join(COLUMNS) == (
         "model subset measure layer alias depth n_features n_images weights target regressor "
-        "r2 r2_low r2_high p_value seed_count n_fit r2_spread learned learned_low learned_high"
+        "r2 r2_low r2_high p_value seed_count n_fit r2_spread learned learned_low learned_high "
+        "metric score score_low score_high"
     )  # the table of the design, and what is beyond it
     named = ["subset", "layer", "weights", "target", "regressor"]
     assert not table.duplicated(named).any()
@@ -272,6 +273,9 @@ def test_frame_has_the_columns_of_curve_csv_and_a_row_per_combination():
     assert table[table.target == "true"].p_value.between(1 / 21, 1).all()
     assert (table.r2_low <= table.r2_high).all()
     assert table[["r2", "r2_low", "r2_high"]].notna().all(axis=None)
+    assert set(table.metric) == {"r2"}
+    for end in ("", "_low", "_high"):
+        assert (table[f"score{end}"] == table[f"r2{end}"]).all()
     one_line = curve.scores()
     np.testing.assert_allclose(one_line.depth, np.linspace(0, 1, len(LAYERS)))
     assert list(one_line.n_features) == [3, 2, 3, 3, 2, 2, 3, 3]

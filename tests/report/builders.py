@@ -8,7 +8,7 @@ import PIL.Image
 
 from scalecut import Curve, ProbePoint, make_image_set
 from scalecut.data.images import LeftOut
-from scalecut.probing.curve import COLUMNS
+from scalecut.report.curve import COLUMNS, scored_by_r2
 from scalecut.runs import write_run
 
 LAYERS = {"0": "", "stem[0]": "add_1", "softmax": "softmax"}
@@ -36,7 +36,7 @@ def curve_table(subsets=("dog", "cat", "mean"), regressors=("ridge", "ols")):
                             *((r2 - 0.3, r2 - 0.4, r2 - 0.2) if is_main else [np.nan] * 3),
                         ]
                     )
-    return pd.DataFrame(rows, columns=COLUMNS)
+    return scored_by_r2(pd.DataFrame(rows, columns=COLUMNS[:-4]))
 
 
 def curve(table=None, **provenance):

@@ -48,7 +48,10 @@ REMOVED_OPTIONS: Mapping[str, Mapping[str, str]] = {
     }
 }
 # The facts of a run that are results, in the order in which --json gives them.
-RESULTS = ("finding", "evidence", "layers_left_out", "images_left_out", "left_out")
+RESULTS = (
+    *("finding", "evidence", "evidence_by_target"),
+    *("layers_left_out", "images_left_out", "left_out"),
+)
 # What stages count, where it is not images.
 COUNTED = {
     "layers": ("regression", "comparison", "directions"),

@@ -42,8 +42,9 @@ class Choosing:
         at: The last layer to keep: name or alias.
         from_: The run folder of a probe, whose curve chooses the layer.
         rule: peak, or cheapest (default): the earliest layer not shown to be worse than it.
-        within: The cheapest layer whose R² is at most this much below the peak, such as 0.02.
+        within: The cheapest layer whose score is at most this much below the peak, such as 0.02.
         subset: The subset whose curve chooses; the mean if empty.
+        target: The target whose curve chooses, where the run has several.
     """
 
     at: str = ""
@@ -51,6 +52,7 @@ class Choosing:
     rule: Literal["cheapest", "peak"] | None = None
     within: float | None = None
     subset: str = ""
+    target: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +109,7 @@ def cut(
         as_json: whether the result is printed as JSON.
     """
     at, from_run, rule, subset = choosing.at, choosing.from_, choosing.rule, choosing.subset
-    within = choosing.within
+    within, target = choosing.within, choosing.target
     from .. import runs
 
     exports = check_names(building.export, EXPORTS, "export")
@@ -138,7 +140,8 @@ def cut(
             if model:
                 check_model(curve, from_run, model)
             if not at:
-                choice = choose_layer(curve, rule or RULES[0], subset or MEAN, within)
+                asked = rule or RULES[0], subset or MEAN, target, within
+                choice = choose_layer(curve, *asked)
             whole = network_of_run(
                 from_run, curve, weights=loading.weights, allow_partial=loading.allow_partial
             )
@@ -229,11 +232,11 @@ def _check_place_to_cut(choosing: Choosing) -> None:
             "No layer to cut at is given. Give --at LAYER (`scalecut layers MODEL` lists them), or "
             "--from RUN, the run folder of a probe."
         )
-    chooses = choosing.rule or choosing.subset or choosing.within is not None
-    if choosing.at and chooses:
+    part = choosing.subset or choosing.target
+    if choosing.at and (choosing.rule or part or choosing.within is not None):
         raise DataError(
-            "--rule, --within and --subset choose a layer, but --at names one. Give --at alone, or "
-            "drop it."
+            "--rule, --within, --subset and --target choose a layer, but --at names one. Give --at "
+            "alone, or drop it."
         )
 
 

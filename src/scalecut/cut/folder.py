@@ -358,6 +358,7 @@ def _facts(cut: CutNetwork, whole: Network, verification: Verification) -> dict[
 def _figure(curve: Curve, choice: Choice | None) -> Figure:
     """The curve as in the figures of its run, for the subset by which the layer was chosen."""
     subset = choice.subset if choice else MEAN
+    curve = curve.of(choice.target) if choice else curve
     evidence = asdict(curve.evidence(subset))
     return page_figure(curve_drawing(curve.table, subset=subset, evidence=evidence))
 
@@ -366,7 +367,7 @@ def _curve_facts(curve: Curve | None, choice: Choice | None) -> dict[str, object
     """The finding of the curve by which the layer was chosen, and where it comes from."""
     if curve is None:
         return None
-    facts = curve.provenance
+    facts, curve = curve.provenance, curve.of(choice.target) if choice else curve
     return {
         "finding": curve.finding(),
         "evidence": curve.evidence(choice.subset) if choice else curve.evidence(),
@@ -424,7 +425,7 @@ def _why_this_layer(facts: Mapping[str, Any]) -> str:
     choice, curve = facts["choice"], facts["curve"]
     if choice is None or curve is None:
         return ""
-    figure = f"\n\n![R² of object scale by layer]({FIGURE})" if FIGURE in facts["files"] else ""
+    figure = f"\n\n![Scores by layer]({FIGURE})" if FIGURE in facts["files"] else ""
     text = f"{_plain(choice['reason'])}\n\n{_plain(curve['finding'])}"
     return f"## Why this layer\n\n{text}{figure}"
 

@@ -7,7 +7,6 @@ Shapes: n images, k concepts, h x w pixels.
 """
 
 import math
-from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -19,7 +18,7 @@ from skimage.feature import canny
 
 from .decoding import fitted
 from .images import ImageSet, Progress
-from .measures import Box, Frame, share_of
+from .measures import OF_BOX, Box, Frame, in_shares, share_of
 
 LUMINANCE_STEP = 1 / 255  # of 8-bit images; keeps logarithms finite where nothing varies
 BLOCK = 8  # side of the blocks of JPEG, in pixels
@@ -109,13 +108,6 @@ def of_pixels(shown: Colours, stored: UInt8[np.ndarray, "height width 3"]) -> di
     }
 
 
-OF_BOX: Mapping[str, Callable[[Box], float]] = {
-    "x": lambda box: (box[0] + box[2]) / 2,
-    "y": lambda box: (box[1] + box[3]) / 2,
-    "centre-distance": lambda box: math.hypot(box[0] + box[2] - 1, box[1] + box[3] - 1) / 2,
-    "aspect": lambda box: math.log2((box[2] - box[0]) / (box[3] - box[1])),
-}  # of a box in shares of what is shown, 0 to 1 inside; aspect is that of the shown shape
-
 KNOWN = (
     *("area", "height", *OF_BOX, "objects", "brightness", "contrast", "hue-cos", "hue-sin"),
     *("saturation", "colourfulness", "sharpness", "noise", "edge-density", "spectrum-slope"),
@@ -129,14 +121,9 @@ def of_box(box: Box, window: Box) -> dict[str, float]:
     Args:
         box, window: in pixels of the upright image; what is shown of it.
     """
-    left, top, right, bottom = window
-    width, height = right - left, bottom - top
-    x0, y0 = (box[0] - left) / width, (box[1] - top) / height
-    x1, y1 = (box[2] - left) / width, (box[3] - top) / height
     area, tall = share_of(box, window)
-    return {"area": area, "height": tall} | {
-        name: of((x0, y0, x1, y1)) for name, of in OF_BOX.items()
-    }
+    seen = in_shares(box, window)
+    return {"area": area, "height": tall} | {name: of(seen) for name, of in OF_BOX.items()}
 
 
 def concepts_of(

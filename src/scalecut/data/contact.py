@@ -63,7 +63,7 @@ def contact_sheet(image_set: ImageSet, side: int = TILE) -> PIL.Image.Image:
             tile, row, left = tiles[number], rows[number], SPACE + across * (side + SPACE)
             sheet.paste(tile, (left + (side - tile.width) // 2, bottom - tile.height))
             name = image_set.images[row].name
-            said = f"{image_set.subset[row]}, {image_set.measure_name} {image_set.measure[row]:.4g}"
+            said = f"{image_set.subset[row]}, {image_set.said(row)}"
             draw.text((left, bottom + 6), _fitting(name, font, side), INK, font)
             draw.text((left, bottom + 26), _fitting(said, font, side), QUIET, font)
         bottom += CAPTION

@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 import PIL.Image
-from jaxtyping import Bool, Float64, Integer, UInt8
+from jaxtyping import Bool, Float64, Int, Integer, UInt8
 
-from ..errors import DataError
+from ..errors import DataError, check_names
 from .decoding import PLAIN, Rendering, header, rendered, rgb_of, unreadable
 from .measures import Box, Frame
 from .outlines import Shape
@@ -124,6 +124,8 @@ class Source:
         images: the folder of images, if it is given.
         group: the column of a table that names groups, if it is given.
         has_groups: whether images of a table may share a group.
+        targets: columns of a table that are its targets, if they are named.
+        as_class: those that hold classes even if they are numbers.
         boxes: the convention of boxes that is asked for.
         marks: boxes, or masks, whose shapes are read too.
     """
@@ -131,6 +133,8 @@ class Source:
     images: Path | None = None
     group: str = ""
     has_groups: bool = True
+    targets: tuple[str, ...] = ()
+    as_class: tuple[str, ...] = ()
     boxes: tuple[str, ...] = ()
     marks: str = "boxes"
     progress: Progress | None = None
@@ -142,7 +146,8 @@ class Labelled:
 
     Args:
         kinds: the classes of its objects, or the subset of its row.
-        label: boxes, the file of a mask, or the measure itself.
+        label: boxes, the file of a mask, the measure itself, or targets by name: a number, the
+            name of a class, or nan where it is not known.
         size: width and height of the image that the boxes were drawn on, if known.
         group: shared by images that belong together; by default each image is its own group.
         form: of boxes: xyxy, xywh or cxcywh, in pixels, or with "normalised " before it.
@@ -150,7 +155,7 @@ class Labelled:
 
     image: Image
     kinds: frozenset[str]
-    label: tuple[Mark, ...] | Path | float
+    label: tuple[Mark, ...] | Path | float | Mapping[str, float | str]
     size: tuple[int, int] | None = None
     group: str = ""
     form: str = "xyxy"
@@ -164,10 +169,52 @@ def marked(
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class ImageSet:
-    """Images and one measure per image, in rows.
+class Target:
+    """What is asked of the features of every image: a number, or a class.
 
     Args:
+        values: nan where it is not known; of a class, its number in `classes`.
+        classes: their names, in order; empty for numbers.
+        subset: one for all images, in place of their own; empty for their own.
+    """
+
+    name: str
+    values: Float64[np.ndarray, " n"]
+    classes: tuple[str, ...] = ()
+    subset: str = ""
+
+
+def target_of(name: str, values: Sequence[float | str], subset: str = "") -> Target:
+    """A target with these values: numbers, or names of classes; nan where it is not known.
+
+    Classes are in the order of their names, as numbers if they are numbers.
+    """
+    classes = sorted({value for value in values if isinstance(value, str)})
+    if not classes:
+        return Target(name, np.array(values, dtype=np.float64), subset=subset)
+    if are_numbers(classes):
+        classes.sort(key=float)
+    place = {name: float(number) for number, name in enumerate(classes)}
+    numbers = [place[value] if isinstance(value, str) else np.nan for value in values]
+    return Target(name, np.array(numbers, dtype=np.float64), tuple(classes), subset)
+
+
+def are_numbers(names: Sequence[str]) -> bool:
+    """Whether all names of classes are numbers, so that their order is known."""
+    try:
+        return bool(np.isfinite([float(name) for name in names]).all())
+    except ValueError:
+        return False
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ImageSet:
+    """Images and one target per image, or several, in rows.
+
+    Args:
+        measure: the first target: a number, or the number of a class; nan where it is not known.
+        classes: of the first target, in order; empty if it is a number.
+        more: the other targets.
         facts: what reading found or assumed; part of `run.json`.
     """
 
@@ -180,9 +227,56 @@ class ImageSet:
     left_out: tuple[LeftOut, ...] = ()
     marks: tuple[Marked, ...] = ()  # of each row, if known: all that was measured, to be drawn
     facts: Mapping[str, object] = field(default_factory=dict)
+    classes: tuple[str, ...] = ()
+    more: tuple[Target, ...] = ()
 
     def __len__(self) -> int:
         return len(self.images)
+
+    @property
+    def targets(self) -> tuple[Target, ...]:
+        """All targets, the first one first."""
+        return Target(self.measure_name, self.measure, self.classes), *self.more
+
+    def known(self, target: str) -> Int[np.ndarray, " k"]:
+        """The rows whose target is known."""
+        return np.flatnonzero(~np.isnan(self._target(target).values))
+
+    def of(self, target: str) -> "ImageSet":
+        """The rows whose target is known, with this target alone.
+
+        Raises:
+            DataError: if there is no such target.
+        """
+        chosen, rows = self._target(target), self.known(target)
+        if not self.more and len(rows) == len(self):
+            return self
+        part = replace(self.rows(rows), more=(), measure=chosen.values[rows])
+        if chosen.subset:
+            part = replace(part, subset=(chosen.subset,) * len(rows))
+        return replace(part, measure_name=chosen.name, classes=chosen.classes)
+
+    def asked(self, targets: Sequence[Target]) -> "ImageSet":
+        """The same images with these targets, without those for which none is known.
+
+        Targets with a subset of their own come last.
+        """
+        first, *more = sorted(targets, key=lambda each: bool(each.subset))
+        known = ~np.all([np.isnan(each.values) for each in targets], axis=0)
+        whole = replace(self, measure=first.values, measure_name=first.name, more=tuple(more))
+        if first.subset:
+            whole = replace(whole, subset=(first.subset,) * len(self))
+        return replace(whole, classes=first.classes).rows(known)
+
+    def said(self, row: int) -> str:
+        """The first target of a row in words: "area 0.25", "grade high"."""
+        value = self.measure[row]
+        known = self.classes[int(value)] if self.classes and np.isfinite(value) else f"{value:.4g}"
+        return f"{self.measure_name} {known}"
+
+    def _target(self, name: str) -> Target:
+        check_names(name, tuple(each.name for each in self.targets), "target")
+        return next(each for each in self.targets if each.name == name)
 
     @property
     def subsets(self) -> tuple[str, ...]:
@@ -203,25 +297,33 @@ class ImageSet:
             group=tuple(self.group[place] for place in places),
             boxes=None if self.boxes is None else self.boxes[places],
             marks=tuple(self.marks[place] for place in places) if self.marks else (),
+            more=tuple(replace(each, values=each.values[places]) for each in self.more),
         )
 
 
 def make_image_set(
     images: Sequence[str | Path | PIL.Image.Image | np.ndarray],
-    measure: Sequence[float] | np.ndarray,
+    measure: Sequence[float] | np.ndarray | Mapping[str, Sequence[float | str | None]],
     *,
     subset: str | Sequence[str] | None = None,
     group: Sequence[object] | None = None,
     measure_name: str = "measure",
 ) -> ImageSet:
-    """A set of files, PIL images or arrays, with one measure per image.
+    """A set of files, PIL images or arrays, with one measure per image, or several targets.
 
     Args:
-        measure: one finite number per image.
+        measure: one finite number per image; or by name, numbers or names of classes for each
+            target, where None and nan say that it is not known.
         subset: one name for all, or one per image; "images" by default.
         group: a value shared by images that belong together; by default each image is its own.
     """
     n = len(images)
+    if isinstance(measure, Mapping):
+        targets = [_named_target(name, values, n) for name, values in measure.items()]
+        if not targets:
+            raise DataError("No target is given. Give one or more, such as {'age': [61, 48]}.")
+        given = {"subset": subset, "group": group, "measure_name": targets[0].name}
+        return make_image_set(images, np.zeros(n), **given).asked(targets)
     subset = [subset or "images"] * n if subset is None or isinstance(subset, str) else subset
     for name, values in (("measure", measure), ("subset", subset), ("group", group)):
         if values is not None and len(values) != n:
@@ -253,6 +355,19 @@ def make_image_set(
     facts = {name: sentences for name, sentences in found.items() if sentences}
     names = tuple(subset), tuple(map(str, groups))
     return ImageSet(entries, numbers, measure_name, *names, facts=facts)
+
+
+def _named_target(name: str, values: Sequence[float | str | None], n: int) -> Target:
+    if len(values) != n:
+        raise DataError(
+            f"There are {n} images but {len(values)} values of {name}. Give one for each image."
+        )
+    known = [np.nan if value is None else value for value in values]
+    kinds = {type(value) for value in known if isinstance(value, str) or np.isfinite(value)}
+    if not kinds or (str in kinds and len(kinds) > 1):
+        what = "holds numbers and text" if kinds else "is known of no image"
+        raise DataError(f"The target {name!r} {what}. Give numbers alone, or names of classes.")
+    return target_of(name, known)
 
 
 def image_of(place: int, given: Any) -> Image:
@@ -307,11 +422,15 @@ def image_facts(image_set: ImageSet) -> dict[str, object]:
         if isinstance(key, DataError):
             raise key
         digest.update(f"{key} {measure!r} {subset} {group}\n".encode())
+    for target in image_set.targets:
+        if target.classes or image_set.more:  # else all of it is there already
+            said = f"{target.name} {target.classes} {target.values.tolist()} {target.subset}\n"
+            digest.update(said.encode())
     names = np.array(image_set.subset)
     return {
         "n_images": len(image_set),
         "n_by_subset": {subset: int((names == subset).sum()) for subset in image_set.subsets},
-        "measure": image_set.measure_name,
+        "measure": ", ".join(target.name for target in image_set.targets),
         "sha256": digest.hexdigest(),
         **image_set.facts,
     }

@@ -8,7 +8,7 @@ docs/references.bib.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -80,6 +80,26 @@ MEASURES: dict[str, Measure] = {
     "height": lambda area, height, frame: height,
     "pixels": lambda area, height, frame: area * frame.height * frame.width,  # after resizing
 }
+
+
+OF_BOX: Mapping[str, Callable[[Box], float]] = {
+    "x": lambda box: (box[0] + box[2]) / 2,
+    "y": lambda box: (box[1] + box[3]) / 2,
+    "centre-distance": lambda box: math.hypot(box[0] + box[2] - 1, box[1] + box[3] - 1) / 2,
+    "aspect": lambda box: math.log2((box[2] - box[0]) / (box[3] - box[1])),
+}  # of a box in shares of what is shown, 0 to 1 inside; aspect is that of the shown shape
+CLASS = "class"  # of the object, which is no number
+AREAS = frozenset(
+    {"area", "sqrt-area", "log-area", "pixels", CLASS}
+)  # the same after a quarter turn
+
+
+def in_shares(box: Box, window: Box) -> Box:
+    """A box in pixels, in shares of the window: 0 to 1 inside it."""
+    left, top, right, bottom = window
+    width, height = right - left, bottom - top
+    across, down = (box[0] - left, box[2] - left), (box[1] - top, box[3] - top)
+    return across[0] / width, down[0] / height, across[1] / width, down[1] / height
 
 
 def measure_named(name: str) -> Measure:

@@ -5,7 +5,8 @@ One row per image and class of object. What cannot be measured is skipped with i
 Shapes: h x w pixels.
 """
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -18,7 +19,19 @@ from .decoding import NIFTI, NeededError, form_of, header
 from .images import Image, Labelled, LeftOut, Mark, Marked, Progress
 from .labels import CROWD
 from .masks import MaskRule, labels_as, turned
-from .measures import Box, Frame, clipped, measure_named, share_of, shares_of_labels, upright
+from .measures import (
+    AREAS,
+    CLASS,
+    OF_BOX,
+    Box,
+    Frame,
+    clipped,
+    in_shares,
+    measure_named,
+    share_of,
+    shares_of_labels,
+    upright,
+)
 from .medical import same_space
 from .options import Reading
 from .outlines import Shape, covered
@@ -34,7 +47,7 @@ SPECK = 4  # pixels of an object that could be noise, at most
 class Row:
     subset: str
     image: Image
-    measure: float
+    targets: Mapping[str, float | str]  # numbers and classes, nan where they are not known
     group: str
     box: Box | None
     marked: Marked = ()
@@ -94,11 +107,12 @@ def _rows(
 ) -> Iterator[Row | LeftOut]:
     """One row for each kind of object that the image is chosen for."""
     group = item.group or item.image.name
-    if isinstance(item.label, float | int):
+    if isinstance(item.label, float | int | Mapping):
         if kinds and isinstance(item.image.source, Path):
             header(item.image.source, asked.rendering)
+        found = item.label if isinstance(item.label, Mapping) else {"measure": float(item.label)}
         for kind in kinds:
-            yield Row(kind, item.image, float(item.label), group, None)
+            yield Row(kind, item.image, found, group, None)
         return
     chosen = []
     for kind in sorted(kinds):
@@ -126,7 +140,7 @@ def _rows(
                 height,
                 orientation,
                 frame,
-                asked.measure,
+                asked.measures,
                 cast(MaskRule, rule),
             )
             if asked.objects == "single" and len(seen) > 1:
@@ -146,7 +160,13 @@ def _rows(
                 upright_boxes = _upright_boxes(item, marks, width, height, orientation)
                 seen = [_Seen(*share_of(box, window), box) for box in upright_boxes]
         area, tall, counted = _summary(seen, kind, asked.objects)
-        value = measure_named(asked.measure)(area, tall, frame)
+        window = frame.window(width, height)
+        targets = {
+            name: target_value(name, (area, tall), [each.box for each in counted], frame, window)
+            if name != CLASS
+            else kind * (len(kinds) == 1) or math.nan
+            for name in asked.measures
+        }
         is_known = isinstance(marks, Path) or not _may_be_turned(item, orientation)
         box = None if asked.objects == "mean" else counted[0].box
         drawn = tuple(each.shape or each.box for each in counted)
@@ -154,10 +174,19 @@ def _rows(
         box, marked = (box, marked) if is_known else (None, ())
         n_specks = 0
         if isinstance(marks, Path):
-            left, top, right, bottom = frame.window(width, height)
+            left, top, right, bottom = window
             shown = (right - left) * (bottom - top)
             n_specks = sum(each.area * shown < SPECK - 0.5 for each in counted)
-        yield Row(kind, item.image, value, group, box, marked, n_specks)
+        yield Row(kind, item.image, targets, group, box, marked, n_specks)
+
+
+def target_value(
+    name: str, shares: tuple[float, float], boxes: Sequence[Box], frame: Frame, window: Box
+) -> float:
+    """A measure of an object, or the mean of several, from its shares of area and height."""
+    if name not in OF_BOX:
+        return measure_named(name)(*shares, frame)
+    return float(np.mean([OF_BOX[name](in_shares(box, window)) for box in boxes]))
 
 
 def _of_kind(label: tuple[Mark, ...] | Path, kind: str) -> tuple[Mark, ...] | Path:
@@ -171,7 +200,8 @@ def _may_be_turned(item: Labelled, orientation: int) -> bool:
 
 
 def _check_turn(item: Labelled, orientation: int, frame: Frame, asked: Reading) -> None:
-    if _may_be_turned(item, orientation) and (asked.measure == "height" or frame.fit != "squash"):
+    is_area = AREAS.issuperset(asked.measures)
+    if _may_be_turned(item, orientation) and (not is_area or frame.fit != "squash"):
         raise DataError(
             f"its EXIF orientation {orientation} turns it, and its annotation does not say whether "
             "its box was drawn before or after; use an area with --fit squash, or save it upright"
@@ -240,7 +270,7 @@ def _seen_in_mask(
     height: int,
     orientation: int,
     frame: Frame,
-    measure: str,
+    measures: Sequence[str],
     rule: MaskRule,
 ) -> list[_Seen]:
     """Each object of a mask; one that was drawn before EXIF turned its image is turned too."""
@@ -253,7 +283,8 @@ def _seen_in_mask(
             f"its mask has {labels.shape[1]} x {labels.shape[0]} pixels, the image {width} x "
             f"{height}; give a mask of the same size"
         )
-    if orientation >= 5 and width == height and (measure == "height" or frame.fit != "squash"):
+    is_area = AREAS.issuperset(measures)
+    if orientation >= 5 and width == height and (not is_area or frame.fit != "squash"):
         raise DataError(
             f"its EXIF orientation {orientation} turns it, and its mask could be drawn before or "
             "after; use an area with --fit squash, or save it upright"

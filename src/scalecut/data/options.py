@@ -11,7 +11,7 @@ from .assumptions import CONFIRMABLE
 from .decoding import Rendering
 from .groups import check_grouping
 from .masks import KINDS, background_code
-from .measures import MEASURES
+from .measures import CLASS, MEASURES, OF_BOX
 from .medical import check_slice
 from .rendering import check_intensity
 
@@ -25,7 +25,11 @@ class Reading:
 
     Args:
         subset: Classes of objects, each probed separately; all by default.
-        measure: What is regressed: area, sqrt-area, log-area, height or pixels.
+        measure: What is regressed, one or more: area, sqrt-area, log-area, height, pixels, x, y,
+            centre-distance or aspect of the object; or class, which object it is.
+        target: Columns of a table that are regressed, or classified if they are text; measure by
+            default.
+        as_class: Those of them that are classified though they are numbers.
         objects: single takes images with exactly one object of the class; largest the largest of
             several; mean their mean.
         images: The folder of images, where the annotations do not name it.
@@ -59,6 +63,8 @@ class Reading:
 
     subset: Sequence[str] = ()
     measure: str = "area"
+    target: Sequence[str] = ()
+    as_class: Sequence[str] = ()
     objects: Literal["single", "largest", "mean"] = "single"
     images: str | Path | None = None
     skip_truncated: bool = False
@@ -92,7 +98,12 @@ class Reading:
         check_slice(self.slice)
         if self.page < 0:
             raise DataError(f"--page must be 1 or more, got {self.page}.")
-        check_names(self.measure, tuple(MEASURES), "measure")
+        check_names(self.measures, (*MEASURES, *OF_BOX, CLASS), "measure")
+        for name in self.as_class:
+            if name not in self.targets:
+                raise DataError(
+                    f"--as-class names {name!r}, which is no --target. Give --target {name} too."
+                )
         check_names(self.objects, get_args(Objects), "choice of objects")
         if self.at_most < 0:
             raise DataError(f"--at-most must be 0 (all images) or more, got {self.at_most}.")
@@ -101,6 +112,16 @@ class Reading:
     def rendering(self) -> Rendering:
         """Channels, page and slice."""
         return Rendering(channels=tuple(self.channels), page=self.page, slice=self.slice)
+
+    @property
+    def measures(self) -> tuple[str, ...]:
+        """The measures, each once."""
+        return tuple(dict.fromkeys(name.strip() for name in self.measure.split(",")))
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """The columns of a table that are targets, each once."""
+        return tuple(dict.fromkeys(self.target)) or ("measure",)
 
 
 def _channels(given: Sequence[int]) -> tuple[int, ...]:

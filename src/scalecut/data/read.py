@@ -16,15 +16,15 @@ from ..errors import DataError, nearest
 from . import annotations, coco, pairs, tables, yolo
 from .assumptions import Assumed
 from .groups import joined
-from .images import ImageSet, Labelled, LeftOut, Progress, Source, first_skipped
+from .images import ImageSet, Labelled, LeftOut, Progress, Source, Target, first_skipped, target_of
 from .labels import labels_of
 from .masks import MaskRule, understood
-from .measures import Frame, measure_named, share_of
-from .objects import SEVERAL, Row, rows_of
+from .measures import CLASS, MEASURES, Frame, share_of
+from .objects import SEVERAL, Row, rows_of, target_value
 from .options import Reading
 from .record import Record
 from .rendering import settled
-from .sample import at_most, large_enough, of_subsets
+from .sample import TOGETHER, at_most, large_enough, of_subsets
 from .scenes import make_scenes
 from .storage import Stored, is_address
 
@@ -65,7 +65,7 @@ OF_FILES = (
 OBJECTS = ("images", "measure", "objects")
 BOXES, BOTH = (*OBJECTS, "boxes"), (*OBJECTS, "boxes", "marks")
 FLAGS = ("skip_truncated", "skip_difficult")
-TABLE, GROUP = ("images", "group"), ("group",)
+TABLE, GROUP = ("images", "group", "target", "as_class"), ("group",)
 MASKS = (*OBJECTS, "marks", "mask_kind", "background")
 READERS: dict[str, Reader] = {
     "voc": Reader(
@@ -95,12 +95,14 @@ def images_of(
     *,
     seed: int = 0,
     enough: bool = True,
+    several: bool = False,
     progress: Progress | None = None,
 ) -> ImageSet:
     """The images of a specification, of synthetic scenes, or of a given set.
 
     Args:
         enough: skip subsets that are too small to be probed.
+        several: whether several targets, and classes, can be used.
 
     Raises:
         DataError: if there are too few images, or their measure does not vary.
@@ -113,6 +115,12 @@ def images_of(
         image_set = _scenes(frame, reading, seed)
     else:
         image_set = read_images(data, frame, reading, progress=progress)
+    if not several and (image_set.more or image_set.classes):
+        names = ", ".join(each.name for each in image_set.targets)
+        raise DataError(
+            f"Only `scalecut probe` takes several targets, or classes, and these are {names}. Give "
+            "one --measure or --target that is a number."
+        )
     if reading.at_most:
         image_set = at_most(image_set, reading.at_most, seed)
     if not enough:
@@ -144,13 +152,21 @@ def read_images(
     scheme, place = _place_of(spec, images_folder)
     reader, log = READERS[scheme], Record(asked.strict, frozenset(asked.confirm))
     _check_options(f"{scheme}: data", asked, (*OF_FILES, *reader.options))
-    if frame is None and asked.measure == "pixels":
+    if frame is None and "pixels" in asked.measures:
         raise DataError("Measure 'pixels' counts pixels of the network's input. Give a frame.")
     if "marks" in reader.options and "boxes" not in reader.options:
         asked = replace(asked, marks="masks")
     by_column = not (asked.no_groups or asked.group_from_name)
+    targets = asked.targets if asked.target or asked.as_class else ()
     source = Source(
-        images_folder, asked.group, by_column, tuple(asked.boxes), asked.marks, progress
+        images_folder,
+        asked.group,
+        by_column,
+        targets,
+        tuple(asked.as_class),
+        tuple(asked.boxes),
+        asked.marks,
+        progress,
     )
     labelled = labels_of(
         reader.read(place, source),
@@ -178,8 +194,8 @@ def read_images(
     _check_found(place, rows, wanted if asked.subset else frozenset(), log.skipped, rule)
     groups, n_identical = joined([row.image for row in rows], [row.group for row in rows])
     rows = [replace(row, group=group) for row, group in zip(rows, groups, strict=True)]
-    name = asked.measure if "measure" in reader.options else "measure"
-    return _assembled(rows, name, tuple(log.skipped), log.facts(n_identical, rule))
+    _state_mixed(rows, log)
+    return _assembled(rows, tuple(log.skipped), log.facts(n_identical, rule))
 
 
 def _check_options(what: str, asked: Reading, options: Sequence[str]) -> None:
@@ -286,6 +302,16 @@ def _text(place: object) -> str:
 # --- from rows to a set ---------------------------------------------------------------------------
 
 
+def _state_mixed(rows: Sequence[Row], log: Record) -> None:
+    """State the images that have objects of several classes, where the class is asked for."""
+    mixed = dict.fromkeys(row.image.name for row in rows if row.targets.get(CLASS) != row.subset)
+    if mixed and any(CLASS in row.targets for row in rows):
+        log.stated.append(
+            f"{len(mixed)} images have objects of several of the classes (the first is "
+            f"{next(iter(mixed))}), so they count for no class"
+        )
+
+
 def _check_once(place: object, rows: Sequence[Row]) -> None:
     """Refuse an image that has two rows of one subset, by whatever names."""
     first: dict[tuple[str, object], Row] = {}
@@ -297,9 +323,18 @@ def _check_once(place: object, rows: Sequence[Row]) -> None:
             again = f" (also as {row.image.name})" * (row.image.name != other.image.name)
             raise DataError(
                 f"{_text(place)}: {other.image.name} is listed twice{again} in the subset "
-                f"{row.subset}, with the measures {other.measure:g} and {row.measure:g}. Keep one "
-                "of each image and subset."
+                f"{row.subset}, with the {_differing(other, row)}. Keep one of each image and "
+                "subset."
             )
+
+
+def _differing(one: Row, other: Row) -> str:
+    """The first target that differs between two rows, or the first one, with both values."""
+    pairs = [(name, value, other.targets[name]) for name, value in one.targets.items()]
+    name, *values = next((each for each in pairs if each[1] != each[2]), pairs[0])
+    here, there = (f"{value:g}" if isinstance(value, float) else repr(value) for value in values)
+    what = "measures" if name in ("measure", *MEASURES) else f"values of {name!r}"
+    return f"{what} {here} and {there}"
 
 
 def _check_found(
@@ -322,30 +357,38 @@ def _check_found(
     raise DataError(f"{_text(place)} has no image {what}that can be used. {rest}".rstrip())
 
 
-def _assembled(
-    rows: list[Row], measure: str, skipped: tuple[LeftOut, ...], facts: dict[str, object]
-) -> ImageSet:
+def _assembled(rows: list[Row], skipped: tuple[LeftOut, ...], facts: dict[str, object]) -> ImageSet:
     rows = sorted(rows, key=lambda row: (row.subset, row.image.name))
     boxes = [row.box for row in rows if row.box is not None]
+    targets = _targets({name: [row.targets[name] for row in rows] for name in rows[0].targets})
     return ImageSet(
         images=tuple(row.image for row in rows),
-        measure=np.array([row.measure for row in rows], dtype=np.float64),
-        measure_name=measure,
+        measure=targets[0].values,
+        measure_name=targets[0].name,
         subset=tuple(row.subset for row in rows),
         group=tuple(row.group for row in rows),
         boxes=np.array(boxes, dtype=np.float64) if len(boxes) == len(rows) else None,
         left_out=skipped,
         marks=tuple(row.marked for row in rows),
         facts=facts,
-    )
+    ).asked(targets)
 
 
 def _scenes(frame: Frame, reading: Reading, seed: int) -> ImageSet:
     """Synthetic scenes with the measure asked for, of the part that the frame shows."""
     scenes = of_subsets(make_scenes(seed=seed), reading.subset)
-    of_shares = measure_named(reading.measure)
-    measure = []
-    for image, box in zip(scenes.images, cast(np.ndarray, scenes.boxes), strict=True):
-        width, height = image.decode().size
-        measure.append(of_shares(*share_of(tuple(box), frame.window(width, height)), frame))
-    return replace(scenes, measure=np.array(measure), measure_name=reading.measure)
+    found: dict[str, list[float | str]] = {name: [] for name in reading.measures}
+    rows = zip(scenes.images, cast(np.ndarray, scenes.boxes), scenes.subset, strict=True)
+    for image, row, kind in rows:
+        window, box = frame.window(*image.decode().size), tuple(row)
+        for name, values in found.items():
+            asked = share_of(box, window), [box], frame, window
+            values.append(kind if name == CLASS else target_value(name, *asked))
+    return scenes.asked(_targets(found))
+
+
+def _targets(found: Mapping[str, Sequence[float | str]]) -> list[Target]:
+    """Targets by name; of the class of the object, all subsets are one."""
+    return [
+        target_of(name, values, TOGETHER if name == CLASS else "") for name, values in found.items()
+    ]

@@ -40,7 +40,7 @@ class DataSummary:
     """What was understood of a set of images.
 
     Args:
-        measure: the name of what is regressed.
+        measure: the names of the targets.
         n_images: rows, one per image and subset.
         n_files: images; one with objects of several subsets has several rows.
         by_subset: rows of each subset.
@@ -53,9 +53,11 @@ class DataSummary:
         masks: what masks mean, by the fields of a rule; empty without masks.
         drawn: how many rows were drawn of how many, with which seed; empty if all are used.
         assumed: what was not certain, in sentences.
-        targets: smallest and largest measure and quartiles, one row per subset.
+        targets: smallest and largest measure and quartiles, one row per subset; of several
+            targets, for each that is a number.
         examples: rows evenly over the measure.
         stated: what the files themselves say, in sentences.
+        classes: images of each class, by target.
         image_set: the images, if they are known; for `save`.
     """
 
@@ -74,6 +76,7 @@ class DataSummary:
     targets: pd.DataFrame
     examples: pd.DataFrame
     stated: Sequence[str] = ()
+    classes: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     image_set: ImageSet | None = field(default=None, repr=False)
 
     def to_frame(self) -> pd.DataFrame:
@@ -93,11 +96,19 @@ class DataSummary:
     def finding(self) -> str:
         """What the data is, in one sentence."""
         n = sum(each["n"] for each in self.skipped)
-        low, high = self.targets["min"].min(), self.targets["max"].max()
+        by_target = {self.measure: self.targets} if len(self.targets) else {}
+        if "target" in self.targets:
+            by_target = {
+                str(name): each for name, each in self.targets.groupby("target", sort=False)
+            }
+        said = [
+            f"{name} from {each['min'].min():.3g} to {each['max'].max():.3g}"
+            for name, each in by_target.items()
+        ]
+        said += [f"{len(counts)} classes of {name}" for name, counts in self.classes.items()]
         return (
             f"{_counted(self.n_images, 'image')} of {_counted(len(self.by_subset), 'subset')} in "
-            f"{_counted(self.n_groups, 'group')}, {self.measure} from {low:.3g} to {high:.3g}; "
-            f"{n or 'none'} skipped."
+            f"{_counted(self.n_groups, 'group')}, {', '.join(said)}; {n or 'none'} skipped."
         )
 
     def lines(self) -> list[tuple[str, str]]:
@@ -108,6 +119,10 @@ class DataSummary:
         if self.n_files < self.n_images:
             said += f", rows of {self.n_files} files: one can have several, such as one per subset"
         lines = [("Images", said)]
+        for name, counts in self.classes.items():
+            listed = [f"{kind} {n}" for kind, n in list(counts.items())[:REASONS]]
+            listed += [f"{len(counts) - REASONS} more"] * (len(counts) > REASONS)
+            lines.append(("Classes", f"of {name}: {', '.join(listed)}"))
         if self.drawn:
             lines.append(
                 (
@@ -148,13 +163,19 @@ class DataSummary:
 
     def summary(self) -> dict[str, pd.DataFrame]:
         """The distribution of the measure, and the example rows, for the terminal."""
-        return {
-            f"Distribution of {self.measure}": self.targets.assign(
+        first = self.measure.partition(",")[0]
+        tables = {}
+        if len(self.targets):  # classes have no quartiles
+            tables[f"Distribution of {self.measure}"] = self.targets.assign(
                 **{name: [f"{value:.4g}" for value in self.targets[name]] for name in QUANTILES}
-            ).rename(columns={name: f" {name}" for name in QUANTILES}),
-            f"{len(self.examples)} rows, evenly over {self.measure}": self.examples.assign(
-                measure=[f"{value:.4g}" for value in self.examples["measure"]]
-            ).rename(columns={"measure": f" {self.measure}"}),
+            ).rename(columns={name: f" {name}" for name in QUANTILES})
+        return tables | {
+            f"{len(self.examples)} rows, evenly over {first}": self.examples.assign(
+                measure=[
+                    value if isinstance(value, str) else f"{value:.4g}"
+                    for value in self.examples["measure"]
+                ]
+            ).rename(columns={"measure": f" {first}"}),
         }
 
     def save(self, folder: str | Path, *, command: str = "") -> Path:
@@ -207,7 +228,8 @@ def describe_data(
     size = (SIDE, SIDE) if input_size is None else input_size
     height, width = (size, size) if isinstance(size, int) else size
     frame = Frame(height, width, fit)
-    return summary_of(images_of(data, frame, reading, seed=seed, enough=False, progress=progress))
+    how = {"enough": False, "several": True, "progress": progress}
+    return summary_of(images_of(data, frame, reading, seed=seed, **how))
 
 
 def summary_of(
@@ -222,7 +244,7 @@ def summary_of(
     facts: Mapping[str, Any] = image_set.facts
     shown = Counter(_shown(image) for image in dict(_files(image_set)).values())
     return DataSummary(
-        measure=image_set.measure_name,
+        measure=", ".join(target.name for target in image_set.targets),
         n_images=len(image_set),
         n_files=len(dict(_files(image_set))),
         by_subset=Counter(image_set.subset),
@@ -235,6 +257,14 @@ def summary_of(
         drawn=dict(facts.get("drawn", {})),
         assumed=(*facts.get("assumed", ()), *assumed),
         stated=tuple(facts.get("stated", ())),
+        classes={
+            target.name: {
+                kind: int((target.values == number).sum())
+                for number, kind in enumerate(target.classes)
+            }
+            for target in image_set.targets
+            if target.classes
+        },
         targets=_targets(image_set),
         examples=_examples(image_set),
         image_set=image_set,
@@ -321,14 +351,17 @@ def _masks(rule: Mapping[str, Any]) -> str:
 
 
 def _targets(image_set: ImageSet) -> pd.DataFrame:
-    subset, group = np.array(image_set.subset), np.array(image_set.group)
     rows = []
-    for name in image_set.subsets:
-        measure = image_set.measure[subset == name]
-        quantiles = np.quantile(measure, list(QUANTILES.values())).tolist()
-        n_groups = len(set(group[subset == name]))
-        rows.append((name, len(measure), n_groups, *quantiles))
-    return pd.DataFrame(rows, columns=["subset", "images", "groups", *QUANTILES])
+    for target in image_set.targets:
+        part = image_set.of(target.name)
+        subset, group = np.array(part.subset), np.array(part.group)
+        for name in part.subsets if not target.classes else ():
+            measure = part.measure[subset == name]
+            quantiles = np.quantile(measure, list(QUANTILES.values())).tolist()
+            n_groups = len(set(group[subset == name]))
+            rows.append((name, len(measure), n_groups, *quantiles, target.name))
+    table = pd.DataFrame(rows, columns=["subset", "images", "groups", *QUANTILES, "target"])
+    return table if image_set.more else table.drop(columns="target")
 
 
 def _examples(image_set: ImageSet) -> pd.DataFrame:
@@ -339,7 +372,12 @@ def _examples(image_set: ImageSet) -> pd.DataFrame:
             "image": [image_set.images[row].name for row in rows],
             "subset": [image_set.subset[row] for row in rows],
             "group": [image_set.group[row] for row in rows],
-            "measure": [float(image_set.measure[row]) for row in rows],
+            "measure": [
+                image_set.said(row).removeprefix(f"{image_set.measure_name} ")
+                if image_set.classes
+                else float(image_set.measure[row])
+                for row in rows
+            ],
         }
     )
 

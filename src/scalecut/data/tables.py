@@ -1,6 +1,7 @@
 """Readers of images that bring their own measure: tables, and tar shards.
 
-Tables: CSV or Parquet with the columns image, measure and, optionally, group and subset.
+Tables: CSV or Parquet with the columns image, measure and, optionally, group and subset; or any
+other columns in place of measure, of numbers or of classes.
 
 Shards have the layout of WebDataset: the files of a sample share their path up to the first dot of
 the base name: one image and one `.json` that holds `measure` and, optionally, `group` and `subset`.
@@ -17,7 +18,7 @@ import json
 import math
 import re
 import tarfile
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from io import BufferedIOBase
@@ -45,6 +46,7 @@ GROUP_WORDS = {
 }
 GROUP_NAMES = ("患者", "病人", "病例", "환자", "пациент", "ασθεν")
 # fmt: on
+MISSING = {"", "na", "n/a", "nan", "null"}  # cells of a target, in lower case
 LIKE_BOX = {"xmin", "bboxxywh", "bbox", "bboxx", "boxx", "x"}  # letters of columns of boxes
 AT_ONCE = 4  # shards that are listed concurrently
 LONGEST = 200  # characters of what could name a group; of more, the hash stands for it
@@ -63,19 +65,67 @@ Sample: TypeAlias = tuple[str, int, int, float, str, dict[str, str]]
 Index: TypeAlias = tuple[list[Sample], list[tuple[str, str]]]
 
 
-def csv(file: Path | Stored, source: Source) -> Iterator[Labelled | LeftOut]:
+def csv(file: Path | Stored, source: Source) -> Iterator[Labelled | LeftOut | str]:
     """A CSV file; image paths are relative to its folder, or addresses (`s3://...`)."""
-    yield from _rows(file, source, columns(file, CELLS))
+    yield from _rows(file, source, columns(file, _cells(source)))
 
 
-def parquet(file: Path | Stored, source: Source) -> Iterator[Labelled | LeftOut]:
+def parquet(file: Path | Stored, source: Source) -> Iterator[Labelled | LeftOut | str]:
     """A Parquet file with the columns of a CSV file."""
-    yield from _rows(file, source, columns(file, CELLS, kind="Parquet"))
+    yield from _rows(file, source, columns(file, _cells(source), kind="Parquet"))
+
+
+def _cells(source: Source) -> dict[str, tuple[bool, Callable[[str], bool]]]:
+    """The columns that a table needs: those of `CELLS`, targets in place of the measure."""
+    if not source.targets:
+        return CELLS
+    named = dict.fromkeys(source.targets, (True, lambda _: True))  # checked one by one
+    return {"image": CELLS["image"], **named, "group": CELLS["group"], "subset": CELLS["subset"]}
+
+
+def _targets(
+    place: str, source: Source, cells: Mapping[str, Sequence[str]]
+) -> tuple[list[Mapping[str, float | str]], list[str]]:
+    """The targets of each row, and sentences on what they were taken for."""
+    found: dict[str, list[float | str]] = {}
+    said = []
+    for name in source.targets:
+        found[name] = _values(place, name, cells[name], is_class=name in source.as_class)
+        if set(found[name]) - {math.nan} == {0.0, 1.0}:
+            said.append(f"{name} is 0 or 1 and is regressed; --as-class {name} classifies it")
+        missing = Counter(cell for cell in cells[name] if cell.casefold() in MISSING)
+        if missing:
+            n, listed = len(cells[name]), [f"{m} {cell or 'empty'}" for cell, m in missing.items()]
+            said.append(f"{name} is missing in {missing.total()} of {n} rows ({', '.join(listed)})")
+    return [dict(zip(found, row, strict=True)) for row in zip(*found.values(), strict=True)], said
+
+
+def _values(place: str, name: str, cells: Sequence[str], *, is_class: bool) -> list[float | str]:
+    """Cells of a target as numbers, or names of classes; nan where they say that it is missing."""
+    known = [cell for cell in cells if cell.casefold() not in MISSING]
+    a_text = next((cell for cell in known if not _is_number(cell)), "")
+    a_number = next(filter(_is_number, known), "")
+    if not known:
+        raise DataError(f"{place}: the column {name!r} is empty. Choose another --target.")
+    if a_text and a_number and not is_class:
+        raise DataError(
+            f"{place}: the column {name!r} holds numbers and text, such as {a_number!r} and "
+            f"{a_text!r}. Give --as-class {name} to classify it, or empty the cells of one kind."
+        )
+
+    def value(cell: str) -> float | str:
+        if cell.casefold() in MISSING:
+            return math.nan
+        if a_text:
+            return cell
+        return f"{float(cell):.12g}" if is_class else float(cell)
+
+    return [value(cell) for cell in cells]
 
 
 def _rows(
     file: Path | Stored, source: Source, cells: Mapping[str, Sequence[str]]
-) -> Iterator[Labelled | LeftOut]:
+) -> Iterator[Labelled | LeftOut | str]:
     place = _place(file)
     n = len(cells["image"])
     if "subset" not in cells and (near := [c for c in cells if c.strip().lower() == "subset"]):
@@ -85,10 +135,14 @@ def _rows(
     if column:
         _check_cells(place, column, cells[column], bool)
     groups = cells[column] if column else [""] * n
-    rows = zip(cells["image"], cells["measure"], subsets, groups, strict=True)
-    for name, measure, subset, group in rows:
+    if source.targets:
+        labels, said = _targets(place, source, cells)
+        yield from said
+    else:
+        labels = [float(measure) for measure in cells["measure"]]
+    for name, label, subset, group in zip(cells["image"], labels, subsets, groups, strict=True):
         image = Image(name, _source(name, place, source.images))
-        yield Labelled(image, _subset(subset), float(measure), group=group)
+        yield Labelled(image, _subset(subset), label, group=group)
 
 
 def _group_column(
@@ -217,9 +271,10 @@ def columns(
     if twice is not None:  # pandas numbers columns of one name
         raise DataError(f"{place} has two columns {twice!r}. Keep one, or rename the other.")
     if missing or table.empty:
+        others = " --target names others in its place." * (missing == ["measure"])
         raise DataError(
             f"{place} has {f'no column {missing[0]!r}' if missing else 'no rows'}; its columns are "
-            f"{', '.join(map(repr, list(found)[:8]))}. Give {wanted}."
+            f"{', '.join(map(repr, list(found)[:8]))}. Give {wanted}.{others}"
         )
     if not isinstance(table.index, pd.RangeIndex):  # pandas makes an index of surplus cells
         raise DataError(f"{place} has rows of more than {len(found)} cells. Name every column.")

@@ -43,9 +43,17 @@ PRETRAINED = Look("pretrained", BLUE, "-", "o", 2.4, 0.22)
 RANDOM = Look("random weights", VERMILION, "--", "s", 1.8, 0.12)
 PERMUTED = Look("permuted weights", "#8a5578", "-.", "^", 1.6)
 SHUFFLED = Look("shuffled measure", QUIET, ":", "D", 1.8)
+CHANCE = Look("chance", INK, (0, (1, 3)), "", 1.4)
 PIXELS = Look("pixels alone", "#6b6a2f", (0, (9, 3)), "", 1.6)
 TOGETHER = Look("all up to here", GREEN, "-", "s", 2.0, 0.18)
 ALONE = Look("one layer", BLUE, "-", "o", 2.4, 0.18)
+
+SCALES = {
+    "r2": R2,
+    "balanced_accuracy": Scale("held-out balanced accuracy"),
+    "auroc": Scale("held-out AUROC"),
+    "quadratic_kappa": Scale("held-out kappa", bottom=-0.1),
+}  # by metric; of several, the first is drawn
 
 # e^(R²)/e, `graziani2021`: 1 at R² = 1, 1/e at 0, 0 at minus infinity
 EXPONENTIAL = Scale(
@@ -76,7 +84,7 @@ def curve_drawing(
         DataError: if a column, the subset or a layer of the evidence is missing, no row has a
             known regressor, or there is more than one model or measure.
     """
-    return _curve_drawing(frame, subset, R2, evidence)
+    return _curve_drawing(frame, subset, None, evidence)
 
 
 def exponential_drawing(frame: pd.DataFrame) -> Drawing:
@@ -86,6 +94,54 @@ def exponential_drawing(frame: pd.DataFrame) -> Drawing:
     mean is transformed, which gives less: the exponential is convex.
     """
     return _curve_drawing(frame, "mean", EXPONENTIAL, None)
+
+
+def targets_drawing(
+    frame: pd.DataFrame, *, subset: str = "mean", chance: Mapping[str, float] | None = None
+) -> Drawing:
+    """The score by layer of every target, one panel per metric, by ridge or else least squares.
+
+    Args:
+        frame: the rows of `curve.csv`, of one model.
+        subset: whose curves; a target that has no such subset is not drawn.
+        chance: by target, the score of features that hold nothing of it; of R² it is 0.
+    """
+    targets = list(dict.fromkeys(map(str, frame["measure"])))
+    looks = dict(zip(targets, [named_look(name, k) for k, name in enumerate(targets)], strict=True))
+    by_metric: dict[str, list[Line]] = {}
+    regressor = _regressors(_rows(frame.loc[frame["measure"] == targets[0]]))[0]
+    chosen: Rows = []
+    for target, look in looks.items():
+        rows = [
+            row for row in _rows(frame.loc[frame["measure"] == target]) if row["subset"] == subset
+        ]
+        if not rows:
+            continue
+        chosen += rows
+        own = {"weights": _main(rows)[0], "target": "true", "regressor": regressor}
+        labels = _labels(rows)
+        by_metric.setdefault(rows[0]["metric"], []).extend(
+            lines_of(rows, labels, {replace(look, band_opacity=0.15): own}, y=R2_COLUMNS)
+        )
+        level = (chance or {}).get(target, 0.0)
+        if level and rows[0]["metric"] != "r2":
+            name = "chance" if len(targets) < 3 else f"chance, {shortened(target, 14)}"
+            by_metric[rows[0]["metric"]].append(
+                _level(level, len(labels), replace(CHANCE, label=name, colour=look.colour))
+            )
+    labels = _labels(chosen)
+    panels = [
+        Panel(
+            f"{'Measures' if metric == 'r2' else 'Classes'}, {REGRESSORS[regressor].lower()}",
+            SCALES[metric],
+            lines,
+            height_for(lines, 170.0),
+        )
+        for metric, lines in sorted(by_metric.items(), key=lambda item: [*SCALES].index(item[0]))
+    ]
+    text = f"{len(targets)} targets" + (f"   ·   subset: {subset}" if subset != "mean" else "")
+    caption = f"{text}   ·   n = {range_of(chosen, 'n_images')} images"
+    return Drawing(chosen[0]["model"], caption, [*labels.values()], panels)
 
 
 def subset_drawing(frame: pd.DataFrame) -> Drawing:
@@ -100,9 +156,11 @@ def subset_drawing(frame: pd.DataFrame) -> Drawing:
     looks = {MEAN: {"subset": "mean", **true}}
     looks |= {named_look(name, k): {"subset": name, **true} for k, name in enumerate(subsets)}
     lines = lines_of(rows, labels, looks, y=R2_COLUMNS)
-    peak = next((_peak(line, labels) for line in lines if line.look == MEAN), None)
+    named = "R²" if rows[0]["metric"] == "r2" else ""
+    means = [line for line in lines if line.look == MEAN]
+    peak = next((_peak(line, labels, metric=named) for line in means), None)
     title = f"{REGRESSORS[regressor]}, {main.label}"
-    panel = Panel(title, R2, lines, height_for(lines, 235.0), peak)
+    panel = Panel(title, _scale(rows), lines, height_for(lines, 235.0), peak)
     apart = [row for row in rows if row["subset"] != "mean"] or rows
     return Drawing(rows[0]["model"], _caption(apart, "by subset"), [*labels.values()], [panel])
 
@@ -133,7 +191,7 @@ def width_drawing(frame: pd.DataFrame) -> Drawing:
     is_marked = spans and any(row["regressor"] == "ols" for row in own)
     panel = Panel(
         "n training images, d features",
-        R2,
+        _scale(rows),
         lines_of(own, labels, looks, y=R2_COLUMNS),
         235.0,
         marks=(mark,) if is_marked else (),
@@ -145,30 +203,42 @@ def width_drawing(frame: pd.DataFrame) -> Drawing:
 def combined_drawing(frame: pd.DataFrame, combined: pd.DataFrame) -> Drawing:
     """R² of all layers up to each together, and of each alone, by ridge; mean over the subsets.
 
+    One panel per measure.
+
     Args:
         frame: the rows of `curve.csv`.
         combined: the rows of `combined.csv`.
     """
-    rows, caption = _chosen(_rows(frame), "mean")
-    kind, _ = _main(rows)
-    own = {"weights": kind, "target": "true", "regressor": "ridge"}
-    alone = [row for row in rows if own.items() <= row.items()]
-    together = [
-        {**row, "layer": row["up_to"], "r2": row["score"]}
-        | {"r2_low": row["score_low"], "r2_high": row["score_high"]}
-        for row in combined.loc[combined.subset == "mean"].to_dict("records")
-    ]
-    labels = {
-        layer: name
-        for layer, name in _labels(alone).items()
-        if layer in {row["layer"] for row in together}
-    }
-    lines = [
-        *lines_of(together, labels, {TOGETHER: {}}, y=R2_COLUMNS),
-        *lines_of(alone, labels, {ALONE: {}}, y=R2_COLUMNS),
-    ]
-    panel = Panel(REGRESSORS["ridge"], R2, lines, 235.0, _peak(lines[1], labels))
-    return Drawing(rows[0]["model"], caption, [*labels.values()], [panel])
+    panels: list[Panel] = []
+    labels: dict[str, str] = {}
+    chosen: Rows = []
+    measures, caption = list(dict.fromkeys(map(str, combined.measure))), ""
+    of_mean = combined.loc[combined.subset == "mean"]
+    for measure in measures:
+        rows, caption = _chosen(_rows(frame.loc[frame.measure == measure]), "mean")
+        chosen += rows
+        own = {"weights": _main(rows)[0], "target": "true", "regressor": "ridge"}
+        alone = [row for row in rows if own.items() <= row.items()]
+        together = [
+            {**row, "layer": row["up_to"], "r2": row["score"]}
+            | {"r2_low": row["score_low"], "r2_high": row["score_high"]}
+            for row in of_mean.loc[of_mean.measure == measure].to_dict("records")
+        ]
+        joined = {row["layer"] for row in together}
+        labels = {layer: name for layer, name in _labels(alone).items() if layer in joined}
+        lines = [
+            *lines_of(together, labels, {TOGETHER: {}}, y=R2_COLUMNS),
+            *lines_of(alone, labels, {ALONE: {}}, y=R2_COLUMNS),
+        ]
+        is_one = len(measures) == 1
+        title, height = (REGRESSORS["ridge"], 235.0) if is_one else (measure, 150.0)
+        panels.append(Panel(title, R2, lines, height, _peak(lines[1], labels)))
+    if len(measures) > 1:
+        counts = range_of(chosen, "n_images")
+        caption = (
+            f"{len(measures)} measures, {REGRESSORS['ridge'].lower()}   ·   n = {counts} images"
+        )
+    return Drawing(chosen[0]["model"], caption, [*labels.values()], panels)
 
 
 def comparison_drawing(table: pd.DataFrame) -> Drawing:
@@ -196,8 +266,7 @@ def comparison_drawing(table: pd.DataFrame) -> Drawing:
         if len(lines) <= MOST_BANDS:
             banded = [replace(line.look, band_opacity=0.15) for line in lines]
             lines = [replace(line, look=look) for line, look in zip(lines, banded, strict=True)]
-        scale = R2 if metric == "r2" else Scale(f"held-out {metric.replace('_', ' ')}")
-        panels.append(Panel("", scale, lines, height_for(lines, 260.0)))
+        panels.append(Panel("", SCALES[metric], lines, height_for(lines, 260.0)))
     caption = f"target: {', '.join(targets)}   ·   mean over subsets   ·   dots: highest scores"
     names = [f"{depth:.1f}" for depth in depths]
     heading = f"{len({row['run'] for row in rows})} runs compared"
@@ -234,7 +303,8 @@ def learning_drawing(frame: pd.DataFrame, subset: str = "mean") -> Drawing:
         }
         lines = lines_of(rows, labels, looks, y=R2_COLUMNS)
         title = f"{REGRESSORS[regressor]}, {main.label}, fitted to n images"
-        panels.append(Panel(title, R2, lines, height_for(lines, 120.0 if panels else 180.0)))
+        height = height_for(lines, 120.0 if panels else 180.0)
+        panels.append(Panel(title, _scale(rows), lines, height))
     return Drawing(rows[0]["model"], caption, [*labels.values()], panels)
 
 
@@ -310,9 +380,10 @@ def range_of(rows: Rows, column: str) -> str:
 
 
 def _curve_drawing(
-    frame: pd.DataFrame, subset: str, scale: Scale, evidence: Mapping[str, Any] | None
+    frame: pd.DataFrame, subset: str, scale: Scale | None, evidence: Mapping[str, Any] | None
 ) -> Drawing:
     rows = _rows(frame)
+    scale = scale or _scale(rows)
     chosen, caption = _chosen(rows, subset)
     labels, regressors = _labels(chosen), _regressors(chosen)
     kind, main = _main(rows)
@@ -329,10 +400,14 @@ def _curve_drawing(
         here = [row for row in chosen if row["regressor"] == regressor]
         lines = lines_of(_with_spread(here), labels, wanted, y=R2_COLUMNS)
         pixels = [row for row in here if (row["weights"], row["target"]) == ("pixels", "true")]
-        lines += [_level(row, len(labels)) for row in pixels]
+        lines += [_level(float(row["r2"]), len(labels), PIXELS) for row in pixels]
+        if evidence and evidence.get("chance"):
+            lines.append(_level(float(evidence["chance"]), len(labels), CHANCE))
         marks = _marks(evidence, labels) if evidence and not panels else ()
         best = evidence["peak"] if evidence else None
-        peaks = (_peak(line, labels, best) for line in lines if line.look == main and not panels)
+        named = "R²" if rows[0]["metric"] == "r2" else ""
+        own = [line for line in lines if line.look == main and not panels]
+        peaks = (_peak(line, labels, best, named) for line in own)
         height = max(height, 27.0 * len(lines))
         panels.append(Panel(REGRESSORS[regressor], scale, lines, height, next(peaks, None), marks))
     return Drawing(rows[0]["model"], caption, [*labels.values()], panels)
@@ -341,8 +416,10 @@ def _curve_drawing(
 def _rows(frame: pd.DataFrame, *more: str) -> Rows:
     """The rows that can be drawn."""
     known = (*REGRESSORS, "matched")
+    frame = frame if "metric" in frame else frame.assign(metric="r2")
     rows = rows_of(frame, (*COLUMNS, *more), ("model", "measure"), SOURCE)
     rows = [row for row in rows if row["regressor"] in known]
+    rows = _scored(rows) if rows else rows
     if not _regressors(rows) or not _labels(rows):
         raise DataError(
             f"The curve has {len(frame)} rows, none of them of the regressors ridge or ols. "
@@ -392,10 +469,24 @@ def _labels(rows: Rows) -> dict[str, str]:
     return layer_names([row for row in rows if row["weights"] != "pixels"])
 
 
-def _level(row: dict[str, Any], count: int) -> Line:
+def _level(value: float, count: int, look: Look) -> Line:
     """A value without a layer: the same at every place."""
     nowhere = np.full(count, math.nan)
-    return Line(PIXELS, np.full(count, float(row["r2"])), nowhere, nowhere, is_level=True)
+    return Line(look, np.full(count, value), nowhere, nowhere, is_level=True)
+
+
+def _scored(rows: Rows) -> Rows:
+    """The rows of the first metric that is there; other than R², its score is drawn like R²."""
+    metric = next(name for name in SCALES if any(row["metric"] == name for row in rows))
+    shown = [row for row in rows if row["metric"] == metric]
+    ends = ("", "_low", "_high")
+    if metric == "r2":
+        return shown
+    return [row | {f"r2{end}": row[f"score{end}"] for end in ends} for row in shown]
+
+
+def _scale(rows: Rows) -> Scale:
+    return SCALES[rows[0]["metric"]]
 
 
 def _with_spread(rows: Rows) -> Rows:
@@ -409,15 +500,17 @@ def _with_spread(rows: Rows) -> Rows:
     return wide
 
 
-def _peak(line: Line, labels: Mapping[str, str], layer: str | None = None) -> Peak | None:
+def _peak(
+    line: Line, labels: Mapping[str, str], layer: str | None = None, metric: str = "R²"
+) -> Peak | None:
     """At the layer, or else where the line is highest; None where that is below the floor."""
     highest = int(np.argmax(np.where(np.isfinite(line.values), line.values, -np.inf)))
     at = highest if layer is None else list(labels).index(layer)
     if not line.values[at] >= R2.floor:
         return None
     name = shortened(list(labels.values())[at], 2 * LONGEST_TICK)
-    r2 = f"{line.values[at]:.2f}".replace("-", "−")
-    return Peak(line, at, f"peak: {name}, R² {r2}")
+    score = f"{line.values[at]:.2f}".replace("-", "−")
+    return Peak(line, at, f"peak: {name}, {metric} {score}".replace("  ", " "))
 
 
 def _marks(evidence: Mapping[str, Any], labels: Mapping[str, str]) -> tuple[Mark, ...]:

@@ -6,6 +6,13 @@ from typing import Any
 
 import numpy as np
 
+METRICS = {
+    "r2": "R²",
+    "balanced_accuracy": "balanced accuracy",
+    "auroc": "AUROC",
+    "quadratic_kappa": "quadratic kappa",
+}  # in words; findings are stated for the first of a target
+
 
 def number(value: float) -> str:
     """A number with two decimals; with none from 100 on, where digits would only distract.

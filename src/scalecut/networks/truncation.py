@@ -185,7 +185,8 @@ class _Used(TorchDispatchMode):
 def _run_around(network: nn.Module, point: ProbePoint, image: Tensor) -> tuple[set[str], set[str]]:
     """Names of the modules that are needed up to a point, and of those that run only after it.
 
-    A module that is not called is needed too if its tensors are used, as inside attention.
+    A module that is not called is needed too if its tensors are used, as inside attention, or if it
+    holds the module of the point.
     """
     trial = copy.deepcopy(network).eval()
     record = _Used(trial)
@@ -204,7 +205,8 @@ def _run_around(network: nn.Module, point: ProbePoint, image: Tensor) -> tuple[s
         module.register_forward_pre_hook(lambda *_, name=name: started.add(name))
     with torch.no_grad(), record:
         trial(image)
-    parents = {".".join(name.split(".")[:n]) for name in before for n in range(name.count(".") + 1)}
+    held = (*before, point.module)
+    parents = {".".join(name.split(".")[:n]) for name in held for n in range(name.count(".") + 1)}
     return before | parents, started - before - parents
 
 

@@ -16,6 +16,7 @@ from scipy import stats as distributions
 
 from ..errors import DataError
 from ..figures import text
+from ..stats.classes import kappa
 from ..stats.inference import holm
 
 DRAWS = 2000
@@ -186,7 +187,8 @@ def _metric(
     if name in ("mae", "octaves"):
         errors = _errors(predicted, test, name)  # (S, T), sums
         return errors @ weights.T / (weights @ np.bincount(test.tiles))
-    return _kappa(np.einsum("bt,stij->sbij", weights, _confusion(predicted, test)), name)
+    confusion = np.einsum("bt,stij->sbij", weights, _confusion(predicted, test))
+    return kappa(confusion, is_quadratic=name == "kappa_quadratic")
 
 
 def _errors(predicted: Predictions, test: Held, metric: str) -> Float64[np.ndarray, "S T"]:
@@ -206,18 +208,6 @@ def _confusion(predicted: Predictions, test: Held) -> Float64[np.ndarray, "S T K
     for seed, classes in enumerate(nearest(predicted, test.centres)):
         np.add.at(found[seed], (test.tiles, test.classes, classes), 1.0)
     return found
-
-
-def _kappa(confusion: Float64[np.ndarray, "S b K K"], name: str) -> Float64[np.ndarray, "S b"]:
-    """Cohen's kappa (`cohen1960`), or with quadratic weights (`cohen1968`)."""
-    k = np.arange(confusion.shape[-1])
-    cost = (k[:, None] - k) ** 2.0 if name == "kappa_quadratic" else (k[:, None] != k) * 1.0
-    rows, columns = confusion.sum(axis=-1), confusion.sum(axis=-2)
-    n = confusion.sum(axis=(-1, -2))
-    seen = (confusion * cost).sum(axis=(-1, -2))
-    by_chance = np.einsum("sbi,ij,sbj->sb", rows, cost, columns)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return 1 - seen * n / by_chance
 
 
 def _variance(

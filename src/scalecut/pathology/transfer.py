@@ -63,11 +63,13 @@ class CutPoint:
         from_: The run of a probe. Its curve chooses the layer if --at names none, and a sweep is
             compared with it.
         rule: How --from chooses the layer; by default cheapest.
+        target: The target of --from whose curve is used, where it has several.
     """
 
     at: str = ""
     from_: str | Path | Curve | None = None
     rule: Literal["cheapest", "peak"] | None = None
+    target: str = ""
 
     def __post_init__(self) -> None:
         if self.rule and (self.at or not self.from_):
@@ -215,6 +217,7 @@ def transfer(
     patches = data if isinstance(data, Patches) else _patches_at(data)
     task, _ = task_of(patches.table, trial)  # refuses patches before minutes of computation
     curve = cut.from_ if isinstance(cut.from_, Curve | None) else read_curve(cut.from_)
+    curve = curve.of(cut.target) if curve and cut.target else curve
     with stages("network"):
         network = load_network(model, weights=weights, allow_partial=allow_partial, seed=seed)
         network = computation.shown(network)
@@ -467,7 +470,7 @@ def _agreement(swept: Mapping[str, _Swept], curve: Curve | None) -> pd.DataFrame
         if len(names) < FEWEST:
             return pd.DataFrame()
         found = agreement(
-            probed.r2[names].to_numpy(),
+            probed.score[names].to_numpy(),
             every.scores[both],
             np.array([draws[name] for name in names], dtype=np.float64),
             every.draws[both],

@@ -6,13 +6,13 @@ import numpy as np
 
 from ..data.images import MEAN
 from ..errors import DataError, LayerError
-from ..figures.text import number, with_interval
+from ..figures.text import METRICS, number, with_interval
 from ..networks.points import LOGITS, SOFTMAX, ProbePoint
 from ..stats.inference import of_difference
-from .curve import Curve
+from .curve import SIZES, Curve
 
 RULES = ("cheapest", "peak")
-LARGE_LOSS = 0.05  # R² below the peak from which a caution is added
+LARGE_LOSS = 0.05  # score below the peak from which a caution is added
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,12 +24,14 @@ class Choice:
         rule: `cheapest` or `peak`; `within` if a loss was given.
         subset: the subset whose curve was used; `mean` for the mean over subsets.
         reason: in one sentence.
-        r2, r2_low, r2_high: R² of the layer with its 95 % interval.
-        peak: the layer of the highest R²; peak_r2 is that R².
+        r2, r2_low, r2_high: R² of the layer with its 95 % interval; NaN for classes.
+        peak: the layer of the highest score; peak_r2 is its R².
         macs, peak_macs: multiply-accumulates for one image up to the layer and up to the peak.
+        target, metric: what the curve is of, and what it scores.
+        score, peak_score: of the layer and of the peak.
         within: the largest loss that was allowed; NaN if none was given.
-        loss, loss_low, loss_high: R² of the peak minus that of the layer, with its 95 % interval,
-            paired by image (`stats.inference.of_difference`).
+        loss, loss_low, loss_high: score of the peak minus that of the layer, with its 95 %
+            interval, paired by image (`stats.inference.of_difference`).
     """
 
     layer: str
@@ -43,6 +45,10 @@ class Choice:
     peak_r2: float
     macs: int
     peak_macs: int
+    target: str
+    metric: str
+    score: float
+    peak_score: float
     within: float = np.nan
     loss: float = np.nan
     loss_low: float = np.nan
@@ -50,24 +56,30 @@ class Choice:
 
 
 def choose_layer(
-    curve: Curve, rule: str = "cheapest", subset: str = MEAN, within: float | None = None
+    curve: Curve,
+    rule: str = "cheapest",
+    subset: str = MEAN,
+    target: str = "",
+    within: float | None = None,
 ) -> Choice:
     """Choose the layer to cut at from a curve.
 
     Args:
         curve: of a probe.
-        rule: `peak`, the layer of the highest R² (`graziani2021`); `cheapest`, the earliest layer
-            that is not shown to be worse than the peak, by the peak's 95 % confidence set.
+        rule: `peak`, the layer of the highest score (`graziani2021`); `cheapest`, the earliest
+            layer that is not shown to be worse than the peak, by the peak's 95 % confidence set.
         subset: the subset whose curve is used; the mean over subsets by default.
-        within: with `cheapest`, the largest loss of R² that is allowed: of all layers that are at
-            most so far below the peak, the one with the fewest multiply-accumulates; the earliest
-            where these are unknown.
+        target: whose curve is used; may be omitted where there is only one.
+        within: with `cheapest`, the largest loss of the score that is allowed: of all layers that
+            are at most so far below the peak, the one with the fewest multiply-accumulates; the
+            earliest where these are unknown.
 
     Returns:
         The layer, its R² and cost, and the reason.
 
     Raises:
-        DataError: if no layer is shown to encode scale, or the rule or subset is unknown.
+        DataError: if no layer is shown to encode the target, or the rule, subset or target is
+            unknown, or several targets are there and none is chosen.
         LayerError: if the layer is the last one, so that nothing can be cut off.
     """
     if rule not in RULES:
@@ -75,13 +87,15 @@ def choose_layer(
     if within is not None and (rule != "cheapest" or not within >= 0):
         given = f"the rule {rule}" if rule != "cheapest" else f"{within:g}"
         raise DataError(
-            f"--within is the loss of R² that the rule cheapest allows, at least 0, got {given}. "
-            "Give such as --within 0.02, without --rule peak."
+            f"--within is the loss that the rule cheapest allows, at least 0, got {given}. Give "
+            "such as --within 0.02, without --rule peak."
         )
-    found = curve.evidence(subset)
+    curve = curve.of(target) if target else curve
+    found, measure = curve.evidence(subset), curve.targets[0]
     if not found.is_shown:
+        what = "the object's scale" if measure in SIZES else repr(measure)
         raise DataError(
-            "No layer of this curve is shown to encode the object's scale, so none can be chosen. "
+            f"No layer of this curve is shown to encode {what}, so none can be chosen. "
             "Probe with more images, or give --at LAYER."
         )
     table = curve.scores(subset=subset, regressor=curve.regressor).set_index("layer")
@@ -98,7 +112,7 @@ def choose_layer(
         )
     row, chosen, peak = table.loc[layer], points[layer], points[found.peak]
     draws = {name: each.astype(np.float64) for name, each in curve.draws_of_layers(subset).items()}
-    loss = found.r2 - float(row.r2)
+    loss = found.score - float(row.score)
     low, high, _ = of_difference(loss, draws[found.peak] - draws[layer])
     if within is None:
         reason = _reason(chosen, peak, rule, len(found.confidence_set))
@@ -110,9 +124,9 @@ def choose_layer(
         layer=layer,
         rule=rule if within is None else "within",
         subset=subset,
-        reason=f"{'' if subset == MEAN else f'For {subset}, '}{reason}: R² "
-        f"{with_interval(row.r2, row.r2_low, row.r2_high)}{_costs(chosen, peak, found.r2)}."
-        + caution,
+        reason=f"{'' if subset == MEAN else f'For {subset}, '}{reason}: {METRICS[found.metric]} "
+        f"{with_interval(row.score, row.score_low, row.score_high)}"
+        f"{_costs(chosen, peak, found.score)}." + caution,
         r2=float(row.r2),
         r2_low=float(row.r2_low),
         r2_high=float(row.r2_high),
@@ -120,6 +134,10 @@ def choose_layer(
         peak_r2=found.r2,
         macs=chosen.macs,
         peak_macs=peak.macs,
+        target=measure,
+        metric=found.metric,
+        score=float(row.score),
+        peak_score=found.score,
         within=np.nan if within is None else float(within),
         loss=loss,
         loss_low=low,
@@ -170,14 +188,14 @@ def _reason(chosen: ProbePoint, peak: ProbePoint, rule: str, n_equal: int) -> st
     )
 
 
-def _costs(chosen: ProbePoint, peak: ProbePoint, peak_r2: float) -> str:
-    """The R² of the peak, and the share of its cost that is needed."""
+def _costs(chosen: ProbePoint, peak: ProbePoint, peak_score: float) -> str:
+    """The score of the peak, and the share of its cost that is needed."""
     if chosen is peak:
         return ""
     if not peak.macs:
-        return f", {number(peak_r2)} at the peak"
+        return f", {number(peak_score)} at the peak"
     share = f"{100 * chosen.macs / peak.macs:.0f} % of its multiply-accumulates"
-    return f", {number(peak_r2)} at the peak, for {share}"
+    return f", {number(peak_score)} at the peak, for {share}"
 
 
 def _caution(loss: float, n_fit: int) -> str:

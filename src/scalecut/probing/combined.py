@@ -19,20 +19,27 @@ from jaxtyping import Float, Float64
 
 from ..data.images import MEAN, ImageSet
 from ..networks.points import SOFTMAX, ProbePoint
+from ..stats.classes import R2
 from ..stats.inference import bootstrap_r_squared, interval, of_difference
 from ..stats.out_of_core import MANY, Rows
 from ..stats.ridge import joined_decompositions, nested_ridge
 from .scores import TEST_SHARE, Features, Part, Scores, mapped_here
 
 
-def why_not_combined(image_set: ImageSet, regressors: Sequence[str]) -> str:
-    """The reason for which layers cannot be fitted together, in a few words; empty if they can."""
-    most = max(image_set.subset.count(subset) for subset in image_set.subsets)
-    if "ridge" not in regressors:
-        return "--regressor lacks ridge"
-    if most * (1 - TEST_SHARE) > MANY:
-        return f"{most:,} images of a subset are too many; give a smaller --at-most"
-    return ""
+def why_not_combined(image_set: ImageSet, regressors: Sequence[str]) -> dict[str, str]:
+    """The targets that layers are not fitted to together, with the reason in a few words."""
+    reasons = {}
+    for target in image_set.targets:
+        subset = image_set.of(target.name).subset
+        most = max(map(subset.count, set(subset)))
+        if "ridge" not in regressors:
+            reasons[target.name] = "--regressor lacks ridge"
+        elif target.classes:
+            reasons[target.name] = "layers are fitted together to numbers alone, not to classes"
+        elif most * (1 - TEST_SHARE) > MANY:
+            said = f"{most:,} images of a subset are too many; give a smaller --at-most"
+            reasons[target.name] = said
+    return reasons
 
 
 def joined_points(points: Sequence[ProbePoint]) -> list[ProbePoint]:
@@ -50,7 +57,7 @@ def combined(
     """R² of all layers up to each, and how far the best of these layers alone is below it.
 
     Args:
-        parts: the splits and draws that `scores` were computed on.
+        parts: the splits and draws of one measure that `scores` were computed on.
         own: features of the network itself, by its kind of weights.
         scores: of single layers by ridge, among others.
         report: called with (splits done, all splits).
@@ -60,7 +67,7 @@ def combined(
         R² of the best layer alone, which is searched anew in every draw; its interval is that of
         `stats.inference.of_difference`.
     """
-    ((kind, features),) = own.items()
+    ((kind, features),), measure = own.items(), parts[0].measure
     points = joined_points(features.points)
     predicted = _predictions(parts, features, report)
     together = {
@@ -69,7 +76,7 @@ def combined(
     together[MEAN] = np.mean([together[part.subset] for part in parts], axis=0)
     rows: list[dict[str, Any]] = []
     for subset, found in together.items():
-        alone = _alone(scores, subset, kind)
+        alone = _alone(scores, measure, subset, kind)
         found[0] = alone[0]  # one layer is itself, to the last digit
         for count, (point, r2) in enumerate(zip(points, found, strict=True), start=1):
             low, high = interval(r2[0], r2[1:])
@@ -77,12 +84,13 @@ def combined(
                 {
                     "weights": kind,
                     "subset": subset,
+                    "measure": measure,
                     "up_to": point.layer,
                     "alias": point.alias,
                     "depth": point.depth,
                     "n_layers": count,
                     "n_features": sum(each.channels for each in points[:count]),
-                    "metric": "r2",
+                    "metric": R2,
                     "score": float(r2[0]),
                     "score_low": float(low),
                     "score_high": float(high),
@@ -99,10 +107,11 @@ def _below(difference: Float64[np.ndarray, " b"]) -> dict[str, float]:
     return {"below": size, "below_low": low, "below_high": high}
 
 
-def _alone(scores: Scores, subset: str, kind: str) -> Float64[np.ndarray, "L b"]:
+def _alone(scores: Scores, measure: str, subset: str, kind: str) -> Float64[np.ndarray, "L b"]:
     """R² of each layer by ridge, in their order: with all images, then of the draws."""
     table = scores.table
-    line = {"subset": subset, "weights": kind, "target": "true", "regressor": "ridge"}
+    line = {"measure": measure, "subset": subset, "weights": kind, "metric": R2}
+    line |= {"target": "true", "regressor": "ridge"}
     is_wanted = np.all([table[name] == value for name, value in line.items()], axis=0)
     rows = np.flatnonzero(is_wanted & (table.layer != SOFTMAX))
     return np.column_stack([table.r2.to_numpy()[rows], scores.draws[rows]])

@@ -19,7 +19,7 @@ from ..data.images import MEAN
 from ..errors import DataError
 from ..figures.curve import comparison_drawing
 from ..figures.drawing import page_figure
-from ..figures.text import number, p_value, with_interval
+from ..figures.text import METRICS, number, p_value, with_interval
 from ..networks.points import SOFTMAX
 from ..report.curve import COMPARISON, CURVES, PAIRS, names_of
 from ..report.report import Result
@@ -57,7 +57,7 @@ class Comparison(Result):
         """The run with the highest peak, and which others are shown to be worse; by target."""
         peaks = self.table.loc[self.table.subset == MEAN]
         targets = dict.fromkeys(zip(peaks.measure, peaks.metric, strict=True))
-        return " ".join(
+        return "\n".join(
             self._of_target(
                 peaks.loc[(peaks.measure == measure) & (peaks.metric == metric)],
                 has_name=len(targets) > 1,
@@ -69,7 +69,7 @@ class Comparison(Result):
         best = rows.loc[rows.score.idxmax()]
         target = f" for {best.measure}" if has_name else ""
         said = (
-            f"{best.run} has the highest peak{target}: {_metric(best.metric)} "
+            f"{best.run} has the highest peak{target}: {METRICS[best.metric]} "
             f"{with_interval(best.score, best.score_low, best.score_high)} at {_label(best)}"
         )
         against = self._against(best)
@@ -124,7 +124,8 @@ class Comparison(Result):
             pairs, names = self.pairs, self.table.run.unique()
             is_of_two = len(names) == 2
             pairs = pairs if is_of_two else pairs.loc[pairs.subset == MEAN]
-            title = f"R² of {names[0]} minus {names[1]}" if is_of_two else "Differences of peaks"
+            two = f"{_metrics(pairs)} of {names[0]} minus {names[1]}" if is_of_two else ""
+            title = two or "Differences of peaks"
             tables[title] = _pairs_in_words(pairs, is_of_two=is_of_two)
         return tables
 
@@ -171,8 +172,9 @@ def compare_runs(runs: Sequence[str | Path | Curve], *, layers: Sequence[str] = 
     folders = [Path("curve") if isinstance(run, Curve) else Path(run) for run in runs]
     names = _apart(names_of([str(curve.table.model.iloc[0]) for curve in curves], folders))
     sides = [
-        _Side(name, curve, layer)
+        _Side(name, of_target, layer)
         for name, curve, layer in zip(names, curves, layers or [""] * len(runs), strict=True)
+        for of_target in curve.each
     ]
     table = pd.DataFrame([row for side in sides for row in _peaks(side)], columns=COMPARISON)
     by_layer = pd.concat([_scores(side) for side in sides], ignore_index=True)
@@ -189,7 +191,7 @@ def read_comparison(folder: str | Path) -> Comparison:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Side:
-    """One run of a comparison, and the layer it is compared at; its peak if empty."""
+    """One target of a run, and the layer it is compared at; its peak if empty."""
 
     name: str
     curve: Curve
@@ -198,8 +200,7 @@ class _Side:
     @property
     def target(self) -> tuple[str, str]:
         """The measure and the metric."""
-        table = self.curve.table
-        return str(table.measure.iloc[0]), str(table.metric.iloc[0]) if "metric" in table else "r2"
+        return self.curve.targets[0], self.curve.metric
 
     @property
     def subsets(self) -> list[str]:
@@ -227,22 +228,16 @@ def _peaks(side: _Side) -> Iterator[dict[str, Any]]:
         )
         first = points.get(found.confidence_set[0])
         top = points.get(found.peak)
-        measure, metric = side.target
         yield asdict(found) | {
             "run": side.name,
             "model": row.model,
-            "measure": measure,
-            "metric": metric,
+            "measure": side.target[0],
             "subset": subset,
             "n_images": row.n_images,
             "alias": row.alias,
             "depth": row.depth,
-            "score": found.r2,
-            "score_low": found.r2_low,
-            "score_high": found.r2_high,
             "set_first": found.confidence_set[0],
             "confidence_set": "; ".join(found.confidence_set),
-            "last_score": found.last_r2,
             "macs": (first and first.macs) or np.nan,
             "peak_macs": (top and top.macs) or np.nan,
         }
@@ -250,13 +245,10 @@ def _peaks(side: _Side) -> Iterator[dict[str, Any]]:
 
 def _scores(side: _Side) -> pd.DataFrame:
     """Score by layer, mean over subsets, without the softmax."""
-    curve, (measure, metric) = side.curve, side.target
+    curve = side.curve
     rows = curve.scores(regressor=curve.regressor)
     rows = rows[rows.layer != SOFTMAX] if len(rows) > 1 else rows
-    score = "score" if "score" in rows else "r2"
-    ends = {f"score{end}": rows[f"{score}{end}"] for end in ("", "_low", "_high")}
-    rows = rows.assign(run=side.name, measure=measure, metric=metric, **ends)
-    return pd.DataFrame(rows, columns=CURVES)
+    return pd.DataFrame(rows.assign(run=side.name), columns=CURVES)
 
 
 def _pairs(sides: Sequence[_Side]) -> pd.DataFrame:
@@ -269,19 +261,19 @@ def _pairs(sides: Sequence[_Side]) -> pd.DataFrame:
     table = pd.DataFrame(rows, columns=PAIRS)
     for _, family in table.groupby(["measure", "metric", "subset"], sort=False):
         table.loc[family.index, "p_corrected"] = holm(family.p_value.tolist())
-    if len(sides) <= MOST_IN_PAIRS:
+    if len({side.name for side in sides}) <= MOST_IN_PAIRS:
         return table
     best: dict[tuple[str, str], _Side] = {}
     for side in sides:
         if side.target not in best or _height(side) > _height(best[side.target]):
             best[side.target] = side
-    names = {side.name for side in best.values()}
-    is_shown = table.run.isin(list(names)) | table.other_run.isin(list(names))
+    names = [best[target].name for target in zip(table.measure, table.metric, strict=True)]
+    is_shown = (table.run == names) | (table.other_run == names)
     return table.loc[is_shown].reset_index(drop=True)
 
 
 def _height(side: _Side) -> float:
-    return side.curve.evidence().r2
+    return side.curve.evidence().score
 
 
 def _differences(one: _Side, other: _Side) -> Iterator[dict[str, Any]]:
@@ -329,8 +321,9 @@ def _differences(one: _Side, other: _Side) -> Iterator[dict[str, Any]]:
 # --- in words ------------------------------------------------------------------------------------
 
 
-def _metric(name: str) -> str:
-    return "R²" if name == "r2" else name.replace("_", " ")
+def _metrics(rows: pd.DataFrame) -> str:
+    """What the scores of some rows are, such as "R² or balanced accuracy"."""
+    return " or ".join(METRICS[name] for name in dict.fromkeys(rows.metric))
 
 
 def _label(row: Any) -> str:
@@ -341,9 +334,9 @@ def _label(row: Any) -> str:
 
 def _means(peaks: pd.DataFrame) -> str:
     """What the scores are, and of what."""
-    metrics, targets = (list(dict.fromkeys(peaks[name])) for name in ("metric", "measure"))
+    targets = list(dict.fromkeys(peaks.measure))
     of = f" of {targets[0]}" if len(targets) == 1 else ""
-    return f"{' or '.join(map(_metric, metrics))}{of}, mean over subsets"
+    return f"{_metrics(peaks)}{of}, mean over subsets"
 
 
 def _pairs_in_words(pairs: pd.DataFrame, *, is_of_two: bool) -> pd.DataFrame:

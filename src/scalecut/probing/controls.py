@@ -39,6 +39,7 @@ from ..networks.network import (
     take_statistics,
 )
 from ..networks.points import ProbePoint
+from ..stats.classes import indicators
 from ..stats.ridge import decompose, left_group_out, r_squared
 
 STATISTICS_IMAGES, STATISTICS_BATCH = 128, 32  # for the batch norms of a control
@@ -185,8 +186,9 @@ def check_int8(
 ) -> dict[str, object]:
     """How far int8 moved R² from float32, at the layer where it moved most.
 
-    R² is that of ridge regression that predicts the measure of each image from the other groups;
-    the images, the groups and the engine are the same for both precisions.
+    R² is that of ridge regression that predicts the target of each image from the other groups, of
+    a class 1 for its images and 0 for others; the images, the groups and the engine are the same
+    for both precisions.
 
     Args:
         sample: images, about `CHECKED_IMAGES`.
@@ -200,13 +202,17 @@ def check_int8(
     exact = stages.extracted(network, sample.images, *asked).matrices
     groups = np.unique(sample.group, return_inverse=True)[1]
 
-    def score(matrix: np.ndarray) -> float:
-        rows = matrix.astype(np.float64)
-        predicted = left_group_out(decompose(rows, rows[:0]), sample.measure, groups)
-        return float(r_squared(sample.measure, predicted))
+    def score(matrix: np.ndarray, known: np.ndarray, truth: np.ndarray) -> float:
+        rows = matrix[known].astype(np.float64)
+        predicted = left_group_out(decompose(rows, rows[:0]), truth, groups[known])
+        return float(r_squared(truth, predicted))
 
-    moved = {layer: score(in_int8[layer]) - score(exact[layer]) for layer in exact}
-    layer, most = max(moved.items(), key=lambda item: abs(item[1]))
+    moved = [
+        (layer, score(in_int8[layer], *asked) - score(exact[layer], *asked))
+        for layer in exact
+        for asked in _truths(sample)
+    ]
+    layer, most = max(moved, key=lambda item: abs(item[1]))
     if not abs(most) <= MOST_MOVED:
         raise ModelError(
             f"int8 moved R² at {layer!r} of {network.name} by {most:+.3f} from float32, on "
@@ -214,6 +220,15 @@ def check_int8(
             f"{resolved_precision('auto', 'cpu')}."
         )
     return {"int8_moved": round(most, 4), "int8_moved_at": layer, "int8_checked_on": len(sample)}
+
+
+def _truths(sample: ImageSet) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """The rows of each target, and its values; of classes, one column of 1 and 0 for each."""
+    for target in sample.targets:
+        known = sample.known(target.name)
+        values = target.values[known, None]
+        columns = indicators(values, len(target.classes)) if target.classes else values
+        yield from ((known, column) for column in columns.T if np.ptp(column) > 0)
 
 
 # --- pixels ------------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
-"""The curve: R² by layer, with its controls, and what it is evidence of."""
+"""The curve: scores by layer, with their controls, and what they are evidence of."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,44 +12,54 @@ from matplotlib.figure import Figure
 
 from .. import runs
 from ..data.images import MEAN, Image, ImageSet
+from ..data.measures import CLASS
 from ..data.storage import Stored
 from ..data.thumbnails import thumbnail
-from ..errors import DataError, ModelError
-from ..figures.curve import curve_drawing
+from ..errors import DataError, ModelError, check_names
+from ..figures.curve import curve_drawing, targets_drawing
 from ..figures.drawing import page_figure
 from ..figures.notebook import html_of
-from ..figures.text import number, p_value, span, with_interval
+from ..figures.text import METRICS, number, p_value, span, with_interval
 from ..networks.points import SOFTMAX, ProbePoint
-from ..report.curve import COLUMNS, COMBINED
+from ..report.curve import COMBINED, curve_of, main_metric
 from ..report.report import Result
+from ..stats.classes import R2
 from ..stats.inference import drop, interval, of_difference, peak
 
+SCORES = ("score", "score_low", "score_high")
 ALPHA = 0.05  # p-values up to this are significant
+SIZES = ("area", "sqrt-area", "log-area", "height", "pixels", "measure")  # "object scale" in words
 # What two curves must share to be compared, with the facts that say so.
 PAIRED = (("images", "images", ("sha256",)), ("splits", "probe", ("repeats", "seed")))
 
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """What a curve shows for one subset: which layer encodes scale best, and where it drops.
+    """What a curve shows for one subset: which layer encodes the target best, and where it drops.
 
     Args:
-        peak: the layer with the highest R².
+        peak: the layer with the highest score.
         confidence_set: layers not shown to be worse than the best; the truly best layer is among
             them in 95 of 100 cases.
-        r2, r2_low, r2_high: R² at the peak, with its 95 % interval.
-        p_value: of the null hypothesis that features and measure are unrelated, corrected over
+        r2, r2_low, r2_high: R² at the peak, with its 95 % interval; NaN for classes.
+        p_value: of the null hypothesis that features and target are unrelated, corrected over
             layers; NaN without permutations.
         learned, learned_low, learned_high: the gain over controls at the peak, with its 95 %
             interval; NaN without controls.
         fall_after: the last layer before the drop that follows the peak; None if no drop is shown.
         fall_first, fall_last: its 95 % interval.
-        fall, fall_low, fall_high: size of the drop: mean of the best R² still to come, from the
+        fall, fall_low, fall_high: size of the drop: mean of the best score still to come, from the
             peak to `fall_after` minus after it, with its 95 % interval.
         fall_p_value: of the null hypothesis that the last layer is no worse than the peak.
         last, last_r2: the last layer and its R².
-        last_loss, last_loss_low, last_loss_high: R² of the peak minus that of the last layer.
+        last_loss, last_loss_low, last_loss_high: score of the peak minus that of the last layer.
         n_fit: training images of each fit; with a different number the curve would differ.
+        metric: what is scored: `r2` of a measure, `balanced_accuracy` of classes.
+        score, score_low, score_high: at the peak, with its 95 % interval.
+        last_score: of the last layer.
+        chance, chance_low, chance_high: the score of features that hold nothing of the target, and
+            the 95 % interval of scores of the permuted target, mean over subsets; NaN without
+            permutations.
     """
 
     peak: str
@@ -74,25 +84,39 @@ class Evidence:
     last_loss_low: float
     last_loss_high: float
     n_fit: int
+    metric: str
+    score: float
+    score_low: float
+    score_high: float
+    last_score: float
+    chance: float
+    chance_low: float
+    chance_high: float
 
     @property
     def is_shown(self) -> bool:
-        """Whether any layer is shown to encode scale: by its p-value, else by its interval."""
-        return self.p_value <= ALPHA if np.isfinite(self.p_value) else self.r2_low > 0
+        """Whether any layer is shown to encode the target: by its p-value, else by its interval."""
+        if np.isfinite(self.p_value):
+            return self.p_value <= ALPHA
+        return self.score_low > self.chance
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Curve(Result):
-    """R² by layer, with its controls, and what it was computed from.
+    """Scores by layer, with their controls, and what they were computed from.
+
+    A curve of several targets is taken apart by `of`; `finding`, `summary` and what is saved are of
+    all of them.
 
     Args:
-        table: one row per combination, with the columns of `COLUMNS`.
-        draws: bootstrap draws of R², in the order of the rows.
+        table: one row per combination, with the columns of `report.curve.COLUMNS`.
+        draws: bootstrap draws of the scores, in the order of the rows.
         points: the probe points, in order of execution.
         provenance: the facts of `run.json`: settings, weights, skipped layers and images, ...
         fewer: the same with fewer training images, fewest first.
         image_set: the images; None if the curve was read from a run.
-        predicted: prediction for each image while it was held out; None as well.
+        predicted: prediction for each image while it was held out, of a class its number; of
+            several targets one array each. None as well.
         combined: scores of all layers up to each together, with the columns of
             `report.curve.COMBINED`; None if they were not fitted.
     """
@@ -103,8 +127,59 @@ class Curve(Result):
     provenance: dict[str, Any] = field(default_factory=dict)
     fewer: tuple["Curve", ...] = ()
     image_set: ImageSet | None = None
-    predicted: Float64[np.ndarray, "L n"] | None = None
+    predicted: Float64[np.ndarray, "*t L n"] | None = None
     combined: pd.DataFrame | None = None
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """The names of the targets."""
+        return tuple(dict.fromkeys(self.table.measure))
+
+    def of(self, target: str) -> "Curve":
+        """The curve of one target.
+
+        Raises:
+            DataError: if there is no such target.
+        """
+        check_names(target, self.targets, "target")
+        if len(self.targets) == 1:
+            return self
+        rows = np.flatnonzero(self.table.measure == target)
+        images, predicted = self.image_set, self.predicted
+        if images is not None and predicted is not None:
+            predicted = predicted[self.targets.index(target)][:, images.known(target)]
+            images = images.of(target)
+        return replace(
+            self,
+            table=self.table.iloc[rows].reset_index(drop=True),
+            draws=self.draws[rows],
+            fewer=tuple(each.of(target) for each in self.fewer),
+            image_set=images,
+            predicted=predicted,
+            combined=self._combined_of(target),
+        )
+
+    def _combined_of(self, target: str) -> pd.DataFrame | None:
+        """The scores of all layers together of one target; None if they were not fitted to it."""
+        if self.combined is None:
+            return None
+        rows = self.combined.loc[self.combined.measure == target]
+        return rows.reset_index(drop=True) if len(rows) else None
+
+    @property
+    def each(self) -> "tuple[Curve, ...]":
+        """One curve per target."""
+        return tuple(self.of(target) for target in self.targets)
+
+    @property
+    def metric(self) -> str:
+        """The metric that findings are stated for, of one target."""
+        if len(self.targets) > 1:
+            raise DataError(
+                f"This curve has {len(self.targets)} targets: {', '.join(self.targets)}. Choose "
+                f"one, as curve.of({self.targets[0]!r}) or --target {self.targets[0]}."
+            )
+        return main_metric(self.table)
 
     def predictions(self) -> pd.DataFrame:
         """The measure of each image and its prediction from each layer, while it was held out.
@@ -120,16 +195,25 @@ class Curve(Result):
                 "This curve has no predictions, because it was read from a run. Read them with "
                 "pandas.read_parquet(RUN / 'predictions.parquet')."
             )
+        if len(self.targets) > 1:
+            every = [each.predictions().assign(target=each.targets[0]) for each in self.each]
+            return pd.concat(every, ignore_index=True)
         images = image_table(self.image_set)[["image", "subset", "group", "measure"]]
         tables = [
             images.assign(layer=point.layer, predicted=row)
             for point, row in zip(self.points, self.predicted, strict=True)
         ]
-        return pd.concat(tables, ignore_index=True)
+        table = pd.concat(tables, ignore_index=True)
+        if self.image_set.classes:
+            names = dict(enumerate(self.image_set.classes))
+            table = table.assign(
+                class_=table.measure.map(names), predicted_class=table.predicted.map(names)
+            ).rename(columns={"class_": "class"})
+        return table
 
     def tables(self) -> dict[str, pd.DataFrame]:
         """Every table of the run folder, by name."""
-        every = [self.differences(subset) for subset in self._subsets]
+        every = [curve.differences(subset) for curve in self.each for subset in curve._subsets]
         differences = pd.concat(every, ignore_index=True)
         tables = {"curve": self.to_frame(), "differences": differences}
         tables |= {} if self.combined is None else {"combined": self.combined}
@@ -140,9 +224,19 @@ class Curve(Result):
         return {
             **self.provenance,
             "finding": self.finding(),
+            **self._evidence_facts(),
+            "points": self.points,
+        }
+
+    def _evidence_facts(self) -> dict[str, object]:
+        """Evidence by subset; of several targets, by target and subset."""
+        if len(self.targets) > 1:
+            return {
+                "evidence_by_target": {one.targets[0]: one._evidence_facts() for one in self.each}
+            }
+        return {
             "evidence": {subset: self.evidence(subset) for subset in self._subsets},
             "evidence_with_fewer_to_fit": [each.evidence() for each in self.fewer],
-            "points": self.points,
         }
 
     def write_more(self, folder: Path) -> None:
@@ -153,41 +247,33 @@ class Curve(Result):
             _images(self.image_set).to_parquet(folder / "images.parquet", index=False)
 
     def summary(self) -> dict[str, pd.DataFrame]:
-        """The mean over subsets, one row per layer, in at most 80 characters."""
+        """The mean over subsets, one row per layer, in at most 80 characters; per target."""
+        if len(self.targets) > 1:
+            return {title: table for each in self.each for title, table in each.summary().items()}
         main = self.regressor
         own = self.scores(regressor=main).set_index("layer")
         columns = {
             "layer": [*map(self._label, own.index)],
             " d": [*map(str, own.n_features)],
-            f" {main} [95 %]": [*map(with_interval, own.r2, own.r2_low, own.r2_high)],
+            f" {main} [95 %]": [*map(with_interval, own.score, own.score_low, own.score_high)],
         }
         if own.learned.notna().any():
             gains = map(with_interval, own.learned, own.learned_low, own.learned_high)
             columns[" gain [95 %]"] = [*gains]
         of_random = self.scores(weights="random", regressor=main)
         if self.weights != "random" and len(of_random):
-            columns[" random"] = [*map(number, of_random.r2)]
+            columns[" random"] = [*map(number, of_random.score)]
         ols = self.scores(regressor="ols")
         if main != "ols" and len(ols):
-            columns[" ols"] = [*map(number, ols.r2)]
+            columns[" ols"] = [*map(number, ols.score)]
         first, subsets = own.iloc[0], ", ".join(sorted(set(self.table.subset) - {MEAN}))
-        title = f"R² of {first.measure}, {first.model}, {first.n_images} images ({subsets})"
+        what = METRICS[self.metric]
+        title = f"{what} of {first.measure}, {first.model}, {first.n_images} images ({subsets})"
         return {title: pd.DataFrame(columns)}
 
     def notes(self) -> list[str]:
         """Lines on the controls, on how features were computed, and on the learning curve."""
-        said, regressor = [], self.regressor
-        pixels = self.scores(weights="pixels", regressor=regressor)
-        if len(pixels):
-            said.append(f"pixels alone {number(pixels.r2.iloc[0])}")
-        shuffled = self.scores(target="shuffled", regressor=regressor)
-        if len(shuffled):
-            said.append(f"shuffled target {span(shuffled.r2)}")
-        own = self.scores(regressor=regressor)
-        if own.p_value.notna().any():
-            n = int((own.p_value <= ALPHA).sum())
-            said.append(f"p ≤ {ALPHA:g} (corrected over layers) at {n} of {len(own)} layers")
-        lines = [f"Controls: {'; '.join(said) or 'none'}."]
+        lines = self._control_lines()
         lines += computed_line(self.provenance)
         if self.is_quick:
             lines.append(
@@ -198,12 +284,47 @@ class Curve(Result):
             lines.append("No learning curve: half of the training images would be too few.")
         return [*lines, *self.learning_lines()]
 
+    def _control_lines(self) -> list[str]:
+        """What the controls of each target have, in one line."""
+        if len(self.targets) > 1:
+            pairs = [
+                (each.targets[0], line) for each in self.each for line in each._control_lines()
+            ]
+            return [f"{target}: {line[0].lower()}{line[1:]}" for target, line in pairs]
+        said, regressor = [], self.regressor
+        pixels = self.scores(weights="pixels", regressor=regressor)
+        if len(pixels):
+            said.append(f"pixels alone {number(pixels.score.iloc[0])}")
+        shuffled = self.scores(target="shuffled", regressor=regressor)
+        if len(shuffled):
+            said.append(f"shuffled target {span(shuffled.score)}")
+        if self.metric != R2:
+            said.append(self._chance(self.evidence()))
+        own = self.scores(regressor=regressor)
+        if own.p_value.notna().any():
+            n = int((own.p_value <= ALPHA).sum())
+            said.append(f"p ≤ {ALPHA:g} (corrected over layers) at {n} of {len(own)} layers")
+        return [f"Controls: {'; '.join(said) or 'none'}."]
+
+    def _chance(self, found: Evidence) -> str:
+        """Chance level, and what the permuted target has."""
+        said = f"chance {number(found.chance)}"
+        if np.isfinite(found.chance_low):
+            ends = f"{number(found.chance_low)} to {number(found.chance_high)}"
+            said += f" ({ends} in 95 % of permutations)"
+        return said
+
     def plot(self, subset: str = MEAN) -> Figure:
         """The curve with its band and controls."""
+        if len(self.targets) > 1:
+            return page_figure(targets_drawing(self.table, subset=subset))
         return page_figure(curve_drawing(self.table, subset=subset))
 
     def _repr_html_(self) -> str:
-        shown = ["layer", "alias", "n_features", "r2", "r2_low", "r2_high", "learned", "p_value"]
+        if len(self.targets) > 1:
+            return html_of(self.finding(), pd.concat(self.summary(), names=["target"]), self.plot())
+        ends = ("r2", "r2_low", "r2_high") if self.metric == R2 else SCORES
+        shown = ["layer", "alias", "n_features", *ends, "learned", "p_value"]
         table = self.scores(regressor=self.regressor).reindex(columns=shown)
         return html_of(self.finding(), table.dropna(axis="columns", how="all"), self.plot())
 
@@ -230,14 +351,16 @@ class Curve(Result):
         weights: str | None = None,
         target: str = "true",
         regressor: str = "ridge",
+        metric: str = "",
     ) -> pd.DataFrame:
-        """The rows of one line of the curve, in order of the layers."""
-        rows = self._rows(subset, weights or self.weights, target, regressor)
+        """The rows of one line of the curve, in order of the layers; by default of its `metric`."""
+        line = subset, weights or self.weights, target, regressor
+        rows = self._rows(*line, metric or self.metric)
         return self.table.iloc[rows].reset_index(drop=True)
 
     def draws_of_layers(self, subset: str = MEAN) -> dict[str, Float32[np.ndarray, " b"]]:
         """Bootstrap draws of R² by layer, of the network's own weights and the main regressor."""
-        rows = self._rows(subset, self.weights, "true", self.regressor)
+        rows = self._rows(subset, self.weights, "true", self.regressor, self.metric)
         return dict(zip(self.table.layer.iloc[rows], self.draws[rows], strict=True))
 
     def evidence(self, subset: str = MEAN) -> Evidence:
@@ -251,11 +374,11 @@ class Curve(Result):
         """
         rows = self._candidates(subset)
         table, draws = self.table.iloc[rows], self.draws[rows].T.astype(np.float64)
-        r2 = table.r2.to_numpy()
-        best, lost = peak(r2, draws), drop(r2, draws)
+        score = table.score.to_numpy()
+        best, lost = peak(score, draws), drop(score, draws)
         names = table.layer.tolist()
         top = table.iloc[best.at]
-        loss = r2[best.at] - r2[-1]
+        loss = score[best.at] - score[-1]
         loss_low, loss_high = interval(loss, draws[:, best.at] - draws[:, -1], most=np.inf)
         after, first, last = (
             None if number is None else names[number]
@@ -274,27 +397,44 @@ class Curve(Result):
             fall_high=lost.high,
             fall_p_value=lost.p_value,
             last=names[-1],
-            last_r2=float(r2[-1]),
+            last_r2=float(table.r2.iloc[-1]),
             last_loss=float(loss),
             last_loss_low=float(loss_low),
             last_loss_high=float(loss_high),
             n_fit=int(top.n_fit),
+            metric=self.metric,
+            **{name: float(top[name]) for name in SCORES},
+            last_score=float(score[-1]),
+            **self._chances(),
         )
 
+    def _chances(self) -> dict[str, float]:
+        """Chance level with its interval, from the facts of the run; that of R² is 0."""
+        about = next((t for t in self._facts_of_targets if t["name"] == self.targets[0]), {})
+        known = {name: about.get(name) for name in ("chance", "chance_low", "chance_high")}
+        found = {name: np.nan if value is None else value for name, value in known.items()}
+        return found | ({"chance": 0.0} if self.metric == R2 else {})
+
+    @property
+    def _facts_of_targets(self) -> list[Mapping[str, Any]]:
+        return list(self.provenance.get("targets", []))
+
     def differences(self, subset: str = MEAN) -> pd.DataFrame:
-        """R² of the peak minus that of every layer, paired, with 95 % intervals."""
+        """The score of the peak minus that of every layer, paired, with 95 % intervals."""
         rows = self._candidates(subset)
         table, draws = self.table.iloc[rows], self.draws[rows].astype(np.float64)
-        r2 = table.r2.to_numpy()
-        best = peak(r2, draws.T)
-        lost = r2[best.at] - r2
+        score = table.score.to_numpy()
+        best = peak(score, draws.T)
+        lost = score[best.at] - score
         low, high = interval(lost, (draws[best.at] - draws).T, most=np.inf)
         names = ["subset", "layer", "alias", "depth", "r2"]
         return table[names].assign(
             below_peak=lost,
             below_peak_low=low,
             below_peak_high=high,
-            is_in_confidence_set=np.isin(np.arange(len(r2)), best.confidence_set),
+            is_in_confidence_set=np.isin(np.arange(len(score)), best.confidence_set),
+            measure=self.targets[0],
+            score=score,
         )
 
     def learning_lines(self) -> list[str]:
@@ -302,7 +442,14 @@ class Curve(Result):
 
         With fewer training images wide layers lose most, so the peak may move.
         """
-        return [each._peak_and_drop() for each in (*self.fewer, self)] if self.fewer else []
+        if not self.fewer:
+            return []
+        if len(self.targets) > 1:
+            pairs = [
+                (each.targets[0], line) for each in self.each for line in each.learning_lines()
+            ]
+            return [f"{target}: {line.strip()}" for target, line in pairs]
+        return [each._peak_and_drop() for each in (*self.fewer, self)]
 
     def _peak_and_drop(self) -> str:
         found, label = self.evidence(), self._label
@@ -310,19 +457,25 @@ class Curve(Result):
         if found.fall is not None:
             lost = f"drops by {number(found.fall)} after {label(found.fall_after)}"
         return (
-            f"{found.n_fit:>5} training images: R² {number(found.r2)} at {label(found.peak)}, "
-            f"{lost}, {number(found.last_r2)} at {label(found.last)}"
+            f"{found.n_fit:>5} training images: {METRICS[self.metric]} {number(found.score)} at "
+            f"{label(found.peak)}, {lost}, {number(found.last_score)} at {label(found.last)}"
         )
 
     def finding(self) -> str:
-        """What was found, in one sentence, and in another one about all layers together."""
+        """What was found, in one sentence, and in another one about all layers together.
+
+        Of several targets, a line each.
+        """
+        if len(self.targets) > 1:
+            return "\n".join(each.finding() for each in self.each)
         return " ".join(filter(None, (self._of_single_layers(), self._of_all_layers())))
 
     def _of_all_layers(self) -> str:
         """Whether every single layer is shown to be worse than all together, and by how much."""
-        if self.combined is None:
+        together = self._combined_of(self.targets[0])
+        if together is None:
             return ""
-        row = self.combined.loc[self.combined.subset == MEAN].iloc[-1]
+        row = together.loc[together.subset == MEAN].iloc[-1]
         r2 = f"R² {with_interval(row.score, row.score_low, row.score_high)}"
         said, best = f"All {row.n_layers} layers together have {r2}", self._label(row.best_layer)
         size = with_interval(row.below, row.below_low, row.below_high)
@@ -336,20 +489,21 @@ class Curve(Result):
 
     def _of_single_layers(self) -> str:
         found, label = self.evidence(), self._label
-        model = self.table.model.iloc[0]
-        r2 = f"R² {with_interval(found.r2, found.r2_low, found.r2_high)}"
+        model, what = self.table.model.iloc[0], self._what
+        score = with_interval(found.score, found.score_low, found.score_high)
+        score = f"{METRICS[self.metric]} {score}"
+        if self.metric != R2:
+            score += f", {self._chance(found)}"
         n_fit = f"{found.n_fit} training images"
         if self.is_quick:
             n_fit += " (a first look, --quick)"
         if not found.is_shown:
             by_chance = f", {p_value(found.p_value)}" if np.isfinite(found.p_value) else ""
             return (
-                f"No layer of {model} is shown to encode object scale; the best is "
-                f"{label(found.peak)}: {r2}{by_chance}; {n_fit}."
+                f"No layer of {model} is shown to encode {what}; the best is "
+                f"{label(found.peak)}: {score}{by_chance}; {n_fit}."
             )
-        said = (
-            f"{model} encodes object scale best at {label(found.peak)} ({self._set(found)}): {r2}"
-        )
+        said = f"{model} encodes {what} best at {label(found.peak)} ({self._set(found)}): {score}"
         if np.isfinite(found.learned):
             gain = with_interval(found.learned, found.learned_low, found.learned_high)
             said += f", a gain over controls of {gain}"
@@ -363,8 +517,17 @@ class Curve(Result):
             where = label(found.fall_after)
             if not found.fall_first == found.fall_after == found.fall_last:
                 where += f" (95 %: {label(found.fall_first)} to {label(found.fall_last)})"
-            said += f"; it drops after {where}, and {label(found.last)} has {number(found.last_r2)}"
+            last = number(found.last_score)
+            said += f"; it drops after {where}, and {label(found.last)} has {last}"
         return f"{said}; {n_fit}."
+
+    @property
+    def _what(self) -> str:
+        """The target in words."""
+        target, known = self.targets[0], self._facts_of_targets
+        if target == CLASS:
+            return "the class of the object"
+        return "object scale" if target in SIZES and len(known) < 2 else target
 
     @property
     def is_quick(self) -> bool:
@@ -394,20 +557,23 @@ class Curve(Result):
 
     def _candidates(self, subset: str) -> np.ndarray:
         """Rows among which the peak is searched, in order of the layers."""
-        rows = self._rows(subset, self.weights, "true", self.regressor)
+        rows = self._rows(subset, self.weights, "true", self.regressor, self.metric)
         if not len(rows):
             known = ", ".join(self._subsets)
             raise DataError(f"The curve has no subset {subset!r}. It has {known}.")
         inner = rows[(self.table.layer.iloc[rows] != SOFTMAX).to_numpy()]
         return inner if len(inner) else rows
 
-    def _rows(self, subset: str, weights: str, target: str, regressor: str) -> np.ndarray:
+    def _rows(
+        self, subset: str, weights: str, target: str, regressor: str, metric: str
+    ) -> np.ndarray:
         table = self.table
         wanted = (
             (table.subset == subset)
             & (table.weights == weights)
             & (table.target == target)
             & (table.regressor == regressor)
+            & (table.metric == metric)
         )
         rows = np.flatnonzero(wanted)
         return rows[np.argsort(table.depth.to_numpy()[rows], kind="stable")]
@@ -450,6 +616,7 @@ def image_table(image_set: ImageSet) -> pd.DataFrame:
             "subset": image_set.subset,
             "group": image_set.group,
             "measure": image_set.measure,
+            **{each.name: each.values for each in image_set.more},
             **dict(zip(("left", "top", "right", "bottom"), boxes.T, strict=True)),
             "width": [shape[1] if shape else np.nan for shape in in_memory],
             "height": [shape[0] if shape else np.nan for shape in in_memory],
@@ -469,7 +636,7 @@ def read_curve(folder: str | Path) -> Curve:
             f"{str(folder)!r} holds no curve, because another command wrote it. Give the folder "
             "that `scalecut probe` wrote (--out)."
         )
-    table = run.table("curve", COLUMNS)
+    table = curve_of(run)
     try:
         draws = np.load(run.folder / "draws.npy", allow_pickle=False)
         points = tuple(ProbePoint.of_facts(point) for point in run.facts["points"])
@@ -483,7 +650,9 @@ def read_curve(folder: str | Path) -> Curve:
 
 
 def compare_curves(one: Curve, other: Curve, layers: tuple[str, str] | None = None) -> pd.DataFrame:
-    """R² of one network minus that of another, one row per subset, paired by image.
+    """The score of one network minus that of another, one row per subset, paired by image.
+
+    Of several targets, one row per target and subset, with the target as `measure`.
 
     Args:
         layers: a layer of each, by name or alias; by default the peak of each, which is searched
@@ -492,6 +661,10 @@ def compare_curves(one: Curve, other: Curve, layers: tuple[str, str] | None = No
     Raises:
         DataError: if images, splits or regressor differ, or a curve has no such layer.
     """
+    if len(one.targets) > 1 and one.targets == other.targets:
+        every = [compare_curves(one.of(each), other.of(each), layers) for each in one.targets]
+        named = zip(one.targets, every, strict=True)
+        return pd.concat([table.assign(measure=name) for name, table in named], ignore_index=True)
     _check_paired(one, other)
     if one.regressor != other.regressor:
         raise DataError(
@@ -523,15 +696,15 @@ def peak_or_layer(
     rows = curve._candidates(subset)
     table, draws = curve.table.iloc[rows], curve.draws[rows].astype(np.float64)
     if not layer:
-        best = int(np.argmax(table.r2.to_numpy()))
-        return table.layer.iloc[best], float(table.r2.iloc[best]), draws.max(axis=0)
+        best = int(np.argmax(table.score.to_numpy()))
+        return table.layer.iloc[best], float(table.score.iloc[best]), draws.max(axis=0)
     found = np.flatnonzero((table.layer == layer) | (table.alias == layer))
     if not len(found):
         raise DataError(
             f"The curve of {table.model.iloc[0]} has no layer {layer!r}. It has {len(table)}, from "
             f"{table.layer.iloc[0]!r} to {table.layer.iloc[-1]!r}."
         )
-    return table.layer.iloc[found[0]], float(table.r2.iloc[found[0]]), draws[found[0]]
+    return table.layer.iloc[found[0]], float(table.score.iloc[found[0]]), draws[found[0]]
 
 
 def unlike(one: Curve, other: Curve) -> tuple[str, dict[str, Any], dict[str, Any]] | None:

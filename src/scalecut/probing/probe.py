@@ -1,6 +1,6 @@
-"""How much of an object's scale each layer encodes: the curve of held-out R², with its controls.
+"""How much of a target each layer encodes: the curve of held-out scores, with its controls.
 
-For every subset of the images (one class of objects) and every layer, the measure is regressed on
+For every subset of the images (one class of objects) and every layer, each target is regressed on
 the pooled features, in `repeats` random splits into 70 % training and 30 % test images, by group.
 The same splits serve every layer, regressor, target and kind of weights. Source: section 4.3 of
 `graziani2021`; the ridge penalty, the grouped splits and the intervals are ours (docs/choices.md).
@@ -49,6 +49,7 @@ LEAST = {"repeats": 1, "random_networks": 1, "permutations": 0, "match_width": 0
 LEAST_PERMUTATIONS = 19  # for a p-value of 0.05
 QUICK_IMAGES, QUICK_PERMUTATIONS = 400, 99
 LONG = 60  # seconds, from which on the time is said beforehand
+CHANCE = ("chance", "chance_low", "chance_high")
 LEAST_TO_FIT, LEAST_GROUPS_TO_FIT = 10, 4
 
 
@@ -122,7 +123,7 @@ def probe(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Curve:
-    """Measure how much of an object's scale each layer encodes.
+    """Measure how much of an object's scale, or of any other target, each layer encodes.
 
     Args:
         model: A timm name (resnet50), hf-hub:ORG/NAME, module.path:factory, or another source
@@ -139,8 +140,8 @@ def probe(
         progress: Called with (stage, done, total).
 
     Returns:
-        The curve: R² by layer. Its intervals are 95 % bootstrap intervals over groups of test
-        images; for the mean over subsets, of the mean.
+        The curve: R² by layer, and the scores of classes. Its intervals are 95 % bootstrap
+        intervals over groups of test images; for the mean over subsets, of the mean.
 
     Raises:
         ScalecutError: DataError, ModelError or LayerError, in one line that says what to do.
@@ -155,7 +156,7 @@ def probe(
         points, layers_left_out = chosen_points(network, layers)
     with stages("images"):
         frame = network.preprocessing.frame(computation.fit)
-        image_set = images_of(data, frame, reading, seed=seed, progress=progress)
+        image_set = images_of(data, frame, reading, seed=seed, several=True, progress=progress)
     stages.say(image_set, network, strict=reading.strict)
     if network.weights.kind == "random":
         network = control_of(network, image_set, computation, seed)
@@ -172,16 +173,17 @@ def probe(
         scores, *fewer = asked.scores(kept, own, of_controls)
     facts = provenance(network, settings, stages, found, kept, moved)
     facts["probe"] = {"repeats": fitting.repeats, "seed": seed}
+    facts["targets"] = targets = _targets(kept, scores)
+    levels = {"targets": [{name: each[name] for name in ("name", "chance")} for each in targets]}
     facts["layers_left_out"] = layers_left_out
     facts["images_left_out"] = (*image_set.left_out, *found.left_out)
-    why = why_not_combined(kept, fitting.regressor) if fitting.combined else ""
-    facts["left_out"] = (LeftOut("all layers together", why),) if why else ()
+    facts["left_out"] = _not_together(kept, fitting)
     return Curve(
         scores.table,
         scores.draws,
         asked.points,
         facts,
-        fewer=tuple(Curve(each.table, each.draws, asked.points) for each in fewer),
+        fewer=tuple(Curve(each.table, each.draws, asked.points, levels) for each in fewer),
         image_set=kept,
         predicted=scores.predicted,
         combined=scores.combined,
@@ -212,13 +214,16 @@ class _Asked:
         n_random = fitting.random_networks * ("random" in fitting.controls)
         passes = 1 + n_random + ("permuted" in fitting.controls)
         widths = [point.channels for point in self.points] * passes
-        sizes = [images.subset.count(subset) for subset in images.subsets]
-        asked = {"repeats": fitting.repeats, "permutations": fitting.permutations}
-        at_once = self.stages.workers.count
-        regression = duration.regression_seconds(sizes, widths, at_once=at_once, **asked)
-        if fitting.combined and not why_not_combined(images, fitting.regressor):
-            joined = [point.channels for point in joined_points(self.points)]
-            regression += duration.joined_seconds(sizes, joined, repeats=fitting.repeats)
+        at_once, regression = self.stages.workers.count, 0.0
+        joined = [point.channels for point in joined_points(self.points)]
+        together = self.together(images)
+        for target in images.targets:
+            part, k = images.of(target.name), max(1, len(target.classes))
+            sizes = [part.subset.count(subset) for subset in part.subsets]
+            asked = {"repeats": fitting.repeats, "permutations": k * fitting.permutations}
+            regression += duration.regression_seconds(sizes, widths, at_once=at_once, **asked)
+            if target.name in together:
+                regression += duration.joined_seconds(sizes, joined, repeats=fitting.repeats)
         forward = passes * len(images) / images_per_second
         if forward + regression < LONG:
             return ""
@@ -229,6 +234,13 @@ class _Asked:
             f"{images_per_second:.0f} images/s, then {duration.text(regression)} of "
             f"regression{shorter}."
         )
+
+    def together(self, images: ImageSet) -> list[str]:
+        """The targets that all layers together are fitted to."""
+        if not self.fitting.combined or len(joined_points(self.points)) < 2:
+            return []
+        out = why_not_combined(images, self.fitting.regressor)
+        return [target.name for target in images.targets if target.name not in out]
 
     def control_features(self, images: ImageSet) -> dict[str, Features]:
         """Features of the same images with the weights of each control, by kind of weights."""
@@ -285,20 +297,50 @@ class _Asked:
                     for share in LEARNING_SHARES
                     if _is_enough(parts, share)
                 ]
-        together, several = None, len(joined_points(self.points)) > 1
-        if fitting.combined and several and not why_not_combined(images, fitting.regressor):
-            with stages("layers together"):
-                report = stages.report("layers together")
-                together = combined(parts, own, found[0], report=report)
-        named = {"model": self.network.name, "measure": images.measure_name}
         found = [
-            replace(each, table=pd.DataFrame(each.table.assign(**named), columns=COLUMNS))
+            replace(each, table=each.table.assign(model=self.network.name)[COLUMNS])
             for each in found
         ]
-        if together is not None:
-            together = pd.DataFrame(together.assign(**named), columns=COMBINED)
-            found[0] = replace(found[0], combined=together)
+        if together := self.together(images):
+            with stages("layers together"):
+                tables = [
+                    combined(
+                        [part for part in parts if part.measure == target],
+                        own,
+                        found[0],
+                        report=stages.report("layers together"),
+                    )
+                    for target in together
+                ]
+            table = pd.concat(tables, ignore_index=True).assign(model=self.network.name)
+            found[0] = replace(found[0], combined=table[COMBINED])
         return found
+
+
+def _not_together(images: ImageSet, fitting: Fitting) -> tuple[LeftOut, ...]:
+    """The targets that all layers together are not fitted to, by reason; unnamed if it is all."""
+    why = why_not_combined(images, fitting.regressor) if fitting.combined else {}
+    found = []
+    for reason in dict.fromkeys(why.values()):
+        names = [name for name in why if why[name] == reason]
+        of = f" for {', '.join(names)}" if len(names) < len(images.targets) else ""
+        found.append(LeftOut(f"all layers together{of}", reason))
+    return tuple(found)
+
+
+def _targets(images: ImageSet, scores: Scores) -> list[dict[str, object]]:
+    """Facts of each target: how many images have it, its classes, and what chance gives."""
+    facts: list[dict[str, object]] = []
+    for target in images.targets:
+        known = images.known(target.name)
+        chance = dict(zip(CHANCE, scores.chance[target.name], strict=True))
+        of_class = {
+            name: int((target.values[known] == number).sum())
+            for number, name in enumerate(target.classes)
+        }
+        counts = {"n_images": len(known), "n_missing": len(images) - len(known)}
+        facts.append({"name": target.name, **counts, "n_by_class": of_class, **chance})
+    return facts
 
 
 def _is_enough(parts: Sequence[Part], share: float) -> bool:

@@ -1,6 +1,6 @@
 """The page of a probe: its curves, what they are evidence of, and two of them compared."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,12 +15,16 @@ from ..figures.curve import (
     combined_drawing,
     comparison_drawing,
     curve_drawing,
+    exponential_drawing,
     layer_names,
+    learning_drawing,
     subset_drawing,
     subsets_of,
+    targets_drawing,
     width_drawing,
 )
 from ..figures.drawing import Drawing
+from ..figures.text import METRICS
 from ..runs import Run
 from .cells import Cell, interval, p_value
 from .page import Section, Shown, Story, Table
@@ -30,6 +34,7 @@ COLUMNS = [
     *("model", "subset", "measure", "layer", "alias", "depth", "n_features", "n_images"),
     *("weights", "target", "regressor", "r2", "r2_low", "r2_high", "p_value", "seed_count"),
     *("n_fit", "r2_spread", "learned", "learned_low", "learned_high"),
+    *("metric", "score", "score_low", "score_high"),
 ]
 COMBINED = [
     *("model", "weights", "subset", "measure", "up_to", "alias", "depth", "n_layers"),
@@ -51,10 +56,16 @@ CURVES = [
     *("run", "model", "measure", "metric", "layer", "alias", "depth"),
     *("score", "score_low", "score_high"),
 ]  # of curves.csv
+SCORE = {"score": "r2", "score_low": "r2_low", "score_high": "r2_high"}  # where the metric is r2
 OF_EVIDENCE = (
     *("peak", "confidence_set", "r2", "r2_low", "r2_high", "learned", "p_value"),
     *("fall_after", "fall_first", "fall_last", "last_r2", "n_fit"),
-)  # what the page shows of each subset
+)  # what the page shows of each subset; scores are R² where it holds no others
+EVERY = "Every target"
+OF_SEVERAL = (
+    "The page shows predictions of single images for one measure alone; predictions.parquet holds "
+    "them here."
+)
 WITHOUT_PREDICTIONS = (
     "This run holds no predictions of single images, because an earlier version wrote it. Run the "
     "command below again to see them."
@@ -67,48 +78,105 @@ def curve_story(
     """The page of a probe: its curves, the predictions of each layer, and the evidence."""
     frame, evidence = curve_of(run), evidence_of(run)
     layers = list(layer_names(frame.loc[frame.weights != "pixels"].to_dict("records")))
-    predictions = predictions_of(run, frame, layers, has_thumbnails=has_thumbnails)
+    is_scatter, predictions = is_one_measure(frame), None
+    if is_scatter:
+        predictions = predictions_of(run, frame, layers, has_thumbnails=has_thumbnails)
     scores = [Section("Layer by layer", tables=[layer_table(frame, run.facts)])]
-    if evidence:
-        scores.append(Section("Evidence", tables=[_evidence_table(evidence, labels_of(run.facts))]))
-    names = sorted(dict.fromkeys(frame.subset), key=lambda name: name != MEAN)
-    curves = {
-        name: drawn["curve"]
-        if name == MEAN
-        else curve_drawing(frame, subset=name, evidence=evidence.get(name))
-        for name in names
+    if frame.measure.nunique() > 1 and "curve" in drawn:
+        shown = Shown(
+            "targets",
+            EVERY,
+            "Mean over subsets, with 95 % intervals; choose a target above for its controls.",
+            drawn["curve"],
+        )
+        scores.insert(0, Section(EVERY, figures=[shown]))
+    by_key = {
+        _key(frame, target, subset): found
+        for target, by_subset in evidence.items()
+        for subset, found in by_subset.items()
     }
+    if evidence:
+        scores.append(Section("Evidence", tables=[_evidence_table(by_key, labels_of(run.facts))]))
+    curves = {}
+    for target in dict.fromkeys(frame.measure):
+        rows = frame.loc[frame.measure == target]
+        for name in sorted(dict.fromkeys(rows.subset), key=lambda name: name != MEAN):
+            key = _key(frame, target, name)
+            is_drawn = key == MEAN and "curve" in drawn
+            curves[key] = (
+                drawn["curve"]
+                if is_drawn
+                else curve_drawing(rows, subset=name, evidence=by_key.get(key))
+            )
     return replace(
         story,
         title=str(frame.model.iloc[0]),
         curves=curves,
         layers=layers,
-        peaks={name: found["peak"] for name, found in evidence.items()},
+        peaks={name: found["peak"] for name, found in by_key.items()},
         predictions=predictions,
-        without_predictions="" if predictions else WITHOUT_PREDICTIONS,
+        without_predictions=""
+        if predictions
+        else WITHOUT_PREDICTIONS
+        if is_scatter
+        else OF_SEVERAL,
         sections=[*scores, *story.sections],
+        question=story.question if is_scatter else "How much of each target every layer encodes",
     )
 
 
+def is_one_measure(frame: pd.DataFrame) -> bool:
+    """Whether the curve is of one target, and that a number."""
+    return frame.measure.nunique() == 1 and main_metric(frame) == "r2"
+
+
+def _key(frame: pd.DataFrame, target: str, subset: str) -> str:
+    """A subset as the page names it; of several targets, with the target."""
+    if frame.measure.nunique() == 1:
+        return subset
+    return target if subset == MEAN else f"{target} · {subset}"
+
+
 def curve_of(run: Run) -> pd.DataFrame:
-    """The table of a curve, with the columns that its page and figures need."""
-    return run.table("curve", COLUMNS)
+    """The table of a curve, with the columns that its page and figures need.
+
+    An earlier version wrote no scores but R².
+    """
+    later = {"metric", *SCORE}
+    table = run.table("curve", [name for name in COLUMNS if name not in later])
+    return table if later <= {*table} else scored_by_r2(table)
 
 
-def evidence_of(run: Run) -> Mapping[str, Any]:
-    """What the curve is evidence of, by subset; empty if `run.json` does not say.
+def main_metric(table: pd.DataFrame) -> str:
+    """The metric that findings about the target of these rows are stated for."""
+    there = set(table.metric)
+    return next(name for name in METRICS if name in there)
+
+
+def scored_by_r2(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows of a curve with R² as their score."""
+    return table.assign(metric="r2", **{name: table[of] for name, of in SCORE.items()})
+
+
+def evidence_of(run: Run) -> Mapping[str, Mapping[str, Any]]:
+    """What the curve is evidence of, by target and subset; empty if `run.json` does not say.
 
     Raises:
         DataError: if it lacks one of the facts that the page shows.
     """
-    evidence = run.facts.get("evidence") or {}
-    for subset, found in evidence.items():
-        lacking = [name for name in OF_EVIDENCE if name not in found]
-        if lacking:
-            raise DataError(
-                f"The evidence of {subset!r} in {str(run.folder / 'run.json')!r} lacks "
-                f"{lacking[0]!r}. Run the probe again."
-            )
+    of_targets = run.facts.get("evidence_by_target")
+    if of_targets is None:
+        one = run.facts.get("evidence")
+        of_targets = {str(curve_of(run).measure.iloc[0]): {"evidence": one}} if one else {}
+    evidence = {target: facts["evidence"] for target, facts in of_targets.items()}
+    for by_subset in evidence.values():
+        for subset, found in by_subset.items():
+            lacking = [name for name in OF_EVIDENCE if name not in found]
+            if lacking:
+                raise DataError(
+                    f"The evidence of {subset!r} in {str(run.folder / 'run.json')!r} lacks "
+                    f"{lacking[0]!r}. Run the probe again."
+                )
     return evidence
 
 
@@ -129,9 +197,11 @@ def layer_table(frame: pd.DataFrame, facts: Mapping[str, Any]) -> Table:
     """One row per layer, subset and regressor; the page shows the chosen subset and regressor."""
     points = {point["layer"]: point for point in facts.get("points", [])}
     kind = "pretrained" if (frame.weights == "pretrained").any() else "random"
-    true = frame.loc[(frame.target == "true") & frame.regressor.isin(list(REGRESSORS))]
-    names = ["subset", "regressor", "layer"]
-    of_random = true.loc[true.weights == "random"].set_index(names).r2.to_dict()
+    is_main = frame.metric == frame.measure.map(frame.groupby("measure").apply(main_metric))
+    is_true = (frame.target == "true") & frame.regressor.isin(list(REGRESSORS))
+    true = frame.loc[is_true & is_main]
+    names = ["measure", "subset", "regressor", "layer"]
+    of_random = true.loc[true.weights == "random"].set_index(names).score.to_dict()
     label, rows, keys = labels_of(facts), list[tuple[Cell, ...]](), list[dict[str, str]]()
     for row in true.to_dict("records"):
         if row["weights"] != kind:
@@ -143,19 +213,25 @@ def layer_table(frame: pd.DataFrame, facts: Mapping[str, Any]) -> Table:
                 row["n_features"],
                 point.get("stride"),
                 point.get("receptive_field"),
-                row["r2"],
-                interval(row["r2_low"], row["r2_high"]),
+                row["score"],
+                interval(row["score_low"], row["score_high"]),
                 p_value(row["p_value"]),
                 row["learned"],
                 None if kind == "random" else of_random.get(tuple(row[name] for name in names)),
             )
         )
-        keys.append({"subset": row["subset"], "regressor": REGRESSORS[row["regressor"]]})
+        key = _key(frame, row["measure"], row["subset"])
+        keys.append({"subset": key, "regressor": REGRESSORS[row["regressor"]]})
     columns = (
         *("layer", "features", "stride, px", "receptive field, px"),
-        *("R²", "95 %", "p", "gain over controls", "random weights"),
+        *(_score_name(set(true.metric)), "95 %", "p", "gain over controls", "random weights"),
     )
     return Table("Layers", columns, rows, keys)
+
+
+def _score_name(metrics: Collection[str]) -> str:
+    """A metric as the heading of a column; of several, none in particular."""
+    return METRICS[next(iter(metrics))] if len(metrics) == 1 else "score"
 
 
 def _evidence_table(evidence: Mapping[str, Any], labels: Mapping[str, str]) -> Table:
@@ -166,22 +242,28 @@ def _evidence_table(evidence: Mapping[str, Any], labels: Mapping[str, str]) -> T
         (
             subset,
             label(found["peak"]),
-            found["r2"],
-            interval(found["r2_low"], found["r2_high"]),
+            *_scores(found),
             _set_in_words([label(name) for name in found["confidence_set"]]),
             found["learned"],
             p_value(found["p_value"]),
             label(found["fall_after"]) if found["fall_after"] else "no drop shown",
-            found["last_r2"],
+            found.get("last_score", found["last_r2"]),
             found["n_fit"],
         )
         for subset, found in evidence.items()
     ]
+    name = _score_name({found.get("metric", "r2") for found in evidence.values()})
     columns = (
-        *("subset", "peak", "R²", "95 %", "95 % set of the peak", "gain over controls", "p"),
-        *("drop after", "R² of the last layer", "training images"),
+        *("subset", "peak", name, "95 %", "95 % set of the peak", "gain over controls", "p"),
+        *("drop after", f"{name} of the last layer", "training images"),
     )
     return Table("Evidence", columns, rows)
+
+
+def _scores(found: Mapping[str, Any]) -> tuple[Cell, Cell]:
+    """The score at the peak with its interval; earlier versions wrote R² alone."""
+    name = "score" if "score" in found else "r2"
+    return found[name], interval(found[f"{name}_low"], found[f"{name}_high"])
 
 
 def _set_in_words(layers: Sequence[str]) -> Cell:
@@ -194,30 +276,51 @@ def _set_in_words(layers: Sequence[str]) -> Cell:
 
 
 def main_figure(run: Run) -> Drawing:
-    """The mean curve with its controls and its evidence."""
-    return curve_drawing(curve_of(run), evidence=evidence_of(run).get(MEAN))
+    """The mean curve with its controls and its evidence; of several targets, one curve each."""
+    frame, evidence = curve_of(run), evidence_of(run)
+    if frame.measure.nunique() > 1:
+        chance = {each["name"]: each["chance"] for each in run.facts.get("targets", [])}
+        return targets_drawing(frame, chance=chance)
+    return curve_drawing(frame, evidence=evidence.get(str(frame.measure.iloc[0]), {}).get(MEAN))
 
 
 def subset_figure(run: Run) -> Drawing | None:
-    """The curve of each subset, if there are several."""
+    """The curve of each subset, if there are several, of one target."""
     frame = curve_of(run)
-    return subset_drawing(frame) if len(subsets_of(frame)) > 1 else None
+    is_drawn = frame.measure.nunique() == 1 and len(subsets_of(frame)) > 1
+    return subset_drawing(frame) if is_drawn else None
 
 
 def width_figure(run: Run) -> Drawing | None:
-    """Regressors compared, if there are several."""
+    """Regressors compared, if there are several, of one target."""
     frame = curve_of(run)
-    return width_drawing(frame) if frame.regressor.nunique() > 1 else None
+    is_drawn = frame.measure.nunique() == 1 and frame.regressor.nunique() > 1
+    return width_drawing(frame) if is_drawn else None
+
+
+def exponential_figure(run: Run) -> Drawing | None:
+    """R² on the axis of the paper, of one measure."""
+    frame = curve_of(run)
+    return exponential_drawing(frame) if is_one_measure(frame) else None
+
+
+def learning_figure(run: Run) -> Drawing | None:
+    """The curve by number of training images, of one target."""
+    table = run.table("learning")
+    return learning_drawing(table) if table.measure.nunique() == 1 else None
 
 
 def predicted_figure(run: Run) -> Drawing | None:
-    """True against predicted measure at the peak, if the run holds predictions."""
-    found, evidence = read_predictions(run), evidence_of(run)
-    if found is None or MEAN not in evidence:
+    """True against predicted measure at the peak, if the run holds predictions of one measure."""
+    frame, evidence = curve_of(run), evidence_of(run)
+    if not is_one_measure(frame):
         return None
-    peak = str(evidence[MEAN]["peak"])
+    found, by_subset = read_predictions(run), next(iter(evidence.values()), {})
+    if found is None or MEAN not in by_subset:
+        return None
+    peak = str(by_subset[MEAN]["peak"])
     label = labels_of(run.facts).get(peak, peak)
-    return predicted_drawing(found[1], str(curve_of(run).model.iloc[0]), peak, label)
+    return predicted_drawing(found[1], str(frame.model.iloc[0]), peak, label)
 
 
 def combined_figure(run: Run) -> Drawing:
@@ -227,11 +330,11 @@ def combined_figure(run: Run) -> Drawing:
 
 def combined_section(run: Run, drawing: Drawing) -> Section:
     """All layers together, next to the best of them alone."""
-    labels = labels_of(run.facts)
+    labels, frame = labels_of(run.facts), curve_of(run)
     columns = ("subset", "layers up to", "layers", "features", "R²", "95 %")
     rows: list[tuple[Cell, ...]] = [
         (
-            row["subset"],
+            _key(frame, row["measure"], row["subset"]),
             labels.get(row["up_to"], row["up_to"]),
             row["n_layers"],
             row["n_features"],
@@ -269,17 +372,19 @@ def comparison_section(names: Sequence[str], differences: pd.DataFrame | str) ->
     title = f"{names[0]} minus {names[1]}"
     if isinstance(differences, str):
         return Section(title, [differences])
-    sides = ("subset", "layer", "r2", "other_layer", "other_r2", "difference")
+    several = ("measure",) if "measure" in differences else ()
+    sides = (*several, "subset", "layer", "r2", "other_layer", "other_r2", "difference")
     rows: list[tuple[Cell, ...]] = [
         (*(row[side] for side in sides), interval(row["difference_low"], row["difference_high"]))
         for row in differences.to_dict("records")
     ]
-    columns = [column for name in names for column in (f"peak of {name}", f"R² of {name}")]
+    columns = [column for name in names for column in (f"peak of {name}", f"score of {name}")]
     said = (
         "The peaks compared, paired by image; an interval that excludes 0 is evidence of a "
         "difference."
     )
-    table = Table("Differences", ("subset", *columns, "difference", "95 %"), rows)
+    headings = (*(["target"] if several else []), "subset", *columns, "difference", "95 %")
+    table = Table("Differences", headings, rows)
     return Section(title, [said], tables=[table])
 
 

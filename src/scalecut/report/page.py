@@ -120,6 +120,7 @@ class Story:
     predictions: Predictions | None = None  # of each image, if the run holds them
     without_predictions: str = ""  # why there are none
     kind: str = ""  # the command that wrote the run
+    question: str = "How much of the object’s scale each layer encodes"  # above its curves
     sections: list[Section] = field(default_factory=list)  # what was found
     # the command, what was skipped, settings and versions
     trust: list[Section] = field(default_factory=list)

@@ -22,7 +22,6 @@ from ..figures.analyses import (
     noise_drawing,
     scenes_drawing,
 )
-from ..figures.curve import exponential_drawing, learning_drawing
 from ..figures.drawing import Drawing
 from ..figures.pathology import calibration_drawing, recall_drawing, sweep_drawing
 from ..runs import MARKS, Run, read_run
@@ -33,7 +32,8 @@ from .curve import (
     combined_section,
     comparison_figure,
     comparison_sections,
-    curve_of,
+    exponential_figure,
+    learning_figure,
     main_figure,
     predicted_figure,
     subset_figure,
@@ -181,7 +181,7 @@ FIGURES: dict[str, tuple[Plot, ...]] = {
         ),
         Plot(
             "curve_exponential",
-            lambda run: exponential_drawing(curve_of(run)),
+            exponential_figure,
             "On the axis of the paper",
             "e^(R²)/e is 1 at R² = 1, 0.37 at R² = 0, and close to 0 for strongly negative R², so "
             "no value leaves the figure. It is computed from the mean R².",
@@ -208,7 +208,7 @@ FIGURES: dict[str, tuple[Plot, ...]] = {
     "learning": (
         Plot(
             "learning",
-            _of_table("learning", learning_drawing),
+            learning_figure,
             "With fewer training images",
             "A curve holds for the number of training images.",
         ),

@@ -16,6 +16,7 @@ import scipy.linalg
 from jaxtyping import Bool, Float, Float64, Int
 
 from .. import cache
+from .classes import counted, indicators, mean_recall
 from .ridge import (
     FARTHEST,
     NEAR_SINGULAR,
@@ -24,6 +25,7 @@ from .ridge import (
     Blocks,
     along_by_gcv,
     blocks_of,
+    chosen_penalties,
     decompose,
     leading,
     least_squares,
@@ -49,6 +51,11 @@ class Rows:
     def __len__(self) -> int:
         return len(self.numbers)
 
+    @property
+    def width(self) -> int:
+        """Number of columns."""
+        return self.values.shape[1]
+
     def at(self, places: slice | Int[np.ndarray, " b"]) -> Float64[np.ndarray, "b d"]:
         """The rows at these places; pages of a file on disk are released from memory."""
         found = self.values[self.numbers[places]].astype(np.float64)
@@ -61,17 +68,50 @@ class Rows:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Permuted:
+    """Some rows of the permuted values of several targets next to each other.
+
+    Args:
+        n_classes: each column of numbers of classes becomes as many columns of 1 and 0; 0 for
+            measures, which stay as they are.
+    """
+
+    targets: tuple[Rows, ...]
+    n_classes: int = 0
+
+    def __len__(self) -> int:
+        return len(self.targets[0])
+
+    @property
+    def width(self) -> int:
+        """Number of columns."""
+        return max(1, self.n_classes) * sum(rows.width for rows in self.targets)
+
+    def at(self, places: slice | Int[np.ndarray, " b"]) -> Float64[np.ndarray, "b p"]:
+        """The rows at these places."""
+        found = np.hstack([rows.at(places) for rows in self.targets])
+        return indicators(found, self.n_classes) if self.n_classes else found
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Split:
     """Training and held-out part of one repeat.
 
-    The same rows of the features and of `permuted` belong together.
+    The same rows of the features and of `permuted` belong together. Of classes, the targets are
+    indicators, those of one label next to each other.
     """
 
     train: Rows
     held_out: Rows
     targets: Float64[np.ndarray, "n t"]  # of the training part
     groups: Int[np.ndarray, " n"]
-    permuted: tuple[Rows, Rows]  # permuted measures of both parts
+    permuted: tuple[Rows | Permuted, Rows | Permuted]  # permuted targets of both parts
+    n_classes: int = 0  # 0 for measures
+
+    @property
+    def together(self) -> int:
+        """Consecutive targets that share a penalty."""
+        return max(1, self.n_classes)
 
     @property
     def is_tall(self) -> bool:
@@ -82,7 +122,10 @@ class Split:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Tested:
-    """Held-out predictions of the targets, and held-out R² of the permuted measures."""
+    """Held-out predictions of the targets, and held-out scores of the permuted ones.
+
+    The score is R² of measures, and balanced accuracy of classes.
+    """
 
     predictions: Float64[np.ndarray, "m t"]
     null: Float64[np.ndarray, " p"]
@@ -116,7 +159,7 @@ def predicted_in_memory(
 ) -> list[Tested]:
     """As `predicted`, with everything in memory; one decomposition serves all but least squares."""
     train, held_out = split.train.whole(), split.held_out.whole()
-    permuted, y = (rows.whole() for rows in split.permuted)
+    permuted, y = (rows.at(slice(None)) for rows in split.permuted)
     targets, t = split.targets, split.targets.shape[1]
     whole = decompose(train, held_out) if set(regressors) != {"ols"} else None
     spread, squares, found = np.sum((y - y.mean(axis=0)) ** 2, axis=0), np.sum(y**2, axis=0), []
@@ -126,10 +169,16 @@ def predicted_in_memory(
             exact, of_permuted = both[:, :t], both[:, t:]
         else:
             decomposition = leading(whole, width) if width else whole
-            exact = nested_ridge(decomposition, targets, split.groups).predictions
-            of_permuted = quick_ridge(decomposition, permuted)
-        lost = np.sum((y - of_permuted) ** 2, axis=0)
-        found.append(Tested(exact, null_scores(spread, squares, lost)))
+            shared = split.together
+            fit = nested_ridge(decomposition, targets, split.groups, together=shared)
+            exact = fit.predictions
+            of_permuted = quick_ridge(decomposition, permuted, together=shared)
+        if split.n_classes:
+            counts = counted(y, of_permuted, permuted.mean(axis=0), split.n_classes)
+            found.append(Tested(exact, mean_recall(*counts)))
+        else:
+            lost = np.sum((y - of_permuted) ** 2, axis=0)
+            found.append(Tested(exact, null_scores(spread, squares, lost)))
     return found
 
 
@@ -210,8 +259,8 @@ def _moments(rows: Rows) -> tuple[Float64[np.ndarray, " d"], Float64[np.ndarray,
     return mean, zero_if_constant(np.sqrt(squares / n), highest)
 
 
-def _mean(rows: Rows) -> Float64[np.ndarray, " p"]:
-    found = np.zeros(rows.values.shape[1])
+def _mean(rows: Rows | Permuted) -> Float64[np.ndarray, " p"]:
+    found = np.zeros(rows.width)
     for places in _places(len(rows), len(found)):
         found += rows.at(places).sum(axis=0)
     return found / max(1, len(rows))
@@ -265,9 +314,11 @@ def _ridge(split: Split, products: _Products, width: int, penalties: np.ndarray)
     basis = vectors[:, kept] / s  # U = X basis
     along = basis.T @ products.along  # U'Y
     shrunk = s[:, None] ** 2 / (s[:, None] ** 2 + penalties)  # (r, k)
-    best = penalties[_errors(split, products, basis, along[:, :t], shrunk).argmin(axis=0)]
+    errors = _errors(split, products, basis, along[:, :t], shrunk)
+    best = chosen_penalties(errors, penalties, split.together)
     exact = along[:, :t] * s[:, None] ** 2 / (s[:, None] ** 2 + best)
-    of_permuted = along_by_gcv(along[:, t:], s, products.squares[t:], n - 1, penalties) * s[:, None]
+    asked = s, products.squares[t:], n - 1, penalties, split.together
+    of_permuted = along_by_gcv(along[:, t:], *asked) * s[:, None]
     return _Fit(basis @ np.hstack([exact, of_permuted]), is_standardised=True)
 
 
@@ -299,16 +350,26 @@ def _on_held_out(split: Split, products: _Products, fits: Sequence[_Fit]) -> lis
     t, m, p = split.targets.shape[1], len(split.held_out), len(products.target_mean)
     predictions = np.zeros((len(fits), m, t))
     lost, total, squares = np.zeros((len(fits), p - t)), np.zeros(p - t), np.zeros(p - t)
+    shape = len(fits), 2, (p - t) // split.together, split.together
+    counts, shares = np.zeros(shape), products.target_mean[t:]
     for places in _places(m, len(products.mean)):
         block = split.held_out.at(places)
         Z = np.clip(products.standardised(block), -FARTHEST, FARTHEST)
-        y = split.permuted[1].at(places) - products.target_mean[t:]
+        truth = split.permuted[1].at(places)
+        y = truth - shares
         total, squares = total + y.sum(axis=0), squares + np.sum(y**2, axis=0)
         for number, fit in enumerate(fits):
             found = (Z if fit.is_standardised else block - products.mean) @ fit.weights
             predictions[number, places] = found[:, :t] + products.target_mean[:t]
-            lost[number] += np.sum((y - found[:, t:]) ** 2, axis=0)
-    null = null_scores(squares - total**2 / m, squares, lost)
+            if split.n_classes:
+                of_permuted = found[:, t:] + shares
+                counts[number] += counted(truth, of_permuted, shares, split.n_classes)
+            else:
+                lost[number] += np.sum((y - found[:, t:]) ** 2, axis=0)
+    if split.n_classes:
+        null = [mean_recall(*each) for each in counts]
+    else:
+        null = null_scores(squares - total**2 / m, squares, lost)
     return [Tested(*each) for each in zip(predictions, null, strict=True)]
 
 

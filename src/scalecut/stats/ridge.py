@@ -167,6 +167,7 @@ def nested_ridge(
     targets: Float64[np.ndarray, "n t"],
     groups: Int[np.ndarray, " n"],
     penalties: Float64[np.ndarray, " k"] = PENALTIES,
+    together: int = 1,
 ) -> HeldOut:
     """Predictions of ridge, its penalty chosen by leave-one-group-out within the training part.
 
@@ -177,6 +178,7 @@ def nested_ridge(
 
     Args:
         groups: one number per image; images that share one are held out together.
+        together: consecutive targets that share a penalty, as the classes of one label do.
     """
     u, s = decomposition.u, decomposition.s
     mean = targets.mean(axis=0)
@@ -185,7 +187,7 @@ def nested_ridge(
     blocks, unpenalised = blocks_of(groups), decomposition.unpenalised
     residuals = left_out(u, kept, along, targets - mean, blocks, unpenalised)
     errors = np.sum(residuals**2, axis=1)  # (k, t)
-    best = penalties[errors.argmin(axis=0)]  # (t,)
+    best = chosen_penalties(errors, penalties, together)  # (t,)
     shrink = s[:, None] / (s[:, None] ** 2 + best)  # (r, t)
     predictions = mean + decomposition.held_out @ (shrink * along)
     return HeldOut(predictions, best)
@@ -213,6 +215,7 @@ def quick_ridge(
     decomposition: Decomposition,
     targets: Float64[np.ndarray, "n t"],
     penalties: Float64[np.ndarray, " k"] = PENALTIES,
+    together: int = 1,
 ) -> Float64[np.ndarray, "m t"]:
     """Held-out predictions for thousands of targets, as for permutations.
 
@@ -223,7 +226,8 @@ def quick_ridge(
     mean = targets.mean(axis=0)
     centred = targets - mean
     free = len(u) - decomposition.unpenalised.shape[1]
-    along = along_by_gcv(u.T @ centred, s, np.sum(centred**2, axis=0), free, penalties)
+    squares = np.sum(centred**2, axis=0)
+    along = along_by_gcv(u.T @ centred, s, squares, free, penalties, together)
     return mean + decomposition.held_out @ along
 
 
@@ -233,6 +237,7 @@ def along_by_gcv(
     squares: Float64[np.ndarray, " t"],
     free: int,
     penalties: Float64[np.ndarray, " k"],
+    together: int = 1,
 ) -> Float64[np.ndarray, "r t"]:
     """Weights along V, with the penalty by generalised cross-validation, from U'Y and Σ Y².
 
@@ -243,8 +248,16 @@ def along_by_gcv(
     lost = penalties[:, None] / (s**2 + penalties[:, None])  # (k, r)
     left = free - len(s) + lost.sum(axis=1)  # degrees of freedom of the residuals
     errors = (outside + lost**2 @ along**2) / np.maximum(left, 1e-9)[:, None] ** 2  # (k, t)
-    best = penalties[errors.argmin(axis=0)]
+    best = chosen_penalties(errors, penalties, together)
     return along * (s[:, None] / (s[:, None] ** 2 + best))
+
+
+def chosen_penalties(
+    errors: Float64[np.ndarray, "k t"], penalties: Float64[np.ndarray, " k"], together: int = 1
+) -> Float64[np.ndarray, " t"]:
+    """The penalty of each target with the smallest error, summed over targets that share it."""
+    summed = errors.reshape(len(errors), -1, together).sum(axis=2)
+    return np.repeat(penalties[summed.argmin(axis=0)], together)
 
 
 def leading(decomposition: Decomposition, width: int) -> Decomposition:
