@@ -35,6 +35,7 @@ _NAMES = {
     "report.report": ("write_report",),
     "probing.probe": ("Fitting", "probe"),
     "probing.curve": ("Curve", "Evidence", "compare_curves"),
+    "probing.comparison": ("Comparison", "compare_runs"),
     "probing.choose": ("Choice", "choose_layer"),
     "cut.network": ("CutNetwork", "cut_after"),
     "cut.folder": ("SavedCut", "check_cut", "load_cut", "save_cut"),

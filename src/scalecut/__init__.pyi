@@ -84,6 +84,8 @@ from .pathology.verdict import Fit as Fit
 from .pathology.views import Views as Views
 from .probing.choose import Choice as Choice
 from .probing.choose import choose_layer as choose_layer
+from .probing.comparison import Comparison as Comparison
+from .probing.comparison import compare_runs as compare_runs
 from .probing.curve import Curve as Curve
 from .probing.curve import Evidence as Evidence
 from .probing.curve import compare_curves as compare_curves

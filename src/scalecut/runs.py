@@ -53,7 +53,8 @@ NAMES = (
     "model", "subset", "measure", "layer", "alias", "weights", "target", "regressor", "change",
     "quantity", "noise", "padding", "other", "concept",
     "contestant", "tile", "best", "foretold", "layers", "metric", "name", "group", "slide", "wsi",
-    "file",
+    "file", "up_to", "best_layer", "other_layer", "run", "other_run", "peak", "set_first",
+    "confidence_set", "fall_after", "unpaired_because",
 )
 NUMBERS = (
     "p_value", "r2_spread", "learned", "learned_low", "learned_high", "value", "low", "high", "r2",
@@ -63,7 +64,8 @@ NUMBERS = (
     "mae_sd", "octaves_sd", "kappa_sd", "kappa_quadratic_sd", "partial_r2", "partial_low",
     "partial_high", "score", "score_low", "score_high", "claimed_mpp", "predicted_mpp",
     "adjusted_p_value", "rank_p_value", "matched_octaves", "matched_p_value", "last_octaves",
-    "last_p_value", "spread", "coverage",
+    "last_p_value", "spread", "coverage", "below", "below_low", "below_high",
+    "other_r2", "fall", "fall_low", "fall_high", "last_score", "macs", "peak_macs", "p_corrected",
 )
 # fmt: on
 DIGITS = 6  # decimals in the tables
@@ -309,8 +311,9 @@ def write_table(table: pd.DataFrame, path: Path) -> None:
     def small(value: float) -> str:
         return f"{value:.{DIGITS}{'e' if 0 < value < LEAST_P else 'f'}}"
 
-    for name in (name for name in table if str(name).endswith("p_value")):
-        table = table.assign(**{str(name): table[name].map(small, na_action="ignore")})
+    for name in (str(name) for name in table):
+        if name.endswith(("p_value", "p_corrected")):
+            table = table.assign(**{name: table[name].map(small, na_action="ignore")})
     table.to_csv(path, index=False, float_format=f"%.{DIGITS}f", lineterminator="\n")
 
 

@@ -44,6 +44,7 @@ FINDING = re.compile(
     rf"(, a gain over controls of {NUMBER} {INTERVAL}(, which is not shown to be above 0)?)?; .*"
     rf"|No layer of (?P<none>\w+) is shown to encode object scale; the best is .+: "
     rf"R² {NUMBER} {INTERVAL}(, p = [\d.e-]+)?); (?P<n_fit>\d+) training images\."
+    rf"( All \d+ layers together have R² {NUMBER} {INTERVAL}.+\.)?"
 )
 
 
@@ -225,7 +226,14 @@ def test_probe_shows_the_means_of_the_curve(finished, curve):
 def test_run_folder_holds_the_documented_files_and_nothing_else(finished):
     names = {path.relative_to(finished.folder).as_posix() for path in finished.folder.rglob("*.*")}
     drawn = {name for name in names if name.startswith("figures/")}
-    tables = {"curve.csv", "differences.csv", "draws.npy", "images.parquet", "predictions.parquet"}
+    tables = {
+        "curve.csv",
+        "differences.csv",
+        "combined.csv",
+        "draws.npy",
+        "images.parquet",
+        "predictions.parquet",
+    }
     assert names - drawn == {"run.json", "report.html", *tables}
     assert {"figures/curve.png", "figures/curve.svg", "figures/data.png"} <= drawn
     assert {Path(name).suffix for name in drawn} == {".png", ".svg"}

@@ -387,13 +387,13 @@ REFUSED = [
     ),
     (
         "cut CHAIN --at add_2 --rule peak",
-        "--rule, --subset and --target choose a layer, but --at names one. Give --at alone, or "
-        "drop it.",
+        "--rule, --within, --subset and --target choose a layer, but --at names one. Give --at "
+        "alone, or drop it.",
     ),
     (
         "cut CHAIN --at add_2 --subset dog",
-        "--rule, --subset and --target choose a layer, but --at names one. Give --at alone, or "
-        "drop it.",
+        "--rule, --within, --subset and --target choose a layer, but --at names one. Give --at "
+        "alone, or drop it.",
     ),
     (
         "cut --at add_2",

@@ -153,7 +153,8 @@ def test_commands_in_examples_have_these_names_and_options():
 
 
 def test_options_in_the_text_are_options_of_some_command():
-    known = {text for each in COMMANDS.values() for option in each.params for text in option.opts}
+    options = [option for each in COMMANDS.values() for option in each.params]
+    known = {text for each in options for text in (*each.opts, *each.secondary_opts)}
     for page in PAGES:
         said = {
             option

@@ -13,6 +13,7 @@ from matplotlib.text import Annotation
 
 from scalecut.errors import DataError
 from scalecut.figures.curve import (
+    combined_drawing,
     curve_drawing,
     exponential_drawing,
     learning_drawing,
@@ -624,3 +625,45 @@ def test_frame_that_cannot_be_drawn_is_refused_with_the_remedy(frame):
         with pytest.raises(DataError) as error:
             draw(frame)
         assert str(error.value) == text
+
+
+# --- all layers together -------------------------------------------------------------------------
+
+
+def test_layers_together_are_drawn_next_to_each_alone_without_the_softmax():
+    layers = ["a", "b", "softmax"]
+    rows = [
+        {
+            **dict.fromkeys(("model", "subset", "measure"), "mean"),
+            "layer": layer,
+            "alias": "",
+            "weights": "pretrained",
+            "target": "true",
+            "regressor": regressor,
+            "depth": number / 2,
+            "n_images": 40,
+            "n_fit": 28,
+            "r2": value,
+            "r2_low": value - 0.1,
+            "r2_high": value + 0.1,
+        }
+        for regressor, add in (("ridge", 0.0), ("ols", -0.3))
+        for number, (layer, value) in enumerate(zip(layers, (0.3 + add, 0.6, 0.9), strict=True))
+    ]
+    together = pd.DataFrame(
+        {
+            "subset": ["mean", "mean", "cat"],
+            "up_to": ["a", "b", "a"],
+            "score": [0.3, 0.7, 0.1],
+            "score_low": [0.2, 0.6, 0.0],
+            "score_high": [0.4, 0.8, 0.2],
+        }
+    )
+    drawing = combined_drawing(pd.DataFrame(rows), together)
+    assert drawing.places == ["a", "b"]
+    joined, alone = drawing.panels[0].lines
+    assert joined.values.tolist() == [0.3, 0.7]
+    assert (joined.low.tolist(), joined.high.tolist()) == ([0.2, 0.6], [0.4, 0.8])
+    assert alone.values.tolist() == [0.3, 0.6]
+    assert (drawing.panels[0].peak.at, drawing.panels[0].peak.line) == (1, alone)
+    page_figure(drawing)

@@ -16,7 +16,6 @@ from scalecut.pathology.comparison import (
     METRICS,
     Difference,
     Held,
-    _holm,
     _metric,
     _variance,
     compare,
@@ -244,15 +243,6 @@ def test_the_same_seed_gives_the_same_intervals(rng):
 
 
 # --- several comparisons, and words --------------------------------------------------------------
-
-
-def test_p_values_are_corrected_as_by_hand():
-    """0.01 x 4, 0.02 x 3, then 0.03 x 2 and no less than 0.06, 0.04 x 1 likewise."""
-    found = _holm([replace(SHOWN, p_value=p) for p in (0.04, 0.01, 0.03, 0.02)])
-    np.testing.assert_allclose([each.p_value for each in found], [0.06, 0.04, 0.06, 0.06])
-    assert [each.is_shown for each in found] == [False, True, False, False]
-    found = _holm([replace(SHOWN, p_value=p) for p in (0.5, 0.9, 0.4)])
-    assert [each.p_value for each in found] == [1.0, 1.0, 1.0]
 
 
 def test_comparisons_made_together_are_corrected_together(rng):

@@ -182,6 +182,52 @@ def test_layer_far_below_the_peak_comes_with_a_caution(rng):
     assert "Caution" not in choose_layer(curve, "peak").reason
 
 
+# --- the cheapest within a loss ------------------------------------------------------------------
+
+NEAR = [0.3, 0.775, 0.79, 0.8, 0.6, 0.9]
+
+
+@pytest.mark.parametrize(
+    ("within", "layer"),
+    [(0.0, "d"), (0.009, "d"), (0.01, "c"), (0.025, "b"), (0.3, "b"), (0.9, "a")],
+)
+def test_cheapest_within_a_loss_is_the_one_of_least_cost_among_those_that_near(within, layer):
+    found = choose_layer(curve_of(exact(NEAR)), within=within)
+    assert (found.layer, found.rule, found.within) == (layer, "within", within)
+    r2 = dict(zip(LAYERS, NEAR, strict=True))[layer]
+    assert found.loss == pytest.approx(0.8 - r2)
+    assert found.loss <= within + 1e-9
+
+
+def test_cost_decides_and_depth_where_it_is_unknown():
+    curve = curve_of(exact(NEAR))
+    dear = tuple(replace(p, macs=5000) if p.layer == "b" else p for p in curve.points)
+    assert choose_layer(replace(curve, points=dear), within=0.03).layer == "c"
+    unknown = tuple(replace(point, macs=0) for point in curve.points)
+    found = choose_layer(replace(curve, points=unknown), within=0.03)
+    assert found.layer == "b"
+    assert found.reason.startswith("b (add_2) is the earliest layer within 0.03 of the peak d: ")
+    assert "multiply" not in found.reason
+
+
+def test_loss_is_shown_to_be_small_only_where_its_interval_is(rng):
+    certain = choose_layer(noisy(rng, NEAR, spread=0.001), within=0.03)
+    assert certain.loss_low < 0.025 < certain.loss_high < 0.03
+    assert certain.reason == (
+        "b (add_2) is the cheapest layer within 0.03 of the peak d: R² 0.78 [0.68, 0.83], 0.80 at "
+        "the peak, for 25 % of its multiply-accumulates. The loss is 0.025 "
+        f"[{certain.loss_low:.3f}, {certain.loss_high:.3f}], which is shown to be at most 0.03."
+    )
+    uncertain = choose_layer(noisy(rng, NEAR, spread=0.02), within=0.03)
+    assert uncertain.layer == "b"
+    assert uncertain.loss_high > 0.03
+    assert uncertain.reason.endswith("which is not shown to be at most 0.03.")
+    assert choose_layer(curve_of(exact(ONE_PEAK)), within=0.02).reason == (
+        "b (add_2) is the peak of the curve, and no cheaper layer is within 0.02 of it: "
+        "R² 0.80 [0.70, 0.85]."
+    )
+
+
 # --- no choice -----------------------------------------------------------------------------------
 
 
@@ -214,6 +260,20 @@ REFUSED = [
             f"No rule is named {rule!r}. Give cheapest or peak, or --at LAYER.",
         )
         for rule in ("Peak", "", "latest")
+    ),
+    *(
+        (
+            curve_of(exact(ONE_PEAK)),
+            options,
+            DataError,
+            f"--within is the loss that the rule cheapest allows, at least 0, got {given}. Give "
+            "such as --within 0.02, without --rule peak.",
+        )
+        for options, given in (
+            ({"within": -0.1}, "-0.1"),
+            ({"within": np.nan}, "nan"),
+            ({"within": 0.1, "rule": "peak"}, "the rule peak"),
+        )
     ),
     (
         curve_of(exact(ONE_PEAK)),

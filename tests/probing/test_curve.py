@@ -15,8 +15,8 @@ from scalecut.probing.curve import (
     image_table,
     read_curve,
 )
-from scalecut.report.curve import COLUMNS, LATER, scored_by_r2
-from scalecut.stats.inference import ends, mirrored
+from scalecut.report.curve import COLUMNS, COMBINED, LATER, scored_by_r2
+from scalecut.stats.inference import mirrored
 
 LAYERS = {"a": "", "b": "add_2", "c": "", "logits": "pre_softmax", "softmax": "softmax"}
 PROVENANCE = {"images": {"sha256": "same"}, "probe": {"repeats": 10, "seed": 0}}
@@ -156,6 +156,39 @@ def test_finding_with_other_layers(rng):
     assert "(95 % set: 4 layers from a to f): " in curve.finding()
     single = curve_of(line_of(rng, [0.5], layers={"a": ""}), layers={"a": ""})
     assert single.finding().startswith(f"{BEST}a (95 % set: this layer alone): R² 0.50")
+
+
+@pytest.mark.parametrize(
+    ("below", "sentence"),
+    [
+        (
+            (0.05, 0.02, 0.08),
+            "All 4 layers together have R² 0.85 [0.80, 0.90]: every single layer is shown to be "
+            "worse, the best (b (add_2)) by 0.05 [0.02, 0.08].",
+        ),
+        (
+            (0.01, -0.02, 0.04),
+            "All 4 layers together have R² 0.85 [0.80, 0.90], and the best single layer (b "
+            "(add_2)) is not shown to be worse (difference 0.01 [-0.02, 0.04]).",
+        ),
+        (
+            (-0.05, -0.08, -0.02),
+            "All 4 layers together have R² 0.85 [0.80, 0.90], and are shown to be worse than b "
+            "(add_2) alone, by 0.05 [0.02, 0.08].",
+        ),
+    ],
+)
+def test_finding_says_whether_all_layers_together_are_better(rng, below, sentence):
+    curve = curve_of(line_of(rng, DROP))
+    row = {"model": "net", "weights": "pretrained", "subset": "mean", "measure": "area"}
+    row |= {"up_to": "logits", "alias": "pre_softmax", "depth": 0.75, "n_layers": 4}
+    row |= {"n_features": 32, "metric": "r2", "score": 0.85, "score_low": 0.8, "score_high": 0.9}
+    row |= {"best_layer": "b"}
+    row |= dict(zip(("below", "below_low", "below_high"), below, strict=True))
+    together = pd.DataFrame([row | {"up_to": "a", "n_layers": 1}, row])[COMBINED]
+    found = replace(curve, combined=together)
+    assert found.finding() == f"{curve.finding()} {sentence}"
+    assert found.tables()["combined"] is together
 
 
 # --- fewer images --------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ from torch import nn
 from scalecut import Computation, Fitting, Reading, load_network, probe
 from scalecut.data.read import images_of
 from scalecut.probing import duration
-from scalecut.probing.duration import regression_seconds, text
+from scalecut.probing.duration import joined_seconds, regression_seconds, text
 from tests.builders import AS_IT_IS, discs
 
 
@@ -38,6 +38,15 @@ def test_more_of_anything_takes_longer(monkeypatch):
     assert regression_seconds(**usual | {"repeats": 20}) == pytest.approx(2 * base)
     few, many = (regression_seconds(**usual, at_once=number) for number in (10, 40))
     assert few == pytest.approx(4 * many)
+
+
+def test_time_of_layers_together_grows_with_all_that_is_joined(monkeypatch):
+    monkeypatch.setattr(duration, "_operations_per_second", lambda: 1e10)
+    usual = {"sizes": [300], "widths": [64, 512], "repeats": 10}
+    base = joined_seconds(**usual)
+    for more in ({"sizes": [400]}, {"widths": [64, 512, 64]}, {"repeats": 12}):
+        assert joined_seconds(**usual | more) > 1.05 * base
+    assert joined_seconds(**usual | {"sizes": [300, 300]}) == pytest.approx(2 * base)
 
 
 class Shown:

@@ -12,12 +12,14 @@ from sklearn.preprocessing import StandardScaler
 
 import scalecut.probing.scores
 import scalecut.stats.out_of_core
-from scalecut import DataError, ProbePoint, choose_layer, make_image_set, open_run
+from scalecut import DataError, ProbePoint, choose_layer, compare_runs, make_image_set, open_run
 from scalecut.data.images import target_of
 from scalecut.data.sample import LEAST_GROUPS, check_size
+from scalecut.figures.curve import combined_drawing
+from scalecut.probing.combined import combined
 from scalecut.probing.curve import Curve, compare_curves
 from scalecut.probing.scores import Features, draw_parts, score
-from scalecut.report.curve import COLUMNS
+from scalecut.report.curve import COLUMNS, COMBINED
 from scalecut.stats.classes import AUROC, BALANCED, KAPPA, SCALES
 from scalecut.stats.inference import LEAST_GROUPS as LEAST_GROUPS_FOR
 from scalecut.stats.ridge import PENALTIES
@@ -251,6 +253,91 @@ def test_curve_of_each_target_finds_on_its_own(rng):
     both = of_grade.dropna(subset="predicted_class")
     assert balanced_accuracy_score(both["class"], both.predicted_class) > 0.5
     assert compare_curves(whole, whole).difference.abs().max() == 0
+
+
+def test_layers_together_are_those_of_each_measure_alone(rng):
+    images, features = known(rng, missing=5)
+    parts, found = scored(images, features)
+    measures = ("area", "age")
+    tables = [
+        combined([part for part in parts if part.measure == name], features, found)
+        for name in measures
+    ]
+    together = pd.concat(tables, ignore_index=True).assign(model="net")[COMBINED]
+    whole = replace(curve_of(images, features), combined=together)
+    for name, table in zip(measures, tables, strict=True):
+        (matrices,) = features["pretrained"].matrices
+        rows = {layer: matrix[images.known(name)] for layer, matrix in matrices.items()}
+        own = {"pretrained": Features(POINTS, (rows,))}
+        alone_parts, alone = scored(images.of(name), own)
+        pd.testing.assert_frame_equal(table, combined(alone_parts, own, alone))
+        one = whole.of(name)
+        assert set(one.combined.measure) == {name} and len(one.combined) == len(table)
+        assert one.finding() in whole.finding().split("\n")
+        assert "All 3 layers together have R² " in one.finding()
+    assert whole.of("grade").combined is None and "together" not in whole.of("grade").finding()
+    drawing = combined_drawing(whole.table, together)
+    assert [panel.title for panel in drawing.panels] == ["area", "age"]
+    for panel, table in zip(drawing.panels, tables, strict=True):
+        values = table[table.subset == "mean"].score
+        np.testing.assert_allclose(panel.lines[0].values, values)
+
+
+def test_runs_of_several_targets_are_compared_target_by_target(rng):
+    images, features = known(rng)
+    _, others = known(rng)
+    one, other = curve_of(images, features), curve_of(images, others)
+    other = replace(other, table=other.table.assign(model="noise"))
+    found = compare_runs([one, other])
+    columns = ["run", "measure", "metric", "peak", "score"]
+    peaks = found.table[found.table.subset == "mean"][columns].to_numpy().tolist()
+    for run, curve in (("net", one), ("noise", other)):
+        for each in curve.each:
+            seen = each.evidence()
+            assert [run, each.targets[0], seen.metric, seen.peak, seen.score] in peaks
+    pairs = found.pairs[found.pairs.subset == "mean"].set_index("measure")
+    assert pairs.index.tolist() == ["area", "grade", "age"]
+    for target, row in pairs.iterrows():
+        alone = compare_runs([one.of(target), other.of(target)]).pairs.iloc[-1]
+        assert row.drop("subset").equals(alone.drop(["subset", "measure"]))
+        score = one.of(target).evidence().score - other.of(target).evidence().score
+        assert row.difference == pytest.approx(score)
+    assert pairs.r2.isna().tolist() == [False, True, False]
+    assert [*found.summary()][1] == "R² or balanced accuracy of net minus noise"
+    of_grade = found.finding().split("\n")[1]
+    assert of_grade.startswith("net has the highest peak for grade: balanced accuracy 0.")
+
+
+def test_many_runs_are_compared_with_the_best_of_each_target(rng, monkeypatch):
+    monkeypatch.setattr("scalecut.probing.comparison.MOST_IN_PAIRS", 2)
+    images, features = known(rng)
+    whole = curve_of(images, features)
+    draws, table = whole.draws, whole.table
+    worse = [
+        replace(
+            whole,
+            table=table.assign(model=f"no {target}", score=table.score - 0.3 * is_of),
+            draws=draws - np.float32(0.3) * is_of.to_numpy()[:, None],
+        )
+        for target in ("area", "grade", "age")
+        for is_of in [table.measure == target]
+    ]
+    pairs = compare_runs(worse).pairs
+    named = pairs[pairs.subset == "mean"].groupby("measure", sort=False)[["run", "other_run"]]
+    # the best of a target is the first run that keeps it, and is in both pairs
+    best = {"area": "no grade", "grade": "no area", "age": "no area"}
+    for target, rows in named:
+        assert len(rows) == 2 and (rows == best[target]).any(axis=1).all()
+
+
+def test_cheapest_within_a_loss_of_a_class_is_judged_by_its_score(rng):
+    grade = curve_of(*known(rng)).of("grade")
+    rows = grade.scores().set_index("layer")
+    lost = rows.score["b"] - rows.score["a"]
+    found = choose_layer(grade, within=lost + 0.001)
+    assert (found.layer, found.metric) == ("a", BALANCED)
+    assert found.loss == pytest.approx(lost) and found.loss_low < lost < found.loss_high
+    assert choose_layer(grade, within=lost - 0.001).layer != "a"
 
 
 @pytest.mark.long

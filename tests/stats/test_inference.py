@@ -10,15 +10,18 @@ from sklearn.metrics import r2_score
 from scalecut.stats.inference import (
     DRAWS,
     LEAST_GROUPS,
+    REFITS,
     bootstrap_r_squared,
     drop,
     ends,
     family_p_values,
     group_draws,
     group_permutations,
+    holm,
     interval,
     mirrored,
     no_interval,
+    of_difference,
     peak,
 )
 
@@ -439,3 +442,23 @@ def test_drop_lies_after_a_dip(rng):
     found = drop(truth, truth + 0.001 * rng.normal(size=(200, 6)), 100)
     assert (found.first, found.after, found.last) == (3, 3, 3)
     assert found.size == pytest.approx((0.8 + 0.79 + 0.79) / 3 - 0.5)
+
+
+# --- differences, and families of tests ----------------------------------------------------------
+
+
+def test_p_values_are_corrected_as_by_hand():
+    """0.01 x 4, 0.02 x 3, then 0.03 x 2 and no less than 0.06, 0.04 x 1 likewise."""
+    np.testing.assert_allclose(holm([0.04, 0.01, 0.03, 0.02]), [0.06, 0.04, 0.06, 0.06])
+    assert holm([0.5, 0.9, 0.4]) == [1.0, 1.0, 1.0]
+    assert holm([]) == []
+
+
+def test_difference_is_judged_with_noise_that_is_widened_for_the_fits(rng):
+    draws = 0.1 + 0.02 * rng.normal(size=4000)
+    low, high, p = of_difference(0.1, draws, 1000)
+    assert (low, high) == pytest.approx((0.1 - 1.96 * 0.028, 0.1 + 1.96 * 0.028), abs=0.004)
+    assert p == pytest.approx(2 * scipy.stats.norm.sf(0.1 / (REFITS * draws.std(ddof=1))))
+    turned = of_difference(-0.1, -draws, 1000)
+    assert turned == pytest.approx((-high, -low, p))
+    assert of_difference(0.0, np.zeros(100), 1000) == (0.0, 0.0, 1.0)

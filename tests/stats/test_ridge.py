@@ -15,6 +15,7 @@ from scalecut.stats.ridge import (
     PENALTIES,
     decompose,
     deviations,
+    joined_decompositions,
     leading,
     least_squares,
     nested_ridge,
@@ -299,3 +300,57 @@ def test_leading_components_are_those_of_a_principal_component_analysis(rng, n, 
         np.testing.assert_allclose(
             found.predictions[:, column], reference.predict(held_out), **CLOSE
         )
+
+
+# --- several blocks side by side -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("n", [30, 90])  # fewer images than the features of all blocks, and more
+def test_joined_blocks_are_predicted_as_by_scikit_learn(rng, n):
+    """Each block by its own StandardScaler, divided by the root of its width, and one Ridge."""
+    widths = [3, 40, 12]
+    blocks = [(rng.normal(size=(n, d)), rng.normal(size=(20, d))) for d in widths]
+    blocks[1][0][:, 5] = 7.0  # constant in the training part, so that 39 channels count
+    counted = [3, 39, 12]
+    target = sum(train[:, 0] for train, _ in blocks) + rng.normal(size=n)
+    for count, found in enumerate(joined_decompositions(blocks), start=1):
+        scalers = [StandardScaler().fit(train) for train, _ in blocks[:count]]
+        train, held_out = (
+            np.hstack(
+                [
+                    np.delete(scaler.transform(pair[part]), [5] if d == 39 else [], axis=1) / d**0.5
+                    for scaler, pair, d in zip(scalers, blocks, counted, strict=False)
+                ]
+            )
+            for part in (0, 1)
+        )
+        for penalty in (0.5, 20.0):
+            fit = nested_ridge(found, target[:, None], np.arange(n), np.array([penalty]))
+            model = Ridge(penalty / np.mean(counted[:count])).fit(train, target)
+            np.testing.assert_allclose(
+                fit.predictions[:, 0], model.predict(held_out), rtol=0, atol=1e-8
+            )
+
+
+def test_one_block_alone_is_decomposed_as_ever(rng):
+    train, held_out, target = (rng.normal(size=size) for size in ((30, 50), (9, 50), (30, 1)))
+    (found,) = joined_decompositions([(train, held_out)])
+    fits = [
+        nested_ridge(each, target, np.arange(30)) for each in (found, decompose(train, held_out))
+    ]
+    np.testing.assert_allclose(fits[0].predictions, fits[1].predictions, atol=1e-10)
+    assert fits[0].penalties == fits[1].penalties
+
+
+def test_blocks_without_a_channel_that_varies_count_for_nothing(rng):
+    train, held_out, target = (rng.normal(size=size) for size in ((30, 8), (9, 8), (30, 1)))
+    still = np.ones((30, 4)), np.ones((9, 4))
+    first, alone, with_more = joined_decompositions([still, (train, held_out), still])
+    assert first.s.size == 0
+    fits = [nested_ridge(each, target, np.arange(30)) for each in (alone, with_more)]
+    np.testing.assert_array_equal(fits[0].predictions, fits[1].predictions)
+    np.testing.assert_allclose(
+        fits[0].predictions,
+        nested_ridge(decompose(train, held_out), target, np.arange(30)).predictions,
+        atol=1e-10,
+    )

@@ -264,7 +264,9 @@ def _parameter(option: Option, *, is_first: bool) -> inspect.Parameter:
     if is_first and (option.default is _REQUIRED or option.name == "model"):
         declared: Any = typer.Argument(help=option.help, show_default=False)
     else:
-        declared = typer.Option(option.flag, help=option.help, **settings)
+        # what is done by default can be switched off
+        off = f"/--no-{option.flag[2:]}" if option.default is True else ""
+        declared = typer.Option(option.flag + off, help=option.help, **settings)
     return inspect.Parameter(
         option.name,
         inspect.Parameter.KEYWORD_ONLY,

@@ -56,6 +56,7 @@ RESULTS = (
 COUNTED = {
     "layers": ("regression", "comparison", "directions"),
     "fits": ("fits",),
+    "splits": ("layers together",),
     "steps": ("optimising",),
     "tiles": ("patches",),
     "shards": ("listing shards",),

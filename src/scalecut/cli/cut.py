@@ -20,6 +20,7 @@ WAYS = {
 EXAMPLES = """
   scalecut cut resnet50 --at layer3.2 --out resnet50-short
   scalecut cut --from runs/demo --out short
+  scalecut cut --from runs/demo --within 0.02 --out short
   scalecut cut --from runs/demo --rule peak --export onnx,torch --out short
   scalecut cut vit_small_patch16_224 --at blocks.5 --pooling both --head 2 --out vit-short"""
 
@@ -41,6 +42,7 @@ class Choosing:
         at: The last layer to keep: name or alias.
         from_: The run folder of a probe, whose curve chooses the layer.
         rule: peak, or cheapest (default): the earliest layer not shown to be worse than it.
+        within: The cheapest layer whose score is at most this much below the peak, such as 0.02.
         subset: The subset whose curve chooses; the mean if empty.
         target: The target whose curve chooses, where the run has several.
     """
@@ -48,6 +50,7 @@ class Choosing:
     at: str = ""
     from_: Path | None = None
     rule: Literal["cheapest", "peak"] | None = None
+    within: float | None = None
     subset: str = ""
     target: str = ""
 
@@ -106,13 +109,13 @@ def cut(
         as_json: whether the result is printed as JSON.
     """
     at, from_run, rule, subset = choosing.at, choosing.from_, choosing.rule, choosing.subset
-    target = choosing.target
+    within, target = choosing.within, choosing.target
     from .. import runs
 
     exports = check_names(building.export, EXPORTS, "export")
     if out is not None:
         runs.check_place(out, "cut")
-    _check_place_to_cut(at, from_run, rule, subset or target)
+    _check_place_to_cut(choosing)
     if from_run is None and not model:
         raise ModelError("No network is named. Give MODEL, such as resnet50, or --from RUN.")
     with ERR.status("Loading the network") as status:
@@ -136,8 +139,9 @@ def cut(
             curve = read_curve(from_run)
             if model:
                 check_model(curve, from_run, model)
-            asked = rule or RULES[0], subset or MEAN, target
-            choice = None if at else choose_layer(curve, *asked)
+            if not at:
+                asked = rule or RULES[0], subset or MEAN, target, within
+                choice = choose_layer(curve, *asked)
             whole = network_of_run(
                 from_run, curve, weights=loading.weights, allow_partial=loading.allow_partial
             )
@@ -221,17 +225,18 @@ def features(
     OUT.print(f"{len(table)} x {table.shape[1] - 1} features: {out}", soft_wrap=True)
 
 
-def _check_place_to_cut(at: str, from_run: Path | None, rule: str | None, part: str) -> None:
+def _check_place_to_cut(choosing: Choosing) -> None:
     """Refuse options that name no layer, or more than one."""
-    if not at and from_run is None:
+    if not choosing.at and choosing.from_ is None:
         raise DataError(
             "No layer to cut at is given. Give --at LAYER (`scalecut layers MODEL` lists them), or "
             "--from RUN, the run folder of a probe."
         )
-    if at and (rule or part):
+    part = choosing.subset or choosing.target
+    if choosing.at and (choosing.rule or part or choosing.within is not None):
         raise DataError(
-            "--rule, --subset and --target choose a layer, but --at names one. Give --at alone, or "
-            "drop it."
+            "--rule, --within, --subset and --target choose a layer, but --at names one. Give --at "
+            "alone, or drop it."
         )
 
 

@@ -6,7 +6,6 @@ from typing import Annotated, Any
 
 import typer
 
-from ..errors import DataError
 from .commands import Verb, add, listed
 from .console import (
     ERR,
@@ -15,6 +14,7 @@ from .console import (
     JsonOption,
     OutOption,
     bars,
+    command,
     finish,
     place,
     print_json,
@@ -72,34 +72,30 @@ def _layers(verb: Verb, values: Mapping[str, Any], as_json: bool) -> None:
 
 
 def compare(
-    run: Annotated[Path, typer.Argument(help="The run folder of a probe.")],
-    other: Annotated[Path, typer.Argument(help="Another, of the same images and splits.")],
+    runs: Annotated[list[Path], typer.Argument(help="Run folders of probes, two or more.")],
     layers: Annotated[
         str, typer.Option(help="One layer of each, comma-separated; the peaks if empty.")
     ] = "",
+    out: OutOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Compare the curves of two networks, paired by image.
+    """Compare the curves of any number of networks and targets.
+
+    With --json, the differences of all pairs are printed, and a folder is written only with --out.
 
     \b
     Examples:
       scalecut compare runs/resnet50 runs/vit
+      scalecut compare runs/resnet50 runs/vit runs/inception --out runs/three
       scalecut compare runs/resnet50 runs/inception --layers add_13,mixed8
     """
-    pair = listed(layers)
-    if len(pair) not in (0, 2):
-        raise DataError(
-            f"--layers {layers!r} names {len(pair)} layers. Give one layer of each run, such as "
-            "add_13,mixed8."
-        )
-    from ..probing.curve import compare_curves, read_curve
-    from ..report.curve import names_of
-    from ..runs import read_run
-    from .tables import difference_rows, plain_table, records
+    from ..probing.comparison import compare_runs
+    from .tables import records
 
-    table = compare_curves(read_curve(run), read_curve(other), (pair[0], pair[1]) if pair else None)
-    if as_json:
-        print_json(records(table))
+    found = compare_runs(runs, layers=listed(layers))
+    if not as_json:
+        finish(found, place(out, "compare"), as_json=False)
         return
-    names = names_of([read_run(run), read_run(other)])
-    OUT.print(plain_table(difference_rows(table, names), f"R² of {names[0]} minus {names[1]}"))
+    if out is not None:
+        found.save(place(out, ""), command=command())
+    print_json(records(found.pairs))

@@ -5,8 +5,6 @@ from typing import Any
 import pandas as pd
 from rich.table import Table
 
-from ..figures.text import interval, number
-
 
 def records(table: pd.DataFrame) -> list[dict[str, Any]]:
     """The rows of a table, for `print_json`; what is missing is null."""
@@ -48,22 +46,6 @@ def layer_rows(found: pd.DataFrame) -> pd.DataFrame:
             " field px": whole("receptive_field"),
             " parameters": whole("parameters"),
             " MACs": [f"{macs / 1e6:,.0f} M" for macs in found.macs],
-        }
-    )
-
-
-def difference_rows(table: pd.DataFrame, names: list[str]) -> pd.DataFrame:
-    """The differences of two curves, one row per subset; of several targets, of each."""
-    return pd.DataFrame(
-        {
-            **({"target": table.measure} if "measure" in table else {}),
-            "subset": table.subset,
-            f"layer of {names[0]}": table.layer,
-            " score": table.r2.map(number),
-            f"layer of {names[1]}": table.other_layer,
-            " score ": table.other_r2.map(number),
-            " difference": table.difference.map(number),
-            " 95 % interval": [*map(interval, table.difference_low, table.difference_high)],
         }
     )
 

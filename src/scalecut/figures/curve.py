@@ -45,6 +45,8 @@ PERMUTED = Look("permuted weights", "#8a5578", "-.", "^", 1.6)
 SHUFFLED = Look("shuffled measure", QUIET, ":", "D", 1.8)
 CHANCE = Look("chance", INK, (0, (1, 3)), "", 1.4)
 PIXELS = Look("pixels alone", "#6b6a2f", (0, (9, 3)), "", 1.6)
+TOGETHER = Look("all up to here", GREEN, "-", "s", 2.0, 0.18)
+ALONE = Look("one layer", BLUE, "-", "o", 2.4, 0.18)
 
 SCALES = {
     "r2": R2,
@@ -57,6 +59,8 @@ SCALES = {
 EXPONENTIAL = Scale(
     "e^(R²)/e of mean", lambda r2: np.exp(r2 - 1.0), -math.inf, named={0.0: "R² = 0"}
 )
+DEPTHS = 201  # places of a figure by relative depth
+MOST_BANDS = 3  # lines with bands in one panel
 # n/d between which least squares follows the noise
 INTERPOLATING = (0.5, 2.0)
 
@@ -194,6 +198,94 @@ def width_drawing(frame: pd.DataFrame) -> Drawing:
         numbers=("n/d", [_ratio(ratio) for ratio in ratios]),
     )
     return Drawing(rows[0]["model"], caption, [*labels.values()], [panel])
+
+
+def combined_drawing(frame: pd.DataFrame, combined: pd.DataFrame) -> Drawing:
+    """R² of all layers up to each together, and of each alone, by ridge; mean over the subsets.
+
+    One panel per measure.
+
+    Args:
+        frame: the rows of `curve.csv`.
+        combined: the rows of `combined.csv`.
+    """
+    panels: list[Panel] = []
+    labels: dict[str, str] = {}
+    chosen: Rows = []
+    measures, caption = list(dict.fromkeys(map(str, combined.measure))), ""
+    of_mean = combined.loc[combined.subset == "mean"]
+    for measure in measures:
+        rows, caption = _chosen(_rows(frame.loc[frame.measure == measure]), "mean")
+        chosen += rows
+        own = {"weights": _main(rows)[0], "target": "true", "regressor": "ridge"}
+        alone = [row for row in rows if own.items() <= row.items()]
+        together = [
+            {**row, "layer": row["up_to"], "r2": row["score"]}
+            | {"r2_low": row["score_low"], "r2_high": row["score_high"]}
+            for row in of_mean.loc[of_mean.measure == measure].to_dict("records")
+        ]
+        joined = {row["layer"] for row in together}
+        labels = {layer: name for layer, name in _labels(alone).items() if layer in joined}
+        lines = [
+            *lines_of(together, labels, {TOGETHER: {}}, y=R2_COLUMNS),
+            *lines_of(alone, labels, {ALONE: {}}, y=R2_COLUMNS),
+        ]
+        is_one = len(measures) == 1
+        title, height = (REGRESSORS["ridge"], 235.0) if is_one else (measure, 150.0)
+        panels.append(Panel(title, R2, lines, height, _peak(lines[1], labels)))
+    if len(measures) > 1:
+        counts = range_of(chosen, "n_images")
+        caption = (
+            f"{len(measures)} measures, {REGRESSORS['ridge'].lower()}   ·   n = {counts} images"
+        )
+    return Drawing(chosen[0]["model"], caption, [*labels.values()], panels)
+
+
+def comparison_drawing(table: pd.DataFrame) -> Drawing:
+    """Score by relative depth of several runs, one panel per metric; dots at the highest scores.
+
+    Lines are straight between layers. Bands are drawn for as many as can be distinguished.
+
+    Args:
+        table: the rows of `curves.csv` of a comparison.
+    """
+    columns = ("run", "measure", "metric", "layer", "depth", "score", "score_low", "score_high")
+    rows = rows_of(table, columns, (), ("table of curves", "curves.csv of a comparison"))
+    depths = np.linspace(0.0, 1.0, DEPTHS)
+    targets = list(dict.fromkeys(row["measure"] for row in rows))
+    looks: dict[tuple[str, str], Look] = {}
+    panels: list[Panel] = []
+    for metric in dict.fromkeys(row["metric"] for row in rows):
+        of_metric = [row for row in rows if row["metric"] == metric]
+        lines: list[Line] = []
+        for run, measure in dict.fromkeys((row["run"], row["measure"]) for row in of_metric):
+            name = run if len(targets) == 1 else f"{run}, {measure}"
+            look = looks.setdefault((run, measure), named_look(name, len(looks)))
+            own = [row for row in of_metric if (row["run"], row["measure"]) == (run, measure)]
+            lines.append(_by_depth(own, depths, look))
+        if len(lines) <= MOST_BANDS:
+            banded = [replace(line.look, band_opacity=0.15) for line in lines]
+            lines = [replace(line, look=look) for line, look in zip(lines, banded, strict=True)]
+        panels.append(Panel("", SCALES[metric], lines, height_for(lines, 260.0)))
+    caption = f"target: {', '.join(targets)}   ·   mean over subsets   ·   dots: highest scores"
+    names = [f"{depth:.1f}" for depth in depths]
+    heading = f"{len({row['run'] for row in rows})} runs compared"
+    axis = "depth of the layer: 0 the first, 1 the last"
+    return Drawing(heading, caption, names, panels, axis, every=(DEPTHS - 1) // 5)
+
+
+def _by_depth(rows: Rows, depths: np.ndarray, look: Look) -> Line:
+    """The scores of one run at evenly spaced depths, straight between its layers."""
+    rows = sorted(rows, key=lambda row: row["depth"])
+    found = [row["depth"] for row in rows]
+    values, low, high = (
+        np.interp(depths, found, [row[name] for row in rows], left=math.nan, right=math.nan)
+        for name in ("score", "score_low", "score_high")
+    )
+    best = max(rows, key=lambda row: row["score"])
+    at = int(np.abs(depths - best["depth"]).argmin())
+    values[at] = best["score"]
+    return Line(look, values, low, high, marked=(at,))
 
 
 def learning_drawing(frame: pd.DataFrame, subset: str = "mean") -> Drawing:

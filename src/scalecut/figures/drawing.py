@@ -72,6 +72,7 @@ class Line:
     low: Values
     high: Values
     is_level: bool = False  # the same at every place
+    marked: tuple[int, ...] | None = None  # the places with a marker; None for all, where they fit
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +164,7 @@ class Page:
     spacing: float
     slant: float  # height of slanted names, 0 where level ones fit
     axis_name: str
+    every: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,13 +176,14 @@ class Drawing:
     places: list[str]  # the names of the L places, from left to right
     panels: list[Panel] | list[Grid]  # from top to bottom
     axis_name: str = ""  # below the places; empty for layers
+    every: int = 1  # places from one that is named to the next, the last among them
 
 
 def page_figure(drawing: Drawing) -> Figure:
     """The panels below each other; the figure grows with the strips and the length of the names."""
     panels, axis_name = drawing.panels, drawing.axis_name
     with matplotlib.rc_context(STYLE):
-        page = _page(drawing.places, panels, axis_name)
+        page = _page(drawing.places, panels, axis_name, drawing.every)
         hidden = [[] if isinstance(each, Grid) else _hidden(each) for each in panels]
         strips = [STRIP_ROW * len(lines) + 4.0 * bool(lines) for lines in hidden]
         heads = [_head(panel, page) for panel in panels]
@@ -227,9 +230,11 @@ def height_for(lines: Sequence[Line], least: float) -> float:
     return max(least, NAME_LINE * (len(lines) + 1))
 
 
-def _page(places: Sequence[str], panels: Sequence[Panel | Grid], axis_name: str) -> Page:
+def _page(
+    places: Sequence[str], panels: Sequence[Panel | Grid], axis_name: str, every: int
+) -> Page:
     ticks = [shortened(place, LONGEST_TICK) for place in places]
-    tick_type = TYPE if len(ticks) <= 25 else TYPE_DENSE
+    tick_type = TYPE if len(ticks) <= 25 * every else TYPE_DENSE
     widest = max(_width(tick, tick_type) for tick in ticks)
     names = ["", *(line.look.label for panel in panels for line in panel.lines)]
     rows = [""]
@@ -240,11 +245,11 @@ def _page(places: Sequence[str], panels: Sequence[Panel | Grid], axis_name: str)
         else:
             names += panel.scale.named.values()
     right = max(_width(name) for name in names) + 32.0
-    fit = widest + 10.0 <= (WIDTH - LEFT - right) / len(ticks)
+    fit = widest + 10.0 <= every * (WIDTH - LEFT - right) / len(ticks)
     slant = 0.0 if fit else widest * math.sin(math.pi / 4)
     left = max(LEFT, slant, max(_width(row) for row in rows) + 20.0)
     width = WIDTH - left - right
-    return Page(ticks, tick_type, left, width, width / len(ticks), slant, axis_name)
+    return Page(ticks, tick_type, left, width, width / len(ticks), slant, axis_name, every)
 
 
 def _write_heading(figure: Figure, heading: str, caption: str, left: float) -> None:
@@ -366,10 +371,13 @@ def _draw_line(axes: Axes, line: Line, scale: Scale, page: Page) -> None:
         axes.fill_between(x, low, high, color=look.colour, alpha=look.band_opacity, lw=0)
     # where markers would hide the dashes, only a value without neighbours gets one
     there = np.isfinite(np.pad(line.values, 1, constant_values=np.nan))
-    alone = np.flatnonzero(there[1:-1] & ~there[:-2] & ~there[2:])
+    alone = list(np.flatnonzero(there[1:-1] & ~there[:-2] & ~there[2:]))
+    marked = None if page.spacing > 15 else alone
+    if line.marked is not None:
+        marked = list(line.marked)
     axes.plot(
         x, scale.shown(line.values), linestyle=look.dash, color=look.colour, linewidth=look.width,
-        marker=look.marker, markersize=5.5, markevery=None if page.spacing > 15 else list(alone),
+        marker=look.marker, markersize=5.5, markevery=marked,
         label=look.label, zorder=3,
     )  # fmt: skip
 
@@ -512,11 +520,12 @@ def _inside(place: int, half: float, count: int) -> float:
 
 def _draw_ticks(axes: Axes, page: Page, *, is_named: bool) -> None:
     """Name the places, level where they fit, else slanted and every k-th, ending with the last."""
-    axes.set_xticks(range(len(page.places)), minor=True)
+    count = len(page.places)
+    axes.set_xticks(range((count - 1) % page.every, count, page.every), minor=True)
     axes.tick_params(axis="x", which="minor", length=3, color=INK)
     if not is_named:
         return
-    kept = _kept(len(page.places), TICK_LINE if page.slant else 0.0, page.spacing)
+    kept = _kept(count, TICK_LINE if page.slant else 0.0, page.spacing, page.every)
     slanted = {"rotation": 45, "ha": "right", "va": "center", "rotation_mode": "anchor"}
     names = [page.places[place] for place in kept]
     axes.set_xticks(list(kept), names, **(slanted if page.slant else {}))
@@ -525,9 +534,9 @@ def _draw_ticks(axes: Axes, page: Page, *, is_named: bool) -> None:
         axes.set_xlabel(page.axis_name, size=TYPE, color=INK)
 
 
-def _kept(count: int, wanted: float, spacing: float) -> range:
+def _kept(count: int, wanted: float, spacing: float, every: int = 1) -> range:
     """Every k-th place, so that each has the room it needs, ending with the last."""
-    step = max(1, math.ceil(wanted / spacing))
+    step = every * max(1, math.ceil(wanted / (every * spacing)))
     return range((count - 1) % step, count, step)
 
 

@@ -17,6 +17,7 @@ from scipy import stats as distributions
 from ..errors import DataError
 from ..figures import text
 from ..stats.classes import kappa
+from ..stats.inference import holm
 
 DRAWS = 2000
 ALPHA = 0.05
@@ -131,7 +132,8 @@ def compare(
         judged = *_interval_of_t(better, variance, n_tiles - 1), effect
         counts = int((by_seed > 0).sum()), len(by_seed)
         found.append(Difference(one, other, metric, better, *judged, *counts))
-    return _holm(found)
+    corrected = holm([each.p_value for each in found])
+    return [replace(each, p_value=p) for each, p in zip(found, corrected, strict=True)]
 
 
 def bootstrap(
@@ -236,12 +238,3 @@ def _interval_of_t(center: float, variance: float, freedom: int) -> tuple[float,
     reach = float(distributions.t.ppf(1 - ALPHA / 2, freedom)) * error
     p_value = float(2 * distributions.t.sf(abs(center) / error, freedom))
     return center - reach, center + reach, p_value
-
-
-def _holm(found: Sequence[Difference]) -> list[Difference]:
-    """The same with corrected p-values, in the order of the uncorrected ones."""
-    corrected, highest = list(found), 0.0
-    for rank, place in enumerate(np.argsort([each.p_value for each in found], kind="stable")):
-        highest = max(highest, min(1.0, (len(found) - rank) * found[place].p_value))
-        corrected[place] = replace(found[place], p_value=highest)
-    return corrected

@@ -21,10 +21,10 @@ from ..figures.drawing import page_figure
 from ..figures.notebook import html_of
 from ..figures.text import METRICS, interval, number, p_value, span, with_interval
 from ..networks.points import SOFTMAX, ProbePoint
-from ..report.curve import curve_of, main_metric
+from ..report.curve import COMBINED, curve_of, main_metric
 from ..report.report import Result
 from ..stats.classes import R2, SCALES
-from ..stats.inference import Scale, drop, ends, mirrored, no_interval, peak
+from ..stats.inference import Scale, drop, ends, mirrored, no_interval, of_difference, peak
 
 SCORES = ("score", "score_low", "score_high")
 ALPHA = 0.05  # p-values up to this are significant
@@ -120,6 +120,8 @@ class Curve(Result):
         image_set: the images; None if the curve was read from a run.
         predicted: prediction for each image while it was held out, of a class its number; of
             several targets one array each. None as well.
+        combined: scores of all layers up to each together, with the columns of
+            `report.curve.COMBINED`; None if they were not fitted.
     """
 
     table: pd.DataFrame
@@ -129,6 +131,7 @@ class Curve(Result):
     fewer: tuple["Curve", ...] = ()
     image_set: ImageSet | None = None
     predicted: Float64[np.ndarray, "*t L n"] | None = None
+    combined: pd.DataFrame | None = None
 
     @property
     def targets(self) -> tuple[str, ...]:
@@ -156,7 +159,15 @@ class Curve(Result):
             fewer=tuple(each.of(target) for each in self.fewer),
             image_set=images,
             predicted=predicted,
+            combined=self._combined_of(target),
         )
+
+    def _combined_of(self, target: str) -> pd.DataFrame | None:
+        """The scores of all layers together of one target; None if they were not fitted to it."""
+        if self.combined is None:
+            return None
+        rows = self.combined.loc[self.combined.measure == target]
+        return rows.reset_index(drop=True) if len(rows) else None
 
     @property
     def each(self) -> "tuple[Curve, ...]":
@@ -208,6 +219,7 @@ class Curve(Result):
         every = [curve.differences(subset) for curve in self.each for subset in curve._subsets]
         differences = pd.concat(every, ignore_index=True)
         tables = {"curve": self.to_frame(), "differences": differences}
+        tables |= {} if self.combined is None else {"combined": self.combined}
         return tables | ({"learning": self.learning()} if self.fewer else {})
 
     def facts(self) -> dict[str, object]:
@@ -475,9 +487,32 @@ class Curve(Result):
         )
 
     def finding(self) -> str:
-        """What was found, in one sentence; of several targets, a line each."""
+        """What was found, in one sentence, and in another one about all layers together.
+
+        Of several targets, a line each.
+        """
         if len(self.targets) > 1:
             return "\n".join(each.finding() for each in self.each)
+        return " ".join(filter(None, (self._of_single_layers(), self._of_all_layers())))
+
+    def _of_all_layers(self) -> str:
+        """Whether every single layer is shown to be worse than all together, and by how much."""
+        together = self._combined_of(self.targets[0])
+        if together is None:
+            return ""
+        row = together.loc[together.subset == MEAN].iloc[-1]
+        r2 = f"R² {with_interval(row.score, row.score_low, row.score_high)}"
+        said, best = f"All {row.n_layers} layers together have {r2}", self._label(row.best_layer)
+        size = with_interval(row.below, row.below_low, row.below_high)
+        if row.below_low > 0:
+            return f"{said}: every single layer is shown to be worse, the best ({best}) by {size}."
+        if row.below_high < 0:
+            loss = with_interval(-row.below, -row.below_high, -row.below_low)
+            return f"{said}, and are shown to be worse than {best} alone, by {loss}."
+        alike = f"the best single layer ({best}) is not shown to be worse"
+        return f"{said}, and {alike} (difference {size})."
+
+    def _of_single_layers(self) -> str:
         found, label = self.evidence(), self._label
         model, what = self.table.model.iloc[0], self._what
         score = with_interval(found.score, found.score_low, found.score_high)
@@ -651,7 +686,8 @@ def read_curve(folder: str | Path) -> Curve:
             f"The run {str(folder)!r} has no readable draws.npy and points ({error}). Run the "
             "probe again."
         ) from error
-    return Curve(table, draws, points, provenance=dict(run.facts))
+    combined = run.table("combined", COMBINED) if run.has("combined") else None
+    return Curve(table, draws, points, provenance=dict(run.facts), combined=combined)
 
 
 def compare_curves(one: Curve, other: Curve, layers: tuple[str, str] | None = None) -> pd.DataFrame:
@@ -679,23 +715,30 @@ def compare_curves(one: Curve, other: Curve, layers: tuple[str, str] | None = No
     rows: list[dict[str, Any]] = []
     for subset in one._subsets:
         sides = [
-            _side(curve, subset, layer)
+            peak_or_layer(curve, subset, layer)
             for curve, layer in zip((one, other), layers or ("", ""), strict=True)
         ]
         (name, r2, draws), (other_name, other_r2, other_draws) = sides
-        n_groups, scale = one.n_groups(subset), one.scale
+        n_groups = min(one.n_groups(subset), other.n_groups(subset))
         above, below = (
-            mirrored(score, of_side, scale, n_groups)
+            mirrored(score, of_side, one.scale, n_groups)
             for score, of_side in ((r2, draws), (other_r2, other_draws))
         )
-        low, high = ends(r2 - other_r2, above - below, n_groups, scale=scale)
+        low, high, _ = of_difference(r2 - other_r2, above - below, n_groups, scale=one.scale)
         both = {"layer": name, "other_layer": other_name, "r2": r2, "other_r2": other_r2}
-        between = {"difference_low": float(low), "difference_high": float(high)}
+        between = {"difference_low": low, "difference_high": high}
         rows.append({"subset": subset, **both, "difference": r2 - other_r2, **between})
     return pd.DataFrame(rows)
 
 
-def _side(curve: Curve, subset: str, layer: str) -> tuple[str, float, np.ndarray]:
+def peak_or_layer(
+    curve: Curve, subset: str, layer: str = ""
+) -> tuple[str, float, Float64[np.ndarray, " b"]]:
+    """A layer, by default the peak, with its score and draws; the peak is searched in each draw.
+
+    Raises:
+        DataError: if the curve has no such subset or layer.
+    """
     rows = curve._candidates(subset)
     table, draws = curve.table.iloc[rows], curve.draws[rows].astype(np.float64)
     if not layer:
@@ -710,18 +753,27 @@ def _side(curve: Curve, subset: str, layer: str) -> tuple[str, float, np.ndarray
     return table.layer.iloc[found[0]], float(table.score.iloc[found[0]]), draws[found[0]]
 
 
-def _check_paired(one: Curve, other: Curve) -> None:
+def unlike(one: Curve, other: Curve) -> tuple[str, dict[str, Any], dict[str, Any]] | None:
+    """What keeps two curves from being paired, `images` or `splits`, with the facts of each."""
     for what, entry, keys in PAIRED:
         here, there = (
             {key: curve.provenance.get(entry, {}).get(key) for key in keys}
             for curve in (one, other)
         )
         if here != there:
-            raise DataError(
-                f"The two runs differ in their {what} ({here} and {there}), so they cannot be "
-                "compared image by image. Probe both networks with the same --data, --subset, "
-                "--measure, --fit, --repeats and --seed."
-            )
+            return what, here, there
+    return None
+
+
+def _check_paired(one: Curve, other: Curve) -> None:
+    apart = unlike(one, other)
+    if apart is not None:
+        what, here, there = apart
+        raise DataError(
+            f"The two runs differ in their {what} ({here} and {there}), so they cannot be "
+            "compared image by image. Probe both networks with the same --data, --subset, "
+            "--measure, --fit, --repeats and --seed."
+        )
 
 
 MOST_FETCHED = 2000  # images that are read again for thumbnails

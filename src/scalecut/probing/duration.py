@@ -44,6 +44,18 @@ def regression_seconds(
     return SLOWER * counted / (_operations_per_second() * used)
 
 
+def joined_seconds(sizes: Iterable[int], widths: Iterable[int], *, repeats: int) -> float:
+    """Seconds of the fits of all layers up to each together, as `regression_seconds`.
+
+    Every layer adds products of n, m and d, and a decomposition of n by n.
+    """
+    counted, wide = 0.0, np.array([*widths], dtype=float)
+    for size in sizes:
+        n = (1 - TEST_SHARE) * size
+        counted += repeats * float(np.sum(2 * n * size * wide + 12 * n**3))
+    return SLOWER * counted / (_operations_per_second() * max(1.0, SPREAD_OVER * n_processors()))
+
+
 def _operations_per_second() -> float:
     matrix = np.ones((SIDE, SIDE))
     with threadpool_limits(1):

@@ -12,9 +12,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+import pandas as pd
 from torch import nn
 
-from ..data.images import ImageSet, Progress
+from ..data.images import ImageSet, LeftOut, Progress
 from ..data.options import Reading
 from ..data.read import images_of
 from ..errors import DataError, check_names
@@ -33,10 +34,11 @@ from ..networks.load import load_network
 from ..networks.network import Network
 from ..networks.points import ProbePoint
 from ..networks.selection import chosen_points
-from ..report.curve import COLUMNS
+from ..report.curve import COLUMNS, COMBINED
 from ..runs import settings_of
 from ..stats.refits import DRAWS
 from . import duration
+from .combined import combined, joined_points, why_not_combined
 from .controls import control_of, moved_by_int8, pixel_network, variant_of
 from .curve import Curve
 from .refits import Refits, check_refits, refitted
@@ -69,6 +71,7 @@ class Fitting:
         permutations: Of the target, for p-values corrected over layers; 0 for none.
         match_width: Also fit this many principal components of every layer; 0 for none.
         learning_curve: Also fit 1/8, 1/4 and 1/2 of the training images.
+        combined: Also fit all layers together, and all up to each layer.
         quick: A first look: at most 400 images, one randomly initialised network, 99 permutations.
         intervals: test, intervals over test images, with the fits as they are; or refit, which also
             fits the peak and the last layer to 200 other draws of the training images.
@@ -85,6 +88,7 @@ class Fitting:
     permutations: int = 1000
     match_width: int = 0
     learning_curve: bool = False
+    combined: bool = True
     quick: bool = False
     intervals: Literal["test", "refit"] = "test"
 
@@ -191,6 +195,7 @@ def probe(
             fewer=tuple(Curve(each.table, each.draws, asked.points, levels) for each in fewer),
             image_set=kept,
             predicted=scores.predicted,
+            combined=scores.combined,
         )
         refits = asked.refits(curve, kept, own, of_controls)
     facts = provenance(network, settings, stages, found, kept, moved)
@@ -198,6 +203,7 @@ def probe(
     facts["targets"] = targets
     facts["layers_left_out"] = layers_left_out
     facts["images_left_out"] = (*image_set.left_out, *found.left_out)
+    facts["left_out"] = _not_together(kept, fitting)
     return replace(curve, provenance=facts | refits)
 
 
@@ -226,11 +232,15 @@ class _Asked:
         passes = 1 + n_random + ("permuted" in fitting.controls)
         widths = [point.channels for point in self.points] * passes
         at_once, regression = self.stages.workers.count, 0.0
+        joined = [point.channels for point in joined_points(self.points)]
+        together = self.together(images)
         for target in images.targets:
             part, k = images.of(target.name), max(1, len(target.classes))
             sizes = [part.subset.count(subset) for subset in part.subsets]
             asked = {"repeats": fitting.repeats, "permutations": k * fitting.permutations}
             regression += duration.regression_seconds(sizes, widths, at_once=at_once, **asked)
+            if target.name in together:
+                regression += duration.joined_seconds(sizes, joined, repeats=fitting.repeats)
         if fitting.intervals == "refit":  # the peak, which may be the widest, the last, controls
             sizes = [images.subset.count(subset) for subset in images.subsets]
             widest = [max(point.channels for point in self.points)] * (3 + n_random)
@@ -247,6 +257,13 @@ class _Asked:
             f"{images_per_second:.0f} images/s, then {duration.text(regression)} of "
             f"regression{shorter}."
         )
+
+    def together(self, images: ImageSet) -> list[str]:
+        """The targets that all layers together are fitted to."""
+        if not self.fitting.combined or len(joined_points(self.points)) < 2:
+            return []
+        out = why_not_combined(images, self.fitting.regressor)
+        return [target.name for target in images.targets if target.name not in out]
 
     def control_features(self, images: ImageSet) -> dict[str, Features]:
         """Features of the same images with the weights of each control, by kind of weights."""
@@ -303,10 +320,24 @@ class _Asked:
                     for share in LEARNING_SHARES
                     if _is_enough(parts, share)
                 ]
-        return [
+        found = [
             replace(each, table=each.table.assign(model=self.network.name)[COLUMNS])
             for each in found
         ]
+        if together := self.together(images):
+            with stages("layers together"):
+                tables = [
+                    combined(
+                        [part for part in parts if part.measure == target],
+                        own,
+                        found[0],
+                        report=stages.report("layers together"),
+                    )
+                    for target in together
+                ]
+            table = pd.concat(tables, ignore_index=True).assign(model=self.network.name)
+            found[0] = replace(found[0], combined=table[COMBINED])
+        return found
 
     def refits(
         self,
@@ -321,6 +352,17 @@ class _Asked:
         parts = draw_parts(images, self.fitting.repeats, self.seed, shuffled=False)
         with self.stages("refits"):
             return {"refits": refitted(curve, parts, own, controls, self.stages)}
+
+
+def _not_together(images: ImageSet, fitting: Fitting) -> tuple[LeftOut, ...]:
+    """The targets that all layers together are not fitted to, by reason; unnamed if it is all."""
+    why = why_not_combined(images, fitting.regressor) if fitting.combined else {}
+    found = []
+    for reason in dict.fromkeys(why.values()):
+        names = [name for name in why if why[name] == reason]
+        of = f" for {', '.join(names)}" if len(names) < len(images.targets) else ""
+        found.append(LeftOut(f"all layers together{of}", reason))
+    return tuple(found)
 
 
 def _targets(images: ImageSet, scores: Scores) -> list[dict[str, object]]:

@@ -125,12 +125,14 @@ class Scores:
         chance: by target, the score of features that hold nothing of it, and the 95 % interval of
             scores of the permuted target over the layers (mean over subsets; NaN without
             permutations).
+        combined: what `combined.combined` returns, of every target; None without it.
     """
 
     table: pd.DataFrame
     draws: Float32[np.ndarray, "s b"]  # in the order of the rows
     predicted: Float64[np.ndarray, "*t L n"]
     chance: Mapping[str, tuple[float, float, float]]
+    combined: pd.DataFrame | None = None
 
 
 class _Key(NamedTuple):

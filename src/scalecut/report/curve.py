@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -11,6 +12,8 @@ from ..errors import DataError
 from ..figures.analyses import predicted_drawing
 from ..figures.curve import (
     REGRESSORS,
+    combined_drawing,
+    comparison_drawing,
     curve_drawing,
     exponential_drawing,
     layer_names,
@@ -33,6 +36,26 @@ COLUMNS = [
     *("n_fit", "r2_spread", "learned", "learned_low", "learned_high"),
     *("metric", "score", "score_low", "score_high", "n_groups"),
 ]
+COMBINED = [
+    *("model", "weights", "subset", "measure", "up_to", "alias", "depth", "n_layers"),
+    *("n_features", "metric", "score", "score_low", "score_high"),
+    *("best_layer", "below", "below_low", "below_high"),
+]  # of combined.csv
+COMPARISON = [
+    *("run", "model", "measure", "metric", "subset", "n_images", "n_fit", "peak", "alias", "depth"),
+    *("score", "score_low", "score_high", "p_value", "set_first", "confidence_set"),
+    *("learned", "learned_low", "learned_high", "fall_after", "fall", "fall_low", "fall_high"),
+    *("last", "last_score", "macs", "peak_macs"),
+]  # of comparison.csv
+PAIRS = [
+    *("subset", "layer", "other_layer", "r2", "other_r2"),
+    *("difference", "difference_low", "difference_high", "measure", "metric", "run", "other_run"),
+    *("score", "other_score", "p_value", "p_corrected", "unpaired_because"),
+]  # of pairs.csv
+CURVES = [
+    *("run", "model", "measure", "metric", "layer", "alias", "depth"),
+    *("score", "score_low", "score_high"),
+]  # of curves.csv
 SCORE = {"score": "r2", "score_low": "r2_low", "score_high": "r2_high"}  # where the metric is r2
 LATER = {"metric", *SCORE, "n_groups"}  # which runs of earlier versions lack
 OF_EVIDENCE = (
@@ -302,16 +325,47 @@ def predicted_figure(run: Run) -> Drawing | None:
     return predicted_drawing(found[1], str(frame.model.iloc[0]), peak, label)
 
 
+def combined_figure(run: Run) -> Drawing:
+    """All layers up to each together, and each alone."""
+    return combined_drawing(curve_of(run), run.table("combined", COMBINED))
+
+
+def combined_section(run: Run, drawing: Drawing) -> Section:
+    """All layers together, next to the best of them alone."""
+    labels, frame = labels_of(run.facts), curve_of(run)
+    columns = ("subset", "layers up to", "layers", "features", "R²", "95 %")
+    rows: list[tuple[Cell, ...]] = [
+        (
+            _key(frame, row["measure"], row["subset"]),
+            labels.get(row["up_to"], row["up_to"]),
+            row["n_layers"],
+            row["n_features"],
+            row["score"],
+            interval(row["score_low"], row["score_high"]),
+            labels.get(row["best_layer"], row["best_layer"]),
+            row["below"],
+            interval(row["below_low"], row["below_high"]),
+        )
+        for row in run.table("combined", COMBINED).to_dict("records")
+    ]
+    keys = [{"subset": str(row[0])} for row in rows]  # the page shows the chosen subset
+    note = (
+        "Ridge regression on the features of all layers up to each, side by side; layers count "
+        "alike, wide or narrow. Where a single layer is not shown to be worse, it is the simpler "
+        "choice. The softmax is not included."
+    )
+    shown = Shown("combined", "All layers together", note, drawing)
+    best = ("best of them alone", "is below by", "95 % of it")
+    table = Table("Together", (*columns, *best), rows, keys)
+    return Section(shown.title, figures=[shown], tables=[table])
+
+
 # --- two curves ----------------------------------------------------------------------------------
 
 
-def names_of(several: Sequence[Run]) -> list[str]:
+def names_of(models: Sequence[str], folders: Sequence[Path]) -> list[str]:
     """What distinguishes runs: their networks, else their folders, else the paths of these."""
-    choices = (
-        [str(curve_of(run).model.iloc[0]) for run in several],
-        [run.folder.resolve().name for run in several],
-        [str(run.folder) for run in several],
-    )
+    choices = (list(models), [path.resolve().name for path in folders], [*map(str, folders)])
     return next((names for names in choices if len(set(names)) == len(names)), choices[0])
 
 
@@ -334,3 +388,56 @@ def comparison_section(names: Sequence[str], differences: pd.DataFrame | str) ->
     headings = (*(["target"] if several else []), "subset", *columns, "difference", "95 %")
     table = Table("Differences", headings, rows)
     return Section(title, [said], tables=[table])
+
+
+# --- many curves ---------------------------------------------------------------------------------
+
+
+def comparison_figure(run: Run) -> Drawing:
+    """Score by relative depth of all runs."""
+    return comparison_drawing(run.table("curves", CURVES))
+
+
+def comparison_sections(run: Run) -> list[Section]:
+    """The peak of every run, mean over subsets first, and the differences of pairs."""
+    table, pairs = run.table("comparison", COMPARISON), run.table("pairs", PAIRS)
+    peaks: list[tuple[Cell, ...]] = [
+        (
+            *(row[name] for name in ("run", "measure", "subset", "peak", "score")),
+            interval(row["score_low"], row["score_high"]),
+            row["set_first"],
+            row["learned"],
+            row["fall_after"] or "no drop shown",
+            row["fall"],
+            None if pd.isna(row["macs"]) else round(row["macs"] / 1e6),
+        )
+        for row in sorted(table.to_dict("records"), key=lambda row: row["subset"] != MEAN)
+    ]
+    differences: list[tuple[Cell, ...]] = [
+        (
+            *(row[name] for name in ("run", "other_run", "measure", "subset", "difference")),
+            interval(row["difference_low"], row["difference_high"]),
+            p_value(row["p_corrected"]),
+            f"no: {row['unpaired_because']}" if row["unpaired_because"] else "yes",
+        )
+        for row in sorted(pairs.to_dict("records"), key=lambda row: row["subset"] != MEAN)
+    ]
+    of_peaks = (
+        *("run", "target", "subset", "peak", "score", "95 %", "95 % set from"),
+        *("gain over controls", "drop after", "drop", "MACs, millions"),
+    )
+    said = (
+        "The first layer of the 95 % set is the cheapest that is not shown to be worse than the "
+        "peak; multiply-accumulates (MACs) for one image are those up to it."
+    )
+    sections = [Section("Run by run", [said], tables=[Table("Peaks", of_peaks, peaks)])]
+    if differences:
+        of_pairs = ("run", "minus", "target", "subset", "difference", "95 %", "p", "paired")
+        how = (
+            "Paired by image where images and splits are the same; intervals are widened for the "
+            "fits, and p is corrected by Holm's method over all pairs of a target and subset."
+        )
+        sections.append(
+            Section("Differences of peaks", [how], tables=[Table("Pairs", of_pairs, differences)])
+        )
+    return sections

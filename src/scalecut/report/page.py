@@ -210,6 +210,7 @@ def _drawing(drawing: Drawing) -> dict[str, Any]:
         "heading": drawing.heading,
         "places": drawing.places,
         "axisName": drawing.axis_name,
+        "every": drawing.every,
         "panels": [_panel(panel) for panel in drawing.panels if isinstance(panel, Panel)],
     }
 
@@ -240,6 +241,7 @@ def _line(line: Line, scale: Scale) -> dict[str, Any]:
         "width": line.look.width,
         "band": line.look.band_opacity,
         "isLevel": line.is_level,
+        "marked": None if line.marked is None else list(line.marked),
         **{name: _rounded(scale.shown(getattr(line, name))) for name in ("values", "low", "high")},
     }
 

@@ -20,7 +20,7 @@ from ..errors import DataError
 from ..figures.drawing import STYLE, Drawing, page_figure
 from ..figures.notebook import html_of
 from ..runs import Run
-from .curve import comparison_section, curve_story, names_of
+from .curve import comparison_section, curve_of, curve_story, names_of
 from .cut import NEEDED, cut_story
 from .facts import data_sections, few_facts, trust
 from .page import Story, page
@@ -28,6 +28,7 @@ from .sections import Plot, drawings, sections_of
 
 PAGE = "report.html"
 DOTS_PER_INCH = 200
+UNTITLED = {"targets": "Data", "comparison": "Comparison"}  # what is of no network, by a table
 
 
 class Result:
@@ -155,7 +156,9 @@ def write_comparison(
     several = [runs.read_run(folder) for folder in folders]
     for run in several:
         _check_subset(run, subset)
-    common = [comparison_section(names_of(several), differences)]
+    models = [str(curve_of(run).model.iloc[0]) for run in several]
+    names = names_of(models, [run.folder for run in several])
+    common = [comparison_section(names, differences)]
     stories = [_story(run, drawings(run), has_thumbnails) for run in several]
     return _write_page(page(stories, subset=subset, common=common), file)
 
@@ -165,7 +168,7 @@ def _story(run: Run, drawn: Sequence[tuple[Plot, Drawing]], has_thumbnails: bool
     if run.kind == "cut":
         return cut_story(run)
     facts: Mapping[str, Any] = run.facts
-    untitled = "Data" if run.has("targets") else "A run"
+    untitled = next((title for name, title in UNTITLED.items() if run.has(name)), "A run")
     story = Story(
         name=run.folder.resolve().name,
         title=str(facts.get("model") or facts.get("settings", {}).get("model") or untitled),

@@ -11,6 +11,7 @@ from ..runs import kind_of, read_run
 # module:function, imported when a folder is opened.
 RESULTS = {
     "curve": "probing.curve:read_curve",
+    "comparison": "probing.comparison:read_comparison",
     "transfer": "pathology.transfer:read_transfer",
     "invariance": "analyses.invariance:read_invariance",
     "noise": "analyses.noise:read_noise",

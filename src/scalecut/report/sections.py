@@ -28,6 +28,10 @@ from ..runs import MARKS, Run, read_run
 from . import audit, cut, paper, transfer
 from .cells import Cell, in_words
 from .curve import (
+    combined_figure,
+    combined_section,
+    comparison_figure,
+    comparison_sections,
     exponential_figure,
     learning_figure,
     main_figure,
@@ -191,6 +195,16 @@ FIGURES: dict[str, tuple[Plot, ...]] = {
             "the mean.",
         ),
     ),
+    "combined": (Plot("combined", combined_figure),),  # shown by its section
+    "curves": (
+        Plot(
+            "comparison",
+            comparison_figure,
+            "Score by relative depth",
+            "Depth is 0 at the first layer of each network and 1 at its last. Dots: the highest "
+            "scores. Lines are straight between layers.",
+        ),
+    ),
     "learning": (
         Plot(
             "learning",
@@ -276,6 +290,9 @@ FIGURES: dict[str, tuple[Plot, ...]] = {
 
 SECTIONS: dict[str, Callable[[Run, Mapping[str, Drawing]], list[Section]]] = {
     "atlas": lambda run, _: atlas_sections(run),
+    "combined": lambda run, drawn: [combined_section(run, drawn["combined"])],
+    "comparison": lambda run, _: comparison_sections(run),
+    "pairs": lambda *_: [],  # part of the sections of a comparison
     "transfer": lambda run, _: [transfer.transfer_section(run)],
     "differences": lambda *_: [],  # of a probe or a transfer: part of their own sections
     "scores": lambda *_: [],  # of a transfer: part of its section

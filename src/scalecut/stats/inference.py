@@ -145,6 +145,29 @@ def no_interval(scale: Scale = "r2") -> str:
     return f"no interval holds with fewer than {LEAST_GROUPS[scale]} groups of held-out images"
 
 
+def of_difference(
+    size: float,
+    plausible: Float64[np.ndarray, " b"],
+    n_groups: int,
+    *,
+    scale: Scale = "r2",
+) -> tuple[float, float, float]:
+    """The 95 % interval and the two-sided p-value of a difference of scores.
+
+    Draws keep the fits, so their noise is widened by `REFITS`; the p-value is that of a normal
+    distribution with this noise, 1 if nothing differs.
+
+    Args:
+        plausible: the difference of `mirrored` draws.
+        n_groups, scale: of the scores, as in `ends`.
+    """
+    middle = np.nanmean(plausible)
+    widened = middle + REFITS * (plausible - middle)
+    low, high = ends(size, widened, n_groups, scale=scale)
+    error = max(float(np.nanstd(widened, ddof=1)), 1e-12)
+    return float(low), float(high), float(2 * normal.sf(abs(size) / error))
+
+
 # --- permutation tests ---------------------------------------------------------------------------
 
 
@@ -183,6 +206,15 @@ def family_p_values(
     """
     highest = null.max(axis=1)
     return (1 + (highest[:, None] >= observed).sum(axis=0)) / (1 + len(null))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """P-values corrected over a family of tests, step by step from the smallest (`holm1979`)."""
+    corrected, highest = [1.0] * len(p_values), 0.0
+    for rank, place in enumerate(np.argsort(p_values, kind="stable")):
+        highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[place]))
+        corrected[place] = highest
+    return corrected
 
 
 # --- the peak and the drop -----------------------------------------------------------------------

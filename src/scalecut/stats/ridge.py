@@ -9,6 +9,7 @@ Source: regression concept vectors, `graziani2018` in docs/references.bib. The a
 ordinary least squares; we add a ridge penalty, because n < d in most layers (docs/choices.md).
 """
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
@@ -69,24 +70,74 @@ def decompose(
     Channels that are constant in the training part are dropped (`zero_if_constant`); held-out
     values are clipped at `FARTHEST`.
     """
+    X, Z = _standardised(train, held_out)
+    n, d = X.shape
+    if d > n or d == 0:
+        return _of_products(_gram(X), Z @ X.T, d)
+    s, vectors = _square_roots(_gram(X.T), n)
+    return Decomposition(X @ vectors / s, s, Z @ vectors)
+
+
+def joined_decompositions(
+    blocks: Iterable[tuple[Float64[np.ndarray, "n _"], Float64[np.ndarray, "m _"]]],
+) -> Iterator[Decomposition]:
+    """The decomposition of the first block, of the first two next to each other, and so on.
+
+    Each block is standardised as in `decompose` and divided by √d, d its channels that vary, so
+    that all blocks count alike, wide or narrow; and everything is multiplied by √d̄, d̄ the mean of
+    these d, so that a penalty means the same as for one block. Through
+
+        XX' = d̄ Σ X_l X_l' / d_l,    ZX' = d̄ Σ Z_l X_l' / d_l
+
+    which cost one sum and one eigendecomposition per block.
+
+    Args:
+        blocks: training part and held-out part of each.
+    """
+    gram, cross, widths = np.zeros(()), np.zeros(()), list[int]()
+    for train, held_out in blocks:
+        X, Z = _standardised(train, held_out)
+        widths.append(X.shape[1])
+        gram = gram + _gram(X) / max(1, X.shape[1])
+        cross = cross + Z @ X.T / max(1, X.shape[1])
+        mean_width = sum(widths) / max(1, np.count_nonzero(widths))
+        yield _of_products(mean_width * gram, mean_width * cross, sum(widths))
+
+
+def _standardised(
+    train: Float64[np.ndarray, "n d"], held_out: Float64[np.ndarray, "m d"]
+) -> tuple[Float64[np.ndarray, "n v"], Float64[np.ndarray, "m v"]]:
+    """Both parts by the moments of the first, without its constant channels."""
     mean, deviation = train.mean(axis=0), deviations(train)
     varies = deviation > 0
     mean, deviation = mean[varies], deviation[varies]
-    X = (train[:, varies] - mean) / deviation
     Z = np.clip((held_out[:, varies] - mean) / deviation, -FARTHEST, FARTHEST)
-    n, d = X.shape
+    return (train[:, varies] - mean) / deviation, Z
+
+
+def _of_products(
+    gram: Float64[np.ndarray, "n n"], cross: Float64[np.ndarray, "m n"], d: int
+) -> Decomposition:
+    """From XX', of which the lower half is read, and ZX', with d features."""
     if d == 0:
-        return Decomposition(np.zeros((n, 0)), np.zeros(0), np.zeros((len(Z), 0)))
-    squares, vectors = np.linalg.eigh(_gram(X.T if d <= n else X))
-    kept = squares > squares.max() * max(n, d) * np.finfo(np.float64).eps
-    s, vectors = np.sqrt(squares[kept]), vectors[:, kept]
-    if d <= n:
-        return Decomposition(X @ vectors / s, s, Z @ vectors)
-    return Decomposition(vectors, s, (Z @ X.T) @ vectors / s)
+        return Decomposition(np.zeros((len(gram), 0)), np.zeros(0), np.zeros((len(cross), 0)))
+    s, vectors = _square_roots(gram, d)
+    return Decomposition(vectors, s, cross @ vectors / s)
+
+
+def _square_roots(
+    gram: Float64[np.ndarray, "k k"], other: int
+) -> tuple[Float64[np.ndarray, " r"], Float64[np.ndarray, "k r"]]:
+    """Singular values above rounding, and their vectors, of a matrix of k by `other` numbers."""
+    squares, vectors = np.linalg.eigh(gram)
+    kept = squares > squares.max() * max(len(gram), other) * np.finfo(np.float64).eps
+    return np.sqrt(squares[kept]), vectors[:, kept]
 
 
 def _gram(X: Float64[np.ndarray, "n d"]) -> Float64[np.ndarray, "n n"]:
     """The lower half of X X', which is all that `numpy.linalg.eigh` reads."""
+    if not X.size:
+        return np.zeros((len(X), len(X)))
     syrk: Any = scipy.linalg.get_blas_funcs("syrk", [X])
     return syrk(1.0, X.T, trans=1, lower=1) if X.flags.c_contiguous else syrk(1.0, X, lower=1)
 

@@ -97,7 +97,8 @@ function drawAll() {
   articles.forEach(drawRun);
   if (!subsets) return;
   for (const row of document.querySelectorAll("tr[data-subset]")) {
-    row.hidden = row.dataset.subset !== subsets.value || (regressors.value && row.dataset.regressor !== regressors.value);
+    const { subset, regressor } = row.dataset;
+    row.hidden = subset !== subsets.value || (regressor && regressors.value && regressor !== regressors.value);
   }
 }
 

@@ -38,7 +38,7 @@ function drawChart(holder, drawing, { only = null, chosen = null, choose = null,
   const right = Math.min(0.44 * width, 18 + Math.max(0, ...named.map((name) => widthOf(name))));
   const names = drawing.places.map((place) => short(place, width < 520 ? 16 : 25));
   const widest = Math.max(...names.map((name) => widthOf(name, 11.5)));
-  const isSlanted = widest + 8 > (width - 46 - right) / count;
+  const isSlanted = widest + 8 > (drawing.every * (width - 46 - right)) / count;
   const left = Math.max(46, isSlanted ? widest * Math.SQRT1_2 : 0);
   const space = { left, right, count, step: (width - left - right) / count, end: width - right };
   space.at = (place) => space.left + (place + 0.5) * space.step;
@@ -46,7 +46,7 @@ function drawChart(holder, drawing, { only = null, chosen = null, choose = null,
   let y = 4;
   const tops = panels.map((panel) => (y = drawPanel(root, panel, space, y, least, width < 520)) && y);
   const bottom = tops.at(-1) ?? y;
-  const ends = drawTicks(root, names, drawing.axisName, space, bottom, isSlanted && widest);
+  const ends = drawTicks(root, names, drawing, space, bottom, isSlanted && widest);
   if (chosen !== null) {
     root.prepend(svg("rect", {
       class: "chosen", x: space.at(chosen) - space.step / 2, y: 4, width: space.step, height: bottom - 4,
@@ -133,7 +133,8 @@ function drawLine(root, line, space, up, floor) {
   }
   const isDense = space.step < 11;
   stretches(visible).forEach((places) => places.forEach((i) => {
-    if (line.marker && (!isDense || places.length === 1)) group.append(marker(line.marker, space.at(i), up(visible[i]), 3));
+    const isMarked = line.marked ? line.marked.includes(i) : !isDense || places.length === 1;
+    if (line.marker && isMarked) group.append(marker(line.marker, space.at(i), up(visible[i]), 3));
   }));
   root.append(group);
 }
@@ -240,8 +241,8 @@ function drawPeak(root, panel, space, up) {
 }
 
 // Names of the places, horizontal where they fit, else slanted and every k-th; returns where they end.
-function drawTicks(root, names, axisName, space, y, slantedWidth) {
-  const every = slantedWidth ? Math.max(1, Math.ceil(15 / space.step)) : 1;
+function drawTicks(root, names, { axisName, every: least }, space, y, slantedWidth) {
+  const every = least * (slantedWidth ? Math.max(1, Math.ceil(15 / (least * space.step))) : 1);
   names.forEach((name, i) => {
     if ((names.length - 1 - i) % every) return;
     const x = space.at(i), slant = `rotate(-45 ${x} ${y + 8})`;
