@@ -9,7 +9,7 @@ import pytest
 from scalecut import DataError, compare_curves, compare_runs, open_run
 from scalecut.figures.curve import comparison_drawing
 from scalecut.report.curve import COMPARISON, CURVES, PAIRS
-from scalecut.stats.inference import holm, of_difference
+from scalecut.stats.inference import holm, mirrored, of_difference
 from tests.probing.test_curve import LAYERS, PROVENANCE, curve_of, line_of
 
 FLAT = [0.2, 0.3, 0.3, 0.3, 0.1]
@@ -75,7 +75,7 @@ def test_finding_says_which_runs_are_shown_to_be_worse_than_the_best(three):
 
 
 def test_shared_noise_is_paired_unless_images_or_splits_differ(rng):
-    shared = 0.05 * rng.normal(size=(1, 500))
+    shared = 0.02 * rng.normal(size=(1, 500))
     one, two = (
         run(rng, best, name, noise=shared + 0.001 * rng.normal(size=(5, 500)))
         for name, best in (("one", 0.8), ("two", 0.78))
@@ -126,8 +126,11 @@ def test_of_many_runs_all_are_compared_with_the_best_and_corrected_over_all_pair
     every = []
     for at, one in enumerate(many):
         for other in many[at + 1 :]:
-            draws = one.draws[1].astype(float) - other.draws[1]
-            every.append(of_difference(one.table.r2[1] - other.table.r2[1], draws)[2])
+            above, below = (
+                mirrored(curve.table.r2[1], curve.draws[1].astype(float)) for curve in (one, other)
+            )
+            size = one.table.r2[1] - other.table.r2[1]
+            every.append(of_difference(size, above - below, 40)[2])
     corrected = dict(zip(every, holm(every), strict=True))
     for row in pairs.itertuples():
         near = min(corrected, key=lambda p: abs(np.log(max(p, 1e-300) / max(row.p_value, 1e-300))))

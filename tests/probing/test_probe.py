@@ -333,7 +333,8 @@ def test_progress_is_reported_to_its_end():
     probed(discs(30), progress=lambda stage, done, total: seen.update({stage: (done, total)}))
     n_jobs = 2 * len(LAYERS) + 1
     stages = ("features", "random control", "pixels")
-    assert seen == dict.fromkeys(stages, (30, 30)) | {"regression": (n_jobs, n_jobs)}
+    fits = {"regression": (n_jobs, n_jobs), "layers together": (3, 3)}  # splits
+    assert seen == dict.fromkeys(stages, (30, 30)) | fits
 
 
 # --- splits and groups ---------------------------------------------------------------------------
