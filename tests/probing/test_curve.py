@@ -16,7 +16,7 @@ from scalecut.probing.curve import (
     read_curve,
 )
 from scalecut.report.curve import COLUMNS, COMBINED, LATER, scored_by_r2
-from scalecut.stats.inference import ends, mirrored, of_difference
+from scalecut.stats.inference import ends, mirrored
 
 LAYERS = {"a": "", "b": "add_2", "c": "", "logits": "pre_softmax", "softmax": "softmax"}
 PROVENANCE = {"images": {"sha256": "same"}, "probe": {"repeats": 10, "seed": 0}}
