@@ -75,11 +75,12 @@ GALLERY: dict[str, tuple[str, dict[str, str]]] = {
 }
 PAPER = """# The paper beside ours
 
-`scalecut {command}`, {date}: photographs of PASCAL VOC (dog, cat, horse), tiles of MoNuSeg, weights
+`{command}`, {date}: photographs of PASCAL VOC (dog, cat, horse), tiles of MoNuSeg, weights
 of InceptionV3 down to mixed8 and of ResNet50 v1 down to add_13 (incomplete ones were at hand), and
 complete ones of ResNet50 (torchvision's variant), GoogLeNet and EfficientNet-Lite0. How it is run,
 and what the marks mean: [Run the paper's experiments](how-to/paper.md). Below the figures is the
-`paper.md` of that run.
+`paper.md` of that run. Another rule for [intervals](intervals.md) came after it, which moves their
+ends by less than 0.01 ([log](log.md)).
 
 ![R² by layer of InceptionV3, printed and found here](images/paper-inception_v3.png)
 
@@ -105,7 +106,7 @@ def main(runs: Path, names: list[str]) -> None:
         if name == "paper":
             facts = json.loads((out / "run.json").read_text(encoding="utf-8"))
             own = (out / "paper.md").read_text(encoding="utf-8").partition("\n")[2]
-            typed = command.replace(DATA, "DATA")
+            typed = facts["command"].replace(DATA, "DATA").replace(f" --out {out.resolve()}", "")
             page = PAPER.format(command=typed, date=facts["written"][:10]) + own
             (IMAGES.parent / "paper.md").write_text(page, encoding="utf-8")
 
