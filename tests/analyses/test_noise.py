@@ -420,7 +420,7 @@ REFUSED = (
     (
         {"sizes": (32,)},
         "All 84 images of 'white' have the same measure, 5, so nothing can be regressed on it. "
-        "Choose images whose objects differ in size.",
+        "Choose another target.",
     ),
     (
         {"n": 12},

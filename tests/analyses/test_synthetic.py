@@ -170,7 +170,7 @@ def measured(functions=KNOWN, *, canvases=(), place="random", n=10, progress=Non
 def table():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "render", with_box_in_red)
-        return measured(canvases=CANVASES).table.set_index(["layer", "quantity"])
+        return measured(canvases=CANVASES, n=14).table.set_index(["layer", "quantity"])
 
 
 @pytest.fixture
@@ -248,10 +248,10 @@ def test_table_has_one_row_a_layer_and_quantity(table):
     assert rows.n_features[rows.layer == "detail"].eq(2).all()
     n_images = dict(zip(rows.quantity, rows.n_images, strict=True))
     assert n_images == {
-        **dict.fromkeys([*FACTORS, *OF_SIZE], 3 * 6 * 10),
-        "gain": 7 * 10,
-        "r2": 12 * 10,
-        "blur_leak": 12 * 10,
+        **dict.fromkeys([*FACTORS, *OF_SIZE], 3 * 6 * 14),
+        "gain": 7 * 14,
+        "r2": 12 * 14,
+        "blur_leak": 12 * 14,
     }
 
 

@@ -637,6 +637,7 @@ def test_layers_together_are_drawn_next_to_each_alone_without_the_softmax():
             **dict.fromkeys(("model", "subset", "measure"), "mean"),
             "layer": layer,
             "alias": "",
+            "measure": "area",
             "weights": "pretrained",
             "target": "true",
             "regressor": regressor,
@@ -653,6 +654,7 @@ def test_layers_together_are_drawn_next_to_each_alone_without_the_softmax():
     together = pd.DataFrame(
         {
             "subset": ["mean", "mean", "cat"],
+            "measure": "area",
             "up_to": ["a", "b", "a"],
             "score": [0.3, 0.7, 0.1],
             "score_low": [0.2, 0.6, 0.0],

@@ -30,6 +30,7 @@ CHROMIUM = os.environ.get("SCALECUT_CHROMIUM") or shutil.which("chromium")
 HOSTILE = "<img src=x onerror=alert(1)>"
 HOSTILE_IMAGE = "</script><script>alert(2)</script>&amp;.png"
 LIGHT = "rgb(255, 255, 255)"
+BY_LAYER = "section:has(h2:text-is('Layer by layer')) "
 
 
 @pytest.fixture(scope="module")
@@ -189,7 +190,7 @@ def test_subset_and_regression_are_switched_everywhere(run, opened):
     choose_layer(tab, "area")
     tab.locator("#subset").select_option("dog")
     assert len(points(tab)) == len(predictions(run, "area", "dog"))
-    shown, rows = tab.locator("tr[data-subset]:visible"), own_rows(run, "dog")
+    shown, rows = tab.locator(BY_LAYER + "tr[data-subset]:visible"), own_rows(run, "dog")
     assert shown.count() == len(rows) == len(LAYERS)
     told = shown.locator("td:nth-child(5)").all_text_contents()
     assert told == [number(float(value)) for value in rows.r2]
@@ -204,8 +205,8 @@ def test_subset_and_regression_are_switched_everywhere(run, opened):
 
 def test_table_is_sorted_by_number_up_and_down(run, opened):
     tab = opened(run / "report.html")
-    head = tab.locator("th", has_text="R²").first
-    column = tab.locator("tr[data-subset]:visible td:nth-child(5)")
+    head = tab.locator(BY_LAYER + "th", has_text="R²").first
+    column = tab.locator(BY_LAYER + "tr[data-subset]:visible td:nth-child(5)")
     for direction, sign in (("ascending", 1), ("descending", -1)):
         head.locator("button").focus()
         tab.keyboard.press("Enter")

@@ -184,7 +184,7 @@ class Target:
     subset: str = ""
 
 
-def target_of(name: str, values: Sequence[float | str], subset: str = "") -> Target:
+def target_of(name: str, values: Sequence[float | int | str], subset: str = "") -> Target:
     """A target with these values: numbers, or names of classes; nan where it is not known.
 
     Classes are in the order of their names, as numbers if they are numbers.
@@ -303,7 +303,7 @@ class ImageSet:
 
 def make_image_set(
     images: Sequence[str | Path | PIL.Image.Image | np.ndarray],
-    measure: Sequence[float] | np.ndarray | Mapping[str, Sequence[float | str | None]],
+    measure: Sequence[float] | np.ndarray | Mapping[str, Sequence[float | int | str | None]],
     *,
     subset: str | Sequence[str] | None = None,
     group: Sequence[object] | None = None,
