@@ -357,7 +357,7 @@ def make_image_set(
     return ImageSet(entries, numbers, measure_name, *names, facts=facts)
 
 
-def _named_target(name: str, values: Sequence[float | str | None], n: int) -> Target:
+def _named_target(name: str, values: Sequence[float | int | str | None], n: int) -> Target:
     if len(values) != n:
         raise DataError(
             f"There are {n} images but {len(values)} values of {name}. Give one for each image."
