@@ -88,6 +88,33 @@ def test_table_has_every_concept_at_every_layer_and_comes_back_from_its_folder(f
     assert isinstance(scalecut.open_run(tmp_path / "run"), type(found))
 
 
+def test_columns_of_numbers_are_concepts(network, images, tmp_path):
+    rng = np.random.default_rng(3)
+    names = [f"{number:03}.png" for number in range(N)]
+    for name, image in zip(names, images.images, strict=True):
+        image.decode().save(tmp_path / name)
+    light = np.array([np.asarray(image.decode()).mean() for image in images.images])
+    table = pd.DataFrame({"image": names, "measure": images.measure, "light": light})
+    table["dose"] = rng.normal(size=N)
+    table["scanner"], table["age"], table["note"] = 7, [None, *range(N - 1)], "fine"
+    table.sample(frac=1, random_state=0).to_csv(tmp_path / "t.csv", index=False)
+    spec, names_of = f"csv:{tmp_path / 't.csv'}", ["light", "dose", "scanner", "age", "contrast"]
+    found = atlas(network, spec, mapped=Mapped(names_of, repeats=4, permutations=99), seed=1)
+    assert list(found.concepts) == ["measure", "light", "dose", "contrast"]
+    assert found.provenance["concepts"]["dropped"] == {
+        "scanner": "it is the same in all images of a split",
+        "age": "it is not known of 1 images",
+    }
+    at = {image.name: row for row, image in enumerate(found.image_set.images)}  # another order
+    read = found.concepts.light.to_numpy()[[at[name] for name in names]]
+    np.testing.assert_allclose(read, light)
+    own = found.table[found.table.weights != "random"].set_index(["layer", "concept"])
+    assert own.r2["bright", "light"] > 0.95
+    assert own.r2["bright", "dose"] < 0.1
+    with pytest.raises(DataError, match=r"'lihgt'\. Give one or more of measure, light, dose, "):
+        atlas(network, spec, mapped=Mapped(["lihgt"]))
+
+
 def test_brightness_is_found_beyond_the_area_that_goes_with_it(found):
     own = found.to_frame().query("weights == 'pretrained' and concept == 'brightness'")
     assert own.partial_r2.max() > 0.5

@@ -22,7 +22,7 @@ from torch import nn
 from ..data.concepts import KNOWN, concepts_of
 from ..data.images import ImageSet, LeftOut, Progress
 from ..data.options import Reading
-from ..data.read import images_of
+from ..data.read import columns_of_numbers, images_of
 from ..errors import DataError, check_names
 from ..features.cluster import computing
 from ..features.extract import (
@@ -224,7 +224,8 @@ def atlas(
     """Map which concepts each layer encodes: size, position, brightness, sharpness and others.
 
     Each concept is regressed on the features alone (R²), and with the other concepts held constant
-    (partial R²), in each subset; the means over subsets are given.
+    (partial R²), in each subset; the means over subsets are given. Every column of numbers of a
+    table is a concept as well.
 
     Args:
         model, data, weights, allow_partial, layers, reading, computation, progress: As for `probe`.
@@ -249,7 +250,8 @@ def atlas(
         shown = network.preprocessing
         frame = shown.frame(computation.fit)
         image_set = images_of(data, frame, reading, seed=seed, progress=progress)
-    known = dict.fromkeys((image_set.measure_name, *KNOWN))
+    columns = columns_of_numbers(data, image_set)
+    known = dict.fromkeys((image_set.measure_name, *columns, *KNOWN))
     check_names(mapped.concepts, tuple(known), "concept")
     stages.say(image_set, network, strict=reading.strict)
     stages.pixels = DecodedImages() if mapped.random_networks else None
@@ -268,7 +270,8 @@ def atlas(
                 by_kind.setdefault("random", []).append(of_it.matrices)
     with stages("concepts"):
         how_shown = frame, shown.interpolation, shown.fill()
-        concepts = concepts_of(kept, *how_shown, progress=progress)
+        own = {name: values[found.is_read] for name, values in columns.items()}
+        concepts = concepts_of(kept, *how_shown, own, progress=progress)
     parts = draw_parts(kept, mapped.repeats, seed, shuffled=False)
     concepts, dropped = usable(concepts, parts, mapped.concepts)
     apart = inseparable(concepts, kept.subset)

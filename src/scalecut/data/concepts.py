@@ -7,6 +7,7 @@ Shapes: n images, k concepts, h x w pixels.
 """
 
 import math
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -131,12 +132,14 @@ def concepts_of(
     frame: Frame,
     interpolation: str = "bicubic",
     fill: tuple[int, int, int] = (124, 116, 104),
+    columns: Mapping[str, Float64[np.ndarray, " n"]] | None = None,
     progress: Progress | None = None,
 ) -> pd.DataFrame:
     """Every concept of every image, the measure first; one row per image, one column per concept.
 
     Args:
         frame, interpolation, fill: how images are shown to the network.
+        columns: more concepts, of a table; one of the name of a concept of the pixels replaces it.
         progress: called with ("concepts", images done, all images).
 
     Raises:
@@ -167,4 +170,5 @@ def concepts_of(
     of_object = [name for name in ("area", "height", *OF_BOX, "objects") if name in table]
     others = [name for name in table if name not in of_object]
     names = [name for name in (*of_object, *others) if name != image_set.measure_name]
-    return pd.DataFrame({image_set.measure_name: image_set.measure, **table.loc[:, names]})
+    first = {image_set.measure_name: image_set.measure, **(columns or {})}
+    return pd.DataFrame(first | {name: table[name] for name in names if name not in first})

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 import numpy as np
+from jaxtyping import Float64
 
 from ..errors import DataError, nearest
 from . import annotations, coco, pairs, tables, yolo
@@ -65,6 +66,7 @@ OF_FILES = (
 OBJECTS = ("images", "measure", "objects")
 BOXES, BOTH = (*OBJECTS, "boxes"), (*OBJECTS, "boxes", "marks")
 FLAGS = ("skip_truncated", "skip_difficult")
+TABLES = {"csv": "CSV", "parquet": "Parquet"}  # kinds of data that are tables
 TABLE, GROUP = ("images", "group", "target", "as_class"), ("group",)
 MASKS = (*OBJECTS, "marks", "mask_kind", "background")
 READERS: dict[str, Reader] = {
@@ -254,6 +256,25 @@ def _of_patients(
         replace(row, group=f"patient {patient}" if patient else row.group)
         for row, patient in zip(rows, own, strict=True)
     ]
+
+
+def columns_of_numbers(
+    data: str | ImageSet, image_set: ImageSet
+) -> dict[str, Float64[np.ndarray, " n"]]:
+    """Every column of numbers of a table but the measure, for the images of a set read from it.
+
+    None where the images are not those of a table. Numbers that are missing are nan.
+    """
+    scheme, _, rest = data.partition(":") if isinstance(data, str) else ("", "", "")
+    if scheme not in TABLES:
+        return {}
+    _, place = _place_of(f"{scheme}:{rest}", None)
+    keys = [
+        (image.name, kind) for image, kind in zip(image_set.images, image_set.subset, strict=True)
+    ]
+    found = tables.numbers(cast("Path | Stored", place), TABLES[scheme])
+    found.pop(image_set.measure_name, None)
+    return {name: np.array([of[key] for key in keys]) for name, of in found.items()}
 
 
 def _place_of(spec: str, images_folder: Path | None) -> tuple[str, Path | Stored | str]:

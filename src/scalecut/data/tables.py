@@ -75,6 +75,25 @@ def parquet(file: Path | Stored, source: Source) -> Iterator[Labelled | LeftOut 
     yield from _rows(file, source, columns(file, _cells(source), kind="Parquet"))
 
 
+def numbers(file: Path | Stored, kind: str) -> dict[str, dict[tuple[str, str], float]]:
+    """Every column of numbers but the measure, by the name of the image and the subset.
+
+    Numbers that are missing are nan.
+    """
+    cells = columns(file, {"image": CELLS["image"]}, kind=kind)
+    n = len(cells["image"])
+    keys = [
+        *zip(cells["image"], cells.get("subset", [PurePath(_place(file)).stem] * n), strict=True)
+    ]
+    found = {}
+    for name in (name for name in cells if name not in CELLS):
+        known = [cell for cell in cells[name] if cell.casefold() not in MISSING]
+        if known and all(map(_is_number, known)):
+            values = _values(_place(file), name, cells[name], is_class=False)
+            found[name] = dict(zip(keys, map(float, values), strict=True))
+    return found
+
+
 def _cells(source: Source) -> dict[str, tuple[bool, Callable[[str], bool]]]:
     """The columns that a table needs: those of `CELLS`, targets in place of the measure."""
     if not source.targets:
