@@ -76,11 +76,12 @@ GALLERY: dict[str, tuple[str, dict[str, str]]] = {
 PAPER = """# The paper beside ours
 
 `{command}`, {date}: photographs of PASCAL VOC (dog, cat, horse), tiles of MoNuSeg, weights
-of InceptionV3 down to mixed8 and of ResNet50 v1 down to add_13 (incomplete ones were at hand), and
-complete ones of ResNet50 (torchvision's variant), GoogLeNet and EfficientNet-Lite0. How it is run,
-and what the marks mean: [Run the paper's experiments](how-to/paper.md). Below the figures is the
-`paper.md` of that run. Another rule for [intervals](intervals.md) came after it: it moves the ends
-of those of R² by less than 0.01, and of gains over random weights by up to 0.05 ([log](log.md)).
+of InceptionV3 down to mixed8 and of ResNet50 v1 down to add_13 (only incomplete ones were
+available), and complete ones of ResNet50 (torchvision's variant), GoogLeNet and EfficientNet-Lite0.
+How it is run, and what the marks mean: [Run the paper's experiments](how-to/paper.md). Below the
+figures is the `paper.md` of that run. Another rule for [intervals](intervals.md) came after it: it
+moves the ends of those of R² by less than 0.01, and of gains over random weights by up to 0.05
+([log](log.md)).
 
 ![R² by layer of InceptionV3, printed and found here](images/paper-inception_v3.png)
 

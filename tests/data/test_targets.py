@@ -72,6 +72,15 @@ def test_a_number_that_could_be_a_label_is_pointed_out(tmp_path):
     assert images.facts["stated"] == [
         "flag is 0 or 1 and is regressed; --as-class flag classifies it"
     ]
+    codes = ["2", "1", "3", "1", "2", "3"]
+    images = read(table(tmp_path, {"stage": codes}), target=("stage",))
+    assert images.facts["stated"] == [
+        "stage is 1, 2 or 3 and is regressed; --as-class stage classifies it"
+    ]
+    whole = [str(number) for number in range(6)]
+    assert "stated" not in read(table(tmp_path, {"age": whole}), target=("age",)).facts
+    letters = read(table(tmp_path, {"t": ["3a", "3b", "4"] * 2}), target=("t",), as_class=("t",))
+    assert letters.classes == ("3a", "3b", "4")
 
 
 @pytest.mark.parametrize(
@@ -82,6 +91,24 @@ def test_a_number_that_could_be_a_label_is_pointed_out(tmp_path):
             {"target": ("grade",)},
             "{}: the column 'grade' holds numbers and text, such as '1' and '3+4'. Give --as-class "
             "grade to classify it, or empty the cells of one kind.",
+        ),
+        (
+            ["0,5", "1,25", "0,5"],
+            {"target": ("grade",)},
+            "{}: the column 'grade' reads as numbers that are written as text, such as '0,5'. "
+            "Write them as 0.5 to regress them, or give --as-class grade.",
+        ),
+        (
+            ["3 mm", "4 mm", "3 mm"],
+            {"target": ("grade",)},
+            "{}: the column 'grade' reads as numbers that are written as text, such as '3 mm'. "
+            "Write them as 0.5 to regress them, or give --as-class grade.",
+        ),
+        (
+            ["Low", "high", "low"],
+            {"target": ("grade",), "as_class": ("grade",)},
+            "{}: the column 'grade' has 'Low' and 'low', which may be one class or two. Spell them "
+            "alike, or so that they differ in more than case and spaces.",
         ),
         (
             ["", "NA", ""],

@@ -250,7 +250,7 @@ def atlas(
         shown = network.preprocessing
         frame = shown.frame(computation.fit)
         image_set = images_of(data, frame, reading, seed=seed, progress=progress)
-    columns = columns_of_numbers(data, image_set)
+    columns = columns_of_numbers(data, image_set, reading.group)
     known = dict.fromkeys((image_set.measure_name, *columns, *KNOWN))
     check_names(mapped.concepts, tuple(known), "concept")
     stages.say(image_set, network, strict=reading.strict)

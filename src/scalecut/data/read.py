@@ -259,11 +259,14 @@ def _of_patients(
 
 
 def columns_of_numbers(
-    data: str | ImageSet, image_set: ImageSet
+    data: str | ImageSet, image_set: ImageSet, group: str = ""
 ) -> dict[str, Float64[np.ndarray, " n"]]:
     """Every column of numbers of a table but the measure, for the images of a set read from it.
 
     None where the images are not those of a table. Numbers that are missing are nan.
+
+    Args:
+        group: the column that names groups, which is none.
     """
     scheme, _, rest = data.partition(":") if isinstance(data, str) else ("", "", "")
     if scheme not in TABLES:
@@ -273,7 +276,7 @@ def columns_of_numbers(
         (image.name, kind) for image, kind in zip(image_set.images, image_set.subset, strict=True)
     ]
     found = tables.numbers(cast("Path | Stored", place), TABLES[scheme])
-    found.pop(image_set.measure_name, None)
+    found = {name: of for name, of in found.items() if name not in (image_set.measure_name, group)}
     return {name: np.array([of[key] for key in keys]) for name, of in found.items()}
 
 

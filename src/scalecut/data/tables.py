@@ -46,6 +46,9 @@ GROUP_WORDS = {
 }
 GROUP_NAMES = ("患者", "病人", "病例", "환자", "пациент", "ασθεν")
 # fmt: on
+MOST_CODES = 10  # different whole numbers that could be codes of classes
+# A number with a decimal comma, groups of thousands, a sign or a unit, which is the group 1.
+NUMBER_IN_TEXT = r"[<>~+-]?\d[\d.,' ]*\s*(%|[A-Za-zµ²³/]*)"
 MISSING = {"", "na", "n/a", "nan", "null"}  # cells of a target, in lower case
 LIKE_BOX = {"xmin", "bboxxywh", "bbox", "bboxx", "boxx", "x"}  # letters of columns of boxes
 AT_ONCE = 4  # shards that are listed concurrently
@@ -110,13 +113,43 @@ def _targets(
     said = []
     for name in source.targets:
         found[name] = _values(place, name, cells[name], is_class=name in source.as_class)
-        if set(found[name]) - {math.nan} == {0.0, 1.0}:
-            said.append(f"{name} is 0 or 1 and is regressed; --as-class {name} classifies it")
+        if codes := _codes(found[name]):
+            said.append(f"{name} is {codes} and is regressed; --as-class {name} classifies it")
         missing = Counter(cell for cell in cells[name] if cell.casefold() in MISSING)
         if missing:
             n, listed = len(cells[name]), [f"{m} {cell or 'empty'}" for cell, m in missing.items()]
             said.append(f"{name} is missing in {missing.total()} of {n} rows ({', '.join(listed)})")
     return [dict(zip(found, row, strict=True)) for row in zip(*found.values(), strict=True)], said
+
+
+def _codes(values: Sequence[float | str]) -> str:
+    """Numbers that could be codes of classes, in words: few and whole; empty if they could not."""
+    numbers = Counter(value for value in values if not isinstance(value, str))
+    numbers = {value: n for value, n in numbers.items() if math.isfinite(value)}
+    n = sum(numbers.values())
+    are_few = 1 < len(numbers) <= min(MOST_CODES, (n + 1) // 2)
+    if not are_few or not all(value.is_integer() for value in numbers):
+        return ""
+    *rest, last = (f"{value:g}" for value in sorted(numbers))
+    return f"{', '.join(rest)} or {last}"
+
+
+def _check_classes(place: str, name: str, known: Sequence[str], *, is_asked: bool) -> None:
+    """Refuse classes that differ in case alone; and numbers in text, unless asked for."""
+    written = [re.fullmatch(NUMBER_IN_TEXT, cell) for cell in known]
+    if not is_asked and all(written) and len({each[1] for each in written if each}) == 1:
+        raise DataError(
+            f"{place}: the column {name!r} reads as numbers that are written as text, such as "
+            f"{known[0]!r}. Write them as 0.5 to regress them, or give --as-class {name}."
+        )
+    spelt: dict[str, str] = {}
+    for cell in known:
+        other = spelt.setdefault(" ".join(cell.casefold().split()), cell)
+        if other != cell:
+            raise DataError(
+                f"{place}: the column {name!r} has {other!r} and {cell!r}, which may be one class "
+                "or two. Spell them alike, or so that they differ in more than case and spaces."
+            )
 
 
 def _values(place: str, name: str, cells: Sequence[str], *, is_class: bool) -> list[float | str]:
@@ -131,6 +164,9 @@ def _values(place: str, name: str, cells: Sequence[str], *, is_class: bool) -> l
             f"{place}: the column {name!r} holds numbers and text, such as {a_number!r} and "
             f"{a_text!r}. Give --as-class {name} to classify it, or empty the cells of one kind."
         )
+
+    if a_text:
+        _check_classes(place, name, known, is_asked=is_class)
 
     def value(cell: str) -> float | str:
         if cell.casefold() in MISSING:

@@ -105,7 +105,9 @@ def _paths(place: Path) -> tuple[list[Path], list[str]]:
         raise DataError(f"There is no folder {str(place)!r}. Give the folder of the tiles.")
     files = Files(place, SUFFIXES | set(SLIDES))
     if not files.paths:
-        raise none_in(place, place.iterdir(), f"{str(place)!r} holds no image. Give that of tiles.")
+        raise none_in(
+            place, place.iterdir(), f"{str(place)!r} holds no image. Give the folder of the tiles."
+        )
     long = [files.relative(path) for path in files.paths]
     short = [str(Path(name).with_name(stem_of(path)).as_posix())
              for name, path in zip(long, files.paths, strict=True)]  # fmt: skip

@@ -54,7 +54,7 @@ QUICK_IMAGES, QUICK_PERMUTATIONS = 400, 99
 LONG = 60  # seconds, from which on the time is said beforehand
 CHANCE = ("chance", "chance_low", "chance_high")
 LEAST_TO_FIT, LEAST_GROUPS_TO_FIT = 10, 4
-TOLD = ("name", "chance")  # facts of a target that curves with fewer training images need
+LEVELS = ("name", "chance")  # facts of a target that curves with fewer training images need
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,7 +187,7 @@ def probe(
         of_controls = asked.control_features(kept)
         scores, *fewer = asked.scores(kept, own, of_controls)
         targets = _targets(kept, scores)
-        levels = {"targets": [{name: each[name] for name in TOLD} for each in targets]}
+        levels = {"targets": [{name: each[name] for name in LEVELS} for each in targets]}
         curve = Curve(
             scores.table,
             scores.draws,
