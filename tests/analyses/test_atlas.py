@@ -18,6 +18,7 @@ from scalecut.analyses.atlas import (
     usable,
 )
 from scalecut.data.images import make_image_set
+from scalecut.data.read import columns_of_numbers
 from scalecut.errors import DataError
 from scalecut.networks.network import Preprocessing
 from scalecut.probing.probe import Fitting, probe
@@ -111,6 +112,7 @@ def test_columns_of_numbers_are_concepts(network, images, tmp_path):
     own = found.table[found.table.weights != "random"].set_index(["layer", "concept"])
     assert own.r2["bright", "light"] > 0.95
     assert own.r2["bright", "dose"] < 0.1
+    assert {*columns_of_numbers(spec, found.image_set, "dose")} == {"light", "scanner", "age"}
     with pytest.raises(DataError, match=r"'lihgt'\. Give one or more of measure, light, dose, "):
         atlas(network, spec, mapped=Mapped(["lihgt"]))
 
