@@ -13,6 +13,7 @@ from scalecut import DataError, Frame, Reading, read_images
 SQUARE = Frame(100, 100)
 WIDE, HIGH = 80, 60  # of the drawn images
 DOG = ("dog", 8, 6, 48, 36)  # a quarter of the image, half its height
+EDGE = ("dog", 0, 6, 40, 36)  # likewise; 0 is an edge, no pixel
 CAT = ("cat", 0, 0, 8, 60)  # a tenth of it, all its height
 ORIENTATION = 0x0112
 

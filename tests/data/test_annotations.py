@@ -11,6 +11,7 @@ from scalecut.data import boxes
 from tests.data.layouts import (
     CAT,
     DOG,
+    EDGE,
     HIGH,
     WIDE,
     add_coco,
@@ -180,7 +181,7 @@ NOTE, IMAGE = "Annotations/2.xml", "2.jpg"
         ({"text": xml(("dog", 1, 1, "wide", 9))}, NOTE, NO_BOX),
         ({"text": xml(("", 1, 1, 5, 9))}, NOTE, "its object 1 has no name; give its class"),
         (
-            {"text": xml(DOG, filename="2.jpg"), "image": False},
+            {"text": xml(EDGE, filename="2.jpg"), "image": False},
             NOTE,
             "there is no image named 2.jpg; add it, or give its folder",
         ),
@@ -197,7 +198,7 @@ NOTE, IMAGE = "Annotations/2.xml", "2.jpg"
             "fix the annotation",
         ),
         (
-            {"text": xml(DOG, filename="2.jpg", size=(500, 375))},
+            {"text": xml(EDGE, filename="2.jpg", size=(500, 375))},
             IMAGE,
             "its boxes were drawn on 500 x 375 pixels, but the image has 80 x 60; "
             "give the image that they were drawn on",
@@ -205,7 +206,7 @@ NOTE, IMAGE = "Annotations/2.xml", "2.jpg"
     ],
 )
 def test_annotation_that_cannot_be_used_is_skipped(tmp_path, options, name, reason):
-    add_voc(tmp_path, "1", DOG)
+    add_voc(tmp_path, "1", EDGE)
     spec = add_voc(tmp_path, "2", **options)
     images = read(spec)
     assert names(images) == ["1.jpg"]
@@ -214,8 +215,8 @@ def test_annotation_that_cannot_be_used_is_skipped(tmp_path, options, name, reas
 
 
 def test_image_that_cannot_be_opened_is_skipped(tmp_path):
-    add_voc(tmp_path, "1", DOG)
-    spec = add_voc(tmp_path, "2", DOG)
+    add_voc(tmp_path, "1", EDGE)
+    spec = add_voc(tmp_path, "2", EDGE)
     (tmp_path / "JPEGImages" / "2.jpg").write_text("a letter")
     assert skipped(read(spec))["2.jpg"].startswith("this is not an image that can be read; ")
 
@@ -227,7 +228,7 @@ def test_box_one_pixel_outside_is_clipped(tmp_path):
 
 
 def test_object_outside_the_crop_is_skipped(tmp_path):
-    add_voc(tmp_path, "1", DOG)
+    add_voc(tmp_path, "1", EDGE)
     images = read(add_voc(tmp_path, "2", ("dog", 0, 0, 9, 60)), Frame(9, 9, "crop"))
     assert skipped(images) == {
         "2.jpg": "its dog lies outside the part that the network is shown; "
@@ -236,7 +237,7 @@ def test_object_outside_the_crop_is_skipped(tmp_path):
 
 
 def test_images_are_not_decoded_by_reading_boxes(tmp_path):
-    spec = add_voc(tmp_path, "1", DOG)
+    spec = add_voc(tmp_path, "1", EDGE)
     file = tmp_path / "JPEGImages" / "1.jpg"
     file.write_bytes(file.read_bytes()[:-1000])
     with pytest.raises(DataError, match="truncated"):
@@ -245,8 +246,8 @@ def test_images_are_not_decoded_by_reading_boxes(tmp_path):
 
 @pytest.mark.parametrize("flag", ["truncated", "difficult"])
 def test_flagged_objects_are_skipped_if_asked(tmp_path, flag):
-    add_voc(tmp_path, "1", DOG, flags=f"<{flag}>0</{flag}>")
-    spec = add_voc(tmp_path, "2", DOG, flags=f"<{flag}>1</{flag}>")
+    add_voc(tmp_path, "1", EDGE, flags=f"<{flag}>0</{flag}>")
+    spec = add_voc(tmp_path, "2", EDGE, flags=f"<{flag}>1</{flag}>")
     assert len(read(spec)) == 2
     asked = read(spec, strict=True, **{f"skip_{flag}": True})
     assert names(asked) == ["1.jpg"]
@@ -310,9 +311,9 @@ def test_names_of_all_systems_find_their_image(tmp_path, stem, stated, image, en
 
 
 def test_sizes_may_be_text_or_fractions(tmp_path):
-    images = read(add_voc(tmp_path, "1", DOG, size=("80.0", "60.0")))
+    images = read(add_voc(tmp_path, "1", EDGE, size=("80.0", "60.0")))
     assert (images.measure[0], images.facts) == (0.25, {})
-    images = read(add_voc(tmp_path, "1", DOG, size=None))
+    images = read(add_voc(tmp_path, "1", EDGE, size=None))
     assert images.facts["assumed"] == [
         "1 annotations do not state the size of their image (the first is that of 1.jpg); "
         "their boxes are taken to be drawn on it as it is"
@@ -448,6 +449,30 @@ def test_boxes_of_another_convention_are_refused_and_converted(tmp_path, boxes, 
         spec = add_voc(tmp_path, str(number), ("dog", *box))
     assert said(read, spec) == message.format(tmp_path)
     np.testing.assert_allclose(read(spec, boxes=asked).boxes, PIXELS)
+
+
+def test_corners_that_may_be_pixels_counted_from_1_are_stated_and_converted(tmp_path):
+    for number, (left, top, right, bottom) in enumerate(PIXELS, start=1):
+        spec = add_voc(tmp_path, str(number), ("dog", left + 1, top + 1, right, bottom))
+    found = read(spec)
+    larger = (40 * 30) / (39 * 29) - 1  # of both
+    assert any(
+        f"corners of 2 boxes are edges in pixels; as pixels counted from 1, both in the box, which "
+        f"PASCAL VOC means, their median area is {larger:.2g} larger" in statement
+        for statement in found.facts["assumed"]
+    ), found.facts
+    np.testing.assert_array_equal(read(spec, boxes=("inclusive",)).boxes, PIXELS)
+    assert "--boxes xyxy" in said(read, spec, strict=True)
+    read(spec, strict=True, boxes=("xyxy",))
+    add_voc(tmp_path, "3", ("dog", 0, 5, 40, 30))  # an edge at 0 is no pixel
+    assert "assumed" not in read(spec).facts
+    assert "Omit the others" in said(read, spec, boxes=("inclusive", "xywh"))
+    coco = add_coco(tmp_path / "coco", coco_parts())
+    assert "give --boxes xyxy,inclusive if they are corners" in said(
+        read, coco, boxes=("inclusive",)
+    )
+    shares = add_voc(tmp_path / "shares", "1", ("dog", 0.1, 0.1, 0.6, 0.6))
+    assert "lie between 0 and 1" in said(read, shares, boxes=("inclusive",))
 
 
 def test_every_convention_that_fits_is_named(tmp_path):
@@ -673,7 +698,7 @@ def test_an_annotation_that_occurs_twice_counts_once_in_every_format(tmp_path, o
     folders = {name: tmp_path / name for name in ("voc", "labelme", "cvat", "yolo")}
     for folder in folders.values():
         draw(folder / "images" / "a.jpg")
-    (folders["voc"] / "a.xml").write_text(xml(DOG, DOG, filename="a.jpg"))
+    (folders["voc"] / "a.xml").write_text(xml(EDGE, EDGE, filename="a.jpg"))
     shape = {"label": "dog", "points": [[8, 6], [48, 36]], "shape_type": "rectangle"}
     about = {"shapes": [shape] * 2, "imagePath": "a.jpg", "imageWidth": 80, "imageHeight": 60}
     (folders["labelme"] / "a.json").write_text(json.dumps(about))

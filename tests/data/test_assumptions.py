@@ -12,7 +12,7 @@ import tifffile
 from scalecut import DataError, Reading
 from scalecut.data.assumptions import CONFIRMABLE
 from tests.data.layouts import (
-    DOG,
+    EDGE,
     HIGH,
     WIDE,
     add_coco,
@@ -78,19 +78,19 @@ def qupath(scale=1.0, more=None, n=1):
 
 def far(folder):
     draw(folder / "JPEGImages" / "other" / "a.jpg")
-    spec = add_voc(folder, "a", DOG, image=False)
+    spec = add_voc(folder, "a", EDGE, image=False)
     (folder / "Annotations" / "own").mkdir()
     (folder / "Annotations" / "a.xml").rename(folder / "Annotations" / "own" / "a.xml")
     return spec
 
 
 def renamed(folder):
-    return add_voc(folder, "a", DOG, filename="b.jpg")
+    return add_voc(folder, "a", EDGE, filename="b.jpg")
 
 
 def spelt(folder):
-    add_voc(folder, "b", ("Dog", *DOG[1:]))
-    return add_voc(folder, "a", DOG)
+    add_voc(folder, "b", ("Dog", *EDGE[1:]))
+    return add_voc(folder, "a", EDGE)
 
 
 def split(folder):
@@ -103,7 +103,7 @@ def split(folder):
 
 def by_name(folder):
     for name in ("patient1_a", "patient1_b", "patient2_a"):
-        spec = add_voc(folder, name, DOG)
+        spec = add_voc(folder, name, EDGE)
     return spec
 
 
@@ -162,8 +162,8 @@ MEAN = {"objects": "mean"}
 OUTLINES = {"marks": "masks", **ONE}
 EXAMPLES = {
     "alpha": (alpha, MEAN),
-    "copies": (voc(DOG, DOG), {}),
-    "flags": (voc(DOG, flags="<truncated>maybe</truncated>"), {}),
+    "copies": (voc(EDGE, EDGE), {}),
+    "flags": (voc(EDGE, flags="<truncated>maybe</truncated>"), {}),
     "folders": (far, {}),
     "grey": (grey, ONE),
     "groups": (by_name, {}),
@@ -174,7 +174,7 @@ EXAMPLES = {
     "outlines": (labelme("polygon"), {}),
     "pixels": (qupath(scale=0.4, n=10), {}),
     "shapes": (labelme("polygon", "point"), OUTLINES),
-    "size": (voc(DOG, size=None), {}),
+    "size": (voc(EDGE, size=None), {}),
     "specks": (one((SPECK > 0).astype(np.uint8)), MEAN),
     "spelling": (spelt, {}),
     "splits": (split, {}),

@@ -6,7 +6,7 @@ import pytest
 from scalecut.data.files import Files
 from tests.data.layouts import (
     CAT,
-    DOG,
+    EDGE,
     HIGH,
     WIDE,
     add_coco,
@@ -40,8 +40,8 @@ def test_copies_of_editors_and_systems_are_no_images(tmp_path):
 
 
 def test_links_are_followed_or_listed(tmp_path):
-    add_voc(tmp_path, "a", DOG)
-    spec = add_voc(tmp_path, "gone", DOG)
+    add_voc(tmp_path, "a", EDGE)
+    spec = add_voc(tmp_path, "gone", EDGE)
     (tmp_path / "elsewhere" / "inner").mkdir(parents=True)
     draw(tmp_path / "elsewhere" / "inner" / "b.jpg")
     pictures = tmp_path / "JPEGImages"
@@ -83,7 +83,7 @@ def test_an_image_in_another_folder_than_its_annotation_is_stated(tmp_path, fold
     draw(tmp_path / "JPEGImages" / folder / "a.jpg")
     note = tmp_path / "Annotations" / "v1" / "a.xml"
     note.parent.mkdir(parents=True)
-    note.write_text(xml(DOG, filename="a.jpg"))
+    note.write_text(xml(EDGE, filename="a.jpg"))
     images = read(f"voc:{tmp_path}")
     np.testing.assert_allclose(images.measure, 0.25)
     text = (
@@ -94,7 +94,7 @@ def test_an_image_in_another_folder_than_its_annotation_is_stated(tmp_path, fold
 
 
 def test_images_without_annotation_are_counted(tmp_path):
-    spec = add_voc(tmp_path, "a", DOG)
+    spec = add_voc(tmp_path, "a", EDGE)
     for name in "bc":
         draw(tmp_path / "JPEGImages" / f"{name}.jpg")
     assert stated(read(spec)) == [f"2 images of {tmp_path}/JPEGImages have no annotation"]

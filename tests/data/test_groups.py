@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 
-from tests.data.layouts import DOG, add_voc, draw, names, packed, read, said, skipped
+from tests.data.layouts import EDGE, add_voc, draw, names, packed, read, said, skipped
 
 
 @pytest.fixture(autouse=True)
@@ -155,7 +155,7 @@ def test_other_columns_are_no_groups(tmp_path):
 )  # fmt: skip
 def test_names_of_known_origin_give_groups(tmp_path, stems, groups, what):
     for stem in stems:
-        spec = add_voc(tmp_path, stem, DOG)
+        spec = add_voc(tmp_path, stem, EDGE)
     images = read(spec)
     assert list(images.group) == groups
     stated = [f"{what}, by the names of images, are groups"] if what else []
@@ -166,7 +166,7 @@ def test_names_of_known_origin_give_groups(tmp_path, stems, groups, what):
 
 def test_identical_images_are_one_group(tmp_path):
     for number in range(6):
-        spec = add_voc(tmp_path, str(number), DOG)
+        spec = add_voc(tmp_path, str(number), EDGE)
     images = tmp_path / "JPEGImages"
     shutil.copy(images / "0.jpg", images / "3.jpg")
     shutil.copy(images / "3.jpg", images / "5.jpg")
@@ -220,7 +220,7 @@ def test_groups_that_cannot_be_made_are_refused(tmp_path, reading, message):
 def test_patients_in_names_are_groups(tmp_path, stems, groups):
     for stem in stems:
         (tmp_path / "Annotations" / stem).parent.mkdir(parents=True, exist_ok=True)
-        spec = add_voc(tmp_path, stem, DOG)
+        spec = add_voc(tmp_path, stem, EDGE)
     images = read(spec)
     given = dict(zip(names(images), images.group, strict=True))
     assert [given[f"{stem}.jpg"] for stem in stems] == groups

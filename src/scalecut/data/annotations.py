@@ -25,6 +25,7 @@ from jaxtyping import Bool
 
 from ..errors import DataError
 from .assumptions import Assumed
+from .boxes import counted_from_1
 from .decoding import decoded, opened
 from .files import Files, Items, base_name, composed, size_of
 from .images import Image, LeftOut, Mark, Source, marked
@@ -45,7 +46,16 @@ def voc(folder: Path, source: Source) -> Items:
     places = (folder / name for name in ("JPEGImages", "images"))
     images = Files(source.images or next((place for place in places if place.is_dir()), folder))
     unknown: Counter[str] = Counter()
-    yield from _one_each(folder, files, images, "<filename>", lambda file: _voc(file, unknown))
+    boxes: list[Box] = []
+
+    def read(file: Path) -> tuple[str, Size, Sequence[Mark]]:
+        name, size, marks = _voc(file, unknown)
+        boxes.extend(mark.box for mark in marks)
+        return name, size, marks
+
+    yield from _one_each(folder, files, images, "<filename>", read)
+    if not source.boxes:
+        yield from counted_from_1(boxes)
     for text, n in unknown.items():
         yield Assumed(
             f"{text} is no flag that is known ({n} times), and counts as not set", "flags"

@@ -10,11 +10,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from statistics import median
 
 from ..errors import DataError
 from .assumptions import Assumed
 from .decoding import AS_STORED, NeededError, Rendering, header
-from .images import Labelled
+from .images import Labelled, Mark
 from .measures import Box
 from .outlines import Size, scaled
 
@@ -25,6 +26,7 @@ IN_WORDS = {
 }
 NORMALISED, PERCENT = "normalised", "percent"
 UNITS = {NORMALISED: 1.0, PERCENT: 100.0}  # of width and height: what stands for all of it
+INCLUSIVE = "inclusive"  # corners are pixels counted from 1, both in the box, as of PASCAL VOC
 REACH = 95.0, 100.5  # how far boxes in per cent reach in a set of real objects
 OUTSIDE = 0.1  # of boxes, at least, that do not fit their images as pixels
 LARGER = 110  # pixels from which an image is plainly larger than 100
@@ -55,19 +57,31 @@ def in_pixels(
 
     Args:
         asked: xyxy, xywh or cxcywh, and normalised or percent if numbers are shares of width and
-            height; empty for what the format declares.
+            height; inclusive for corners that are pixels counted from 1, both in the box; empty
+            for what the format declares.
         shown: slice and page of files with several.
 
     Raises:
         DataError: if the numbers contradict the declared convention and nothing is asked.
     """
-    assumed = [] if asked else _checked(labelled, place, shown)
+    if {*asked} == {INCLUSIVE}:
+        other = next((item for item in labelled if item.form != "xyxy" and _boxes(item)), None)
+        if other:
+            raise DataError(
+                f"--boxes {INCLUSIVE} is about corners in pixels, but the format of {place} is "
+                f"{other.form} (the first is of {other.image.name}). Omit it, or give --boxes "
+                f"xyxy,{INCLUSIVE} if they are corners."
+            )
+    assumed = _checked(labelled, place, shown) if {*asked} <= {INCLUSIVE} else []
     return [_converted(item, asked, shown) for item in labelled], assumed
 
 
 def _converted(item: Labelled, asked: Sequence[str], shown: Rendering) -> Labelled:
     if not isinstance(item.label, tuple):
         return item
+    if INCLUSIVE in asked:
+        marks = tuple(_with_first_pixel(mark) for mark in item.label)
+        return replace(item, label=marks, form="xyxy")
     form = item.form.removeprefix(NORMALISED + " ")
     unit = NORMALISED if form != item.form else ""
     if asked:
@@ -88,6 +102,33 @@ def _converted(item: Labelled, asked: Sequence[str], shown: Rendering) -> Labell
             for mark in marks
         )
     return replace(item, label=marks, form="xyxy")
+
+
+def counted_from_1(boxes: Sequence[Box]) -> list[Assumed]:
+    """What is stated of corners in pixels that may be edges, or pixels counted from 1.
+
+    An edge may be at 0, which is no pixel if the first is 1.
+    """
+    whole = [box for box in boxes if all(number % 1 == 0 for number in box)]
+    sides = [(right - left, lower - upper) for left, upper, right, lower in whole]
+    areas = [(width, height) for width, height in sides if min(width, height) > 0]
+    if not areas or min(map(min, whole)) < 1:
+        return []
+    larger = median((width + 1) * (height + 1) / (width * height) - 1 for width, height in areas)
+    return [
+        Assumed(
+            f"corners of {len(whole)} boxes are edges in pixels; as pixels counted from 1, both in "
+            f"the box, which PASCAL VOC means, their median area is {larger:.2g} larger "
+            f"(--boxes {INCLUSIVE})",
+            "--boxes xyxy",
+        )
+    ]
+
+
+def _with_first_pixel(mark: Mark) -> Mark:
+    """The mark with the edges of the pixels that its corners count from 1."""
+    left, top, right, bottom = mark.box
+    return replace(mark, box=(left - 1, top - 1, right, bottom))
 
 
 def _size(item: Labelled, shown: Rendering) -> Size:

@@ -39,7 +39,8 @@ class Reading:
             and not confirmed. Every image is decoded.
         confirm: What is assumed and right, in the words that --strict names, such as nuclei.
         boxes: What the numbers of a box mean, where the file does not follow its format: xyxy,
-            xywh or cxcywh, and normalised for shares of width and height, or percent.
+            xywh or cxcywh, and normalised for shares of width and height, or percent; inclusive
+            for corners that are pixels counted from 1, both in the box.
         marks: What measures an object: its box, or its mask (an outline or runs of pixels), which
             COCO, YOLO, labelme and CVAT can have.
         mask_kind: What masks mean: binary (each connected region is an object), instances (each
@@ -71,7 +72,7 @@ class Reading:
     skip_difficult: bool = False
     strict: bool = False
     confirm: Sequence[str] = ()
-    boxes: Sequence[Literal["xyxy", "xywh", "cxcywh", "normalised", "percent"]] = ()
+    boxes: Sequence[Literal["xyxy", "xywh", "cxcywh", "normalised", "percent", "inclusive"]] = ()
     marks: Literal["boxes", "masks"] = "boxes"
     mask_kind: Literal["auto", "binary", "instances", "classes"] = "auto"
     background: str = ""
@@ -85,7 +86,12 @@ class Reading:
     at_most: int = 0
 
     def __post_init__(self) -> None:
-        check_names(self.boxes, (*boxes.IN_WORDS, *boxes.UNITS), "convention of boxes")
+        conventions = (*boxes.IN_WORDS, *boxes.UNITS, boxes.INCLUSIVE)
+        check_names(self.boxes, conventions, "convention of boxes")
+        if boxes.INCLUSIVE in self.boxes and not {*self.boxes} <= {boxes.INCLUSIVE, "xyxy"}:
+            raise DataError(
+                "--boxes inclusive means corners that are pixels counted from 1. Omit the others."
+            )
         check_names(self.marks, EITHER, "kind of marks")
         check_names(self.confirm, tuple(CONFIRMABLE), "assumption")
         if self.boxes and self.marks == "masks":
