@@ -580,6 +580,7 @@ WRONG_OPTIONS = {  # of `scalecut probe`, and how the one line starts
 }
 
 
+@pytest.mark.long
 def test_option_that_cannot_be_is_one_line():
     blobs()
     before = tree()

@@ -56,6 +56,7 @@ def test_the_package_its_help_and_the_cache_load_nothing_heavy(tmp_path):
     assert imported(tmp_path, "cache") <= SLOW
 
 
+@pytest.mark.long
 def test_pages_and_comparisons_load_no_torch(run, tmp_path):
     assert imported(tmp_path, "report", run) <= SLOW | {"matplotlib"}
     assert imported(tmp_path, "compare", run, run) <= SLOW | {"matplotlib"}

@@ -317,6 +317,7 @@ SIDES = {
 DAILY = ("resnet50", "hrnet_w18_small", "vit_small_patch16_224")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "name",
     [name if name in DAILY else pytest.param(name, marks=pytest.mark.slow) for name in SIDES],

@@ -284,6 +284,7 @@ def outcomes(estimator, expected):
     return found
 
 
+@pytest.mark.long
 def test_checks_of_scikit_learn_pass_where_they_apply_to_images(folder):
     found = outcomes(CutFeatures(folder), NOT_FOR_IMAGES)
     assert "failed" not in found

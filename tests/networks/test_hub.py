@@ -212,6 +212,7 @@ def test_a_broken_download_is_resumed(hub, tmp_path):
         assert torch.equal(network.module(images()), module(images()))
 
 
+@pytest.mark.long
 def test_a_stalled_download_is_resumed_where_it_stopped(hub, tmp_path, monkeypatch):
     module = published(hub, tmp_path / "pushed")
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DOWNLOAD_TIMEOUT", 1)
@@ -266,6 +267,7 @@ with torch.no_grad():
 """
 
 
+@pytest.mark.long
 def test_a_cut_of_a_network_of_the_hub_is_used_without_it_to_the_last_bit(hub, tmp_path):
     published(hub, tmp_path / "pushed", reg_tokens=4)
     whole = load_network("hf-hub:lab/vit")
@@ -296,6 +298,7 @@ def test_a_cut_of_a_network_of_the_hub_is_used_without_it_to_the_last_bit(hub, t
     assert torch.equal(torch.load(tmp_path / "found.pt"), expected)
 
 
+@pytest.mark.long
 def test_a_cut_on_the_hub_is_loaded(hub, tmp_path):
     published(hub, tmp_path / "pushed")
     whole = load_network("hf-hub:lab/vit")
@@ -315,6 +318,7 @@ def make():
 """
 
 
+@pytest.mark.long
 def test_a_cut_of_a_factory_that_reads_the_hub_is_used_without_it(hub, tmp_path, monkeypatch):
     published(hub, tmp_path / "pushed", reg_tokens=4)
     (tmp_path / "hubfactory.py").write_text(FACTORY)
@@ -401,6 +405,7 @@ def test_patches_of_transformers_are_averaged_without_class_token_and_registers(
         torch.testing.assert_close(outputs[point.layer], patches.mean(dim=1), atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.long
 def test_a_cut_of_a_transformer_comes_back_without_its_files(tmp_path):
     module = transformer("registers")
     module.save_pretrained(tmp_path / "given")

@@ -494,6 +494,7 @@ def test_what_was_made_of_an_earlier_result_is_made_again_after_a_stop_too(world
     assert world.calls == [AT_SIZES, *CUTS, AREA, MAGNIFICATION]
 
 
+@pytest.mark.long
 def test_step_that_is_not_asked_for_now_is_not_told_of_from_before(world):
     given = ["paper", "--data", "data"]
     assert CliRunner().invoke(cli.app, given).exit_code == 0

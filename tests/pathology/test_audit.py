@@ -173,6 +173,7 @@ def test_what_is_claimed_of_a_tile_does_not_change_its_prediction(lying, edges, 
     assert other.octaves == pytest.approx(one.octaves - 1, abs=0.2)
 
 
+@pytest.mark.long
 def test_a_reference_judges_others_and_an_empty_claim_is_predicted(honest, lying, edges, tmp_path):
     trusted = Trusted(reference=honest)
     names = [f"other {k}_tile" for k in range(N)]
@@ -211,6 +212,7 @@ def test_the_run_is_read_back_with_its_page(found, tmp_path):
     assert not (tmp_path / "run" / "auditor").exists()  # the network has no name to load it by
 
 
+@pytest.mark.long
 def test_a_saved_auditor_judges_as_the_reference_did(honest, lying, tmp_path):
     small = {"model": "test_efficientnet", "weights": "random", "cut": CutPoint(at="blocks.1.0")}
     small |= {"computation": Computation(precision="float32", engine="torch", input_size=SIDE)}

@@ -334,6 +334,7 @@ def shares(n, noise, share_of_tiles, **more):
     return {k: v / n for k, v in better.items()}, {k: v / n for k, v in differs.items()}
 
 
+@pytest.mark.long
 def test_equal_methods_are_no_evidence_and_a_better_one_is_found():
     _, differs = shares(16, (0.6, 0.6), 0.5)  # of 200 in the slow tests
     assert max(differs.values()) <= 0.125

@@ -94,6 +94,7 @@ def test_only_a_layer_that_encodes_the_measure_is_significant(rng):
     assert rows.p_value[["a", "c"]].min() > 0.02
 
 
+@pytest.mark.long
 def test_p_values_of_the_probe_are_uniform_if_features_are_noise():
     """End to end: many small image sets, each probed on noise; the best layer's p-value."""
     rng, found = np.random.default_rng(0), []
@@ -143,6 +144,7 @@ def test_gain_is_what_is_above_the_best_control(rng):
     assert (scores.table.learned.notna() == is_own).all()
 
 
+@pytest.mark.long
 def test_network_no_better_than_random_networks_shows_no_gain():
     rng, below = np.random.default_rng(0), []
     for _ in range(40):

@@ -89,6 +89,7 @@ def by_left_out_groups(X, Y, groups):
     return PENALTIES[errors.argmin()]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("group", [None, [f"g{number // 3}" for number in range(90)]])
 def test_classes_have_the_scores_of_scikit_learn_on_the_same_splits(group):
     images, features = known(np.random.default_rng(3), group=group)

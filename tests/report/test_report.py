@@ -88,6 +88,7 @@ def rows_by_column(table):
 # --- figures -------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_report_of_a_curve_is_the_same_bytes_each_time_and_everywhere(tmp_path):
     run = probe_run(tmp_path / "run")
     page, figures = write_report(run)
