@@ -23,7 +23,7 @@ from scalecut.paper.numbers import (
     Found,
     numbers_of,
 )
-from scalecut.paper.tables import NOTES, finding, markdown
+from scalecut.paper.tables import NOTES, OF_FOUND, finding, markdown
 from scalecut.report.paper import HEADINGS, number, rows_of
 from tests.paper.test_numbers import curve
 
@@ -159,7 +159,7 @@ def test_every_row_stands_in_its_section_with_its_own_cells(whole):
     table, judged = whole
     found = tables(markdown(table, judged))
     there = [section for section in SECTIONS if (table.section == section).any()]
-    assert list(found) == ["Claims", *(f"{each}: {SECTIONS[each]}" for each in there)]
+    assert list(found) == ["Claims", OF_FOUND, *(f"{each}: {SECTIONS[each]}" for each in there)]
     for section in there:
         headings, rule, *lines = found[f"{section}: {SECTIONS[section]}"]
         assert headings == list(HEADINGS)
@@ -180,14 +180,23 @@ def test_claims_come_first_and_whole(whole):
     assert text.startswith(
         "# The paper next to ours\n\n" + finding(table, judged) + "\n\n## Claims"
     )
-    headings, _, *lines = tables(text)["Claims"]
+    headings, _, *lines = tables(text)[OF_FOUND]
     assert headings == list(CLAIM_COLUMNS)
     assert lines == judged.to_numpy().tolist()
+    (_, _, *networks), _, *rows = tables(text)["Claims"]
+    marks = {
+        (claim, where, "" if network == "as printed" else network): mark
+        for claim, where, *cells in rows
+        for network, mark in zip(networks, cells, strict=True)
+        if mark != "–"
+    }
+    keys = judged[["claim", "where", "network"]].itertuples(index=False, name=None)
+    assert marks == dict(zip(keys, judged.mark, strict=True))
 
 
 def test_sections_say_what_is_compared_with_what(whole):
     assert set(NOTES) == set(SECTIONS)
-    for part in markdown(*whole).split("\n## ")[2:]:
+    for part in markdown(*whole).split("\n## ")[3:]:
         note = NOTES[part.split(":")[0]]
         assert f"\n\n{note}\n\n|" in part if note else "\n\n|" in part
 

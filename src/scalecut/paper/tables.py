@@ -22,6 +22,7 @@ from .numbers import (
 )
 from .published import source
 
+OF_FOUND = "What was found of each claim"
 NOTES = {
     "A.2": "Their method is least squares, ours ridge with a nested penalty; the same features. "
     f"The paper's numbers: {INCEPTION} {source(INCEPTION)}; {RESNET} and {RESNET_COMPLETE} "
@@ -73,9 +74,11 @@ def _reproduced(rows: pd.DataFrame) -> str:
 
 
 def markdown(table: pd.DataFrame, claims: pd.DataFrame) -> str:
-    """All tables, the claims first."""
+    """All tables, the claims first: their marks by network, then what was found."""
     lines = ["# The paper next to ours", "", finding(table, claims)]
-    lines += ["", "## Claims", "", OF_CLAIMS, ""]
+    marks = by_network(claims)
+    lines += ["", "## Claims", "", *_table(list(marks.columns), marks.to_numpy().tolist())]
+    lines += ["", f"## {OF_FOUND}", "", OF_CLAIMS, ""]
     lines += _table(list(claims.columns), claims.to_numpy().tolist())
     for section, title in SECTIONS.items():
         rows = table.loc[table.section == section]
@@ -85,6 +88,18 @@ def markdown(table: pd.DataFrame, claims: pd.DataFrame) -> str:
         lines += ["", f"## {section}: {title}", "", *note]
         lines += _table(HEADINGS, rows_of(rows))
     return "\n".join(lines) + "\n"
+
+
+def by_network(claims: pd.DataFrame) -> pd.DataFrame:
+    """The mark of each claim, one row per claim and one column per network.
+
+    A dash where a claim is not of a network; claims of no network have a column of their own.
+    """
+    order = [["claim", "where"], "network"]
+    marks = claims.replace({"network": {"": "as printed"}})
+    wide = marks.pivot(index=order[0], columns=order[1], values="mark").fillna("–")
+    rows = pd.MultiIndex.from_frame(marks[order[0]].drop_duplicates())
+    return wide.loc[rows, marks.network.unique()].reset_index()
 
 
 def _table(headings: Sequence[str], rows: Sequence[Any]) -> list[str]:
