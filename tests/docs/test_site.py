@@ -23,6 +23,9 @@ from scalecut.data.read import READERS
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 PAGES = sorted(str(path.relative_to(DOCS)) for path in DOCS.rglob("*.md"))
+README = "../README.md"
+RUN = {"tutorial.md", "cutting.md"}  # by test_docs.py, all that they have their reader type
+KINDS = ["Start", "Tutorial", "How-to guides", "Reference", "Explanation"]
 COMMANDS = typer.main.get_command(app).commands
 GONE = {"choices.md": {"--stream"}}  # removed, and why
 PLAIN = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
@@ -74,11 +77,19 @@ def built(site):
     return {path: Page(path.read_text()) for path in site.rglob("*.html")}
 
 
+def typed(page):
+    """The page's examples for a shell that call scalecut: what follows the fence, and the lines."""
+    examples = re.findall(r"^```([^\n]*)\n(.*?)^```$", (DOCS / page).read_text(), re.M | re.S)
+    for opening, text in examples:
+        lines = text.replace("\\\n", " ").splitlines()
+        calls = [line for line in lines if re.match(r"(\$ )?scalecut ", line)]
+        if calls and opening.partition(" ")[0] in ("", "sh", "console"):
+            yield opening, calls
+
+
 def commands(page):
     """Every line of the page's code that calls scalecut, continued lines joined."""
-    fences = re.findall(r"^```(?:sh|console)?\n(.*?)^```$", (DOCS / page).read_text(), re.M | re.S)
-    lines = "\n".join(fences).replace("\\\n", " ").splitlines()
-    return [line for line in lines if line.startswith("scalecut ")]
+    return [line.removeprefix("$ ") for _, calls in typed(page) for line in calls]
 
 
 def nav_pages(entry):
@@ -90,8 +101,9 @@ def nav_pages(entry):
 
 
 def test_every_page_is_in_the_navigation_once():
-    settings = yaml.safe_load((ROOT / "mkdocs.yml").read_text())
-    assert sorted(nav_pages(settings["nav"])) == PAGES
+    nav = yaml.safe_load((ROOT / "mkdocs.yml").read_text())["nav"]
+    assert sorted(nav_pages(nav)) == PAGES
+    assert [kind for section in nav for kind in section] == KINDS
 
 
 @pytest.mark.long
@@ -134,7 +146,7 @@ def test_every_link_inside_the_site_leads_to_a_place_that_is_there(site, built):
 
 
 def test_links_between_files_hold_without_the_site_too():
-    for page in PAGES:
+    for page in (*PAGES, README):
         text = re.sub(r"^```.*?^```$", "", (DOCS / page).read_text(), flags=re.M | re.S)
         for link in re.findall(r"\]\(([^)\s]+)\)", text):
             if not urlsplit(link).scheme:
@@ -143,7 +155,7 @@ def test_links_between_files_hold_without_the_site_too():
 
 def test_commands_in_examples_have_these_names_and_options():
     shown = set()
-    for page in PAGES:
+    for page in (*PAGES, README):
         for line in commands(page):
             name, *arguments = shlex.split(line)[1:]
             assert name in COMMANDS, f"{page}: {line}"
@@ -152,10 +164,20 @@ def test_commands_in_examples_have_these_names_and_options():
     assert {"demo", "layers", "probe", "compare", "cut", "features", "report", "transfer"} <= shown
 
 
+def test_examples_that_no_test_runs_say_how_long_they_take():
+    for page in set(PAGES) - RUN:
+        for opening, calls in typed(page):
+            assert re.search(r'title=".*\b(second|minute|hour)s?\b', opening), f"{page}: {calls[0]}"
+
+
+def test_the_readme_is_short():
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 90
+
+
 def test_options_in_the_text_are_options_of_some_command():
     options = [option for each in COMMANDS.values() for option in each.params]
     known = {text for each in options for text in (*each.opts, *each.secondary_opts)}
-    for page in PAGES:
+    for page in (*PAGES, README):
         said = {
             option
             for code in re.findall(r"`([^`\n]+)`", (DOCS / page).read_text())
@@ -165,8 +187,8 @@ def test_options_in_the_text_are_options_of_some_command():
 
 
 def test_every_command_reader_and_measure_is_documented():
-    index, table = (DOCS / "index.md").read_text(), (DOCS / "how-to/table.md").read_text()
-    assert [name for name in COMMANDS if f"`scalecut {name}" not in index] == []
+    listed, table = (DOCS / "commands.md").read_text(), (DOCS / "how-to/table.md").read_text()
+    assert [name for name in COMMANDS if f"`scalecut {name}" not in listed] == []
     assert [name for name in READERS if f"| `{name}:" not in table] == []
     assert [name for name in MEASURES if f"`{name}`" not in table] == []
 
@@ -221,9 +243,28 @@ def test_examples_in_python_can_be_parsed():
             ast.parse(example)
 
 
-def test_every_image_is_shown_somewhere():
-    texts = "".join((DOCS / page).read_text() for page in PAGES)
-    assert [path.name for path in (DOCS / "images").iterdir() if path.name not in texts] == []
+def test_the_gallery_has_every_figure_once_and_another_page_has_it_too():
+    shown = re.findall(r"\(images/(.*?)\)", (DOCS / "gallery.md").read_text())
+    assert sorted(shown) == sorted(path.name for path in (DOCS / "images").iterdir())
+    texts = "".join((DOCS / page).read_text() for page in PAGES if page != "gallery.md")
+    assert [name for name in shown if f"images/{name}" not in texts] == []
+
+
+def test_the_contents_of_the_choices_are_their_headings():
+    text = (DOCS / "choices.md").read_text()
+    headings = re.findall(r"^## (.*)$", text, re.M)
+    places = [re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings]
+    contents = re.findall(r"^- \[(.*)\]\(#(.*)\)$", text.partition("\n## ")[0], re.M)
+    assert contents == [*zip(headings, places, strict=True)]
+
+
+@pytest.mark.long
+def test_the_page_on_commands_has_the_help_of_each(site):
+    text = (site / "commands.html").read_text()
+    for name, command in COMMANDS.items():
+        assert f'id="scalecut-{name}"' in text
+        options = [option for each in command.params for option in each.opts]
+        assert [option for option in options if option not in text] == []
 
 
 def test_avoided_words_are_found_and_code_is_skipped(tmp_path):

@@ -1,0 +1,19 @@
+"""Hook of mkdocs: the page on commands ends with the help of each, as it is printed."""
+
+import typer
+
+from scalecut.cli.app import app
+
+PAGE = "commands.md"
+WIDTH = 84  # letters of the widest line that docs/site.css leaves room for
+
+
+def on_page_markdown(markdown: str, *, page, **_) -> str:
+    """The text of a page; that of the commands with their help below."""
+    if page.file.src_uri != PAGE:
+        return markdown
+    parts = [markdown.rstrip()]
+    for name, command in typer.main.get_command(app).commands.items():
+        context = command.context_class(command, info_name=f"scalecut {name}", terminal_width=WIDTH)
+        parts.append(f"### scalecut {name}\n\n```text\n{command.get_help(context).rstrip()}\n```")
+    return "\n\n".join(parts) + "\n"
