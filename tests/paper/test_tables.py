@@ -183,15 +183,17 @@ def test_claims_come_first_and_whole(whole):
     headings, _, *lines = tables(text)[OF_FOUND]
     assert headings == list(CLAIM_COLUMNS)
     assert lines == judged.to_numpy().tolist()
-    (_, _, *networks), _, *rows = tables(text)["Claims"]
-    marks = {
-        (claim, where, "" if network == "as printed" else network): mark
-        for claim, where, *cells in rows
-        for network, mark in zip(networks, cells, strict=True)
+    (_, *networks), _, *rows = tables(text)["Claims"]
+    marks = [
+        (claim, network, mark)
+        for claim, *line in rows
+        for network, mark in zip(networks, line, strict=True)
         if mark != "–"
-    }
-    keys = judged[["claim", "where", "network"]].itertuples(index=False, name=None)
-    assert marks == dict(zip(keys, judged.mark, strict=True))
+    ]
+    named = judged[judged.network != ""].itertuples()
+    expected = [(f"{row.claim} ({row.where})", row.network, row.mark) for row in named]
+    assert sorted(marks) == sorted(expected)
+    assert [claim for claim, *_ in rows] == list(dict.fromkeys(claim for claim, *_ in expected))
 
 
 def test_sections_say_what_is_compared_with_what(whole):

@@ -91,15 +91,14 @@ def markdown(table: pd.DataFrame, claims: pd.DataFrame) -> str:
 
 
 def by_network(claims: pd.DataFrame) -> pd.DataFrame:
-    """The mark of each claim, one row per claim and one column per network.
+    """The mark of each claim about networks: a row per claim, a column per network.
 
-    A dash where a claim is not of a network; claims of no network have a column of their own.
+    A dash where the claim is not one about that network.
     """
-    order = [["claim", "where"], "network"]
-    marks = claims.replace({"network": {"": "as printed"}})
-    wide = marks.pivot(index=order[0], columns=order[1], values="mark").fillna("–")
-    rows = pd.MultiIndex.from_frame(marks[order[0]].drop_duplicates())
-    return wide.loc[rows, marks.network.unique()].reset_index()
+    named = claims.loc[claims.network != ""]
+    claim = named.claim + " (" + named["where"] + ")"
+    wide = named.assign(claim=claim).pivot(index="claim", columns="network", values="mark")
+    return wide.fillna("–").loc[claim.unique(), named.network.unique()].reset_index()
 
 
 def _table(headings: Sequence[str], rows: Sequence[Any]) -> list[str]:
