@@ -73,6 +73,7 @@ GALLERY: dict[str, tuple[str, dict[str, str]]] = {
     "rcv": (f'rcv {LITE0} {ANIMALS} --class "golden retriever"', {"directions": "directions"}),
     "atlas": (f"atlas {LITE0} {ANIMALS}", {"atlas": "atlas"}),
     "atlas-resnet50": (f"atlas {RESNET50} {ANIMALS}", {}),
+    "audit": (f"audit {DATA}/monuseg/images --native 40", {"audit": "audit"}),
     "patches": (PATCHES, {}),
     "patches-matched": (f"{PATCHES} --match-blur", {}),
     "transfer": (
