@@ -69,7 +69,7 @@ class Size(NamedTuple):
     pairs: int  # of the latency of a cut
 
 
-FULL = Size(tuple(NETWORKS), 75, 3, 96, 1174, 10, 1000, 600, 7)
+FULL = Size(tuple(NETWORKS), 75, 3, 96, 1174, 10, 1000, 400, 7)
 SMALL = Size(("tf_efficientnet_lite0",), 0, 1, 24, 96, 2, 19, 100, 1)
 
 

@@ -35,7 +35,7 @@ def add_to(app: typer.Typer) -> None:
 
 def demo(
     out: OutOption = None,
-    images: Annotated[int, typer.Option(min=1, help="Synthetic scenes.")] = 600,
+    images: Annotated[int, typer.Option(min=1, help="Synthetic scenes.")] = 400,
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Random seed.")] = 0,
     as_json: JsonOption = False,
 ) -> None:
