@@ -90,9 +90,12 @@ def sections_of(run: Run, drawn: Sequence[tuple[Plot, Drawing]]) -> list[Section
 def question_of(run: Run, model: str) -> str:
     """What was asked, by the first table of the registry that the run has; empty if none."""
     asked = next((asked for name, asked in QUESTIONS.items() if run.has(name)), "")
-    names = dict.fromkeys(curve_of(run).measure) if run.has("curve") else {}
-    target = str(next(iter(names))) if len(names) == 1 else "each target"
-    target = "the measure" if target == "measure" else target
+    target = "each target"
+    if run.has("curve"):
+        frame = curve_of(run)
+        model = str(frame.model.iloc[0])
+        target = str(frame.measure.iloc[0]) if frame.measure.nunique() == 1 else target
+        target = "the measure" if target == "measure" else target
     return asked.format(model=model or "the network", target=target)
 
 

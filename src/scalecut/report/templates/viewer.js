@@ -4,7 +4,7 @@ const LARGEST = 4; // times its stored size
 const viewer = document.querySelector(".viewer");
 let enlarged = [], place = 0;
 
-// `items` give the picture and the lines below it, the name first; made as they are shown.
+// `items` give the image and the lines below it, the name first; made as they are shown.
 function enlarge(items, number) {
   [enlarged, place] = [items, number];
   hideTip();
@@ -13,13 +13,13 @@ function enlarge(items, number) {
 }
 
 function showEnlarged() {
-  const [picture, name, ...lines] = enlarged[place]();
-  viewer.querySelector(".enlarged").replaceChildren(picture);
+  const [shown, name, ...lines] = enlarged[place]();
+  viewer.querySelector(".enlarged").replaceChildren(shown);
   viewer.querySelector("#enlarged").textContent = name;
   viewer.querySelector(".note").replaceChildren(...lines.map((line) => html("div", {}, line)));
   viewer.querySelector(".at").textContent = enlarged.length > 1 ? `${place + 1} of ${enlarged.length}` : "";
   for (const button of viewer.querySelectorAll("[data-step]")) button.hidden = enlarged.length < 2;
-  const image = picture.matches("img") ? picture : picture.querySelector("img");
+  const image = shown.matches("img") ? shown : shown.querySelector("img");
   if (image) image.decode().then(() => fitEnlarged(image), () => {});
 }
 
