@@ -135,9 +135,9 @@ function followPoints(drawn, images, place, point, width, open) {
   drawn.addEventListener("keydown", (event) => {
     const step = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1 }[event.key];
     if (event.key === "Escape") hideTip();
-    if (event.key === "Enter") open(at);
-    if (!step) return;
-    event.preventDefault();
+    if (!step && event.key !== "Enter") return;
+    event.preventDefault(); // else Enter would press the button that is focused next
+    if (!step) return open(at);
     at = (at + step + images.length) % images.length;
     point(images[at], true);
   });
