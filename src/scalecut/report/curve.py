@@ -139,7 +139,7 @@ def curve_checks(run: Run) -> tuple[list[Check], list[str]]:
         controls = _controls(frame.loc[frame.measure == target], found)
         lines += [start + "; ".join(controls)] if start and controls else controls
         doubts += [start + each for each in _doubts(found)]
-    return [Check("Controls", lines or ["none"])], doubts
+    return [Check("Controls", lines or ["no controls"])], doubts
 
 
 def _controls(rows: pd.DataFrame, found: Mapping[str, Any]) -> list[str]:
