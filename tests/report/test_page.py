@@ -486,6 +486,6 @@ def test_very_many_images_stay_below_5_megabytes():
     images = pd.DataFrame({"image": [f"folder/{number:06d}.jpg" for number in range(n)], **sides})
     images = images.assign(subset="dog", measure=rng.random(n))
     shown = Predictions(images, "area", layers, rng.random((40, n)), {})
-    told = page([Story("run", "net", "found", [], predictions=shown, layers=layers)])
+    told = page([Story("run", "net", "found", predictions=shown, layers=layers)])
     assert 40 * n > MOST_VALUES
     assert 1e6 < len(told.encode()) < 5e6
