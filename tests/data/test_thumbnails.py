@@ -33,8 +33,8 @@ def test_thumbnail_keeps_the_proportions_and_never_grows(shape, size):
 
 
 def test_thumbnail_stands_upright(tmp_path):
-    image = PIL.Image.new("RGB", (200, 100))
-    image.paste("white", (0, 0, 100, 100))
+    image = PIL.Image.new("RGB", (600, 300))
+    image.paste("white", (0, 0, 300, 300))
     exif = image.getexif()
     exif[0x0112] = 6  # to be turned by a quarter, clockwise
     image.save(tmp_path / "a.jpg", exif=exif)

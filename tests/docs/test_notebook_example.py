@@ -11,7 +11,7 @@ import pytest
 FILE = Path(__file__).parents[2] / "docs" / "notebooks" / "scales.ipynb"
 SHOWN = {  # how the last line of a cell begins, and what its output must contain
     "curve": ("<img src=", "encodes object scale", "<th>learned</th>"),
-    "short": ("EfficientNet, cut after blocks.", "<td>mean</td>"),
+    "audited": ("<img src=", "1 of 12 tiles is suspicious", "patient-7 (claimed 0.5 µm"),
 }
 
 
@@ -61,12 +61,24 @@ def test_notebook_is_stored_without_output(stored):
 
 @pytest.mark.long
 def test_results_and_tables_are_displayed(executed):
+    (cell,) = [cell for cell in code(executed) if cell.source.startswith("short = ")]
+    assert "EfficientNet, cut after blocks." in html(cell)
     for line, texts in SHOWN.items():
         shown = html(ending(executed, line))
         assert [text for text in texts if text not in shown] == []
     tables = [cell for cell in code(executed) if "pd.DataFrame(" in cell.source]
     assert len(tables) == 3
     assert all("<table" in html(cell) for cell in tables)
+
+
+@pytest.mark.long
+def test_cut_is_verified_and_the_run_has_a_page(executed):
+    (saved,) = [cell for cell in code(executed) if "save_cut(" in cell.source]
+    said = saved.outputs[-1].data["text/plain"]
+    assert "Same features as the whole network: exactly equal" in said
+    (files,) = [cell for cell in code(executed) if "curve.save(" in cell.source]
+    listed = files.outputs[-1].data["text/plain"]
+    assert "curve.csv" in listed and "report.html" in listed
 
 
 @pytest.mark.long

@@ -241,6 +241,37 @@ def test_layers_and_images_are_chosen_by_keyboard_alone(run, opened):
     assert tip.is_hidden()
 
 
+def test_images_are_enlarged_by_click_or_key_and_escape_returns(run, opened):
+    tab = opened(run / "report.html")
+    names = tab.locator(".card b").all_text_contents()
+    viewer, name = tab.locator("dialog.viewer"), tab.locator("dialog h2")
+    card = tab.locator(".card").nth(1)
+    small = card.locator("img").bounding_box()
+    card.focus()
+    tab.keyboard.press("Enter")
+    assert name.text_content() == names[1]
+    assert viewer.locator(".box").count() == 1
+    tab.wait_for_function("document.querySelector('dialog img').style.width")
+    large = viewer.locator("img").bounding_box()
+    for side in ("width", "height"):
+        assert large[side] == pytest.approx(4 * 24, abs=1)  # not too many times its size
+        assert large[side] > small[side]
+    tab.keyboard.press("ArrowRight")
+    assert name.text_content() == names[2]
+    viewer.get_by_text("Previous").click()
+    assert name.text_content() == names[1]
+    tab.keyboard.press("Escape")
+    assert viewer.is_hidden()
+    assert card.evaluate("e => e === document.activeElement")
+    tab_to(tab, "[data-figure=predictions] svg", most=99)
+    tab.keyboard.press("Enter")
+    assert name.text_content() == names[0]
+    viewer.get_by_text("Close").click()
+    tab.locator(".sheet button").click()
+    assert name.text_content() == "Some of the images"
+    assert viewer.get_by_text("Next").is_hidden()
+
+
 def test_hostile_names_stay_text(run, opened):
     told = (run / "report.html").read_text(encoding="utf-8")
     assert HOSTILE not in told
@@ -282,6 +313,20 @@ def test_page_fits_without_sideways_scrolling(run, opened, width):
         columns = [column.strip() for column in table.locator("th").all_text_contents()]
         assert [text.strip('"') for text in cells.evaluate_all(before)] == columns
         assert table.locator("th button").first.is_visible()  # it can still be sorted
+
+
+def test_first_screen_has_the_question_the_answer_the_figure_and_the_checks(run, opened):
+    finding = json.loads((run / "run.json").read_text())["finding"]
+    for width, height, checks in ((1280, 800, ".judged"), (390, 844, ".brief")):
+        tab = opened(run / "report.html", width=width)
+        tab.set_viewport_size({"width": width, "height": height})
+        assert tab.locator("h1").text_content() == "Which layer of Sequential encodes area best?"
+        assert tab.locator(".lead").text_content() == typeset(finding)
+        for shown in ("h1", ".lead", "[data-figure=curve] svg", checks):
+            box = tab.locator(shown).bounding_box()
+            assert box["y"] + box["height"] <= height
+        tab.locator(".brief a").evaluate("e => e.click()")
+        assert tab.locator(".judged").bounding_box()["y"] < height / 2
 
 
 def colours(tab):
@@ -441,6 +486,6 @@ def test_very_many_images_stay_below_5_megabytes():
     images = pd.DataFrame({"image": [f"folder/{number:06d}.jpg" for number in range(n)], **sides})
     images = images.assign(subset="dog", measure=rng.random(n))
     shown = Predictions(images, "area", layers, rng.random((40, n)), {})
-    told = page([Story("run", "net", "found", [], predictions=shown, layers=layers)])
+    told = page([Story("run", "net", "found", predictions=shown, layers=layers)])
     assert 40 * n > MOST_VALUES
     assert 1e6 < len(told.encode()) < 5e6

@@ -12,7 +12,7 @@ from markupsafe import escape
 
 from scalecut import compare_curves
 from scalecut.errors import DataError, OutputError
-from scalecut.figures.text import typeset
+from scalecut.figures.text import number, typeset
 from scalecut.probing.curve import image_table
 from scalecut.report import curve as of_curve
 from scalecut.report import report, sections
@@ -21,7 +21,7 @@ from scalecut.report.cut import NEEDED
 from scalecut.report.facts import trust
 from scalecut.report.predictions import MOST_THUMBNAILS, read_predictions
 from scalecut.report.report import write_comparison, write_report
-from scalecut.report.sections import FIGURES, SECTIONS, Plot, drawings
+from scalecut.report.sections import CHECKS, FIGURES, QUESTIONS, SECTIONS, Plot, drawings
 from scalecut.report.transfer import COLUMNS
 from scalecut.runs import FORMATS, kind_of, read_run
 from tests.figures.test_analyses import of_directions, of_invariance, of_noise, of_paper, of_scenes
@@ -198,7 +198,7 @@ def imaged(tmp_path):
 def test_saved_result_has_its_page_which_begins_with_the_finding(imaged):
     run, whole = imaged
     told = (run / "report.html").read_text(encoding="utf-8")
-    after = told.split("<h1>net</h1>")[1].strip()
+    after = told.split("<h1>Which layer of net encodes area best?</h1>")[1].strip()
     assert after.startswith(f'<p class="lead">{escape(typeset(whole.finding()))}<')
     assert {path.name for path in run.glob("figures/*.png")} == {
         *("curve.png", "curve_exponential.png", "data.png", "predicted.png", "subsets.png"),
@@ -274,8 +274,11 @@ def test_facts_of_the_run_are_shown_under_their_names(tmp_path):
     }
     story = story_of(run_of(tmp_path, facts, noise=of_noise()))
     assert (story.title, story.finding) == ("net", "Nothing was found.")
-    assert story.facts[:3] == ["1,174 images", "430 cat, 744 dog", "measure: area"]
-    assert story.facts[3:5] == ["weights: file net.pth", "data: voc:DIR"]
+    assert [(check.name, check.lines) for check in story.checks] == [
+        ("Data", ["1,174 images: 430 cat, 744 dog", "measure: area", "voc:DIR"]),
+        ("Network", ["weights: file net.pth", "computed in bfloat16"]),
+    ]
+    assert story.warnings == ["The weights lack 2 tensors of the network."]
     assert [section.title for section in story.trust] == [
         *("Command", "Skipped", "Settings, versions and time"),
     ]
@@ -305,6 +308,88 @@ def test_page_says_that_nothing_was_skipped_only_where_that_is_known():
     assert [each.title for each in trust({})] == ["Command", "Settings, versions and time"]
 
 
+# --- the first screen ----------------------------------------------------------------------------
+
+
+def judged(folder):
+    """What the first screen says below the names of the checks, and its warnings."""
+    story = story_of(folder)
+    return {check.name: check.lines for check in story.checks}, story.warnings
+
+
+def test_every_question_names_the_network_and_is_of_a_registered_table(tmp_path):
+    assert set(QUESTIONS) | set(CHECKS) <= set(FIGURES) | set(SECTIONS)
+    run = run_of(tmp_path / "noise", {"model": "a{b}"}, noise=of_noise())
+    assert story_of(run).question == "Does a{b} encode image size without any object?"
+    assert "<h1>Does a{b} encode" in write_report(run)[0].read_text(encoding="utf-8")
+    assert story_of(run_of(tmp_path / "other", own=of_noise())).question == ""
+    assert story_of(probe_run(tmp_path / "probe")).question.startswith("Which layer of net")
+
+
+def test_controls_are_those_at_the_peak_and_what_is_not_shown_is_a_warning(tmp_path):
+    run = probe_run(tmp_path)
+    facts = json.loads((run / "run.json").read_text())
+    found, frame = facts["evidence"]["mean"], curve_table()
+    of_peak = frame.loc[
+        (frame.subset == "mean") & (frame.regressor == "ridge") & (frame.layer == found["peak"])
+    ].set_index(["weights", "target"])
+    told, warnings = judged(run)
+    ends = (number(found[name]) for name in ("learned", "learned_low", "learned_high"))
+    assert told["Controls"] == [
+        "gain over controls {} [{}, {}]".format(*ends),
+        f"at the peak: random weights {number(of_peak.r2['random', 'true'])}, "
+        f"shuffled measure {number(of_peak.r2['pretrained', 'shuffled'])}",
+    ]
+    assert ("The gain over controls is not shown to be above 0." in warnings) == (
+        found["learned_low"] <= 0
+    )
+    assert warnings[-1] == "1 layer was skipped."
+    last = "No layer was probed after the peak, so no drop could be observed."
+    shown = "No layer is shown to encode the target."
+    for changed, expected in (
+        ({"p_value": 0.2}, shown),
+        ({"p_value": 0.01, "peak": found["last"]}, last),
+        ({"p_value": None, "r2_low": -0.1, "score_low": -0.1}, shown),
+        ({"score_low": None, "r2_low": None}, "There are too few groups to state an interval."),
+        ({"learned": None}, "No control was computed, so the score may not be due to training."),
+    ):
+        facts["evidence"]["mean"] = found | changed
+        (run / "run.json").write_text(json.dumps(facts))
+        told, warnings = judged(run)
+        assert expected in warnings
+        assert (shown in warnings) == (expected == shown)
+        p_values = [line for line in told["Controls"] if line.startswith("p = ")]
+        assert len(p_values) == bool(changed.get("p_value"))
+
+
+def test_what_is_assumed_or_a_first_look_is_a_warning_on_every_page(tmp_path):
+    facts = {
+        "assumed": ["values are between 0 and 1"],
+        "weights": {"kind": "random"},
+        "settings": {"quick": True, "data": "ImageSet"},
+    }
+    told, warnings = judged(run_of(tmp_path, facts, noise=of_noise()))
+    assert told == {}
+    assert warnings == [
+        "Assumed: values are between 0 and 1.",
+        "The network has random weights.",
+        "A first look: few images, controls and permutations.",
+    ]
+    page = write_report(tmp_path)[0].read_text(encoding="utf-8")
+    assert all(warning in page.partition("</aside>")[0] for warning in warnings)
+
+
+def test_an_audit_says_by_what_tiles_were_judged(tmp_path):
+    counts = {"n_audited": 44, "n_reference": 41, "n_reference_patients": 40}
+    variants = pd.DataFrame({"layer": ["b"], "blur": ["matched"], "n_suspicious": [3]})
+    run = opened(run_of(tmp_path, {"audit": counts | {"notes": ["N."]}}, variants=variants))
+    checks, warnings = CHECKS["audit"](run)
+    assert [line for check in checks for line in check.lines] == [
+        *("44 audited, by 41 tiles of 40 patients", "b, blur matched: 3"),
+    ]
+    assert warnings == ["N."]
+
+
 # --- transfer, paper, cuts -----------------------------------------------------------------------
 
 
@@ -328,6 +413,8 @@ def test_transfer_has_scores_and_differences(tmp_path):
     found = story_of(run)
     assert titles(found) == ["Cut at every layer", "Transfer"]
     assert found.sections[1].lines[0].startswith("Task: area. Means over 10 fits, on all test")
+    (check,) = [check for check in found.checks if check.name == "Test"]
+    assert "10 fits of each method" in check.lines
     scores = table_of(found.sections, "Scores, mean ± standard deviation over fits")
     assert scores.columns == ("method", "layer", "kappa")
     assert [row[2][0] for row in scores.rows] == ["0.60\xa0±\xa00.10", "0.30\xa0±\xa00.10"]

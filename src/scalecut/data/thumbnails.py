@@ -13,7 +13,7 @@ from PIL.Image import Resampling
 from .images import Image
 from .measures import evenly
 
-LONGEST = 128  # pixels of the longer side
+LONGEST = 224  # pixels of the longer side, about what most networks see
 QUALITY = 72  # of the JPEG, 0 to 100
 SPREAD = 0.25  # share of the images chosen by their measure instead of their errors
 

@@ -7,10 +7,25 @@ from ..data.thumbnails import thumbnail
 from ..figures import text
 from ..runs import Run
 from .cells import Cell
-from .page import Section, ShownImage, Table
+from .page import Check, Section, ShownImage, Table
 
 MOST_ROWS = 200
 SIDE = 224  # px of an image
+
+
+def audit_checks(run: Run) -> tuple[list[Check], list[str]]:
+    """What tiles were judged by, the variants next to the verdicts, and what is assumed."""
+    facts = run.facts.get("audit") or {}
+    checks = []
+    if {"n_audited", "n_reference", "n_reference_patients"} <= facts.keys():
+        n_tiles, n_patients = facts["n_reference"], facts["n_reference_patients"]
+        said = [f"{facts['n_audited']} audited, by {n_tiles} tiles of {n_patients} patients"]
+        checks.append(Check("Tiles", said))
+    if run.has("variants"):
+        rows = run.table("variants").to_dict("records")
+        said = [f"{row['layer']}, blur {row['blur']}: {row['n_suspicious']}" for row in rows]
+        checks.append(Check("Suspicious, by layer and blur", said))
+    return checks, [str(each) for each in facts.get("notes", [])]
 
 
 def audit_section(run: Run) -> Section:

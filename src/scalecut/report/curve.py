@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from ..data.images import MEAN
@@ -24,10 +25,11 @@ from ..figures.curve import (
     width_drawing,
 )
 from ..figures.drawing import Drawing
-from ..figures.text import METRICS
+from ..figures.text import METRICS, number, with_interval
+from ..figures.text import p_value as with_p
 from ..runs import Run
 from .cells import Cell, interval, p_value
-from .page import Section, Shown, Story, Table
+from .page import Check, Section, Shown, Story, Table
 from .predictions import predictions_of, read_predictions
 
 COLUMNS = [
@@ -63,6 +65,7 @@ OF_EVIDENCE = (
     *("fall_after", "fall_first", "fall_last", "last_r2", "n_fit"),
 )  # what the page shows of each subset; scores are R² where it holds no others
 EVERY = "Every target"
+ALPHA = 0.05  # p-values up to this are significant
 OF_SEVERAL = (
     "The page shows predictions of single images for one measure alone; predictions.parquet holds "
     "them here."
@@ -122,8 +125,68 @@ def curve_story(
         if is_scatter
         else OF_SEVERAL,
         sections=[*scores, *story.sections],
-        question=story.question if is_scatter else "How much of each target every layer encodes",
+        heading=story.heading if is_scatter else "How much of each target every layer encodes",
     )
+
+
+def curve_checks(run: Run) -> tuple[list[Check], list[str]]:
+    """What the controls have at the peak, and what may make the curve weaker; mean over subsets."""
+    frame, lines, doubts = curve_of(run), list[str](), list[str]()
+    for target, by_subset in evidence_of(run).items():
+        if (found := by_subset.get(MEAN)) is None:
+            continue
+        start = f"{target}: " if frame.measure.nunique() > 1 else ""
+        controls = _controls(frame.loc[frame.measure == target], found)
+        lines += [start + "; ".join(controls)] if start and controls else controls
+        doubts += [start + each for each in _doubts(found)]
+    return [Check("Controls", lines or ["no controls"])], doubts
+
+
+def _controls(rows: pd.DataFrame, found: Mapping[str, Any]) -> list[str]:
+    """The gain over controls at the peak, the score of each control there, and the p-value."""
+    regressor = "ridge" if (rows.regressor == "ridge").any() else "ols"
+    is_main = (rows.metric == main_metric(rows)) & (rows.regressor == regressor)
+    rows = rows.loc[is_main & (rows.subset == MEAN)]
+    at_peak, is_true = rows.layer == found["peak"], rows.target == "true"
+    is_trained = bool((rows.weights == "pretrained").any())
+    kinds = {
+        "random weights": at_peak & is_true & (rows.weights == "random") & is_trained,
+        "permuted weights": at_peak & is_true & (rows.weights == "permuted"),
+        "pixels alone": is_true & (rows.weights == "pixels"),
+        "shuffled measure": at_peak & (rows.target == "shuffled"),
+    }
+    scores = [
+        f"{kind} {number(rows.loc[is_kind].score.iloc[0])}"
+        for kind, is_kind in kinds.items()
+        if is_kind.any()
+    ]
+    ends = [_known(found.get(name)) for name in ("learned", "learned_low", "learned_high")]
+    said = [] if np.isnan(ends[0]) else [f"gain over controls {with_interval(*ends)}"]
+    said += [f"at the peak: {', '.join(scores)}"] if scores else []
+    known = np.isfinite(_known(found["p_value"]))
+    return said + ([f"{with_p(found['p_value'])}, corrected over layers"] if known else [])
+
+
+def _doubts(found: Mapping[str, Any]) -> list[str]:
+    """What the finding does not show, one sentence each."""
+    (_, low, _), p = _ends(found), _known(found["p_value"])
+    chance = found.get("chance") or 0.0
+    said = {
+        "No layer is shown to encode the target.": p > ALPHA if np.isfinite(p) else low <= chance,
+        "There are too few groups to state an interval.": np.isnan(low),
+        "No control was computed, so the score may not be due to training.": np.isnan(
+            _known(found["learned"])
+        ),
+        "The gain over controls is not shown to be above 0.": _known(found.get("learned_low")) <= 0,
+        "No layer was probed after the peak, so no drop could be observed.": found["peak"]
+        == found.get("last"),
+    }
+    return [text for text, holds in said.items() if holds]
+
+
+def _known(value: float | None) -> float:
+    """A number of `run.json`, where NaN is null."""
+    return np.nan if value is None else value
 
 
 def is_one_measure(frame: pd.DataFrame) -> bool:
@@ -262,10 +325,17 @@ def _evidence_table(evidence: Mapping[str, Any], labels: Mapping[str, str]) -> T
     return Table("Evidence", columns, rows)
 
 
-def _scores(found: Mapping[str, Any]) -> tuple[Cell, Cell]:
-    """The score at the peak with its interval; earlier versions wrote R² alone."""
+def _ends(found: Mapping[str, Any]) -> tuple[float, float, float]:
+    """The score at the peak and its interval; earlier versions wrote R² alone."""
     name = "score" if "score" in found else "r2"
-    return found[name], interval(found[f"{name}_low"], found[f"{name}_high"])
+    score, low, high = (_known(found[each]) for each in (name, f"{name}_low", f"{name}_high"))
+    return score, low, high
+
+
+def _scores(found: Mapping[str, Any]) -> tuple[Cell, Cell]:
+    """The score at the peak with its interval, as cells."""
+    score, low, high = _ends(found)
+    return score, interval(low, high)
 
 
 def _set_in_words(layers: Sequence[str]) -> Cell:
@@ -396,6 +466,25 @@ def comparison_section(names: Sequence[str], differences: pd.DataFrame | str) ->
 def comparison_figure(run: Run) -> Drawing:
     """Score by relative depth of all runs."""
     return comparison_drawing(run.table("curves", CURVES))
+
+
+def comparison_checks(run: Run) -> tuple[list[Check], list[str]]:
+    """How many images the runs have, how they were compared, and what is not comparable."""
+    table, pairs = run.table("comparison", COMPARISON), run.table("pairs", PAIRS)
+    peaks, pairs = (each.loc[each.subset == MEAN] for each in (table, pairs))
+    n_images = sorted(set(peaks.n_images))
+    counted = " to ".join(f"{n:,}" for n in dict.fromkeys([n_images[0], n_images[-1]]))
+    reasons = pairs.unpaired_because.fillna("").astype(str)
+    said = [f"{(reasons == '').sum()} of {len(pairs)} differences paired by image"]
+    said += ["p corrected by Holm’s method"] if len(pairs) > 1 else []
+    checks = [Check("Data", [f"{table.run.nunique()} runs of {counted} images"])]
+    doubts = [
+        f"{n} {'difference is' if n == 1 else 'differences are'} not paired: {reason}."
+        for reason, n in reasons[reasons != ""].value_counts().items()
+    ]
+    if n_without := int(peaks.learned.isna().sum()):
+        doubts.append(f"{n_without} of {len(peaks)} peaks have no controls.")
+    return [*checks, *([Check("Differences", said)] if len(pairs) else [])], doubts
 
 
 def comparison_sections(run: Run) -> list[Section]:

@@ -1,12 +1,14 @@
 """The page of a cut network: what the cut keeps of the whole network, and how it was verified."""
 
+from dataclasses import replace
+
 import pandas as pd
 
 from ..figures.analyses import saving_drawing
 from ..runs import Run
 from .cells import Cell
-from .facts import trust
-from .page import Section, Shown, Story, Table
+from .facts import trust, warnings_of
+from .page import Check, Section, Shown, Story, Table
 
 NEEDED = (
     *("point.layer", "num_features", "proof.whole", "proof.cut", "proof.batch_size"),
@@ -18,17 +20,23 @@ def cut_story(run: Run) -> Story:
     """The page of a cut network."""
     facts = run.facts
     curve, weights = facts.get("curve") or {}, facts.get("weights") or {}
+    lines = [facts["choice"]["reason"]] if facts.get("choice") else []
     led = (
         [Section("The curve behind the cut", [str(curve["finding"])])] if "finding" in curve else []
     )
-    source = weights.get("source")
+    layer, source = facts["point"]["layer"], weights.get("source")
+    used = [f"{facts['num_features']} features", *([f"weights: {source}"] if source else [])]
     return Story(
         name=run.folder.resolve().name,
-        title=f"{_network(run)}, cut after {facts['point']['layer']}",
+        title=f"{_network(run)}, cut after {layer}",
         finding=" ".join(facts["proof"]["lines"][:2]),
-        facts=[f"{facts['num_features']} features", *([f"weights: {source}"] if source else [])],
-        sections=[cut_section(run), *led],
+        question=f"What does {_network(run)} keep, cut after {layer}?",
+        checks=[Check("Verified", list(facts["proof"]["lines"])), Check("Network", used)],
+        warnings=warnings_of(facts),
+        sections=[replace(cut_section(run), lines=lines), *led],
         trust=trust(facts),
+        kind="cut",
+        written=str(facts.get("written", ""))[:10],
     )
 
 

@@ -1,4 +1,4 @@
-"""What `run.json` says, for a page: a few facts below the title, the rest at the end."""
+"""What `run.json` says, for a page: checks and warnings first, the rest at the end."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -11,7 +11,7 @@ from ..data.summary import summary_in
 from ..data.thumbnails import thumbnail
 from ..runs import Run
 from .cells import Cell
-from .page import Section, ShownImage, Table
+from .page import Check, Section, ShownImage, Table
 
 SKIPPED = {
     "Images skipped": "images_left_out",
@@ -27,20 +27,49 @@ TABLES = {
     "Files": ("files",),
 }  # the keys of run.json that each table shows
 SHOWN_ELSEWHERE = ("understood", "masks")  # of the images
+FEW = 6  # subsets that are counted on the first screen, at most one less
+BRIEF = ("Drawn", "Skipped", "Groups", "Masks")  # what it says of the data
 SHEET_SIDE = 1360  # pixels of the longer side, on the page
 
 
-def few_facts(facts: Mapping[str, Any]) -> list[str]:
-    """How many images, of what, which weights, and when."""
+def data_checks(facts: Mapping[str, Any]) -> list[Check]:
+    """The images of a run, in a few lines."""
     images, settings = facts.get("images") or {}, facts.get("settings") or {}
-    weights = facts.get("weights") or {}
     counts = images.get("n_by_subset", {})
-    said = [f"{images['n_images']:,} images"] if "n_images" in images else []
-    said += [", ".join(f"{n:,} {name}" for name, n in counts.items())] if len(counts) < 6 else []
-    said += [f"measure: {images['measure']}"] if "measure" in images else []
-    said += [f"weights: {weights['source']}"] if weights.get("source") else []
-    said += [f"data: {settings['data']}"] if settings.get("data") else []
-    return [each for each in [*said, str(facts.get("written", ""))[:10]] if each]
+    data = [f"{images['n_images']:,} images"] if "n_images" in images else []
+    if data and 1 < len(counts) < FEW:
+        data[0] += f": {', '.join(f'{n:,} {name}' for name, n in counts.items())}"
+    data += [f"measure: {images['measure']}"] if "measure" in images else []
+    summary = summary_in(facts)
+    if summary is not None:
+        data += [f"{title.lower()}: {text}" for title, text in summary.lines() if title in BRIEF]
+    data += [str(settings["data"])] if ":" in str(settings.get("data")) else []
+    return [Check("Data", data)] if data else []
+
+
+def network_checks(facts: Mapping[str, Any]) -> list[Check]:
+    """The weights of a run, and how features were computed."""
+    weights, computed = facts.get("weights") or {}, facts.get("computed") or {}
+    network = [f"weights: {weights['source']}"] if weights.get("source") else []
+    said = [str(computed[name]) for name in ("precision", "engine") if computed.get(name)]
+    network += [f"computed in {' by '.join(said)}"] if said else []
+    return [Check("Network", network)] if network else []
+
+
+def warnings_of(facts: Mapping[str, Any]) -> list[str]:
+    """What may make a result wrong or weaker, as far as `run.json` says it."""
+    summary, weights = summary_in(facts), facts.get("weights") or {}
+    assumed = [*(summary.assumed if summary else ()), *facts.get("assumed", ())]
+    said = [f"Assumed: {each.rstrip('.')}." for each in dict.fromkeys(map(str, assumed))]
+    if weights.get("kind") == "random":
+        said.append("The network has random weights.")
+    if n_missing := _n_missing(facts):
+        said.append(f"The weights lack {n_missing} tensors of the network.")
+    if n_layers := len(facts.get("layers_left_out", [])):
+        said.append(f"{n_layers} {'layer was' if n_layers == 1 else 'layers were'} skipped.")
+    if (facts.get("settings") or {}).get("quick"):
+        said.append("A first look: few images, controls and permutations.")
+    return said
 
 
 def data_sections(run: Run, has_thumbnails: bool) -> list[Section]:
@@ -80,14 +109,17 @@ def trust(facts: Mapping[str, Any]) -> list[Section]:
 
 def _nothing_skipped(facts: Mapping[str, Any]) -> list[str]:
     """A sentence where nothing is listed, as far as the facts support it."""
-    missing = dict(facts.get("weights") or {}).get("missing") or 0
-    n_missing = missing if isinstance(missing, int) else len(missing)
-    if n_missing:
+    if n_missing := _n_missing(facts):
         return [f"The weights lack {n_missing} tensors of the network."]
     if "steps" in facts:
         return ["No step was skipped; the page of each step lists what it skipped."]
     is_known = any(key in facts for key in SKIPPED.values())
     return ["No image and no layer was skipped."] if is_known else []
+
+
+def _n_missing(facts: Mapping[str, Any]) -> int:
+    missing = dict(facts.get("weights") or {}).get("missing") or 0
+    return missing if isinstance(missing, int) else len(missing)
 
 
 def _rows(title: str, table: pd.DataFrame) -> Table:

@@ -28,7 +28,7 @@ from ..figures.text import typeset
 from .cells import Cell, number, sort_key
 
 MOST_VALUES = 250_000  # predictions in a page, 6 bytes each: the page stays below 5 MB
-SCRIPTS = ("elements.js", "panels.js", "scatter.js", "page.js")
+SCRIPTS = ("elements.js", "viewer.js", "panels.js", "scatter.js", "page.js")
 DIGITS = 4  # significant, of what is drawn
 
 
@@ -91,6 +91,14 @@ class Section:
     links: dict[str, str] = field(default_factory=dict)  # to files next to the page, by their name
 
 
+@dataclass(frozen=True, slots=True)
+class Check:
+    """Something that a result is to be judged by, in a few words."""
+
+    name: str
+    lines: list[str]
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Predictions:
     """The measure of each image as each layer predicts it."""
@@ -111,7 +119,9 @@ class Story:
     name: str  # of its folder
     title: str  # what it is of, such as the network
     finding: str  # one sentence, or empty
-    facts: list[str]  # below the finding, in few words each
+    question: str = ""  # that the finding answers; the title by default
+    checks: list[Check] = field(default_factory=list)  # on the first screen
+    warnings: list[str] = field(default_factory=list)  # there, too
     curves: Mapping[str, Drawing] = field(default_factory=dict)  # by subset
     # the names behind the places of the curves; empty without curves
     layers: list[str] = field(default_factory=list)
@@ -120,8 +130,10 @@ class Story:
     predictions: Predictions | None = None  # of each image, if the run holds them
     without_predictions: str = ""  # why there are none
     kind: str = ""  # the command that wrote the run
-    question: str = "How much of the object’s scale each layer encodes"  # above its curves
-    sections: list[Section] = field(default_factory=list)  # what was found
+    written: str = ""  # the day
+    heading: str = "How much of the object’s scale each layer encodes"  # above its curves
+    # what was found; without curves, the first is on the first screen
+    sections: list[Section] = field(default_factory=list)
     # the command, what was skipped, settings and versions
     trust: list[Section] = field(default_factory=list)
 

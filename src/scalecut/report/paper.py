@@ -10,7 +10,7 @@ from ..figures.analyses import printed_drawing
 from ..figures.drawing import Drawing
 from ..runs import Run
 from .cells import BLANK, Cell
-from .page import Section, Shown, Table
+from .page import Check, Section, Shown, Table
 
 # what stands under the figure of each network of the paper
 PRINTED = {
@@ -35,6 +35,17 @@ def printed_figure(network: str) -> Callable[[Run], Drawing | None]:
         return printed_drawing(table, network) if has_layers else None
 
     return draw
+
+
+def paper_checks(run: Run) -> tuple[list[Check], list[str]]:
+    """How many claims have each mark, and which steps were skipped."""
+    claims = run.table("claims")
+    marks = claims["mark"].dropna().value_counts() if "mark" in claims else {}
+    said = [f"{mark}: {n}" for mark, n in marks.items()]
+    n_skipped = len(run.facts.get("left_out", []))
+    return [Check("Claims", said)] * bool(said), [
+        f"Skipped steps: {n_skipped}, listed below."
+    ] * bool(n_skipped)
 
 
 def paper_sections(run: Run, drawn: Mapping[str, Drawing]) -> list[Section]:

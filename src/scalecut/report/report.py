@@ -22,9 +22,9 @@ from ..figures.notebook import html_of
 from ..runs import Run
 from .curve import comparison_section, curve_of, curve_story, names_of
 from .cut import NEEDED, cut_story
-from .facts import data_sections, few_facts, trust
+from .facts import data_checks, data_sections, network_checks, trust, warnings_of
 from .page import Story, page
-from .sections import Plot, drawings, sections_of
+from .sections import CHECKS, Plot, drawings, question_of, sections_of
 
 PAGE = "report.html"
 DOTS_PER_INCH = 200
@@ -169,19 +169,28 @@ def _story(run: Run, drawn: Sequence[tuple[Plot, Drawing]], has_thumbnails: bool
         return cut_story(run)
     facts: Mapping[str, Any] = run.facts
     untitled = next((title for name, title in UNTITLED.items() if run.has(name)), "A run")
+    model = str(facts.get("model") or facts.get("settings", {}).get("model") or "")
+    judged = [judge(run) for name, judge in CHECKS.items() if run.has(name)]
     story = Story(
         name=run.folder.resolve().name,
-        title=str(facts.get("model") or facts.get("settings", {}).get("model") or untitled),
+        title=model or untitled,
         finding=str(facts.get("finding", "")),
-        facts=few_facts(facts),
+        question=question_of(run, model),
+        checks=[
+            *data_checks(facts),
+            *(each for checks, _ in judged for each in checks),
+            *network_checks(facts),
+        ],
+        warnings=[*(each for _, doubts in judged for each in doubts), *warnings_of(facts)],
         sections=sections_of(run, drawn),
         trust=trust(facts),
         kind="".join(str(facts.get("command", "")).split()[1:2]),
+        written=str(facts.get("written", ""))[:10],
     )
     if run.has("curve"):
         by_name = {plot.name: drawing for plot, drawing in drawn}
         story = curve_story(run, story, by_name, has_thumbnails=has_thumbnails)
-    return replace(story, sections=[*data_sections(run, has_thumbnails), *story.sections])
+    return replace(story, sections=[*story.sections, *data_sections(run, has_thumbnails)])
 
 
 def _check_subset(run: Run, subset: str) -> None:

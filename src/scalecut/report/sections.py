@@ -30,8 +30,11 @@ from .cells import Cell, in_words
 from .curve import (
     combined_figure,
     combined_section,
+    comparison_checks,
     comparison_figure,
     comparison_sections,
+    curve_checks,
+    curve_of,
     exponential_figure,
     learning_figure,
     main_figure,
@@ -39,7 +42,7 @@ from .curve import (
     subset_figure,
     width_figure,
 )
-from .page import Section, Shown, ShownImage, Table
+from .page import Check, Section, Shown, ShownImage, Table
 
 MOST_ROWS = 200  # of a table that is shown as it is
 UNITS = ("layer", "unit", "direction", "subset", "picture", "start", "end")
@@ -82,6 +85,18 @@ def sections_of(run: Run, drawn: Sequence[tuple[Plot, Drawing]]) -> list[Section
             for each in folders
         ]
     return sections
+
+
+def question_of(run: Run, model: str) -> str:
+    """What was asked, by the first table of the registry that the run has; empty if none."""
+    asked = next((asked for name, asked in QUESTIONS.items() if run.has(name)), "")
+    target = "each target"
+    if run.has("curve"):
+        frame = curve_of(run)
+        model = str(frame.model.iloc[0])
+        target = str(frame.measure.iloc[0]) if frame.measure.nunique() == 1 else target
+        target = "the measure" if target == "measure" else target
+    return asked.format(model=model or "the network", target=target)
 
 
 def plain_section(run: Run, name: str) -> Section:
@@ -161,6 +176,30 @@ def _of_table(
 
 
 # --- registries, keyed by the name of a table ----------------------------------------------------
+
+QUESTIONS: dict[str, str] = {
+    "paper": "Are the results of the paper reproduced?",
+    "comparison": "Which run encodes the target best, and where?",
+    "curve": "Which layer of {model} encodes {target} best?",
+    "atlas": "Which concepts does each layer of {model} encode?",
+    "invariance": "How do features and predictions of {model} change with image size?",
+    "noise": "Does {model} encode image size without any object?",
+    "scenes": "Does {model} encode object scale or image size?",
+    "rcv": "Along which direction do the features of {model} grow with scale?",
+    "units": "Which images drive {model} most?",
+    "audit": "Which tiles do not have the resolution that they claim?",
+    "transfer": "Which method predicts tissue best with {model}?",
+    "targets": "What was understood of the data?",
+}
+
+# The checks of the first screen, and warnings.
+CHECKS: dict[str, Callable[[Run], tuple[list[Check], list[str]]]] = {
+    "curve": curve_checks,
+    "comparison": comparison_checks,
+    "transfer": transfer.transfer_checks,
+    "audit": audit.audit_checks,
+    "paper": paper.paper_checks,
+}
 
 FIGURES: dict[str, tuple[Plot, ...]] = {
     "curve": (

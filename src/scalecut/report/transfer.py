@@ -5,7 +5,7 @@ import pandas as pd
 
 from ..runs import Run
 from .cells import Cell, in_words, interval, numbers, p_value, spread
-from .page import Section, Table
+from .page import Check, Section, Table
 
 COLUMNS: dict[str, tuple[str, ...]] = {
     "transfer": ("contestant", "layer", "tile", "metric", "value"),
@@ -24,6 +24,16 @@ COLUMNS: dict[str, tuple[str, ...]] = {
 
 def _table(run: Run, name: str) -> pd.DataFrame:
     return run.table(name, COLUMNS[name])
+
+
+def transfer_checks(run: Run) -> tuple[list[Check], list[str]]:
+    """The test part, and how methods were compared on it."""
+    facts, asked = run.facts, run.facts.get("transfer", run.facts)
+    said = []
+    if {"n_test", "n_tiles"} <= facts.keys():
+        said.append(f"{facts['n_test']:,} patches of {facts['n_tiles']} tiles")
+    said += [f"{asked['seeds']} fits of each method"] if asked.get("seeds") else []
+    return [Check("Test", [*said, "paired by tile; p corrected over the comparisons"])], []
 
 
 def transfer_section(run: Run) -> Section:

@@ -84,7 +84,7 @@ function drawPanel(root, panel, space, start, least, isNarrow) {
   const title = wrapped(panel.title, space.end + space.right);
   start += 16 * (title.length - 1);
   const top = start + 36 + 21 * rows + beneath;
-  const height = Math.max(isNarrow ? 0.75 * least : least, panel.height * (isNarrow ? 1.1 : 1.35));
+  const height = Math.max(isNarrow ? 0.65 * least : least, panel.height * (isNarrow ? 1.1 : 1.35));
   const up = (value) => top + height * (1 - (value - low) / (high - low));
   root.append(
     ...title.map((line, i) => svg("text", { class: "title", x: 0, y: start + 14 - 16 * (title.length - 1 - i) }, line)),

@@ -86,7 +86,7 @@ function drawScatter(holder, predictions, layer, images) {
     showTip(frame.left + cx * scale, frame.top + cy * scale, thumb(predictions, i), name,
       html("div", {}, predictions.subsets[predictions.subset[i]]), html("div", {}, said(predictions, layer, i)));
   };
-  followPoints(drawn, images, place, point, width);
+  followPoints(drawn, images, place, point, width, (number) => enlargeImage(predictions, layer, images, number));
   holder.replaceChildren(drawn);
   return (i) => (i === null ? ring.setAttribute("visibility", "hidden") : point(i, false));
 }
@@ -103,17 +103,31 @@ function nameSubsets(root, predictions, there, width) {
   });
 }
 
-// The nearest point under the pointer, or the next one by arrow keys.
-function followPoints(drawn, images, place, point, width) {
+function enlargeImage(predictions, layer, images, number) {
+  enlarge(images.map((i) => () => [
+    thumb(predictions, i), predictions.names[i], predictions.subsets[predictions.subset[i]], said(predictions, layer, i),
+  ]), number);
+}
+
+// The nearest point under the pointer, or the next one by arrow keys; a click or Enter enlarges it.
+function followPoints(drawn, images, place, point, width, open) {
   let at = 0;
-  drawn.addEventListener("pointermove", (event) => {
+  const nearest = (event) => {
     const frame = drawn.getBoundingClientRect(), scale = frame.width / width;
     const here = [(event.clientX - frame.left) / scale, (event.clientY - frame.top) / scale];
     const far = (i) => Math.hypot(place(i)[0] - here[0], place(i)[1] - here[1]);
-    const nearest = images.reduce((one, other) => (far(other) < far(one) ? other : one));
-    if (far(nearest) > 16) return hideTip();
-    at = images.indexOf(nearest);
-    return point(nearest, true);
+    const found = images.reduce((one, other) => (far(other) < far(one) ? other : one));
+    return far(found) > 16 ? null : found;
+  };
+  drawn.addEventListener("pointermove", (event) => {
+    const found = nearest(event);
+    if (found === null) return hideTip();
+    at = images.indexOf(found);
+    return point(found, true);
+  });
+  drawn.addEventListener("click", (event) => {
+    const found = nearest(event);
+    if (found !== null) open(images.indexOf(found));
   });
   drawn.addEventListener("pointerleave", hideTip);
   drawn.addEventListener("focus", () => drawn.matches(":focus-visible") && point(images[at], true));
@@ -121,21 +135,23 @@ function followPoints(drawn, images, place, point, width) {
   drawn.addEventListener("keydown", (event) => {
     const step = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1 }[event.key];
     if (event.key === "Escape") hideTip();
-    if (!step) return;
-    event.preventDefault();
+    if (!step && event.key !== "Enter") return;
+    event.preventDefault(); // else Enter would press the button that is focused next
+    if (!step) return open(at);
     at = (at + step + images.length) % images.length;
     point(images[at], true);
   });
 }
 
 function listLargest(list, more, predictions, layer, images, highlight, most) {
-  list.replaceChildren(...images.slice(0, most).map((i) => {
+  list.replaceChildren(...images.slice(0, most).map((i, number) => {
     const card = html("button", { class: "card", type: "button" }, thumb(predictions, i),
       html("b", {}, predictions.names[i]), html("i", {}, predictions.subsets[predictions.subset[i]]),
       html("i", {}, said(predictions, layer, i)));
     card.addEventListener("pointerenter", () => highlight(i));
     card.addEventListener("focus", () => highlight(i));
     card.addEventListener("pointerleave", () => highlight(null));
+    card.addEventListener("click", () => enlargeImage(predictions, layer, images, number));
     return html("li", { title: predictions.names[i] }, card);
   }));
   more.hidden = images.length <= most;
