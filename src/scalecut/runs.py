@@ -27,7 +27,7 @@ from .errors import DataError, OutputError
 FORMATS = {
     "run": 2,
     "cut": 1,
-    "patches": 2,
+    "patches": 3,
     "paper": 2,
     "auditor": 1,
 }  # of the JSON file and the tables
@@ -214,6 +214,63 @@ def new_run(folder: Path, kind: str = "run") -> Iterator[Path]:
         for rest in (made, earlier):
             if rest is not None:
                 shutil.rmtree(rest, ignore_errors=True)
+
+
+@contextmanager
+def continued(folder: Path, kind: str, key: Mapping[str, object]) -> Iterator[Path]:
+    """As `new_run`, but what is in it when the process is stopped is there the next time.
+
+    Until the block ends, the folder is `.NAME-unfinished`. It is deleted by an error that the user
+    can fix, and by a block with another key.
+
+    Args:
+        key: what the content depends on.
+
+    Raises:
+        OutputError: if another process writes it, or as of `new_run`.
+    """
+    place = folder.with_name(f".{folder.name}-unfinished")
+    file, asked = place / "key.json", cache.setting_hash({"key": plain(key)})
+    check_place(folder, kind)
+    with cache.explained(folder, unwritable):
+        if place.is_dir() and not (file.is_file() and file.read_text(encoding="utf-8") == asked):
+            shutil.rmtree(place)
+        place.mkdir(parents=True, exist_ok=True)
+        for other in place.glob("writer-*"):
+            if not cache.of_dead_process(other, "writer-", "") and not _is_own(other):
+                raise OutputError(
+                    f"Another process is writing {str(folder)!r}. Wait for it, or give --out "
+                    "another folder."
+                )
+            other.unlink()
+        file.write_text(asked, encoding="utf-8")
+        writer = place / f"writer-{cache.process()}"
+        writer.touch()
+        try:
+            yield place
+        except DataError:
+            shutil.rmtree(place)
+            raise
+        except KeyboardInterrupt as error:
+            raise KeyboardInterrupt(
+                f"Stopped; what is finished is kept in {str(place)!r}, and the same command "
+                "continues from there."
+            ) from error
+        writer.unlink()
+        file.unlink()
+        with new_run(folder, kind) as made:
+            made.rmdir()
+            place.rename(made)
+
+
+def _is_own(writer: Path) -> bool:
+    return writer.name == f"writer-{cache.process()}"
+
+
+def fingerprint(files: Sequence[Path]) -> list[tuple[str, int, int]]:
+    """Path, size and time of change of files, by which a changed one is noticed."""
+    found = ((path, path.stat()) for path in files)
+    return [(str(path.absolute()), about.st_size, about.st_mtime_ns) for path, about in found]
 
 
 @contextmanager

@@ -359,8 +359,8 @@ CT = lambda path, i: ct(path, density(i))  # noqa: E731 - a line each
         (written(b"x" * 400), ".dcm", {}, "0.dcm: it is no DICOM file; check its name."),
         (written(b"x" * 400), ".nii", {"slice": "2:1"}, "0.nii: it is no NIfTI file; check its "
          "name."),
-        (written(b"x"), ".svs", {}, "0.svs: it is a whole slide; cut it into tiles with "
-         "openslide-python or tiatoolbox."),
+        (written(b"x"), ".svs", {}, "0.svs: it is a whole slide; cut patches from it "
+         "with scalecut patches --mpp."),
         (written(b"x"), ".fits", {}, "0.fits: it is FITS; save it as TIFF with astropy and "
          "tifffile."),
         (written(b"x"), ".mp4", {}, "0.mp4: it is a video; save its frames as PNG with ffmpeg."),

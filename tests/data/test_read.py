@@ -126,7 +126,7 @@ KINDS = (
     "csv: a table with image and measure; parquet: such a table as Parquet; tar: shards of images, "
     "each with a .json; masks: a folder with images and masks; yolo: a folder with images and "
     "labels, or with data.yaml; labelme: a folder with a JSON file per image; cvat: an XML file of "
-    "CVAT for images."
+    "CVAT for images; patches: a folder that `scalecut patches` wrote."
 )
 
 
@@ -204,7 +204,7 @@ def test_options_without_effect_may_have_their_default(tmp_path):
     assert len(images) == 1
     assert said(images_of, few(), SQUARE, Reading(page=2)) == (
         "--page has no effect on an image set, only on voc:, coco:, csv:, parquet:, tar:, masks:, "
-        "yolo:, labelme:, cvat: data. Omit it."
+        "yolo:, labelme:, cvat:, patches: data. Omit it."
     )
 
 

@@ -136,7 +136,7 @@ def test_columns_that_are_no_target_are_refused(tmp_path, column, reading, messa
 def test_columns_of_a_table_are_no_targets_of_boxes(tmp_path):
     spec = add_voc(tmp_path, "a", DOG)
     assert said(read, spec, target=("grade",)) == (
-        "--target has no effect on voc: data, only on csv:, parquet: data. Omit it."
+        "--target has no effect on voc: data, only on csv:, parquet:, patches: data. Omit it."
     )
 
 

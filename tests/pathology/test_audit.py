@@ -27,8 +27,9 @@ from scalecut import (
 from scalecut.pathology.audit import COLUMNS, audit, read_audit
 from scalecut.pathology.claims import claimed_tiles
 from scalecut.pathology.slides import TileField
+from scalecut.pathology.tissue import tissue
 from scalecut.pathology.verdict import Rule, Shown, audited, compared, fitted, sizes
-from scalecut.pathology.views import Look, target_blur, tissue, views_of
+from scalecut.pathology.views import Look, target_blur, views_of
 from scalecut.stats.ridge import deviations
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -321,7 +322,9 @@ def test_views_beyond_the_reference_do_not_count_without_a_claim():
 
 def test_views_show_the_same_tissue_at_coarser_resolutions():
     drawn = tile(MPP, np.random.default_rng(0), side=128)
-    views = list(views_of(TileField(drawn), Views((-0.5, 0.0, 1.0, 2.0)), Look(SIDE, "bicubic")))
+    field = TileField(drawn)
+    how = tissue(field), Views((-0.5, 0.0, 1.0, 2.0)), Look(SIDE, "bicubic")
+    views = list(views_of(field, *how))
     assert [o for o, _ in views].count(2.0) == 1
     assert [o for o, _ in views].count(0.0) == 9
     whole = next(pixels for octave, pixels in views if octave == 2.0)
@@ -332,9 +335,10 @@ def test_views_show_the_same_tissue_at_coarser_resolutions():
 
 def test_matched_blur_smooths_each_view_by_what_it_lacks():
     drawn = tile(MPP, np.random.default_rng(0), side=128)
-    how = Look(SIDE, "bicubic", blur=1.5)
-    sharp = dict(views_of(TileField(drawn), Views((-0.5, 0.0, 1.0)), Look(SIDE, "bicubic"), 1.0))
-    smooth = dict(views_of(TileField(drawn), Views((-0.5, 0.0, 1.0)), how, 1.0))
+    field = TileField(drawn)
+    shown, octaves = tissue(field), Views((-0.5, 0.0, 1.0))
+    sharp = dict(views_of(field, shown, octaves, Look(SIDE, "bicubic"), 1.0))
+    smooth = dict(views_of(field, shown, octaves, Look(SIDE, "bicubic", blur=1.5), 1.0))
     lost = {o: np.std(sharp[o].astype(float)) - np.std(smooth[o].astype(float)) for o in sharp}
     assert lost[-0.5] < lost[0.0] < lost[1.0]  # 1 px of the tile is 1.4 px, 1 px and 0.5 px
     assert target_blur([1.0] * 19 + [5.0], Views()) == pytest.approx(2**0.5)
@@ -343,10 +347,10 @@ def test_matched_blur_smooths_each_view_by_what_it_lacks():
 def test_tissue_is_found_next_to_glass():
     half = np.full((64, 64, 3), 245, np.uint8)
     half[:, 32:] = np.asarray(tile(MPP, np.random.default_rng(0), side=64))[:, 32:]
-    found = tissue(TileField(PIL.Image.fromarray(half)))
+    found = tissue(TileField(PIL.Image.fromarray(half))).found
     assert found[:, 34:].mean() > 0.95
     assert found[:, :30].mean() == 0.0
-    assert tissue(TileField(tile(MPP, np.random.default_rng(0)))).mean() > 0.95
+    assert tissue(TileField(tile(MPP, np.random.default_rng(0)))).found.mean() > 0.95
 
 
 # --- claims and bad input -------------------------------------------------------------------------

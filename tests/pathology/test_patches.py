@@ -19,18 +19,20 @@ from skimage.segmentation import clear_border
 from scalecut.data.images import LeftOut
 from scalecut.data.masks import understood
 from scalecut.errors import DataError
-from scalecut.pathology import patches
+from scalecut.pathology import patches, resampling
 from scalecut.pathology.patches import (
     COLUMNS,
     Cutting,
-    areas_of_nuclei,
     counts,
     cut_patches,
-    estimated_blur,
     read_patches,
+    save_patches,
+)
+from scalecut.pathology.resampling import (
+    areas_of_nuclei,
+    estimated_blur,
     resampled,
     resampled_nuclei,
-    save_patches,
     spread,
 )
 from scalecut.pathology.tiles import Tile, find_tiles, read_split, split
@@ -146,7 +148,7 @@ def test_nuclei_are_those_that_cover_most_of_a_pixel(rng, factor):
 def test_the_result_does_not_depend_on_how_many_rows_are_resampled_at_once(rng, monkeypatch):
     labels = grid_of_discs(side=200)
     whole = resampled_nuclei(labels, 4 / 3)
-    monkeypatch.setattr(patches, "_STRIP", 6)
+    monkeypatch.setattr(resampling, "_STRIP", 6)
     np.testing.assert_array_equal(resampled_nuclei(labels, 4 / 3), whole)
 
 

@@ -1,5 +1,8 @@
 """Pyramids of known pixels, read by OpenSlide, against the same pixels in memory."""
 
+import io
+from math import ceil
+
 import numpy as np
 import PIL.Image
 import pytest
@@ -10,9 +13,11 @@ from scalecut import DataError, Views
 from scalecut.data.images import Image
 from scalecut.pathology import slides, views
 from scalecut.pathology.claims import Claims, claimed_tiles
+from scalecut.pathology.resampling import resampled
 from scalecut.pathology.resolution import of_slide
 from scalecut.pathology.slides import TileField, is_slide, opened_field, stated_by_slide
-from scalecut.pathology.views import Look, middle, native_blur, tissue, views_of
+from scalecut.pathology.tissue import tissue
+from scalecut.pathology.views import Look, middle, native_blur, views_of
 
 pytest.importorskip("openslide", reason="slides need OpenSlide")
 
@@ -29,15 +34,75 @@ def drawn(height=768, width=1024, seed=0):
     return np.rint(pixels).clip(0, 255).astype(np.uint8)
 
 
+def halved(pixels):
+    return pixels.reshape(len(pixels) // 2, 2, -1, 2, 3).mean(axis=(1, 3)).round().astype(np.uint8)
+
+
 def write(path, pixels, description="", mpp=MPP):
     """A tiled TIFF with a level of half the size."""
-    half = pixels.reshape(len(pixels) // 2, 2, -1, 2, 3).mean(axis=(1, 3)).round().astype(np.uint8)
+    half = halved(pixels)
     how = {"tile": (256, 256), "photometric": "rgb", "compression": "zlib"}
     with tifffile.TiffWriter(path) as file:
         resolution = {"resolution": (1e4 / mpp, 1e4 / mpp), "resolutionunit": "CENTIMETER"}
         file.write(pixels, **how, **resolution, description=description, metadata=None)
         file.write(half, **how, subfiletype=1, metadata=None)
     return half
+
+
+def write_ome(path, pixels, mpp=MPP, photometric="rgb"):
+    """An OME-TIFF, whose levels are stored below the first page."""
+    how = {"tile": (256, 256), "photometric": photometric, "compression": "zlib"}
+    about = {"PhysicalSizeX": mpp, "PhysicalSizeY": mpp, "PhysicalSizeXUnit": "µm",
+             "PhysicalSizeYUnit": "µm"}  # fmt: skip
+    axes = "YXS" if pixels.shape[-1] == 3 else "CYX"
+    levels = [halved(pixels)] if axes == "YXS" else [pixels[:, ::2, ::2]]
+    with tifffile.TiffWriter(path) as file:
+        file.write(pixels, subifds=1, metadata={"axes": axes, **about}, **how)
+        file.write(levels[0], subfiletype=1, **how)
+    return levels[0]
+
+
+def write_dicom(folder, pixels, mpp=MPP, side=256):
+    """A slide as DICOM: one file per level, of tiles in JPEG."""
+    pydicom = pytest.importorskip("pydicom", reason="DICOM needs pydicom")
+    from pydicom.encaps import encapsulate
+    from pydicom.uid import JPEGBaseline8Bit
+
+    folder.mkdir()
+    uids = {name: pydicom.uid.generate_uid() for name in ("Series", "Study", "FrameOfReference")}
+    for number, level in enumerate([pixels, halved(pixels)]):
+        about = pydicom.Dataset()
+        about.file_meta = pydicom.dataset.FileMetaDataset()
+        about.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.77.1.6"
+        about.file_meta.MediaStorageSOPInstanceUID = pydicom.uid.generate_uid()
+        about.file_meta.TransferSyntaxUID = JPEGBaseline8Bit
+        about.SOPClassUID = about.file_meta.MediaStorageSOPClassUID
+        about.SOPInstanceUID = about.file_meta.MediaStorageSOPInstanceUID
+        about.SeriesInstanceUID, about.StudyInstanceUID = uids["Series"], uids["Study"]
+        about.FrameOfReferenceUID, about.Modality = uids["FrameOfReference"], "SM"
+        about.ImageType = ["DERIVED" if number else "ORIGINAL", "PRIMARY", "VOLUME", "NONE"]
+        about.SamplesPerPixel, about.PhotometricInterpretation = 3, "YBR_FULL_422"
+        about.PlanarConfiguration = about.PixelRepresentation = 0
+        about.BitsAllocated, about.BitsStored, about.HighBit = 8, 8, 7
+        about.Rows = about.Columns = side
+        about.TotalPixelMatrixRows, about.TotalPixelMatrixColumns = level.shape[:2]
+        about.TotalPixelMatrixFocalPlanes = about.NumberOfOpticalPaths = 1
+        about.DimensionOrganizationType, about.InstanceNumber = "TILED_FULL", number + 1
+        path, measures, shared = (pydicom.Dataset() for _ in range(3))
+        path.OpticalPathIdentifier = "1"
+        measures.PixelSpacing = [mpp * 2**number / 1000] * 2
+        shared.PixelMeasuresSequence = [measures]
+        about.OpticalPathSequence, about.SharedFunctionalGroupsSequence = [path], [shared]
+        frames = []
+        for y, x in np.ndindex(-(-level.shape[0] // side), -(-level.shape[1] // side)):
+            tile, stored = np.full((side, side, 3), 255, np.uint8), io.BytesIO()
+            part = level[y * side : (y + 1) * side, x * side : (x + 1) * side]
+            tile[: part.shape[0], : part.shape[1]] = part
+            PIL.Image.fromarray(tile).save(stored, "JPEG", quality=95, subsampling=0)
+            frames.append(stored.getvalue())
+        about.NumberOfFrames, about.PixelData = len(frames), encapsulate(frames)
+        about["PixelData"].is_undefined_length = True
+        about.save_as(folder / f"level{number}.dcm", enforce_file_format=True)
 
 
 @pytest.fixture
@@ -73,24 +138,129 @@ def test_views_of_a_slide_are_those_of_its_pixels(slide):
     image, pixels, _ = slide
     how = Views((-0.5, 0.0, 0.5), grid=2), Look(64, "bicubic")
     with opened_field(image) as field:
-        found = list(views_of(field, *how))
-    expected = list(views_of(TileField(PIL.Image.fromarray(pixels)), *how))
+        found = list(views_of(field, tissue(field), *how))
+    field = TileField(PIL.Image.fromarray(pixels))
+    expected = list(views_of(field, tissue(field), *how))
     assert [o for o, _ in found] == [o for o, _ in expected]
     for (_, one), (_, other) in zip(found, expected, strict=True):
         np.testing.assert_allclose(one.astype(int), other, atol=1)
+
+
+@pytest.mark.parametrize(
+    ("corner", "factor"), [((600, 100), 1.0), ((601, 101), 2.0), ((603, 55), 2.5), ((8, 8), 3.7)]
+)
+def test_a_pixel_of_a_patch_is_the_mean_of_its_area_on_the_level_that_is_read(
+    slide, corner, factor
+):
+    image, pixels, half = slide
+    with opened_field(image) as field:
+        found = field.averaged(corner, factor, 60)
+    level, step = (pixels, factor) if factor < 2 else (half, factor / 2)
+    left, top = (n * step / factor for n in corner)
+    by_hand = np.empty((60, 60, 3))
+    fine = level.repeat(20, axis=0).repeat(20, axis=1).astype(float)  # parts of 1/20 of a pixel
+    for y, x in np.ndindex(60, 60):
+        rows = slice(round(20 * (top + y * step)), round(20 * (top + (y + 1) * step)))
+        columns = slice(round(20 * (left + x * step)), round(20 * (left + (x + 1) * step)))
+        by_hand[y, x] = fine[rows, columns].mean(axis=(0, 1))
+    np.testing.assert_allclose(found, by_hand, atol=1e-6)
+    extent = ceil(60 * factor)
+    window = pixels[corner[1] : corner[1] + extent, corner[0] : corner[0] + extent]
+    np.testing.assert_allclose(found, resampled(window, factor, side=60), atol=4)  # level rounded
+
+
+def test_patches_at_the_edge_end_with_the_slide(slide):
+    image, pixels, _ = slide
+    with opened_field(image) as field:
+        found = field.averaged((1024 - 150, 768 - 150), 2.5, 60)
+    expected = resampled(pixels[-150:, -150:], 2.5, side=60)
+    np.testing.assert_allclose(found, expected, atol=4)
+
+
+def test_both_readers_give_the_same_regions(tmp_path, monkeypatch):
+    pytest.importorskip("tiffslide", reason="the fallback needs tiffslide")
+    pixels = drawn()
+    write(tmp_path / "plain.svs", pixels)
+    (tmp_path / "plain.svs").rename(tmp_path / "plain.tif")
+    monkeypatch.setattr(slides, "LARGE", 500)
+    image, found = Image("plain", tmp_path / "plain.tif"), {}
+    for name in ("openslide", "tiffslide"):
+        monkeypatch.setattr(slides, "_READERS", (name,))
+        with opened_field(image) as field:
+            assert name in type(field.handle).__module__
+            found[name] = (
+                field.n_levels, field.size, field.averaged((601, 101), 2.5, 60),
+                np.asarray(field.region((600.0, 100.0, 760.0, 260.0), 64, Resampling.BICUBIC)),
+                np.asarray(field.small(128)),
+                {each.um_per_pixel for each in stated_by_slide(image.source)},
+            )  # fmt: skip
+    for one, other in zip(*found.values(), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_levels_of_ome_are_found_where_openslide_sees_one(tmp_path, monkeypatch):
+    pytest.importorskip("tiffslide", reason="levels below a page need tiffslide")
+    pixels = drawn()
+    half = write_ome(tmp_path / "slide.ome.tif", pixels)
+    monkeypatch.setattr(slides, "LARGE", 500)
+    image = Image("slide", tmp_path / "slide.ome.tif")
+    with opened_field(image) as field:
+        assert field.n_levels == 2
+        np.testing.assert_allclose(field.averaged((520, 40), 2.0, 100), half[20:120, 260:360])
+    assert {e.source for e in stated_by_slide(image.source)} >= {"OME PhysicalSizeX", "scanner"}
+    monkeypatch.setattr(slides, "_READERS", ("openslide",))
+    with opened_field(image) as field:
+        assert field.n_levels == 1
+        assert abs(field.averaged((520, 40), 2.0, 100) - half[20:120, 260:360]).max() < 1
+
+
+def test_channels_of_fluorescence_are_said_in_one_line(tmp_path, monkeypatch):
+    pytest.importorskip("tiffslide", reason="levels below a page need tiffslide")
+    channels = np.random.default_rng(0).integers(0, 900, (2, 768, 1024)).astype(np.uint16)
+    write_ome(tmp_path / "slide.ome.tif", channels, photometric="minisblack")
+    monkeypatch.setattr(slides, "LARGE", 500)
+    with (
+        pytest.raises(DataError, match=r"its axes are CYX of uint16, not YXS of uint8"),
+        opened_field(Image("slide", tmp_path / "slide.ome.tif")),
+    ):
+        pass
+
+
+def test_dicom_of_a_slide_is_one_slide_of_several_files(tmp_path):
+    pixels = drawn()
+    write_dicom(tmp_path / "dicom", pixels)
+    found, left_out = claimed_tiles(tmp_path / "dicom", Claims())
+    assert [(each.name, each.um_per_pixel) for each in found] == [("level0", MPP)]
+    assert not left_out
+    with opened_field(found[0].image) as field:
+        assert (field.n_levels, field.size) == (2, (1024, 768))
+        patch = field.averaged((600, 100), 2.0, 100)
+    assert abs(patch - resampled(pixels[100:300, 600:800], 2.0)).mean() < 2  # JPEG
+
+
+def test_a_slide_without_a_small_level_is_reduced_in_strips(slide, monkeypatch):
+    image, pixels, _ = slide
+    with opened_field(image) as field:
+        whole = np.asarray(field.small(128)).astype(int)
+        monkeypatch.setattr(slides, "_AT_ONCE", 40_000)
+        strips = np.asarray(field.small(128)).astype(int)
+    means = pixels.reshape(96, 8, 128, 8, 3).mean(axis=(1, 3))
+    np.testing.assert_allclose(strips, means, atol=2)
+    assert whole.shape == strips.shape
 
 
 def test_places_on_a_large_slide_are_tissue_and_the_same_at_every_resolution(slide, monkeypatch):
     image, _, _ = slide
     monkeypatch.setattr(views, "LARGE", 500)
     with opened_field(image) as field:
-        found = tissue(field)
-        half = found.shape[1] // 2
-        assert found[:, half + 2 :].mean() > 0.9
-        assert found[:, : half - 2].mean() == 0.0
-        corners = {side: views._corners(field, side, 3, found) for side in (64.0, 32.0)}
-        assert len(list(views_of(field, Views((0.0, 0.5, 1.0)), Look(64, "bicubic")))) > 20
-        assert native_blur(field, 2) >= 0.0
+        shown = tissue(field)
+        half = shown.found.shape[1] // 2
+        assert shown.found[:, half + 2 :].mean() > 0.9
+        assert shown.found[:, : half - 2].mean() == 0.0
+        corners = {side: views._corners(field, side, 3, shown) for side in (64.0, 32.0)}
+        how = shown, Views((0.0, 0.5, 1.0)), Look(64, "bicubic")
+        assert len(list(views_of(field, *how))) > 20
+        assert native_blur(field, 2, shown) >= 0.0
         assert middle(field, 64).shape == (64, 64, 3)
     for (x, y), (u, v) in zip(corners[64.0], corners[32.0], strict=True):
         assert x + 32 == pytest.approx(u + 16, abs=16.5)  # the same centre, but for the edge

@@ -485,8 +485,11 @@ REFUSED = [
      "patient-train1 is in the training part and in the test part. Cut the patches again, split by "
      "patient."),
     (lambda t: t[(t.split == "test") | (t.magnification != 20)], {},
-     "No training patch has the magnification 20. Cut patches with other --magnifications, or from "
-     "more tiles."),
+     "No training patch has the magnification 20. Cut patches with other --magnifications or "
+     "--mpp, or from more tiles."),
+    (lambda t: t.drop(columns="mean_area_px"), {},
+     "These patches were cut without masks, so they have no areas of nuclei. Give --task "
+     "magnification, or cut patches with --masks."),
     (lambda t: t, {"methods": ("cut", "best")},
      "No method is named 'best'. Give one or more of pretrained, scratch, cut, cut-random, reset, "
      "sweep, up-to-cut, all-layers, tuned."),

@@ -6,8 +6,9 @@ from torch import nn
 
 from scalecut import Computation, Fitting, Reading, load_network, probe
 from scalecut.data.read import images_of
+from scalecut.figures.text import duration as text
 from scalecut.probing import duration
-from scalecut.probing.duration import joined_seconds, regression_seconds, text
+from scalecut.probing.duration import joined_seconds, regression_seconds
 from tests.builders import AS_IT_IS, discs
 
 

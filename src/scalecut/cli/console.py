@@ -112,7 +112,8 @@ def _in_one_line(error: Any) -> str:
         what = f"scalecut {error.ctx.info_name}" if error.ctx.parent else "scalecut"
         return f"{said} See `{what} --help`."
     if isinstance(error, KeyboardInterrupt):
-        return "Stopped; no run was written. Cached features are not computed again."
+        usual = "Stopped; no run was written. Cached features are not computed again."
+        return str(error) or usual
     said = " ".join(str(error).split())  # whatever a library put into it
     if isinstance(error, MemoryError):
         how_much = f" ({said})" if said else ""  # numpy says it, Python nothing

@@ -21,10 +21,18 @@ from .console import (
 )
 
 PATCHES = r"""
+  scalecut patches slides --mpp 0.25,0.5,1,2 --per-slide 64 --out patches
+  scalecut patches slides --mpp 0.5 --claims slides.csv --masks geojson --out nuclei
   scalecut patches tiles --masks masks --out patches
   scalecut patches monuseg/images --masks monuseg/labels --split monuseg/images.csv \
       --magnifications 10,20,40 --leave-out HE-7128,HE-7129,HE-7130 --grid 3 \
       --match-blur --out patches"""
+# of slides.csv, with what each is called on a terminal
+OF_SLIDES = {
+    "slide": "slide", "um_per_pixel": " µm per pixel", "stated": "stated",
+    "tissue_share": " tissue", "pen_share": " pen", "places": " places", "patches": " patches",
+}  # fmt: skip
+MOST_SLIDES = 12
 TRANSFER = r"""
   scalecut transfer tf_efficientnet_lite0 --data patches:patches --at blocks.5.1
   scalecut transfer resnet50 --data patches:patches --from runs/r50 --task magnification \
@@ -52,8 +60,18 @@ def _patches(verb: Verb, values: Mapping[str, Any], as_json: bool) -> None:
 
     counts = made.counts().reset_index()
     if as_json:
-        print_json({"folder": str(made.folder), "counts": records(counts), "stated": made.stated})
+        more = {"slides": records(made.slides)} if len(made.slides) else {}
+        print_json(
+            {"folder": str(made.folder), "counts": records(counts), "stated": made.stated} | more
+        )
         return
+    if len(made.slides):
+        shown = made.slides[[*OF_SLIDES]].head(MOST_SLIDES).rename(columns=OF_SLIDES)
+        shares = {name: shown[name].map("{:.1%}".format) for name in (" tissue", " pen")}
+        sizes = {" µm per pixel": shown[" µm per pixel"].map("{:.4g}".format)}
+        OUT.print(plain_table(shown.assign(**shares, **sizes), "Slides"))
+        if len(made.slides) > MOST_SLIDES:
+            OUT.print(f"... and {len(made.slides) - MOST_SLIDES} more; slides.csv lists them all")
     OUT.print(plain_table(counts, "Patches"))
     for line in made.stated:
         OUT.print(line, soft_wrap=True)

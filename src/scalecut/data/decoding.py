@@ -53,7 +53,7 @@ SUFFIXES |= {".jp2", ".j2k", ".jpf", ".jpx", ".dib", ".btf", ".tf2", ".tf8"}  # 
 EIGHT_BIT = JPEG | {".bmp", ".dib"}  # at most
 # what files of other formats are, and what reads or converts them
 # fmt: off
-_SLIDE = "a whole slide; cut it into tiles with openslide-python or tiatoolbox"
+_SLIDE = "a whole slide; cut patches from it with scalecut patches --mpp"
 _MICROSCOPE = "of a microscope; convert it to OME-TIFF with bioio or bfconvert of Bio-Formats"
 _RAW = "raw of a camera; convert it to TIFF with rawpy"
 _ARRAYS = "an array; save each image as TIFF with tifffile, or give scalecut.make_image_set arrays"
@@ -470,7 +470,7 @@ def tiff_contents(file: Path | io.BytesIO, number: int = 0) -> Contents | None:
     """
     if not _is_tiff(file):
         return None
-    with _tiff(file) as tiff:
+    with opened_tiff(file) as tiff:
         if tiff is None:
             return None
         every = _planes(tiff)
@@ -528,7 +528,7 @@ def _is_tiff(file: Path | io.BytesIO) -> bool:
 
 
 @contextmanager
-def _tiff(file: Path | io.BytesIO) -> Iterator[Any]:
+def opened_tiff(file: Path | io.BytesIO) -> Iterator[Any]:
     """The file opened by tifffile; None if it cannot be."""
     import logging
 
@@ -708,7 +708,7 @@ def all_values(
         return _joined([medical.values(file, found, asked, page) for page in pages]), True
     if not _is_tiff(file):
         return _pillow_values(file, asked.page), False
-    with _tiff(file) as tiff:
+    with opened_tiff(file) as tiff:
         if tiff is not None:
             planes = _planes(tiff)
             wanted = planes if not asked.page else planes[asked.page - 1 : asked.page]

@@ -1,12 +1,12 @@
 """Which images belong together: a group (patient, slide, copies of one image) is never split."""
 
-import hashlib
 import re
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from ..cache import file_sha256
 from ..errors import DataError
 from .assumptions import Assumed
 from .images import Image, Labelled
@@ -101,7 +101,7 @@ def joined(images: Sequence[Image], groups: Sequence[str]) -> tuple[list[str], i
     for paths in sizes.values():
         if len(paths) > 1:
             for path in paths:
-                same[hashlib.sha256(path.read_bytes()).hexdigest()].add(path)
+                same[file_sha256(path)].add(path)
     key_of = {path: key for key, paths in same.items() if len(paths) > 1 for path in paths}
     parent = {group: group for group in groups}
 

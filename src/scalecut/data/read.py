@@ -49,6 +49,7 @@ class Reader:
         options: those of `Reading` that it takes; all take `OF_FILES`. Any other is refused.
         column: what its groups are named by, a column or key; empty if there is none.
         by_format: what is stated of numbers whose unit follows from the format.
+        target: what is regressed if no --target is named.
     """
 
     what: str
@@ -57,6 +58,7 @@ class Reader:
     options: tuple[str, ...]
     column: str = ""
     by_format: str = ""
+    target: str = ""
 
 
 OF_ALL = ("subset", "strict", "at_most")  # options of images from anywhere
@@ -83,6 +85,14 @@ READERS: dict[str, Reader] = {
     "yolo": Reader("a folder with images and labels, or with data.yaml", yolo.yolo, "folder", BOTH),
     "labelme": Reader("a folder with a JSON file per image", annotations.labelme, "folder", BOTH),
     "cvat": Reader("an XML file of CVAT for images", annotations.cvat, "file", BOTH),
+    "patches": Reader(
+        "a folder that `scalecut patches` wrote",
+        tables.patches,
+        "folder",
+        ("target", "as_class"),
+        "column",
+        target="um_per_pixel",
+    ),
 }
 INSTEAD = {
     "measure": "its own measure is used",
@@ -158,6 +168,8 @@ def read_images(
         raise DataError("Measure 'pixels' counts pixels of the network's input. Give a frame.")
     if "marks" in reader.options and "boxes" not in reader.options:
         asked = replace(asked, marks="masks")
+    if reader.target and not (asked.target or asked.as_class):
+        asked = replace(asked, target=(reader.target,))
     by_column = not (asked.no_groups or asked.group_from_name)
     targets = asked.targets if asked.target or asked.as_class else ()
     source = Source(

@@ -78,6 +78,18 @@ def parquet(file: Path | Stored, source: Source) -> Iterator[Labelled | LeftOut 
     yield from _rows(file, source, columns(file, _cells(source), kind="Parquet"))
 
 
+def patches(folder: Path, source: Source) -> Iterator[Labelled | LeftOut | str]:
+    """A folder of patches of tissue, any column of numbers a target; patients are groups."""
+    file = folder / "patches.parquet"
+    if not file.is_file():
+        raise DataError(
+            f"{folder} has no patches.parquet. Give a folder that `scalecut patches` wrote."
+        )
+    needed = {"patch": CELLS["image"], **_named(source)}
+    cells = columns(file, needed | {"group": CELLS["group"]}, kind="Parquet")
+    yield from _rows(file, source, {"image": cells.pop("patch")} | cells)
+
+
 def numbers(file: Path | Stored, kind: str) -> dict[str, dict[tuple[str, str], float]]:
     """Every column of numbers but the measure, by the name of the image and the subset.
 
@@ -101,8 +113,16 @@ def _cells(source: Source) -> dict[str, tuple[bool, Callable[[str], bool]]]:
     """The columns that a table needs: those of `CELLS`, targets in place of the measure."""
     if not source.targets:
         return CELLS
-    named = dict.fromkeys(source.targets, (True, lambda _: True))  # checked one by one
-    return {"image": CELLS["image"], **named, "group": CELLS["group"], "subset": CELLS["subset"]}
+    return {
+        "image": CELLS["image"],
+        **_named(source),
+        "group": CELLS["group"],
+        "subset": CELLS["subset"],
+    }
+
+
+def _named(source: Source) -> dict[str, tuple[bool, Callable[[str], bool]]]:
+    return dict.fromkeys(source.targets, (True, lambda _: True))  # checked one by one
 
 
 def _targets(

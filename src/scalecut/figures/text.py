@@ -59,3 +59,11 @@ def p_value(value: float) -> str:
 def typeset(text: str) -> str:
     """The text with true minus signs before negative numbers, for pages and documents."""
     return re.sub(r"(?<![\w.,)-])-(?=[.\d])", "−", text)
+
+
+def duration(seconds: float) -> str:
+    """`40 s`, `4 min`, `2 h 10 min`."""
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"

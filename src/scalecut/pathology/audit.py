@@ -38,6 +38,7 @@ from ..stats.conformal import robust
 from .claims import Claimed, Claims, claimed_tiles
 from .saved_auditor import Auditor, load_auditor, save_auditor
 from .slides import opened_field
+from .tissue import marked_by_pens
 from .transfer import CutPoint, point_of
 from .verdict import FEWEST, Fit, Judged, Rule, Shown, audited, compared, fitted
 from .views import Viewer, Views, middle, target_blur
@@ -233,7 +234,8 @@ def audit(
     By default tiles judge each other, patient by patient: most claims have to be true.
 
     Args:
-        data: A folder of tiles or slides (SVS, NDPI, MRXS, SCN, pyramidal TIFF), or one of them.
+        data: A folder of tiles or slides (SVS, NDPI, MRXS, SCN, DICOM, pyramidal or OME TIFF), or
+            one of them.
         model, weights, progress: As for `probe`.
         cut: Where the network is cut; by default blocks.5.1 of tf_efficientnet_lite0.
         cut.from_: The run of a probe, whose curve chooses the layer if --at names none.
@@ -288,7 +290,8 @@ def audit(
     kept = [number for number in usable.tolist() if is_audited[number]]
     table = _table(tiles, kept, readings, as_is[points[0].layer])
     facts = provenance(network, settings, stages)
-    facts["audit"] = _facts(tiles, usable, is_audited, own, judging, readings)
+    facts["audit"] = about = _facts(tiles, usable, is_audited, own, judging, readings)
+    about["notes"] += marked_by_pens(viewer.pen, len(usable))
     examples, images = _examples(table, found, network.preprocessing.height)
     skipped = (*left_out, *more_left_out, *unusable)
     variants = pd.DataFrame([each.row(kept) for each in readings])
@@ -455,7 +458,7 @@ def _facts(
     auditor: Auditor,
     judging: Judging,
     readings: Sequence[_Reading],
-) -> dict[str, object]:
+) -> dict[str, Any]:
     """Of `run.json`: what was judged by what, and what is assumed."""
     there = [number for number in usable.tolist() if is_audited[number]]
     claims = {round(tiles[n].um_per_pixel, 4) for n in there if tiles[n].source}

@@ -14,7 +14,7 @@ from ..data.images import Image, Labelled, LeftOut
 from ..data.tables import columns
 from ..errors import DataError
 from .resolution import AT_1X, COARSEST, NOMINAL, TOLERANCE, Stated, differ, stated
-from .slides import SLIDES, is_slide, stated_by_slide
+from .slides import SLIDES, is_slide, series_of, stated_by_slide
 from .tiles import patient_of
 
 
@@ -76,10 +76,15 @@ def claimed_tiles(place: Path, claims: Claims) -> tuple[list[Claimed], tuple[Lef
     table = _table(claims.claims, names)
     found: list[Claimed] = []
     left_out: list[LeftOut] = []
+    known: set[str] = set()  # series of DICOM, whose other files are levels of the same slide
     for name, path in zip(names, paths, strict=True):
         row = table.get(name, {})
         try:
             if is_slide(path):
+                series = series_of(path)
+                if series in known:
+                    continue
+                known |= {series} - {""}
                 said = stated_by_slide(path)
             else:
                 with opened(path) as file:
@@ -93,7 +98,7 @@ def claimed_tiles(place: Path, claims: Claims) -> tuple[list[Claimed], tuple[Lef
         found.append(Claimed(name, Image(name, path), group, size, source, words))
     if not found:
         reason = f"{left_out[0].name}: {left_out[0].reason}"
-        raise DataError(f"None of {len(paths)} tiles of {place} can be audited ({reason}).")
+        raise DataError(f"None of {len(paths)} tiles of {place} can be used ({reason}).")
     return _with_patients(found, claims.group_from_name), tuple(left_out)
 
 

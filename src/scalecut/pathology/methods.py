@@ -200,6 +200,11 @@ def task_of(table: pd.DataFrame, trial: Trial) -> tuple[Task, compared.Held]:
             f"{both.iloc[0]} is in the training part and in the test part. Cut the patches again, "
             "split by patient."
         )
+    if trial.task == "area" and "mean_area_px" not in table:
+        raise DataError(
+            "These patches were cut without masks, so they have no areas of nuclei. Give --task "
+            "magnification, or cut patches with --masks."
+        )
     octaves = np.log2(table.magnification.to_numpy(dtype=np.float64))
     target = table.mean_area_px.to_numpy(dtype=np.float64) if trial.task == "area" else octaves
     magnifications, classes = np.unique(table.magnification, return_inverse=True)
@@ -207,7 +212,7 @@ def task_of(table: pd.DataFrame, trial: Trial) -> tuple[Task, compared.Held]:
     if absent:
         raise DataError(
             f"No training patch has the magnification {magnifications[min(absent)]:g}. Cut patches "
-            "with other --magnifications, or from more tiles."
+            "with other --magnifications or --mpp, or from more tiles."
         )
     centres = [target[~is_test & (classes == k)].mean() for k in range(len(magnifications))]
     tiles = np.unique(table.tile[is_test], return_inverse=True)[1].astype(np.int64)

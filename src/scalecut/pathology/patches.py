@@ -14,131 +14,62 @@ Shapes: h x w pixels of the tile, H x W of the resampled tile; k nuclei.
 """
 
 import json
-from collections.abc import Mapping, Sequence, Set
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
 from itertools import product
 from pathlib import Path
-from typing import Literal, cast
+from typing import Any
 
 import numpy as np
 import pandas as pd
-import PIL.Image
-from jaxtyping import Bool, Float64, Int64, Integer, UInt8
-from scipy import ndimage, sparse
-from skimage.measure import label
 
-from .. import runs
-from ..data.assumptions import CONFIRMABLE
+from .. import cache, runs
 from ..data.groups import joined
-from ..data.images import Image, LeftOut, Progress
-from ..data.masks import KINDS, background_code
-from ..errors import DataError, check_names
-from .resolution import checked
+from ..data.images import Image, LeftOut, Progress, first_skipped, skip
+from ..errors import DataError
+from ..figures.text import duration
+from .cutting import FOLDER, Blur, Cut, Cutting, Plan, blurred, matched, saved, sizes_of
+from .resampling import (
+    SMALLEST,
+    areas_of_nuclei,
+    estimated_blur,
+    n_whole,
+    resampled,
+    resampled_nuclei,
+)
+from .resolution import AT_1X, TOLERANCE, checked
+from .sampling import COLUMNS as OF_PLACES
+from .sampling import OF_SLIDES, Slide, after, before, blur_of, find_slides, sampled
 from .tiles import PARTS, Tile, find_tiles, read, read_split
 from .tiles import split as split_tiles
 
-SMALLEST = 3  # px of a nucleus, graziani2021
-FOLDER = "patches"
 TOTAL = "total"
-BLUR_MARGIN = 2.0  # target variance of `match_blur` over the largest variance before matching
-_EDGES = 0.01  # share of pixels, those of the steepest edges, that the blur is estimated from
+DONE = "done"  # folder of what each tile gave, until all have
 _THREADS = 4
-_STRIP = 64  # rows resampled at once, to bound memory; even, so that ties alternate on
-_ROUNDING = 1e-9
 # fmt: off
 COLUMNS = (
     "patch", "tile", "group", "split", "magnification", "x", "y", "n_nuclei", "mean_area_px",
-    "median_area_px", "mean_area_um2",
+    "median_area_px", "mean_area_um2", "um_per_pixel",
 )
 # fmt: on
-
-Marks = Bool[np.ndarray, "h w"] | Integer[np.ndarray, "h w"]
-
-
-@dataclass(frozen=True, slots=True)
-class Blur:
-    """Standard deviations of the point spread, as of a Gaussian."""
-
-    native: float  # of the tiles, in their pixels
-    target: float  # of all patches, in theirs
-
-
-@dataclass(frozen=True, slots=True)
-class Cutting:
-    """How patches are cut from tiles.
-
-    Args:
-        magnifications: Magnifications of the patches, up to that of the tiles.
-        native: Magnification of the tiles.
-        size: Side of a patch in pixels.
-        grid: Patches across and down per tile at every magnification, evenly spread from edge to
-            edge; they overlap where they must. By default patches do not overlap, and low
-            magnifications have few.
-        um_per_pixel: Micrometres per pixel of the tiles; by default what the file of each says.
-        match_blur: Give all magnifications the same point spread, in pixels of the patch. Otherwise
-            sharpness reveals the magnification, whatever the nuclei.
-        native_blur: Standard deviation of the point spread of the tiles, in their pixels; by
-            default estimated from the training tiles.
-        mask_kind: What masks mean: binary (each connected region is a nucleus), instances (each
-            value is one), or classes (each connected region of a value); auto detects it.
-        background: The value or colour (R,G,B) of masks that marks nothing, instead of 0.
-        confirm: What is assumed of masks and right, in the words that --strict names.
-    """
-
-    magnifications: Sequence[float] = (5.0, 8.0, 10.0, 15.0, 20.0, 30.0, 40.0)  # graziani2021
-    native: float = 40.0
-    size: int = 224
-    grid: int | None = None
-    um_per_pixel: float | None = None
-    match_blur: bool = False
-    native_blur: float | None = None
-    mask_kind: Literal["auto", "binary", "instances", "classes"] = "auto"
-    background: str = ""
-    confirm: Sequence[str] = ()
-
-    def __post_init__(self) -> None:
-        given = (*self.magnifications, self.native, self.size)
-        is_usable = bool(self.magnifications) and all(0 < each < np.inf for each in given)
-        if not is_usable or self.size < SMALLEST:
-            asked = ", ".join(f"{each:g}X" for each in self.magnifications) or "no magnification"
-            raise DataError(
-                f"Patches of {self.size:g} px at {asked} cannot be cut from tiles at "
-                f"{self.native:g}X. Give magnifications above 0 and patches of {SMALLEST} px or "
-                "more."
-            )
-        if max(self.magnifications) > self.native:
-            raise DataError(
-                f"A magnification of {max(self.magnifications):g}X is above that of the tiles, "
-                f"{self.native:g}X, and would add no detail. Give {self.native:g} or less."
-            )
-        if self.grid is not None and self.grid < 1:
-            raise DataError(f"--grid must be at least 1, got {self.grid}.")
-        check_names(self.mask_kind, ("auto", *KINDS), "kind of mask")
-        check_names(self.confirm, tuple(CONFIRMABLE), "assumption")
-        background_code(self.background)
-        for value, name in ((self.um_per_pixel, "um-per-pixel"), (self.native_blur, "native-blur")):
-            if value is not None and not 0 < value < np.inf:
-                raise DataError(f"--{name} must be above 0, got {value:g}.")
-        if self.native_blur is not None and not self.match_blur:
-            raise DataError("--native-blur has no effect without --match-blur. Add that option.")
-
-    @property
-    def factors(self) -> dict[float, float]:
-        """Pixels of the tile along one pixel of the patch, by magnification."""
-        return {float(each): self.native / each for each in sorted(self.magnifications)}
+NEEDED = COLUMNS[:5]  # of every patch; areas are those of nuclei that are marked
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Patches:
     """Patches in a folder, one row each, and what was skipped."""
 
-    table: pd.DataFrame  # the columns of COLUMNS
+    table: pd.DataFrame  # the columns of COLUMNS; of slides, those of places and no x and y
     folder: Path  # that the names in the table are relative to
     left_out: tuple[LeftOut, ...] = ()  # patches without nuclei, by magnification
     skipped: tuple[LeftOut, ...] = ()  # magnifications at which tiles are smaller than a patch
     blur: Blur | None = None  # if it was matched
     stated: tuple[str, ...] = ()  # what masks and sizes of pixels were taken for, in sentences
+    slides: pd.DataFrame = field(default_factory=pd.DataFrame)  # the columns of OF_SLIDES
 
     def to_frame(self) -> pd.DataFrame:
         """One row per patch, in the form of `patches.parquet`."""
@@ -149,27 +80,10 @@ class Patches:
         return counts(self.table)
 
 
-@dataclass(frozen=True, slots=True)
-class _Plan:
-    folder: Path
-    cutting: Cutting
-    blur: Blur | None
-
-
-@dataclass(frozen=True, slots=True)
-class _Cut:
-    """The patches of one tile at one magnification."""
-
-    magnification: float
-    rows: tuple[tuple[object, ...], ...]  # values of COLUMNS
-    n_empty: int
-    too_small: str  # how large the tile is, if it is smaller than a patch
-
-
 def save_patches(
     tiles: str | Path,
-    masks: str | Path,
-    out: str | Path,
+    masks: str | Path | None = None,
+    out: str | Path = "patches",
     *,
     split: str | Path | None = None,
     leave_out: Sequence[str] = (),
@@ -179,18 +93,20 @@ def save_patches(
     command: str = "",
     progress: Progress | None = None,
 ) -> Patches:
-    """Cut patches of tissue at several magnifications, and measure their nuclei.
+    """Cut patches of tissue from slides or tiles, and measure their nuclei if these are marked.
 
     Args:
-        tiles: The folder of tiles.
-        masks: The folder of their masks.
-        out: The folder to write; complete or absent.
+        tiles: The folder of slides or tiles, or one of them: SVS, NDPI, MRXS, SCN, DICOM,
+            pyramidal and OME TIFF (with the extra slides), or images.
+        masks: The folder of masks of their nuclei: images of the same size, or GeoJSON of QuPath.
+            Patches without a complete nucleus are then skipped. Not needed with --mpp.
+        out: The folder to write; complete or absent. A stopped command continues where it was.
         split: A table with the columns image and split; by default patients are drawn into train,
             validation and test, 60, 20 and 20 %.
         leave_out: Skip tiles whose name contains one of these.
         cutting: How patches are cut.
         strict: Stop at the first tile that would be skipped unasked, and at whatever is assumed.
-        seed: random seed of the split.
+        seed: random seed of the split, and of places on slides.
         command: as it was typed, or empty.
         progress: called with (stage, done, total).
 
@@ -198,8 +114,52 @@ def save_patches(
         DataError: if no tile can be used, or a part of the split has no patches.
         OutputError: if `out` exists and holds no patches, or cannot be written.
     """
-    out = Path(out)
+    out, given = Path(out), read_split(Path(split)) if split else None
     runs.check_place(out, "patches")
+    if cutting.mpp:
+        places = Path(tiles), Path(masks) if masks else None
+        kept, skipped, said = find_slides(*places, cutting, leave_out, strict=strict)
+        said += before(kept, cutting)
+        parts = _parts_of_slides(kept, seed, given, said)
+    else:
+        kept, skipped, said = _tiles_of(tiles, masks, cutting, leave_out, strict)
+        parts = split_tiles(kept, seed=seed, given=given)
+    files = [path for each in kept for path in (_file(each), each.mask) if path]
+    key = {"cutting": cutting, "seed": seed, "parts": parts, "files": runs.fingerprint(files)}
+    with runs.continued(out, "patches", key) as folder:
+        made = cut_patches(
+            kept, parts, folder, cutting, seed=seed, strict=strict, progress=progress
+        )
+        left_out = (*skipped, *made.left_out)
+        made = replace(made, folder=out, left_out=left_out, stated=(*said, *made.stated))
+        made.table.to_parquet(folder / "patches.parquet", index=False)
+        if len(made.slides):
+            runs.write_table(made.slides, folder / "slides.csv")
+        stated = {name: getattr(made, name) for name in ("blur", "left_out", "skipped", "stated")}
+        counted = {"counts": json.loads(str(made.counts().to_json(orient="index")))}
+        facts = runs.stamp("patches", command) | counted | stated
+        runs.write_json(folder / runs.MARKS["patches"], facts)
+    return made
+
+
+def _file(tile: Tile | Slide) -> Path | None:
+    source = tile.image.source if isinstance(tile.image, Image) else tile.image
+    return source if isinstance(source, Path) else None
+
+
+def _tiles_of(
+    tiles: str | Path,
+    masks: str | Path | None,
+    cutting: Cutting,
+    leave_out: Sequence[str],
+    strict: bool,
+) -> tuple[list[Tile], tuple[LeftOut, ...], list[str]]:
+    """Tiles with their masks, what is skipped, and what is assumed and stated."""
+    if masks is None:
+        raise DataError(
+            "Patches without --masks need --mpp, the µm per pixel to show. Give --mpp 0.5,1,2 for "
+            "slides and tiles, or --masks with masks of nuclei."
+        )
     found, left_out = find_tiles(
         Path(tiles),
         Path(masks),
@@ -212,58 +172,157 @@ def save_patches(
     images = [Image(tile.name, tile.image) for tile in found]
     groups, n_identical = joined(images, [tile.group for tile in found])
     kept = [replace(tile, group=group) for tile, group in zip(found, groups, strict=True)]
-    said = (
+    said = [
         *(f"{each[0].upper()}{each[1:]}." for each in kept[0].said),
         *[f"{n_identical} tiles with identical copies share a part."] * bool(n_identical),
-        *checked(kept, cutting.native, cutting.um_per_pixel),
-    )
-    parts = split_tiles(kept, seed=seed, given=read_split(Path(split)) if split else None)
-    with runs.new_run(out, "patches") as folder:
-        made = cut_patches(kept, parts, folder, cutting, progress=progress)
-        made = replace(made, folder=out, left_out=(*left_out, *made.left_out), stated=said)
-        made.table.to_parquet(folder / "patches.parquet", index=False)
-        stated = {name: getattr(made, name) for name in ("blur", "left_out", "skipped", "stated")}
-        counted = {"counts": json.loads(str(made.counts().to_json(orient="index")))}
-        facts = runs.stamp("patches", command) | counted | stated
-        runs.write_json(folder / runs.MARKS["patches"], facts)
-    return made
+        *checked(kept, cutting.tiles_at, cutting.um_per_pixel),
+    ]
+    return kept, left_out, said
+
+
+def _parts_of_slides(
+    slides: Sequence[Slide], seed: int, given: Mapping[str, str] | None, said: list[str]
+) -> dict[str, str]:
+    """The part of each slide; all are for training where patients are too few to be split."""
+    n = len({each.group for each in slides})
+    if given is None and n < len(PARTS):
+        said.append(
+            f"{n} {'patient is' if n == 1 else 'patients are'} too few to be split: all are in "
+            "train. A probe needs no split, a transfer does."
+        )
+        return {each.name: PARTS[0] for each in slides}
+    return split_tiles(slides, seed=seed, given=given)
 
 
 def cut_patches(
-    tiles: Sequence[Tile],
+    tiles: Sequence[Tile | Slide],
     split: Mapping[str, str],
     folder: Path,
     cutting: Cutting = Cutting(),
     *,
+    seed: int = 0,
+    strict: bool = False,
     progress: Progress | None = None,
 ) -> Patches:
     """The patches of all tiles, written to `folder` as `patches/NAME.png`.
 
-    Patches lie next to each other from the upper left corner on, or on a grid. Patches without
-    nuclei are skipped.
+    Patches of tiles lie next to each other from the upper left corner on, or on a grid; those of
+    slides around places on the tissue. Patches without nuclei are skipped where these are marked.
+    Tiles that the folder says are done are not cut again.
 
     Raises:
-        DataError: if a tile cannot be read, or a part of the split has no patches.
+        DataError: if a tile cannot be read, no slide can, or a part of the split has no patches.
     """
     (folder / FOLDER).mkdir(parents=True, exist_ok=True)
-    cuts: list[_Cut] = []
-    with ThreadPoolExecutor(_THREADS) as pool:
-        blur = None
+    plan = Plan(folder, cutting, None, seed)
+    with _workers() as pool:
         if cutting.match_blur:
-            train = [tile for tile in tiles if split[tile.name] == "train"]
-            given = cutting.native_blur
-            native = [given] if given else [*pool.map(lambda t: estimated_blur(read(t)[0]), train)]
-            blur = _matched(native, cutting)
-        plan = _Plan(folder, cutting, blur)
-        done = pool.map(lambda tile: _cut(tile, split[tile.name], plan), tiles)
-        for number, each in enumerate(done, start=1):
-            cuts += each
-            if progress:
-                progress("patches", number, len(tiles))
-    table = pd.DataFrame([row for cut in cuts for row in cut.rows], columns=list(COLUMNS))
-    _check_parts(table, {split[tile.name] for tile in tiles}, cutting.size)
-    left_out, skipped = _left_out(cuts, cutting.size)
-    return Patches(table, folder, left_out, skipped, blur)
+            plan = replace(plan, blur=_blur(tiles, split, plan, pool))
+        done = _each(
+            tiles, lambda tile: _cut_of(tile, split[tile.name], plan), folder, pool, progress
+        )
+    shutil.rmtree(folder / DONE)
+    broken = [
+        LeftOut(t.name, each.reason) for t, each in zip(tiles, done, strict=True) if each.reason
+    ]
+    left_out: list[LeftOut] = []
+    for each in broken:
+        skip(each, left_out, strict)
+    cuts = [cut for each in done for cut in each.cuts]
+    rows = [row for cut in cuts for row in cut.rows]
+    if broken and not rows:
+        raise DataError(f"No patch can be cut. {first_skipped(left_out)}")
+    columns = dict.fromkeys([*COLUMNS, *OF_PLACES])
+    table = pd.DataFrame(rows, columns=[name for name in columns if not rows or name in rows[0]])
+    there = {split[tile.name] for tile in tiles} - {split[each.name] for each in broken}
+    _check_parts(table, there, cutting.size)
+    empty, skipped = _left_out(cuts)
+    facts = [each.facts for each in done if each.facts]
+    slides = pd.DataFrame(facts, columns=list(OF_SLIDES)) if facts else pd.DataFrame()
+    stated = after(facts, list(table["um_per_pixel"]), cutting, strict=strict) if facts else []
+    return Patches(
+        table, folder, (*left_out, *empty), skipped, plan.blur, tuple(stated), slides=slides
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Done:
+    """What one tile gave, or why it gave nothing; kept as JSON."""
+
+    cuts: Sequence[Cut] = ()
+    facts: Mapping[str, Any] = field(default_factory=dict)  # of a slide
+    reason: str = ""
+
+
+def _cut_of(tile: Tile | Slide, part: str, plan: Plan) -> _Done:
+    if isinstance(tile, Tile):
+        return _Done(_cut(tile, part, plan))
+    try:
+        return _Done(*sampled(tile, part, plan))
+    except DataError as error:
+        return _Done(reason=str(error))
+
+
+@contextmanager
+def _workers() -> Iterator[ThreadPoolExecutor]:
+    """Threads that stop after the tile each has begun, if an error or Ctrl-C ends the block."""
+    pool = ThreadPoolExecutor(_THREADS)
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _each(
+    tiles: Sequence[Tile | Slide],
+    work: Callable[[Any], _Done],
+    folder: Path,
+    pool: ThreadPoolExecutor,
+    progress: Progress | None,
+) -> list[_Done]:
+    """What each tile gives, in their order; what is in the folder is not done again."""
+
+    def kept(number: int) -> _Done:
+        file = folder / DONE / f"{number}.json"
+        if file.is_file():
+            about = json.loads(file.read_text(encoding="utf-8"))
+            return _Done([Cut(**cut) for cut in about["cuts"]], about["facts"], about["reason"])
+        made = work(tiles[number])
+        with cache.written(file, runs.unwritable) as part:
+            part.write_text(json.dumps(asdict(made)), encoding="utf-8")
+        return made
+
+    there = (folder / DONE).glob("*.json") if (folder / DONE).is_dir() else ()
+    left = len(tiles) - sum(1 for _ in there)
+    note, started = getattr(progress, "note", None), time.perf_counter()
+    found: list[_Done] = []
+    for number, made in enumerate(pool.map(kept, range(len(tiles))), start=1):
+        found.append(made)
+        if progress:
+            progress("patches", number, len(tiles))
+        if note and left > _THREADS and len(found) > len(tiles) - left:
+            seconds = time.perf_counter() - started
+            total = duration(seconds * left / _THREADS)
+            note(f"About {total}: {left} tiles or slides, the first in {seconds:.1f} s.")
+            note = None
+    return found
+
+
+def _blur(
+    tiles: Sequence[Tile | Slide], split: Mapping[str, str], plan: Plan, pool: ThreadPoolExecutor
+) -> Blur:
+    """The blur that all patches get, by that of the training tiles."""
+    cutting, given = plan.cutting, plan.cutting.native_blur
+    train = [tile for tile in tiles if split[tile.name] == "train"]
+
+    def of_tile(tile: Tile | Slide) -> float | None:
+        return blur_of(tile, plan) if isinstance(tile, Slide) else estimated_blur(read(tile)[0])
+
+    factors = list(cutting.factors.values())
+    if cutting.mpp:
+        every = [mpp / s.um_per_pixel for s in tiles if isinstance(s, Slide) for mpp in cutting.mpp]
+        factors = [factor for factor in every if factor >= 1 / (1 + TOLERANCE)]
+    return matched([given] if given else [*pool.map(of_tile, train)], factors)
 
 
 def _check_parts(table: pd.DataFrame, parts: Set[str], size: int) -> None:
@@ -275,53 +334,53 @@ def _check_parts(table: pd.DataFrame, parts: Set[str], size: int) -> None:
             )
 
 
-def _left_out(cuts: Sequence[_Cut], size: int) -> tuple[tuple[LeftOut, ...], tuple[LeftOut, ...]]:
-    """By magnification: patches without nuclei, and tiles that are smaller than a patch."""
+def _left_out(cuts: Sequence[Cut]) -> tuple[tuple[LeftOut, ...], tuple[LeftOut, ...]]:
+    """By magnification: patches without nuclei, and tiles that are too small or too coarse."""
     left_out: list[LeftOut] = []
     skipped: list[LeftOut] = []
-    for magnification in dict.fromkeys(cut.magnification for cut in cuts):
-        name, these = f"{magnification:g}X", [c for c in cuts if c.magnification == magnification]
+    for at in dict.fromkeys(cut.at for cut in cuts):
+        these = [cut for cut in cuts if cut.at == at]
         empty = sum(cut.n_empty for cut in these)
         there = empty + sum(len(cut.rows) for cut in these)
         if empty:
             reason = f"{empty} of {there} patches have no complete nucleus of {SMALLEST} px or more"
-            left_out.append(LeftOut(name, reason))
-        small = [cut.too_small for cut in these if cut.too_small]
-        if small:
-            reason = f"are smaller than a patch of {size} px there, the first {small[0]}"
-            skipped.append(LeftOut(name, f"{len(small)} of {len(these)} tiles {reason}"))
+            left_out.append(LeftOut(at, reason))
+        for reason in dict.fromkeys(cut.skipped for cut in these if cut.skipped):
+            same = [cut for cut in these if cut.skipped == reason]
+            text = f"{len(same)} of {len(these)} tiles {reason}, the first {same[0].example}"
+            skipped.append(LeftOut(at, text))
     return tuple(left_out), tuple(skipped)
 
 
-def _cut(tile: Tile, part: str, plan: _Plan) -> list[_Cut]:
+def _cut(tile: Tile, part: str, plan: Plan) -> list[Cut]:
     """The patches of a tile, written."""
     pixels, marks = read(tile)
     cutting = plan.cutting
     um_per_pixel = cutting.um_per_pixel or tile.um_per_pixel or np.nan
-    cuts: list[_Cut] = []
+    cuts: list[Cut] = []
     for magnification, factor in cutting.factors.items():
-        height, width = (_n_whole(n, factor) for n in marks.shape)
+        at = f"{magnification:g}X"
+        height, width = (n_whole(n, factor) for n in marks.shape)
         if min(height, width) < cutting.size:
-            too_small = f"{tile.name} with {width} x {height} px"
-            cuts.append(_Cut(magnification, (), 0, too_small))
+            reason = f"are smaller than a patch of {cutting.size} px there"
+            cuts.append(Cut(at, skipped=reason, example=f"{tile.name} with {width} x {height} px"))
             continue
         shown, nuclei = resampled(pixels, factor), resampled_nuclei(marks, factor)
         if plan.blur:
-            shown = _blurred(shown, factor, plan.blur)
-        shown = np.rint(shown).clip(0, 255).astype(np.uint8)
-        rows: list[tuple[object, ...]] = []
+            shown = blurred(shown, factor, plan.blur)
+        rows: list[dict[str, object]] = []
         rest = height - cutting.size, width - cutting.size
         corners = list(product(*(_starts(each, cutting) for each in rest)))
         for y, x in corners:
             window = slice(y, y + cutting.size), slice(x, x + cutting.size)
             areas = areas_of_nuclei(nuclei[window])
             if areas.size:
-                name = f"{FOLDER}/{tile.name}_{magnification:g}x_{x}_{y}.png"
-                PIL.Image.fromarray(shown[window]).save(plan.folder / name)
-                mean, median = float(areas.mean()), float(np.median(areas))
-                place = (name, tile.name, tile.group, part, magnification, x, y)
-                rows.append((*place, areas.size, mean, median, mean * (um_per_pixel * factor) ** 2))
-        cuts.append(_Cut(magnification, tuple(rows), len(corners) - len(rows), ""))
+                name = f"{tile.name}_{magnification:g}x_{x}_{y}"
+                start = {"patch": saved(plan, name, shown[window]), "tile": tile.name}
+                start |= {"group": tile.group, "split": part, "magnification": magnification}
+                um = um_per_pixel * factor
+                rows.append(start | {"x": x, "y": y} | sizes_of(areas, um) | {"um_per_pixel": um})
+        cuts.append(Cut(at, rows, len(corners) - len(rows)))
     return cuts
 
 
@@ -335,130 +394,6 @@ def _starts(rest: int, cutting: Cutting) -> list[int]:
     return list(dict.fromkeys(places.tolist()))
 
 
-def areas_of_nuclei(labels: Integer[np.ndarray, "h w"]) -> Int64[np.ndarray, " k"]:
-    """Areas, in pixels, of the nuclei that lie completely inside and have 3 pixels or more."""
-    areas = np.bincount(labels.ravel()).astype(np.int64)
-    for edge in (labels[0], labels[-1], labels[:, 0], labels[:, -1]):
-        areas[edge] = 0
-    areas[0] = 0  # the background
-    return areas[areas >= SMALLEST]
-
-
-def _n_whole(n: int, factor: float) -> int:
-    return int(n / factor + _ROUNDING)
-
-
-def _weights(n: int, factor: float) -> sparse.csr_array:
-    """Of the n pixels in a row, for the mean over [i f, (i + 1) f), i = 0, 1, ...: (N, n)."""
-    start, pixel = np.arange(_n_whole(n, factor))[:, None] * factor, np.arange(n)
-    overlap = np.minimum(start + factor, pixel + 1) - np.maximum(start, pixel)
-    overlap[overlap < _ROUNDING] = 0
-    return sparse.csr_array(overlap / overlap.sum(axis=1, keepdims=True))
-
-
-def resampled(
-    values: UInt8[np.ndarray, "h w c"], factor: float
-) -> Float64[np.ndarray, "height width c"]:
-    """The mean over squares of `factor` x `factor` pixels; a remainder right and below is dropped.
-
-    Pillow's BOX takes whole pixels only, which at 4/3 are one or two in turn.
-    """
-    rows, columns = (_weights(n, factor) for n in values.shape[:2])
-    planes = [rows @ values[..., c].astype(np.float64) @ columns.T for c in range(values.shape[2])]
-    return np.stack(planes, axis=-1)
-
-
-def resampled_nuclei(marks: Marks, factor: float) -> Int64[np.ndarray, "height width"]:
-    """The number of the nucleus at each pixel of the resampled tile, 0 for none."""
-    if marks.dtype == bool:
-        rows, columns = (_weights(n, factor) for n in marks.shape)
-        covered = rows @ marks.astype(np.float64) @ columns.T
-        closed = ndimage.binary_closing(np.pad(_is_marked(covered), 2), np.ones((2, 2)))
-        return cast(np.ndarray, label(closed[2:-2, 2:-2])).astype(np.int64)
-    return _resampled_labels(marks, factor)
-
-
-def _resampled_labels(
-    labels: Integer[np.ndarray, "h w"], factor: float
-) -> Int64[np.ndarray, "height width"]:
-    rows, columns = (_weights(n, factor) for n in labels.shape)
-    height, width = (_n_whole(n, factor) for n in labels.shape)
-    marked = np.flatnonzero(labels)
-    one_hot = sparse.csr_array(
-        (np.ones(marked.size), (marked, labels.ravel()[marked])),
-        shape=(labels.size, int(labels.max()) + 1),
-    )
-    nuclei = np.zeros((height, width), dtype=np.int64)
-    for top in range(0, height, _STRIP):
-        strip = nuclei[top : top + _STRIP]
-        of_pixels = sparse.kron(rows[top : top + _STRIP], columns, "csr")
-        share = sparse.coo_array(of_pixels @ one_hot)
-        order = np.lexsort((share.col, share.data.round(9), share.row))
-        # of each pixel the last one stays: that of the largest share
-        strip.ravel()[share.row[order]] = share.col[order]
-        covered = np.bincount(share.row, share.data, minlength=strip.size).astype(np.float64)
-        strip[~_is_marked(covered.reshape(strip.shape))] = 0
-    return nuclei
-
-
-def _is_marked(covered: Float64[np.ndarray, "h w"]) -> Bool[np.ndarray, "h w"]:
-    """Whether nuclei cover half of a pixel.
-
-    Where it is exactly half, every other pixel counts as theirs: at a factor of 2 this is so
-    frequent that areas would all be too large, or too small.
-    """
-    down, right = np.indices(covered.shape)
-    half = 0.5 + _ROUNDING * np.where((down + right) % 2, 1, -1)
-    return covered > half
-
-
-def estimated_blur(pixels: UInt8[np.ndarray, "h w 3"]) -> float | None:
-    """Standard deviation of the point spread, in pixels, estimated from the steepest edges.
-
-    An edge of variance v, smoothed by s, has a slope in proportion to (v + s²)^-1/2. So the slopes
-    g₁, g₂ after smoothing by 1 and 2 pixels give v = (4 - q) / (q - 1), q = (g₁ / g₂)². Smoothing
-    by a pixel suppresses noise. None where there is no edge.
-    """
-    grey = pixels.mean(axis=2)
-    slope, smoothed = (ndimage.gaussian_gradient_magnitude(grey, sigma) for sigma in (1.0, 2.0))
-    edges = (slope >= np.quantile(slope, 1 - _EDGES)) & (smoothed > _ROUNDING)
-    ratio = (slope[edges] / smoothed[edges]) ** 2
-    if not ratio.size:
-        return None
-    q = np.median(ratio)
-    return float(np.sqrt(max((4 - q) / (q - 1), 0.0))) if q > 1 else None
-
-
-def spread(factor: float) -> float:
-    """Variance that averaging adds to the point spread, in pixels of the patch.
-
-    (1 - 1/f²) / 12 for whole f; more for others, because pixels are split.
-    """
-    weights = _weights(1000, factor).toarray()
-    centres = (np.arange(len(weights)) + 0.5) * factor
-    distance = np.arange(1000) + 0.5 - centres[:, None]
-    return float((weights * distance**2).sum(axis=1).mean() / factor**2)
-
-
-def _matched(native: Sequence[float | None], cutting: Cutting) -> Blur:
-    known = [each for each in native if each is not None]
-    if not known:
-        raise DataError(
-            "No training tile has an edge to estimate its blur from. Give --native-blur."
-        )
-    sigma = float(np.median(known))
-    largest = max(sigma**2 / factor**2 + spread(factor) for factor in cutting.factors.values())
-    return Blur(sigma, float(np.sqrt(BLUR_MARGIN * largest)))
-
-
-def _blurred(
-    image: Float64[np.ndarray, "h w c"], factor: float, blur: Blur
-) -> Float64[np.ndarray, "h w c"]:
-    """With a Gaussian that widens the point spread to the target."""
-    missing = blur.target**2 - blur.native**2 / factor**2 - spread(factor)
-    return ndimage.gaussian_filter(image, np.sqrt(missing), axes=(0, 1))
-
-
 def counts(table: pd.DataFrame) -> pd.DataFrame:
     """The number of patches by part and magnification, with totals (Table 1 of `graziani2021`).
 
@@ -469,7 +404,10 @@ def counts(table: pd.DataFrame) -> pd.DataFrame:
     magnifications = sorted(table["magnification"].dropna().unique())
     found = pd.crosstab(table["split"], table["magnification"])
     cells = found.reindex(index=parts, columns=magnifications, fill_value=0)
-    cells.columns = [f"{each:g}X" for each in magnifications]
+    is_nominal = "place" not in table  # else they follow from µm per pixel
+    cells.columns = [
+        f"{each:g}X" if is_nominal else f"{AT_1X / each:g} µm" for each in magnifications
+    ]
     totals = table["split"].value_counts().reindex(parts)
     totals[TOTAL] = len(table)
     if (cells.sum(axis=1) != totals[parts]).any():
@@ -494,7 +432,7 @@ def read_patches(folder: str | Path) -> Patches:
             f"{str(folder)!r} holds no patches: patches.parquet cannot be read ({error}). Give a "
             "folder that `scalecut patches` wrote."
         ) from error
-    missing = [name for name in COLUMNS if name not in table]
+    missing = [name for name in NEEDED if name not in table]
     if missing:
         raise DataError(
             f"patches.parquet of {str(folder)!r} lacks the column {missing[0]!r}. Cut the patches "

@@ -74,8 +74,9 @@ def stated(image: PIL.Image.Image) -> tuple[Stated, ...]:
     return tuple(found)
 
 
-def of_slide(properties: Mapping[str, str]) -> tuple[Stated, ...]:
+def of_slide(properties: Mapping[str, Any]) -> tuple[Stated, ...]:
     """What the properties of OpenSlide or tiffslide state, the most specific first."""
+    properties = {name: value for name, value in properties.items() if value is not None}
     text = str(properties.get("tiff.ImageDescription", ""))
     found = [*_of_aperio(text), *_of_ome(text)]
     if not any(each.source == "Aperio MPP" for each in found) and (

@@ -1,8 +1,9 @@
 """Regions of tiles and of whole slides, at any resolution, and what slides state of it.
 
-Slides are opened by OpenSlide, or by tiffslide in its place (`pip install 'scalecut[slides]'`), one
-at a time. A region is read from the coarsest level that is as fine as asked for, and resampled once
-by Pillow. A tile is an image in memory.
+Slides are opened by OpenSlide, and by tiffslide where OpenSlide cannot open them, or does not see
+the pyramid of an OME-TIFF (`pip install 'scalecut[slides]'`). Whoever reads a slide opens it and
+closes it again, so that there are as many open slides as there are threads. A region is read from
+the coarsest level that is as fine as asked for, and resampled once. A tile is an image in memory.
 """
 
 from collections.abc import Iterator
@@ -15,19 +16,25 @@ from typing import Any, TypeAlias, cast
 
 import numpy as np
 import PIL.Image
-import tifffile
-from jaxtyping import UInt8
+from jaxtyping import Float64, UInt8
 from PIL.Image import Resampling
 
-from ..data.decoding import NeededError, suffix_of
+from ..data.decoding import NeededError, opened_tiff, suffix_of
 from ..data.images import Image
 from ..errors import DataError, first_line
+from .resampling import resampled
 from .resolution import Stated, of_slide
 
 SLIDES = (".svs", ".ndpi", ".mrxs", ".scn", ".vms", ".vmu", ".bif", ".svslide")
+DICOM = (".dcm", ".dicom")
+WHOLE_SLIDE = b"1.2.840.10008.5.1.4.1.1.77.1.6"  # the class of DICOM files of whole slides
+TIFF = (".tif", ".tiff", ".tf2", ".tf8", ".btf")
 LARGE = 6000  # pixels of the longer side of a TIFF, from which it is opened as a slide
 Box: TypeAlias = tuple[float, float, float, float]  # left, top, right, bottom
+Corner: TypeAlias = tuple[int, int]  # left and top
 _SUPPORT = 3.0  # of Pillow's widest filter, in pixels of the result
+_AT_ONCE = 2**24  # pixels of a level that are in memory while a slide is reduced
+_HEADER = 1024  # bytes of a DICOM file in which its class is stated
 _READERS = ("openslide", "tiffslide")
 _CLASSES = {"openslide": "OpenSlide", "tiffslide": "TiffSlide"}
 
@@ -43,6 +50,11 @@ class TileField:
         """Width and height."""
         return self.pixels.size
 
+    @property
+    def n_levels(self) -> int:
+        """The number of resolutions that are stored."""
+        return 1
+
     def small(self, longest: int) -> PIL.Image.Image:
         """A copy of which the longer side has at most so many pixels."""
         copy = self.pixels.copy()
@@ -52,6 +64,15 @@ class TileField:
     def region(self, box: Box, side: int, resample: Resampling) -> PIL.Image.Image:
         """The pixels in a box, resampled to a square."""
         return self.pixels.resize((side, side), resample, box=box)
+
+    def averaged(
+        self, corner: Corner, factor: float, side: int
+    ) -> Float64[np.ndarray, "side side 3"]:
+        """Means over `factor` x `factor` pixels, `side` across and down from a corner on."""
+        left, top = corner
+        extent = ceil(side * factor)
+        window = self.pixels.crop((left, top, left + extent, top + extent))
+        return resampled(np.asarray(window), factor, side=side)
 
     def native(self, box: Box) -> UInt8[np.ndarray, "h w 3"]:
         """The pixels in a box, as they are stored."""
@@ -70,47 +91,92 @@ class SlideField:
         width, height = self.handle.dimensions
         return int(width), int(height)
 
+    @property
+    def n_levels(self) -> int:
+        return int(self.handle.level_count)
+
     def small(self, longest: int) -> PIL.Image.Image:
-        return self.handle.get_thumbnail((longest, longest)).convert("RGB")
+        factor = max(self.size) / longest
+        level = self.handle.get_best_level_for_downsample(max(factor, 1.0))
+        width, height = self.handle.level_dimensions[level]
+        if width * height <= _AT_ONCE:
+            with _reading(self.handle):
+                return self.handle.get_thumbnail((longest, longest)).convert("RGB")
+        step = max(1, max(width, height) // longest)
+        rows = step * max(1, _AT_ONCE // (width * step))
+        small = PIL.Image.new("RGB", (ceil(width / step), ceil(height / step)))
+        for top in range(0, height, rows):
+            strip = self._read(level, (0, top), (width, min(rows, height - top)))
+            small.paste(strip.reduce(step), (0, top // step))
+        small.thumbnail((longest, longest), Resampling.BOX)
+        return small
 
     def region(self, box: Box, side: int, resample: Resampling) -> PIL.Image.Image:
         factor = (box[2] - box[0]) / side
-        level = self.handle.get_best_level_for_downsample(factor * 1.01)
-        scale = float(self.handle.level_downsamples[level])
+        level, scale = self._level(factor)
         margin = ceil(_SUPPORT * factor / scale)
         first = [max(0, int(box[k] / scale) - margin) for k in (0, 1)]  # whole pixels of the level
         ends = [int(box[k] / scale) + 1 + margin for k in (2, 3)]
         last = [
             min(end, n) for end, n in zip(ends, self.handle.level_dimensions[level], strict=True)
         ]
-        extent = last[0] - first[0], last[1] - first[1]
-        corner = round(first[0] * scale), round(first[1] * scale)
-        found = self.handle.read_region(corner, level, extent)
+        found = self._read(level, (first[0], first[1]), (last[0] - first[0], last[1] - first[1]))
         inside = tuple(box[k] / scale - first[k % 2] for k in range(4))
+        return found.resize((side, side), resample, box=cast(Box, inside))
+
+    def averaged(
+        self, corner: Corner, factor: float, side: int
+    ) -> Float64[np.ndarray, "side side 3"]:
+        level, scale = self._level(factor)
+        step, ends = factor / scale, self.handle.level_dimensions[level]
+        begin = corner[0] / scale, corner[1] / scale
+        offset = begin[0] % 1, begin[1] % 1  # between pixels of the level
+        extent = tuple(min(ceil(o + side * step - 1e-9), n)
+                       for o, n in zip(offset, ends, strict=True))  # fmt: skip
+        first = tuple(min(int(b), n - e) for b, n, e in zip(begin, ends, extent, strict=True))
+        found = self._read(level, cast(Corner, first), cast(Corner, extent))
+        return resampled(np.asarray(found), step, offset, side)
+
+    def _level(self, factor: float) -> tuple[int, float]:
+        """The coarsest level that is fine enough, and how many pixels one of its pixels spans."""
+        level = self.handle.get_best_level_for_downsample(max(factor, 1.0) * 1.01)
+        scale = float(self.handle.level_downsamples[level])
+        # levels end at whole pixels, so that the ratio of their sizes is not quite the factor
+        is_whole = abs(scale / round(scale) - 1) * max(self.handle.level_dimensions[level]) < 1
+        return level, float(round(scale)) if is_whole else scale
+
+    def _read(self, level: int, first: Corner, extent: Corner) -> PIL.Image.Image:
+        """Whole pixels of a level; those outside of what was scanned are white."""
+        scale = float(self.handle.level_downsamples[level])
+        corner = round(first[0] * scale), round(first[1] * scale)
+        with _reading(self.handle):
+            found = self.handle.read_region(corner, level, extent)
+        if found.mode != "RGBA":
+            return found.convert("RGB")
         white = PIL.Image.new("RGB", found.size, "white")
-        white.paste(found, mask=found.getchannel("A") if found.mode == "RGBA" else None)
-        return white.resize((side, side), resample, box=cast(Box, inside))
+        white.paste(found, mask=found.getchannel("A"))
+        return white
 
     def native(self, box: Box) -> UInt8[np.ndarray, "h w 3"]:
         left, top, right, bottom = map(int, box)
-        found = self.handle.read_region((left, top), 0, (right - left, bottom - top))
-        return np.asarray(found.convert("RGB"))
+        return np.asarray(self._read(0, (left, top), (right - left, bottom - top)))
 
 
 Field: TypeAlias = TileField | SlideField
 
 
 def is_slide(path: Path) -> bool:
-    """Whether a file is opened as a slide: by its suffix, or as a TIFF that is large."""
-    if suffix_of(path) in SLIDES:
+    """Whether a file is opened as a slide: by its suffix, as DICOM of one, or as a large TIFF."""
+    suffix = suffix_of(path)
+    if suffix in SLIDES:
         return True
-    if suffix_of(path) not in (".tif", ".tiff"):
+    if suffix in DICOM:
+        with path.open("rb") as file:
+            return WHOLE_SLIDE in file.read(_HEADER)
+    if suffix not in TIFF:
         return False
-    try:
-        with tifffile.TiffFile(path) as file:
-            return max(file.pages[0].shape[:2]) >= LARGE
-    except (OSError, ValueError, IndexError, tifffile.TiffFileError):
-        return False
+    with opened_tiff(path) as file:
+        return file is not None and max(file.pages[0].shape[:2]) >= LARGE
 
 
 @contextmanager
@@ -134,23 +200,67 @@ def stated_by_slide(path: Path) -> tuple[Stated, ...]:
         return of_slide(dict(handle.properties))
 
 
+def series_of(path: Path) -> str:
+    """The series of a slide in DICOM, whose levels are files of one folder; empty for others."""
+    if suffix_of(path) not in DICOM:
+        return ""
+    with _opened(path) as handle:
+        return str(handle.properties.get("dicom.SeriesInstanceUID", ""))
+
+
 @contextmanager
 def _opened(path: Path) -> Iterator[Any]:
-    name = next((name for name in _READERS if _is_installed(name)), None)
-    if name is None:
+    installed = [name for name in _readers_of(path) if _is_installed(name)]
+    if not installed:
         raise NeededError(
             f"{path.name} is a slide. To read it, run `pip install 'scalecut[slides]'`."
         )
-    module: Any = import_module(name)
+    handle, reasons = None, []
+    for name in installed:
+        module: Any = import_module(name)
+        try:
+            if name == "tiffslide":
+                _check_tiff(path)
+            handle = getattr(module, _CLASSES[name])(str(path))
+            break
+        except _errors_of(module) as error:
+            reasons.append(first_line(error))
+    else:
+        raise DataError(f"it cannot be opened as a slide ({reasons[0]})")
+    with handle:
+        yield handle
+
+
+@contextmanager
+def _reading(handle: Any) -> Iterator[None]:
+    """A region, whose level may be broken."""
+    module = import_module(type(handle).__module__.partition(".")[0])
     try:
-        handle = getattr(module, _CLASSES[name])(str(path))
-    except (OSError, ValueError, KeyError, RuntimeError, *_errors_of(module)) as error:
-        raise DataError(f"it cannot be opened as a slide ({first_line(error)})") from error
-    try:
-        with handle:
-            yield handle
-    except (OSError, IndexError, *_errors_of(module)) as error:  # where a level is broken
+        yield
+    except _errors_of(module) as error:
         raise DataError(f"a region cannot be read ({first_line(error)})") from error
+
+
+def _readers_of(path: Path) -> tuple[str, ...]:
+    """OpenSlide first; but it does not see levels that are stored below the first, as in OME."""
+    if suffix_of(path) not in TIFF:
+        return _READERS
+    with opened_tiff(path) as file:
+        has_levels_below = file is not None and bool(file.pages[0].subifds)
+    return _READERS[::-1] if has_levels_below else _READERS
+
+
+def _check_tiff(path: Path) -> None:
+    """Refuse a file of which tiffslide would make more or less than an image in colours."""
+    with opened_tiff(path) as file:
+        if file is None:
+            raise ValueError("it is no TIFF")
+        series = file.series[0]
+        n_channels = dict(zip(series.axes, series.shape, strict=True)).get("S", 0)
+        if series.axes != "YXS" or n_channels not in (3, 4) or series.dtype != np.uint8:
+            raise ValueError(
+                f"its axes are {series.axes} of {series.dtype}, not YXS of uint8, as of colours"
+            )
 
 
 def _is_installed(name: str) -> bool:
@@ -162,6 +272,6 @@ def _is_installed(name: str) -> bool:
 
 
 def _errors_of(module: Any) -> tuple[type[Exception], ...]:
-    """The error classes of a reader."""
-    names = ("OpenSlideError", "OpenSlideUnsupportedFormatError", "TiffFileError")
-    return tuple(getattr(module, name) for name in names if hasattr(module, name))
+    """What a reader raises where it cannot read."""
+    own = (module.OpenSlideError,) if module.__name__ == "openslide" else ()
+    return OSError, ValueError, LookupError, RuntimeError, *own

@@ -12,14 +12,15 @@ Shapes: h x w pixels.
 
 import re
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool, Integer, UInt8
 
-from ..data.assumptions import as_confirmed, assume
+from ..data.assumptions import Assumed, as_confirmed, assume
 from ..data.decoding import COMMON, header, opened, suffix_of
 from ..data.files import none_in
 from ..data.groups import TCGA
@@ -30,6 +31,7 @@ from ..data.pairs import GEOJSON, IN_PIXELS, labels_in
 from ..data.tables import columns
 from ..errors import DataError
 from .resolution import Stated, stated
+from .slides import SLIDES
 
 PARTS = ("train", "validation", "test")
 _TILE, _MASK = "_original", "_mask"  # what names end in, before the suffix
@@ -48,6 +50,17 @@ class Tile:
     um_per_pixel: float | None = None  # from the file
     stated: tuple[Stated, ...] = ()  # all that the file says about it
     said: tuple[str, ...] = ()  # what was assumed and stated of all masks, in sentences
+
+
+@runtime_checkable
+class Grouped(Protocol):
+    """A tile or slide, as far as a split needs it."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def group(self) -> str: ...
 
 
 def find_tiles(
@@ -78,13 +91,9 @@ def find_tiles(
     for folder, what in ((tiles, "tiles"), (masks, "masks")):
         if not folder.is_dir():
             raise DataError(f"There is no folder {folder}. Give the folder of the {what}.")
-    images = _named(tiles, "tiles", ending=_TILE, other=_MASK)
-    marked = _named(masks, "masks", ending=_MASK, other=_TILE, strict=tiles.samefile(masks))
-    every = images.keys() | marked.keys()
-    unknown = [part for part in leave_out if not any(part in name for name in every)]
-    if unknown:
-        raise DataError(f"--leave-out {unknown[0]!r} is in no name of a tile. Omit or correct it.")
-    unread = {name for name in every if any(part in name for part in leave_out)}
+    images = files_by_name(tiles, "tiles")
+    marked = files_by_name(masks, "masks", strict=tiles.samefile(masks))
+    unread = asked_out(images.keys() | marked.keys(), leave_out)
     if images.keys() <= unread:
         raise DataError(f"--leave-out {','.join(leave_out)} skips every tile. Skip fewer.")
     reason = "--leave-out names it, as asked"
@@ -107,22 +116,61 @@ def find_tiles(
             skip(LeftOut((of_tile or of_mask)[0].name, reason), left_out, strict)
     if not found:
         raise DataError(f"None of the tiles of {tiles} can be used. {first_skipped(left_out)}")
-    stated = [IN_PIXELS] * any(suffix_of(tile.mask) == GEOJSON for tile in found)
-    assumed: list[str] = []
-    for given in (*rule.assumed, *tally.statements()):
-        confirmed = as_confirmed(given, confirm)
-        if confirmed is None:
-            assume(given, assumed, strict)
-        else:
-            stated.append(confirmed)
-    said = (*assumed, *stated)
+    outlined = [IN_PIXELS] * any(suffix_of(tile.mask) == GEOJSON for tile in found)
+    assumed, stated = accepted((*rule.assumed, *tally.statements()), confirm, strict)
+    said = (*assumed, *outlined, *stated)
     return [replace(tile, rule=rule, said=said) for tile in found], tuple(left_out)
 
 
-def _named(
-    folder: Path, what: str, *, ending: str, other: str, strict: bool = False
+def accepted(
+    given: Iterable[Assumed], confirm: Sequence[str], strict: bool
+) -> tuple[list[str], list[str]]:
+    """What is assumed, and what the user has confirmed, in sentences without their full stop.
+
+    Raises:
+        DataError: if something is assumed, and `strict`.
+    """
+    assumed, stated = list[str](), list[str]()
+    for each in given:
+        confirmed = as_confirmed(each, confirm)
+        if confirmed is None:
+            assume(each, assumed, strict)
+        else:
+            stated.append(confirmed)
+    return assumed, stated
+
+
+def asked_out(names: Collection[str], leave_out: Sequence[str]) -> set[str]:
+    """The names that contain one of some parts.
+
+    Raises:
+        DataError: if a part is in none.
+    """
+    unknown = [part for part in leave_out if not any(part in name for name in names)]
+    if unknown:
+        raise DataError(f"--leave-out {unknown[0]!r} is in no name of a tile. Omit or correct it.")
+    return {name for name in names if any(part in name for part in leave_out)}
+
+
+def mask_name(tile: str) -> str:
+    """The name that a tile, by its path without suffix, shares with its mask."""
+    return Path(tile).name.removesuffix(_TILE)
+
+
+def files_by_name(
+    folder: Path, what: Literal["tiles", "masks"], *, strict: bool = False
 ) -> dict[str, list[Path]]:
-    """Files by the name that tile and mask share, without those that end as the others do."""
+    """Files by the name that tile and mask share, without those that end as the others do.
+
+    Args:
+        strict: whether names have to end as those of tiles or masks do.
+
+    Raises:
+        DataError: if there is no folder, or no image in it.
+    """
+    if not folder.is_dir():
+        raise DataError(f"There is no folder {folder}. Give the folder of the {what}.")
+    ending, other = (_TILE, _MASK) if what == "tiles" else (_MASK, _TILE)
     files: dict[str, list[Path]] = defaultdict(list)
     suffixes = (*COMMON, GEOJSON) if what == "masks" else COMMON
     every = sorted(folder.iterdir())
@@ -224,7 +272,7 @@ def read_split(file: Path) -> dict[str, str]:
     parts: dict[str, str] = {}
     for given, part in zip(table["image"], table["split"], strict=True):
         path = Path(given)
-        name = path.stem if path.suffix.lower() in COMMON else path.name
+        name = path.stem if path.suffix.lower() in (*COMMON, *SLIDES) else path.name
         name = name.removesuffix(_TILE)
         if name in parts:
             raise DataError(f"{file} names the tile {name!r} twice. Keep one row per tile.")
@@ -233,7 +281,7 @@ def read_split(file: Path) -> dict[str, str]:
 
 
 def split(
-    tiles: Sequence[Tile],
+    tiles: Sequence[Grouped],
     *,
     seed: int,
     shares: tuple[float, float, float] = (0.6, 0.2, 0.2),
@@ -260,7 +308,9 @@ def split(
     return parts
 
 
-def _drawn(tiles: Sequence[Tile], seed: int, shares: tuple[float, float, float]) -> dict[str, str]:
+def _drawn(
+    tiles: Sequence[Grouped], seed: int, shares: tuple[float, float, float]
+) -> dict[str, str]:
     if min(shares) < 0 or abs(sum(shares) - 1) > 1e-6 or not shares[0] or not shares[2]:
         raise DataError(
             f"Shares of {', '.join(f'{share:g}' for share in shares)} cannot split the patients. "
@@ -282,11 +332,11 @@ def _drawn(tiles: Sequence[Tile], seed: int, shares: tuple[float, float, float])
     return {tile.name: part[tile.group] for tile in tiles}
 
 
-def _given(tiles: Sequence[Tile], given: Mapping[str, str]) -> dict[str, str]:
+def _given(tiles: Sequence[Grouped], given: Mapping[str, str]) -> dict[str, str]:
     parts: dict[str, str] = {}
-    first: dict[str, Tile] = {}  # of each patient
+    first: dict[str, Grouped] = {}  # of each patient
     for tile in tiles:
-        part = given.get(tile.name)
+        part = given.get(tile.name, given.get(mask_name(tile.name)))
         if part not in PARTS:
             said = "has no part" if part is None else f"has the part {part!r}"
             raise DataError(

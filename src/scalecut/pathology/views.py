@@ -16,9 +16,8 @@ from dataclasses import dataclass, field
 from math import ceil
 
 import numpy as np
-from jaxtyping import Bool, UInt8
+from jaxtyping import UInt8
 from scipy import ndimage
-from skimage.filters import threshold_otsu
 
 from ..data.decoding import INTERPOLATIONS
 from ..data.images import Image, LeftOut
@@ -32,17 +31,14 @@ from ..features.extract import (
 )
 from ..networks.network import Network
 from ..networks.points import ProbePoint
-from .patches import estimated_blur
+from .resampling import estimated_blur
 from .slides import LARGE, Field, opened_field
+from .tissue import Tissue, tissue
 from .verdict import Shown
 
 APART = 2 / 3  # of the side of a patch, between the starts of two, unless the grid allows fewer
 BLURRED = 0.9  # share of the tiles that are blurred less than the target
-DARK = 60  # of 255, the brightest channel of half of the pixels: not lit from behind
-SATURATED = (0.04, 0.10)  # bounds of Otsu's threshold of the saturation, 0 to 1
-LEAST_TISSUE = 0.1  # share of a tile or a patch
 AT_ONCE = 16  # tiles whose views are in memory, 150 kB each
-_LONGEST, _LONGEST_OF_SLIDES = 512, 2048  # pixels in which tissue is searched
 _BLUR_SIDE = 512.0  # pixels of a slide from which its blur is estimated
 
 
@@ -92,29 +88,26 @@ class Look:
 
 
 def views_of(
-    field_: Field, views: Views, look: Look, native: float = 0.0
+    field_: Field, shown_in: Tissue, views: Views, look: Look, native: float = 0.0
 ) -> Iterator[tuple[float, UInt8[np.ndarray, "s s 3"]]]:
     """The octave and the pixels of every patch with tissue.
 
     Resolutions at which the tile is smaller than a patch are missing.
 
     Args:
+        shown_in: where the tile shows tissue.
         native: standard deviation of the point spread of the tile, in its pixels.
 
     Raises:
-        DataError: if the tile shows no tissue, is dark, or is too small at the averaged octaves.
+        DataError: if the tile is too small at the averaged octaves.
     """
-    is_tissue = tissue(field_)
     width, height = field_.size
-    scale = is_tissue.shape[1] / width, is_tissue.shape[0] / height
     n_found = 0
     for octave in views.octaves:
         side = look.size * 2.0**octave
-        for x, y in _corners(field_, side, views.grid, is_tissue):
+        for x, y in _corners(field_, side, views.grid, shown_in):
             box = (x, y, min(x + side, width), min(y + side, height))
-            left, right = (int(box[k] * scale[0]) for k in (0, 2))
-            top, bottom = (int(box[k] * scale[1]) for k in (1, 3))
-            if is_tissue[top : bottom + 1, left : right + 1].mean() < LEAST_TISSUE:
+            if not shown_in.is_in(box):
                 continue
             resample = INTERPOLATIONS[look.interpolation]
             shown = np.asarray(field_.region(box, look.size, resample))
@@ -130,33 +123,29 @@ def views_of(
         )
 
 
-def _corners(
-    field_: Field, side: float, grid: int, is_tissue: Bool[np.ndarray, "h w"]
-) -> list[tuple[float, float]]:
+def _corners(field_: Field, side: float, grid: int, shown_in: Tissue) -> list[tuple[float, float]]:
     """Where patches begin: a grid over a tile; around random places of the tissue of a slide."""
     width, height = field_.size
     if max(width, height) <= LARGE:
         columns, rows = (_starts(n, side, grid) for n in (width, height))
         return [(x, y) for y in rows for x in columns]
-    rows, columns = np.nonzero(is_tissue)  # the same places at every resolution
+    rows, columns = np.nonzero(shown_in.found)  # the same places at every resolution
     chosen = np.random.default_rng(0).choice(len(rows), grid**2)
-    centres = (
-        (columns[chosen] + 0.5) / is_tissue.shape[1],
-        (rows[chosen] + 0.5) / is_tissue.shape[0],
-    )
+    across, down = shown_in.scale
+    centres = (columns[chosen] + 0.5) / across, (rows[chosen] + 0.5) / down
     return [
-        (float(np.clip(x * width - side / 2, 0, width - side)),
-         float(np.clip(y * height - side / 2, 0, height - side)))
+        (float(np.clip(x - side / 2, 0, width - side)),
+         float(np.clip(y - side / 2, 0, height - side)))
         for x, y in zip(*centres, strict=True)
     ]  # fmt: skip
 
 
-def native_blur(field_: Field, grid: int) -> float:
+def native_blur(field_: Field, grid: int, shown_in: Tissue) -> float:
     """The point spread of a tile, or the median of some patches of a slide, in its pixels."""
     if max(field_.size) <= LARGE:
         boxes = [(0.0, 0.0, float(field_.size[0]), float(field_.size[1]))]
     else:
-        corners = _corners(field_, _BLUR_SIDE, grid, tissue(field_))
+        corners = _corners(field_, _BLUR_SIDE, grid, shown_in)
         boxes = [(x, y, x + _BLUR_SIDE, y + _BLUR_SIDE) for x, y in corners]
     found = [estimated_blur(pixels) for pixels in map(field_.native, boxes)]
     known = [each for each in found if each is not None]
@@ -194,32 +183,6 @@ def target_blur(native: Sequence[float], views: Views) -> float:
     return float(np.quantile(native, BLURRED)) / 2.0 ** min(views.octaves)
 
 
-def tissue(field_: Field) -> Bool[np.ndarray, "h w"]:
-    """Where a small copy of the tile or slide shows stained tissue.
-
-    Pixels whose saturation, (max - min) / max of red, green and blue, is above Otsu's threshold
-    (`otsu1979`) of all of them. The threshold is bounded by `SATURATED`: where all is tissue, Otsu
-    would divide tissue from tissue.
-
-    Raises:
-        DataError: if hardly any is found, or the tile is dark.
-    """
-    longest = _LONGEST if max(field_.size) <= LARGE else _LONGEST_OF_SLIDES
-    pixels = np.asarray(field_.small(longest)).astype(np.float64)
-    brightest = pixels.max(axis=2)
-    if np.median(brightest) < DARK:
-        raise DataError(
-            "it is dark, as in fluorescence; only slides that are lit from behind can be audited"
-        )
-    saturation = (brightest - pixels.min(axis=2)) / np.maximum(brightest, 1.0)
-    is_flat = np.ptp(saturation) == 0
-    threshold = SATURATED[0] if is_flat else float(threshold_otsu(saturation))
-    found = saturation > np.clip(threshold, *SATURATED)
-    if found.mean() < LEAST_TISSUE:
-        raise DataError(f"it shows no stained tissue ({100 * found.mean():.0f} % of its area)")
-    return found
-
-
 @dataclass(slots=True, eq=False)
 class Viewer:
     """The network that views are shown to, and how; tiles are read a few at a time."""
@@ -230,6 +193,7 @@ class Viewer:
     computation: Computation
     stages: Stages
     native: dict[str, float] = field(default_factory=dict)  # blur of tiles, in their pixels
+    pen: dict[str, float] = field(default_factory=dict)  # share of tiles under pen marks, if any
 
     def features(
         self, tiles: Sequence[Image], stage: str, blur: float | None = None
@@ -279,10 +243,12 @@ class Viewer:
 
     def _views(self, tile: Image, look: Look) -> list[tuple[float, UInt8[np.ndarray, "s s 3"]]]:
         with opened_field(tile) as field_:
-            place = _place(tile)
+            place, found = _place(tile), tissue(field_)
+            if found.pen.any():
+                self.pen[tile.name] = float(found.pen.mean())
             if place not in self.native:
-                self.native[place] = native_blur(field_, self.views.grid)
-            return list(views_of(field_, self.views, look, self.native[place]))
+                self.native[place] = native_blur(field_, self.views.grid, found)
+            return list(views_of(field_, found, self.views, look, self.native[place]))
 
     def native_of(self, tiles: Sequence[Image]) -> list[float]:
         """The blur of the tiles that could be read, in their pixels."""

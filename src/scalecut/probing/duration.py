@@ -63,11 +63,3 @@ def _operations_per_second() -> float:
         start = time.perf_counter()
         np.matmul(matrix, matrix)
         return 2 * SIDE**3 / (time.perf_counter() - start)
-
-
-def text(seconds: float) -> str:
-    """`40 s`, `4 min`, `2 h 10 min`."""
-    if seconds < 90:
-        return f"{max(1, round(seconds))} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"

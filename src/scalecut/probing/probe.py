@@ -30,6 +30,7 @@ from ..features.extract import (
     provenance,
     readable,
 )
+from ..figures import text
 from ..networks.load import load_network
 from ..networks.network import Network
 from ..networks.points import ProbePoint
@@ -141,8 +142,8 @@ def probe(
     Args:
         model: A timm name (resnet50), hf-hub:ORG/NAME, module.path:factory, or another source
             that `scalecut doctor` lists.
-        data: voc:DIR, coco:FILE, csv:FILE, tar:PATTERN, masks:DIR, or scenes; csv and tar also at
-            an address, such as s3://...
+        data: voc:DIR, coco:FILE, csv:FILE, tar:PATTERN, masks:DIR, patches:DIR, or scenes; csv and
+            tar also at an address, such as s3://...
         weights: pretrained, random, or a safetensors or state-dict file.
         allow_partial: Accept a weights file that lacks tensors; layers that need them are skipped.
         layers: Names, aliases or globs; all probe points by default.
@@ -252,9 +253,9 @@ class _Asked:
             return ""
         shorter = "" if fitting.quick else "; --quick is a shorter first look"
         return (
-            f"About {duration.text(forward + regression)} if nothing is cached: {passes} "
+            f"About {text.duration(forward + regression)} if nothing is cached: {passes} "
             f"{'passes' if passes > 1 else 'pass'} of {len(images):,} images at "
-            f"{images_per_second:.0f} images/s, then {duration.text(regression)} of "
+            f"{images_per_second:.0f} images/s, then {text.duration(regression)} of "
             f"regression{shorter}."
         )
 

@@ -1,0 +1,289 @@
+"""Patches of planted slides: true µm per pixel, the same places, and what is said of bad input."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import PIL.Image
+import pytest
+
+from scalecut import DataError, Reading, read_images
+from scalecut.pathology import patches, sampling
+from scalecut.pathology.methods import Trial, task_of
+from scalecut.pathology.patches import Cutting, read_patches, save_patches
+from scalecut.pathology.resampling import areas_of_nuclei, resampled
+from tests.pathology.test_slides import MPP, drawn, write, write_ome
+
+pytest.importorskip("openslide", reason="slides need OpenSlide")
+
+SIZE, PLACES = 32, 4
+CUTTING = Cutting(mpp=(0.25, 0.5, 1.0), per_slide=PLACES, size=SIZE)
+APERIO = "Aperio Image Library |AppMag = 20|MPP = 0.5"
+
+
+def world(folder):
+    """Slides that can be used, by name with their µm per pixel, and six that cannot."""
+    folder.mkdir()
+    write(folder / "TCGA-AA-0001-01Z_a.svs", drawn(seed=1), APERIO)
+    write(folder / "TCGA-AA-0001-01Z_b.svs", drawn(seed=2), mpp=0.25)
+    write(folder / "TCGA-AA-0002-01Z_a.svs", drawn(seed=3), mpp=0.2527)
+    PIL.Image.fromarray(drawn(seed=4)).save(
+        folder / "TCGA-AA-0003-01Z_a.tif", resolution=10_000 / MPP, resolution_unit=3
+    )
+    write(folder / "contradicting.svs", drawn(64, 64), APERIO.replace("0.5", "0.3"), mpp=0.4)
+    write(folder / "unknown.svs", drawn(64, 64), mpp=25_400 / 72)
+    write(folder / "dark.svs", np.full((768, 1024, 3), (8, 5, 30), np.uint8))
+    write(folder / "glass.svs", np.full((768, 1024, 3), 244, np.uint8))
+    (folder / "broken.svs").write_bytes(b"II*\0 no slide")
+    broken = folder / "torn.svs"
+    write(broken, drawn(seed=5))
+    torn(broken)
+    return folder
+
+
+def torn(path):
+    """Break the first level; the second, in which tissue is found, can be read."""
+    import tifffile
+
+    content = bytearray(path.read_bytes())
+    with tifffile.TiffFile(path) as file:
+        page = file.pages[0]
+        for start, n in zip(page.dataoffsets, page.databytecounts, strict=True):
+            content[start : start + n] = b"x" * n
+    path.write_bytes(content)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("slides")
+    tiles = world(folder / "world")
+    return save_patches(tiles, out=folder / "out", cutting=CUTTING), tiles
+
+
+def test_every_patch_has_its_true_resolution_and_the_magnification_follows(made):
+    table = made[0].table
+    assert set(table.um_per_pixel) == {0.25, 0.5, 1.0}
+    np.testing.assert_array_equal(table.magnification, 10 / table.um_per_pixel)
+    assert "n_nuclei" not in table
+    by_slide = table.groupby(["tile", "um_per_pixel"]).size().unstack(fill_value=0)
+    assert by_slide.loc["TCGA-AA-0001-01Z_a"].tolist() == [0, PLACES, PLACES]  # is coarser
+    assert by_slide.loc["TCGA-AA-0001-01Z_b"].tolist() == [PLACES] * 3
+    assert by_slide.loc["TCGA-AA-0002-01Z_a"].tolist() == [PLACES] * 3  # 1 % enlarged
+    assert [(each.name, each.reason) for each in made[0].skipped] == [
+        (
+            "0.25 µm per pixel",
+            "2 of 4 tiles are coarser, and are not enlarged, the first TCGA-AA-0001-01Z_a with "
+            "0.5 µm per pixel",
+        )
+    ]
+    assert "1 of 7 are enlarged at 0.25 µm per pixel, by up to 1.1 %." in made[0].stated
+    assert read_patches(made[0].folder).table.equals(table)
+    assert list(made[0].counts().columns) == ["1 µm", "0.5 µm", "0.25 µm", "total"]
+
+
+def test_a_patch_is_the_mean_of_the_area_it_states(made):
+    """Of the finest level, in memory; levels are rounded to whole numbers, so within one."""
+    pixels = {"b": drawn(seed=2), "TCGA-AA-0003-01Z_a": drawn(seed=4)}
+    n = 0
+    for row in made[0].table.itertuples():
+        source = pixels.get(row.tile, pixels.get(row.tile.removeprefix("TCGA-AA-0001-01Z_")))
+        if source is None:
+            continue
+        factor = row.um_per_pixel / (0.25 if row.tile.endswith("_b") else MPP)
+        extent = round(SIZE * factor)
+        window = source[row.top : row.top + extent, row.left : row.left + extent]
+        with PIL.Image.open(made[0].folder / row.patch) as image:
+            found = np.asarray(image).astype(int)
+        assert abs(found - resampled(window, factor)).max() <= (4 if row.left % 2 else 1.5)
+        n += 1
+    assert n == 5 * PLACES
+
+
+def test_places_are_the_same_at_every_resolution_and_on_tissue(made):
+    table = made[0].table
+    factor = table.um_per_pixel / table.tile.map(made[0].slides.set_index("slide").um_per_pixel)
+    middle = table[["left", "top"]].to_numpy() + (SIZE * factor.to_numpy() / 2)[:, None]
+    for _, rows in table.assign(x=middle[:, 0], y=middle[:, 1]).groupby(["tile", "place"]):
+        assert np.ptp(rows.x) <= 1
+        assert np.ptp(rows.y) <= 1
+    assert (middle[:, 0] > 480).all()  # tissue begins at 512
+
+
+def test_patients_are_groups_and_never_split(made):
+    table = made[0].table
+    assert set(table.group) == {f"TCGA-AA-000{n}" for n in (1, 2, 3)}
+    assert (table.groupby("group").split.nunique() == 1).all()
+    assert set(table.split) == {"train", "validation", "test"}
+
+
+def test_each_bad_slide_is_said_in_one_line_and_the_others_go_on(made):
+    reasons = {each.name: each.reason for each in made[0].left_out}
+    assert "0.3 µm per pixel by the Aperio MPP, but 0.4 by" in reasons.pop("contradicting")
+    assert reasons.pop("unknown").startswith("it states no µm per pixel; give --claims TABLE")
+    assert reasons.pop("dark").startswith("it is dark, as in fluorescence")
+    assert reasons.pop("glass") == "it shows no stained tissue (0 % of its area)"
+    assert reasons.pop("broken").startswith("it cannot be opened as a slide")
+    assert reasons.pop("torn").startswith("a region cannot be read")
+    assert not reasons
+    assert not list((made[0].folder / "patches").glob("torn*"))
+    about = json.loads((made[0].folder / "patches.json").read_text())
+    assert len(about["left_out"]) == 6
+    slides = pd.read_csv(made[0].folder / "slides.csv")
+    assert slides.slide.tolist() == sorted(set(made[0].table.tile))
+    assert "0.5 µm per pixel (Aperio MPP); 20X (Aperio AppMag)" in slides.stated[0]
+    assert slides.tissue_share.between(0.45, 0.55).all()
+
+
+def test_the_result_is_data_of_a_probe_and_of_a_transfer(made):
+    spec = f"patches:{made[0].folder}"
+    images = read_images(spec)
+    assert (images.measure_name, set(images.measure)) == ("um_per_pixel", {0.25, 0.5, 1.0})
+    assert set(images.group) == {f"TCGA-AA-000{n}" for n in (1, 2, 3)}
+    images = read_images(spec, reading=Reading(target=("magnification",)))
+    assert set(images.measure) == {10.0, 20.0, 40.0}
+    table = made[0].table
+    is_test = table.group == "TCGA-AA-0001"  # of two slides
+    table = table.assign(split=np.where(is_test, "test", "train"))
+    task, held = task_of(table, Trial(task="magnification"))
+    assert set(task.target) == set(np.log2([10.0, 20.0, 40.0]))
+    assert len(held.truth) == (table.split == "test").sum()
+    with pytest.raises(DataError, match="cut without masks, so they have no areas of nuclei"):
+        task_of(table, Trial(task="area"))
+
+
+def test_a_stopped_command_continues_and_gives_the_same_on_any_number_of_threads(
+    made, tmp_path, monkeypatch
+):
+    expected, tiles = made
+    out, read = tmp_path / "out", []
+    original = sampling.sampled
+
+    def stops(slide, part, plan):
+        read.append(slide.name)
+        if len(read) == 3:
+            raise KeyboardInterrupt
+        return original(slide, part, plan)
+
+    monkeypatch.setattr(patches, "_THREADS", 1)
+    monkeypatch.setattr(patches, "sampled", stops)
+    with pytest.raises(KeyboardInterrupt):
+        save_patches(tiles, out=out, cutting=CUTTING)
+    assert not out.exists()
+    n_before = len(read)
+    monkeypatch.setattr(patches, "_THREADS", 2)
+    found = save_patches(tiles, out=out, cutting=CUTTING)
+    assert not set(read[:2]) & set(read[n_before:])  # they were done
+    assert read[2] in read[n_before:]
+    pd.testing.assert_frame_equal(found.table, expected.table)
+    assert (found.left_out, found.skipped) == (expected.left_out, expected.skipped)
+    for name in found.table.patch:
+        assert (out / name).read_bytes() == (expected.folder / name).read_bytes()
+    assert sorted(path.name for path in out.iterdir()) == [
+        "patches", "patches.json", "patches.parquet", "slides.csv",
+    ]  # fmt: skip
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_other_options_do_not_continue_what_was_stopped(tmp_path):
+    write(tmp_path / "a.svs", drawn(), APERIO)
+    out = tmp_path / "out"
+    for places in (2, 3):
+        cutting = Cutting(mpp=(0.5,), per_slide=places, size=SIZE)
+        with pytest.MonkeyPatch.context() as patch:
+            if places == 2:
+                patch.setattr(patches, "after", lambda *_, **__: 1 / 0)
+                with pytest.raises(ZeroDivisionError):
+                    save_patches(tmp_path / "a.svs", out=out, cutting=cutting)
+                continue
+            assert len(save_patches(tmp_path / "a.svs", out=out, cutting=cutting).table) == places
+
+
+def squares():
+    """Nuclei of 10 x 10 px every 32 px over the tissue, their outlines and their mask."""
+    mask = np.zeros((768, 1024), dtype=np.uint16)
+    outlines = []
+    for number, (y, x) in enumerate(np.ndindex(24, 16), start=1):
+        top, left = 32 * y + 11, 512 + 32 * x + 11
+        mask[top : top + 10, left : left + 10] = number
+        ring = [[left, top], [left + 10, top], [left + 10, top + 10], [left, top + 10]]
+        geometry = {"type": "Polygon", "coordinates": [[*ring, ring[0]]]}
+        outlines.append({"type": "Feature", "geometry": geometry, "properties": {}})
+    return mask, {"type": "FeatureCollection", "features": outlines}
+
+
+@pytest.mark.parametrize("kind", ["outlines", "mask"])
+def test_nuclei_of_slides_are_counted_and_measured(tmp_path, kind):
+    (tmp_path / "slides").mkdir()
+    (tmp_path / "masks").mkdir()
+    write(tmp_path / "slides" / "a.svs", drawn(), APERIO)
+    mask, outlines = squares()
+    if kind == "outlines":
+        (tmp_path / "masks" / "a.geojson").write_text(json.dumps(outlines))
+    else:
+        PIL.Image.fromarray(mask).save(tmp_path / "masks" / "a_mask.png")
+    cutting = Cutting(mpp=(0.5, 1.0), per_slide=6, size=64)
+    made = save_patches(tmp_path / "slides", tmp_path / "masks", tmp_path / "out", cutting=cutting)
+    fine = made.table[made.table.um_per_pixel == MPP]
+    for row in fine.itertuples():
+        window = mask[row.top : row.top + 64, row.left : row.left + 64]
+        areas = areas_of_nuclei(window.astype(np.int64))
+        assert (row.n_nuclei, row.mean_area_px) == (len(areas), 100.0)
+        assert row.mean_area_um2 == pytest.approx(25.0)
+    coarse = made.table[made.table.um_per_pixel == 1.0]
+    assert coarse.mean_area_px.to_numpy() == pytest.approx(25.0, rel=0.05)
+    assert coarse.n_nuclei.mean() > 2.5 * fine.n_nuclei.mean()
+
+
+ERRORS = [
+    ({"mpp": (0.5,), "grid": 3}, "--grid has no effect with --mpp. Drop one of them."),
+    ({"per_slide": 5}, "--per-slide has no effect without --mpp. Add that option."),
+    ({"mpp": (0.5,), "per_slide": 0}, "--per-slide must be at least 1, got 0."),
+    ({"mpp": (0.5, 0.5)}, "--mpp 0.5,0.5 names a resolution twice. Give each once."),
+]
+
+
+@pytest.mark.parametrize(("options", "message"), ERRORS)
+def test_options_that_exclude_each_other_are_refused(options, message):
+    with pytest.raises(DataError) as error:
+        Cutting(**options)
+    assert str(error.value) == message
+
+
+def test_tiles_without_masks_need_a_resolution(tmp_path):
+    with pytest.raises(DataError) as error:
+        save_patches(tmp_path, out=tmp_path / "out")
+    assert str(error.value) == (
+        "Patches without --masks need --mpp, the µm per pixel to show. Give --mpp 0.5,1,2 for "
+        "slides and tiles, or --masks with masks of nuclei."
+    )
+
+
+def test_pen_marks_are_left_out_and_counted(tmp_path):
+    pixels = drawn()
+    pixels[300:380] = (40, 60, 170)
+    write(tmp_path / "a.svs", pixels, APERIO)
+    cutting = Cutting(mpp=(0.5,), per_slide=40, size=SIZE)
+    made = save_patches(tmp_path, out=tmp_path / "out", cutting=cutting)
+    assert not made.table.top.between(300 - SIZE + 1, 379).any()
+    assert made.slides.pen_share[0] == pytest.approx(80 / 768, rel=0.2)
+    assert any(each.startswith("Pen marks on 1 of 1 are no tissue (") for each in made.stated)
+
+
+def test_strict_stops_at_the_first_slide_that_cannot_be_used(tmp_path):
+    write(tmp_path / "a.svs", drawn(), APERIO)
+    write(tmp_path / "b.svs", np.full((768, 1024, 3), 244, np.uint8))
+    with pytest.raises(DataError, match=r"b: it shows no stained tissue"):
+        save_patches(tmp_path, out=tmp_path / "out", cutting=CUTTING, strict=True)
+    assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == []
+
+
+def test_ome_slides_are_cut_like_others(tmp_path, monkeypatch):
+    pytest.importorskip("tiffslide", reason="levels below a page need tiffslide")
+    monkeypatch.setattr("scalecut.pathology.slides.LARGE", 500)
+    write(tmp_path / "slide.svs", drawn(), mpp=MPP)
+    write_ome(tmp_path / "slide.ome.tif", drawn())
+    cutting, out = Cutting(mpp=(0.5, 1.0), per_slide=3, size=SIZE), []
+    for name in ("slide.svs", "slide.ome.tif"):
+        made = save_patches(tmp_path / name, out=tmp_path / name[-3:], cutting=cutting)
+        out.append(made.table[["um_per_pixel", "split"]])
+    pd.testing.assert_frame_equal(*out)
