@@ -63,12 +63,15 @@ def test_hues_are_those_of_the_standard_library():
     np.testing.assert_allclose(module._hue(colours), by_hand, atol=1e-6)
 
 
+def plain(hue, side=50):
+    colour = 255 * np.array(colorsys.hsv_to_rgb(hue / 360, 0.9, 0.8))
+    return np.full((side, side, 3), np.rint(colour), dtype=np.uint8)
+
+
 def test_red_is_red_on_both_sides_of_zero():
     for hue in (350, 5):
-        red = 255 * np.array(colorsys.hsv_to_rgb(hue / 360, 0.9, 0.8))
-        assert pen_marks(np.full((50, 50, 3), red)).all()
-    orange = 255 * np.array(colorsys.hsv_to_rgb(25 / 360, 0.9, 0.8))
-    assert not pen_marks(np.full((50, 50, 3), orange)).any()
+        assert pen_marks(plain(hue)).all()
+    assert not pen_marks(plain(25)).any()  # orange
 
 
 def test_what_shows_no_tissue_is_said_in_one_line():

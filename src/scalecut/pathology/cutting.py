@@ -166,7 +166,7 @@ def saved(plan: Plan, name: str, pixels: Float64[np.ndarray, "size size 3"]) -> 
     return file
 
 
-def sizes_of(areas: Int64[np.ndarray, " k"], um_per_pixel: float) -> dict[str, float]:
+def sizes_of(areas: Int64[np.ndarray, " k"], um_per_pixel: float) -> dict[str, float | int]:
     """The columns about the nuclei of a patch."""
     mean = float(areas.mean())
     return {

@@ -37,14 +37,14 @@ class Outlines:
         left, top = corner
         reach = self.boxes - (left, top, left, top)
         inside = (reach[:, :2] < extent).all(axis=1) & (reach[:, 2:] > 0).all(axis=1)
-        for number, at in enumerate(np.flatnonzero(inside), start=1):
+        for number, at in enumerate(np.flatnonzero(inside).tolist(), start=1):
             mask, x, y = covered(self.shapes[at], *self.size)
             x, y = x - left, y - top
             rows = slice(max(y, 0), min(y + mask.shape[0], extent))
             columns = slice(max(x, 0), min(x + mask.shape[1], extent))
             part = mask[rows.start - y : rows.stop - y, columns.start - x : columns.stop - x]
             if labels[rows, columns][part].any():
-                self.overlapping.add(int(at))
+                self.overlapping.add(at)
             labels[rows, columns][part] = number
         return labels
 

@@ -126,6 +126,7 @@ def save_patches(
         parts = split_tiles(kept, seed=seed, given=given)
     files = [path for each in kept for path in (_file(each), each.mask) if path]
     key = {"cutting": cutting, "seed": seed, "parts": parts, "files": runs.fingerprint(files)}
+    key |= {"version": runs.versions()["scalecut"]}
     with runs.continued(out, "patches", key) as folder:
         made = cut_patches(
             kept, parts, folder, cutting, seed=seed, strict=strict, progress=progress
@@ -234,7 +235,7 @@ def cut_patches(
         raise DataError(f"No patch can be cut. {first_skipped(left_out)}")
     columns = dict.fromkeys([*COLUMNS, *OF_PLACES])
     table = pd.DataFrame(rows, columns=[name for name in columns if not rows or name in rows[0]])
-    there = {split[tile.name] for tile in tiles} - {split[each.name] for each in broken}
+    there = {split[tile.name] for tile, each in zip(tiles, done, strict=True) if not each.reason}
     _check_parts(table, there, cutting.size)
     empty, skipped = _left_out(cuts)
     facts = [each.facts for each in done if each.facts]
@@ -368,7 +369,7 @@ def _cut(tile: Tile, part: str, plan: Plan) -> list[Cut]:
         shown, nuclei = resampled(pixels, factor), resampled_nuclei(marks, factor)
         if plan.blur:
             shown = blurred(shown, factor, plan.blur)
-        rows: list[dict[str, object]] = []
+        rows: list[Mapping[str, object]] = []
         rest = height - cutting.size, width - cutting.size
         corners = list(product(*(_starts(each, cutting) for each in rest)))
         for y, x in corners:

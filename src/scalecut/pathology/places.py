@@ -11,8 +11,8 @@ Shapes: p places; h x w pixels of the small copy in which tissue was found.
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Bool, Float64, Int64
-from scipy.ndimage import uniform_filter
+from jaxtyping import Bool, Float32, Float64, Int64
+from scipy.ndimage import uniform_filter1d
 
 from .tissue import MOST_PEN, Tissue
 
@@ -27,9 +27,8 @@ def usable_places(shown_in: Tissue, extent: int) -> Bool[np.ndarray, "h w"]:
         extent: side of the patch in pixels of the tile or slide.
     """
     across, down = shown_in.scale
-    window = max(1, round(extent * down)), max(1, round(extent * across))
     tissue, pen = (
-        uniform_filter(marked.astype(np.float32), window, mode="constant")
+        _averaged(marked, max(1, round(extent * down)), max(1, round(extent * across)))
         for marked in (shown_in.found, shown_in.pen)
     )
     usable = (tissue >= HALF) & (pen <= MOST_PEN)
@@ -38,6 +37,14 @@ def usable_places(shown_in: Tissue, extent: int) -> Bool[np.ndarray, "h w"]:
         inside = (begin + 1 / scale >= extent / 2) & (begin <= n - extent / 2)
         usable &= inside[:, None] if axis == 0 else inside
     return usable
+
+
+def _averaged(
+    marked: Bool[np.ndarray, "h w"], height: int, width: int
+) -> Float32[np.ndarray, "h w"]:
+    """The share of a window around each pixel that is marked; nothing is outside."""
+    columns = uniform_filter1d(marked.astype(np.float32), height, axis=0, mode="constant")
+    return uniform_filter1d(columns, width, axis=1, mode="constant")
 
 
 def common_places(

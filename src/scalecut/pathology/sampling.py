@@ -149,7 +149,7 @@ def _sampled(
     for mpp, factor in placed.factors.items():
         extent = ceil(size * factor)
         at = corners(placed.centres, shown_in, extent, largest)
-        rows: list[dict[str, object]] = []
+        rows: list[Mapping[str, object]] = []
         for number, (left, top) in enumerate(at.tolist()):
             sizes = _sizes(nuclei, (left, top), factor, size, mpp) if nuclei else {}
             if sizes is None:
@@ -216,7 +216,7 @@ def _placed(slide: Slide, field: Field, shown_in: Tissue, plan: Plan) -> _Placed
 
 def _sizes(
     nuclei: Nuclei, corner: tuple[int, int], factor: float, size: int, mpp: float
-) -> dict[str, float] | None:
+) -> dict[str, float | int] | None:
     """The columns about nuclei; None if there is no complete one."""
     window = resampled_nuclei(nuclei.window(corner, ceil(size * factor)), factor)
     areas = areas_of_nuclei(window[:size, :size])
@@ -284,8 +284,9 @@ def after(
     Raises:
         DataError: if something is assumed of outlines, and `strict`.
     """
-    sums = {name: sum(each[name] for each in facts) for name in TALLIED}
-    assumed, stated = accepted(Tally(**sums).statements(), cutting.confirm, strict)
+    nuclei, cells, overlapping = (sum(each[name] for each in facts) for name in TALLIED)
+    tally = Tally(n_nuclei=nuclei, n_cells=cells, n_overlapping=overlapping)
+    assumed, stated = accepted(tally.statements(), cutting.confirm, strict)
     shares = {each["slide"]: each["pen_share"] for each in facts if each["pen_share"]}
     said = [f"{each}." for each in (*assumed, *stated)] + marked_by_pens(shares, len(facts))
     few = [each for each in facts if each["places"] < cutting.per_slide]

@@ -33,7 +33,7 @@ LARGE = 6000  # pixels of the longer side of a TIFF, from which it is opened as 
 Box: TypeAlias = tuple[float, float, float, float]  # left, top, right, bottom
 Corner: TypeAlias = tuple[int, int]  # left and top
 _SUPPORT = 3.0  # of Pillow's widest filter, in pixels of the result
-_AT_ONCE = 2**24  # pixels of a level that are in memory while a slide is reduced
+_AT_ONCE = 2**22  # pixels of a level that are in memory while a slide is reduced
 _HEADER = 1024  # bytes of a DICOM file in which its class is stated
 _READERS = ("openslide", "tiffslide")
 _CLASSES = {"openslide": "OpenSlide", "tiffslide": "TiffSlide"}
@@ -215,12 +215,14 @@ def _opened(path: Path) -> Iterator[Any]:
         raise NeededError(
             f"{path.name} is a slide. To read it, run `pip install 'scalecut[slides]'`."
         )
+    if suffix_of(path) in TIFF and (why := _not_in_colours(path, only_ome=True)):
+        raise DataError(why)
     handle, reasons = None, []
     for name in installed:
         module: Any = import_module(name)
         try:
-            if name == "tiffslide":
-                _check_tiff(path)
+            if name == "tiffslide" and (why := _not_in_colours(path)):
+                raise ValueError(why)
             handle = getattr(module, _CLASSES[name])(str(path))
             break
         except _errors_of(module) as error:
@@ -250,17 +252,22 @@ def _readers_of(path: Path) -> tuple[str, ...]:
     return _READERS[::-1] if has_levels_below else _READERS
 
 
-def _check_tiff(path: Path) -> None:
-    """Refuse a file of which tiffslide would make more or less than an image in colours."""
+def _not_in_colours(path: Path, *, only_ome: bool = False) -> str:
+    """Why a TIFF is no image in colours, as of fluorescence; empty if it is.
+
+    Args:
+        only_ome: whether other TIFF is not looked at, which readers may know better.
+    """
     with opened_tiff(path) as file:
+        if only_ome and (file is None or not file.is_ome):
+            return ""
         if file is None:
-            raise ValueError("it is no TIFF")
+            return "it is no TIFF"
         series = file.series[0]
         n_channels = dict(zip(series.axes, series.shape, strict=True)).get("S", 0)
-        if series.axes != "YXS" or n_channels not in (3, 4) or series.dtype != np.uint8:
-            raise ValueError(
-                f"its axes are {series.axes} of {series.dtype}, not YXS of uint8, as of colours"
-            )
+        if series.axes == "YXS" and n_channels in (3, 4) and series.dtype == np.uint8:
+            return ""
+        return f"its axes are {series.axes} of {series.dtype}, not YXS of uint8, as of colours"
 
 
 def _is_installed(name: str) -> bool:

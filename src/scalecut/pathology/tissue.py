@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import cast
 
 import numpy as np
-from jaxtyping import Bool, Float64
+from jaxtyping import Bool, Float, UInt8
 from scipy import ndimage
 from skimage.filters import threshold_otsu
 from skimage.measure import label
@@ -69,14 +69,13 @@ def tissue(field: Field) -> Tissue:
     """
     is_large = max(field.size) > LARGE
     copy = np.asarray(field.small(_LONGEST_OF_SLIDES if is_large else _LONGEST))
-    pixels = copy.astype(np.float64)
-    brightest = pixels.max(axis=2)
+    brightest, darkest = copy.max(axis=2), copy.min(axis=2)
     if np.median(brightest) < DARK:
         raise DataError(
             "it is dark, as in fluorescence; only tissue that is lit from behind can be used"
         )
-    pen = pen_marks(pixels)
-    saturation = (brightest - pixels.min(axis=2)) / np.maximum(brightest, 1.0)
+    pen = pen_marks(copy)
+    saturation = (brightest - darkest) / np.maximum(brightest, 1.0)
     others = saturation[~pen]
     is_flat = not others.size or np.ptp(others) == 0
     threshold = SATURATED[0] if is_flat else float(threshold_otsu(others))
@@ -90,9 +89,9 @@ def tissue(field: Field) -> Tissue:
     return Tissue(found, pen, field.size)
 
 
-def pen_marks(pixels: Float64[np.ndarray, "h w 3"]) -> Bool[np.ndarray, "h w"]:
-    """Where a small copy, of values from 0 to 255, is marked by a green, blue, red or black pen."""
-    smooth = ndimage.uniform_filter(pixels, (_PEN_WINDOW, _PEN_WINDOW, 0))
+def pen_marks(pixels: UInt8[np.ndarray, "h w 3"]) -> Bool[np.ndarray, "h w"]:
+    """Where a small copy is marked by a green, blue, red or black pen."""
+    smooth = ndimage.uniform_filter(pixels.astype(np.float32), _PEN_WINDOW, axes=(0, 1))
     brightest = smooth.max(axis=2)
     distance = brightest - smooth.min(axis=2)
     saturation = distance / np.maximum(brightest, 1.0)
@@ -110,7 +109,7 @@ def pen_marks(pixels: Float64[np.ndarray, "h w 3"]) -> Bool[np.ndarray, "h w"]:
     return ndimage.binary_dilation(large[regions], wide)  # colours mix at the rim
 
 
-def _hue(colours: Float64[np.ndarray, "n 3"]) -> Float64[np.ndarray, " n"]:
+def _hue(colours: Float[np.ndarray, "n 3"]) -> Float[np.ndarray, " n"]:
     """In degrees: 0 is red, 120 green, 240 blue."""
     red, green, blue = colours.T
     brightest = colours.max(axis=1)
