@@ -23,7 +23,7 @@ def tissue_of(found, pen=None):
 @pytest.fixture
 def shown_in():
     found, pen = (np.zeros((COPY, COPY), dtype=bool) for _ in range(2))
-    found[20:80, 30:95], pen[20:80, 60:63] = True, True
+    found[20:80, 30:], pen[20:80, 60:63] = True, True  # to the right edge
     return tissue_of(found, pen)
 
 

@@ -154,19 +154,23 @@ def test_a_pixel_of_a_patch_is_the_mean_of_its_area_on_the_level_that_is_read(
 ):
     image, pixels, half = slide
     with opened_field(image) as field:
-        found = field.averaged(corner, factor, 60)
+        found = field.averaged(corner, factor, 20)
     level, step = (pixels, factor) if factor < 2 else (half, factor / 2)
     left, top = (n * step / factor for n in corner)
-    by_hand = np.empty((60, 60, 3))
-    fine = level.repeat(20, axis=0).repeat(20, axis=1).astype(float)  # parts of 1/20 of a pixel
-    for y, x in np.ndindex(60, 60):
-        rows = slice(round(20 * (top + y * step)), round(20 * (top + (y + 1) * step)))
-        columns = slice(round(20 * (left + x * step)), round(20 * (left + (x + 1) * step)))
+    x0, y0, n = int(left), int(top), ceil(20 * step) + 1
+    parts = 20  # of a pixel, along each side
+    fine = level[y0 : y0 + n, x0 : x0 + n].repeat(parts, axis=0).repeat(parts, axis=1)
+    by_hand = np.empty((20, 20, 3))
+    for y, x in np.ndindex(20, 20):
+        rows, columns = (
+            slice(round(parts * (start + k * step)), round(parts * (start + (k + 1) * step)))
+            for start, k in ((top - y0, y), (left - x0, x))
+        )
         by_hand[y, x] = fine[rows, columns].mean(axis=(0, 1))
     np.testing.assert_allclose(found, by_hand, atol=1e-6)
-    extent = ceil(60 * factor)
+    extent = ceil(20 * factor)
     window = pixels[corner[1] : corner[1] + extent, corner[0] : corner[0] + extent]
-    np.testing.assert_allclose(found, resampled(window, factor, side=60), atol=4)  # level rounded
+    np.testing.assert_allclose(found, resampled(window, factor, side=20), atol=4)  # level rounded
 
 
 def test_patches_at_the_edge_end_with_the_slide(slide):
@@ -294,7 +298,10 @@ def test_properties_of_known_scanners():
     plain = {"tiff.XResolution": "40000", "tiff.YResolution": "40000",
              "tiff.ResolutionUnit": "centimeter"}  # fmt: skip
     assert [each.um_per_pixel for each in of_slide(plain)] == [0.25]
-    assert of_slide({}) == ()
+    imagej = {"tiff.ImageDescription": "ImageJ=1.54\nunit=micron\n", "tiff.XResolution": 4.0,
+              "tiff.YResolution": 4.0, "tiff.ResolutionUnit": "NONE"}  # fmt: skip
+    assert [str(each) for each in of_slide(imagej)] == ["0.25 µm per pixel (ImageJ)"]
+    assert of_slide({"tiffslide.mpp-x": None}) == of_slide({}) == ()
 
 
 def test_a_broken_slide_is_said_in_one_line(tmp_path):

@@ -22,7 +22,7 @@ from .console import (
 
 PATCHES = r"""
   scalecut patches slides --mpp 0.25,0.5,1,2 --per-slide 64 --out patches
-  scalecut patches slides --mpp 0.5 --claims slides.csv --masks geojson --out nuclei
+  scalecut patches slides --mpp 0.5 --claims mpp.csv --masks geojson --out nuclei
   scalecut patches tiles --masks masks --out patches
   scalecut patches monuseg/images --masks monuseg/labels --split monuseg/images.csv \
       --magnifications 10,20,40 --leave-out HE-7128,HE-7129,HE-7130 --grid 3 \

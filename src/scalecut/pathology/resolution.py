@@ -60,11 +60,9 @@ def stated(image: PIL.Image.Image) -> tuple[Stated, ...]:
     text = _in_utf8(str(tags.get(_DESCRIPTION, "")))
     found = [*_of_aperio(text), *_of_ome(text)]
     across, down = (_positive(tags.get(tag)) for tag in (_ACROSS, _DOWN))
-    unit = re.search(r"^unit=(.+)$", text, re.M) if text.startswith("ImageJ=") else None
-    length = _LENGTHS.get(unit[1].strip().lower(), 0.0) if unit else 0.0
-    if length and across and down:  # ImageJ writes pixels per this unit, whatever TIFF's says
-        found.append(Stated("ImageJ", length / across, length / down))
-    elif across and down and tags.get(_UNIT, 2) in _OF_TIFF:
+    of_imagej = list(_of_imagej(text, across, down))
+    found += of_imagej
+    if not of_imagej and across and down and tags.get(_UNIT, 2) in _OF_TIFF:
         length = _OF_TIFF[tags.get(_UNIT, 2)]
         found.append(Stated("TIFF resolution", length / across, length / down))
     dots = image.info.get("dpi") if not tags else None
@@ -94,10 +92,12 @@ def of_slide(properties: Mapping[str, Any]) -> tuple[Stated, ...]:
         if magnification := _positive(properties.get(f"{reader}.objective-power")):
             found.append(Stated("objective", magnification=magnification))
     across, down = (_positive(properties.get(f"tiff.{axis}Resolution")) for axis in "XY")
+    of_imagej = list(_of_imagej(text, across, down))
+    found += of_imagej
     unit = {"inch": _INCH, "centimeter": 10_000.0}.get(
         str(properties.get("tiff.ResolutionUnit", "inch")).lower(), 0.0
     )
-    if unit and across and down:
+    if not of_imagej and unit and across and down:
         found.append(Stated("TIFF resolution", unit / across, unit / down))
     return tuple(found)
 
@@ -192,6 +192,14 @@ def _in_utf8(text: str) -> str:
         return text.encode("latin-1").decode("utf-8")
     except UnicodeError:
         return text
+
+
+def _of_imagej(text: str, across: float, down: float) -> Iterator[Stated]:
+    """Of the pixels per unit of TIFF's tags; ImageJ's unit counts, whatever TIFF's says."""
+    unit = re.search(r"^unit=(.+)$", text, re.M) if text.startswith("ImageJ=") else None
+    length = _LENGTHS.get(unit[1].strip().lower(), 0.0) if unit else 0.0
+    if length and across and down:
+        yield Stated("ImageJ", length / across, length / down)
 
 
 def _of_aperio(text: str) -> Iterator[Stated]:
