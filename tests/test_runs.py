@@ -17,7 +17,7 @@ import pytest
 from scalecut import cache, runs
 from scalecut.errors import DataError, OutputError
 from scalecut.report.results import RESULTS, open_run
-from scalecut.runs import Run, check_place, gathered, kind_of, new_run, read_run
+from scalecut.runs import Run, check_place, continued, gathered, kind_of, new_run, read_run
 from tests.report.builders import curve, files_in
 
 TABLE = pd.DataFrame({"layer": ["007", "nan", ""], "r2": [1 / 3, np.nan, -2.0], "n_fit": [1, 2, 3]})
@@ -334,6 +334,37 @@ def test_folder_that_cannot_be_read_is_refused_with_the_remedy(tmp_path, monkeyp
     )
     Path("run/noise.csv").touch()
     assert refusal(run.table, "noise") == table.format("noise", "No columns to parse from file")
+
+
+def test_what_a_stopped_process_has_written_is_continued_with_the_same_key_only(tmp_path):
+    out, place = tmp_path / "out", tmp_path / ".out-unfinished"
+    for key, error in (("one", KeyboardInterrupt), ("one", OSError), ("two", DataError)):
+        with pytest.raises((error, OutputError)), continued(out, "patches", {"key": key}) as folder:
+            assert folder == place
+            assert (folder / "part").exists() == (error is OSError)
+            (folder / "part").touch()
+            raise error("stopped")
+        assert not out.exists()
+        assert place.exists() == (error is not DataError)
+    with continued(out, "patches", {"key": "two"}) as folder:
+        (folder / "patches.json").touch()
+    assert [path.name for path in out.iterdir()] == ["patches.json"]
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_two_processes_do_not_write_one_folder(tmp_path):
+    place = tmp_path / ".out-unfinished"
+    place.mkdir()
+    machine = cache.process().partition("-")[0]
+    (place / f"writer-{machine}-{os.getppid()}").touch()
+    with (
+        pytest.raises(OutputError, match="Another process is writing"),
+        continued(tmp_path / "out", "patches", {}),
+    ):
+        pass
+    (place / f"writer-{machine}-{os.getppid()}").rename(place / f"writer-{machine}-999999999")
+    with continued(tmp_path / "out", "patches", {}):  # of a process that is no more
+        pass
 
 
 # --- a run as the result that wrote it -----------------------------------------------------------

@@ -230,21 +230,21 @@ def continued(folder: Path, kind: str, key: Mapping[str, object]) -> Iterator[Pa
         OutputError: if another process writes it, or as of `new_run`.
     """
     place = folder.with_name(f".{folder.name}-unfinished")
-    file, asked = place / "key.json", cache.setting_hash({"key": plain(key)})
+    file, asked = place / "key.txt", cache.setting_hash({"key": plain(key)})
     check_place(folder, kind)
     with cache.explained(folder, unwritable):
-        if place.is_dir() and not (file.is_file() and file.read_text(encoding="utf-8") == asked):
-            shutil.rmtree(place)
-        place.mkdir(parents=True, exist_ok=True)
-        for other in place.glob("writer-*"):
-            if not cache.of_dead_process(other, "writer-", "") and not _is_own(other):
+        writer = place / f"writer-{cache.process()}"
+        for other in place.glob("writer-*") if place.is_dir() else ():
+            if other != writer and not cache.of_dead_process(other, "writer-", ""):
                 raise OutputError(
                     f"Another process is writing {str(folder)!r}. Wait for it, or give --out "
                     "another folder."
                 )
             other.unlink()
+        if place.is_dir() and not (file.is_file() and file.read_text(encoding="utf-8") == asked):
+            shutil.rmtree(place)
+        place.mkdir(parents=True, exist_ok=True)
         file.write_text(asked, encoding="utf-8")
-        writer = place / f"writer-{cache.process()}"
         writer.touch()
         try:
             yield place
@@ -261,10 +261,6 @@ def continued(folder: Path, kind: str, key: Mapping[str, object]) -> Iterator[Pa
         with new_run(folder, kind) as made:
             made.rmdir()
             place.rename(made)
-
-
-def _is_own(writer: Path) -> bool:
-    return writer.name == f"writer-{cache.process()}"
 
 
 def fingerprint(files: Sequence[Path]) -> list[tuple[str, int, int]]:

@@ -6,12 +6,13 @@ import numpy as np
 import pandas as pd
 import PIL.Image
 import pytest
+from scipy.ndimage import gaussian_filter
 
 from scalecut import DataError, Reading, read_images
 from scalecut.pathology import patches, sampling
 from scalecut.pathology.methods import Trial, task_of
 from scalecut.pathology.patches import Cutting, read_patches, save_patches
-from scalecut.pathology.resampling import areas_of_nuclei, resampled
+from scalecut.pathology.resampling import areas_of_nuclei, resampled, spread
 from tests.pathology.test_slides import MPP, drawn, write, write_ome
 
 pytest.importorskip("openslide", reason="slides need OpenSlide")
@@ -147,6 +148,8 @@ def test_the_result_is_data_of_a_probe_and_of_a_transfer(made):
     task, held = task_of(table, Trial(task="magnification"))
     assert set(task.target) == set(np.log2([10.0, 20.0, 40.0]))
     assert len(held.truth) == (table.split == "test").sum()
+    with pytest.raises(DataError, match=r"has no patches\.parquet\. Give a folder that"):
+        read_images(f"patches:{made[1]}")
     with pytest.raises(DataError, match="cut without masks, so they have no areas of nuclei"):
         task_of(table, Trial(task="area"))
 
@@ -238,6 +241,7 @@ ERRORS = [
     ({"mpp": (0.5,), "grid": 3}, "--grid has no effect with --mpp. Drop one of them."),
     ({"per_slide": 5}, "--per-slide has no effect without --mpp. Add that option."),
     ({"mpp": (0.5,), "per_slide": 0}, "--per-slide must be at least 1, got 0."),
+    ({"mpp": (0.0, 0.5)}, "--mpp 0,0.5 is unusable. Give µm per pixel, such as 0.25,0.5,1,2."),
     ({"mpp": (0.5, 0.5)}, "--mpp 0.5,0.5 names a resolution twice. Give each once."),
 ]
 
@@ -267,6 +271,30 @@ def test_pen_marks_are_left_out_and_counted(tmp_path):
     assert not made.table.top.between(300 - SIZE + 1, 379).any()
     assert made.slides.pen_share[0] == pytest.approx(80 / 768, rel=0.2)
     assert any(each.startswith("Pen marks on 1 of 1 are no tissue (") for each in made.stated)
+
+
+def test_matched_blur_smooths_each_resolution_by_what_it_lacks(tmp_path):
+    write(tmp_path / "a.svs", drawn(), APERIO)
+    how = {"mpp": (0.5, 1.0), "per_slide": 3, "size": SIZE}
+    sharp = save_patches(tmp_path, out=tmp_path / "sharp", cutting=Cutting(**how))
+    cutting = Cutting(**how, match_blur=True, native_blur=1.0)
+    smooth = save_patches(tmp_path, out=tmp_path / "smooth", cutting=cutting)
+    assert smooth.blur is not None
+    assert smooth.blur.target == pytest.approx((2 * 1.0) ** 0.5)  # twice the variance at 0.5 µm
+    for row in sharp.table.itertuples():
+        with PIL.Image.open(sharp.folder / row.patch) as one:
+            pixels = np.asarray(one).astype(float)
+        with PIL.Image.open(smooth.folder / row.patch) as other:
+            found = np.asarray(other).astype(float)
+        factor = row.um_per_pixel / MPP
+        lacks = 2.0 - 1.0 / factor**2 - spread(factor)
+        expected = gaussian_filter(pixels, lacks**0.5, axes=(0, 1))
+        np.testing.assert_allclose(found, expected, atol=1.5)  # rounded twice
+    made = save_patches(
+        tmp_path / "a.svs", out=tmp_path / "own", cutting=Cutting(**how, match_blur=True)
+    )
+    assert made.blur is not None
+    assert made.blur.native < 1  # its edges are sharp
 
 
 def test_strict_stops_at_the_first_slide_that_cannot_be_used(tmp_path):

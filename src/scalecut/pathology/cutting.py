@@ -77,14 +77,13 @@ class Cutting:
     confirm: Sequence[str] = ()
 
     def __post_init__(self) -> None:
-        given = (*self.magnifications, *self.mpp, self.native or NATIVE, self.size)
+        given = (*self.magnifications, self.tiles_at, self.size)
         is_usable = bool(self.magnifications) and all(0 < each < np.inf for each in given)
         if not is_usable or self.size < SMALLEST:
             asked = ", ".join(f"{each:g}X" for each in self.magnifications) or "no magnification"
-            asked = ", ".join(f"{each:g} µm per pixel" for each in self.mpp) or asked
             raise DataError(
                 f"Patches of {self.size:g} px at {asked} cannot be cut from tiles at "
-                f"{self.native or NATIVE:g}X. Give magnifications above 0 and patches of "
+                f"{self.tiles_at:g}X. Give magnifications above 0 and patches of "
                 f"{SMALLEST} px or more."
             )
         if not self.mpp and max(self.magnifications) > self.tiles_at:
@@ -118,14 +117,16 @@ class Cutting:
                     if self.mpp
                     else f"{option} has no effect without --mpp. Add that option."
                 )
+        listed = ",".join(f"{each:g}" for each in self.mpp)
+        if not all(0 < each < np.inf for each in self.mpp):
+            raise DataError(f"--mpp {listed} is unusable. Give µm per pixel, such as 0.25,0.5,1,2.")
         if len(set(self.mpp)) < len(self.mpp):
-            listed = ",".join(f"{each:g}" for each in self.mpp)
             raise DataError(f"--mpp {listed} names a resolution twice. Give each once.")
 
     @property
     def tiles_at(self) -> float:
         """The magnification of the tiles."""
-        return self.native or NATIVE
+        return NATIVE if self.native is None else self.native
 
     @property
     def factors(self) -> dict[float, float]:

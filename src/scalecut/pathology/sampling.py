@@ -235,7 +235,7 @@ def blur_of(slide: Slide, plan: Plan) -> float | None:
             placed = _placed(slide, field, shown_in, plan)
             extent = min(_BLUR_SIDE, *field.size)
             at = corners(placed.centres[:_BLUR_PLACES], shown_in, extent, extent)
-            boxes = [(x, y, x + extent, y + extent) for x, y in at.tolist()]
+            boxes = [(x, y, x + extent, y + extent) for x, y in at.astype(float).tolist()]
             found = [estimated_blur(field.native(box)) for box in boxes]
     except DataError:  # which is listed where patches are cut
         return None
