@@ -1,6 +1,6 @@
 """How patches are cut, and what one tile or slide gives.
 
-Shapes: none; numbers of pixels and µm per pixel.
+Shapes: k nuclei; h x w pixels of a patch or tile, c colours.
 """
 
 from collections.abc import Mapping, Sequence

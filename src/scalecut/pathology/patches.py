@@ -1,4 +1,6 @@
-"""Patches of tiles at several magnifications, with the sizes of their nuclei.
+"""Patches of tiles at several magnifications, with the sizes of their nuclei; and of slides.
+
+Those of slides, at given µm per pixel, are cut by `sampling`; what follows is about tiles.
 
 A tile of magnification M shown at m is resampled by f = M / m: each pixel of the result is the mean
 over f x f pixels of the tile, partly covered pixels counted in proportion. Nuclei are never mixed:
