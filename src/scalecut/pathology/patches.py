@@ -51,6 +51,7 @@ from .tiles import split as split_tiles
 
 TOTAL = "total"
 DONE = "done"  # folder of what each tile gave, until all have
+WORTH_SAYING = 30.0  # seconds of all tiles, from which they are stated after the first
 _THREADS = 4
 # fmt: off
 COLUMNS = (
@@ -305,8 +306,10 @@ def _each(
             progress("patches", number, len(tiles))
         if note and left > _THREADS and len(found) > len(tiles) - left:
             seconds = time.perf_counter() - started
-            total = duration(seconds * left / _THREADS)
-            note(f"About {total}: {left} tiles or slides, the first in {seconds:.1f} s.")
+            total = seconds * left / _THREADS
+            if total > WORTH_SAYING:
+                n = f"{left} tiles or slides, the first in {seconds:.1f} s"
+                note(f"About {duration(total)}: {n}.")
             note = None
     return found
 
