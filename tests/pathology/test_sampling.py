@@ -264,12 +264,12 @@ def test_tiles_without_masks_need_a_resolution(tmp_path):
 
 def test_pen_marks_are_left_out_and_counted(tmp_path):
     pixels = drawn()
-    pixels[300:380] = (40, 60, 170)
+    pixels[300:500] = (40, 60, 170)
     write(tmp_path / "a.svs", pixels, APERIO)
     cutting = Cutting(mpp=(0.5,), per_slide=40, size=SIZE)
     made = save_patches(tmp_path, out=tmp_path / "out", cutting=cutting)
-    assert not made.table.top.between(300 - SIZE + 1, 379).any()
-    assert made.slides.pen_share[0] == pytest.approx(80 / 768, rel=0.2)
+    assert not made.table.top.between(300 - SIZE + 1, 499).any()
+    assert made.slides.pen_share[0] == pytest.approx(200 / 768, rel=0.1)
     assert any(each.startswith("Pen marks on 1 of 1 are no tissue (") for each in made.stated)
 
 

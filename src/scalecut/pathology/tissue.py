@@ -2,8 +2,8 @@
 
 Tissue is what is saturated: (max - min) / max of red, green and blue, above Otsu's threshold
 (`otsu1979`). Pen marks are regions of a colour that stains do not have (`PENS`, and black), in a
-copy averaged over 5 x 5 pixels, so that single dark nuclei are none. On the 44 tiles of MoNuSeg
-the largest region of such a colour has 0.14 % of a tile (docs/log.md).
+copy averaged over 5 x 5 pixels, larger than nuclei are. On the 44 tiles of MoNuSeg the largest
+region of such a colour has 0.14 % of a tile (docs/log.md).
 
 Shapes: h x w pixels of the small copy.
 """
@@ -29,7 +29,8 @@ MOST_PEN = 0.01  # share of a patch or view
 # by the colour of the pen: the first and last hue in degrees, and the least saturation
 PENS = {"green": (75, 180, 0.2), "blue": (180, 240, 0.5), "red": (345, 372, 0.75)}
 BLACK = (90, 30)  # of 255: the brightest channel, and its distance from the darkest, are less
-SMALLEST_PEN = 0.002  # share of the area of a region
+SMALLEST_PEN = 0.002  # share of the area of a region, and
+SMALLEST_PEN_SIDE = 400  # pixels of the tile or slide along a square of its area; nuclei have 100
 _PEN_WINDOW = 5  # pixels that colours of pens are averaged over
 _LONGEST, _LONGEST_OF_SLIDES = 512, 2048  # pixels in which tissue is searched
 
@@ -74,7 +75,7 @@ def tissue(field: Field) -> Tissue:
         raise DataError(
             "it is dark, as in fluorescence; only tissue that is lit from behind can be used"
         )
-    pen = pen_marks(copy)
+    pen = pen_marks(copy, field.size)
     saturation = (brightest - darkest) / np.maximum(brightest, 1.0)
     others = saturation[~pen]
     is_flat = not others.size or np.ptp(others) == 0
@@ -89,8 +90,12 @@ def tissue(field: Field) -> Tissue:
     return Tissue(found, pen, field.size)
 
 
-def pen_marks(pixels: UInt8[np.ndarray, "h w 3"]) -> Bool[np.ndarray, "h w"]:
-    """Where a small copy is marked by a green, blue, red or black pen."""
+def pen_marks(pixels: UInt8[np.ndarray, "h w 3"], size: tuple[int, int]) -> Bool[np.ndarray, "h w"]:
+    """Where a small copy is marked by a green, blue, red or black pen.
+
+    Args:
+        size: width and height of the tile or slide.
+    """
     smooth = ndimage.uniform_filter(pixels.astype(np.float32), _PEN_WINDOW, axes=(0, 1))
     brightest = smooth.max(axis=2)
     distance = brightest - smooth.min(axis=2)
@@ -103,7 +108,8 @@ def pen_marks(pixels: UInt8[np.ndarray, "h w 3"]) -> Bool[np.ndarray, "h w"]:
         is_coloured |= ((hue - first) % 360 < last - first) & (saturation[coloured] > least)
     is_pen[coloured] |= is_coloured
     regions = cast(np.ndarray, label(is_pen, connectivity=2))
-    large = np.bincount(regions.ravel()) >= SMALLEST_PEN * is_pen.size
+    least = max(SMALLEST_PEN, SMALLEST_PEN_SIDE**2 / (size[0] * size[1]))
+    large = np.bincount(regions.ravel()) >= least * is_pen.size
     large[0] = False  # what is not marked
     wide = np.ones((2 * _PEN_WINDOW - 1, 2 * _PEN_WINDOW - 1), dtype=bool)
     return ndimage.binary_dilation(large[regions], wide)  # colours mix at the rim
