@@ -1,6 +1,7 @@
 """The commands about tissue as they are typed, on drawn tiles with a tiny network."""
 
 import json
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -138,18 +139,18 @@ def transfer(*words, out="out"):
 
 
 def test_patches_without_masks_are_cut_at_given_um_per_pixel_and_compared(here):
-    at = ["--mpp", "0.5,1", "--um-per-pixel", "0.5", "--per-slide", "4"]
+    at = ["--mpp", "0.5,1", "--um-per-pixel", "0.5", "--per-slide", "2"]
     how = ["--size", "32", "--split", "split.csv", "--out", "by-mpp"]
     done = scalecut("patches", "tiles", *at, *how)
     assert (done.exit_code, done.stderr) == (0, "")
-    assert "t9      0.5" in done.stdout
+    assert re.search(r"^t9 +0\.5 ", done.stdout, re.M)
     assert "10 of 10 have 0.5 µm per pixel by --um-per-pixel." in done.stdout
     table = read_patches("by-mpp").table
     assert set(zip(table.um_per_pixel, table.magnification, strict=True)) == {
         (0.5, 20.0),
         (1.0, 10.0),
     }
-    assert (table.groupby(["tile", "um_per_pixel"]).size() == 4).all()
+    assert (table.groupby(["tile", "um_per_pixel"]).size() == 2).all()
     done = scalecut(
         "transfer", CHAIN, "--data", "patches:by-mpp", "--task", "magnification", "--at",
         "blocks.1", "--methods", "pretrained,cut", "--seeds", "2", "--out", "by-mpp-transfer",

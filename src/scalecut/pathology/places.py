@@ -98,7 +98,10 @@ def corners(
 
 
 def most_places(usable: Bool[np.ndarray, "h w"], shown_in: Tissue, extent: int, wanted: int) -> int:
-    """How many places there are: as many as wanted, or as patches of this extent cover the area."""
+    """How many places there are: as many as wanted, or as patches lie next to each other.
+
+    A square of side s has (s / extent + 1)² centres of patches that do not overlap.
+    """
     across, down = shown_in.scale
-    area = usable.sum() / (across * down)
-    return int(min(wanted, max(1, area // extent**2)))
+    side = float(usable.sum() / (across * down)) ** 0.5
+    return min(wanted, int((side / extent + 1) ** 2))
