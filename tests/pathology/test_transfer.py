@@ -124,7 +124,7 @@ def draw(folder, seed=0):
                     name = f"patches/{tile}-{magnification:g}-{each}.png"
                     PIL.Image.fromarray(pixels).save(folder / name)
                     place = (name, tile, f"patient-{tile}", part, magnification, 0, 0)
-                    rows.append((*place, 1, float(area), float(area), np.nan))
+                    rows.append((*place, 1, float(area), float(area), np.nan, 10 / magnification))
     return Patches(pd.DataFrame(rows, columns=list(PATCH_COLUMNS)), folder)
 
 
