@@ -350,3 +350,9 @@ def test_a_random_network_has_no_other_to_compare_with(spec):
     answers, layers = found.summary().values()
     assert {*answers[" random weights"], *layers[" random"]} == {"–"}
     assert len(passport_drawing(found.resolutions, found.facts()).panels) == 1
+
+
+def test_magnifications_count_where_no_size_of_a_pixel_is_known():
+    table = pd.DataFrame({"patch": "x", "um_per_pixel": np.nan, "magnification": [40.0, 10.0]})
+    found = resolutions_of(Patches(table, Path()))
+    assert (found.sizes.tolist(), found.is_nominal) == ([0.25, 1.0], True)

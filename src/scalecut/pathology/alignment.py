@@ -88,7 +88,7 @@ def resolutions_of(patches: Patches) -> Resolutions:
     """
     table = patches.table
     known = (name for name in ("um_per_pixel", "magnification") if name in table)
-    column = next((name for name in known if table[name].notna().any()), "")
+    column = next((name for name in known if bool(table[name].notna().any())), "")
     if not column:
         raise DataError(
             f"The patches in {str(patches.folder)!r} have no resolution: patches.parquet has "
