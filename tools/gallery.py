@@ -76,6 +76,7 @@ GALLERY: dict[str, tuple[str, dict[str, str]]] = {
     "audit": (f"audit {DATA}/monuseg/images --native 40", {"audit": "audit"}),
     "patches": (PATCHES, {}),
     "patches-matched": (f"{PATCHES} --match-blur", {}),
+    "passport": (f"passport {LITE0} --data patches:RUNS/patches", {"passport": "passport"}),
     "transfer": (
         f"transfer {LITE0} --data patches:RUNS/patches --from RUNS/probe --task magnification "
         f"--methods {METHODS}",

@@ -53,6 +53,8 @@ _NAMES = {
     "pathology.saved_auditor": ("Auditor", "load_auditor", "save_auditor"),
     "pathology.claims": ("Claims",),
     "pathology.views": ("Views",),
+    "pathology.passport": ("Examined", "Passport", "passport"),
+    "pathology.encoders": ("Encoders", "compare_passports"),
     "pathology.transfer": ("CutPoint", "Transfer", "transfer"),
     "pathology.methods": ("Predicted", "Trial"),
     "pathology.finetune": ("Training",),

@@ -66,9 +66,14 @@ from .pathology.audit import Trusted as Trusted
 from .pathology.audit import audit as audit
 from .pathology.claims import Claims as Claims
 from .pathology.comparison import Held as Held
+from .pathology.encoders import Encoders as Encoders
+from .pathology.encoders import compare_passports as compare_passports
 from .pathology.finetune import Training as Training
 from .pathology.methods import Predicted as Predicted
 from .pathology.methods import Trial as Trial
+from .pathology.passport import Examined as Examined
+from .pathology.passport import Passport as Passport
+from .pathology.passport import passport as passport
 from .pathology.patches import Blur as Blur
 from .pathology.patches import Cutting as Cutting
 from .pathology.patches import Patches as Patches

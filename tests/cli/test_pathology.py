@@ -404,3 +404,48 @@ def test_an_audit_that_cannot_be_made_says_why_in_one_line(here, words, said):
     assert done.exit_code == 2
     assert said in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+# --- passport ------------------------------------------------------------------------------------
+
+
+def passport(*words, out, model=CHAIN):
+    few = "--repeats", "3", "--permutations", "0", "--precision", "float32", "--engine", "torch"
+    return scalecut("passport", model, "--data", "patches:patches", *few, *words, "--out", out)
+
+
+@pytest.fixture(scope="module")
+def passports(here):
+    done = passport(out="narrow")
+    assert (done.exit_code, done.stderr) == (0, "")
+    other = passport(
+        "--at", "20X", "--random-networks", "0", "--json", out="wide", model="chains:wide"
+    )
+    assert (other.exit_code, other.stderr) == (0, "")
+    return done.stdout, json.loads(other.stdout)
+
+
+def test_a_passport_answers_for_each_resolution_and_layer(passports):
+    printed, other = passports
+    assert "Distance of pooled from 40X (0.25 µm per pixel), in what patients differ by" in printed
+    assert (
+        "At 20X (0.5 µm per pixel) the last layer of chains:chain (pooled) differs from 40X"
+        in printed
+    )
+    assert "There are 10 patients, and no interval holds with fewer than 12" in printed
+    run = read_run("narrow")
+    assert set(run.table("passport")["weights"]) == {"pretrained", "random"}
+    assert {row["layer"] for row in other["passport"]} == set(run.table("passport").layer)
+    assert [row["answer"] for row in other["resolutions"]][:2].count("reference") == 1
+    assert other["finding"].startswith("At 40X (0.25 µm per pixel)")
+
+
+def test_passports_are_compared_by_the_command_that_compares_curves(passports):
+    done = scalecut("compare", "narrow", "wide", "--out", "both")
+    assert (done.exit_code, done.stderr) == (0, "")
+    assert "chains:wide differs from chains:chain in its resolution of reference" in " ".join(
+        done.stdout.split()
+    )
+    assert read_run("both").table("encoders").reference.tolist() == [0.25, 0.5]
+    mixed = scalecut("compare", "narrow", "run")
+    assert mixed.exit_code == 2 and "it lacks 'passport'" in mixed.stderr

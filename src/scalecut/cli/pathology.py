@@ -1,4 +1,4 @@
-"""Commands about tissue: patches cut from tiles, methods compared on them, claims audited."""
+"""Commands about tissue: patches, methods compared on them, claims audited, passports."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -44,6 +44,12 @@ AUDIT = r"""
   scalecut audit tiles --model resnet50 --from runs/r50
   scalecut audit new --with runs/audit"""
 
+PASSPORT = r"""
+  scalecut passport tf_efficientnet_lite0 --data patches:patches
+  scalecut passport hf-hub:ORG/ENCODER --data patches:patches --at 0.5 --to 10X
+  scalecut passport resnet50 --data patches:patches --layers 'layer3*,layer4*,pooled' --out runs/r50
+  scalecut compare runs/lite0 runs/r50"""
+
 
 def add_to(app: typer.Typer) -> None:
     """Register the commands."""
@@ -51,6 +57,7 @@ def add_to(app: typer.Typer) -> None:
     extra = (OUT_FOLDER, JSON)
     add(app, "transfer", "pathology.transfer:transfer", TRANSFER, _transfer, extra)
     add(app, "audit", "pathology.audit:audit", AUDIT, _audit, extra)
+    add(app, "passport", "pathology.passport:passport", PASSPORT, _passport, extra)
 
 
 def _patches(verb: Verb, values: Mapping[str, Any], as_json: bool) -> None:
@@ -90,6 +97,13 @@ def _transfer(verb: Verb, values: Mapping[str, Any], out: Any, as_json: bool) ->
 
         title = "Table 2 of Graziani et al. 2021 (other patches, all weights trained), and ours"
         OUT.print(plain_table(with_the_paper(result, values["model"]), title))
+    finish(result, folder, as_json=as_json)
+
+
+def _passport(verb: Verb, values: Mapping[str, Any], out: Any, as_json: bool) -> None:
+    folder = place(out, f"{values['model']}-passport")
+    with bars(ERR, quiet=as_json) as progress:
+        result = verb.call(values, progress=progress)
     finish(result, folder, as_json=as_json)
 
 

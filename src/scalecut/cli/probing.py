@@ -1,6 +1,6 @@
 """Commands about curves besides `probe`: demo, layers and compare."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -72,14 +72,19 @@ def _layers(verb: Verb, values: Mapping[str, Any], as_json: bool) -> None:
 
 
 def compare(
-    runs: Annotated[list[Path], typer.Argument(help="Run folders of probes, two or more.")],
+    runs: Annotated[
+        list[Path], typer.Argument(help="Run folders of probes, or of passports, two or more.")
+    ],
     layers: Annotated[
-        str, typer.Option(help="One layer of each, comma-separated; the peaks if empty.")
+        str,
+        typer.Option(
+            help="One layer of each, comma-separated; the peaks, or last layers, if empty."
+        ),
     ] = "",
     out: OutOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Compare the curves of any number of networks and targets.
+    """Compare the curves of any number of networks and targets, or the passports of encoders.
 
     With --json, the differences of all pairs are printed, and a folder is written only with --out.
 
@@ -88,14 +93,27 @@ def compare(
       scalecut compare runs/resnet50 runs/vit
       scalecut compare runs/resnet50 runs/vit runs/inception --out runs/three
       scalecut compare runs/resnet50 runs/inception --layers add_13,mixed8
+      scalecut compare runs/lite0-passport runs/resnet50-passport
     """
-    from ..probing.comparison import compare_runs
     from .tables import records
 
-    found = compare_runs(runs, layers=listed(layers))
+    found = _compared(runs, listed(layers))
     if not as_json:
         finish(found, place(out, "compare"), as_json=False)
         return
     if out is not None:
         found.save(place(out, ""), command=command())
-    print_json(records(found.pairs))
+    print_json(records(getattr(found, "pairs", found.table)))
+
+
+def _compared(runs: Sequence[Path], layers: Sequence[str]) -> Any:
+    """The comparison of curves, or of passports if the first run is one."""
+    from ..runs import read_run
+
+    if runs and read_run(runs[0]).has("passport"):
+        from ..pathology.encoders import compare_passports
+
+        return compare_passports(runs, layers=layers)
+    from ..probing.comparison import compare_runs
+
+    return compare_runs(runs, layers=layers)

@@ -1,4 +1,4 @@
-"""Figures of a transfer (scores of cuts, calibration, recall) and of an audit (differences).
+"""Figures of a transfer (scores of cuts, calibration, recall), an audit, and a passport.
 
 Drawn from the tables of a run folder, and the facts of its `run.json`: the task, the layers of
 methods, and `agreement` if there is any. Bands are the intervals of the tables.
@@ -12,8 +12,23 @@ import numpy as np
 import pandas as pd
 
 from . import text
-from .curve import Rows, lines_of, rows_of
-from .drawing import BLUE, INK, QUIET, VERMILION, Drawing, Look, Mark, Panel, Scale, named_look
+from .curve import PRETRAINED, RANDOM, Rows, layer_names, lines_of, range_of, rows_of
+from .drawing import (
+    BLUE,
+    GREEN,
+    INK,
+    QUIET,
+    VERMILION,
+    Drawing,
+    Line,
+    Look,
+    Mark,
+    Panel,
+    Scale,
+    height_for,
+    named_look,
+    shade_looks,
+)
 from .drawing import R2 as SCALE_OF_R2
 
 SCORE = Look("each cut", BLUE, "-", "o", 2.4, 0.18)
@@ -25,6 +40,10 @@ SUSPECT = Look("suspicious", VERMILION, "-", "D", 1.8, 0.16)
 UNJUDGED = Look("not judged", INK, "-", "o", 1.8, 0.16)
 LAST = Look("last layer", QUIET, ":", "s", 1.4)
 MOST_TILES = 60
+WITHIN = Look("", BLUE, "-", "o", 2.4, 0.18)
+FURTHER = Look("", GREEN, "--", "^", 2.0, 0.14)
+RATIO = Scale("distance / patients", top=1.2, named={1.0: "as patients differ"})
+PER_OCTAVE = 24  # places of a figure by resolution
 SWEPT = {
     "kappa": ("Agreement with the true magnification", "Cohen's kappa"),
     "mae": ("Error", "mean absolute error"),
@@ -134,6 +153,145 @@ def audit_drawing(table: pd.DataFrame, facts: Mapping[str, Any]) -> Drawing:
     )
     panel = Panel(title, scale, lines, 2 * HEIGHT)
     return Drawing(_heading(facts), caption, places, [panel], axis_name="tile")
+
+
+def passport_drawing(table: pd.DataFrame, facts: Mapping[str, Any]) -> Drawing:
+    """The ratio to what patients differ by, by resolution, of the last layer and the furthest.
+
+    Lines are straight between the resolutions given, which have the dots.
+
+    Args:
+        table: `resolutions.csv` of a passport.
+    """
+    rows, about = _ratios_of(table), facts["passport"]
+    last, further = about["last_layer"], (about.get("further") or {}).get("layer")
+    kind, octaves, panels = rows[0]["weights"], _octaves(rows), []
+    for weights in dict.fromkeys(row["weights"] for row in rows):
+        lines = []
+        for look, layer in ((WITHIN, last), (FURTHER, further)):
+            own = [row for row in rows if (row["layer"], row["weights"]) == (layer, weights)]
+            if own:
+                lines.append(_by_octave(own, octaves, replace(look, label=own[0]["alias"])))
+        marks = _within(rows, about, octaves) if weights == kind else ()
+        title = f"{str(weights).capitalize()} weights"
+        panels.append(Panel(title, RATIO, lines, 1.4 * HEIGHT, marks=marks))
+    reference = about["reference"]
+    return Drawing(
+        rows[0]["model"],
+        f"compared with {reference:.3g} µm per pixel, {_of_patients(rows, about)}",
+        [f"{reference * 2**each:.2g}" for each in octaves],
+        panels,
+        axis_name=f"µm per pixel ({reference:.3g} is about {10 / reference:.3g}X)",
+        every=PER_OCTAVE // 2,
+    )
+
+
+def layers_drawing(
+    table: pd.DataFrame, by_resolution: pd.DataFrame, facts: Mapping[str, Any]
+) -> Drawing:
+    """R² of resolution and drift per octave by layer, and the ratio at each resolution.
+
+    Args:
+        table: `passport.csv`.
+        by_resolution: `resolutions.csv`.
+    """
+    columns = ("model", "weights", "layer", "alias", "depth", "n_patients", "r2", "drift")
+    rows = rows_of(table, columns, ("model",), ("passport.csv", "the table"))
+    kind, names = rows[0]["weights"], layer_names(rows)
+    weights = {PRETRAINED: {"weights": kind}}
+    if kind != "random":
+        weights |= {RANDOM: {"weights": "random"}}
+    panels = []
+    for title, scale, name in (
+        ("Resolution predicted from the features", SCALE_OF_R2, "r2"),
+        ("Drift per octave", replace(RATIO, top=1.0), "drift"),
+    ):
+        y = (name, f"{name}_low", f"{name}_high")
+        if any(np.isfinite(row[name]) for row in rows):
+            lines = lines_of(rows, names, weights, y=y)
+            panels.append(Panel(title, scale, lines, HEIGHT))
+    away = [row for row in _ratios_of(by_resolution) if row["answer"] != "reference"]
+    away = [row for row in away if row["weights"] == kind]
+    sizes = sorted({row["um_per_pixel"] for row in away})
+    shades = shade_looks([f"{size:.3g} µm per pixel" for size in sizes], "plasma", 0.0, 0.75)
+    looks = {look: {"um_per_pixel": size} for look, size in zip(shades, sizes, strict=True)}
+    lines = lines_of(away, names, looks, y=("ratio", "ratio_low", "ratio_high"))
+    reference = facts["passport"]["reference"]
+    title = f"Distance from {reference:.3g} µm per pixel"
+    panels.append(Panel(title, RATIO, lines, height_for(lines, HEIGHT)))
+    return Drawing(
+        rows[0]["model"],
+        f"{kind} weights   ·   {_of_patients(rows, facts['passport'])}",
+        [*names.values()],
+        panels,
+    )
+
+
+def encoders_drawing(table: pd.DataFrame) -> Drawing:
+    """The ratio by resolution of the last layers of several encoders, from their reference."""
+    columns = ("run", "layer", "octaves", "um_per_pixel", "ratio", "ratio_low", "ratio_high")
+    rows = rows_of(table, columns, (), ("ratios.csv", "the table"))
+    octaves, lines = _octaves(rows), []
+    runs = list(dict.fromkeys(row["run"] for row in rows))
+    for number, run in enumerate(runs):
+        look = replace(named_look(run, number), band_opacity=0.12 * (len(runs) <= 3))
+        lines.append(_by_octave([row for row in rows if row["run"] == run], octaves, look))
+    places = [f"{2**each:.3g}" for each in octaves]
+    panel = Panel("", RATIO, lines, height_for(lines, 2 * HEIGHT))
+    caption = "the last layer of each, compared with its own resolution of reference"
+    axis = "pixel size, relative to the reference"
+    every = PER_OCTAVE // 2
+    return Drawing(f"{len(runs)} encoders", caption, places, [panel], axis, every)
+
+
+def _ratios_of(table: pd.DataFrame) -> Rows:
+    columns = ("model", "weights", "layer", "alias", "depth", "um_per_pixel", "octaves", "answer")
+    names = "resolutions.csv", "the table"
+    return rows_of(table, (*columns, "ratio", "ratio_low", "ratio_high"), ("model",), names)
+
+
+def _octaves(rows: Rows) -> np.ndarray:
+    """Evenly spaced octaves from the finest to the coarsest, whole steps from the coarsest down."""
+    ends = [row["octaves"] for row in rows]
+    steps = int(np.ceil(PER_OCTAVE * (max(ends) - min(ends)) - 1e-6))
+    return max(ends) - np.arange(steps, -1, -1) / PER_OCTAVE
+
+
+def _by_octave(rows: Rows, octaves: np.ndarray, look: Look) -> Line:
+    """The ratio at evenly spaced octaves, straight between those given."""
+    rows = sorted((row for row in rows if np.isfinite(row["ratio"])), key=lambda r: r["octaves"])
+    if not rows:
+        none = np.full(len(octaves), np.nan)
+        return Line(look, none, none, none)
+    found = [row["octaves"] for row in rows]
+    beyond = np.abs(octaves - np.clip(octaves, found[0], found[-1])) >= 1 / PER_OCTAVE
+    values, low, high = (
+        np.where(beyond, np.nan, np.interp(octaves, found, [row[name] for row in rows]))
+        for name in ("ratio", "ratio_low", "ratio_high")
+    )
+    marked = tuple(sorted({int(np.abs(octaves - each).argmin()) for each in found}))
+    return Line(look, values, low, high, marked=marked)
+
+
+def _within(rows: Rows, about: Mapping[str, Any], octaves: np.ndarray) -> tuple[Mark, ...]:
+    """Where the last layer stays within what patients differ by."""
+    kind = rows[0]["weights"]
+    own = [r for r in rows if (r["layer"], r["weights"]) == (about["last_layer"], kind)]
+    values = _by_octave(own, octaves, WITHIN).values
+    start = end = int(np.abs(octaves).argmin())
+    while start > 0 and values[start - 1] < 1:
+        start -= 1
+    while end + 1 < len(values) and values[end + 1] < 1:
+        end += 1
+    if not np.isfinite(values).any() or about["n_patients"] < about["fewest"]:
+        return ()
+    name = f"{own[0]['alias']} within patients"
+    return (Mark(name, BLUE, ((float(start), float(end)),), is_shaded=True),)
+
+
+def _of_patients(rows: Rows, about: Mapping[str, Any]) -> str:
+    blur = "blur matched" if about["blur_matched"] else "blur as it is"
+    return f"{range_of(rows, 'n_patients')} patients, {blur}"
 
 
 def _looks(rows: Rows) -> dict[str, Look]:

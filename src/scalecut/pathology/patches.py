@@ -49,6 +49,7 @@ from .sampling import OF_SLIDES, Slide, after, before, blur_of, find_slides, sam
 from .tiles import PARTS, Tile, find_tiles, read, read_split
 from .tiles import split as split_tiles
 
+SPEC = "patches:"
 TOTAL = "total"
 DONE = "done"  # folder of what each tile gave, until all have
 WORTH_SAYING = 30.0  # seconds of all tiles, from which they are stated after the first
@@ -424,11 +425,31 @@ def counts(table: pd.DataFrame) -> pd.DataFrame:
     return cells
 
 
-def read_patches(folder: str | Path) -> Patches:
-    """The patches in a folder that `save_patches` wrote.
+def patches_of(data: str | Patches, needed: Sequence[str] = NEEDED) -> Patches:
+    """The patches that `patches:DIR` names.
 
     Raises:
-        DataError: if the folder holds none.
+        DataError: if it names none, or they lack one of the columns that are needed.
+    """
+    if isinstance(data, Patches):
+        return data
+    folder = data.removeprefix(SPEC)
+    if folder == data or not folder:
+        raise DataError(
+            f"{data!r} does not name patches. Give patches:DIR, a folder that `scalecut patches` "
+            "wrote."
+        )
+    return read_patches(folder, needed)
+
+
+def read_patches(folder: str | Path, needed: Sequence[str] = NEEDED) -> Patches:
+    """The patches in a folder that `save_patches` wrote.
+
+    Args:
+        needed: columns that have to be there.
+
+    Raises:
+        DataError: if the folder holds none, or they lack a column.
     """
     folder = Path(folder)
     try:
@@ -438,7 +459,7 @@ def read_patches(folder: str | Path) -> Patches:
             f"{str(folder)!r} holds no patches: patches.parquet cannot be read ({error}). Give a "
             "folder that `scalecut patches` wrote."
         ) from error
-    missing = [name for name in NEEDED if name not in table]
+    missing = [name for name in needed if name not in table]
     if missing:
         raise DataError(
             f"patches.parquet of {str(folder)!r} lacks the column {missing[0]!r}. Cut the patches "

@@ -37,7 +37,7 @@ from ..stats.agreement import FEWEST, agreement
 from . import comparison as compared
 from .finetune import Training, check_training
 from .methods import SWEEP, TUNED, Predicted, Source, Task, Trial, frozen, planned, task_of, trained
-from .patches import Patches, read_patches
+from .patches import Patches, patches_of
 
 COLUMNS = [
     "contestant", "layer", "task", "mode", "seed", "tile", "metric", "value", "n_train", "n_test",
@@ -51,7 +51,6 @@ RICHER = ("up-to-cut", "all-layers", "tuned")  # what is compared with the cut
 OTHERS = (  # tables, by the names of the fields
     *("differences", "recall", "calibration", "sweep", "agreement", "configurations", "losses"),
 )
-PATCHES = "patches:"
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,7 +213,7 @@ def transfer(
             "--engine openvino and --cluster compute frozen features. Drop them, or give --mode "
             "frozen."
         )
-    patches = data if isinstance(data, Patches) else _patches_at(data)
+    patches = patches_of(data)
     task, _ = task_of(patches.table, trial)  # refuses patches before minutes of computation
     curve = cut.from_ if isinstance(cut.from_, Curve | None) else read_curve(cut.from_)
     curve = curve.of(cut.target) if curve and cut.target else curve
@@ -294,16 +293,6 @@ def _kept(images: ImageSet, left_out: Sequence[LeftOut]) -> ImageSet:
     unreadable = {each.name for each in left_out}
     is_kept = np.array([image.name not in unreadable for image in images.images])
     return replace(images.rows(is_kept), left_out=tuple(left_out))
-
-
-def _patches_at(spec: str) -> Patches:
-    folder = spec.removeprefix(PATCHES)
-    if folder == spec or not folder:
-        raise DataError(
-            f"{spec!r} does not name patches. Give patches:DIR, a folder that `scalecut patches` "
-            "wrote."
-        )
-    return read_patches(folder)
 
 
 def _images(patches: Patches, task: Task) -> ImageSet:

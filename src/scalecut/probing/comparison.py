@@ -170,7 +170,7 @@ def compare_runs(runs: Sequence[str | Path | Curve], *, layers: Sequence[str] = 
         )
     curves = [run if isinstance(run, Curve) else read_curve(run) for run in runs]
     folders = [Path("curve") if isinstance(run, Curve) else Path(run) for run in runs]
-    names = _apart(names_of([str(curve.table.model.iloc[0]) for curve in curves], folders))
+    names = distinct(names_of([str(curve.table.model.iloc[0]) for curve in curves], folders))
     sides = [
         _Side(name, of_target, layer)
         for name, curve, layer in zip(names, curves, layers or [""] * len(runs), strict=True)
@@ -207,7 +207,7 @@ class _Side:
         return list(dict.fromkeys(self.curve.table.subset))
 
 
-def _apart(names: Sequence[str]) -> list[str]:
+def distinct(names: Sequence[str]) -> list[str]:
     """Names with a number where the same one occurs again."""
     return [
         f"{name} ({names[: at + 1].count(name)})" if name in names[:at] else name

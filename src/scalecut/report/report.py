@@ -28,7 +28,8 @@ from .sections import CHECKS, Plot, drawings, question_of, sections_of
 
 PAGE = "report.html"
 DOTS_PER_INCH = 200
-UNTITLED = {"targets": "Data", "comparison": "Comparison"}  # what is of no network, by a table
+# what is of no network, by a table
+UNTITLED = {"targets": "Data", "comparison": "Comparison", "encoders": "Passports"}
 
 
 class Result:

@@ -18,6 +18,8 @@ RESULTS = {
     "scenes": "analyses.synthetic:read_scenes",
     "rcv": "analyses.rcv:read_directions",
     "audit": "pathology.audit:read_audit",
+    "passport": "pathology.passport:read_passport",
+    "encoders": "pathology.encoders:read_encoders",
     "atlas": "analyses.atlas:read_atlas",
     "targets": "data.summary:read_summary",
     "units": "analyses.visualise:read_visualisations",

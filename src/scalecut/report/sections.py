@@ -23,9 +23,17 @@ from ..figures.analyses import (
     scenes_drawing,
 )
 from ..figures.drawing import Drawing
-from ..figures.pathology import audit_drawing, calibration_drawing, recall_drawing, sweep_drawing
+from ..figures.pathology import (
+    audit_drawing,
+    calibration_drawing,
+    encoders_drawing,
+    layers_drawing,
+    passport_drawing,
+    recall_drawing,
+    sweep_drawing,
+)
 from ..runs import MARKS, Run, read_run
-from . import audit, cut, paper, transfer
+from . import audit, cut, paper, passport, transfer
 from .cells import Cell, in_words
 from .curve import (
     combined_figure,
@@ -324,6 +332,30 @@ FIGURES: dict[str, tuple[Plot, ...]] = {
             "One octave is a factor of two: above 0, pixels are larger than claimed.",
         ),
     ),
+    "resolutions": (
+        Plot(
+            "passport",
+            lambda run: passport_drawing(run.table("resolutions"), run.facts),
+            "How far features move with resolution",
+            "At 1, the resolution moves the features of a patient as far as another patient is "
+            "away. Lines are straight between the resolutions given.",
+        ),
+        Plot(
+            "layers",
+            lambda run: layers_drawing(run.table("passport"), run.table("resolutions"), run.facts),
+            "By layer",
+            "Random weights show what the architecture alone does.",
+        ),
+    ),
+    "ratios": (
+        Plot(
+            "encoders",
+            lambda run: encoders_drawing(run.table("ratios")),
+            "How far features move with resolution",
+            "At 1, the resolution moves the features of a patient as far as another patient is "
+            "away. Lines are straight between the resolutions given.",
+        ),
+    ),
     "paper": tuple(Plot(network, paper.printed_figure(network)) for network in paper.PRINTED),
 }
 
@@ -340,6 +372,10 @@ SECTIONS: dict[str, Callable[[Run, Mapping[str, Drawing]], list[Section]]] = {
     "losses": lambda run, _: [transfer.training_section(run)],
     "audited": lambda run, _: [audit.examples_section(run)],
     "audit": lambda run, _: [audit.audit_section(run)],
+    "resolutions": lambda run, _: [passport.resolutions_section(run)],
+    "passport": lambda run, _: [passport.passport_section(run)],
+    "encoders": lambda run, _: [passport.encoders_section(run)],
+    "ratios": lambda *_: [],  # of encoders: the figure
     "variants": lambda run, _: [audit.variants_section(run)],
     "mpp": lambda *_: [],  # of an audit, for other tools
     "concepts": lambda *_: [],  # of an atlas, image by image
