@@ -54,7 +54,7 @@ NAMES = (
     "quantity", "noise", "padding", "other", "concept",
     "contestant", "tile", "best", "foretold", "layers", "metric", "name", "group", "slide", "wsi",
     "file", "up_to", "best_layer", "other_layer", "run", "other_run", "peak", "set_first",
-    "confidence_set", "fall_after", "unpaired_because",
+    "confidence_set", "fall_after", "unpaired_because", "role",
 )
 NUMBERS = (
     "p_value", "r2_spread", "learned", "learned_low", "learned_high", "value", "low", "high", "r2",
@@ -66,6 +66,7 @@ NUMBERS = (
     "adjusted_p_value", "rank_p_value", "matched_octaves", "matched_p_value", "last_octaves",
     "last_p_value", "spread", "coverage", "below", "below_low", "below_high",
     "other_r2", "fall", "fall_low", "fall_high", "last_score", "macs", "peak_macs", "p_corrected",
+    "kappa_of_tiles", "kappa_of_tiles_sd", "detectable",
 )
 # fmt: on
 DIGITS = 6  # decimals in the tables

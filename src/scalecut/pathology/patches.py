@@ -444,4 +444,5 @@ def read_patches(folder: str | Path) -> Patches:
             f"patches.parquet of {str(folder)!r} lacks the column {missing[0]!r}. Cut the patches "
             "again."
         )
-    return Patches(table, folder)
+    blur = runs.read_run(folder, "patches").facts.get("blur")
+    return Patches(table, folder, blur=Blur(**blur) if blur else None)

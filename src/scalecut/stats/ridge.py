@@ -9,6 +9,7 @@ Source: regression concept vectors, `graziani2018` in docs/references.bib. The a
 ordinary least squares; we add a ridge penalty, because n < d in most layers (docs/choices.md).
 """
 
+from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
@@ -94,6 +95,24 @@ def joined_decompositions(
     Args:
         blocks: training part and held-out part of each.
     """
+    return (_of_products(*products) for products in _joined_products(blocks))
+
+
+def joined(
+    blocks: Iterable[tuple[Float64[np.ndarray, "n _"], Float64[np.ndarray, "m _"]]],
+) -> Decomposition:
+    """The decomposition of all blocks next to each other, as the last of `joined_decompositions`.
+
+    Of a single block it is that of `decompose`.
+    """
+    (last,) = deque(_joined_products(blocks), maxlen=1)
+    return _of_products(*last)
+
+
+def _joined_products(
+    blocks: Iterable[tuple[Float64[np.ndarray, "n _"], Float64[np.ndarray, "m _"]]],
+) -> Iterator[tuple[Float64[np.ndarray, "n n"], Float64[np.ndarray, "m n"], int]]:
+    """XX' and ZX' of the first blocks next to each other, and their number of features."""
     gram, cross, widths = np.zeros(()), np.zeros(()), list[int]()
     for train, held_out in blocks:
         X, Z = _standardised(train, held_out)
@@ -101,7 +120,7 @@ def joined_decompositions(
         gram = gram + _gram(X) / max(1, X.shape[1])
         cross = cross + Z @ X.T / max(1, X.shape[1])
         mean_width = sum(widths) / max(1, np.count_nonzero(widths))
-        yield _of_products(mean_width * gram, mean_width * cross, sum(widths))
+        yield mean_width * gram, mean_width * cross, sum(widths)
 
 
 def _standardised(
