@@ -54,10 +54,13 @@ def guesses(rng, test, noise=0.5, seeds=3):
 
 
 def repeated(test, predicted, counts):
-    """The same patches, each as often as its tile counts."""
-    rows = np.repeat(np.arange(len(test.truth)), counts[test.tiles])
-    parts = {name: getattr(test, name)[rows] for name in ("truth", "classes", "tiles")}
-    return replace(test, **parts), predicted[:, rows]
+    """The same patches, each as often as its tile counts, in copies of the tile."""
+    times = counts[test.tiles]
+    rows = np.repeat(np.arange(len(test.truth)), times)
+    copy = np.concatenate([np.arange(n) for n in times])
+    tiles = np.unique(test.tiles[rows] + 100 * copy, return_inverse=True)[1]
+    parts = {name: getattr(test, name)[rows] for name in ("truth", "classes")}
+    return replace(test, **parts, tiles=tiles), predicted[:, rows]
 
 
 # --- metrics -------------------------------------------------------------------------------------
@@ -118,8 +121,7 @@ def test_weights_of_tiles_are_numbers_of_times_that_their_patches_count(rng):
     more, seen = repeated(test, predicted, counts)
     for name in METRICS:
         weighted = _metric(name, predicted, test, counts[None].astype(float))[:, 0]
-        parts = {"tiles": np.unique(more.tiles, return_inverse=True)[1]}
-        np.testing.assert_allclose(weighted, metrics(seen, replace(more, **parts))[name])
+        np.testing.assert_allclose(weighted, metrics(seen, more)[name])
 
 
 def test_kappa_of_one_class_that_is_always_hit_is_undefined_and_of_one_never_hit_is_nought():
@@ -258,7 +260,7 @@ def test_difference_that_can_be_shown_is_undefined_like_kappa_and_nought_of_equa
 @pytest.mark.long
 @pytest.mark.parametrize("n_tiles", [14, 41])
 def test_power_is_at_least_what_is_stated(n_tiles, monkeypatch):
-    """Worlds whose true difference is the median of the stated ones."""
+    """Worlds whose true difference is at most the median of the stated ones (docs/log.md: 200)."""
     monkeypatch.setattr(comparison, "DRAWS", 300)
     classes = np.tile(np.repeat(np.arange(5), 4), n_tiles)
     tiles = np.repeat(np.arange(n_tiles), 20)
@@ -269,7 +271,7 @@ def test_power_is_at_least_what_is_stated(n_tiles, monkeypatch):
         both = {
             name: test.truth
             + 0.7 * size * (rng.normal(size=n_tiles)[tiles] + rng.normal(size=(1, len(tiles))))
-            for name, size in (("cut", 0.16), ("pretrained", {14: 0.28, 41: 0.22}[n_tiles]))
+            for name, size in (("cut", 0.16), ("pretrained", {14: 0.28, 41: 0.214}[n_tiles]))
         }
         stated.append(detectable(both, ("cut", "pretrained"), test, rng))
         (each,) = compared(test, both, [("cut", "pretrained")], seed=seed)
