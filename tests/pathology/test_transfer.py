@@ -350,7 +350,7 @@ def test_scores_of_one_fit_have_intervals_over_patients(left_out, tmp_path):
         assert low <= scores.kappa[name] <= high
     ((title, shown),) = left_out.summary().items()
     assert title == (
-        "Planted, area, frozen, each patient left out once, with 95 % intervals over 13 patients"
+        "Planted, area, frozen, each patient held out once, with 95 % intervals over 13 patients"
     )
     assert re.fullmatch(r"-?\d\.\d\d \[-?\d\.\d\d, \d\.\d\d\]", shown[" kappa"][0])
     left_out.save(tmp_path / "run")

@@ -206,7 +206,7 @@ class Task:
         return np.divide(sums, counts, np.full(n, np.inf), where=counts > 0)
 
     def folds(self, trial: Trial, seed: int) -> list[Fold]:
-        """The fits that predict the test rows: one per seed, or one per group that is left out."""
+        """The fits that predict the test rows: one per seed, or one per group that is held out."""
         if not trial.leave_one_out:
             draws = enumerate(self.draws(trial.seeds, seed))
             return [Fold(number, rows, self.test) for number, rows in draws]

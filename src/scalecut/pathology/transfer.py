@@ -189,7 +189,7 @@ class Transfer(Result):
         how = f"mean ± standard deviation of {trial['seeds']} fits"
         if trial["seeds"] == 1 and len(self.intervals):
             how = f"with 95 % intervals over {self.provenance['n_patients']} patients"
-            how = f"each patient left out once, {how}" if trial["leave_one_out"] else how
+            how = f"each patient held out once, {how}" if trial["leave_one_out"] else how
         tables = {f"{title}, {how}": shown}
         if len(self.agreement):
             tables["The probe's curve compared with the sweep"] = _agreement_shown(self.agreement)
@@ -240,7 +240,7 @@ def transfer(
 
     Returns:
         The scores of each method and their differences. Frozen methods are fitted to the parts
-        train and validation (to all other patients, if each is left out once), finetuned ones to
+        train and validation (to all other patients, if each is held out once), finetuned ones to
         train alone. Metrics are of the area, even if its
         log2 is regressed.
 

@@ -160,8 +160,8 @@ def configurations_section(run: Run) -> Section:
     said = (
         "Each layer alone, and each layer with all before it, scored on held-out groups of the "
         "training part. The row of the highest kappa is tuned; the test tiles were not used. Where "
-        "each patient is left out once, scores are means over the fits, and the last column counts "
-        "the fits that chose a row."
+        "every tile is tested, the choice is made for a fifth of the patients at a time: scores "
+        "are means over the fifths, and the last column counts those that chose a row."
     )
     table = Table("Configurations", ("layers", *map(in_words, metrics)), rows)
     return Section("Configurations of the method tuned", [said], tables=[table])
