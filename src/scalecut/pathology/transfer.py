@@ -52,6 +52,7 @@ OTHERS = (  # tables, by the names of the fields
     *("differences", "intervals", "recall", "calibration", "sweep", "agreement"),
     *("configurations", "losses"),
 )
+ONE_FIT = ("mae", "kappa", "kappa_of_tiles")  # shown with intervals, which need space
 PRIMARY_PAIR = "cut", "pretrained"  # with matched blur, named in advance (docs/choices.md)
 PATCHES = "patches:"
 Scores: TypeAlias = Mapping[str, tuple[float, Float64[np.ndarray, " b"]]]  # `comparison.bootstrap`
@@ -172,22 +173,23 @@ class Transfer(Result):
     def summary(self) -> dict[str, pd.DataFrame]:
         """The scores as mean ± standard deviation, and the correlation of a sweep with a curve.
 
-        With one fit, its 95 % interval over patients instead.
+        With one fit, some of them with their 95 % intervals over patients instead.
         """
         table, trial = self.scores(), self.provenance["transfer"]
         shown = pd.DataFrame({"method": table.contestant, "layer": table.layer})
-        for metric in [each for each in compared.METRICS if each in table]:
+        is_one = trial["seeds"] == 1 and len(self.intervals) > 0
+        for metric in ONE_FIT if is_one else [each for each in compared.METRICS if each in table]:
             d = (1 if trial["task"] == "area" else 3) if metric == "mae" else 2
             pairs = zip(table[metric], table[f"{metric}_sd"], strict=True)
             column = f" {metric.replace('_', ' ')}"
             shown[column] = [f"{m:.{d}f} ± {s:.{d}f}" for m, s in pairs]
-            ends = self.intervals.loc[self.intervals.get("metric") == metric]
-            if trial["seeds"] == 1 and len(ends):
+            if is_one:
+                ends = self.intervals.loc[self.intervals.metric == metric]
                 rows = zip(table[metric], ends.low, ends.high, strict=True)
                 shown[column] = [f"{m:.{d}f} [{a:.{d}f}, {b:.{d}f}]" for m, a, b in rows]
         title = f"{self.provenance['model']}, {trial['task']}, {trial['mode']}"
         how = f"mean ± standard deviation of {trial['seeds']} fits"
-        if trial["seeds"] == 1 and len(self.intervals):
+        if is_one:
             how = f"with 95 % intervals over {self.provenance['n_patients']} patients"
             how = f"each patient held out once, {how}" if trial["leave_one_out"] else how
         tables = {f"{title}, {how}": shown}

@@ -46,7 +46,7 @@ def transfer_section(run: Run) -> Section:
     table, differences = _table(run, "transfer"), _table(run, "differences")
     whole = table.loc[table.tile == "all"]
     metrics = list(dict.fromkeys(whole.metric))
-    is_one = whole.seed.nunique() == 1 and run.has("intervals")
+    is_one = asked.get("seeds") == 1 and run.has("intervals")
     ends = _table(run, "intervals").set_index(["contestant", "layer", "metric"]) if is_one else None
     scores: list[tuple[Cell, ...]] = []
     for (contestant, layer), own in whole.groupby(["contestant", "layer"], sort=False):
