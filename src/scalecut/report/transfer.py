@@ -46,8 +46,9 @@ def transfer_section(run: Run) -> Section:
     table, differences = _table(run, "transfer"), _table(run, "differences")
     whole = table.loc[table.tile == "all"]
     metrics = list(dict.fromkeys(whole.metric))
-    is_one = asked.get("seeds") == 1 and run.has("intervals")
-    ends = _table(run, "intervals").set_index(["contestant", "layer", "metric"]) if is_one else None
+    intervals = _table(run, "intervals") if run.has("intervals") else pd.DataFrame()
+    is_one = asked.get("seeds") == 1 and len(intervals) > 0
+    ends = intervals.set_index(["contestant", "layer", "metric"]) if is_one else None
     scores: list[tuple[Cell, ...]] = []
     for (contestant, layer), own in whole.groupby(["contestant", "layer"], sort=False):
         cells: list[Cell] = [str(contestant), str(layer)]
@@ -66,13 +67,13 @@ def transfer_section(run: Run) -> Section:
             interval(row["low"], row["high"]),
             p_value(row["p_value"]),
             f"{row['n_seeds_better']} of {row['n_seeds']}",
-            row.get("role", ""),
+            *([row["role"]] if "role" in row else []),
         )
         for row in rows
     ]
     columns = (
         *("method", "compared with", "metric", "better by", "95 %", "p", "fits in favour"),
-        "comparison",
+        *(["comparison"] if "role" in differences else []),
     )
     how = "95 % intervals over patients" if is_one else "mean ± standard deviation over fits"
     return Section(
