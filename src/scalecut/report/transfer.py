@@ -43,7 +43,9 @@ def transfer_checks(run: Run) -> tuple[list[Check], list[str]]:
 def transfer_section(run: Run) -> Section:
     """The scores of each method, and their differences, the primary comparison first."""
     asked = run.facts.get("transfer", run.facts)
-    table, differences = _table(run, "transfer"), _table(run, "differences")
+    table, differences = _table(run, "transfer"), pd.DataFrame(columns=COLUMNS["differences"])
+    if run.has("differences"):  # there are none of a single method
+        differences = _table(run, "differences")
     whole = table.loc[table.tile == "all"]
     metrics = list(dict.fromkeys(whole.metric))
     intervals = _table(run, "intervals") if run.has("intervals") else pd.DataFrame()
