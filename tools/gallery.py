@@ -87,6 +87,12 @@ GALLERY: dict[str, tuple[str, dict[str, str]]] = {
         f"--task magnification --methods {METHODS}",
         {"transfer-sweep-matched": "sweep"},
     ),
+    "patches-held-out": (f"{PATCHES[:-1]}2 --match-blur", {}),
+    "transfer-held-out": (
+        f"transfer {LITE0} --data patches:RUNS/patches-held-out --from RUNS/probe "
+        f"--task magnification --leave-one-out --methods {METHODS.replace('sweep,', '')}",
+        {"transfer-held-out": "calibration"},
+    ),
     "transfer-inception": (
         f"transfer {INCEPTION} --data patches:RUNS/patches-matched --from RUNS/width --task area "
         "--log --methods cut,sweep",

@@ -54,7 +54,8 @@ NAMES = (
     "quantity", "noise", "padding", "other", "concept",
     "contestant", "tile", "best", "foretold", "layers", "metric", "name", "group", "slide", "wsi",
     "file", "up_to", "best_layer", "other_layer", "run", "other_run", "peak", "set_first",
-    "confidence_set", "fall_after", "unpaired_because", "finer", "coarser", "answer", "further",
+    "confidence_set", "fall_after", "unpaired_because", "role",
+    "finer", "coarser", "answer", "further",
 )
 NUMBERS = (
     "p_value", "r2_spread", "learned", "learned_low", "learned_high", "value", "low", "high", "r2",
@@ -69,6 +70,7 @@ NUMBERS = (
     "mae_octaves", "mae_low", "mae_high", "drift", "drift_low", "drift_high", "finest",
     "finest_low", "finest_high", "coarsest", "coarsest_low", "coarsest_high", "ratio", "ratio_low",
     "ratio_high", "random_r2", "random_drift",
+    "kappa_of_tiles", "kappa_of_tiles_sd", "detectable",
 )
 # fmt: on
 DIGITS = 6  # decimals in the tables

@@ -6,12 +6,14 @@ The simulations run the real fits on synthetic features: training and test tiles
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy import stats
 from sklearn.metrics import cohen_kappa_score, mean_absolute_error, recall_score
 from threadpoolctl import threadpool_limits
 
 from scalecut import DataError
+from scalecut.pathology import comparison
 from scalecut.pathology.comparison import (
     METRICS,
     Difference,
@@ -19,13 +21,14 @@ from scalecut.pathology.comparison import (
     _metric,
     _variance,
     compare,
+    detectable,
     metrics,
     nearest,
     recall,
     sentence,
     tile_metrics,
 )
-from scalecut.pathology.methods import Task, repeated_ridge
+from scalecut.pathology.methods import Task, Trial, repeated_ridge
 
 CENTRES = np.array([50.0, 100.0, 200.0, 400.0])
 LAYERS = {"cut": "blocks.2", "pretrained": "blocks.9", "all-layers": "all"}
@@ -51,10 +54,13 @@ def guesses(rng, test, noise=0.5, seeds=3):
 
 
 def repeated(test, predicted, counts):
-    """The same patches, each as often as its tile counts."""
-    rows = np.repeat(np.arange(len(test.truth)), counts[test.tiles])
-    parts = {name: getattr(test, name)[rows] for name in ("truth", "classes", "tiles")}
-    return replace(test, **parts), predicted[:, rows]
+    """The same patches, each as often as its tile counts, in copies of the tile."""
+    times = counts[test.tiles]
+    rows = np.repeat(np.arange(len(test.truth)), times)
+    copy = np.concatenate([np.arange(n) for n in times])
+    tiles = np.unique(test.tiles[rows] + 100 * copy, return_inverse=True)[1]
+    parts = {name: getattr(test, name)[rows] for name in ("truth", "classes")}
+    return replace(test, **parts, tiles=tiles), predicted[:, rows]
 
 
 # --- metrics -------------------------------------------------------------------------------------
@@ -115,8 +121,7 @@ def test_weights_of_tiles_are_numbers_of_times_that_their_patches_count(rng):
     more, seen = repeated(test, predicted, counts)
     for name in METRICS:
         weighted = _metric(name, predicted, test, counts[None].astype(float))[:, 0]
-        parts = {"tiles": np.unique(more.tiles, return_inverse=True)[1]}
-        np.testing.assert_allclose(weighted, metrics(seen, replace(more, **parts))[name])
+        np.testing.assert_allclose(weighted, metrics(seen, more)[name])
 
 
 def test_kappa_of_one_class_that_is_always_hit_is_undefined_and_of_one_never_hit_is_nought():
@@ -128,11 +133,32 @@ def test_kappa_of_one_class_that_is_always_hit_is_undefined_and_of_one_never_hit
         assert found[name][1] == 0
 
 
-def test_one_test_tile_is_refused():
+def test_prediction_of_a_tile_is_the_mean_over_its_patches_of_a_magnification(rng):
+    test = held(rng)
+    predicted = guesses(rng, test, 1.0)
+    keys = pd.DataFrame({"tile": test.tiles, "class": test.classes})
+    for row, found in zip(predicted, metrics(predicted, test)["kappa_of_tiles"], strict=True):
+        mean = keys.assign(row=row).groupby(["tile", "class"], as_index=False).row.mean()
+        by_hand = nearest(mean.row.to_numpy()[None], CENTRES)[0]
+        assert found == pytest.approx(cohen_kappa_score(mean["class"], by_hand))
+
+
+def test_class_is_that_of_the_nearest_centre_of_its_own_patch(rng):
+    """Where each patient is left out, training tiles and so their centres differ."""
+    test = held(rng)
+    predicted = guesses(rng, test)
+    scale = rng.uniform(0.5, 2.0, 6)[test.tiles]
+    scaled = replace(test, truth=test.truth * scale, centres=CENTRES * scale[:, None])
+    one, other = metrics(predicted, test), metrics(predicted * scale, scaled)
+    for name in ("kappa", "kappa_quadratic", "kappa_of_tiles"):
+        np.testing.assert_allclose(one[name], other[name])
+
+
+def test_one_test_patient_is_refused():
     with pytest.raises(DataError) as error:
         Held(np.ones(3), np.arange(3), np.zeros(3, dtype=np.int64), np.ones(3))
     assert str(error.value) == (
-        "The test part has one tile, which does not generalise to others. Give two or more; "
+        "The test part has one patient, which does not generalise to others. Give two or more; "
         "intervals are useful from about ten on."
     )
 
@@ -172,6 +198,87 @@ def test_effect_is_the_mean_over_the_spread_of_the_errors_of_tiles(rng):
         of_tiles = {who: tile_metrics(p, test)[name].mean(axis=0) for who, p in both.items()}
         gaps = of_tiles["pretrained"] - of_tiles["cut"]
         assert found.effect == pytest.approx(gaps.mean() / np.std(gaps, ddof=1))
+
+
+def test_tiles_of_a_patient_stay_together(rng):
+    """As if the patient were a single tile; the metrics themselves stay the same."""
+    test = held(rng)
+    both = {"cut": guesses(rng, test, 0.2), "pretrained": guesses(rng, test, 0.6)}
+    of_two = replace(test, patients=test.tiles // 2)
+    joined = replace(test, tiles=test.tiles // 2, patients=test.tiles // 2)
+    for metric in ("mae", "kappa"):
+        (alone,) = compared(test, both, [("cut", "pretrained")], metric)
+        (one,) = compared(of_two, both, [("cut", "pretrained")], metric)
+        (other,) = compared(joined, both, [("cut", "pretrained")], metric)
+        assert one == other != alone
+        assert one.better == alone.better
+
+
+def shown_from(error, freedom):
+    """The difference that is found with a power of 80 %, by 400,000 draws of Student's test."""
+    rng = np.random.default_rng(0)
+    noise, spread = rng.normal(size=400_000), np.sqrt(rng.chisquare(freedom, 400_000) / freedom)
+    return error * np.quantile(stats.t.ppf(0.975, freedom) * spread - noise, 0.8)
+
+
+def test_difference_that_can_be_shown_is_that_of_exchanged_methods():
+    """Errors of tiles of equal size: the spread of ± their differences is known."""
+    rng, n_tiles, each = np.random.default_rng(0), 15, 4
+    tiles, classes = np.repeat(np.arange(n_tiles), each), np.arange(n_tiles * each) % 4
+    test = Held(CENTRES[classes], classes, tiles, CENTRES)
+    both = {"cut": guesses(rng, test, 0.3, 1), "pretrained": guesses(rng, test, 0.5, 1)}
+    gaps = np.subtract(*(tile_metrics(each, test)["mae"][0] for each in both.values()))
+    error = np.sqrt(np.sum(gaps**2) / n_tiles / (n_tiles - 1))
+    asked = test, np.random.default_rng(1), "mae"
+    found = detectable(both, ("cut", "pretrained"), *asked)
+    assert found == pytest.approx(shown_from(error, n_tiles - 1), rel=0.05)
+
+
+def test_difference_that_can_be_shown_does_not_depend_on_which_method_is_which(rng):
+    """Nor on which is better: methods may be exchanged for some of the patients."""
+    test = held(rng, n_tiles=20, n=400)
+    one, other = guesses(rng, test, 0.3, 1), guesses(rng, test, 0.6, 1)
+    is_exchanged = np.isin(test.tiles, np.arange(10))
+    mixed = np.where(is_exchanged, other, one), np.where(is_exchanged, one, other)
+    found = [
+        detectable({"a": a, "b": b}, ("a", "b"), test, np.random.default_rng(0))
+        for a, b in ((one, other), (other, one), mixed)
+    ]
+    np.testing.assert_allclose(found, found[0], rtol=0.1)
+
+
+def test_difference_that_can_be_shown_is_undefined_like_kappa_and_nought_of_equals(rng):
+    test = held(rng)
+    same = guesses(rng, test)
+    pair, draws = ("a", "b"), np.random.default_rng(0)
+    assert detectable({"a": same, "b": same}, pair, test, draws) == 0
+    zeros = replace(test, classes=np.zeros(60, dtype=np.int64))
+    hits = np.full_like(same, CENTRES[0])
+    assert np.isnan(detectable({"a": hits, "b": hits}, pair, zeros, draws))
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("n_tiles", [14, 41])
+def test_power_is_at_least_what_is_stated(n_tiles, monkeypatch):
+    """Worlds whose true difference is at most the median of the stated ones (docs/log.md: 200)."""
+    monkeypatch.setattr(comparison, "DRAWS", 300)
+    classes = np.tile(np.repeat(np.arange(5), 4), n_tiles)
+    tiles = np.repeat(np.arange(n_tiles), 20)
+    test = Held(classes / 2, classes, tiles, np.arange(5) / 2, is_area=False)
+    stated, found, shown = [], [], []
+    for seed in range(60):
+        rng = np.random.default_rng([11, seed])
+        both = {
+            name: test.truth
+            + 0.7 * size * (rng.normal(size=n_tiles)[tiles] + rng.normal(size=(1, len(tiles))))
+            for name, size in (("cut", 0.16), ("pretrained", {14: 0.28, 41: 0.214}[n_tiles]))
+        }
+        stated.append(detectable(both, ("cut", "pretrained"), test, rng))
+        (each,) = compared(test, both, [("cut", "pretrained")], seed=seed)
+        found.append(each.better)
+        shown.append(each.is_shown)
+    assert np.mean(found) <= np.median(stated)
+    assert np.mean(shown) >= 0.8
 
 
 def test_method_does_not_differ_from_itself(rng):
@@ -271,6 +378,11 @@ SENTENCES = [
     ({"p_value": 0.43, "better": -0.02, "low": -0.1, "high": 0.06},
      "No evidence that cut at blocks.2 differs from pretrained: -0.02 kappa [-0.10, 0.06], "
      "corrected p = 0.43."),
+    ({"p_value": 0.43, "better": -0.02, "low": -0.1, "high": 0.06, "role": "primary"},
+     "No evidence that cut at blocks.2 differs from pretrained: -0.02 kappa [-0.10, 0.06], "
+     "p = 0.43."),
+    ({"n_seeds": 1, "n_seeds_better": 1},
+     "cut at blocks.2 beats pretrained by 0.31 kappa [0.24, 0.38]."),
     ({"metric": "mae", "better": 12.3, "low": 8.0, "high": 16.6},
      "cut at blocks.2 beats pretrained by 12.30 mean absolute error [8.00, 16.60], 9 of 10 seeds."),
     ({"metric": "octaves"},
@@ -306,14 +418,14 @@ def world(seed, noise, share_of_tiles, d=4):
     is_test = tile >= N_GROUPS
     rows = [np.flatnonzero(part) for part in (~is_test, np.zeros_like(is_test), is_test)]
     task = Task("area", area, tile, classes, *rows, log=False)
-    draws = list(task.draws(N_SEEDS, seed))
+    folds = task.folds(Trial(seeds=N_SEEDS), seed)
     known = np.outer((area - area.mean()) / area.std(), np.arange(d) < d // 2)
     predictions = {}
     for name, size in zip(("cut", "pretrained"), noise, strict=True):
         shared = np.sqrt(share_of_tiles) * rng.normal(size=(2 * N_GROUPS, d))[tile]
         own = np.sqrt(1 - share_of_tiles) * rng.normal(size=(len(tile), d))
         features = (known + size * (shared + own)).astype(np.float32)
-        predictions[name] = repeated_ridge(features.astype(np.float64), task, draws)
+        predictions[name] = repeated_ridge([[features]] * N_SEEDS, task, folds)
     centres = [area[~is_test & (classes == k)].mean() for k in range(N_CLASSES)]
     test = Held(area[is_test], classes[is_test], tile[is_test] - N_GROUPS, np.array(centres))
     return predictions, test

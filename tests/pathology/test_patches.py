@@ -22,6 +22,7 @@ from scalecut.errors import DataError
 from scalecut.pathology import patches, resampling
 from scalecut.pathology.patches import (
     COLUMNS,
+    Blur,
     Cutting,
     counts,
     cut_patches,
@@ -357,6 +358,17 @@ def test_what_was_saved_is_read_again(two_tiles, tmp_path):
     assert all((read.folder / name).is_file() for name in read.table.patch)
     facts = read_run(tmp_path / "out", "patches").facts
     assert facts["counts"] == made.counts().to_dict("index")
+
+
+def test_blur_that_was_matched_and_patients_of_a_table_are_read_again(two_tiles, tmp_path):
+    (tmp_path / "split.csv").write_text("image,split,patient\na,train,one\nb,test,two\n")
+    cutting = Cutting((15.0, 30.0), size=100, match_blur=True, native_blur=1.0)
+    made = save_patches(
+        tmp_path, tmp_path, tmp_path / "out", split=tmp_path / "split.csv", cutting=cutting
+    )
+    read = read_patches(tmp_path / "out")
+    assert read.blur == made.blur == Blur(1.0, made.blur.target)
+    assert read.table.groupby("tile").group.first().to_dict() == {"a": "one", "b": "two"}
 
 
 def test_copies_of_a_tile_share_a_part(tile, tmp_path, rng):

@@ -11,7 +11,7 @@ import tifffile
 
 from scalecut.data.masks import MaskRule
 from scalecut.errors import DataError
-from scalecut.pathology.tiles import PARTS, Tile, find_tiles, read, read_split, split
+from scalecut.pathology.tiles import PARTS, Tile, find_tiles, read, read_patients, read_split, split
 
 
 @pytest.fixture
@@ -340,6 +340,13 @@ def test_a_table_gives_the_split_by_names_with_ending_or_without(table):
     }
 
 
+def test_a_table_may_name_patients(table):
+    file = table("image,split,patient\na.png,train,one\nb.png,test, two\n")
+    assert read_patients(file) == {"a": "one", "b": "two"}
+    assert read_split(file) == {"a": "train", "b": "test"}
+    assert read_patients(table("image,split\na,train\n")) == {}
+
+
 A, A2, B = tile("a", "p"), tile("a2", "p"), tile("b", "q")
 
 
@@ -384,9 +391,10 @@ REFUSED = [
      "None of the 2 tiles is in train, so nothing can be fitted. Put some patients into train."),
     (of_table("image,part\na,train\n"),
      "{here}/images.csv has no column 'split'; its columns are 'image', 'part'. Give image and "
-     "split."),
+     "split, optionally patient."),
     (of_table("image,split\n"),
-     "{here}/images.csv has no rows; its columns are 'image', 'split'. Give image and split."),
+     "{here}/images.csv has no rows; its columns are 'image', 'split'. Give image and split, "
+     "optionally patient."),
     (of_table("image,split\na,train\na.png,test\n"),
      "{here}/images.csv names the tile 'a' twice. Keep one row per tile."),
     (of_table(""),

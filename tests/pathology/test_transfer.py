@@ -9,7 +9,10 @@ import pandas as pd
 import PIL.Image
 import pytest
 import torch
+from sklearn.linear_model import Ridge
 from sklearn.metrics import cohen_kappa_score, recall_score
+from sklearn.model_selection import LeaveOneGroupOut
+from sklearn.preprocessing import StandardScaler
 from torch import nn
 
 from scalecut import DataError, LayerError, Preprocessing, ScalecutError, load_network
@@ -22,21 +25,30 @@ from scalecut.networks.selection import chosen_points
 from scalecut.networks.truncation import output_at
 from scalecut.paper import published
 from scalecut.paper.tables import with_the_paper
-from scalecut.pathology.comparison import METRICS, Difference, metrics, sentence, tile_metrics
+from scalecut.pathology.comparison import (
+    METRICS,
+    Difference,
+    compare,
+    detectable,
+    metrics,
+    sentence,
+    tile_metrics,
+)
 from scalecut.pathology.methods import (
     NAMES,
     Source,
     Trial,
-    concatenated,
+    in_blocks,
     planned,
+    repeated_ridge,
     reset_after,
     task_of,
 )
 from scalecut.pathology.patches import COLUMNS as PATCH_COLUMNS
-from scalecut.pathology.patches import Patches
+from scalecut.pathology.patches import Blur, Patches
 from scalecut.pathology.transfer import ALL, COLUMNS, CutPoint, point_of, read_transfer, transfer
 from scalecut.runs import read_run
-from scalecut.stats.ridge import decompose, nested_ridge
+from scalecut.stats.ridge import PENALTIES, decompose, nested_ridge
 from tests.probing.test_curve import curve_of, line_of
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -47,6 +59,10 @@ N_TILES = {"train": 6, "validation": 1, "test": 6}
 EACH = 3  # patches of a tile and magnification
 EXACTLY = Computation(precision="float32")
 CUT = "blocks.0"
+SECONDARY_ALONE = (
+    "All of this is secondary: the blur is not matched, so sharpness alone may reveal the "
+    "magnification (scalecut patches --match-blur)."
+)
 
 
 class Block(nn.Module):
@@ -156,7 +172,7 @@ def test_cut_before_size_is_lost_is_better_than_the_whole_network(losing, drawn)
         assert difference(found, metric).low > 0
     assert re.fullmatch(
         r"cut at blocks\.0 beats pretrained by 0\.\d\d kappa \[0\.\d\d, [01]\.\d\d\], "
-        r"10 of 10 seeds\.",
+        r"10 of 10 seeds\. " + re.escape(SECONDARY_ALONE),
         found.finding(),
     )
     scores = found.scores().set_index("contestant")
@@ -195,9 +211,176 @@ def test_finding_is_in_errors_where_there_is_no_kappa(losing, drawn):
 def test_finding_is_the_sentences_about_the_cut(losing, drawn):
     found = compared(losing, drawn, "pretrained", "scratch", "cut", "all-layers")
     two = [difference(found, "kappa", other) for other in ("pretrained", "scratch")]
-    assert found.finding() == " ".join(sentence(each, found.provenance["layers"]) for each in two)
+    said = [sentence(each, found.provenance["layers"]) for each in two]
+    assert found.finding() == f"{said[0]} {said[1]} {SECONDARY_ALONE}"
     pairs = list(zip(found.differences.contestant, found.differences.other, strict=True))
-    assert pairs == 4 * [("cut", "pretrained"), ("cut", "scratch"), ("all-layers", "cut")]
+    assert pairs == 5 * [("cut", "pretrained"), ("cut", "scratch"), ("all-layers", "cut")]
+    assert set(found.differences.role) == {"secondary"}
+    assert found.differences.detectable.isna().all()
+
+
+def test_cut_against_whole_with_matched_blur_is_first_and_corrected_for_no_other(losing, drawn):
+    names = "pretrained", "scratch", "cut", "all-layers"
+    matched = compared(losing, replace(drawn, blur=Blur(1.0, 1.3)), *names)
+    rows = matched.differences
+    primary = rows[rows.role == "primary"].to_dict("records")
+    assert [(row["contestant"], row["other"], row["metric"]) for row in primary] == [
+        ("cut", "pretrained", "kappa")
+    ]
+    predictions, held = matched.predicted.predictions, matched.predicted.held
+    for pairs, own in (
+        ([("cut", "pretrained")], rows[rows.role == "primary"]),
+        ([("cut", "scratch"), ("all-layers", "cut")], rows[rows.role == "secondary"]),
+    ):
+        alone = compare(predictions, pairs, held, np.random.default_rng(0), "kappa")
+        own = own[own.metric == "kappa"]
+        assert list(own.p_value) == [each.p_value for each in alone]
+    shown = primary[0]["detectable"]
+    assert (
+        0
+        < shown
+        == detectable(predictions, ("cut", "pretrained"), held, np.random.default_rng(0), "kappa")
+    )
+    first, second = (sentence(difference(matched, "kappa", other), matched.provenance["layers"])
+                     for other in ("pretrained", "scratch"))  # fmt: skip
+    assert matched.finding() == (
+        f"With 6 test patients, a difference of {shown:.2f} kappa can be shown (power of 80 %). "
+        f"Primary: {first} Secondary: {second}"
+    )
+    without = compared(losing, replace(drawn, blur=Blur(1.0, 1.3)), "scratch", "cut")
+    assert "secondary" not in without.finding()
+
+
+# --- each patient left out once ------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def left_out(losing, drawn):
+    names = "pretrained", "cut", "cut-random", "all-layers", "tuned"
+    return compared(losing, drawn, *names, leave_one_out=True)
+
+
+def by_scikit_learn(blocks, target, groups):
+    """Predictions of each group, and the penalty by an inner loop over the others."""
+    predicted = np.empty(len(target))
+    for train, test in LeaveOneGroupOut().split(target, groups=groups):
+        scaled = [StandardScaler().fit(block[train]) for block in blocks]
+        X = np.hstack(
+            [s.transform(b) / b.shape[1] ** 0.5 for s, b in zip(scaled, blocks, strict=True)]
+        )
+        width = np.mean([block.shape[1] for block in blocks])  # a penalty is that of one block
+        errors = []
+        for penalty in PENALTIES / width:
+            inner = LeaveOneGroupOut().split(train, groups=groups[train])
+            left = [
+                Ridge(penalty).fit(X[train[a]], target[train[a]]).predict(X[train[b]])
+                - target[train[b]]
+                for a, b in inner
+            ]
+            errors.append(sum(each @ each for each in left))
+        best = PENALTIES[int(np.argmin(errors))] / width
+        predicted[test] = Ridge(best).fit(X[train], target[train]).predict(X[test])
+    return predicted
+
+
+@pytest.mark.parametrize("widths", [(5,), (5, 60)])  # fewer features than patches, and more
+def test_patients_left_out_are_predicted_as_by_scikit_learn(widths):
+    rng, n = np.random.default_rng(0), 40
+    groups = np.sort(rng.integers(0, 5, n))
+    table = pd.DataFrame(
+        {
+            "tile": groups.astype(str), "group": groups.astype(str), "split": "train",
+            "magnification": np.where(np.arange(n) % 2, 10.0, 40.0),
+            "mean_area_px": rng.uniform(50, 400, n),
+        }
+    )  # fmt: skip
+    asked = Trial(leave_one_out=True)
+    task, held = task_of(table, asked)
+    blocks = [rng.normal(size=(n, d)) + 0.01 * task.target[:, None] for d in widths]
+    blocks = [each.astype(np.float32) for each in blocks]
+    folds = task.folds(asked, 0)
+    (found,) = repeated_ridge([blocks] * len(folds), task, folds)
+    doubled = [each.astype(np.float64) for each in blocks]
+    by_hand = by_scikit_learn(doubled, task.target, task.groups)
+    np.testing.assert_allclose(found, by_hand, rtol=0, atol=1e-8 * np.abs(by_hand).max())
+    for row in range(0, n, 7):
+        others = table[(table.group != table.group[row])]
+        by_class = others.groupby("magnification").mean_area_px.mean()
+        np.testing.assert_allclose(held.centres[row], by_class)
+
+
+def test_every_tile_is_a_test_tile_and_the_split_is_ignored(left_out, losing, drawn):
+    table, n = left_out.to_frame(), len(drawn.table)
+    assert left_out.provenance["transfer"]["leave_one_out"]
+    assert left_out.provenance["n_patients"] == sum(N_TILES.values())
+    assert set(table.seed) == {0}
+    assert set(table.tile) == {ALL, *drawn.table.tile}
+    assert set(table.n_test[table.tile == ALL]) == {n}
+    assert set(table.n_train) == {n - EACH * len(AREAS)}
+    other = replace(drawn, table=drawn.table.assign(split="train"))
+    again = compared(losing, other, "cut", leave_one_out=True).predicted.predictions["cut"]
+    assert np.array_equal(again, left_out.predicted.predictions["cut"])
+
+
+def test_nothing_of_a_patient_is_part_of_what_predicts_it(left_out, losing, drawn):
+    """Neither of the fits and centres, nor of the choice of layers for the fifth it is in."""
+    block = in_blocks(task_of(drawn.table, Trial(leave_one_out=True))[0].groups, 0)[1]
+    is_other = np.isin(np.arange(len(drawn.table)), block)
+    areas = drawn.table.mean_area_px
+    changed = drawn.table.assign(mean_area_px=areas.where(~is_other, 7 * areas))
+    names = "tuned", "cut"
+    found = compared(losing, replace(drawn, table=changed), *names, leave_one_out=True).predicted
+    one = drawn.table.group == drawn.table.group[block[0]]
+    alone = drawn.table.assign(mean_area_px=areas.where(~one, 7 * areas))
+    of_one = compared(losing, replace(drawn, table=alone), "cut", leave_one_out=True).predicted
+    before = left_out.predicted
+    assert np.array_equal(of_one.predictions["cut"][:, one], before.predictions["cut"][:, one])
+    assert np.array_equal(of_one.held.centres[one], before.held.centres[one])
+    assert not np.array_equal(of_one.predictions["cut"], before.predictions["cut"])
+    chosen, same = (each.configurations.chosen for each in (found, before))
+    assert chosen.sum() == same.sum() == 5
+    assert not np.array_equal(found.predictions["cut"], before.predictions["cut"])
+
+
+def test_scores_of_one_fit_have_intervals_over_patients(left_out, tmp_path):
+    own = left_out.intervals.set_index(["contestant", "metric"])
+    scores = left_out.scores().set_index("contestant")
+    for name in ("cut", "pretrained"):
+        low, high = own.loc[(name, "kappa"), ["low", "high"]]
+        assert low <= scores.kappa[name] <= high
+    ((title, shown),) = left_out.summary().items()
+    assert title == (
+        "Planted, area, frozen, each patient held out once, with 95 % intervals over 13 patients"
+    )
+    assert re.fullmatch(r"-?\d\.\d\d \[-?\d\.\d\d, \d\.\d\d\]", shown[" kappa"][0])
+    left_out.save(tmp_path / "run")
+    page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+    assert "Each of 13 patients is predicted by one fit to all others" in page
+    assert "95 % intervals over patients" in page
+    assert read_transfer(tmp_path / "run").summary()[title].equals(shown)
+
+
+FEW = [
+    (lambda t: t[t.group.isin(["patient-test0", "patient-test1"])], {},
+     "There are patches of 2 patients, and --leave-one-out needs at least three. Give tiles of "
+     "more patients."),
+    (lambda t: t[(t.magnification != 20) | (t.tile == "test0")], {},
+     "All patches of 20X are of one patient, so --leave-one-out has none to fit. Cut patches with "
+     "other --magnifications, or from more tiles."),
+    (lambda t: t[t.tile.isin(["test0", "test1", "test2"])], {"methods": ("tuned",)},
+     "tuned chooses layers by cross-validation of the training patients, of which there are too "
+     "few. Drop it, or give tiles of more patients."),
+    (lambda t: t, {"mode": "finetune"},
+     "--leave-one-out trains once per patient, which needs --mode frozen. Drop one of the two."),
+]  # fmt: skip
+
+
+def test_too_few_patients_to_leave_out_are_refused(losing, drawn):
+    for change, given, text in FEW:
+        patches = replace(drawn, table=change(drawn.table).reset_index(drop=True))
+        with pytest.raises(DataError) as error:
+            compared(losing, patches, *given.pop("methods", ("cut",)), leave_one_out=True, **given)
+        assert str(error.value) == text
 
 
 def test_without_a_cut_nothing_is_found(losing, drawn):
@@ -249,16 +432,16 @@ def features_by_layer(network, patches, points):
     return images, extract_features(network, images.images, points, EXACTLY).matrices
 
 
-def test_features_of_all_layers_are_concatenated(losing, drawn):
+def test_features_of_a_method_are_those_of_its_layers(losing, drawn):
     points = points_of(losing)
     images, by_layer = features_by_layer(losing, drawn, points)
     source = Source(losing, images, EXACTLY, Stages(None), points[0])
     every, cut = planned(["all-layers", "cut"], points, points[0])
     found = source.features([every, cut], 0)
-    side_by_side = concatenated(found, every)
-    assert side_by_side.shape == (len(images), sum(point.channels for point in points))
-    assert np.array_equal(side_by_side, np.hstack(list(by_layer.values())))
-    assert np.array_equal(concatenated(found, cut), by_layer[CUT])
+    assert [("pretrained", layer) for layer in by_layer] == list(found)
+    for layer, matrix in by_layer.items():
+        assert np.array_equal(found["pretrained", layer], matrix)
+    assert [point.layer for point in every.points] == list(by_layer)
 
 
 def test_patches_whose_features_are_not_finite_are_counted_and_not_dropped(drawn):
@@ -281,30 +464,35 @@ def test_patches_whose_features_are_not_finite_are_counted_and_not_dropped(drawn
     assert f"not finite for {n_beyond} of {len(drawn.table)} images" in str(error.value)
 
 
-def test_tuned_layers_are_those_that_predict_groups_left_out_best(losing, drawn):
-    """By a loop over the groups, with the penalty that the whole training part chooses."""
+def test_tuned_layers_are_those_that_predict_fifths_of_the_groups_best(losing, drawn):
+    """By a loop over the fifths, each fitted anew from the features of the others."""
     points = points_of(losing)
     _, by_layer = features_by_layer(losing, drawn, points)
     task, held = task_of(drawn.table, Trial())
-    found = compared(losing, drawn, "tuned", seeds=2).configurations.set_index("layers")
-    train, target = task.fitted, task.target[task.fitted]
+    table = compared(losing, drawn, "tuned", seeds=2).configurations
+    found, train = table.set_index("layers"), task.fitted
+    assert table.chosen.sum() == 1 == table.chosen[table.kappa.idxmax()]
     for layer in (points[0].layer, points[-1].layer):
-        X = by_layer[layer][train].astype(float)
-        X = (X - X.mean(axis=0)) / np.where(X.std(axis=0) > 0, X.std(axis=0), np.inf)
-        groups = task.groups[train]
-        penalty = nested_ridge(decompose(X, X[:1]), target[:, None], groups).penalties[0]
-        left_out = np.empty(len(train))
-        for group in np.unique(groups):
-            out = groups == group
-            # standardised with all groups, as the closed form is; centred without
-            mean = X[~out].mean(axis=0)
-            A = X[~out] - mean
-            w = np.linalg.solve(A.T @ A + penalty * np.eye(A.shape[1]), A.T @ target[~out])
-            left_out[out] = target[~out].mean() + (X[out] - mean) @ w
-        np.testing.assert_allclose(found.mae[layer], np.abs(left_out - target).mean(), rtol=1e-5)
-        by_hand = np.abs(left_out[:, None] - held.centres).argmin(axis=1)
-        kappa = cohen_kappa_score(task.classes[train], by_hand)
-        assert found.kappa[layer] == pytest.approx(kappa)
+        X, y, groups = (each[train] for each in (by_layer[layer], task.target, task.groups))
+        predicted = np.empty(len(train))
+        for out in in_blocks(groups, 0):
+            kept = np.setdiff1d(np.arange(len(train)), out)
+            parts = decompose(X[kept].astype(float), X[out].astype(float))
+            fit = nested_ridge(parts, y[kept, None], groups[kept])
+            predicted[out] = fit.predictions[:, 0]
+        np.testing.assert_allclose(found.mae[layer], np.abs(predicted - y).mean(), rtol=1e-5)
+        by_hand = np.abs(predicted[:, None] - held.centres).argmin(axis=1)
+        assert found.kappa[layer] == pytest.approx(cohen_kappa_score(task.classes[train], by_hand))
+
+
+def test_fifths_of_the_groups_are_whole_and_together_all():
+    groups = np.random.default_rng(0).integers(0, 13, 80)
+    blocks = in_blocks(groups, 0)
+    assert sorted(np.concatenate(blocks)) == list(range(80))
+    of_blocks = [set(groups[block]) for block in blocks]
+    assert sorted(map(len, of_blocks)) == [2, 2, 3, 3, 3]
+    assert sum(map(len, of_blocks)) == len(set(groups)) == 13
+    assert len(in_blocks(np.array([4, 4, 9]), 0)) == 2
 
 
 @pytest.fixture(scope="module")
@@ -479,8 +667,8 @@ REFUSED = [
     (lambda t: of_parts(t, "validation", "test"), {},
      "The training part has one group. Give tiles of two or more patients."),
     (lambda t: t[(t.split != "test") | (t.tile == "test0")], {},
-     "The test part has one tile, which does not generalise to others. Give two or more; intervals "
-     "are useful from about ten on."),
+     "The test part has one patient, which does not generalise to others. Give two or more; "
+     "intervals are useful from about ten on."),
     (lambda t: t.assign(group=t.group.replace(OVERLAP)), {},
      "patient-train1 is in the training part and in the test part. Cut the patches again, split by "
      "patient."),
@@ -660,7 +848,8 @@ def test_saved_transfer_is_read_again(everyone, tmp_path):
     assert understood["measure"] == "area"
     assert (tmp_path / "run" / "figures" / SHEET).is_file()
     assert facts["transfer"] == {
-        "task": "area", "mode": "frozen", "seeds": 2, "log": False, "seed": 0
+        "task": "area", "mode": "frozen", "seeds": 2, "log": False, "leave_one_out": False,
+        "seed": 0, "blur_matched": False,
     }  # fmt: skip
     assert {"fits", "features", "network"} <= set(facts["stages"])
     with pytest.raises(DataError, match=r"holds no run of scalecut"):

@@ -15,6 +15,7 @@ from scalecut.stats.ridge import (
     PENALTIES,
     decompose,
     deviations,
+    joined,
     joined_decompositions,
     leading,
     least_squares,
@@ -335,6 +336,7 @@ def test_joined_blocks_are_predicted_as_by_scikit_learn(rng, n):
 def test_one_block_alone_is_decomposed_as_ever(rng):
     train, held_out, target = (rng.normal(size=size) for size in ((30, 50), (9, 50), (30, 1)))
     (found,) = joined_decompositions([(train, held_out)])
+    assert np.array_equal(joined([(train, held_out)]).u, found.u)
     fits = [
         nested_ridge(each, target, np.arange(30)) for each in (found, decompose(train, held_out))
     ]
@@ -347,6 +349,7 @@ def test_blocks_without_a_channel_that_varies_count_for_nothing(rng):
     still = np.ones((30, 4)), np.ones((9, 4))
     first, alone, with_more = joined_decompositions([still, (train, held_out), still])
     assert first.s.size == 0
+    assert np.array_equal(joined([still, (train, held_out)]).held_out, alone.held_out)
     fits = [nested_ridge(each, target, np.arange(30)) for each in (alone, with_more)]
     np.testing.assert_array_equal(fits[0].predictions, fits[1].predictions)
     np.testing.assert_allclose(

@@ -327,8 +327,10 @@ def _heading(facts: Mapping[str, Any]) -> str:
 
 def _caption(facts: Mapping[str, Any]) -> str:
     trial = facts.get("transfer", {})
+    fits = f"{trial.get('seeds', '?')} fits"
+    if trial.get("leave_one_out"):
+        fits = f"each of {facts.get('n_patients', '?')} patients held out once"
     return (
         f"{trial.get('task', '')}, {trial.get('mode', '')}   ·   "
-        f"{facts.get('n_test', '?')} test patches of {facts.get('n_tiles', '?')} tiles, "
-        f"{trial.get('seeds', '?')} fits"
+        f"{facts.get('n_test', '?')} test patches of {facts.get('n_tiles', '?')} tiles, {fits}"
     )

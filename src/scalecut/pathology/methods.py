@@ -5,15 +5,19 @@ same with random weights, `reset` is the whole network with random weights after
 every possible cut, `up-to-cut` and `all-layers` concatenate the features of many layers, and
 `tuned` takes the layers that do best in cross-validation on the training part.
 
-Frozen: ridge on the pooled features of a layer. Each seed draws the training tiles with
-replacement, whole groups at a time; the penalty is chosen inside them, by leaving groups out.
+Frozen: ridge on the pooled features of a layer, or of several with equal weight. Each seed draws
+the training tiles with replacement, whole groups at a time; the penalty is chosen inside them, by
+leaving groups out. Or every tile is a test tile: the fit that predicts it is to the tiles of all
+other groups, and whatever is chosen is chosen there.
 Finetune: all weights are trained (`finetune`); seeds are of the initialisation and the order.
 
 Shapes: n patches, m for training, v for validation, k for testing, d features, S seeds.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from itertools import starmap
 from typing import Literal
 
 import numpy as np
@@ -32,7 +36,13 @@ from ..networks.network import Network, randomly_initialised, seeded, take_stati
 from ..networks.points import ProbePoint
 from ..probing.controls import moved_by_int8
 from ..probing.scores import one_thread_each
-from ..stats.ridge import decompose, left_group_out, nested_ridge
+from ..stats.ridge import (
+    Decomposition,
+    decompose,
+    joined,
+    joined_decompositions,
+    nested_ridge,
+)
 from . import comparison as compared
 from .finetune import Fit, Parts, Training, finetuned
 from .tiles import PARTS
@@ -44,6 +54,7 @@ NAMES = (
 USUAL = ("pretrained", "scratch", "cut", "cut-random", "all-layers")  # unless others are named
 OF_CUT = {"cut", "cut-random", "reset", "up-to-cut"}
 TUNED, SWEEP = "tuned", "sweep"
+BLOCKS = 5  # parts of the groups in the cross-validation that chooses `tuned`
 STATISTICS_IMAGES, STATISTICS_BATCH = 128, 32
 PAPER_SEEDS = (1001, 1003, 1005, 1006, 1008, 2009, 2020, 994, 747, 1456)  # of `graziani2021`
 
@@ -60,6 +71,8 @@ class Trial:
         seeds: Fits of each method, at least 1: each draws the training tiles with replacement or,
             with finetune, starts from its own seed.
         log: Regress the log2 of the area.
+        leave_one_out: Test every tile, whatever its part: each patient is predicted by one fit to
+            all other patients. Frozen only.
     """
 
     task: Literal["area", "magnification"] = "area"
@@ -67,6 +80,7 @@ class Trial:
     methods: Sequence[str] = ()
     seeds: int = 10
     log: bool = False
+    leave_one_out: bool = False
 
     def __post_init__(self) -> None:
         check_names(self.task, ("area", "magnification"), "task")
@@ -79,6 +93,13 @@ class Trial:
             raise DataError(
                 "tuned chooses among frozen features, which needs --mode frozen. Drop tuned."
             )
+        if self.leave_one_out:
+            if self.mode == "finetune":
+                raise DataError(
+                    "--leave-one-out trains once per patient, which needs --mode frozen. Drop one "
+                    "of the two."
+                )
+            object.__setattr__(self, "seeds", 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,8 +160,20 @@ def planned(
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Fold:
+    """The rows that a regression is fitted to, and those that it predicts."""
+
+    seed: int
+    train: Int64[np.ndarray, " r"]
+    test: Int64[np.ndarray, " q"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Task:
-    """The target, and the patches for training, validation and testing."""
+    """The target, and the patches for training, validation and testing.
+
+    To leave each group out once, all patches are in train and in test.
+    """
 
     name: str
     target: Float64[np.ndarray, " n"]
@@ -165,6 +198,21 @@ class Task:
         """Rows that are not for testing: training and validation."""
         return np.sort(np.concatenate([self.train, self.validation]))
 
+    def centres(self, rows: Int64[np.ndarray, " r"]) -> Float64[np.ndarray, " K"]:
+        """The mean target of each class among these rows; infinite for one that none has."""
+        n = int(self.classes.max()) + 1
+        counts = np.bincount(self.classes[rows], minlength=n)
+        sums = np.bincount(self.classes[rows], self.target[rows], minlength=n)
+        return np.divide(sums, counts, np.full(n, np.inf), where=counts > 0)
+
+    def folds(self, trial: Trial, seed: int) -> list[Fold]:
+        """The fits that predict the test rows: one per seed, or one per group that is held out."""
+        if not trial.leave_one_out:
+            draws = enumerate(self.draws(trial.seeds, seed))
+            return [Fold(number, rows, self.test) for number, rows in draws]
+        own = (self.groups == group for group in np.unique(self.groups))
+        return [Fold(0, np.flatnonzero(~is_out), np.flatnonzero(is_out)) for is_out in own]
+
     def draws(self, seeds: int, seed: int) -> Iterator[Int64[np.ndarray, " r"]]:
         """Training rows, one set per seed: as many groups as there are, drawn with replacement."""
         names = np.unique(self.groups[self.fitted])
@@ -182,16 +230,54 @@ def task_of(table: pd.DataFrame, trial: Trial) -> tuple[Task, compared.Held]:
     """What is regressed on which rows, and the test patches that methods are compared on.
 
     Raises:
-        DataError: if there is no test part of two tiles, no training part of two groups, a group in
-            both, or a magnification in the test part alone.
+        DataError: if there is no test part of two patients, no training part of two, a patient in
+            both, or a magnification in the test part alone. To leave each patient out, if there
+            are not three, or a magnification is that of one alone.
     """
+    groups = np.unique(table.group, return_inverse=True)[1].astype(np.int64)
+    magnifications, classes = np.unique(table.magnification, return_inverse=True)
+    classes = classes.astype(np.int64)
+    if trial.leave_one_out:
+        _check_left_out(groups, classes, magnifications)
+        every = np.arange(len(table))
+        rows = {"train": every, "validation": every[:0], "test": every}
+    else:
+        _check_split(table, groups, classes, magnifications)
+        rows = {part: np.flatnonzero(table.split == part) for part in PARTS}
+    if trial.task == "area" and "mean_area_px" not in table:
+        raise DataError(
+            "These patches were cut without masks, so they have no areas of nuclei. Give --task "
+            "magnification, or cut patches with --masks."
+        )
+    octaves = np.log2(table.magnification.to_numpy(dtype=np.float64))
+    is_area = trial.task == "area"
+    target = table.mean_area_px.to_numpy(dtype=np.float64) if is_area else octaves
+    task = Task(trial.task, target, groups, classes, **rows, log=trial.log and is_area)
+    centres = task.centres(task.fitted)
+    if trial.leave_one_out:
+        centres = np.empty((len(table), len(magnifications)))
+        for fold in task.folds(trial, 0):
+            centres[fold.test] = task.centres(fold.train)
+    tiles, patients = (
+        np.unique(table[name].iloc[task.test], return_inverse=True)[1].astype(np.int64)
+        for name in ("tile", "group")
+    )
+    tested = target[task.test], classes[task.test], tiles
+    return task, compared.Held(*tested, centres, is_area, patients)
+
+
+def _check_split(
+    table: pd.DataFrame,
+    groups: Int64[np.ndarray, " n"],
+    classes: Int64[np.ndarray, " n"],
+    magnifications: Float64[np.ndarray, " K"],
+) -> None:
     is_test = (table.split == "test").to_numpy()
     if not is_test.any() or is_test.all():
         raise DataError(
             f"{int(is_test.sum())} of {len(table)} patches are in the test part. Cut patches with "
             "a split that has tiles for training and for testing."
         )
-    groups = np.unique(table.group, return_inverse=True)[1].astype(np.int64)
     if len(set(groups[~is_test])) < 2:
         raise DataError("The training part has one group. Give tiles of two or more patients.")
     both = table.group[is_test & table.group.isin(table.group[~is_test]).to_numpy()]
@@ -200,27 +286,31 @@ def task_of(table: pd.DataFrame, trial: Trial) -> tuple[Task, compared.Held]:
             f"{both.iloc[0]} is in the training part and in the test part. Cut the patches again, "
             "split by patient."
         )
-    if trial.task == "area" and "mean_area_px" not in table:
-        raise DataError(
-            "These patches were cut without masks, so they have no areas of nuclei. Give --task "
-            "magnification, or cut patches with --masks."
-        )
-    octaves = np.log2(table.magnification.to_numpy(dtype=np.float64))
-    target = table.mean_area_px.to_numpy(dtype=np.float64) if trial.task == "area" else octaves
-    magnifications, classes = np.unique(table.magnification, return_inverse=True)
     absent = set(range(len(magnifications))) - set(classes[~is_test])
     if absent:
         raise DataError(
             f"No training patch has the magnification {magnifications[min(absent)]:g}. Cut patches "
             "with other --magnifications or --mpp, or from more tiles."
         )
-    centres = [target[~is_test & (classes == k)].mean() for k in range(len(magnifications))]
-    tiles = np.unique(table.tile[is_test], return_inverse=True)[1].astype(np.int64)
-    classes = classes.astype(np.int64)
-    is_area = trial.task == "area"
-    held = compared.Held(target[is_test], classes[is_test], tiles, np.array(centres), is_area)
-    rows = {part: np.flatnonzero(table.split == part) for part in PARTS}
-    return Task(trial.task, target, groups, classes, **rows, log=trial.log and is_area), held
+
+
+def _check_left_out(
+    groups: Int64[np.ndarray, " n"],
+    classes: Int64[np.ndarray, " n"],
+    magnifications: Float64[np.ndarray, " K"],
+) -> None:
+    n_groups = len(set(groups))
+    if n_groups < 3:
+        raise DataError(
+            f"There are patches of {n_groups} patients, and --leave-one-out needs at least three. "
+            "Give tiles of more patients."
+        )
+    for number, magnification in enumerate(magnifications):
+        if len(set(groups[classes == number])) < 2:
+            raise DataError(
+                f"All patches of {magnification:g}X are of one patient, so --leave-one-out has "
+                "none to fit. Cut patches with other --magnifications, or from more tiles."
+            )
 
 
 # --- features and networks -----------------------------------------------------------------------
@@ -368,7 +458,7 @@ def frozen(
     seed: int,
     candidates: Sequence[ProbePoint] = (),
 ) -> Predicted:
-    """Ridge on pooled features, fitted to each draw of the training tiles.
+    """Ridge on pooled features, fitted to each draw of the training tiles or without each patient.
 
     With candidates, `tuned` is chosen among them.
     """
@@ -378,65 +468,142 @@ def frozen(
     table = patches.loc[readable].reset_index(drop=True)
     task, held = task_of(table, trial)
     matrices = {key: matrix[readable] for key, matrix in matrices.items()}
-    every, configurations = list(plan), pd.DataFrame()
+    folds = task.folds(trial, seed)
+    every, configurations = {each.name: [each] * len(folds) for each in plan}, pd.DataFrame()
     if candidates:
-        best, configurations = _tuned(matrices, candidates, task, held)
-        every.append(best)
-    predictions, draws = {}, list(task.draws(trial.seeds, seed))
-    report = source.stages.report("fits")
+        parts = in_blocks(task.groups, seed) if trial.leave_one_out else [task.test]
+        with source.stages("configurations"):
+            report = source.stages.report("configurations")
+            chosen, configurations = _tuned(matrices, candidates, task, parts, seed, report)
+        # the choice for a fold was made without the patients that it predicts
+        of_row = np.full(len(table), -1)
+        for number, rows in enumerate(parts):
+            of_row[rows] = number
+        every[TUNED] = [chosen[of_row[fold.test[0]]] for fold in folds]
+    predictions, report = {}, source.stages.report("fits")
     with source.stages("fits"):
-        for done, each in enumerate(every, start=1):
-            predictions[each.name] = repeated_ridge(concatenated(matrices, each), task, draws)
+        for done, (name, methods) in enumerate(every.items(), start=1):
+            blocks = [[matrices[m.weights, point.layer] for point in m.points] for m in methods]
+            predictions[name] = repeated_ridge(blocks, task, folds)
             report(done, len(every))
-    layers = {each.name: each.label for each in every}
+    layers = {name: _label(methods) for name, methods in every.items()}
     return Predicted(predictions, layers, task, held, table, configurations=configurations)
 
 
-def concatenated(
-    matrices: Mapping[tuple[str, str], Float32[np.ndarray, "n _"]], method: Method
-) -> Float64[np.ndarray, "n d"]:
-    """The features of a method, layer by layer from left to right."""
-    chosen = [matrices[method.weights, point.layer] for point in method.points]
-    return np.hstack(chosen).astype(np.float64)
+def _label(methods: Sequence[Method]) -> str:
+    """The layers of a method; of several, those that are used most often."""
+    labels = Counter(each.label for each in methods)
+    ((label, n),) = labels.most_common(1)
+    return label if n == len(methods) else f"{label} ({n} of {len(methods)} fits)"
 
 
 def repeated_ridge(
-    features: Float64[np.ndarray, "n d"], task: Task, draws: Sequence[Int64[np.ndarray, " _"]]
+    blocks: Sequence[Sequence[Float32[np.ndarray, "n _"]]], task: Task, folds: Sequence[Fold]
 ) -> Float64[np.ndarray, "S k"]:
-    """Predictions of the test patches by a ridge regression on each of the draws."""
+    """Predictions of the test patches by ridge regressions on the features of each fit's layers.
+
+    Args:
+        blocks: the features of one or several layers, for each fold.
+    """
+    predicted = np.empty((1 + max(fold.seed for fold in folds), len(task.test)))
     with one_thread_each() as workers:
-        rows = workers.map(lambda train: _ridge(features, train, task), draws)
-        return task.restored(np.array(list(rows)))
+        found = workers.map(lambda each, fold: _ridge(each, task, fold), blocks, folds)
+        for fold, row in zip(folds, found, strict=True):
+            predicted[fold.seed, np.searchsorted(task.test, fold.test)] = row
+    return task.restored(predicted)
 
 
 def _ridge(
-    features: Float64[np.ndarray, "n d"], train: Int64[np.ndarray, " r"], task: Task
-) -> Float64[np.ndarray, " k"]:
-    parts = decompose(features[train], features[task.test])
-    return nested_ridge(parts, task.regressed[train, None], task.groups[train]).predictions[:, 0]
+    blocks: Sequence[Float32[np.ndarray, "n _"]], task: Task, fold: Fold
+) -> Float64[np.ndarray, " q"]:
+    parts = _decomposed(blocks, fold.train, fold.test)
+    target = task.regressed[fold.train, None]
+    return nested_ridge(parts, target, task.groups[fold.train]).predictions[:, 0]
+
+
+def _decomposed(
+    blocks: Sequence[Float32[np.ndarray, "n _"]],
+    train: Int64[np.ndarray, " r"],
+    test: Int64[np.ndarray, " q"],
+) -> Decomposition:
+    """Of one layer, or of several with equal weight."""
+    parts = ((each[train].astype(np.float64), each[test].astype(np.float64)) for each in blocks)
+    return decompose(*next(parts)) if len(blocks) == 1 else joined(parts)
+
+
+def in_blocks(groups: Int64[np.ndarray, " r"], seed: int) -> list[Int64[np.ndarray, " _"]]:
+    """The rows of each fifth of the groups, drawn at random; of few groups, those of each."""
+    names = np.random.default_rng([seed, BLOCKS]).permutation(np.unique(groups))
+    return [
+        np.flatnonzero(np.isin(groups, block))
+        for block in np.array_split(names, min(BLOCKS, len(names)))
+    ]
 
 
 def _tuned(
     matrices: Mapping[tuple[str, str], Float32[np.ndarray, "n _"]],
     points: Sequence[ProbePoint],
     task: Task,
-    held: compared.Held,
-) -> tuple[Method, pd.DataFrame]:
-    """The layer, alone or with all before it, of the highest kappa on held-out groups."""
-    train = task.fitted
-    truth, classes, tiles = (each[train] for each in (task.target, task.classes, task.groups))
-    own = replace(held, truth=truth, classes=classes, tiles=tiles)
+    parts: Sequence[Int64[np.ndarray, " _"]],
+    seed: int,
+    report: Callable[[int, int], None],
+) -> tuple[list[Method], pd.DataFrame]:
+    """The layer, alone or with all before it, of the highest kappa in cross-validation.
+
+    It is chosen once for each part, among the rows for training that are not in it: a fifth of
+    their groups is predicted by fits to the others, which standardise features and choose the
+    penalty by themselves.
+
+    Returns:
+        The methods, and the mean scores of all candidates with how often each was chosen.
+    """
+    every = [matrices["pretrained", point.layer] for point in points]
     candidates = [Method(TUNED, (point,)) for point in points]
     candidates += [Method(TUNED, tuple(points[: k + 1])) for k in range(1, len(points))]
-    rows = []
-    for each in candidates:
-        features = concatenated(matrices, each)[train]
-        parts = decompose(features, features[:0])
-        predicted = left_group_out(parts, task.regressed[train], task.groups[train])
-        scores = compared.metrics(task.restored(predicted)[None], own)
-        rows.append({"layers": each.label} | {n: s[0] for n, s in scores.items()})
-    table = pd.DataFrame(rows)
-    return candidates[int(table.kappa.fillna(-np.inf).to_numpy().argmax())], table
+    outer = [np.setdiff1d(task.fitted, part) for part in parts]
+    folds = [
+        (number, np.delete(rows, block), rows[block])
+        for number, rows in enumerate(outer)
+        for block in in_blocks(task.groups[rows], seed)
+    ]
+
+    fewest = min(len(set(task.groups[train])) for _, train, _ in folds)
+    if fewest < 2:
+        raise DataError(
+            f"{TUNED} chooses layers by cross-validation of the training patients, of which there "
+            "are too few. Drop it, or give tiles of more patients."
+        )
+
+    def fitted(fold: tuple[int, np.ndarray, np.ndarray]) -> Float64[np.ndarray, "c q"]:
+        _, train, test = fold
+        pairs = [(each[train].astype(np.float64), each[test].astype(np.float64)) for each in every]
+        _, *together = joined_decompositions(pairs)
+        target, groups = task.regressed[train, None], task.groups[train]
+        fits = (
+            nested_ridge(each, target, groups) for each in (*starmap(decompose, pairs), *together)
+        )
+        return np.array([fit.predictions[:, 0] for fit in fits])
+
+    predicted = np.empty((len(parts), len(candidates), len(task.target)))
+    with one_thread_each() as workers:
+        for done, (fold, found) in enumerate(
+            zip(folds, workers.map(fitted, folds), strict=True), 1
+        ):
+            number, _, test = fold
+            predicted[number][:, test] = found
+            report(done, len(folds))
+    chosen, tables = [], []
+    for own, rows in zip(predicted, outer, strict=True):
+        tiles = np.unique(task.groups[rows], return_inverse=True)[1].astype(np.int64)
+        tested = task.target[rows], task.classes[rows], tiles
+        held = compared.Held(*tested, task.centres(rows), task.name == "area")
+        scores = compared.metrics(task.restored(own[:, rows]), held)
+        chosen.append(int(np.nan_to_num(scores["kappa"], nan=-np.inf).argmax()))
+        tables.append(pd.DataFrame(scores))
+    table = pd.DataFrame(sum(tables) / len(tables))
+    table.insert(0, "layers", [each.label for each in candidates])
+    table["chosen"] = np.bincount(chosen, minlength=len(candidates))
+    return [candidates[number] for number in chosen], table
 
 
 def trained(

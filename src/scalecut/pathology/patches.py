@@ -46,7 +46,7 @@ from .resampling import (
 from .resolution import AT_1X, TOLERANCE, checked
 from .sampling import COLUMNS as OF_PLACES
 from .sampling import OF_SLIDES, Slide, after, before, blur_of, find_slides, sampled
-from .tiles import PARTS, Tile, find_tiles, read, read_split
+from .tiles import PARTS, Tile, find_tiles, read, read_patients, read_split
 from .tiles import split as split_tiles
 
 SPEC = "patches:"
@@ -105,8 +105,8 @@ def save_patches(
         masks: The folder of masks of their nuclei: images of the same size, or GeoJSON of QuPath.
             Patches without a complete nucleus are then skipped. Not needed with --mpp.
         out: The folder to write; complete or absent. A stopped command continues where it was.
-        split: A table with the columns image and split; by default patients are drawn into train,
-            validation and test, 60, 20 and 20 %.
+        split: A table with the columns image and split, and patient where names do not contain it;
+            by default patients are drawn into train, validation and test, 60, 20 and 20 %.
         leave_out: Skip tiles whose name contains one of these.
         cutting: How patches are cut.
         strict: Stop at the first tile that would be skipped unasked, and at whatever is assumed.
@@ -119,18 +119,20 @@ def save_patches(
         OutputError: if `out` exists and holds no patches, or cannot be written.
     """
     out, given = Path(out), read_split(Path(split)) if split else None
+    patients = read_patients(Path(split)) if split else {}
     runs.check_place(out, "patches")
     if cutting.mpp:
         places = Path(tiles), Path(masks) if masks else None
         kept, skipped, said = find_slides(*places, cutting, leave_out, strict=strict)
+        kept = [replace(each, group=patients.get(each.name, each.group)) for each in kept]
         said += before(kept, cutting)
         parts = _parts_of_slides(kept, seed, given, said)
     else:
-        kept, skipped, said = _tiles_of(tiles, masks, cutting, leave_out, strict)
+        kept, skipped, said = _tiles_of(tiles, masks, cutting, leave_out, strict, patients)
         parts = split_tiles(kept, seed=seed, given=given)
     files = [path for each in kept for path in (_file(each), each.mask) if path]
     key = {"cutting": cutting, "seed": seed, "parts": parts, "files": runs.fingerprint(files)}
-    key |= {"version": runs.versions()["scalecut"]}
+    key |= {"version": runs.versions()["scalecut"], "patients": patients}
     with runs.continued(out, "patches", key) as folder:
         made = cut_patches(
             kept, parts, folder, cutting, seed=seed, strict=strict, progress=progress
@@ -158,6 +160,7 @@ def _tiles_of(
     cutting: Cutting,
     leave_out: Sequence[str],
     strict: bool,
+    patients: Mapping[str, str],
 ) -> tuple[list[Tile], tuple[LeftOut, ...], list[str]]:
     """Tiles with their masks, what is skipped, and what is assumed and stated."""
     if masks is None:
@@ -175,7 +178,8 @@ def _tiles_of(
         confirm=cutting.confirm,
     )
     images = [Image(tile.name, tile.image) for tile in found]
-    groups, n_identical = joined(images, [tile.group for tile in found])
+    own = [patients.get(tile.name, tile.group) for tile in found]
+    groups, n_identical = joined(images, own)
     kept = [replace(tile, group=group) for tile, group in zip(found, groups, strict=True)]
     said = [
         *(f"{each[0].upper()}{each[1:]}." for each in kept[0].said),
@@ -465,4 +469,5 @@ def read_patches(folder: str | Path, needed: Sequence[str] = NEEDED) -> Patches:
             f"patches.parquet of {str(folder)!r} lacks the column {missing[0]!r}. Cut the patches "
             "again."
         )
-    return Patches(table, folder)
+    blur = runs.read_run(folder, "patches").facts.get("blur")
+    return Patches(table, folder, blur=Blur(**blur) if blur else None)

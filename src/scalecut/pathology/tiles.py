@@ -268,16 +268,26 @@ def read_split(file: Path) -> dict[str, str]:
     Raises:
         DataError: if the file is no such table, or names a tile twice.
     """
-    table = columns(file, {"image": (True, bool), "split": (True, bool)})
-    parts: dict[str, str] = {}
-    for given, part in zip(table["image"], table["split"], strict=True):
+    return _by_tile(file, "split")
+
+
+def read_patients(file: Path) -> dict[str, str]:
+    """The patient of each tile, by name, if the table of `read_split` has a column patient."""
+    return _by_tile(file, "patient")
+
+
+def _by_tile(file: Path, column: str) -> dict[str, str]:
+    cells = {"image": (True, bool), "split": (True, bool), "patient": (False, bool)}
+    table = columns(file, cells)
+    found: dict[str, str] = {}
+    for given, cell in zip(table["image"], table.get(column, ()), strict=column in table):
         path = Path(given)
         name = path.stem if path.suffix.lower() in (*COMMON, *SLIDES) else path.name
         name = name.removesuffix(_TILE)
-        if name in parts:
+        if name in found:
             raise DataError(f"{file} names the tile {name!r} twice. Keep one row per tile.")
-        parts[name] = part
-    return parts
+        found[name] = cell
+    return found
 
 
 def split(

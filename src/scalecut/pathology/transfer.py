@@ -9,7 +9,7 @@ Shapes: k test patches, S seeds, L layers, b bootstrap draws.
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -49,8 +49,12 @@ R2 = ("r2", "r2_low", "r2_high")
 AGAINST = ("pretrained", "scratch", "cut-random", "reset")  # what the cut is compared with
 RICHER = ("up-to-cut", "all-layers", "tuned")  # what is compared with the cut
 OTHERS = (  # tables, by the names of the fields
-    *("differences", "recall", "calibration", "sweep", "agreement", "configurations", "losses"),
+    *("differences", "intervals", "recall", "calibration", "sweep", "agreement"),
+    *("configurations", "losses"),
 )
+ONE_FIT = ("mae", "kappa", "kappa_of_tiles")  # shown with intervals, which need space
+PRIMARY_PAIR = "cut", "pretrained"  # with matched blur, named in advance (docs/choices.md)
+Scores: TypeAlias = Mapping[str, tuple[float, Float64[np.ndarray, " b"]]]  # `comparison.bootstrap`
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +88,7 @@ class Transfer(Result):
 
     table: pd.DataFrame  # the columns of COLUMNS
     differences: pd.DataFrame  # `comparison.Difference`, one row per pair and metric
+    intervals: pd.DataFrame  # 95 % interval of each score, over patients and fits
     recall: pd.DataFrame  # by method and magnification
     calibration: pd.DataFrame  # true and predicted value by groups of test patches
     sweep: pd.DataFrame  # the score of every cut; empty without a sweep
@@ -110,6 +115,7 @@ class Transfer(Result):
         columns = {
             f"{metric}{end}": part[metric]
             for metric in compared.METRICS
+            if metric in mean  # older runs lack some
             for end, part in (("", mean), ("_sd", spread))
         }
         order = dict.fromkeys(zip(every.contestant, every.layer, strict=True))  # as given
@@ -119,17 +125,43 @@ class Transfer(Result):
         """What was found about the cut, one sentence per method that it was compared with.
 
         In kappa; in the mean absolute error if there is one magnification only, and so no kappa.
+        The primary comparison is first, after the difference that could be shown.
         """
         known = self.differences
         known = known.loc[(known.contestant == "cut") & known.better.notna()]
         metric = "kappa" if (known.metric == "kappa").any() else "mae"
-        rows = known.loc[known.metric == metric]
-        if rows.empty:
+        rows = known.loc[known.metric == metric].itertuples(index=False, name=None)
+        every = [compared.Difference(*row) for row in rows]
+        if not every:
             return "The cut was not compared with anything."
-        return " ".join(
-            compared.sentence(compared.Difference(*row), self.provenance["layers"])
-            for row in rows.itertuples(index=False, name=None)
+        said = {
+            role: " ".join(
+                compared.sentence(each, self.provenance["layers"])
+                for each in every
+                if each.role == role
+            )
+            for role in (compared.PRIMARY, compared.SECONDARY)
+        }
+        if not said[compared.PRIMARY]:
+            return said[compared.SECONDARY] + self._only_secondary()
+        secondary = f" Secondary: {said[compared.SECONDARY]}" * bool(said[compared.SECONDARY])
+        return f"{self._power(every[0])} Primary: {said[compared.PRIMARY]}{secondary}"
+
+    def _power(self, primary: compared.Difference) -> str:
+        """The difference that can be shown, as a sentence."""
+        unit = "kappa" if primary.metric == "kappa" else "mean absolute error"
+        return (
+            f"With {self.provenance['n_patients']} test patients, a difference of "
+            f"{text.number(primary.detectable)} {unit} can be shown (power of 80 %)."
         )
+
+    def _only_secondary(self) -> str:
+        """Why no comparison is primary, as a sentence; nothing for runs of older versions."""
+        is_unmatched = self.provenance["transfer"].get("blur_matched") is False
+        return (
+            " All of this is secondary: the blur is not matched, so sharpness alone may reveal the "
+            "magnification (scalecut patches --match-blur)."
+        ) * is_unmatched
 
     def plot(self) -> Figure:
         """The score of every cut if there is a sweep, else true against predicted values."""
@@ -138,15 +170,28 @@ class Transfer(Result):
         return page_figure(calibration_drawing(self.calibration, self.facts()))
 
     def summary(self) -> dict[str, pd.DataFrame]:
-        """The scores as mean ± standard deviation, and the correlation of a sweep with a curve."""
+        """The scores as mean ± standard deviation, and the correlation of a sweep with a curve.
+
+        With one fit, some of them with their 95 % intervals over patients instead.
+        """
         table, trial = self.scores(), self.provenance["transfer"]
         shown = pd.DataFrame({"method": table.contestant, "layer": table.layer})
-        for metric in compared.METRICS:
+        is_one = trial["seeds"] == 1 and len(self.intervals) > 0
+        for metric in ONE_FIT if is_one else [each for each in compared.METRICS if each in table]:
             d = (1 if trial["task"] == "area" else 3) if metric == "mae" else 2
             pairs = zip(table[metric], table[f"{metric}_sd"], strict=True)
-            shown[f" {metric.replace('_', ' ')}"] = [f"{m:.{d}f} ± {s:.{d}f}" for m, s in pairs]
+            column = f" {metric.replace('_', ' ')}"
+            shown[column] = [f"{m:.{d}f} ± {s:.{d}f}" for m, s in pairs]
+            if is_one:
+                ends = self.intervals.loc[self.intervals.metric == metric]
+                rows = zip(table[metric], ends.low, ends.high, strict=True)
+                shown[column] = [f"{m:.{d}f} [{a:.{d}f}, {b:.{d}f}]" for m, a, b in rows]
         title = f"{self.provenance['model']}, {trial['task']}, {trial['mode']}"
-        tables = {f"{title}, mean ± standard deviation of {trial['seeds']} fits": shown}
+        how = f"mean ± standard deviation of {trial['seeds']} fits"
+        if is_one:
+            how = f"with 95 % intervals over {self.provenance['n_patients']} patients"
+            how = f"each patient held out once, {how}" if trial["leave_one_out"] else how
+        tables = {f"{title}, {how}": shown}
         if len(self.agreement):
             tables["The probe's curve compared with the sweep"] = _agreement_shown(self.agreement)
         return tables
@@ -196,7 +241,8 @@ def transfer(
 
     Returns:
         The scores of each method and their differences. Frozen methods are fitted to the parts
-        train and validation, finetuned ones to train alone. Metrics are of the area, even if its
+        train and validation (to all other patients, if each is held out once), finetuned ones to
+        train alone. Metrics are of the area, even if its
         log2 is regressed.
 
     Raises:
@@ -238,9 +284,14 @@ def transfer(
             found = frozen(source, plan, table, trial, seed, candidates)
         else:
             found = trained(source, plan, table, trial, training, seed)
-    kept, tables = _kept(images, source.left_out), _tables(found, trial, seed, points, curve)
+    is_matched = patches.blur is not None
+    with stages("intervals"):
+        tables = _tables(found, trial, seed, points, curve, is_matched)
+    kept = _kept(images, source.left_out)
     facts = provenance(network, settings, stages, image_set=kept, checked=source.computed)
-    facts |= _facts_of(found, trial, training, computation, seed)
+    own = _facts_of(found, trial, training, computation)
+    own["transfer"] |= {"seed": seed, "blur_matched": is_matched}
+    facts |= own
     return Transfer(
         **tables,
         images_left_out=tuple(source.left_out),
@@ -272,13 +323,23 @@ def read_transfer(folder: str | Path) -> Transfer:
 
 
 def _tables(
-    found: Predicted, trial: Trial, seed: int, points: Sequence[ProbePoint], curve: Curve | None
+    found: Predicted,
+    trial: Trial,
+    seed: int,
+    points: Sequence[ProbePoint],
+    curve: Curve | None,
+    is_matched: bool,
 ) -> dict[str, pd.DataFrame]:
     """The tables of `Transfer`, by field."""
-    swept = _swept(found)
+    scores = {
+        metric: compared.bootstrap(found.predictions, found.held, np.random.default_rng(0), metric)
+        for metric in compared.METRICS
+    }
+    swept = _swept(found, scores)
     return {
-        "table": _table(found, trial.mode),
-        "differences": _differences(found, seed),
+        "table": _table(found, trial),
+        "differences": _differences(found, seed, is_matched),
+        "intervals": _intervals(found, scores),
         "recall": _recall(found),
         "calibration": _calibration(found),
         "sweep": _sweep(swept, points, curve),
@@ -315,9 +376,10 @@ def point_of(points: Sequence[ProbePoint], layer: str) -> ProbePoint:
 
 
 def _facts_of(
-    found: Predicted, trial: Trial, training: Training, computation: Computation, seed: int
-) -> dict[str, object]:
-    of_trial = {name: getattr(trial, name) for name in ("task", "mode", "seeds", "log")}
+    found: Predicted, trial: Trial, training: Training, computation: Computation
+) -> dict[str, Any]:
+    shown = ("task", "mode", "seeds", "log", "leave_one_out")
+    of_trial = {name: getattr(trial, name) for name in shown}
     how = ("batch_size", "precision", "device")
     of_training = asdict(training) | {name: getattr(computation, name) for name in how}
     tested = found.patches.iloc[found.task.test]
@@ -328,38 +390,66 @@ def _facts_of(
         "n_patches": len(found.patches),
         "n_test": len(tested),
         "n_tiles": int(tested.tile.nunique()),
-        "transfer": of_trial | {"seed": seed},
+        "n_patients": int(tested.group.nunique()),
+        "transfer": of_trial,
     }
 
 
-def _table(found: Predicted, mode: str) -> pd.DataFrame:
+def _table(found: Predicted, trial: Trial) -> pd.DataFrame:
     held, task = found.held, found.task
     tiles = np.unique(found.patches.tile.iloc[task.test])
     n_of_tile = np.bincount(held.tiles)
-    n_train = len(task.fitted) if mode == "frozen" else len(task.train)
+    n_train = len(task.fitted) if trial.mode == "frozen" else len(task.train)
+    of_tile = np.full(len(tiles), n_train)
+    if trial.leave_one_out:
+        _, first = np.unique(held.tiles, return_index=True)
+        of_tile = n_train - np.bincount(held.groups)[held.groups[first]]
+        n_train = int(of_tile.min())
     rows = []
     for name, predicted in found.predictions.items():
         total, by_tile = compared.metrics(predicted, held), compared.tile_metrics(predicted, held)
         for metric in compared.METRICS:
             for number in range(len(predicted)):
-                start = (name.split()[0], found.layers[name], task.name, mode, number)
+                start = (name.split()[0], found.layers[name], task.name, trial.mode, number)
                 rows.append((*start, ALL, metric, total[metric][number], n_train, len(task.test)))
-                of_tiles = zip(tiles, by_tile[metric][number], n_of_tile, strict=True)
-                rows += [(*start, tile, metric, v, n_train, int(n)) for tile, v, n in of_tiles]
+                of_tiles = zip(tiles, by_tile[metric][number], of_tile, n_of_tile, strict=True)
+                rows += [(*start, tile, metric, v, int(m), int(n)) for tile, v, m, n in of_tiles]
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
-def _differences(found: Predicted, seed: int) -> pd.DataFrame:
-    """The cut against each of the others, and richer features against it."""
-    predictions = found.predictions
+def _differences(found: Predicted, seed: int, is_matched: bool) -> pd.DataFrame:
+    """The cut against each of the others, and richer features against it.
+
+    With matched blur, the cut against the whole network is the primary comparison, in kappa (in the
+    mean absolute error, if there is one magnification). All others are secondary.
+    """
+    predictions, held = found.predictions, found.held
     pairs = [("cut", name) for name in AGAINST if name in predictions]
     pairs += [(name, "cut") for name in RICHER if name in predictions]
+    primary = ("kappa" if held.centres.shape[-1] > 1 else "mae") if is_matched else ""
     rows = []
     for metric in compared.METRICS if "cut" in predictions and pairs else ():
+        first = [pair for pair in pairs if metric == primary and pair == PRIMARY_PAIR]
+        for each in compared.compare(predictions, first, held, np.random.default_rng(seed), metric):
+            rng = np.random.default_rng(seed)
+            shown = compared.detectable(predictions, PRIMARY_PAIR, held, rng, metric)
+            rows.append(asdict(each) | {"role": compared.PRIMARY, "detectable": shown})
+        others = [pair for pair in pairs if pair not in first]
         rng = np.random.default_rng(seed)
-        found_here = compared.compare(predictions, pairs, found.held, rng, metric)
+        found_here = compared.compare(predictions, others, held, rng, metric)
         rows += [asdict(each) for each in found_here]
     return pd.DataFrame(rows, columns=OF_DIFFERENCES)
+
+
+def _intervals(found: Predicted, scores: Mapping[str, Scores]) -> pd.DataFrame:
+    """The 95 % interval of each score, one row per method and metric."""
+    rows = []
+    for metric, of_methods in scores.items():
+        for name, (value, draws) in of_methods.items():
+            sign = compared.SIGNS[metric]
+            low, high = np.sort(sign * np.nanquantile(draws, [0.025, 0.975]))
+            rows.append((name.split()[0], found.layers[name], metric, sign * value, low, high))
+    return pd.DataFrame(rows, columns=["contestant", "layer", "metric", "value", "low", "high"])
 
 
 def _recall(found: Predicted) -> pd.DataFrame:
@@ -410,14 +500,13 @@ class _Swept:
     draws: Float64[np.ndarray, "L b"]  # bootstrap draws, of test tiles and fits
 
 
-def _swept(found: Predicted) -> dict[str, _Swept]:
+def _swept(found: Predicted, scores: Mapping[str, Scores]) -> dict[str, _Swept]:
     """By metric; empty without a sweep."""
-    every = {n: p for n, p in found.predictions.items() if n.startswith(f"{SWEEP} ")}
+    every = [name for name in found.predictions if name.startswith(f"{SWEEP} ")]
     layers = [found.layers[name] for name in every]
     swept = {}
-    for metric in compared.METRICS if every else ():
-        scores = compared.bootstrap(every, found.held, np.random.default_rng(0), metric)
-        values, draws = zip(*scores.values(), strict=True)
+    for metric, of_methods in scores.items() if every else ():
+        values, draws = zip(*(of_methods[name] for name in every), strict=True)
         swept[metric] = _Swept(layers, np.array(values), np.array(draws))
     return swept
 

@@ -44,6 +44,13 @@ def interval(low: float | None, high: float | None) -> Cell:
     return (f"{low:.2f}{BLANK}to{BLANK}{high:.2f}".replace("-", "−"), low)
 
 
+def with_interval(value: float, low: float, high: float) -> Cell:
+    """A number and its interval, sorted by the number; nothing where it is unknown."""
+    if np.isnan(value):
+        return None
+    return (text.typeset(text.with_interval(value, low, high)), value)
+
+
 def p_value(value: float | None) -> Cell:
     """With two digits; nothing where it is unknown."""
     if value is None or np.isnan(value):

@@ -367,6 +367,7 @@ SECTIONS: dict[str, Callable[[Run, Mapping[str, Drawing]], list[Section]]] = {
     "transfer": lambda run, _: [transfer.transfer_section(run)],
     "differences": lambda *_: [],  # of a probe or a transfer: part of their own sections
     "scores": lambda *_: [],  # of a transfer: part of its section
+    "intervals": lambda *_: [],  # of its scores
     "agreement": lambda run, _: [transfer.agreement_section(run)],
     "configurations": lambda run, _: [transfer.configurations_section(run)],
     "losses": lambda run, _: [transfer.training_section(run)],

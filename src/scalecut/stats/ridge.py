@@ -9,8 +9,10 @@ Source: regression concept vectors, `graziani2018` in docs/references.bib. The a
 ordinary least squares; we add a ridge penalty, because n < d in most layers (docs/choices.md).
 """
 
-from collections.abc import Iterable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -72,10 +74,7 @@ def decompose(
     """
     X, Z = _standardised(train, held_out)
     n, d = X.shape
-    if d > n or d == 0:
-        return _of_products(_gram(X), Z @ X.T, d)
-    s, vectors = _square_roots(_gram(X.T), n)
-    return Decomposition(X @ vectors / s, s, Z @ vectors)
+    return _tall(X, Z) if 0 < d <= n else _of_products(_gram(X), Z @ X.T, d)
 
 
 def joined_decompositions(
@@ -85,7 +84,8 @@ def joined_decompositions(
 
     Each block is standardised as in `decompose` and divided by √d, d its channels that vary, so
     that all blocks count alike, wide or narrow; and everything is multiplied by √d̄, d̄ the mean of
-    these d, so that a penalty means the same as for one block. Through
+    these d, so that a penalty means the same as for one block. With more features than images it
+    is through
 
         XX' = d̄ Σ X_l X_l' / d_l,    ZX' = d̄ Σ Z_l X_l' / d_l
 
@@ -94,14 +94,39 @@ def joined_decompositions(
     Args:
         blocks: training part and held-out part of each.
     """
+    return (decomposed() for decomposed in _together(blocks))
+
+
+def joined(
+    blocks: Iterable[tuple[Float64[np.ndarray, "n _"], Float64[np.ndarray, "m _"]]],
+) -> Decomposition:
+    """The decomposition of all blocks next to each other, as the last of `joined_decompositions`.
+
+    Of a single block it is that of `decompose`.
+    """
+    (last,) = deque(_together(blocks), maxlen=1)
+    return last()
+
+
+def _together(
+    blocks: Iterable[tuple[Float64[np.ndarray, "n _"], Float64[np.ndarray, "m _"]]],
+) -> Iterator[Callable[[], Decomposition]]:
+    """What decomposes the first blocks next to each other, for one, two and so on."""
     gram, cross, widths = np.zeros(()), np.zeros(()), list[int]()
+    pairs: list[tuple[np.ndarray, np.ndarray]] = []  # those that are not in the products
     for train, held_out in blocks:
         X, Z = _standardised(train, held_out)
         widths.append(X.shape[1])
-        gram = gram + _gram(X) / max(1, X.shape[1])
-        cross = cross + Z @ X.T / max(1, X.shape[1])
-        mean_width = sum(widths) / max(1, np.count_nonzero(widths))
-        yield _of_products(mean_width * gram, mean_width * cross, sum(widths))
+        pairs.append((X / max(1, X.shape[1]) ** 0.5, Z / max(1, X.shape[1]) ** 0.5))
+        width, mean_width = sum(widths), sum(widths) / max(1, np.count_nonzero(widths))
+        if 0 < width <= len(X):
+            whole = (mean_width**0.5 * np.hstack(parts) for parts in zip(*pairs, strict=True))
+            yield partial(_tall, *whole)
+            continue
+        gram = sum((_gram(X) for X, _ in pairs), start=gram)
+        cross = sum((Z @ X.T for X, Z in pairs), start=cross)
+        pairs = []
+        yield partial(_of_products, mean_width * gram, mean_width * cross, width)
 
 
 def _standardised(
@@ -113,6 +138,12 @@ def _standardised(
     mean, deviation = mean[varies], deviation[varies]
     Z = np.clip((held_out[:, varies] - mean) / deviation, -FARTHEST, FARTHEST)
     return (train[:, varies] - mean) / deviation, Z
+
+
+def _tall(X: Float64[np.ndarray, "n d"], Z: Float64[np.ndarray, "m d"]) -> Decomposition:
+    """From standardised features, of which there are at most as many as images."""
+    s, vectors = _square_roots(_gram(X.T), len(X))
+    return Decomposition(X @ vectors / s, s, Z @ vectors)
 
 
 def _of_products(
