@@ -227,7 +227,7 @@ def frozen(here):
 def test_run_of_a_transfer_holds_its_tables_figures_and_page(frozen):
     _, run = frozen
     assert {path.stem for path in run.glob("*.csv")} == {
-        "transfer", "scores", "differences", "recall", "calibration", "sweep", "agreement",
+        "transfer", "scores", "differences", "intervals", "recall", "calibration", "sweep", "agreement",
         "configurations",
     }  # fmt: skip
     drawn = {path.stem for path in (run / "figures").iterdir()}
