@@ -530,9 +530,7 @@ def _kept_index(url: str) -> tuple[str, Index]:
         if index is None:
             with storage.opened(url) as file:
                 index = listed(file)
-            content = json.dumps(index).encode()
-            with cache.written(kept) as part:
-                part.write_bytes(hashlib.sha256(content).hexdigest().encode() + content)
+            cache.store(kept, json.dumps(index).encode())
     except DataError as error:
         raise DataError(f"{url}: {error}.") from error
     return stamp, index
@@ -540,13 +538,10 @@ def _kept_index(url: str) -> tuple[str, Index]:
 
 def _loaded(kept: Path) -> Index | None:
     """A kept index, or None if there is none or it does not match its own hash."""
-    try:
-        content = kept.read_bytes()
-    except OSError:
+    content = cache.stored(kept)
+    if content is None:
         return None
-    if hashlib.sha256(content[64:]).hexdigest().encode() != content[:64]:
-        return None
-    samples, bad = json.loads(content[64:])
+    samples, bad = json.loads(content)
     return [tuple(sample) for sample in samples], [tuple(each) for each in bad]
 
 

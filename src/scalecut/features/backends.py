@@ -12,7 +12,6 @@ import importlib.util
 import io
 import logging
 import sys
-import tempfile
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
@@ -333,8 +332,8 @@ def _kept(name: Mapping[str, object], make: Callable[[], "Model"]) -> "Model":
     setting = cache.setting_hash(name)
     found = next(cache.shards(setting), None)
     if found is None:
-        with tempfile.TemporaryDirectory() as folder:
-            text, weights = Path(folder, "graph.xml"), Path(folder, "graph.bin")
+        with cache.workplace() as folder:
+            text, weights = folder / "graph.xml", folder / "graph.bin"
             _openvino().save_model(make(), text, compress_to_fp16=False)
             content = {"text": _as_row(text.read_bytes()), "weights": _as_row(weights.read_bytes())}
         cache.add_shard(setting, [setting], content)

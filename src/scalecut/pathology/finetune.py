@@ -9,6 +9,7 @@ Shapes: n images, m for training, v for validation, k for testing, e epochs.
 """
 
 import copy
+import io
 import re
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -35,7 +36,7 @@ from ..networks.network import Preprocessing, channels_last, tensors_sha256
 
 MOST_BYTES = 2 * 10**9  # of decoded images kept in memory; more are decoded in every epoch
 NONE = np.array([], dtype=np.int64)
-LAST, RESULT = "last.ckpt", "fit.npz"  # the last completed epoch; the finished fit
+LAST, RESULT = "last", "fit"  # the last completed epoch; the finished fit
 RECIPE = 2  # part of every fingerprint: raise it when the same settings would give other numbers
 
 # Called with the loss so far as text (empty in the first epoch), images done, images in total.
@@ -133,7 +134,8 @@ def finetuned(
     with _in_one_line(plan, size, place):
         copied = channels_last(copy.deepcopy(module).to(plan.device))
         folder = place / _fingerprint(copied, batches, plan)[:16]
-        if not (folder / RESULT).is_file():
+        kept = cache.stored(folder / RESULT)
+        if kept is None:
             folder.mkdir(parents=True, exist_ok=True)
             used = np.concatenate([parts.train, parts.validation, parts.test])
             held = batches.in_memory(used)
@@ -146,10 +148,12 @@ def finetuned(
                 "losses": np.array(history.losses),
                 "validation_losses": np.array(history.validation_losses),
             }
-            with cache.written(folder / RESULT) as part, part.open("wb") as file:
-                np.savez(file, allow_pickle=False, **result)
-            (folder / LAST).unlink(missing_ok=True)
-        with np.load(folder / RESULT) as stored:
+            content = io.BytesIO()
+            np.savez(content, allow_pickle=False, **result)
+            kept = content.getvalue()
+            cache.store(folder / RESULT, kept)
+        (folder / LAST).unlink(missing_ok=True)  # also that of a process killed just before this
+        with np.load(io.BytesIO(kept)) as stored:
             outputs, losses, epoch = stored["outputs"], stored["losses"], int(stored["epoch"])
             validation_losses = stored["validation_losses"]
     if tell:
@@ -271,16 +275,18 @@ def _train(
                     log.add_scalar("validation_losses", history.validation_losses[-1], history.n)
                 log.flush()  # before the checkpoint: what a resumed fit repeats, it purges
                 state = {name: part.state_dict() for name, part in parts.items()}
-                with cache.written(folder / LAST) as part, part.open("wb") as file:
-                    torch.save({**state, "history": asdict(history)}, file)
+                content = io.BytesIO()
+                torch.save({**state, "history": asdict(history)}, content)
+                cache.store(folder / LAST, content.getvalue())
     return history
 
 
 def _resumed(file: Path, parts: dict[str, Any], device: str) -> _History:
     """The history of the last completed epoch, its state loaded into the parts."""
-    if not file.is_file():
+    content = cache.stored(file)
+    if content is None:
         return _History()
-    state = torch.load(file, map_location=device, weights_only=True)
+    state = torch.load(io.BytesIO(content), map_location=device, weights_only=True)
     for name, part in parts.items():
         part.load_state_dict(state[name])
     return _History(**state["history"])
