@@ -217,10 +217,20 @@ def _seconds(pid: int) -> float:
 
 
 @contextmanager
+def new_folder() -> Iterator[Path]:
+    """A temporary folder that copies of this process do not delete when they end."""
+    folder = Path(tempfile.mkdtemp())
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder)
+
+
+@contextmanager
 def new_place(source: Path | None = None) -> Iterator[Place]:
     """A copy of a folder, or a new one, which is deleted in the end."""
-    with tempfile.TemporaryDirectory() as folder:
-        place = Path(folder) / "place"
+    with new_folder() as folder:
+        place = folder / "place"
         if source is None:
             place.mkdir()
             _write_images(place)

@@ -34,8 +34,8 @@ from pathlib import Path
 
 import numpy as np
 import PIL.Image
+from faults import ROOT, new_folder
 
-ROOT = Path(__file__).parents[1]
 SLOW, MUCH = 10.0, 2**30  # seconds of the processor and bytes that one file may take
 WAITING = 300.0  # seconds by the clock, within which any file is read on a busy machine
 BOUNDLESS = 4 * 2**30  # bytes at which a process is ended
@@ -506,8 +506,8 @@ def _each(names: Sequence[str], seconds: float, seed: int, sending: Connection) 
     for name in names:
         if READERS[name].read in (_load_weights, _load_cut):
             _load(("scalecut.networks.load", "scalecut.cut.folder"))
-        with tempfile.TemporaryDirectory() as folder:
-            sending.send(_of_reader(name, seconds, seed, Path(folder)))
+        with new_folder() as folder:
+            sending.send(_of_reader(name, seconds, seed, folder))
 
 
 def _load(modules: Sequence[str]) -> None:
