@@ -46,7 +46,9 @@ def small():
 RANDOM = ("--weights", "random")
 OURS = (*RANDOM, "--input-size", "64")
 PROBE = ("probe", "nets:small", "--data", "csv:images/table.csv", *OURS, "--batch-size", "16")
-SHARDS = ("probe", "nets:small", "--data", "tar:shard.tar", *OURS, "--quick")
+SHARDS = (
+    "probe", "nets:small", "--data", "tar:shard.tar", *OURS, "--quick", "--engine", "openvino",
+)  # fmt: skip
 PATCHES = (
     "patches", "tiles", "--masks", "masks", "--magnifications", "10,20,40", "--size", "64",
     "--grid", "2", "--um-per-pixel", "0.25",
@@ -291,8 +293,8 @@ class Undisturbed:
 
     expected: Mapping[str, str]
     files: set[str]  # that are there afterwards
-    whole: float  # seconds of the processor
-    writing: float  # of them, before the run folder is begun
+    whole: float  # seconds of the processor until the run folder is there
+    writing: float  # of them, before it is begun
     wrong: list[str] = field(default_factory=list)
 
 
@@ -334,13 +336,10 @@ def _undisturbed(source: Place, typed: Sequence[str]) -> Undisturbed:
         return Undisturbed(expected, set(), 0, 0, [f"exit {status} undisturbed: {said.strip()}"])
     with new_place(source.folder) as place:
         process, writing, whole = place.started(typed), 0.0, 0.0
-        while process.process.is_alive():
+        while process.process.is_alive() and not (place.folder / "out").exists():
             whole = max(whole, process.seconds())
-            if not (writing or _hidden(place)):
-                writing = 0.0
-            elif not writing:
-                writing = whole
-            time.sleep(0.01)
+            writing = writing if _hidden(place) else whole
+            time.sleep(0.003)
         status, said = process.ends()
         found = Undisturbed(expected, place.files(), whole, writing)
         if status:
@@ -363,7 +362,7 @@ def _killed(
                 (out / OLD).touch()
             process, moment = place.started(typed), at * 0.9**again
             while process.process.is_alive() and process.seconds() < moment:
-                time.sleep(0.005)
+                time.sleep(0.003)
             if process.kill():
                 return True, bool(_hidden(place)), _resumed(place, typed, has_earlier, found)
     return False, False, "it could not be killed in time"
