@@ -229,16 +229,39 @@ def new_folder() -> Iterator[Path]:
 
 
 @contextmanager
-def new_place(source: Path | None = None) -> Iterator[Place]:
-    """A copy of a folder, or a new one, which is deleted in the end."""
+def new_place(source: Path) -> Iterator[Place]:
+    """A copy of a folder, deleted in the end; always at one path, which some results name."""
+    base = Path(tempfile.gettempdir()) / f"scalecut-{os.getpid()}"
+    base.mkdir()
+    try:
+        yield Place(Path(shutil.copytree(source, base / "place")))
+    finally:
+        shutil.rmtree(base)
+
+
+@contextmanager
+def new_source(needs: Sequence[str] = ()) -> Iterator[Path]:
+    """A folder to be copied: images, tiles and a network, and the results of some commands."""
     with new_folder() as folder:
-        place = folder / "place"
-        if source is None:
-            place.mkdir()
-            _write_images(place)
-        else:
-            shutil.copytree(source, place)
-        yield Place(place)
+        _write_images(folder)
+        for name in needs:
+            with new_place(folder) as place:
+                status, said = place.done(VERBS[name][0], name)
+                assert status == 0, said
+                shutil.copytree(place.folder / name, folder / name)
+        yield folder
+
+
+@contextmanager
+def after(source: Path, typed: Sequence[str]) -> Iterator[tuple[Path, Mapping[str, str]]]:
+    """A copy in which a command was run, and its result, which is taken away."""
+    with new_folder() as folder:
+        with new_place(source) as place:
+            status, said = place.done(typed)
+            assert status == 0, said
+            expected = place.result()
+            shutil.copytree(place.folder, folder / "after")
+        yield folder / "after", expected
 
 
 def _write_images(folder: Path, n: int = 120) -> None:
@@ -308,12 +331,9 @@ def kills(n: int, names: Sequence[str] = (), seed: int = 0) -> Iterator[Case]:
         n: kills of each command.
     """
     rng = random.Random(seed)
-    with new_place() as source:
-        for name in names or VERBS:
-            typed, needs = VERBS[name]
-            for other in needs:
-                if not (source.folder / other).exists():
-                    source.done(VERBS[other][0], other)
+    for name in names or VERBS:
+        typed, needs = VERBS[name]
+        with new_source(needs) as source:
             found = _undisturbed(source, typed)
             wrong, n_killed, n_writing = list(found.wrong), 0, 0
             for number in range(0 if wrong else n):
@@ -323,18 +343,18 @@ def kills(n: int, names: Sequence[str] = (), seed: int = 0) -> Iterator[Case]:
                 is_killed, was_writing, fault = _killed(source, typed, at, number % 4 > 1, found)
                 n_killed, n_writing = n_killed + is_killed, n_writing + was_writing
                 wrong += [f"after {at:.2f} of {found.whole:.2f} s: {fault}"] if fault else []
-            note = f"{n_writing} while its folder was written"
-            yield Case(f"`{name}` killed, run again", n_killed, tuple(wrong), note)
+        note = f"{n_writing} while its folder was written"
+        yield Case(f"`{name}` killed, run again", n_killed, tuple(wrong), note)
 
 
-def _undisturbed(source: Place, typed: Sequence[str]) -> Undisturbed:
+def _undisturbed(source: Path, typed: Sequence[str]) -> Undisturbed:
     """The result of a process of its own, and of a copy of this one, which must be the same."""
-    with new_place(source.folder) as place:
+    with new_place(source) as place:
         status, said = place.typed(typed)
         expected = place.result()
     if status or not expected:
         return Undisturbed(expected, set(), 0, 0, [f"exit {status} undisturbed: {said.strip()}"])
-    with new_place(source.folder) as place:
+    with new_place(source) as place:
         process, writing, whole = place.started(typed), 0.0, 0.0
         while process.process.is_alive() and not (place.folder / "out").exists():
             whole = max(whole, process.seconds())
@@ -345,16 +365,16 @@ def _undisturbed(source: Place, typed: Sequence[str]) -> Undisturbed:
         if status:
             found.wrong.append(f"exit {status} undisturbed: {said}")
         elif difference := _difference(place.result(), expected):
-            found.wrong.append(f"undisturbed, another time: {difference}")
+            found.wrong.append(f"undisturbed, as a copy of a process: {difference}")
     return found
 
 
 def _killed(
-    source: Place, typed: Sequence[str], at: float, has_earlier: bool, found: Undisturbed
+    source: Path, typed: Sequence[str], at: float, has_earlier: bool, found: Undisturbed
 ) -> tuple[bool, bool, str]:
     """Whether it was killed, whether in writing, and what is wrong after a second run."""
     for again in range(5):
-        with new_place(source.folder) as place:
+        with new_place(source) as place:
             out = place.folder / "out"
             if has_earlier:
                 out.mkdir()
@@ -410,39 +430,45 @@ def _difference(found: Mapping[str, str], expected: Mapping[str, str]) -> str:
 # --- disks, clocks, caches, images ---------------------------------------------------------------
 
 
-def disturbances(seed: int = 0) -> Iterator[Case]:
-    """Faults of disks, clocks and caches, and images that change."""
+CHANGES: dict[str, Callable[[Place, random.Random], None]] = {
+    "one bit flipped in every file of the cache": lambda place, rng: _flipped(place, rng),
+    "every file of the cache cut in half": lambda place, _: _halved(place),
+    "clock set back by a day": lambda place, _: _aged(place, 86400),
+    "clock set forward by a day": lambda place, _: _aged(place, -86400),
+}
+
+
+def disturbances(names: Sequence[str] = (), seed: int = 0) -> Iterator[Case]:
+    """Faults of disks, clocks and caches, and images that change.
+
+    Args:
+        names: of commands whose disks are full, or parts of what the others are called; all else.
+    """
     rng = random.Random(seed)
-    with new_place() as source:
-        for verb, what in ((PROBE, "probe"), (SHARDS, "probe of shards"), (TRANSFER, "transfer")):
-            if verb is TRANSFER:
-                source.done(PATCHES, "patches")
-            with new_place(source.folder) as place:
-                status, said = place.done(verb)
-                assert status == 0, said
-                expected = place.result()
-                for fault, change in (
-                    ("one bit flipped in every file of the cache", lambda p: _flipped(p, rng)),
-                    ("every file of the cache cut in half", _halved),
-                ):
-                    asked = place, verb, change, expected
-                    yield _checked(f"`{what}`, {fault}", 4, lambda _, asked=asked: _again(*asked))
-                if verb is not PROBE:
-                    continue
-                for days in (-1, 1):
-                    word = "back" if days > 0 else "forward"
-                    asked = place, verb, lambda p, d=days: _aged(p, 86400 * d), expected
-                    yield _checked(
-                        f"clock set {word} by a day", 2, lambda _, asked=asked: _again(*asked)
-                    )
-        for verb, what in VERBS.items():
-            yield _full_disks(source, verb, *what)
-        with new_place(source.folder) as place:
-            assert place.done(PROBE)[0] == 0
-            expected = place.result()
-        yield _checked("two runs on one cache", 3, lambda _: _at_once(source, expected, "two"))
-        yield _checked("two runs into one folder", 3, lambda _: _at_once(source, expected, "one"))
-        yield _replacements(source, 12, expected, rng)
+    with new_source(("patches",)) as source:
+        for name, (typed, _) in VERBS.items():
+            if not names or name in names:
+                yield _full_disks(source, name, typed)
+        if names:
+            return
+        for name, typed in {
+            "probe": PROBE,
+            "probe of shards": SHARDS,
+            "transfer": TRANSFER,
+        }.items():
+            with after(source, typed) as (changed, expected):
+                for what, change in CHANGES.items():
+
+                    def again(_, change=change, given=(changed, typed, expected)) -> str:
+                        return _again(given[0], given[1], lambda p: change(p, rng), given[2])
+
+                    yield _checked(f"`{name}`, {what}", 3, again)
+        with after(source, PROBE) as (_, expected):
+            yield _checked("two runs on one cache", 3, lambda _: _at_once(source, expected, "two"))
+            yield _checked(
+                "two runs into one folder", 3, lambda _: _at_once(source, expected, "one")
+            )
+            yield _replacements(source, 12, expected, rng)
 
 
 def _checked(what: str, n: int, fault: Callable[[int], str]) -> Case:
@@ -450,10 +476,10 @@ def _checked(what: str, n: int, fault: Callable[[int], str]) -> Case:
 
 
 def _again(
-    source: Place, verb: Sequence[str], change: Callable[[Place], None], expected: Mapping[str, str]
+    source: Path, verb: Sequence[str], change: Callable[[Place], None], expected: Mapping[str, str]
 ) -> str:
     """What is wrong when a cache is changed and the command is run again."""
-    with new_place(source.folder) as place:
+    with new_place(source) as place:
         before = place.files()
         change(place)
         status, said = place.done(verb)
@@ -486,9 +512,9 @@ def _halved(place: Place) -> None:
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
-def _at_once(source: Place, expected: Mapping[str, str], other: str) -> str:
+def _at_once(source: Path, expected: Mapping[str, str], other: str) -> str:
     """What is wrong with two runs at once, each into its folder or both into one."""
-    with new_place(source.folder) as place:
+    with new_place(source) as place:
         both = [place.started(PROBE, out) for out in ("one", other)]
         ends = [each.ends() for each in both]
         fine = {0} if other == "two" else {0, 2}
@@ -501,18 +527,12 @@ def _at_once(source: Place, expected: Mapping[str, str], other: str) -> str:
         return f"left behind: {rest}" if rest else ""
 
 
-def _full_disks(source: Place, name: str, typed: Sequence[str], needs: Sequence[str]) -> Case:
+def _full_disks(source: Path, name: str, typed: Sequence[str]) -> Case:
     """A disk with space for a part of the run, or of the cache, and then for all of it."""
-    for other in needs:
-        if not (source.folder / other).exists():
-            source.done(VERBS[other][0], other)
-    with new_place(source.folder) as place:
-        status, said = place.done(typed)
-        assert status == 0, said
-        expected = place.result()
-        sizes = {each: _size(place.folder / each) for each in ("out", "cache")}
-    wrong = []
+    with after(source, typed) as (full, expected):
+        sizes = {each: _size(full / each) for each in ("out", "cache")}
     tries = [(each, part) for each in sizes for part in (0.02, 0.4, 0.9) if sizes[each]]
+    wrong = []
     for each, part in tries:
         fault = _full(source, typed, each, int(part * sizes[each]), expected)
         wrong += [f"{each}, {100 * part:.0f} % of its size: {fault}"] if fault else []
@@ -526,10 +546,10 @@ def _size(folder: Path) -> int:
 
 
 def _full(
-    source: Place, typed: Sequence[str], which: str, n_bytes: int, expected: Mapping[str, str]
+    source: Path, typed: Sequence[str], which: str, n_bytes: int, expected: Mapping[str, str]
 ) -> str:
     """What is wrong when the disk is full: one line, exit 2, nothing left, and then all is well."""
-    with new_place(source.folder) as place:
+    with new_place(source) as place:
         disk = place.folder / "disk"
         disk.mkdir()
         size = max(16, n_bytes // 1024)
@@ -552,10 +572,10 @@ def _full(
             subprocess.run(["umount", disk], check=True)
 
 
-def _replacements(source: Place, n: int, expected: Mapping[str, str], rng: random.Random) -> Case:
+def _replacements(source: Path, n: int, expected: Mapping[str, str], rng: random.Random) -> Case:
     """An image that is another one from some moment on: the digits of one of them, or exit 2."""
     name = f"images/{rng.randrange(120):03}.png"
-    with new_place(source.folder) as place:
+    with new_place(source) as place:
         _inverted(place.folder / name)
         process, whole = place.started(PROBE), 0.0
         while process.process.is_alive():
@@ -564,7 +584,7 @@ def _replacements(source: Place, n: int, expected: Mapping[str, str], rng: rando
         allowed = expected, place.result()
     wrong, refused = [], 0
     for number in range(n):
-        with new_place(source.folder) as place:
+        with new_place(source) as place:
             process, at = place.started(PROBE), (number + 0.5) / n * whole
             while process.process.is_alive() and process.seconds() < at:
                 time.sleep(0.005)

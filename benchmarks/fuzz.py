@@ -56,6 +56,7 @@ class Outcome:
     read: int = 0
     refused: int = 0
     wrong: list[str] = field(default_factory=list)  # tracebacks, hangs, crashes, memory
+    seconds: float = 0.0  # of the processor, for all files
     most_seconds: float = 0.0  # of one file, of the processor
     most_bytes: int = 0  # of one file
 
@@ -113,6 +114,12 @@ def _yolo(folder: Path) -> str:
     return f"yolo:{folder}"
 
 
+def _yolo_outlines(folder: Path) -> str:
+    spec = _yolo(folder)
+    (folder / "labels" / "a.txt").write_text("1 0.1 0.1 0.4 0.1 0.4 0.6\n0 .5 .5 .9 .5 .9 .9\n")
+    return spec
+
+
 def _labelme(folder: Path) -> str:
     _image(folder)
     shape = {"label": "dog", "shape_type": "polygon", "points": [[2, 3], [20, 3], [20, 22]]}
@@ -127,6 +134,17 @@ def _cvat(folder: Path) -> str:
         '<annotations><image id="0" name="a.png" width="32" height="32"><box label="dog" xtl="2" '
         'ytl="3" xbr="20" ybr="22" occluded="0"/><polygon label="cat" points="1,1;9,1;9,9"/>'
         "</image></annotations>"
+    )
+    return f"cvat:{folder / 'a.xml'}"
+
+
+def _cvat_outlines(folder: Path) -> str:
+    _image(folder)
+    (folder / "a.xml").write_text(
+        '<annotations><image id="0" name="a.png" width="32" height="32"><polygon label="dog" '
+        'points="1,1;9,1;9,9"/><polygon label="cat" points="2,3;20,3;20,22;2,22"/>'
+        '<mask label="dog" rle="3, 2, 4" left="20" top="20" width="3" height="3"/></image>'
+        "</annotations>"
     )
     return f"cvat:{folder / 'a.xml'}"
 
@@ -305,12 +323,12 @@ READERS: dict[str, Reader] = {
     "tables, CSV": Reader(_table, "t.csv", _read),
     "tables, Parquet": Reader(_parquet, "t.parquet", _read),
     "YOLO, boxes": Reader(_yolo, "labels/a.txt", MEAN),
-    "YOLO, outlines": Reader(_yolo, "labels/a.txt", OUTLINED),
+    "YOLO, outlines": Reader(_yolo_outlines, "labels/a.txt", OUTLINED),
     "YOLO, data.yaml": Reader(_yolo, "data.yaml", MEAN),
     "labelme, boxes": Reader(_labelme, "a.json", MEAN),
     "labelme, outlines": Reader(_labelme, "a.json", OUTLINED),
     "CVAT, boxes": Reader(_cvat, "a.xml", MEAN),
-    "CVAT, outlines": Reader(_cvat, "a.xml", OUTLINED),
+    "CVAT, outlines": Reader(_cvat_outlines, "a.xml", OUTLINED),
     "masks, PNG": Reader(_masks, "masks/a.png", MEAN),
     "masks, GeoJSON": Reader(_geojson, "masks/a.geojson", MEAN),
     "tar shards": Reader(_tar, "s.tar", _read),
@@ -370,12 +388,12 @@ def changed(content: bytes, rng: random.Random, is_text: bool) -> bytes:
 class Notes:
     """Numbers that a process keeps in a file, so that they outlive it."""
 
-    NAMES = ("began", "read", "refused", "wrong", "seconds", "bytes")
+    NAMES = ("began", "read", "refused", "wrong", "seconds", "bytes", "all")
     FORM = f"{len(NAMES)}d"
 
     def __init__(self, file: Path) -> None:
         if not file.exists():
-            file.write_bytes(struct.pack(self.FORM, -1, 0, 0, 0, 0, 0))
+            file.write_bytes(struct.pack(self.FORM, -1, *[0] * (len(self.NAMES) - 1)))
         with file.open("r+b") as opened:
             self._memory = mmap.mmap(opened.fileno(), 0)
 
@@ -416,7 +434,8 @@ def tried(name: str, seconds: float, folder: Path, seed: int, most_files: int) -
         said = _what_is_wrong(reader.read, spec)
         seconds, found = time.process_time() - began, _most_bytes() - before
         now = notes.get()
-        notes.put(began=-1, seconds=max(now["seconds"], seconds), bytes=max(now["bytes"], found))
+        most = max(now["seconds"], seconds), max(now["bytes"], found)
+        notes.put(began=-1, seconds=most[0], bytes=most[1], all=now["all"] + seconds)
         if seconds > SLOW:
             said = f"{seconds:.0f} s"
         elif found > MUCH:
@@ -545,7 +564,8 @@ def _of_reader(name: str, seconds: float, seed: int, folder: Path, most_files: i
     kinds = noted.read_text(encoding="utf-8").splitlines() if noted.exists() else []
     kinds = [line for line in kinds if line not in outcome.wrong]
     outcome.wrong += kinds + ["the same again"] * (int(now["wrong"]) - len(kinds))
-    outcome.most_seconds, outcome.most_bytes = now["seconds"], int(now["bytes"])
+    outcome.seconds, outcome.most_seconds = now["all"], now["seconds"]
+    outcome.most_bytes = int(now["bytes"])
     return outcome
 
 

@@ -167,7 +167,7 @@ def read_run(folder: str | Path, kind: str = "run", needed: Sequence[str] = ()) 
         lacking = [name for name in needed if not _holds(facts, *name.split("."))]
         if lacking and number <= FORMATS[kind]:
             raise ValueError(f"it lacks {lacking[0]!r}")
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DataError(
             f"{str(folder)!r} holds no {kind} of scalecut: {mark} cannot be read ({error}). Give a "
             f"folder that `scalecut {WRITTEN_BY[kind]}` wrote."

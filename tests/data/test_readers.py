@@ -11,6 +11,7 @@ import pytest
 from scalecut import DataError
 from tests.data.layouts import DOG, HIGH, WIDE, draw, names, read, said, skipped
 
+LONG = "9" * 5000  # longer than the name of any file
 KITE = (8, 6, 28, 36, 48, 20, 30, 8)  # an outline whose box is that of the dog
 CORNERS = list(zip(KITE[::2], KITE[1::2], strict=True))
 
@@ -232,6 +233,12 @@ def other_json(folder, content):
     return f"coco:{folder}/x.json"
 
 
+def nested(folder):
+    spec = labelme(folder, [])
+    (folder / "a.json").write_text("[" * 100_000)
+    return spec
+
+
 def one_label(folder):
     """Images of one name in two folders, and one text file."""
     spec = yolo(folder, {"a": BOX}, images="images")
@@ -265,6 +272,13 @@ CIRCLE = shape("circle", ((28, 21), (28, 41)))
          "('1 0.5 0.5 0.1'); fix it."),
         (lambda f: yolo(f, {"a": BOX}, "names: [a\n"), "{}/data.yaml is not YAML (while parsing a "
          "flow sequence"),
+        *(  # that yaml fails on
+            (lambda f, given=given: yolo(f, {"a": BOX}, given), "{}/data.yaml is not YAML (")
+            for given in ("nc: " + "9" * 5000, "[" * 2000, "a: !!bool b", "a: !!timestamp b",
+                          "a: !!int ''", "a: 2001-99-99")
+        ),
+        (lambda f: yolo(f, {"a": BOX}, f"train: {LONG}\nval: images\n"),
+         "Nothing in {} can be used. 1 were skipped, the first is images/train/a.jpg: "),
         *(
             (lambda f, given=given: yolo(f, {"a": BOX}, f"train: {given}\n"), "The train in the "
              f"YAML file of {{}} is {shown}. Give a folder of images, a list of their files "
@@ -320,6 +334,9 @@ def test_what_is_not_read_is_refused_with_a_way(tmp_path, make, message):
 @pytest.mark.parametrize(
     ("make", "reason"),
     [
+        (lambda f: labelme(f, [shape(points=((10**400, 6), (9, 36)))]), "it is no annotation of "
+         "labelme; remove it"),
+        (nested, "it is no annotation of labelme; remove it"),
         (lambda f: labelme(f, [shape("line")]), "it has no object with an area; draw one, or "
          "remove the file"),
         (lambda f: cvat(f, CVAT_BOX.replace("/>", ' rotation="30"/>')), "its box of dog is "

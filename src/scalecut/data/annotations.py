@@ -23,7 +23,7 @@ import numpy as np
 from defusedxml import DefusedXmlException
 from jaxtyping import Bool
 
-from ..errors import DataError
+from ..errors import OF_CONTENT, DataError
 from .assumptions import Assumed
 from .boxes import counted_from_1
 from .decoding import decoded, opened
@@ -202,7 +202,7 @@ def _labelme(file: Path, tally: Tally) -> tuple[str, Size, list[Mark]]:
         return str(about.get("imagePath") or ""), _labelme_size(about), marks
     except DataError:
         raise
-    except (ValueError, LookupError, TypeError, AttributeError, OSError) as error:
+    except (*OF_CONTENT, OSError) as error:
         raise DataError("it is no annotation of labelme; remove it") from error
 
 
