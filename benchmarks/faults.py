@@ -433,6 +433,8 @@ def _difference(found: Mapping[str, str], expected: Mapping[str, str]) -> str:
 CHANGES: dict[str, Callable[[Place, random.Random], None]] = {
     "one bit flipped in every file of the cache": lambda place, rng: _flipped(place, rng),
     "every file of the cache cut in half": lambda place, _: _halved(place),
+}
+CLOCKS: dict[str, Callable[[Place, random.Random], None]] = {
     "clock set back by a day": lambda place, _: _aged(place, 86400),
     "clock set forward by a day": lambda place, _: _aged(place, -86400),
 }
@@ -457,18 +459,18 @@ def disturbances(names: Sequence[str] = (), seed: int = 0) -> Iterator[Case]:
             "transfer": TRANSFER,
         }.items():
             with after(source, typed) as (changed, expected):
-                for what, change in CHANGES.items():
+                for what, change in {**CHANGES, **(CLOCKS if typed is PROBE else {})}.items():
 
                     def again(_, change=change, given=(changed, typed, expected)) -> str:
                         return _again(given[0], given[1], lambda p: change(p, rng), given[2])
 
-                    yield _checked(f"`{name}`, {what}", 3, again)
+                    yield _checked(f"`{name}`, {what}", 2, again)
         with after(source, PROBE) as (_, expected):
-            yield _checked("two runs on one cache", 3, lambda _: _at_once(source, expected, "two"))
+            yield _checked("two runs on one cache", 2, lambda _: _at_once(source, expected, "two"))
             yield _checked(
-                "two runs into one folder", 3, lambda _: _at_once(source, expected, "one")
+                "two runs into one folder", 2, lambda _: _at_once(source, expected, "one")
             )
-            yield _replacements(source, 12, expected, rng)
+            yield _replacements(source, 8, expected, rng)
 
 
 def _checked(what: str, n: int, fault: Callable[[int], str]) -> Case:
@@ -531,7 +533,7 @@ def _full_disks(source: Path, name: str, typed: Sequence[str]) -> Case:
     """A disk with space for a part of the run, or of the cache, and then for all of it."""
     with after(source, typed) as (full, expected):
         sizes = {each: _size(full / each) for each in ("out", "cache")}
-    tries = [(each, part) for each in sizes for part in (0.02, 0.4, 0.9) if sizes[each]]
+    tries = [("out", 0.02), ("out", 0.5), *([("cache", 0.3)] if sizes["cache"] else [])]
     wrong = []
     for each, part in tries:
         fault = _full(source, typed, each, int(part * sizes[each]), expected)

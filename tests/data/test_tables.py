@@ -549,7 +549,7 @@ def test_a_table_of_very_many_columns_is_refused_before_it_is_parsed(tmp_path, m
 def test_an_image_whose_name_no_file_can_have_is_skipped(tmp_path):
     draw(tmp_path / "a.png")
     draw(tmp_path / "b.png")
-    for name in ("9" * 5000, "\\" + "9" * 5000, "a\0b"):
+    for name in ("9" * 5000, "\\" + "9" * 5000):
         (tmp_path / "t.csv").write_text(f"image,measure\na.png,0.5\nb.png,0.4\n{name},0.3\n")
         found = read(f"csv:{tmp_path}/t.csv")
         assert len(found) == 2
