@@ -69,6 +69,7 @@ VERBS: dict[str, tuple[Sequence[str], Sequence[str]]] = {
     "transfer": (TRANSFER, ("patches",)),
     "audit": (AUDIT, ()),
 }
+CACHED = {"probe": PROBE, "probe of shards": SHARDS, "transfer": TRANSFER}  # in various forms
 LOADED = (
     "scalecut.cli.app", "scalecut.probing.probe", "scalecut.pathology.transfer",
     "scalecut.pathology.audit", "scalecut.report.report", "torch.utils.tensorboard", "openvino",
@@ -441,36 +442,35 @@ CLOCKS: dict[str, Callable[[Place, random.Random], None]] = {
 
 
 def disturbances(names: Sequence[str] = (), seed: int = 0) -> Iterator[Case]:
-    """Faults of disks, clocks and caches, and images that change.
+    """Faults of caches and clocks, runs at once, images that change, and full disks.
 
     Args:
-        names: of commands whose disks are full, or parts of what the others are called; all else.
+        names: of commands whose disks are to be full, and nothing else; all by default.
     """
     rng = random.Random(seed)
     with new_source(("patches",)) as source:
-        for name, (typed, _) in VERBS.items():
-            if not names or name in names:
-                yield _full_disks(source, name, typed)
-        if names:
-            return
-        for name, typed in {
-            "probe": PROBE,
-            "probe of shards": SHARDS,
-            "transfer": TRANSFER,
-        }.items():
-            with after(source, typed) as (changed, expected):
-                for what, change in {**CHANGES, **(CLOCKS if typed is PROBE else {})}.items():
+        if not names:
+            for name, typed in CACHED.items():
+                yield from _damaged_caches(source, name, typed, rng)
+            with after(source, PROBE) as (_, expected):
+                for what, other in (("on one cache", "two"), ("into one folder", "one")):
+                    given = source, expected, other
+                    yield _checked(f"two runs {what}", 2, lambda _, g=given: _at_once(*g))
+                yield _replacements(source, 8, expected, rng)
+        for name in names or VERBS:
+            yield _full_disks(source, name, VERBS[name][0])
 
-                    def again(_, change=change, given=(changed, typed, expected)) -> str:
-                        return _again(given[0], given[1], lambda p: change(p, rng), given[2])
 
-                    yield _checked(f"`{name}`, {what}", 2, again)
-        with after(source, PROBE) as (_, expected):
-            yield _checked("two runs on one cache", 2, lambda _: _at_once(source, expected, "two"))
-            yield _checked(
-                "two runs into one folder", 2, lambda _: _at_once(source, expected, "one")
-            )
-            yield _replacements(source, 8, expected, rng)
+def _damaged_caches(
+    source: Path, name: str, typed: Sequence[str], rng: random.Random
+) -> Iterator[Case]:
+    with after(source, typed) as (changed, expected):
+        for what, change in (CHANGES | (CLOCKS if typed is PROBE else {})).items():
+
+            def again(_: int, change=change) -> str:
+                return _again(changed, typed, lambda place: change(place, rng), expected)
+
+            yield _checked(f"`{name}`, {what}", 2, again)
 
 
 def _checked(what: str, n: int, fault: Callable[[int], str]) -> Case:
