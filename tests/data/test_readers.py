@@ -475,6 +475,21 @@ def test_shapes_are_measured_as_masks_if_asked(tmp_path, name):
          "corners"),
         (lambda f: cvat(f, '<mask label="dog" left="8" top="6" width="40" height="30" rle="9,1"/>'),
          "its mask of dog has no usable numbers; fix it"),
+        *(  # that would need gigabytes if they were drawn before they are checked
+            (lambda f, text=text: cvat(f, f'<mask label="dog" left="8" top="6" {text}/>'), reason)
+            for text, reason in (
+                ('width="2" height="2" rle="1,99999999999"', "its mask of dog has no usable "
+                 "numbers; fix it"),
+                ('width="inf" height="2" rle="1,3"', "its mask of dog has no usable numbers; fix "
+                 "it"),
+                ('width="300000" height="300000" rle="0,90000000000"', "its mask of 300000 x "
+                 "300000 pixels at 8, 6 does not fit the stated size of its image (80 x 60); "
+                 "export it again"),
+            )
+        ),
+        (lambda f: labelme(f, [shape("mask", ((8, 6), (47, 35)), mask=png_of(HOOK))],
+                           imageWidth=300000, imageHeight=300000), "the stated size of its image, "
+         "300000 x 300000, is none; correct it"),
     ],
 )  # fmt: skip
 def test_shapes_without_a_usable_mask_are_skipped(tmp_path, write, reason):
