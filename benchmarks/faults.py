@@ -596,8 +596,8 @@ def _replacements(source: Path, n: int, expected: Mapping[str, str], rng: random
                 refused += 1
             elif status:
                 wrong.append(f"exit {status}: {said[-300:]}")
-            elif all(_difference(place.result(), each) for each in allowed):
-                wrong.append(f"after {at:.1f} s: digits of neither image")
+            elif all(differ := [_difference(place.result(), each) for each in allowed]):
+                wrong.append(f"after {at:.1f} s: {differ[0]} of the one, {differ[1]} of the other")
     return Case("an image replaced while it runs", n, tuple(wrong), f"{refused} refused")
 
 

@@ -169,6 +169,15 @@ def _tiff(folder: Path) -> str:
     return spec
 
 
+def _plain_tiff(folder: Path) -> str:
+    import tifffile
+
+    spec = _tiff(folder)
+    pixels = np.random.default_rng(0).integers(0, 4096, (8, 8), np.uint16)
+    tifffile.imwrite(folder / "a.tif", pixels)
+    return spec
+
+
 def _dicom(folder: Path) -> str:
     from pydicom.dataset import FileDataset, FileMetaDataset
     from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
@@ -333,6 +342,7 @@ READERS: dict[str, Reader] = {
     "masks, GeoJSON": Reader(_geojson, "masks/a.geojson", MEAN),
     "tar shards": Reader(_tar, "s.tar", _read),
     "TIFF": Reader(_tiff, "a.tif", _read),
+    "TIFF, uncompressed": Reader(_plain_tiff, "a.tif", _read),
     "DICOM": Reader(_dicom, "a.dcm", _read),
     "NIfTI": Reader(_nifti, "a.nii", partial(_read, slice="2:4")),
     "PNG": Reader(_pictures("png"), "a.png", _read),
@@ -406,8 +416,8 @@ class Notes:
         self._memory[:] = struct.pack(self.FORM, *(self.get() | numbers).values())
 
 
-def tried(name: str, seconds: float, folder: Path, seed: int, most_files: int) -> None:
-    """Give a reader changed files until the time is over; ends the process."""
+def tried(name: str, most_seconds: float, folder: Path, seed: int, most_files: int) -> None:
+    """Give a reader changed files until its processor time is over; ends the process."""
     import atheris
 
     os.environ["SCALECUT_CACHE"] = str(folder / "cache")
@@ -424,7 +434,7 @@ def tried(name: str, seconds: float, folder: Path, seed: int, most_files: int) -
     shutil.copy(file, corpus / "valid")
     reader.read(spec)
     kinds: Counter[str] = Counter()
-    is_text = file.suffix in TEXT
+    is_text, began_at, before_all = file.suffix in TEXT, time.process_time(), notes.get()["all"]
 
     def one(content: bytes) -> None:
         file.write_bytes(content)
@@ -435,19 +445,20 @@ def tried(name: str, seconds: float, folder: Path, seed: int, most_files: int) -
         seconds, found = time.process_time() - began, _most_bytes() - before
         now = notes.get()
         most = max(now["seconds"], seconds), max(now["bytes"], found)
-        notes.put(began=-1, seconds=most[0], bytes=most[1], all=now["all"] + seconds)
+        used = before_all + time.process_time() - began_at
+        notes.put(began=-1, seconds=most[0], bytes=most[1], all=used)
         if seconds > SLOW:
             said = f"{seconds:.0f} s"
         elif found > MUCH:
             said = f"{found / 2**30:.1f} GB"
-        if said in ("read", "refused"):
-            notes.put(**{said: now[said] + 1})
-            return
-        notes.put(wrong=now["wrong"] + 1)
+        count = said if said in ("read", "refused") else "wrong"
+        notes.put(**{count: now[count] + 1})
         kind = said.partition(":")[0]
         kinds[kind] += 1
-        if kinds[kind] == 1:
+        if count == "wrong" and kinds[kind] == 1:
             keep(folder, name, said, content)
+        if used > most_seconds:
+            os._exit(0)
 
     def another(content: bytes, longest: int, number: int) -> bytes:
         rng = random.Random(number)
@@ -456,7 +467,7 @@ def tried(name: str, seconds: float, folder: Path, seed: int, most_files: int) -
         return changed(content, rng, is_text)[:longest]
 
     options = (
-        f"-max_total_time={max(1, round(seconds))}", f"-seed={seed + 1}", f"-max_len={LONGEST}",
+        f"-seed={seed + 1}", f"-max_len={LONGEST}",
         "-len_control=0", f"-timeout={10 * WAITING:.0f}", "-rss_limit_mb=0", "-verbosity=0",
         f"-runs={most_files}", f"-artifact_prefix={folder}/",
     )  # fmt: skip
@@ -505,7 +516,7 @@ def _most_bytes() -> int:
 
 
 def fuzzed(seconds: float, seed: int = 0, names: Sequence[str] = ()) -> Iterator[Outcome]:
-    """Give each reader broken files for its part of the time, by the clock."""
+    """Give each reader broken files for its part of the processor time."""
     names = names or tuple(READERS)
     context = multiprocessing.get_context("spawn")  # where nothing of scalecut is imported yet
     receiving, sending = context.Pipe(duplex=False)
@@ -540,17 +551,15 @@ def _load(modules: Sequence[str]) -> None:
 
 def _of_reader(name: str, seconds: float, seed: int, folder: Path, most_files: int = -1) -> Outcome:
     notes, outcome = Notes(folder / "notes"), Outcome(name)
-    end = time.monotonic() + seconds
-    while (rest := end - time.monotonic()) >= 1:
-        done = notes.get()
-        asked = name, rest, folder, seed, most_files
+    while (done := notes.get())["all"] < seconds:
+        asked = name, seconds, folder, seed, most_files
         process = multiprocessing.get_context("fork").Process(target=tried, args=asked)
         process.start()
         said = _watched(process, notes)
         now, seed = notes.get(), seed + 1
         if now["began"] < 0 and process.exitcode == 0:
             break
-        notes.put(began=-1)
+        notes.put(began=-1, all=now["all"] + 2 * SLOW)
         last = (folder / "log").read_text(errors="replace").strip().splitlines() or [""]
         said = said or f"the process ended with {process.exitcode} ({last[-1][:150]})"
         outcome.wrong.append(said)

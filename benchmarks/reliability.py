@@ -55,7 +55,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("parts", nargs="*", choices=["kills", "faults", "fuzz", []], default=[])
     parser.add_argument("--kills", type=int, default=50)
-    parser.add_argument("--minutes", type=float, default=60.0, help="by the clock, for readers")
+    parser.add_argument("--minutes", type=float, default=60.0, help="of a processor, for readers")
     parser.add_argument(
         "--only", default="", help="names of commands or readers, between semicolons"
     )

@@ -335,6 +335,22 @@ def test_what_a_process_killed_after_its_last_epoch_left_is_removed(tmp_path):
     assert not (folder / LAST).exists()
 
 
+def test_a_fit_whose_images_change_meanwhile_is_refused_and_not_kept(tmp_path):
+    pictures, _ = discs()
+    files = [Image(each.name, tmp_path / f"{each.name}.png") for each in pictures]
+    for file, picture in zip(files, pictures, strict=True):
+        PIL.Image.fromarray(picture.source).save(file.source)
+
+    def tell(loss, done, total):
+        if done > 33:  # in the second epoch
+            PIL.Image.fromarray(pictures[1].source).save(files[0].source)
+
+    with pytest.raises(DataError, match="disc 0 changed while the command was running"):
+        fit_of(tmp_path / "fits", images=files, tell=tell)
+    (folder,) = (tmp_path / "fits").iterdir()
+    assert not (folder / RESULT).exists()
+
+
 @pytest.mark.parametrize("name", [LAST, RESULT])
 def test_a_flipped_bit_in_what_is_kept_changes_no_number(tmp_path, monkeypatch, name):
     whole = fit_of(tmp_path / "whole")

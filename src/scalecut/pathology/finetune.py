@@ -11,7 +11,7 @@ Shapes: n images, m for training, v for validation, k for testing, e epochs.
 import copy
 import io
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
@@ -31,7 +31,7 @@ from ..data.decoding import fitted
 from ..data.images import Image
 from ..errors import DataError, ModelError
 from ..features.backends import resolved_device, resolved_precision
-from ..features.extract import Computation, decoded
+from ..features.extract import Computation, DecodedImages, decoded
 from ..networks.network import Preprocessing, channels_last, tensors_sha256
 
 MOST_BYTES = 2 * 10**9  # of decoded images kept in memory; more are decoded in every epoch
@@ -133,13 +133,19 @@ def finetuned(
     batches = _Batches(images, scaled, preprocessing, computation.fit, size, parts.train)
     with _in_one_line(plan, size, place):
         copied = channels_last(copy.deepcopy(module).to(plan.device))
-        folder = place / _fingerprint(copied, batches, plan)[:16]
+        keys, unchanged = _keys(images, parts), DecodedImages(keeps=False)
+        unchanged.check(images, keys)
+        folder = place / _fingerprint(copied, batches, plan, keys)[:16]
         kept = cache.stored(folder / RESULT)
         if kept is None:
             folder.mkdir(parents=True, exist_ok=True)
             used = np.concatenate([parts.train, parts.validation, parts.test])
             held = batches.in_memory(used)
-            history = _train(copied, held, plan, folder, tell)
+
+            def check() -> None:
+                unchanged.check(images, _keys(images, parts))
+
+            history = _train(copied, held, plan, folder, (tell, check))
             if history.best is not None:
                 copied.load_state_dict(history.best)
             result = {
@@ -148,6 +154,7 @@ def finetuned(
                 "losses": np.array(history.losses),
                 "validation_losses": np.array(history.validation_losses),
             }
+            check()
             content = io.BytesIO()
             np.savez(content, allow_pickle=False, **result)
             kept = content.getvalue()
@@ -256,11 +263,20 @@ class _History:
 
 
 def _train(
-    module: nn.Module, batches: _Batches, plan: _Plan, folder: Path, tell: Tell | None
+    module: nn.Module,
+    batches: _Batches,
+    plan: _Plan,
+    folder: Path,
+    hear: tuple[Tell | None, Callable[[], None]],
 ) -> _History:
-    """Train from the last completed epoch in the folder on."""
+    """Train from the last completed epoch in the folder on.
+
+    Args:
+        hear: what is told the progress, and what checks the images before an epoch is kept.
+    """
     from torch.utils.tensorboard import SummaryWriter  # an extra
 
+    tell, check = hear
     with _unchanged_surroundings(plan.device):
         module.requires_grad_(True)
         optimizer = torch.optim.Adam(module.parameters(), lr=plan.training.learning_rate)
@@ -275,6 +291,7 @@ def _train(
                     log.add_scalar("validation_losses", history.validation_losses[-1], history.n)
                 log.flush()  # before the checkpoint: what a resumed fit repeats, it purges
                 state = {name: part.state_dict() for name, part in parts.items()}
+                check()
                 content = io.BytesIO()
                 torch.save({**state, "history": asdict(history)}, content)
                 cache.store(folder / LAST, content.getvalue())
@@ -357,15 +374,20 @@ def _predicted(module: nn.Module, batches: _Batches, device: str) -> Float64[np.
     return outputs[:, 0].double().numpy()
 
 
-def _fingerprint(module: nn.Module, batches: _Batches, plan: _Plan) -> str:
+def _keys(images: Sequence[Image], parts: Parts) -> dict[int, str]:
+    """Hashes of the images that are used, by number."""
+    used = np.concatenate([getattr(parts, name) for name in Parts.__slots__])
+    return {row: images[row].key() for row in used.tolist()}
+
+
+def _fingerprint(module: nn.Module, batches: _Batches, plan: _Plan, keys: Mapping[int, str]) -> str:
     """A hash of everything that determines the numbers of a fit.
 
     Code is no part of a state dict: the outputs for two images stand for it.
     """
     parts = plan.parts
     images = {
-        name: [batches.images[row].key() for row in getattr(parts, name)]
-        for name in Parts.__slots__
+        name: [keys[row] for row in getattr(parts, name).tolist()] for name in Parts.__slots__
     }
     outputs = _predicted(module, batches.of(parts.train[:2]), plan.device)
     return setting_hash(
