@@ -33,6 +33,7 @@ NUMBERS = {".csv", ".npy", ".npz", ".parquet", ".safetensors", ".png", ".svg", "
 # Of JSON files: times and memory, which differ from run to run, and what was typed.
 MEASURED = {"written", "stages", "seconds", "seconds_ratio", "peak_bytes", "lines", "command"}
 PATIENCE = 900.0  # seconds by the clock after which a command hangs, on a busy machine too
+UNFINISHED = "-unfinished"  # ends the names of folders from which the same command continues
 OLD = "earlier.txt"  # a file of an earlier run, which a new one replaces
 NETWORK = """
 from torch import nn
@@ -564,12 +565,15 @@ def _full(
                 return _difference(place.result(out), expected)  # less was needed this time
             if status != 2 or said.count("\n") or not ("full" in said or "No space" in said):
                 return f"exit {status}: {said[-300:]}"
-            rest = [path.name for path in disk.rglob(".*")]
+            rest = [path.name for path in disk.rglob(".*") if not path.name.endswith(UNFINISHED)]
             if rest:
                 return f"left behind: {rest}"
             subprocess.run(["mount", "-o", "remount,size=1g", disk], check=True)
             status, said = place.done(typed, out, **more)
-            return f"exit {status}: {said}" if status else _difference(place.result(out), expected)
+            if status:
+                return f"exit {status}: {said}"
+            rest = [path.name for path in disk.rglob(".*")]
+            return _difference(place.result(out), expected) or (f"left: {rest}" if rest else "")
         finally:
             subprocess.run(["umount", disk], check=True)
 
