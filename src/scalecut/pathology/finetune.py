@@ -272,7 +272,7 @@ def _train(
     """Train from the last completed epoch in the folder on.
 
     Args:
-        hear: what is told the progress, and what checks the images before an epoch is kept.
+        hear: what progress is reported to, and what checks the images before an epoch is kept.
     """
     from torch.utils.tensorboard import SummaryWriter  # an extra
 
