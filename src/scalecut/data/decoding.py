@@ -540,11 +540,14 @@ def opened_tiff(file: Path | io.BytesIO) -> Iterator[Any]:
     try:
         with _HEADERS:
             tiff = tifffile.TiffFile(file)
-        is_usable = bool(tiff.series) and tiff.pages.first.imagewidth > 0
     except (*_BROKEN, tifffile.TiffFileError):
         yield None
         return
     with tiff:
+        try:
+            is_usable = bool(tiff.series) and tiff.pages.first.imagewidth > 0
+        except (*_BROKEN, tifffile.TiffFileError):
+            is_usable = False
         yield tiff if is_usable else None
 
 
