@@ -69,6 +69,7 @@ test-avx2: $(VENV)/ready
 		tests/features/test_backends.py tests/features/test_extract.py tests/networks/test_network.py tests/stats
 
 test-hard: $(VENV)/ready
+	$(INSTALL) --group hard
 	$(BIN)/python benchmarks/reliability.py
 
 bench: $(VENV)/ready

@@ -60,10 +60,10 @@ def table_of_speeds(speeds: Mapping[str, Speeds], first: str) -> list[str]:
     return [f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *rows)]
 
 
-def written(page: str, lines: Sequence[str]) -> str:
+def written(page: str, lines: Sequence[str], marks: tuple[str, str] = (BEGIN, END)) -> str:
     """The page with these lines between its two marks."""
-    before, begin, rest = page.partition(BEGIN)
-    _, end, after = rest.partition(END)
+    before, begin, rest = page.partition(marks[0])
+    _, end, after = rest.partition(marks[1])
     if not (begin and end):
-        raise ValueError(f"The page lacks the marks {BEGIN} and {END}.")
+        raise ValueError(f"The page lacks the marks {' and '.join(marks)}.")
     return "\n".join([before + begin, "", *lines, "", end + after])

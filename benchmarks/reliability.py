@@ -1,78 +1,97 @@
 """Kills, full disks, broken caches and broken files: what still goes wrong?
 
-    python benchmarks/reliability.py [--kills N] [--fuzz MINUTES] [--out docs/reliability.md]
+    python benchmarks/reliability.py [kills] [faults] [fuzz] [--kills N] [--minutes M]
 
-Kills are shared among the commands, minutes among the readers. Needs Linux, and root for the small
-disks. All of it takes about two hours on two cores. Exit status 1 if anything went wrong.
+Writes the rows of the parts that are named, or of all, into docs/reliability.md; other rows stay.
+Kills are shared among the commands, minutes among the readers. Needs Linux, root for the small
+disks, and the package atheris. About two hours on an idle core, one of them for the readers. Exit
+status 1 if anything went wrong.
 """
 
 import argparse
-import datetime
 import subprocess
 import sys
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from faults import ROOT, VERBS, Case, disturbances, kills
 from fuzz import Outcome, fuzzed
+from page import written
 
-PAGE = """# Reliability
-
-What happened when commands were killed or disturbed and readers were given broken files, by `make
-test-hard` on the commit {commit}, {date}. *Well* means: the same command gives the digits of an
-undisturbed run and leaves nothing temporary behind; where it cannot go on (a full disk, another
-image), it says why in one line, with exit status 2.
-
-| fault | tried | well |
-|---|---|---|
-{cases}
-
-Broken files: a valid file of each kind with one to four faults (bits, pieces, numbers, words,
-lengths), read as `scalecut data` reads it. *Refused*: in one line, as an error or as an image that
-is skipped by name. A traceback, more than 10 seconds or more than 1 GB would be wrong.
-
-| reader | files | read | refused | wrong | memory, MB |
-|---|---|---|---|---|---|
-{outcomes}
-"""
+HEADS = {
+    "kills": ("command", "kills", "well", "commit"),
+    "faults": ("fault", "tried", "well", "commit"),
+    "fuzz": (
+        *("reader", "files", "read", "refused", "wrong", "processor, s", "longest, s"),
+        *("most memory, MB", "commit"),
+    ),
+}
 
 
-def page(cases: list[Case], outcomes: list[Outcome]) -> str:
-    """The tables as Markdown."""
-    commit = subprocess.run(
-        ["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"],
-        capture_output=True, text=True, check=True,
-    ).stdout.strip()  # fmt: skip
-    lines = [f"| {each.what} | {each.tried} | {each.tried - len(each.wrong)} |" for each in cases]
-    of_readers = [
-        f"| {each.what} | {each.tried:,} | {each.read:,} | {each.refused:,} | {len(each.wrong)} "
-        f"| {each.most_bytes / 2**20:.0f} |"
-        for each in outcomes
-    ]
-    date = datetime.datetime.now(datetime.UTC).date()
-    tables = {"cases": "\n".join(lines), "outcomes": "\n".join(of_readers)}
-    return PAGE.format(commit=commit, date=date, **tables)
+def cells_of(case: Case | Outcome) -> tuple[str, ...]:
+    """A row of a table, without the commit."""
+    n_wrong = len(case.wrong)
+    if isinstance(case, Case):
+        well = f"**{max(case.tried - n_wrong, 0)}**" if n_wrong else f"{case.tried}"
+        return case.what, f"{case.tried}{f', {case.note}' if case.note else ''}", well
+    wrong = f"**{n_wrong}**" if n_wrong else "0"
+    counts = f"{case.tried:,}", f"{case.read:,}", f"{case.refused:,}", wrong
+    measured = f"{case.seconds:.0f}", f"{case.most_seconds:.1f}", f"{case.most_bytes / 2**20:.0f}"
+    return case.what, *counts, *measured
+
+
+def with_rows(page: str, part: str, rows: Sequence[Sequence[str]]) -> str:
+    """The page with these rows in the table of a part, in place of earlier ones of their names."""
+    marks = f"<!-- {part}: begin -->", f"<!-- {part}: end -->"
+    inside = page.partition(marks[0])[2].partition(marks[1])[0]
+    earlier = [line.strip("| ").split(" | ") for line in inside.splitlines() if line[:1] == "|"][2:]
+    every = {row[0]: row for row in [*earlier, *rows]}
+    head = HEADS[part]
+    lines = [f"| {' | '.join(row)} |" for row in [head, ["---"] * len(head), *every.values()]]
+    return written(page, lines, marks)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("parts", nargs="*", choices=["kills", "faults", "fuzz", []], default=[])
     parser.add_argument("--kills", type=int, default=50)
-    parser.add_argument("--fuzz", type=float, default=60.0, help="minutes")
-    parser.add_argument("--out", type=Path, default=ROOT / "docs" / "reliability.md")
+    parser.add_argument("--minutes", type=float, default=60.0, help="of a processor, for readers")
+    parser.add_argument(
+        "--only", default="", help="names of commands or readers, between semicolons"
+    )
+    parser.add_argument("--page", type=Path, default=ROOT / "docs" / "reliability.md")
     options = parser.parse_args()
-    cases, outcomes = [], []
-    for case in (*kills(-(-options.kills // len(VERBS))), *disturbances()):
-        cases.append(case)
-        _said(f"{case.what}: {case.tried - len(case.wrong)} of {case.tried}", case.wrong)
-    for outcome in fuzzed(60 * options.fuzz):
-        outcomes.append(outcome)
-        _said(f"{outcome.what}: {outcome.tried} files", outcome.wrong)
-    options.out.write_text(page(cases, outcomes), encoding="utf-8")
-    sys.exit(any(each.wrong for each in (*cases, *outcomes)))
+    only = tuple(filter(None, options.only.split(";")))
+    n_kills, is_wrong = -(-options.kills // len(only or VERBS)), False
+    parts: dict[str, Callable[[], Iterable[Case | Outcome]]] = {
+        "kills": lambda: kills(n_kills, only),
+        "faults": lambda: disturbances(only),
+        "fuzz": lambda: fuzzed(60 * options.minutes, names=only),
+    }
+    for part in options.parts or parts:
+        commit = _commit()
+        for case in parts[part]():
+            lines = [f"{case.what}: {case.tried} tried, {len(case.wrong)} wrong", *case.wrong]
+            sys.stdout.write("\n  ".join(dict.fromkeys(lines)) + "\n")
+            sys.stdout.flush()
+            is_wrong |= bool(case.wrong)
+            text = options.page.read_text(encoding="utf-8")
+            text = with_rows(text, part, [(*cells_of(case), commit)])
+            options.page.write_text(text, encoding="utf-8")
+    sys.exit(is_wrong)
 
 
-def _said(text: str, wrong: list[str] | tuple[str, ...]) -> None:
-    sys.stdout.write("\n  ".join([text, *dict.fromkeys(wrong)]) + "\n")
-    sys.stdout.flush()
+def _commit() -> str:
+    """What is tried: the commit, and whether something is not committed."""
+
+    def git(*asked: str) -> str:
+        done = subprocess.run(
+            ["git", "-C", str(ROOT), *asked], capture_output=True, text=True, check=True
+        )
+        return done.stdout.strip()
+
+    is_changed = git("status", "--porcelain", "--untracked-files=no", "src", "benchmarks")
+    return git("rev-parse", "--short", "HEAD") + (" with changes" if is_changed else "")
 
 
 if __name__ == "__main__":

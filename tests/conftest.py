@@ -1,5 +1,8 @@
 """What test files of several modules share."""
 
+import contextlib
+import resource
+
 import jaxtyping
 import pytest
 import torch
@@ -20,3 +23,19 @@ def untyped():
     jaxtyping.config.update("jaxtyping_disable", True)
     yield
     jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.fixture
+def small_files():
+    """A disk that takes only so many bytes of a file, inside a `with` block."""
+    before, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    @contextlib.contextmanager
+    def limited(n_bytes):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (n_bytes, most))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (before, most))
+
+    return limited

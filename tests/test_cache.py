@@ -92,6 +92,34 @@ def test_a_damaged_shard_is_deleted_and_the_others_are_read(rng, place, damage):
     assert len(files(place)) == 1
 
 
+def test_a_damaged_shard_that_another_process_deletes_is_no_error(rng, place, monkeypatch):
+    cache.add_shard(SETTING, keys("cat"), matrices(rng, 1))
+    (broken,) = files(place)
+    broken.write_bytes(b"broken")
+    unlink = Path.unlink
+
+    def twice(self):
+        unlink(self)
+        unlink(self)
+
+    monkeypatch.setattr(Path, "unlink", twice)
+    assert list(cache.shards(SETTING)) == []
+
+
+@pytest.mark.parametrize("content", [b"", b"some content"])
+def test_what_is_stored_comes_back_unless_a_bit_of_it_was_flipped(place, content):
+    file = place / "fits" / "a"
+    assert cache.stored(file) is None
+    cache.store(file, content)
+    assert cache.stored(file) == content
+    whole = file.read_bytes()
+    for place_ in range(len(whole)):
+        file.write_bytes(whole[:place_] + bytes([whole[place_] ^ 4]) + whole[place_ + 1 :])
+        assert cache.stored(file) is None
+    file.write_bytes(whole[:-1])
+    assert cache.stored(file) is None
+
+
 # --- atomic writes -------------------------------------------------------------------------------
 
 FULL = OSError(errno.ENOSPC, "No space left on device")
@@ -186,6 +214,19 @@ def test_what_a_killed_process_has_left_is_removed_by_the_next_that_writes_there
     cache.add_shard(SETTING, keys("dog"), matrices(rng, 1))
     assert not rest.exists()
     assert other.exists()  # of this process, which lives
+
+
+@pytest.mark.parametrize("is_cleared", [False, True])
+def test_the_temporary_folder_of_a_killed_process_is_removed(place, is_cleared):
+    code = "import os; from scalecut import cache; made = cache.workplace(); "
+    code += "(made.__enter__() / 'graph.bin').touch(); os._exit(9)"
+    subprocess.run([sys.executable, "-c", code], check=False)
+    assert len(files(place)) == 1
+    with cache.workplace() as mine:
+        if is_cleared:
+            cache.clear()
+        assert list(place.iterdir()) == [mine]
+    assert list(place.iterdir()) == []
 
 
 # --- the whole cache -----------------------------------------------------------------------------

@@ -3,12 +3,14 @@
 A *setting* is a hash of everything that determines a vector except the image: weights,
 preprocessing, precision. Each setting has shards: safetensors files, each named by the sha256 of
 its own bytes, with one matrix per layer whose rows are images (named by their content's hash).
-Shards are written atomically (`written`), verified when read, and never changed. What cannot be
-written, because the disk is full or for another reason, is an OutputError.
+Shards are written atomically (`written`), verified when read, and never changed. Other files begin
+with the hash of what follows (`store`). What cannot be written, because the disk is full or for
+another reason, is an OutputError.
 """
 
 import ctypes
 import errno
+import glob
 import hashlib
 import json
 import math
@@ -17,6 +19,7 @@ import os
 import platform
 import re
 import secrets
+import shutil
 import sys
 import tempfile
 import time
@@ -35,6 +38,8 @@ from jaxtyping import Float
 from .errors import OutputError
 
 IN_MEMORY = 2**26  # bytes of an array; larger ones are memory-mapped
+WORK = "work"  # in the names of temporary folders
+OF_FOLDERS = r"-[a-z0-9_]{8}"  # how those of `new_folder` end, behind the process
 STALE_AFTER = 3600.0  # seconds after which what is temporary belongs to no process any more
 
 
@@ -65,7 +70,8 @@ def shards(setting: str) -> Iterator[Shard]:
         except OSError:  # cleared by another process in the meantime
             continue
         if hashlib.sha256(content).hexdigest() != path.stem:
-            path.unlink()
+            with suppress(OSError):  # deleted by another process, or not ours to delete
+                path.unlink()
             continue
         matrices = safetensors.numpy.load(content)
         keys = matrices.pop("images")
@@ -109,6 +115,47 @@ def written(path: Path, message: Callable[[Path, OSError], str] | None = None) -
     finally:
         with suppress(OSError):
             part.unlink(missing_ok=True)
+
+
+def store(path: Path, content: bytes) -> None:
+    """Write content after its own hash, atomically."""
+    with written(path) as part:
+        part.write_bytes(hashlib.sha256(content).digest() + content)
+
+
+def stored(path: Path) -> bytes | None:
+    """What `store` wrote; None if there is nothing, or it does not match its hash."""
+    try:
+        content = path.read_bytes()
+    except OSError:
+        return None
+    size = hashlib.sha256().digest_size
+    found = content[size:]
+    return found if hashlib.sha256(found).digest() == content[:size] else None
+
+
+@contextmanager
+def workplace() -> Iterator[Path]:
+    """A hidden folder on the disk of the cache, deleted when the block ends."""
+    with explained(folder() / "files", _unwritable):
+        folder().mkdir(parents=True, exist_ok=True)
+        made = new_folder(folder(), WORK)
+        try:
+            yield made
+        finally:
+            shutil.rmtree(made, ignore_errors=True)
+
+
+def new_folder(parent: Path, name: str) -> Path:
+    """A new hidden folder `.NAME-PROCESS-RANDOM`, after those of killed processes are removed."""
+    _remove_rest(parent, name)
+    return Path(tempfile.mkdtemp(prefix=f".{name}-{process()}-", dir=parent))
+
+
+def _remove_rest(parent: Path, name: str) -> None:
+    for path in parent.glob(f".{glob.escape(name)}-*"):
+        if of_dead_process(path, f".{name}-", OF_FOLDERS):
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def process() -> str:
@@ -210,6 +257,7 @@ def clear() -> None:
     with explained(folder(), _not_cleared):
         for path in _files():
             path.unlink(missing_ok=True)
+        _remove_rest(folder(), WORK)
         places = [*_features().glob("*/*"), *fits().glob("*/**/")]
         for place in sorted(places, reverse=True):
             if place.is_dir() and not any(place.iterdir()):

@@ -37,6 +37,12 @@ class OutputError(ScalecutError, OSError):
 
 MOST_NAMED = 5  # known names in a message
 
+# Raised where a file does not hold what its format says: by libraries, and where it is read.
+OF_CONTENT = (
+    *(ValueError, OverflowError, LookupError),
+    *(TypeError, AttributeError, RecursionError),
+)
+
 # Raised by a network's own code where it is built, run or captured as it was not written for.
 OF_NETWORKS = (
     *(RuntimeError, ValueError, TypeError),

@@ -169,7 +169,7 @@ def read_run(folder: str | Path, kind: str = "run", needed: Sequence[str] = ()) 
         lacking = [name for name in needed if not _holds(facts, *name.split("."))]
         if lacking and number <= FORMATS[kind]:
             raise ValueError(f"it lacks {lacking[0]!r}")
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DataError(
             f"{str(folder)!r} holds no {kind} of scalecut: {mark} cannot be read ({error}). Give a "
             f"folder that `scalecut {WRITTEN_BY[kind]}` wrote."
@@ -301,14 +301,14 @@ def _temporary(parent: Path, name: str) -> Path:
     `.NAME-PROCESS-RANDOM` is one that is being written, `...-replaced` the earlier run that it is
     about to replace. If a process was killed between the two renames, the earlier run comes back.
     """
-    for path in sorted(parent.glob(f".{glob.escape(name)}-*")):
-        if not cache.of_dead_process(path, f".{name}-", r"-[a-z0-9_]{8}(-replaced)?"):
+    for path in sorted(parent.glob(f".{glob.escape(name)}-*-replaced")):
+        if not cache.of_dead_process(path, f".{name}-", f"{cache.OF_FOLDERS}-replaced"):
             continue
-        if path.name.endswith("-replaced") and not (parent / name).exists():
-            path.rename(parent / name)
-        else:
+        if (parent / name).exists():
             shutil.rmtree(path, ignore_errors=True)
-    return Path(tempfile.mkdtemp(prefix=f".{name}-{cache.process()}-", dir=parent))
+        else:
+            path.rename(parent / name)
+    return cache.new_folder(parent, name)
 
 
 def check_place(folder: Path, kind: str = "run") -> None:

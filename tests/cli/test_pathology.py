@@ -288,10 +288,10 @@ def test_finetune_gives_the_same_tables_and_a_second_call_trains_nothing(here):
         "epochs": 2, "learning_rate": 1e-4, "batch_size": 8, "patience": 0, "keep_best": False,
         "raw_target": False, "precision": "auto", "device": "cpu",
     }  # fmt: skip
-    fits = {path: path.stat().st_mtime_ns for path in Path("../cache/fits").rglob("fit.npz")}
+    fits = {path: path.stat().st_mtime_ns for path in Path("../cache/fits").rglob("fit")}
     assert len(fits) == 4
     assert transfer(*words, out="tuned2").exit_code == 0
-    assert fits == {p: p.stat().st_mtime_ns for p in Path("../cache/fits").rglob("fit.npz")}
+    assert fits == {p: p.stat().st_mtime_ns for p in Path("../cache/fits").rglob("fit")}
     pd.testing.assert_frame_equal(pd.read_csv("tuned2/transfer.csv"), table)
 
 

@@ -307,6 +307,13 @@ def loud(x):
 
 
 @pytest.mark.parametrize("name", FORMATS)
+def test_a_disk_that_takes_no_more_is_an_error_of_the_system(name, tmp_path, small_files):
+    cut = cut_after(network(Plain), "blocks.0")
+    with small_files(400), pytest.raises(OSError, match="File too large"):
+        written(cut, name, tmp_path)
+
+
+@pytest.mark.parametrize("name", FORMATS)
 def test_nothing_is_printed_and_logging_is_unchanged(name, tmp_path, capfd, caplog):
     cut = cut_after(network(lambda: Between(loud)), "last")
     EXPORTS[name].features(written(cut, name, tmp_path), noise(1))

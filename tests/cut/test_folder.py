@@ -228,6 +228,17 @@ def test_trained_head_is_saved_and_the_network_is_unchanged(tmp_path):
         assert file.metadata() == {"format": "pt"}  # as the hub and transformers require
 
 
+def test_a_disk_that_takes_no_more_is_told_and_nothing_is_left(tmp_path, small_files):
+    whole = whole_of(CHAIN)
+    cut = cut_after(whole, "blocks.1")
+    with small_files(400), pytest.raises(OutputError) as error:
+        save_cut(cut, tmp_path / "cut", whole)
+    assert str(error.value) == (
+        f"'{tmp_path / 'cut'}' cannot be written (File too large). Give --out a writable folder."
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_module_without_a_name_is_given_to_load_it(tmp_path):
     named = whole_of(CHAIN)
     whole = load_network(named.module, preprocessing=SMALL)

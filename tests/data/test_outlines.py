@@ -328,6 +328,7 @@ REGION = [rectangle(0, 0, 60, 50)]
         ((feature([1, 1], "Point"),), "it has no polygon"),
         (({"geometry": None},), "it is no GeoJSON of objects ('NoneType' object is not "
          "subscriptable); export it again"),
+        ((feature([[[10**400, 1]]]),), "it is no GeoJSON of objects ("),
     ],
 )  # fmt: skip
 def test_geojson_that_is_not_clear_is_refused(tmp_path, features, reason):

@@ -232,6 +232,17 @@ def other_json(folder, content):
     return f"coco:{folder}/x.json"
 
 
+def test_a_place_whose_name_no_folder_can_have_is_not_there(tmp_path):
+    data = f"names: [cat, dog]\ntrain: images/train\nval: {'a' * 5000}\n"
+    assert len(read(yolo(tmp_path, {"a": BOX, "b": BOX}, data))) == 2
+
+
+def nested(folder):
+    spec = labelme(folder, [])
+    (folder / "a.json").write_text("[" * 100_000)
+    return spec
+
+
 def one_label(folder):
     """Images of one name in two folders, and one text file."""
     spec = yolo(folder, {"a": BOX}, images="images")
@@ -265,6 +276,11 @@ CIRCLE = shape("circle", ((28, 21), (28, 41)))
          "('1 0.5 0.5 0.1'); fix it."),
         (lambda f: yolo(f, {"a": BOX}, "names: [a\n"), "{}/data.yaml is not YAML (while parsing a "
          "flow sequence"),
+        *(  # that yaml fails on
+            (lambda f, given=given: yolo(f, {"a": BOX}, given), "{}/data.yaml is not YAML (")
+            for given in ("nc: " + "9" * 5000, "[" * 2000, "a: !!bool b", "a: !!timestamp b",
+                          "a: !!int ''", "a: 2001-99-99")
+        ),
         *(
             (lambda f, given=given: yolo(f, {"a": BOX}, f"train: {given}\n"), "The train in the "
              f"YAML file of {{}} is {shown}. Give a folder of images, a list of their files "
@@ -320,6 +336,9 @@ def test_what_is_not_read_is_refused_with_a_way(tmp_path, make, message):
 @pytest.mark.parametrize(
     ("make", "reason"),
     [
+        (lambda f: labelme(f, [shape(points=((10**400, 6), (9, 36)))]), "it is no annotation of "
+         "labelme; remove it"),
+        (nested, "it is no annotation of labelme; remove it"),
         (lambda f: labelme(f, [shape("line")]), "it has no object with an area; draw one, or "
          "remove the file"),
         (lambda f: cvat(f, CVAT_BOX.replace("/>", ' rotation="30"/>')), "its box of dog is "
@@ -456,6 +475,21 @@ def test_shapes_are_measured_as_masks_if_asked(tmp_path, name):
          "corners"),
         (lambda f: cvat(f, '<mask label="dog" left="8" top="6" width="40" height="30" rle="9,1"/>'),
          "its mask of dog has no usable numbers; fix it"),
+        *(  # that would need gigabytes if they were drawn before they are checked
+            (lambda f, text=text: cvat(f, f'<mask label="dog" left="8" top="6" {text}/>'), reason)
+            for text, reason in (
+                ('width="2" height="2" rle="1,99999999999"', "its mask of dog has no usable "
+                 "numbers; fix it"),
+                ('width="inf" height="2" rle="1,3"', "its mask of dog has no usable numbers; fix "
+                 "it"),
+                ('width="300000" height="300000" rle="0,90000000000"', "its mask of 300000 x "
+                 "300000 pixels at 8, 6 does not fit the stated size of its image (80 x 60); "
+                 "export it again"),
+            )
+        ),
+        (lambda f: labelme(f, [shape("mask", ((8, 6), (47, 35)), mask=png_of(HOOK))],
+                           imageWidth=300000, imageHeight=300000), "the stated size of its image, "
+         "300000 x 300000, is none; correct it"),
     ],
 )  # fmt: skip
 def test_shapes_without_a_usable_mask_are_skipped(tmp_path, write, reason):

@@ -626,3 +626,19 @@ def test_packed_12_bits_are_read(tmp_path):
     (tmp_path / "t.csv").write_text("\n".join(lines))
     images = read(f"csv:{tmp_path}/t.csv")
     np.testing.assert_allclose(shown(images).astype(int), in_grey(GREY), atol=1)
+
+
+@pytest.mark.parametrize("tag", ["ImageLength", "TileWidth", "TileLength", "the data"])
+def test_a_tiff_with_a_broken_header_or_broken_data_is_skipped(tmp_path, tag):
+    file = tmp_path / "a.tif"
+    values = np.random.default_rng(0).integers(0, 4096, (32, 32), np.uint16)
+    tifffile.imwrite(file, values, compression="zlib", tile=(16, 16))
+    content = bytearray(file.read_bytes())
+    with tifffile.TiffFile(file) as tiff:
+        page = tiff.pages.first
+        place = page.dataoffsets[0] + 8 if tag == "the data" else page.tags[tag].valueoffset
+    content[place : place + 2] = b"\0\0"
+    file.write_bytes(content)
+    (tmp_path / "t.csv").write_text("image,measure\na.tif,0.5\n")
+    start = f"{tmp_path}/t.csv has no image that can be used. 1 were skipped, the first is a.tif: "
+    assert said(read, f"csv:{tmp_path}/t.csv").startswith(start)

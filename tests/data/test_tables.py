@@ -8,6 +8,7 @@ import fsspec
 import numpy as np
 import pandas as pd
 import PIL.Image
+import pyarrow.parquet
 import pytest
 
 from scalecut import cache
@@ -523,6 +524,36 @@ def test_tables_of_other_programs_are_read(tmp_path, write):
 def test_tables_that_are_no_text_or_number_are_refused(tmp_path, content, message):
     (tmp_path / "t.csv").write_bytes(content)
     assert said(read, f"csv:{tmp_path}/t.csv") == message.format(tmp_path / "t.csv")
+
+
+def test_parquet_whose_own_description_is_broken_is_refused(tmp_path):
+    file = tmp_path / "t.parquet"
+    pd.DataFrame({"image": ["a.png"], "measure": [0.5]}).set_index("image").to_parquet(file)
+    found = pyarrow.parquet.read_table(file)
+    description = found.schema.metadata[b"pandas"]
+    for broken in (b"{}", b"[]", description.replace(b"index_columns", b"index_colours")):
+        metadata = {b"pandas": broken}
+        pyarrow.parquet.write_table(found.replace_schema_metadata(metadata), file)
+        assert said(read, f"parquet:{file}").startswith(f"{file}: its contents are broken (")
+
+
+def test_a_table_of_very_many_columns_is_refused_before_it_is_parsed(tmp_path, monkeypatch):
+    file = tmp_path / "t.csv"
+    file.write_text("image,measure" + ",a" * 9_999 + "\n")
+    monkeypatch.setattr(pd, "read_csv", lambda *_, **__: pytest.fail("it was parsed"))
+    assert said(read, f"csv:{file}") == (
+        f"{file}: it has 10,001 columns, and at most 10,000 are read; keep those that are used."
+    )
+
+
+def test_an_image_whose_name_no_file_can_have_is_skipped(tmp_path):
+    draw(tmp_path / "a.png")
+    draw(tmp_path / "b.png")
+    for name in ("9" * 5000, "\\" + "9" * 5000):
+        (tmp_path / "t.csv").write_text(f"image,measure\na.png,0.5\nb.png,0.4\n{name},0.3\n")
+        found = read(f"csv:{tmp_path}/t.csv")
+        assert len(found) == 2
+        assert len(found.left_out) == 1
 
 
 def test_parquet_keeps_its_index_and_refuses_images_inside(tmp_path):

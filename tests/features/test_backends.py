@@ -6,6 +6,7 @@ import sys
 from collections import OrderedDict
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -21,7 +22,7 @@ from scalecut.analyses.rcv import Estimation, rcv
 from scalecut.analyses.synthetic import probe_scenes
 from scalecut.data.images import Image, make_image_set
 from scalecut.data.measures import evenly
-from scalecut.errors import ModelError
+from scalecut.errors import ModelError, OutputError
 from scalecut.features import backends, processor
 from scalecut.features.backends import Backend, resolved_backend
 from scalecut.features.extract import (
@@ -249,6 +250,24 @@ def test_a_graph_is_made_once(network, conversions):
     assert (len(stored_graphs()), len(conversions)) == (2, 1)
     extracted(network, discs(2, seed=2).images, points_of(network, "act"))
     assert (len(stored_graphs()), conversions) == (3, [6, 1])
+
+
+@pytest.mark.parametrize(
+    ("free", "said"),
+    [(0, "The disk of the cache {} is full."), (10**9, "cannot be written (Input/output error).")],
+)
+def test_a_graph_that_the_disk_does_not_take_is_told(monkeypatch, tmp_path, free, said):
+    class Failing:
+        def save_model(*_, **__):
+            raise RuntimeError("basic_ios::clear: iostream error")
+
+    monkeypatch.setenv("SCALECUT_CACHE", str(tmp_path))
+    monkeypatch.setattr(backends, "_openvino", Failing)
+    monkeypatch.setattr(backends.shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
+    with pytest.raises(OutputError) as error:
+        backends._kept({}, lambda: None)
+    assert said.format(tmp_path) in str(error.value)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_no_graph_is_made_where_all_features_are_known(network, conversions):

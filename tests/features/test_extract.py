@@ -31,6 +31,7 @@ from scalecut.features.backends import (
 )
 from scalecut.features.extract import (
     Computation,
+    DecodedImages,
     check_finite,
     decoded,
     extract_features,
@@ -449,6 +450,38 @@ def test_images_of_the_same_content_are_computed_once(network):
         np.testing.assert_array_equal(matrix[0], matrix[2])
         np.testing.assert_array_equal(matrix[1], matrix[3])
         assert not np.array_equal(matrix[0], matrix[1])
+
+
+@pytest.mark.parametrize("when", ["before it is decoded", "before it is stored", "between two"])
+def test_an_image_that_changes_meanwhile_is_refused_and_nothing_false_is_kept(
+    network, tmp_path, monkeypatch, when
+):
+    pictures = [Image(f"{n}.png", tmp_path / f"{n}.png") for n in range(3)]
+    for picture, content in zip(pictures, images(3), strict=True):
+        PIL.Image.fromarray(content.source).save(picture.source)
+
+    def change():
+        PIL.Image.fromarray(images(1, seed=9)[0].source).save(pictures[1].source)
+
+    decode, run = Image.decode, DecodedImages()
+    if when == "between two":
+        extract_features(network, pictures, points_of(network), pixels=run)
+        cache.clear()
+        change()
+    else:
+
+        def meanwhile(image, *given):
+            if image is pictures[1] and when == "before it is decoded":
+                change()
+            found = decode(image, *given)
+            if image is pictures[1] and when == "before it is stored":
+                change()
+            return found
+
+        monkeypatch.setattr(Image, "decode", meanwhile)
+    with pytest.raises(DataError, match=r"1\.png changed while the command was running"):
+        extract_features(network, pictures, points_of(network), pixels=run)
+    assert shard_files() == []
 
 
 def test_progress_counts_every_image_up_to_the_last(network):

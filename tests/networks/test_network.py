@@ -310,6 +310,14 @@ def unreadable(name):
     )
 
 
+@pytest.mark.parametrize("content", [b"", b"r", b"\x80\x02J\0.", b"PK\3\4", b"{}"])
+def test_a_file_of_a_few_bytes_is_no_weights(small, tmp_path, content):
+    (tmp_path / "w.pth").write_bytes(content)
+    with pytest.raises(ModelError) as error:
+        load_network(small, weights=tmp_path / "w.pth")
+    assert str(error.value) == unreadable("w.pth")
+
+
 class Evil:
     """What a hostile pickle does: its reader calls a function of its choice."""
 

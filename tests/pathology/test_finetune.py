@@ -26,7 +26,16 @@ from scalecut.features.extract import Computation
 from scalecut.networks.network import seeded, tensors_sha256
 from scalecut.networks.selection import chosen_points
 from scalecut.pathology import finetune as module_under_test
-from scalecut.pathology.finetune import Fit, Parts, Training, _History, finetuned, mixed_type
+from scalecut.pathology.finetune import (
+    LAST,
+    RESULT,
+    Fit,
+    Parts,
+    Training,
+    _History,
+    finetuned,
+    mixed_type,
+)
 
 pytestmark = [pytest.mark.long, pytest.mark.usefixtures("one_thread")]
 
@@ -315,7 +324,48 @@ def test_a_finished_fit_is_returned_without_training(tmp_path, monkeypatch):
     assert sizes == []
     assert told == [(f"loss {first.losses[-1]:.3g}", 99, 99)]
     (folder,) = tmp_path.iterdir()
-    assert not list(folder.glob("*.ckpt")) + list(folder.glob(".*.part"))
+    assert [path.name for path in folder.iterdir() if "tfevents" not in path.name] == [RESULT]
+
+
+def test_what_a_process_killed_after_its_last_epoch_left_is_removed(tmp_path):
+    first = fit_of(tmp_path)
+    (folder,) = tmp_path.iterdir()
+    (folder / LAST).write_bytes(b"an epoch")
+    assert same(fit_of(tmp_path), first)
+    assert not (folder / LAST).exists()
+
+
+def test_a_fit_whose_images_change_meanwhile_is_refused_and_not_kept(tmp_path):
+    pictures, _ = discs()
+    files = [Image(each.name, tmp_path / f"{each.name}.png") for each in pictures]
+    for file, picture in zip(files, pictures, strict=True):
+        PIL.Image.fromarray(picture.source).save(file.source)
+
+    def tell(loss, done, total):
+        if done > 33:  # in the second epoch
+            PIL.Image.fromarray(pictures[1].source).save(files[0].source)
+
+    with pytest.raises(DataError, match="disc 0 changed while the command was running"):
+        fit_of(tmp_path / "fits", images=files, tell=tell)
+    (folder,) = (tmp_path / "fits").iterdir()
+    assert not (folder / RESULT).exists()
+
+
+@pytest.mark.parametrize("name", [LAST, RESULT])
+def test_a_flipped_bit_in_what_is_kept_changes_no_number(tmp_path, monkeypatch, name):
+    whole = fit_of(tmp_path / "whole")
+    if name == LAST:
+        with pytest.raises(KeyboardInterrupt):
+            fit_of(tmp_path / "flipped", tell=killed_at(66))
+    else:
+        fit_of(tmp_path / "flipped")
+    (folder,) = (tmp_path / "flipped").iterdir()
+    content = bytearray((folder / name).read_bytes())
+    content[len(content) // 2] ^= 1
+    (folder / name).write_bytes(content)
+    sizes = batches_of(monkeypatch)
+    assert same(fit_of(tmp_path / "flipped"), whole)
+    assert sum(sizes) == 99  # all epochs are trained again
 
 
 OTHER = [

@@ -1,5 +1,6 @@
 """What a curve shows, on synthetic tables and draws."""
 
+import errno
 from dataclasses import replace
 from pathlib import Path
 
@@ -374,6 +375,13 @@ def test_a_saved_curve_is_read_back(rng, tmp_path, monkeypatch):
 
 
 # --- few groups ----------------------------------------------------------------------------------
+
+
+def test_a_disk_that_takes_no_more_draws_is_an_error_of_the_system(rng, tmp_path, small_files):
+    curve = curve_of(line_of(rng, [0.3, 0.8, 0.7, 0.5, 0.1]))
+    with small_files(4000), pytest.raises(OSError) as error:
+        curve.write_more(tmp_path)
+    assert error.value.errno == errno.EFBIG
 
 
 def test_no_interval_is_stated_for_few_groups(rng, tmp_path):

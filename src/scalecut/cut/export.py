@@ -5,6 +5,7 @@ own image size. The output of the exporters is suppressed, and the files name no
 they were written on. What is not installed, or fails, is a ModelError.
 """
 
+import io
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -52,7 +53,9 @@ def export_onnx(cut: CutNetwork, path: Path) -> None:
 def export_torch(cut: CutNetwork, path: Path) -> None:
     """Write a file that `torch.export.load(path).module()` runs without the network's source."""
     with _exporting(cut, "torch.export"):
-        torch.export.save(_captured(cut), path)
+        content = io.BytesIO()  # for a file, torch ends the process if the disk is full
+        torch.export.save(_captured(cut), content)
+    path.write_bytes(content.getvalue())
 
 
 def onnx_features(path: Path, images: Float32[np.ndarray, "n 3 h w"]) -> Float32[np.ndarray, "n c"]:

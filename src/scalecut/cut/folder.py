@@ -119,7 +119,7 @@ def save_cut(
     verification = verify_cut(whole, cut)
     with runs.new_run(folder, "cut") as made:
         state = {n: t.detach().cpu().contiguous().clone() for n, t in cut.state_dict().items()}
-        save_file(state, made / MODEL, metadata={"format": "pt"})
+        _save(state, made / MODEL)
         _write_example(cut, made / EXAMPLE)
         failed = _export(cut, made, exports)
         if curve is not None:
@@ -293,7 +293,17 @@ def _write_example(cut: CutNetwork, path: Path) -> None:
     with torch.inference_mode():
         frozen = copy.deepcopy(cut).eval()
         output = frozen(_inputs(cut.preprocessing, image).to(some.device)).float().cpu()
-    save_file({"image": torch.from_numpy(image), "output": output.contiguous()}, path)
+    _save({"image": torch.from_numpy(image), "output": output.contiguous()}, path)
+
+
+def _save(tensors: dict[str, torch.Tensor], path: Path) -> None:
+    """Write tensors; where the disk does not take them, the error is that of the system."""
+    try:
+        save_file(tensors, path, metadata={"format": "pt"})
+    except safetensors.SafetensorError as error:
+        if number := re.search(r"os error (\d+)", str(error)):
+            raise OSError(int(number[1]), os.strerror(int(number[1]))) from error
+        raise
 
 
 def _example(

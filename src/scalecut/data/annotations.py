@@ -23,14 +23,24 @@ import numpy as np
 from defusedxml import DefusedXmlException
 from jaxtyping import Bool
 
-from ..errors import DataError
+from ..errors import OF_CONTENT, DataError
 from .assumptions import Assumed
 from .boxes import counted_from_1
 from .decoding import decoded, opened
 from .files import Files, Items, base_name, composed, size_of
 from .images import Image, LeftOut, Mark, Source, marked
 from .measures import Box
-from .outlines import Shape, Size, Tally, around, ellipse, joined, ring_of, runs_of
+from .outlines import (
+    Shape,
+    Size,
+    Tally,
+    around,
+    check_part,
+    ellipse,
+    joined,
+    ring_of,
+    runs_of,
+)
 
 TRUE = {"1", "true", "yes", "y", "t"}
 WITHOUT_AREA = ("point", "points", "line", "linestrip")  # shapes of labelme
@@ -202,7 +212,7 @@ def _labelme(file: Path, tally: Tally) -> tuple[str, Size, list[Mark]]:
         return str(about.get("imagePath") or ""), _labelme_size(about), marks
     except DataError:
         raise
-    except (ValueError, LookupError, TypeError, AttributeError, OSError) as error:
+    except (*OF_CONTENT, OSError) as error:
         raise DataError("it is no annotation of labelme; remove it") from error
 
 
@@ -311,7 +321,7 @@ def _cvat_marks(entry: Element, size: Size, tally: Tally) -> list[Mark]:
         try:
             box, shape = _cvat_shape(node, size, tally.has_shapes)
             is_rotated = float(node.get("rotation", "0")) != 0
-        except ValueError as error:
+        except (ValueError, OverflowError) as error:
             raise (
                 error
                 if isinstance(error, DataError)
@@ -344,7 +354,10 @@ def _cvat_shape(node: Element, size: Size, has_shapes: bool) -> tuple[Box, Shape
     box = float(left), float(top), float(left + width), float(top + height)
     if not has_shapes:
         return box, None
+    check_part((width, height), left, top, size)
     lengths = [int(text) for text in node.get("rle", "").split(",")]  # row after row
+    if sum(lengths) != width * height:
+        raise ValueError("its runs do not add up to its pixels")
     marks = np.repeat(np.arange(len(lengths)) % 2 == 1, lengths)
     return box, runs_of(marks.reshape(height, width), left, top, size)
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from ..errors import DataError
 from .assumptions import Assumed
-from .files import Files, Items, base_name, identity, size_of
+from .files import Files, Items, base_name, identity, is_there, size_of
 from .images import Image, LeftOut, Mark, Source, marked
 from .outlines import Runs, Shape, around, ring_of
 
@@ -263,7 +263,7 @@ def _folder(file: Path, names: list[str], images_folder: Path | None) -> Path:
         places += [here.parent / split, here.parent / "images" / split, here / split]
     for form in (lambda name: PureWindowsPath(name).as_posix(), base_name):
         for place in places:
-            if any((place / form(name)).is_file() for name in names[:20]):
+            if any(is_there(place / form(name)) for name in names[:20]):
                 return place
     raise DataError(
         f"The images of {file}, such as {names[0]}, are in none of "

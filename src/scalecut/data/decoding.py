@@ -96,9 +96,9 @@ _TURNS = {
     8: Transpose.ROTATE_90,
 }  # EXIF orientation to the turn that undoes it
 _BROKEN = (
-    *(OSError, SyntaxError, ValueError, TypeError, EOFError, LookupError, OverflowError),
-    *(struct.error, zlib.error, PIL.Image.DecompressionBombError),
-)  # what Pillow raises on broken files
+    *(OSError, SyntaxError, ValueError, TypeError, EOFError, LookupError, ArithmeticError),
+    *(AttributeError, RuntimeError, struct.error, zlib.error, PIL.Image.DecompressionBombError),
+)  # what Pillow, tifffile and imagecodecs raise on broken files
 _HEADERS = threading.Lock()
 
 # With this margin R² changed by at most 0.002 at any layer, without it by 0.011 (docs/log.md).
@@ -540,11 +540,14 @@ def opened_tiff(file: Path | io.BytesIO) -> Iterator[Any]:
     try:
         with _HEADERS:
             tiff = tifffile.TiffFile(file)
-        is_usable = bool(tiff.series) and tiff.pages.first.imagewidth > 0
-    except (*_BROKEN, tifffile.TiffFileError, AttributeError):
+    except (*_BROKEN, tifffile.TiffFileError):
         yield None
         return
     with tiff:
+        try:
+            is_usable = bool(tiff.series) and tiff.pages.first.imagewidth > 0
+        except (*_BROKEN, tifffile.TiffFileError):
+            is_usable = False
         yield tiff if is_usable else None
 
 
@@ -700,6 +703,15 @@ def all_values(
     Raises:
         DataError: if the file has several pages and none is chosen, or cannot be decoded.
     """
+    values, is_upright = _all_values(file, found, asked)
+    if not values.size:
+        raise FileError("it holds no pixels; copy the file again")
+    return values, is_upright
+
+
+def _all_values(
+    file: Path | io.BytesIO, found: Contents, asked: Rendering
+) -> tuple[Shaped[np.ndarray, "h w *c"], bool]:
     _check_page(found, asked)
     if found.form:
         from . import medical

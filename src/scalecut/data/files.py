@@ -166,6 +166,14 @@ def of_two(sort: str, file: Path, folder: Path, one: str, other: str) -> DataErr
     )
 
 
+def is_there(path: Path) -> bool:
+    """Whether there is what a text names; a name that no file can have names nothing."""
+    try:
+        return path.exists()
+    except OSError:  # too long, or not ours to look at
+        return False
+
+
 def composed(name: str) -> str:
     return unicodedata.normalize("NFC", name)
 

@@ -413,10 +413,16 @@ def first_skipped(left_out: Sequence[LeftOut]) -> str:
     return f"{len(left_out)} were skipped, the first is {first.name}: {first.reason}."
 
 
-def image_facts(image_set: ImageSet) -> dict[str, object]:
-    """Counts, what reading assumed, and a hash of every image's content, measure and subset."""
+def image_facts(
+    image_set: ImageSet, keys: Sequence[str | DataError] | None = None
+) -> dict[str, object]:
+    """Counts, what reading assumed, and a hash of every image's content, measure and subset.
+
+    Args:
+        keys: those of the images, if they are known.
+    """
     digest = hashlib.sha256()
-    keys = keys_of(image_set.images)
+    keys = list(keys_of(image_set.images)) if keys is None else keys
     rows = zip(keys, image_set.measure, image_set.subset, image_set.group, strict=True)
     for key, measure, subset, group in rows:
         if isinstance(key, DataError):

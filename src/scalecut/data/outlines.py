@@ -17,6 +17,7 @@ from jaxtyping import Bool, Integer
 
 from ..errors import DataError
 from .assumptions import Assumed
+from .decoding import MOST_PIXELS
 
 Ring: TypeAlias = tuple[tuple[float, float], ...]
 Parts: TypeAlias = tuple[tuple[Ring, ...], ...]  # each part is an outline and its holes
@@ -152,7 +153,24 @@ def joined(shapes: Sequence[Shape | None], size: Size) -> Shape | None:
     outlines = [shape for shape in known if not isinstance(shape, Runs)]
     if len(outlines) == len(known):
         return tuple(part for shape in outlines for part in shape)
+    check_part(size or (0, 0), 0, 0, size)
     return runs_of(drawn(known, *(size or (0, 0)))[0] > 0, 0, 0, size)
+
+
+def check_part(part: tuple[int, int], left: int, top: int, size: Size) -> None:
+    """Refuse a part of an image, by its width and height, that reaches outside it.
+
+    Raises:
+        DataError: if it does, or if the image has no known size, or one that no image has.
+    """
+    (across, down), (width, height) = part, size or (0, 0)
+    if width * height > MOST_PIXELS:
+        raise DataError(f"the stated size of its image, {width} x {height}, is none; correct it")
+    if min(*part, left, top) < 0 or left + across > width or top + down > height:
+        raise DataError(
+            f"its mask of {across} x {down} pixels at {left}, {top} does not fit the stated size "
+            f"of its image ({width} x {height}); export it again"
+        )
 
 
 def runs_of(part: Bool[np.ndarray, "a b"], left: int, top: int, size: Size) -> Runs:
@@ -161,12 +179,8 @@ def runs_of(part: Bool[np.ndarray, "a b"], left: int, top: int, size: Size) -> R
     Raises:
         DataError: if the image has no known size, or the part reaches outside it.
     """
+    check_part((part.shape[1], part.shape[0]), left, top, size)
     width, height = size or (0, 0)
-    if min(left, top) < 0 or left + part.shape[1] > width or top + part.shape[0] > height:
-        raise DataError(
-            f"its mask of {part.shape[1]} x {part.shape[0]} pixels at {left}, {top} does not fit "
-            f"the stated size of its image ({width} x {height}); export it again"
-        )
     whole = np.zeros((height, width), dtype=bool)
     whole[top : top + part.shape[0], left : left + part.shape[1]] = part
     pixels = whole.T.ravel()

@@ -14,7 +14,7 @@ from typing import Any, cast
 import numpy as np
 from jaxtyping import Integer
 
-from ..errors import DataError
+from ..errors import OF_CONTENT, DataError
 from .decoding import JPEG, LOSSLESS, MEDICAL, OTHERS, is_image, stem_of, suffix_of
 from .files import Files, Items, composed, none_in, of_two
 from .images import Image, Labelled, LeftOut, Mark, Source, marked
@@ -157,7 +157,7 @@ def objects_in(file: Path, subset: str, tally: Tally) -> list[Mark]:
             sorts[NUCLEI if nucleus else _sort_of(feature, facts)] += 1
             flat = [value for part in parts for corner in part[0] for value in corner]
             marks.append(Mark(kind, around(flat), shape=parts))
-    except (ValueError, LookupError, TypeError, AttributeError, OSError) as error:
+    except (*OF_CONTENT, OSError) as error:
         raise DataError(f"it is no GeoJSON of objects ({error}); export it again") from error
     if len(sorts) > 1:
         found = " and ".join(f"{n} {sort}" for sort, n in sorted(sorts.items()))

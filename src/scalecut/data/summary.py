@@ -293,9 +293,15 @@ def read_summary(folder: str | Path) -> DataSummary:
     return found
 
 
-def described(image_set: ImageSet, summary: DataSummary) -> dict[str, object]:
-    """Facts of the images of a run: counts and a hash, and what was understood of them."""
-    return {**image_facts(image_set), "understood": summary.facts()}
+def described(
+    image_set: ImageSet, summary: DataSummary, keys: Sequence[str | DataError] | None = None
+) -> dict[str, object]:
+    """Facts of the images of a run: counts and a hash, and what was understood of them.
+
+    Args:
+        keys: those of the images, if they are known.
+    """
+    return {**image_facts(image_set, keys), "understood": summary.facts()}
 
 
 # --- inside --------------------------------------------------------------------------------------

@@ -27,11 +27,13 @@ from typing import TypeAlias
 
 import pandas as pd
 from braceexpand import braceexpand
+from pyarrow import ArrowException
 
 from .. import cache
-from ..errors import DataError, nearest
+from ..errors import DataError, first_line, nearest
 from . import storage
 from .decoding import SUFFIXES
+from .files import is_there
 from .images import Image, Labelled, LeftOut, Source
 from .storage import Stored, is_address, sibling
 
@@ -53,6 +55,7 @@ MISSING = {"", "na", "n/a", "nan", "null"}  # cells of a target, in lower case
 LIKE_BOX = {"xmin", "bboxxywh", "bbox", "bboxx", "boxx", "x"}  # letters of columns of boxes
 AT_ONCE = 4  # shards that are listed concurrently
 LONGEST = 200  # characters of what could name a group; of more, the hash stands for it
+MOST_COLUMNS = 10_000
 LAYOUT = 5  # version of kept indexes: raise it when the same shard would be listed differently
 _COMPRESSED = {
     b"\x1f\x8b": "gunzip",
@@ -265,7 +268,7 @@ def _source(name: str, table: str, images_folder: Path | None) -> Path | Stored:
     if is_address(table) and images_folder is None and not PurePath(name).is_absolute():
         return Stored(sibling(table, name))
     path = (images_folder or Path(table).parent) / name
-    if "\\" in name and not path.exists():  # a path of Windows
+    if "\\" in name and not is_there(path):  # a path of Windows
         path = (images_folder or Path(table).parent) / PureWindowsPath(name).as_posix()
     return path
 
@@ -373,11 +376,19 @@ def _letters(name: str) -> str:
     return re.sub(r"[^a-z]", "", name.lower())
 
 
+# Raised by pandas, which does not check what a Parquet file says of itself, and by pyarrow.
+_UNREADABLE = (LookupError, TypeError, AttributeError, NotImplementedError, ArrowException)
+
+
 def _parsed(content: Path | io.BytesIO, kind: str) -> pd.DataFrame:
     if kind == "CSV":
         encoding = _encoding(content)
+        _check_width(content)
         return pd.read_csv(content, dtype=str, keep_default_na=False, encoding=encoding)
-    table = pd.read_parquet(content)
+    try:
+        table = pd.read_parquet(content)
+    except _UNREADABLE as error:
+        raise DataError(f"its contents are broken ({first_line(error)}); write it again") from error
     table = table.reset_index(drop=table.index.names == [None])
     of_images = [name for name in table.columns if _holds_files(table[name])]
     if "image" in of_images:
@@ -387,6 +398,17 @@ def _parsed(content: Path | io.BytesIO, kind: str) -> pd.DataFrame:
         )
     table = table.drop(columns=of_images)
     return table.astype(object).where(table.notna(), "")
+
+
+def _check_width(content: Path | io.BytesIO) -> None:
+    """Refuse so many columns that reading their names alone takes minutes."""
+    file = io.BytesIO(content.getvalue()) if isinstance(content, io.BytesIO) else content.open("rb")
+    with file:
+        n = file.readline().count(b",") + 1
+    if n > MOST_COLUMNS:
+        raise DataError(
+            f"it has {n:,} columns, and at most {MOST_COLUMNS:,} are read; keep those that are used"
+        )
 
 
 def _encoding(content: Path | io.BytesIO) -> str:
@@ -530,9 +552,7 @@ def _kept_index(url: str) -> tuple[str, Index]:
         if index is None:
             with storage.opened(url) as file:
                 index = listed(file)
-            content = json.dumps(index).encode()
-            with cache.written(kept) as part:
-                part.write_bytes(hashlib.sha256(content).hexdigest().encode() + content)
+            cache.store(kept, json.dumps(index).encode())
     except DataError as error:
         raise DataError(f"{url}: {error}.") from error
     return stamp, index
@@ -540,13 +560,10 @@ def _kept_index(url: str) -> tuple[str, Index]:
 
 def _loaded(kept: Path) -> Index | None:
     """A kept index, or None if there is none or it does not match its own hash."""
-    try:
-        content = kept.read_bytes()
-    except OSError:
+    content = cache.stored(kept)
+    if content is None:
         return None
-    if hashlib.sha256(content[64:]).hexdigest().encode() != content[:64]:
-        return None
-    samples, bad = json.loads(content[64:])
+    samples, bad = json.loads(content)
     return [tuple(sample) for sample in samples], [tuple(each) for each in bad]
 
 

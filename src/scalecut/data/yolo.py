@@ -8,10 +8,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..errors import DataError
+from ..errors import OF_CONTENT, DataError
 from .assumptions import Assumed
 from .decoding import is_image, stem_of, suffix_of
-from .files import Files, Items, identity, of_two
+from .files import Files, Items, identity, is_there, of_two
 from .images import Image, LeftOut, Mark, Source, marked
 from .outlines import Tally, around, ring_of
 
@@ -110,7 +110,7 @@ def _facts(folder: Path) -> dict[str, Any]:
         return {}
     try:
         about = yaml.safe_load(_text(file))
-    except (yaml.YAMLError, DataError) as error:
+    except (yaml.YAMLError, *OF_CONTENT) as error:
         reason = " ".join(str(error).split())
         raise DataError(f"{file} is not YAML ({reason}). Fix or remove it.") from error
     if not isinstance(about, dict | None):
@@ -192,7 +192,7 @@ def _starts(folder: Path, about: dict[str, Any], text: str) -> tuple[Path, Path]
 
 def _one_of(places: Sequence[Path], text: str) -> Path | None:
     """The one of some places that is there."""
-    found = {place.resolve(): place for place in places if place.exists()}
+    found = {place.resolve(): place for place in places if is_there(place)}
     if len(found) > 1:
         one, other = list(found)[:2]
         raise DataError(

@@ -7,18 +7,19 @@ depend neither on other images nor on the number of threads.
 
 For int8, NNCF quantises the graph with ranges taken from some of the user's images."""
 
+import errno
 import functools
 import importlib.util
 import io
 import logging
+import os
+import shutil
 import sys
-import tempfile
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, replace
 from importlib import metadata
-from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
@@ -42,6 +43,7 @@ FEW_PARAMETERS = 1_000_000  # networks for which a graph takes longer to make th
 # rounding relative to its largest value: softmax over many classes hardly varies, and its relative
 # error is the absolute one of the logits, which can be large.
 MOST_OFF, MOST_OFF_SOFTMAX, ROUNDING = 1e-3, 1e-2, 1e-6
+FULL = 2**20  # bytes that are free at most on a disk that is full
 HINTS = {"float32": "f32", "bfloat16": "bf16"}
 
 Vectors = Callable[[Tensor], list[Float32[np.ndarray, "_ _"]]]  # one matrix per layer
@@ -333,9 +335,15 @@ def _kept(name: Mapping[str, object], make: Callable[[], "Model"]) -> "Model":
     setting = cache.setting_hash(name)
     found = next(cache.shards(setting), None)
     if found is None:
-        with tempfile.TemporaryDirectory() as folder:
-            text, weights = Path(folder, "graph.xml"), Path(folder, "graph.bin")
-            _openvino().save_model(make(), text, compress_to_fp16=False)
+        model = make()
+        with cache.workplace() as folder:
+            text, weights = folder / "graph.xml", folder / "graph.bin"
+            try:
+                _openvino().save_model(model, text, compress_to_fp16=False)
+            except RuntimeError as error:  # which does not say why
+                is_full = shutil.disk_usage(folder).free < FULL
+                number = errno.ENOSPC if is_full else errno.EIO
+                raise OSError(number, os.strerror(number)) from error
             content = {"text": _as_row(text.read_bytes()), "weights": _as_row(weights.read_bytes())}
         cache.add_shard(setting, [setting], content)
         found = cache.Shard((setting,), content)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Se
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, TypeAlias
 
@@ -64,14 +65,20 @@ class Variant:
 
 
 class DecodedImages:
-    """Images as a network sees them, kept in memory for the next networks of the same run.
+    """The images of a run: their content, which has to stay the same, and their pixels.
 
-    Those beyond `MOST_KEPT` bytes are decoded again.
+    Features are kept under the hash of an image, so they must be those of this content.
+
+    Args:
+        keeps: whether images as a network sees them are kept in memory for the next networks; those
+            beyond `MOST_KEPT` bytes are decoded again.
     """
 
     MOST_KEPT = 400_000_000
 
-    def __init__(self) -> None:
+    def __init__(self, *, keeps: bool = True) -> None:
+        self._keeps = keeps
+        self._known: dict[int, tuple[Image, str]] = {}  # an image that is kept keeps its id
         self._kept: dict[tuple[object, ...], UInt8[np.ndarray, "h w 3"]] = {}
         self._bytes = 0
 
@@ -85,9 +92,25 @@ class DecodedImages:
         if found is None:
             found = _pixels(image, frame, preprocessing)
             self._bytes += found.nbytes
-            if self._bytes <= self.MOST_KEPT:
+            if self._keeps and self._bytes <= self.MOST_KEPT:
                 self._kept[name] = found
         return found
+
+    def check(self, images: Sequence[Image], keys: Mapping[int, str]) -> None:
+        """Compare the hashes of some images, by number, with those that they had before.
+
+        Raises:
+            DataError: if an image has another one.
+        """
+        for number, key in keys.items():
+            image = images[number]
+            if isinstance(image.source, np.ndarray):
+                continue
+            if self._known.setdefault(id(image), (image, key))[1] != key:
+                raise DataError(
+                    f"{image.name} changed while the command was running, so its numbers would be "
+                    "those of two images. Run the command again when the images stay the same."
+                )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -202,16 +225,17 @@ def extract_features(
         compute: computes what is not in the cache: this process by default, or a cluster.
         variant: of the network, whose features are wanted.
         facts: `network_setting` of the network, if it is known.
-        pixels: images that are decoded already; more are added.
+        pixels: images that were read before in the same run; more are added.
         stage: the name of this stage in progress reports.
 
     Raises:
-        DataError: if no image could be read.
+        DataError: if no image could be read, or one changed in the meantime.
     """
-    start = time.perf_counter()
+    start, pixels = time.perf_counter(), pixels or DecodedImages(keeps=False)
     asked = computation or Computation()
     backend = resolved_backend(asked.engine, asked.precision, asked.device, network.module)
     keys, unreadable = _content_keys(images)
+    pixels.check(images, keys)
     calibration = None
     if backend.precision == "int8":
         calibration = calibration_of([images[i] for i in keys], network.preprocessing, asked.fit)
@@ -235,6 +259,8 @@ def extract_features(
     batches = (compute or computed_here)(task, images, pending) if pending else ()
     for numbers, outputs, bad in batches:
         unreadable.update(bad)
+        local = [i for i in numbers if isinstance(images[i].source, Path)]
+        pixels.check(images, {i: images[i].key() for i in local})
         if numbers:
             kind = np.float16 if asked.half else np.float32
             with np.errstate(over="ignore"):  # `check_finite` refuses what becomes infinite
@@ -510,7 +536,10 @@ def provenance(
     if image_set is not None:
         skipped = () if found is None else found.left_out
         summary = summary_of(image_set, skipped, network.assumed)
-        images = {"images": described(image_set, summary)}
+        keys = list(keys_of(image_set.images))
+        of_readable = {i: key for i, key in enumerate(keys) if isinstance(key, str)}
+        stages.pixels.check(image_set.images, of_readable)
+        images = {"images": described(image_set, summary, keys)}
     return {
         "model": network.name,
         "settings": settings,
@@ -592,7 +621,7 @@ class Stages:
         self.progress, self.workers = progress, Workers()
         self._known: tuple[Network, Mapping[str, object]] | None = None
         self.foresee: Callable[[float], str] | None = None  # from images/s, what to say
-        self.pixels: DecodedImages | None = None  # where several networks see the same images
+        self.pixels = DecodedImages(keeps=False)
         self.facts: dict[str, dict[str, float]] = {}
         self.engines: dict[str, str] = {}  # by stage, where they were chosen automatically
 

@@ -5,6 +5,7 @@ comes first. To add a place, write one function and add it to PLACES.
 """
 
 import pickle
+import struct
 import sys
 import warnings
 from collections.abc import Iterator, Mapping
@@ -209,7 +210,7 @@ def _converted(state: dict[str, Tensor], module: nn.Module) -> dict[str, Tensor]
 # What torch, safetensors and timm raise on files that are something else.
 _UNREADABLE = (
     *OF_NETWORKS,
-    *(OSError, EOFError, pickle.UnpicklingError, safetensors.SafetensorError),
+    *(OSError, EOFError, struct.error, pickle.UnpicklingError, safetensors.SafetensorError),
 )
 
 

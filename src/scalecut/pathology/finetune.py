@@ -9,8 +9,9 @@ Shapes: n images, m for training, v for validation, k for testing, e epochs.
 """
 
 import copy
+import io
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
@@ -30,12 +31,12 @@ from ..data.decoding import fitted
 from ..data.images import Image
 from ..errors import DataError, ModelError
 from ..features.backends import resolved_device, resolved_precision
-from ..features.extract import Computation, decoded
+from ..features.extract import Computation, DecodedImages, decoded
 from ..networks.network import Preprocessing, channels_last, tensors_sha256
 
 MOST_BYTES = 2 * 10**9  # of decoded images kept in memory; more are decoded in every epoch
 NONE = np.array([], dtype=np.int64)
-LAST, RESULT = "last.ckpt", "fit.npz"  # the last completed epoch; the finished fit
+LAST, RESULT = "last", "fit"  # the last completed epoch; the finished fit
 RECIPE = 2  # part of every fingerprint: raise it when the same settings would give other numbers
 
 # Called with the loss so far as text (empty in the first epoch), images done, images in total.
@@ -132,12 +133,19 @@ def finetuned(
     batches = _Batches(images, scaled, preprocessing, computation.fit, size, parts.train)
     with _in_one_line(plan, size, place):
         copied = channels_last(copy.deepcopy(module).to(plan.device))
-        folder = place / _fingerprint(copied, batches, plan)[:16]
-        if not (folder / RESULT).is_file():
+        keys, unchanged = _keys(images, parts), DecodedImages(keeps=False)
+        unchanged.check(images, keys)
+        folder = place / _fingerprint(copied, batches, plan, keys)[:16]
+        kept = cache.stored(folder / RESULT)
+        if kept is None:
             folder.mkdir(parents=True, exist_ok=True)
             used = np.concatenate([parts.train, parts.validation, parts.test])
             held = batches.in_memory(used)
-            history = _train(copied, held, plan, folder, tell)
+
+            def check() -> None:
+                unchanged.check(images, _keys(images, parts))
+
+            history = _train(copied, held, plan, folder, (tell, check))
             if history.best is not None:
                 copied.load_state_dict(history.best)
             result = {
@@ -146,10 +154,13 @@ def finetuned(
                 "losses": np.array(history.losses),
                 "validation_losses": np.array(history.validation_losses),
             }
-            with cache.written(folder / RESULT) as part, part.open("wb") as file:
-                np.savez(file, allow_pickle=False, **result)
-            (folder / LAST).unlink(missing_ok=True)
-        with np.load(folder / RESULT) as stored:
+            check()
+            content = io.BytesIO()
+            np.savez(content, allow_pickle=False, **result)
+            kept = content.getvalue()
+            cache.store(folder / RESULT, kept)
+        (folder / LAST).unlink(missing_ok=True)  # also that of a process killed just before this
+        with np.load(io.BytesIO(kept)) as stored:
             outputs, losses, epoch = stored["outputs"], stored["losses"], int(stored["epoch"])
             validation_losses = stored["validation_losses"]
     if tell:
@@ -252,11 +263,20 @@ class _History:
 
 
 def _train(
-    module: nn.Module, batches: _Batches, plan: _Plan, folder: Path, tell: Tell | None
+    module: nn.Module,
+    batches: _Batches,
+    plan: _Plan,
+    folder: Path,
+    hear: tuple[Tell | None, Callable[[], None]],
 ) -> _History:
-    """Train from the last completed epoch in the folder on."""
+    """Train from the last completed epoch in the folder on.
+
+    Args:
+        hear: what progress is reported to, and what checks the images before an epoch is kept.
+    """
     from torch.utils.tensorboard import SummaryWriter  # an extra
 
+    tell, check = hear
     with _unchanged_surroundings(plan.device):
         module.requires_grad_(True)
         optimizer = torch.optim.Adam(module.parameters(), lr=plan.training.learning_rate)
@@ -271,16 +291,19 @@ def _train(
                     log.add_scalar("validation_losses", history.validation_losses[-1], history.n)
                 log.flush()  # before the checkpoint: what a resumed fit repeats, it purges
                 state = {name: part.state_dict() for name, part in parts.items()}
-                with cache.written(folder / LAST) as part, part.open("wb") as file:
-                    torch.save({**state, "history": asdict(history)}, file)
+                check()
+                content = io.BytesIO()
+                torch.save({**state, "history": asdict(history)}, content)
+                cache.store(folder / LAST, content.getvalue())
     return history
 
 
 def _resumed(file: Path, parts: dict[str, Any], device: str) -> _History:
     """The history of the last completed epoch, its state loaded into the parts."""
-    if not file.is_file():
+    content = cache.stored(file)
+    if content is None:
         return _History()
-    state = torch.load(file, map_location=device, weights_only=True)
+    state = torch.load(io.BytesIO(content), map_location=device, weights_only=True)
     for name, part in parts.items():
         part.load_state_dict(state[name])
     return _History(**state["history"])
@@ -351,15 +374,20 @@ def _predicted(module: nn.Module, batches: _Batches, device: str) -> Float64[np.
     return outputs[:, 0].double().numpy()
 
 
-def _fingerprint(module: nn.Module, batches: _Batches, plan: _Plan) -> str:
+def _keys(images: Sequence[Image], parts: Parts) -> dict[int, str]:
+    """Hashes of the images that are used, by number."""
+    used = np.concatenate([getattr(parts, name) for name in Parts.__slots__])
+    return {row: images[row].key() for row in used.tolist()}
+
+
+def _fingerprint(module: nn.Module, batches: _Batches, plan: _Plan, keys: Mapping[int, str]) -> str:
     """A hash of everything that determines the numbers of a fit.
 
     Code is no part of a state dict: the outputs for two images stand for it.
     """
     parts = plan.parts
     images = {
-        name: [batches.images[row].key() for row in getattr(parts, name)]
-        for name in Parts.__slots__
+        name: [keys[row] for row in getattr(parts, name).tolist()] for name in Parts.__slots__
     }
     outputs = _predicted(module, batches.of(parts.train[:2]), plan.device)
     return setting_hash(

@@ -28,11 +28,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from pyarrow import ArrowException
 
 from .. import cache, runs
 from ..data.groups import joined
 from ..data.images import Image, LeftOut, Progress, first_skipped, skip
-from ..errors import DataError
+from ..errors import OF_CONTENT, DataError
 from ..figures.text import duration
 from .cutting import FOLDER, Blur, Cut, Cutting, Plan, blurred, matched, saved, sizes_of
 from .resampling import (
@@ -458,7 +459,7 @@ def read_patches(folder: str | Path, needed: Sequence[str] = NEEDED) -> Patches:
     folder = Path(folder)
     try:
         table = pd.read_parquet(folder / "patches.parquet")
-    except (OSError, ValueError) as error:
+    except (OSError, NotImplementedError, ArrowException, *OF_CONTENT) as error:
         raise DataError(
             f"{str(folder)!r} holds no patches: patches.parquet cannot be read ({error}). Give a "
             "folder that `scalecut patches` wrote."

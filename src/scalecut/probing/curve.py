@@ -1,5 +1,6 @@
 """The curve: scores by layer, with their controls, and what they are evidence of."""
 
+import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -244,7 +245,9 @@ class Curve(Result):
 
     def write_more(self, folder: Path) -> None:
         """The draws; and if the images are known, their table and predictions."""
-        np.save(folder / "draws.npy", self.draws)
+        content = io.BytesIO()  # for a file, numpy does not say that the disk is full
+        np.save(content, self.draws)
+        (folder / "draws.npy").write_bytes(content.getvalue())
         if self.image_set is not None:
             self.predictions().to_parquet(folder / "predictions.parquet", index=False)
             _images(self.image_set).to_parquet(folder / "images.parquet", index=False)
