@@ -227,8 +227,8 @@ def frozen(here):
 def test_run_of_a_transfer_holds_its_tables_figures_and_page(frozen):
     _, run = frozen
     assert {path.stem for path in run.glob("*.csv")} == {
-        "transfer", "scores", "differences", "intervals", "recall", "calibration", "sweep", "agreement",
-        "configurations",
+        "transfer", "scores", "differences", "intervals", "recall", "calibration", "sweep",
+        "agreement", "configurations",
     }  # fmt: skip
     drawn = {path.stem for path in (run / "figures").iterdir()}
     assert drawn == {"data", "sweep", "calibration", "recall"}
@@ -237,6 +237,7 @@ def test_run_of_a_transfer_holds_its_tables_figures_and_page(frozen):
     assert facts["layers"]["cut"] == "blocks.1"  # the cheapest of the run
     assert facts["transfer"] == {
         "task": "area", "mode": "frozen", "seeds": 3, "log": False, "seed": 0,
+        "leave_one_out": False, "blur_matched": False,
     }  # fmt: skip
     table = pd.read_csv(run / "transfer.csv")
     assert list(table.columns) == [

@@ -254,7 +254,7 @@ def atlas(
     known = dict.fromkeys((image_set.measure_name, *columns, *KNOWN))
     check_names(mapped.concepts, tuple(known), "concept")
     stages.say(image_set, network, strict=reading.strict)
-    stages.pixels = DecodedImages() if mapped.random_networks else None
+    stages.pixels = DecodedImages(keeps=mapped.random_networks > 0)
     by_kind: dict[str, list[Mapping[str, np.ndarray]]] = {}
     with computing(computation.cluster) as stages.workers:
         found = stages.extracted(network, image_set.images, points, computation)

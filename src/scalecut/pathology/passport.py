@@ -286,7 +286,7 @@ def passport(
     points = [each for each in every if layers or each.layer not in (LOGITS, SOFTMAX)]
     image_set = _images(patches, resolutions)
     stages.say(image_set, network)
-    stages.pixels = DecodedImages() if examined.random_networks else None
+    stages.pixels = DecodedImages(keeps=examined.random_networks > 0)
     by_kind: dict[str, list[Mapping[str, np.ndarray]]] = {}
     with computing(computation.cluster) as stages.workers:
         found = stages.extracted(network, image_set.images, points, computation)
