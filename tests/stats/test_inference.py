@@ -1,5 +1,7 @@
 """Weights are compared with rows that are really resampled, and intervals with a known truth."""
 
+from itertools import permutations
+
 import numpy as np
 import pytest
 import scipy.special
@@ -266,6 +268,17 @@ def test_groups_of_equal_size_change_places_as_a_whole(rng):
         assert set(pairs) == {(10.0, 11.0), (20.0, 21.0), (30.0, 31.0)}
         seen.add(tuple(pairs))
     assert len(seen) == 6  # every order of the three
+
+
+def test_values_that_all_groups_have_change_places_inside_them(rng):
+    groups = np.array([3, 1, 3, 1, 3, 1])
+    measure = np.array([0.0, 1.0, 1.0, 2.0, 2.0, 0.0])  # whole groups would change nothing
+    permuted = group_permutations(measure, groups, rng, 4000)
+    for group in (1, 3):
+        orders, counts = np.unique(permuted[:, groups == group], axis=0, return_counts=True)
+        assert sorted(map(tuple, orders)) == sorted(permutations([0.0, 1.0, 2.0]))
+        assert counts.min() > 560  # of 667 expected each
+    assert len(np.unique(permuted, axis=0)) == 36  # the groups independently
 
 
 def test_images_alone_change_places_one_by_one_and_values_are_kept(rng):

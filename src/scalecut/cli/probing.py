@@ -108,9 +108,7 @@ def compare(
 
 def _compared(runs: Sequence[Path], layers: Sequence[str]) -> Any:
     """The comparison of curves, or of passports if the first run is one."""
-    from ..runs import read_run
-
-    if runs and read_run(runs[0]).has("passport"):
+    if runs and (runs[0] / "passport.csv").is_file():
         from ..pathology.encoders import compare_passports
 
         return compare_passports(runs, layers=layers)

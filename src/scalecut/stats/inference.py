@@ -180,13 +180,19 @@ def group_permutations(
     """Permuted measures, one per row; whole groups change places.
 
     The groups' values, in random order of the groups, are assigned to the images in the order of
-    their groups. With groups of one image, or of equal size, this is the exact permutation.
+    their groups. With groups of one image, or of equal size, this is the exact permutation. If all
+    groups have the same values, such as each patient the same resolutions, that would change
+    nothing, and values change places inside groups.
     """
     order = np.argsort(groups, kind="stable")
     blocks = np.split(measure[order], np.flatnonzero(np.diff(groups[order])) + 1)
     dealt = np.empty((count, len(measure)))
     if len(blocks) == len(measure):
         dealt[:, order] = rng.permuted(np.tile(measure[order], (count, 1)), axis=1)
+        return dealt
+    if len({tuple(np.sort(block)) for block in blocks}) == 1:
+        inside = np.tile(measure[order].reshape(len(blocks), -1), (count, 1, 1))
+        dealt[:, order] = rng.permuted(inside, axis=2).reshape(count, -1)
         return dealt
     for row in dealt:
         row[order] = np.concatenate([blocks[number] for number in rng.permutation(len(blocks))])
