@@ -21,7 +21,6 @@ from scalecut.pathology.movement import relabelled
 from scalecut.pathology.passport import COLUMNS, RESOLUTIONS, Examined, passport
 from scalecut.pathology.patches import Patches
 from scalecut.probing.probe import Fitting, probe
-from scalecut.stats.inference import group_permutations
 from tests.builders import AS_IT_IS, EXACTLY, SIDE
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -296,8 +295,6 @@ def test_permuted_resolutions_change_places_inside_each_patient():
             own = column[patients == patient].reshape(3, 2)
             np.testing.assert_array_equal(own[:, 0], own[:, 1])  # a resolution stays together
             assert sorted(own[:, 0]) == [0, 1, 2]
-    whole = group_permutations(measure, patients, rng, 5)
-    np.testing.assert_array_equal(whole, np.tile(measure, (5, 1)))  # why patients are not dealt out
 
 
 # --- errors --------------------------------------------------------------------------------------
