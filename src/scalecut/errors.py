@@ -77,6 +77,19 @@ def check_names(given: Sequence[str], known: Sequence[str], what: str) -> tuple[
     return names
 
 
+def check_least(options: object, **least: int) -> None:
+    """Compare options of a verb, by name, with the least number that each can be.
+
+    Raises:
+        DataError: if one is smaller; None is not compared.
+    """
+    for name, number in least.items():
+        given = getattr(options, name)
+        if given is not None and given < number:
+            option = f"--{name.replace('_', '-')}"
+            raise DataError(f"{option} must be at least {number}, got {given}.")
+
+
 def near(
     given: str, known: Sequence[str], cutoff: float = 0.5, otherwise: Sequence[str] = ()
 ) -> str:

@@ -23,7 +23,7 @@ from ..data.concepts import KNOWN, concepts_of
 from ..data.images import ImageSet, LeftOut, Progress
 from ..data.options import Reading
 from ..data.read import columns_of_numbers, images_of
-from ..errors import DataError, check_names
+from ..errors import DataError, check_least, check_names
 from ..features.cluster import computing
 from ..features.extract import (
     Computation,
@@ -98,11 +98,7 @@ class Mapped:
     permutations: int = 199
 
     def __post_init__(self) -> None:
-        for name, least in LEAST.items():
-            given = getattr(self, name)
-            if given < least:
-                option = f"--{name.replace('_', '-')}"
-                raise DataError(f"{option} must be at least {least}, got {given}.")
+        check_least(self, **LEAST)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

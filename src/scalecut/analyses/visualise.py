@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ..data.images import LeftOut, Progress
-from ..errors import DataError, LayerError, ModelError
+from ..errors import DataError, LayerError, ModelError, check_least
 from ..features.backends import Backend, resolved_device
 from ..features.extract import Computation, Stages, forward, provenance
 from ..figures import text
@@ -83,8 +83,7 @@ class Optimisation:
     tv: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.steps < 1:
-            raise DataError(f"--steps must be at least 1, got {self.steps}.")
+        check_least(self, steps=1)
         if not (math.isfinite(self.tv) and self.tv >= 0):
             raise DataError(f"--tv must be 0 or more, got {self.tv:g}.")
 

@@ -25,7 +25,7 @@ from ..data.images import Image, ImageSet, LeftOut, Progress, keys_of
 from ..data.measures import Frame, evenly
 from ..data.sample import check_size
 from ..data.summary import described, summary_of
-from ..errors import DataError, LayerError
+from ..errors import DataError, LayerError, check_least
 from ..networks.hooks import Taps
 from ..networks.network import Network, Preprocessing, tensors_sha256, with_preprocessing
 from ..networks.points import ProbePoint
@@ -163,8 +163,7 @@ class Computation:
     cluster: str = ""
 
     def __post_init__(self) -> None:
-        if self.batch_size < 1:
-            raise DataError(f"--batch-size must be at least 1, got {self.batch_size}.")
+        check_least(self, batch_size=1)
 
     def shown(self, network: Network) -> Network:
         """The network with the preprocessing given here instead of its own."""

@@ -57,7 +57,7 @@ class Look:
 
     label: str
     colour: str
-    dash: Dash
+    dash: Dash  # empty for values that are not joined, with bars as intervals
     marker: str
     width: float
     band_opacity: float = 0.0
@@ -368,11 +368,14 @@ def _draw_line(axes: Axes, line: Line, scale: Scale, page: Page) -> None:
         return
     if look.band_opacity:
         low, high = scale.shown(line.low), scale.shown(line.high)
-        axes.fill_between(x, low, high, color=look.colour, alpha=look.band_opacity, lw=0)
+        if look.dash:
+            axes.fill_between(x, low, high, color=look.colour, alpha=look.band_opacity, lw=0)
+        else:
+            axes.vlines(x, low, high, color=look.colour, alpha=look.band_opacity, lw=look.width)
     # where markers would hide the dashes, only a value without neighbours gets one
     there = np.isfinite(np.pad(line.values, 1, constant_values=np.nan))
     alone = list(np.flatnonzero(there[1:-1] & ~there[:-2] & ~there[2:]))
-    marked = None if page.spacing > 15 else alone
+    marked = None if page.spacing > 15 or not look.dash else alone
     if line.marked is not None:
         marked = list(line.marked)
     axes.plot(

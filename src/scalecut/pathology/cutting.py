@@ -15,7 +15,7 @@ from scipy import ndimage
 
 from ..data.assumptions import CONFIRMABLE
 from ..data.masks import KINDS, background_code
-from ..errors import DataError, check_names
+from ..errors import DataError, check_least, check_names
 from .resampling import SMALLEST, spread
 
 FOLDER = "patches"
@@ -91,8 +91,7 @@ class Cutting:
                 f"A magnification of {max(self.magnifications):g}X is above that of the tiles, "
                 f"{self.tiles_at:g}X, and would add no detail. Give {self.tiles_at:g} or less."
             )
-        if self.grid is not None and self.grid < 1:
-            raise DataError(f"--grid must be at least 1, got {self.grid}.")
+        check_least(self, grid=1)
         check_names(self.mask_kind, ("auto", *KINDS), "kind of mask")
         check_names(self.confirm, tuple(CONFIRMABLE), "assumption")
         background_code(self.background)
@@ -105,8 +104,7 @@ class Cutting:
 
     def _check_places(self) -> None:
         """Refuse options of the one way to place patches together with the other."""
-        if self.per_slide < 1:
-            raise DataError(f"--per-slide must be at least 1, got {self.per_slide}.")
+        check_least(self, per_slide=1)
         without, other = ("magnifications", "grid"), ("per_slide", "claims", "group_from_name")
         for name in without if self.mpp else other:
             value = getattr(self, name)

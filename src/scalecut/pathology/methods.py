@@ -30,7 +30,7 @@ from .. import cache
 from ..cut.network import cut_after
 from ..data.images import ImageSet, LeftOut
 from ..data.measures import evenly
-from ..errors import DataError, LayerError, check_names
+from ..errors import DataError, LayerError, check_least, check_names
 from ..features.extract import Computation, Stages, check_finite, decoded
 from ..networks.network import Network, randomly_initialised, seeded, take_statistics
 from ..networks.points import ProbePoint
@@ -87,8 +87,7 @@ class Trial:
         check_names(self.mode, ("frozen", "finetune"), "mode")
         usual = [name for name in USUAL if self.mode == "frozen" or name != "all-layers"]
         object.__setattr__(self, "methods", check_names(self.methods or usual, NAMES, "method"))
-        if self.seeds < 1:
-            raise DataError(f"--seeds must be at least 1, got {self.seeds}.")
+        check_least(self, seeds=1)
         if self.mode == "finetune" and TUNED in self.methods:
             raise DataError(
                 "tuned chooses among frozen features, which needs --mode frozen. Drop tuned."

@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from torch import nn
 
 from ..data.images import Image, ImageSet, LeftOut, Progress
-from ..errors import DataError
+from ..errors import DataError, check_least
 from ..features.cluster import computing
 from ..features.extract import (
     Computation,
@@ -92,11 +92,7 @@ class Examined:
     permutations: int = 199
 
     def __post_init__(self) -> None:
-        for name, least in LEAST.items():
-            given = getattr(self, name)
-            if given < least:
-                option = f"--{name.replace('_', '-')}"
-                raise DataError(f"{option} must be at least {least}, got {given}.")
+        check_least(self, **LEAST)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

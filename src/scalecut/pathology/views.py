@@ -21,7 +21,7 @@ from scipy import ndimage
 
 from ..data.decoding import INTERPOLATIONS
 from ..data.images import Image, LeftOut
-from ..errors import DataError
+from ..errors import DataError, check_least
 from ..features.extract import (
     Computation,
     Stages,
@@ -63,8 +63,7 @@ class Views:
                 f"--octaves {','.join(f'{each:g}' for each in given)} is unusable. Give three or "
                 "more ascending numbers from -4 to 4, such as -0.5,0,0.5,1,1.5,2."
             )
-        if self.grid < 1:
-            raise DataError(f"--grid must be at least 1, got {self.grid}.")
+        check_least(self, grid=1)
 
     @property
     def averaged(self) -> tuple[float, ...]:

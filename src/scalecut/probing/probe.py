@@ -18,7 +18,7 @@ from torch import nn
 from ..data.images import ImageSet, LeftOut, Progress
 from ..data.options import Reading
 from ..data.read import images_of
-from ..errors import DataError, check_names
+from ..errors import DataError, check_least, check_names
 from ..features.cluster import computing
 from ..features.extract import (
     Computation,
@@ -106,10 +106,7 @@ class Fitting:
             )
         if self.intervals == "refit" and "ridge" not in self.regressor:
             raise DataError("--intervals refit fits ridge. Add ridge to --regressor.")
-        for name, least in LEAST.items():
-            given, option = getattr(self, name), f"--{name.replace('_', '-')}"
-            if given < least:
-                raise DataError(f"{option} must be at least {least}, got {given}.")
+        check_least(self, **LEAST)
         if self.quick:
             object.__setattr__(self, "random_networks", 1)
             object.__setattr__(self, "permutations", min(QUICK_PERMUTATIONS, self.permutations))

@@ -1,6 +1,6 @@
 // Panels of lines over named places, from the same description as the image files (page.py).
 
-const DASHES = { "-": null, "--": "7 4", "-.": "8 3 2 3", ":": "2 3", "": "0 1e6" };
+const DASHES = { "-": null, "--": "7 4", "-.": "8 3 2 3", ":": "2 3" };
 
 function marker(kind, x, y, r) {
   const of = (d) => svg("path", { class: "mark", d });
@@ -118,13 +118,16 @@ function drawLine(root, line, space, up, floor) {
   const edge = (value) => up(Math.max(value, floor));
   if (line.band) {
     const has = line.values.map((value, i) => (isThere(line.low[i]) && isThere(line.high[i]) && line.high[i] >= floor ? value : null));
-    for (const places of stretches(has)) {
+    for (const places of line.dash ? stretches(has) : has.flatMap((value, i) => (value === null ? [] : [[i]]))) {
       const above = places.map((i) => `${space.at(i)} ${edge(line.high[i])}`);
       const below = places.map((i) => `${space.at(i)} ${edge(line.low[i])}`).reverse();
-      group.append(svg("path", { class: "band", d: `M${[...above, ...below].join("L")}z`, "fill-opacity": line.band }));
+      const d = `M${[...above, ...below].join("L")}z`;
+      group.append(svg("path", line.dash
+        ? { class: "band", d, "fill-opacity": line.band }
+        : { class: "line", d, "stroke-width": line.width, "stroke-opacity": line.band }));
     }
   }
-  for (const places of stretches(visible)) {
+  for (const places of line.dash ? stretches(visible) : []) {
     let d = "M" + places.map((i) => `${space.at(i)} ${up(visible[i])}`).join("L");
     if (line.isLevel) d = `M${space.left} ${up(visible[0])}H${space.end}`;
     group.append(svg("path", {
@@ -133,7 +136,7 @@ function drawLine(root, line, space, up, floor) {
   }
   const isDense = space.step < 11;
   stretches(visible).forEach((places) => places.forEach((i) => {
-    const isMarked = line.marked ? line.marked.includes(i) : !isDense || places.length === 1;
+    const isMarked = line.marked ? line.marked.includes(i) : !isDense || !line.dash || places.length === 1;
     if (line.marker && isMarked) group.append(marker(line.marker, space.at(i), up(visible[i]), 3));
   }));
   root.append(group);
