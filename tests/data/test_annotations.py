@@ -464,6 +464,10 @@ def test_corners_that_may_be_pixels_counted_from_1_are_stated_and_converted(tmp_
     np.testing.assert_array_equal(read(spec, boxes=("inclusive",)).boxes, PIXELS)
     assert "--boxes xyxy" in said(read, spec, strict=True)
     read(spec, strict=True, boxes=("xyxy",))
+    for number in ("4", "5"):  # half of all have fractions
+        add_voc(tmp_path / "parts", number, ("dog", 1, 1, 40, 30))
+        spec_of_parts = add_voc(tmp_path / "parts", f"{number}0", ("dog", 1.5, 1, 40, 30))
+    assert "assumed" not in read(spec_of_parts).facts
     add_voc(tmp_path, "3", ("dog", 0, 5, 40, 30))  # an edge at 0 is no pixel
     assert "assumed" not in read(spec).facts
     assert "Omit the others" in said(read, spec, boxes=("inclusive", "xywh"))

@@ -107,12 +107,13 @@ def _converted(item: Labelled, asked: Sequence[str], shown: Rendering) -> Labell
 def counted_from_1(boxes: Sequence[Box]) -> list[Assumed]:
     """What is stated of corners in pixels that may be edges, or pixels counted from 1.
 
-    An edge may be at 0, which is no pixel if the first is 1.
+    An edge may be at 0, which is no pixel if the first is 1, and between pixels: where half of the
+    boxes or more have fractions, as in PASCAL VOC 2012, the whole numbers are edges, too.
     """
     whole = [box for box in boxes if all(number % 1 == 0 for number in box)]
     sides = [(right - left, lower - upper) for left, upper, right, lower in whole]
     areas = [(width, height) for width, height in sides if min(width, height) > 0]
-    if not areas or min(map(min, whole)) < 1:
+    if not areas or 2 * len(whole) <= len(boxes) or min(map(min, whole)) < 1:
         return []
     larger = median((width + 1) * (height + 1) / (width * height) - 1 for width, height in areas)
     return [
