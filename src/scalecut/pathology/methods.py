@@ -69,7 +69,7 @@ class Trial:
         methods: Of pretrained, scratch, cut, cut-random, reset, sweep, up-to-cut, all-layers,
             tuned; by default pretrained, scratch, cut, cut-random and, if frozen, all-layers.
         seeds: Fits of each method, at least 1: each draws the training tiles with replacement or,
-            with finetune, starts from its own seed.
+            with finetune, starts from its own seed. Without effect with leave_one_out.
         log: Regress the log2 of the area.
         leave_one_out: Test every tile, whatever its part: each patient is predicted by one fit to
             all other patients. Frozen only.
