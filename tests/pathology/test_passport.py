@@ -308,6 +308,7 @@ def test_permuted_resolutions_change_places_inside_each_patient():
         (lambda t: t.drop(columns="magnification"), "neither um_per_pixel nor magnification"),
         (lambda t: t.drop(columns="place"), "neither a column place nor x and y"),
         (lambda t: t.drop(columns="group"), "lacks the column 'group'"),
+        (lambda t: pd.concat([t, t.head(2)]), "has 2 patches twice, the first is "),
         (lambda t: t.assign(tile=t.patch), "No patch shows the same place as one at 40X"),
         (lambda t: t[t.place == "0"], "No patient has two patches at 40X"),
         (lambda t: t.replace({"magnification": 10}, np.nan), "32 of 96 patches have no magnific"),

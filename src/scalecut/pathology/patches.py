@@ -470,6 +470,12 @@ def read_patches(folder: str | Path, needed: Sequence[str] = NEEDED) -> Patches:
             f"patches.parquet of {str(folder)!r} lacks the column {missing[0]!r}. Cut the patches "
             "again."
         )
+    twice = table.loc[table.duplicated("patch"), "patch"].tolist() if "patch" in table else []
+    if len(twice):
+        raise DataError(
+            f"patches.parquet of {str(folder)!r} has {len(twice)} patches twice, the first is "
+            f"{twice[0]}. Keep one row of each."
+        )
     is_run = (folder / runs.MARKS["patches"]).is_file()  # a table of one's own has no facts
     blur = runs.read_run(folder, "patches").facts.get("blur") if is_run else None
     return Patches(table, folder, blur=Blur(**blur) if blur else None)
