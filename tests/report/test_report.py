@@ -21,9 +21,10 @@ from scalecut.report.cut import NEEDED
 from scalecut.report.facts import trust
 from scalecut.report.predictions import MOST_THUMBNAILS, read_predictions
 from scalecut.report.report import write_comparison, write_report
+from scalecut.report.results import RESULTS
 from scalecut.report.sections import CHECKS, FIGURES, QUESTIONS, SECTIONS, Plot, drawings
 from scalecut.report.transfer import COLUMNS
-from scalecut.runs import FORMATS, kind_of, read_run
+from scalecut.runs import FORMATS, MARKS, kind_of, read_run
 from tests.figures.test_analyses import of_directions, of_invariance, of_noise, of_paper, of_scenes
 from tests.figures.test_pathology import FACTS as TRANSFER_FACTS
 from tests.figures.test_pathology import swept
@@ -319,6 +320,7 @@ def judged(folder):
 
 def test_every_question_names_the_network_and_is_of_a_registered_table(tmp_path):
     assert set(QUESTIONS) | set(CHECKS) <= set(FIGURES) | set(SECTIONS)
+    assert {*RESULTS} - {*MARKS} <= set(QUESTIONS)  # every result that has a page of its own
     run = run_of(tmp_path / "noise", {"model": "a{b}"}, noise=of_noise())
     assert story_of(run).question == "Does a{b} encode image size without any object?"
     assert "<h1>Does a{b} encode" in write_report(run)[0].read_text(encoding="utf-8")

@@ -8,7 +8,6 @@ Shapes: n patches, m patients, R resolutions, L layers, b draws, p permutations.
 """
 
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -39,7 +38,7 @@ from ..networks.selection import chosen_points
 from ..probing.controls import moved_by_int8, variant_of
 from ..probing.curve import computed_line
 from ..report.report import Result
-from ..runs import MARKS, read_run, settings_of
+from ..runs import read_run, settings_of
 from ..stats.inference import LEAST_GROUPS, no_interval
 from .alignment import NEEDED, Resolutions, named, resolutions_of, side_of
 from .movement import (
@@ -311,7 +310,7 @@ def passport(
         "fewest": FEWEST,
         "last_layer": points[-1].layer,
         "further": furthest(rows, reaches, plan),
-        "blur_matched": _blur(patches) is not None,
+        "blur_matched": patches.blur is not None,
         "notes": _notes(patches, plan, network, side),
     }
     name = {"model": network.name}
@@ -388,15 +387,6 @@ def _side(row: Any, about: Mapping[str, Any], side: str) -> str:
     return f"{where[0].upper()}{where[1:]}."
 
 
-def _blur(patches: Patches) -> Any:
-    """What `scalecut patches` matched the blur of the patches to, if it did."""
-    if not (patches.folder / MARKS["patches"]).is_file():
-        return patches.blur
-    with suppress(DataError):
-        return read_run(patches.folder, "patches").facts.get("blur")
-    return None
-
-
 def _notes(patches: Patches, plan: Plan, network: Network, side: int) -> list[str]:
     lines, n = [], plan.n_patients
     if n < FEWEST:
@@ -405,7 +395,7 @@ def _notes(patches: Patches, plan: Plan, network: Network, side: int) -> list[st
         lines.append(f"There are {n} patients, and {no_interval('difference')}.")
     if plan.resolutions.is_nominal:
         lines.append("µm per pixel are those of the magnifications, 10 / M.")
-    if _blur(patches) is None:
+    if patches.blur is None:
         lines.append(
             "Patches of coarser resolutions are sharper, as they are downsampled; with "
             "--match-blur of `scalecut patches` they are not, so compare both."

@@ -6,12 +6,21 @@ import pandas as pd
 
 from ..runs import Run
 from .cells import Cell, interval, p_value
-from .page import Section, Table
+from .page import Check, Section, Table
 
 SAID = (
     "At a ratio of 1 the resolution moves the mean features of a patient as far as another patient "
     "is away, at the resolution of reference. An interval below 1 is a yes, one above 1 a no."
 )
+
+
+def passport_checks(run: Run) -> tuple[list[Check], list[str]]:
+    """The patients that the resolution is compared with; notes are warnings."""
+    about = run.facts.get("passport") or {}
+    sizes = ", ".join(f"{size:.3g}" for size in about.get("resolutions", []))
+    lines = [f"{about['n_patients']} patients"] if "n_patients" in about else []
+    lines += [f"{sizes} µm per pixel"] if sizes else []
+    return [Check("Patches", lines)] if lines else [], about.get("notes", [])
 
 
 def passport_section(run: Run) -> Section:
@@ -45,7 +54,6 @@ def passport_section(run: Run) -> Section:
     said = [
         "R² of log2 of µm per pixel, predicted for held-out patients. Drift per octave is the "
         "distance between a resolution and one twice as coarse, in what patients differ by.",
-        *(run.facts.get("passport") or {}).get("notes", []),
     ]
     return Section("Layer by layer", said, tables=[Table("Layers", columns, rows)])
 

@@ -195,6 +195,8 @@ QUESTIONS: dict[str, str] = {
     "scenes": "Does {model} encode object scale or image size?",
     "rcv": "Along which direction do the features of {model} grow with scale?",
     "units": "Which images drive {model} most?",
+    "passport": "At which resolutions may {model} be used?",
+    "encoders": "At which resolutions may each network be used?",
     "audit": "Which tiles do not have the resolution that they claim?",
     "transfer": "Which method predicts tissue best with {model}?",
     "targets": "What was understood of the data?",
@@ -206,6 +208,7 @@ CHECKS: dict[str, Callable[[Run], tuple[list[Check], list[str]]]] = {
     "comparison": comparison_checks,
     "transfer": transfer.transfer_checks,
     "audit": audit.audit_checks,
+    "passport": passport.passport_checks,
     "paper": paper.paper_checks,
 }
 

@@ -26,6 +26,9 @@ COLUMNS: dict[str, tuple[str, ...]] = {
 }  # what the sections need of each table; figures check their own
 
 
+SHARPNESS = "The blur is not matched, so sharpness alone may reveal the magnification."
+
+
 def _table(run: Run, name: str) -> pd.DataFrame:
     return run.table(name, COLUMNS[name])
 
@@ -36,10 +39,13 @@ def transfer_checks(run: Run) -> tuple[list[Check], list[str]]:
     said = []
     if {"n_test", "n_tiles"} <= facts.keys():
         said.append(f"{facts['n_test']:,} patches of {facts['n_tiles']} tiles")
-    said += [f"{asked['seeds']} fits of each method"] if asked.get("seeds") else []
-    return [
-        Check("Test", [*said, "paired by patient; p corrected over the secondary comparisons"])
-    ], []
+    if asked.get("leave_one_out"):
+        said.append("each patient held out once")
+    elif asked.get("seeds"):
+        said.append(f"{asked['seeds']} fits of each method")
+    said.append("paired by patient; p corrected over the secondary comparisons")
+    is_sharp = asked.get("task") == "magnification" and asked.get("blur_matched") is False
+    return [Check("Test", said)], [SHARPNESS] if is_sharp else []
 
 
 def transfer_section(run: Run) -> Section:
