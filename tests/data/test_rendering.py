@@ -13,6 +13,7 @@ import tifffile
 from scalecut.data.decoding import Rendering, header, rendered
 from scalecut.data.images import Image, make_image_set
 from scalecut.data.rendering import range_in_use
+from scalecut.errors import DataError
 from tests.data.layouts import exif, packed, read, said, skipped
 
 N, HIGH, WIDE = 6, 24, 40
@@ -642,3 +643,55 @@ def test_a_tiff_with_a_broken_header_or_broken_data_is_skipped(tmp_path, tag):
     (tmp_path / "t.csv").write_text("image,measure\na.tif,0.5\n")
     start = f"{tmp_path}/t.csv has no image that can be used. 1 were skipped, the first is a.tif: "
     assert said(read, f"csv:{tmp_path}/t.csv").startswith(start)
+
+
+def a_tiff(chain, **tags):
+    """Pages of eight rows, each of which names the next; tags of the first are replaced."""
+    known = {"ImageWidth": 256, "ImageLength": 257, "BitsPerSample": 258, "Compression": 259,
+             "Photometric": 262, "Offset": 273, "SamplesPerPixel": 277, "Rows": 278,
+             "Bytes": 279, "Subfile": 254}  # fmt: skip
+    values = {"ImageWidth": [8], "ImageLength": [8], "BitsPerSample": [8], "Compression": [1],
+              "Photometric": [1], "Offset": [8], "SamplesPerPixel": [1], "Rows": [8],
+              "Bytes": [64], "Subfile": [0]}  # fmt: skip
+    start, size = 8 + 64, 2 + 12 * len(values) + 4
+    content = b"II*\0" + struct.pack("<I", start) + bytes(range(64))
+    for page, following in enumerate(chain):
+        content += struct.pack("<H", len(values))
+        here = values | (tags if page == 0 else {})
+        for name, each in sorted(here.items(), key=lambda tag: known[tag[0]]):
+            packed_ = struct.pack("<HH", *each) if len(each) == 2 else struct.pack("<I", *each)
+            content += struct.pack("<HHI", known[name], 3 if len(each) == 2 else 4, len(each))
+            content += packed_
+        content += struct.pack("<I", 0 if following is None else start + size * following)
+    return io.BytesIO(content)
+
+
+@pytest.mark.parametrize(
+    "chain", [[0], [1, 0], [1, 2, 1], [*range(1, 150), 0], [*range(1, 250), 120]]
+)
+def test_pages_that_lead_in_a_circle_are_refused(chain):
+    assert rendered(a_tiff([None])).size == (8, 8)
+    assert rendered(a_tiff([*range(1, 150), None]), Rendering(page=150)).size == (8, 8)
+    with pytest.raises(DataError, match="its list of pages leads in a circle"):
+        rendered(a_tiff(chain))
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["ImageWidth", "ImageLength", "BitsPerSample", "Compression", "Photometric", "Offset",
+     "SamplesPerPixel", "Rows", "Bytes", "Subfile"],
+)  # fmt: skip
+@pytest.mark.parametrize("values", [[8, 8], [1, 1], [60_000, 50_000], [2**32 - 1]])
+def test_a_tag_with_other_values_than_it_may_have_is_refused_or_read(name, values):
+    try:
+        assert min(rendered(a_tiff([None], **{name: values})).size) > 0
+    except DataError as error:
+        assert str(error)
+
+
+def test_samples_count_where_a_header_claims_too_many_values():
+    sides = {"ImageWidth": [14_000], "ImageLength": [14_000]}
+    with pytest.raises(DataError, match="14000 x 14000 pixels of 5 values, more than the 200"):
+        rendered(a_tiff([None], **sides, SamplesPerPixel=[5]))
+    with pytest.raises(DataError, match="truncated or broken"):
+        rendered(a_tiff([None], **sides))

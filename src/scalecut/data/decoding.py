@@ -97,9 +97,12 @@ _TURNS = {
 }  # EXIF orientation to the turn that undoes it
 _BROKEN = (
     *(OSError, SyntaxError, ValueError, TypeError, EOFError, LookupError, ArithmeticError),
-    *(AttributeError, RuntimeError, struct.error, zlib.error, PIL.Image.DecompressionBombError),
+    *(AttributeError, RuntimeError, MemoryError, struct.error, zlib.error),
+    PIL.Image.DecompressionBombError,
 )  # what Pillow, tifffile and imagecodecs raise on broken files
 _HEADERS = threading.Lock()
+MOST_PAGES = 10**6  # of a TIFF; lists that lead in a circle have more
+_SINGLE = ("imagewidth", "imagelength", "photometric", "samplesperpixel", "subfiletype")
 
 # With this margin R² changed by at most 0.002 at any layer, without it by 0.011 (docs/log.md).
 REDUCED = 2.0
@@ -482,15 +485,17 @@ def tiff_contents(file: Path | io.BytesIO, number: int = 0) -> Contents | None:
                 name = getattr(page.photometric, "name", page.photometric)
                 raise FileError(f"its colours are {name}; save it as RGB")
             return None if not planes else Contents("uint8", 3, False, size, planes)
-        if width * height > MOST_PIXELS:
+        samples = page.samplesperpixel
+        if width * height * max(1, samples / 4) > MOST_PIXELS:
+            of_each = f" of {samples} values" if samples > 4 else ""
             raise DataError(
-                f"its header says {width} x {height} pixels, more than the "
+                f"its header says {width} x {height} pixels{of_each}, more than the "
                 f"{MOST_PIXELS // 10**6} million that are decoded; scale it down or tile it"
             )
         n = math.prod(k for axis, k in zip(series.axes, series.shape, strict=True) if axis in "CS")
-        has_colours = int(page.photometric) == 2 and n == page.samplesperpixel
+        has_colours = int(page.photometric) == 2 and n == samples
         alpha = [i for i, each in enumerate(page.extrasamples) if int(each) in (1, 2)]
-        is_fourth = n in (2, 4) and n == page.samplesperpixel and len(page.extrasamples) == 1
+        is_fourth = n in (2, 4) and n == samples and len(page.extrasamples) == 1
         has_alpha = bool(alpha) and is_fourth
         tag = page.tags.get(0x0112)
         return Contents(
@@ -529,7 +534,11 @@ def _is_tiff(file: Path | io.BytesIO) -> bool:
 
 @contextmanager
 def opened_tiff(file: Path | io.BytesIO) -> Iterator[Any]:
-    """The file opened by tifffile; None if it cannot be."""
+    """The file opened by tifffile; None if it cannot be.
+
+    Raises:
+        DataError: if its list of pages has no end.
+    """
     import logging
 
     import tifffile  # here, since few images are TIFF
@@ -544,11 +553,25 @@ def opened_tiff(file: Path | io.BytesIO) -> Iterator[Any]:
         yield None
         return
     with tiff:
+        if _is_endless(tiff):
+            raise FileError(f"its list of pages leads in a circle, or has over {MOST_PAGES:,}")
         try:
-            is_usable = bool(tiff.series) and tiff.pages.first.imagewidth > 0
+            fields = [int(getattr(each.keyframe, name)) for each in tiff.series for name in _SINGLE]
+            is_usable = bool(fields) and tiff.pages.first.imagewidth > 0
         except (*_BROKEN, tifffile.TiffFileError):
             is_usable = False
         yield tiff if is_usable else None
+
+
+def _is_endless(tiff: Any) -> bool:
+    """Whether each page of a TIFF leads to another one, as tifffile sees only at the hundredth."""
+    try:
+        tiff.pages.get(MOST_PAGES)
+    except IndexError:
+        return False
+    except _BROKEN:
+        return True
+    return True
 
 
 def _planes(tiff: Any) -> list[tuple[Any, int]]:
