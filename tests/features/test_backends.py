@@ -1,5 +1,6 @@
 """OpenVINO is compared with PyTorch; int8 with the rounding error that theory allows it."""
 
+import copy
 import functools
 import importlib.util
 import sys
@@ -34,7 +35,7 @@ from scalecut.features.extract import (
 )
 from scalecut.networks.layers import probe_points, select_layers
 from scalecut.networks.load import load_network
-from scalecut.networks.network import Preprocessing
+from scalecut.networks.network import Preprocessing, randomly_initialised
 from scalecut.pathology.methods import Trial
 from scalecut.pathology.transfer import CutPoint, transfer
 from scalecut.probing import controls
@@ -301,6 +302,54 @@ def test_other_weights_have_another_graph(network, conversions):
     assert_close(found, by_pytorch(network, images).matrices, 1e-4)
     assert by_pytorch(network, images).n_computed == 0  # each engine has its own features
     assert extracted(network, images).n_computed == 0
+
+
+@pytest.fixture
+def exports(monkeypatch):
+    """The networks whose operations were found."""
+    monkeypatch.setattr(backends, "_last", {})
+    made, export = [], torch.export.export
+
+    def counted(network, *rest, **settings):
+        made.append(network)
+        return export(network, *rest, **settings)
+
+    monkeypatch.setattr(torch.export, "export", counted)
+    return made
+
+
+def test_controls_share_the_operations_of_the_network_and_not_its_weights(exports):
+    images = discs(3).images
+    network = network_of("resnet18")
+    weights = copy.deepcopy(network.module.state_dict())
+    for seed in (0, 1):
+        other = randomly_initialised(network, seed)
+        found = extracted(other, images).matrices
+        assert_close(found, by_pytorch(other, images).matrices, 1e-4)
+    assert len(exports) == 1
+    found = extracted(network, images).matrices
+    assert_close(found, by_pytorch(network, images).matrices, 1e-4)
+    assert len(exports) == 1
+    torch.testing.assert_close(network.module.state_dict(), weights, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda module: setattr(module.norm, "eps", 0.5),
+        lambda module: setattr(module.two, "stride", (1, 1)),
+        lambda module: setattr(module, "act", nn.Softplus()),
+        lambda module: setattr(module.fc, "bias", None),
+        lambda module: setattr(module, "mean", nn.AdaptiveMaxPool2d(1)),
+    ],
+)
+def test_another_network_has_operations_of_its_own(network, exports, change):
+    images = discs(3).images
+    extracted(network, images)
+    change(network.module)
+    found = extracted(network, images).matrices
+    assert len(exports) == 2
+    assert_close(found, by_pytorch(network, images).matrices, 1e-4)
 
 
 def test_graphs_are_counted_and_cleared_with_the_features(network):
@@ -603,7 +652,8 @@ def machine(monkeypatch):
 
     def with_(bfloat16=True, openvino=True, nncf=True):
         monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-        monkeypatch.setattr(backends, "instructions", lambda: ("AVX2", "BF16") if bfloat16 else ())
+        has = ("AVX2", "BF16", "AMX") if bfloat16 else ()
+        monkeypatch.setattr(backends, "instructions", lambda: has)
         monkeypatch.setitem(sys.modules, "openvino", sys if openvino else None)
         there = {"openvino": openvino, "nncf": nncf}
         monkeypatch.setattr(

@@ -754,7 +754,11 @@ def test_complete_weights_leave_nothing_out(network):
 def test_precision_and_device_follow_from_what_the_machine_has(monkeypatch):
     for precision in ("float32", "bfloat16"):
         assert resolved_precision(precision, "cpu") == precision
-    for found, precision in ((("AVX2", "BF16"), "bfloat16"), (("AVX2",), "float32")):
+    for found, precision in (
+        (("AVX2", "AVX512", "BF16", "AMX"), "bfloat16"),
+        (("AVX2", "AVX512", "BF16"), "float32"),
+        (("AVX2",), "float32"),
+    ):
         monkeypatch.setattr(backends, "instructions", lambda found=found: found)
         assert resolved_precision("auto", "cpu") == precision
     for has, device in ((True, "cuda"), (False, "cpu")):

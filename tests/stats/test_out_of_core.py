@@ -10,7 +10,7 @@ from sklearn.metrics import r2_score
 from scalecut import cache
 from scalecut.stats import out_of_core
 from scalecut.stats.out_of_core import Rows, Split, predicted, predicted_in_memory
-from scalecut.stats.ridge import PENALTIES, decompose, left_group_out
+from scalecut.stats.ridge import PENALTIES, decompose, least_squares, left_group_out
 
 REGRESSORS, WIDTHS = ("ridge", "ols", "matched"), (0, 0, 3)
 CLOSE = {"rtol": 1e-8, "atol": 1e-9}
@@ -92,6 +92,33 @@ def test_held_out_values_far_off_are_clipped_for_ridge_alone(rng):
     split.held_out.values[split.held_out.numbers[0]] *= 1e4
     ridge, ols, _ = same(split, **CLOSE)
     assert abs(ridge.predictions[0, 0]) < 1e3 < abs(ols.predictions[0, 0])
+
+
+def with_one_far_off(X):
+    X[::7, 0] = 0.0
+    X[3, 0] += 1e4
+    return X
+
+
+def with_near_copies(X):
+    X[:, 1] = X[:, 0] * (1 + 1e-5 * np.arange(len(X)) % 7)
+    return X
+
+
+@pytest.mark.parametrize("change", [lambda X: X, with_one_far_off, with_near_copies])
+@pytest.mark.parametrize("d", [3, 40, 90, 400])
+def test_least_squares_are_the_same_with_and_without_ridge(rng, d, change):
+    split = split_of(rng, d=d, change=change, kind=np.float64)
+    train, held_out = split.train.whole(), split.held_out.whole()
+    targets = np.hstack([split.targets, split.permuted[0].whole()])
+    expected = least_squares(train, targets, held_out).predictions
+    largest = np.abs(expected[:, :2]).max()
+    null = r2_score(split.permuted[1].whole(), expected[:, 2:], multioutput="raw_values")
+    for regressors in (("ols",), ("ridge", "ols"), REGRESSORS):
+        tested = predicted_in_memory(split, regressors, [0] * len(regressors))
+        found = tested[regressors.index("ols")]
+        np.testing.assert_allclose(found.predictions / largest, expected[:, :2] / largest, **CLOSE)
+        np.testing.assert_allclose(found.null, null, rtol=1e-6)
 
 
 def test_permuted_measures_may_be_constant_in_the_held_out_part_or_missing(rng):

@@ -235,6 +235,16 @@ def test_least_squares_is_of_minimum_norm(rng, n, d, repeats):
         np.testing.assert_allclose(at_the_images, targets, rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.parametrize("apart", [1e-2, 1e-4, 1e-6])
+def test_least_squares_keeps_its_digits_where_images_nearly_repeat(rng, apart):
+    train, _, held_out = split(rng, 12, 30)
+    train[6:] = train[:6] * (1 + apart * rng.normal(size=(6, 30)))
+    targets = rng.normal(size=(12, 3))
+    by_hand = of_minimum_norm(train, targets, held_out)
+    fitted = least_squares(train, targets, held_out).predictions
+    np.testing.assert_allclose(fitted, by_hand, rtol=0, atol=1e-7 * np.abs(by_hand).max())
+
+
 def test_least_squares_on_unrelated_targets_scores_as_its_formula_says():
     rng, n, d, m = np.random.default_rng(0), 120, 60, 1000
     scores = []

@@ -196,7 +196,7 @@ def features(
     ] = "squash",
     precision: Annotated[
         Literal["auto", "float32", "bfloat16"],
-        typer.Option(help="auto is bfloat16 where the processor computes in it."),
+        typer.Option(help="auto is bfloat16 where that is faster (AMX, GPUs)."),
     ] = "float32",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda:0, ...")] = "auto",
     batch_size: Annotated[int, typer.Option(min=1, help="Images per forward pass.")] = 32,

@@ -7,6 +7,7 @@ depend neither on other images nor on the number of threads.
 
 For int8, NNCF quantises the graph with ranges taken from some of the user's images."""
 
+import copy
 import errno
 import functools
 import importlib.util
@@ -17,11 +18,11 @@ import shutil
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass, replace
 from importlib import metadata
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -100,7 +101,7 @@ def resolved_backend(
             "pip install 'scalecut[fast]'."
         )
     exactness = "int8" if precision == "int8" else resolved_precision(precision, "cpu")
-    if exactness == "bfloat16" != resolved_precision("auto", "cpu"):
+    if exactness == "bfloat16" and "BF16" not in instructions():
         raise ModelError(
             "This processor does not compute in bfloat16, and OpenVINO would use float32 instead. "
             "Give --precision float32 or int8."
@@ -109,7 +110,11 @@ def resolved_backend(
 
 
 def resolved_precision(precision: str, device: str) -> str:
-    """float32 or bfloat16: `auto` is bfloat16 where the processor has instructions for it."""
+    """float32 or bfloat16: `auto` is bfloat16 where that is faster.
+
+    On a processor that needs matrix instructions (AMX): without them, those of AVX512 for bfloat16
+    were slower than float32 (docs/log.md).
+    """
     if precision in ("float32", "bfloat16"):
         return precision
     if precision == "int8":
@@ -124,7 +129,7 @@ def resolved_precision(precision: str, device: str) -> str:
         return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
     if kind != "cpu":
         return "float32"
-    return "bfloat16" if "BF16" in instructions() else "float32"
+    return "bfloat16" if "AMX" in instructions() else "float32"
 
 
 def resolved_device(device: str) -> str:
@@ -361,8 +366,7 @@ def _converted(
     openvino = _openvino()
     try:
         with silence(), torch.no_grad():
-            program = torch.export.export(taps, (example,), strict=False)
-            graph = openvino.convert_model(program)
+            graph = openvino.convert_model(_decoder(taps, example))
             graph.reshape(list(example.shape))
     except (RuntimeError, ValueError, TypeError, AssertionError, *_failures(openvino)) as error:
         lines = str(error).strip().splitlines() or [type(error).__name__]
@@ -385,6 +389,40 @@ def _converted(
                 f"{allowed:g} is allowed. Give --engine torch."
             )
     return graph
+
+
+def _decoder(taps: nn.Module, example: Float32[Tensor, "1 3 h w"]) -> object:
+    """What OpenVINO converts: the operations of a network, and its weights.
+
+    To find the operations takes three times as long as all that follows, so those of the last
+    network serve the next one if that differs in its weights alone, as its controls do.
+    """
+    from openvino.frontend.pytorch.fx_decoder import TorchFXPythonDecoder
+
+    structure = _structure(taps), tuple(example.shape)
+    if _last.get("structure") == structure:
+        module = copy.deepcopy(_last["module"])
+        with suppress(RuntimeError):  # where weights that are shared have one name
+            module.load_state_dict(taps.state_dict())
+            return TorchFXPythonDecoder(module, dynamic_shapes=True)
+    program = torch.export.export(taps, (example,), strict=False)
+    decoder = TorchFXPythonDecoder.from_exported_program(program)
+    _last.update(structure=structure, module=decoder.pt_module)
+    return decoder
+
+
+_last: dict[str, Any] = {}
+
+
+def _structure(network: nn.Module) -> list[tuple[object, ...]]:
+    """The class and the attributes of each part, and the shape of each tensor."""
+    parts = [
+        (name, type(part), part.training, name_, repr(value))
+        for name, part in network.named_modules()
+        for name_, value in vars(part).items()
+        if not (name_.startswith("_") or isinstance(value, Tensor))
+    ]
+    return parts + [(n, t.shape, t.dtype) for n, t in network.state_dict(keep_vars=True).items()]
 
 
 def _failures(openvino: ModuleType) -> tuple[type[Exception], ...]:

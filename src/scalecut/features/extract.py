@@ -139,7 +139,7 @@ class Computation:
         mean: Three numbers, 0 to 1, instead of the network's own.
         std: Three numbers, 0 to 1, instead of the network's own.
         interpolation: Instead of the network's own.
-        precision: auto is bfloat16 where the processor computes in it; int8 needs engine openvino.
+        precision: auto is bfloat16 where that is faster (AMX, GPUs); int8 needs engine openvino.
         engine: torch, openvino, or auto: OpenVINO on a processor, PyTorch on a GPU, for small
             networks, and for those that OpenVINO cannot convert.
         device: auto, cpu, cuda:0, ...

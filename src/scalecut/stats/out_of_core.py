@@ -22,23 +22,23 @@ from .ridge import (
     NEAR_SINGULAR,
     NO_SPREAD,
     PENALTIES,
+    WELL_CONDITIONED,
     Blocks,
     along_by_gcv,
     blocks_of,
     chosen_penalties,
     decompose,
     leading,
-    least_squares,
+    least_squares_hat,
     left_out,
-    nested_ridge,
-    quick_ridge,
+    nested_rest,
+    shrunk_by_gcv,
+    sum_of_squares,
     zero_if_constant,
 )
 
 MANY = 2048  # training images; fewer are fitted in memory
 ROWS = 1024  # of a block, at least
-# Smallest over largest eigenvalue of standardised features, above which X'X gives 8 digits or more.
-WELL_CONDITIONED = 1e-7
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -58,7 +58,7 @@ class Rows:
 
     def at(self, places: slice | Int[np.ndarray, " b"]) -> Float64[np.ndarray, "b d"]:
         """The rows at these places; pages of a file on disk are released from memory."""
-        found = self.values[self.numbers[places]].astype(np.float64)
+        found = self.values[self.numbers[places]].astype(np.float64, copy=False)
         cache.released(self.values)
         return found
 
@@ -158,27 +158,34 @@ def predicted_in_memory(
     split: Split, regressors: Sequence[str], widths: Sequence[int]
 ) -> list[Tested]:
     """As `predicted`, with everything in memory; one decomposition serves all but least squares."""
-    train, held_out = split.train.whole(), split.held_out.whole()
+    train, held_out, shared = split.train.whole(), split.held_out.whole(), split.together
     permuted, y = (rows.at(slice(None)) for rows in split.permuted)
-    targets, t = split.targets, split.targets.shape[1]
+    exact_mean, mean = split.targets.mean(axis=0), permuted.mean(axis=0)
+    exact = split.targets - exact_mean
+    permuted -= mean
+    truth = y if split.n_classes else y - mean
+    of_training, spread, found = sum_of_squares(permuted), sum_of_squares(y - y.mean(axis=0)), []
     whole = decompose(train, held_out) if set(regressors) != {"ols"} else None
-    spread, squares, found = np.sum((y - y.mean(axis=0)) ** 2, axis=0), np.sum(y**2, axis=0), []
+    along = whole.u.T @ permuted if whole else np.zeros(0)
     for name, width in zip(regressors, widths, strict=True):
-        if whole is None or name == "ols":
-            both = least_squares(train, np.hstack([targets, permuted]), held_out).predictions
-            exact, of_permuted = both[:, :t], both[:, t:]
+        if name == "ols" and not (whole and whole.is_least_squares):
+            hat = least_squares_hat(train, held_out)
+            predictions, of_permuted = hat @ exact, hat @ permuted
+        elif name == "ols":
+            weights = whole.held_out / whole.s
+            predictions, of_permuted = weights @ (whole.u.T @ exact), weights @ along
         else:
-            decomposition = leading(whole, width) if width else whole
-            shared = split.together
-            fit = nested_ridge(decomposition, targets, split.groups, together=shared)
-            exact = fit.predictions
-            of_permuted = quick_ridge(decomposition, permuted, together=shared)
+            kept = leading(whole, width) if width else whole
+            predictions = nested_rest(kept, exact, split.groups, together=shared).predictions
+            of_kept = kept.u.T @ permuted if width else along
+            weights = along_by_gcv(kept, of_kept, of_training, together=shared)
+            of_permuted = kept.held_out @ weights
         if split.n_classes:
-            counts = counted(y, of_permuted, permuted.mean(axis=0), split.n_classes)
-            found.append(Tested(exact, mean_recall(*counts)))
+            counts = counted(y, mean + of_permuted, mean, split.n_classes)
+            null = mean_recall(*counts)
         else:
-            lost = np.sum((y - of_permuted) ** 2, axis=0)
-            found.append(Tested(exact, null_scores(spread, squares, lost)))
+            null = null_scores(spread, sum_of_squares(y), sum_of_squares(truth - of_permuted))
+        found.append(Tested(exact_mean + predictions, null))
     return found
 
 
@@ -317,8 +324,8 @@ def _ridge(split: Split, products: _Products, width: int, penalties: np.ndarray)
     errors = _errors(split, products, basis, along[:, :t], shrunk)
     best = chosen_penalties(errors, penalties, split.together)
     exact = along[:, :t] * s[:, None] ** 2 / (s[:, None] ** 2 + best)
-    asked = s, products.squares[t:], n - 1, penalties, split.together
-    of_permuted = along_by_gcv(along[:, t:], *asked) * s[:, None]
+    asked = along[:, t:], products.squares[t:], penalties, split.together
+    of_permuted = shrunk_by_gcv(s, n - 1, *asked) * s[:, None]
     return _Fit(basis @ np.hstack([exact, of_permuted]), is_standardised=True)
 
 

@@ -28,6 +28,8 @@ PENALTIES = np.logspace(-2, 8, 31)
 # (docs/choices.md).
 FARTHEST = 10.0
 
+# Smallest over largest eigenvalue of X'X or XX', above which these give eight digits or more.
+WELL_CONDITIONED = 1e-7
 NEAR_SINGULAR = 1e-10  # smallest over largest entry on the diagonal of a triangle
 CONSTANT = 10 * np.finfo(np.float64).eps  # deviation over largest absolute value of a channel
 NO_SPREAD = 1e-12  # share of the sum of squares below which a spread is rounding alone
@@ -51,12 +53,16 @@ class Decomposition:
         others: orthonormal columns of what X and the targets are residuals of, the constant among
             them; None for the constant alone. They are fitted without a penalty, which counts
             where a penalty is chosen.
+        is_least_squares: whether ridge without a penalty is `least_squares`, to eight digits: there
+            are as many components as channels that vary, none is small, and no held-out value was
+            clipped.
     """
 
     u: Float64[np.ndarray, "n r"]
     s: Float64[np.ndarray, " r"]
     held_out: Float64[np.ndarray, "m r"]  # Z V
     others: Float64[np.ndarray, "n f"] | None = None
+    is_least_squares: bool = False
 
     @property
     def unpenalised(self) -> Float64[np.ndarray, "n f"]:
@@ -74,7 +80,11 @@ def decompose(
     """
     X, Z = _standardised(train, held_out)
     n, d = X.shape
-    return _tall(X, Z) if 0 < d <= n else _of_products(_gram(X), Z @ X.T, d)
+    if not 0 < d <= n:
+        return _of_products(_gram(X), Z @ X.T, d)
+    found, is_clipped = _tall(X, Z), bool((np.abs(Z) == FARTHEST).any())
+    is_small = found.s.min() ** 2 <= WELL_CONDITIONED * found.s.max() ** 2
+    return replace(found, is_least_squares=len(found.s) == d and not (is_small or is_clipped))
 
 
 def joined_decompositions(
@@ -135,9 +145,13 @@ def _standardised(
     """Both parts by the moments of the first, without its constant channels."""
     mean, deviation = train.mean(axis=0), deviations(train)
     varies = deviation > 0
-    mean, deviation = mean[varies], deviation[varies]
-    Z = np.clip((held_out[:, varies] - mean) / deviation, -FARTHEST, FARTHEST)
-    return (train[:, varies] - mean) / deviation, Z
+    if not varies.all():
+        train, held_out = train[:, varies], held_out[:, varies]
+        mean, deviation = mean[varies], deviation[varies]
+    X, Z = train - mean, held_out - mean
+    X /= deviation
+    Z /= deviation
+    return X, np.clip(Z, -FARTHEST, FARTHEST, out=Z)
 
 
 def _tall(X: Float64[np.ndarray, "n d"], Z: Float64[np.ndarray, "m d"]) -> Decomposition:
@@ -175,7 +189,8 @@ def _gram(X: Float64[np.ndarray, "n d"]) -> Float64[np.ndarray, "n n"]:
 
 def deviations(features: Float64[np.ndarray, "n d"]) -> Float64[np.ndarray, " d"]:
     """Standard deviation of each channel; 0 for constant channels."""
-    return zero_if_constant(features.std(axis=0), np.abs(features).max(axis=0, initial=0.0))
+    highest, lowest = features.max(axis=0, initial=0.0), features.min(axis=0, initial=0.0)
+    return zero_if_constant(features.std(axis=0), np.maximum(highest, -lowest))
 
 
 def zero_if_constant(
@@ -264,32 +279,48 @@ def quick_ridge(
     As `nested_ridge`, but the penalty is chosen by generalised cross-validation (`golub1979`),
     which puts the mean leverage in place of each: no residuals are formed, groups are ignored.
     """
-    u, s = decomposition.u, decomposition.s
     mean = targets.mean(axis=0)
     centred = targets - mean
-    free = len(u) - decomposition.unpenalised.shape[1]
-    squares = np.sum(centred**2, axis=0)
-    along = along_by_gcv(u.T @ centred, s, squares, free, penalties, together)
-    return mean + decomposition.held_out @ along
+    along, squares = decomposition.u.T @ centred, sum_of_squares(centred)
+    weights = along_by_gcv(decomposition, along, squares, penalties, together)
+    return mean + decomposition.held_out @ weights
+
+
+def sum_of_squares(values: Float64[np.ndarray, "n t"]) -> Float64[np.ndarray, " t"]:
+    """Σ y² of each column."""
+    return np.einsum("ij,ij->j", values, values)
 
 
 def along_by_gcv(
+    decomposition: Decomposition,
     along: Float64[np.ndarray, "r t"],
-    s: Float64[np.ndarray, " r"],
     squares: Float64[np.ndarray, " t"],
+    penalties: Float64[np.ndarray, " k"] = PENALTIES,
+    together: int = 1,
+) -> Float64[np.ndarray, "r t"]:
+    """Weights along V, with the penalty by generalised cross-validation, from U'Y and Σ Y²."""
+    free = len(decomposition.u) - decomposition.unpenalised.shape[1]
+    return shrunk_by_gcv(decomposition.s, free, along, squares, penalties, together)
+
+
+def shrunk_by_gcv(
+    s: Float64[np.ndarray, " r"],
     free: int,
+    along: Float64[np.ndarray, "r t"],
+    squares: Float64[np.ndarray, " t"],
     penalties: Float64[np.ndarray, " k"],
     together: int = 1,
 ) -> Float64[np.ndarray, "r t"]:
-    """Weights along V, with the penalty by generalised cross-validation, from U'Y and Σ Y².
+    """As `along_by_gcv`.
 
     Args:
         free: training images less what is fitted without a penalty, the constant among it.
     """
-    outside = np.maximum(squares - np.sum(along**2, axis=0), 0.0)
+    power = along**2
+    outside = np.maximum(squares - power.sum(axis=0), 0.0)
     lost = penalties[:, None] / (s**2 + penalties[:, None])  # (k, r)
     left = free - len(s) + lost.sum(axis=1)  # degrees of freedom of the residuals
-    errors = (outside + lost**2 @ along**2) / np.maximum(left, 1e-9)[:, None] ** 2  # (k, t)
+    errors = (outside + lost**2 @ power) / np.maximum(left, 1e-9)[:, None] ** 2  # (k, t)
     best = chosen_penalties(errors, penalties, together)
     return along * (s[:, None] / (s[:, None] ** 2 + best))
 
@@ -310,6 +341,7 @@ def leading(decomposition: Decomposition, width: int) -> Decomposition:
         u=decomposition.u[:, first],
         s=decomposition.s[first],
         held_out=decomposition.held_out[:, first],
+        is_least_squares=decomposition.is_least_squares and len(first) == len(decomposition.s),
     )
 
 
@@ -320,11 +352,26 @@ def least_squares(
 ) -> HeldOut:
     """Predictions of ordinary least squares with intercept on unscaled features (`graziani2021`).
 
-    The fit of minimum norm where there are fewer images than features. By a QR decomposition, which
-    serves thousands of targets; by singular values where the triangle would be near singular.
+    The fit of minimum norm where there are fewer images than features.
+    """
+    mean = targets.mean(axis=0)
+    predictions = mean + least_squares_hat(train, held_out) @ (targets - mean)
+    return HeldOut(predictions, np.zeros(targets.shape[1]))
+
+
+def least_squares_hat(
+    train: Float64[np.ndarray, "n d"], held_out: Float64[np.ndarray, "m d"]
+) -> Float64[np.ndarray, "m n"]:
+    """What `least_squares` multiplies centred targets with, to predict the held-out part.
+
+    By Cholesky's decomposition of X X' where there are fewer images than features and that keeps
+    eight digits, else by a QR decomposition, and by singular values where its triangle would be
+    near singular.
     """
     X, Z = _contrasts(train), held_out - train.mean(axis=0)
     is_tall = len(X) >= X.shape[1]
+    if not is_tall and (solved := _well_conditioned(_gram(X), X @ Z.T)) is not None:
+        return _of_contrasts(solved.T)
     factors: Any = np.linalg.qr(X) if is_tall else scipy.linalg.qr_multiply(X.T, Z)
     q, r = factors  # for X', Z Q in place of Q
     diagonal = np.abs(np.diag(r))
@@ -335,8 +382,19 @@ def least_squares(
         hat = scipy.linalg.solve_triangular(r, Z.T, trans=1).T @ q.T  # Z R⁻¹ Qᵀ
     else:
         hat = scipy.linalg.solve_triangular(r, q.T).T  # Z Q R⁻ᵀ
-    predictions = targets.mean(axis=0) + hat @ _contrasts(targets)
-    return HeldOut(predictions, np.zeros(targets.shape[1]))
+    return _of_contrasts(hat)
+
+
+def _well_conditioned(
+    gram: Float64[np.ndarray, "n n"], right: Float64[np.ndarray, "n m"]
+) -> Float64[np.ndarray, "n m"] | None:
+    """G⁻¹ B, of G the lower half; None where that has fewer than eight digits."""
+    potrf, pocon, potrs = map(scipy.linalg.get_lapack_funcs, ("potrf", "pocon", "potrs"))
+    norm = np.abs(np.tril(gram) + np.tril(gram, -1).T).sum(axis=0).max()
+    triangle, failed = potrf(gram, lower=1)
+    if failed or pocon(triangle, norm, uplo="L")[0] < WELL_CONDITIONED:
+        return None
+    return potrs(triangle, right, lower=1)[0]
 
 
 def _contrasts(values: Float64[np.ndarray, "n t"]) -> Float64[np.ndarray, "k t"]:
@@ -347,6 +405,12 @@ def _contrasts(values: Float64[np.ndarray, "n t"]) -> Float64[np.ndarray, "k t"]
     """
     root = len(values) ** -0.5
     return values[1:] - root / (1 + root) * (values[0] + root * values.sum(axis=0))
+
+
+def _of_contrasts(hat: Float64[np.ndarray, "m k"]) -> Float64[np.ndarray, "m n"]:
+    """The product of a matrix with the matrix that `_contrasts` multiplies with."""
+    root, total = (hat.shape[1] + 1) ** -0.5, hat.sum(axis=1, keepdims=True)
+    return np.hstack([-root * total, hat - root**2 / (1 + root) * total])
 
 
 def r_squared(
@@ -362,10 +426,11 @@ Blocks: TypeAlias = tuple[np.ndarray, list[np.ndarray]]
 
 def blocks_of(groups: Int[np.ndarray, " n"]) -> Blocks:
     """Rows of the images that form groups of one, and the rows of each larger group."""
-    _, counts = np.unique(groups, return_counts=True)
-    rows = np.split(np.argsort(groups, kind="stable"), np.cumsum(counts)[:-1])
-    alone = np.array([block[0] for block in rows if len(block) == 1], dtype=int)
-    return alone, [block for block in rows if len(block) > 1]
+    _, member, counts = np.unique(groups, return_inverse=True, return_counts=True)
+    alone = counts[member] == 1
+    larger = np.flatnonzero(~alone)
+    order = larger[np.argsort(member[larger], kind="stable")]
+    return np.flatnonzero(alone), np.split(order, np.cumsum(counts[counts > 1])[:-1])
 
 
 def left_out(
@@ -385,16 +450,13 @@ def left_out(
         along: U'Y of all n training images.
     """
     alone, together = blocks
-    residuals = targets - u @ (kept[:, :, None] * along)  # (k, b, t)
-    found = np.empty_like(residuals)
+    weights = kept.T[:, :, None] * along[:, None]  # (r, k, t)
+    found = targets - np.tensordot(u, weights, axes=1).swapaxes(0, 1)  # (k, b, t)
     fixed = np.sum(unpenalised[alone] ** 2, axis=1)
     leverage = fixed[:, None] + (u[alone] ** 2) @ kept.T  # (alone, k)
-    found[:, alone] = residuals[:, alone] / np.maximum(1.0 - leverage.T, 1e-12)[:, :, None]
+    found[:, alone] /= np.maximum(1.0 - leverage.T, 1e-12)[:, :, None]
     for rows in together:
-        for number, share in enumerate(kept):
-            found[number, rows] = _without(
-                unpenalised[rows], u[rows], share, residuals[number, rows]
-            )
+        found[:, rows] = _without(unpenalised[rows], u[rows], kept, found[:, rows])
     return found
 
 
@@ -406,13 +468,17 @@ def constant(n: int) -> Float64[np.ndarray, "n 1"]:
 def _without(
     unpenalised: Float64[np.ndarray, "g f"],
     u: Float64[np.ndarray, "g r"],
-    kept: Float64[np.ndarray, " r"],
-    residuals: Float64[np.ndarray, "g t"],
-) -> Float64[np.ndarray, "g t"]:
-    """(I - H)⁻¹ e of a group, H = A A'; through A'A where the group is larger than the rank."""
-    A = np.hstack([unpenalised, u * np.sqrt(kept)])
-    g, width = A.shape
+    kept: Float64[np.ndarray, "k r"],
+    residuals: Float64[np.ndarray, "k g t"],
+) -> Float64[np.ndarray, "k g t"]:
+    """(I - H)⁻¹ e of a group by penalty, H = A A'; through A'A if it is larger than the rank."""
+    g, width = len(u), unpenalised.shape[1] + u.shape[1]
     if g <= width:
-        return np.linalg.solve(np.eye(g) * (1 + 1e-12) - A @ A.T, residuals)
-    inner = np.linalg.solve(np.eye(width) * (1 + 1e-12) - A.T @ A, A.T @ residuals)
-    return residuals + A @ inner
+        hat = unpenalised @ unpenalised.T + (u * kept[:, None]) @ u.T  # (k, g, g)
+        return np.linalg.solve(np.eye(g) * (1 + 1e-12) - hat, residuals)
+    found = np.empty_like(residuals)
+    for number, share in enumerate(kept):
+        A = np.hstack([unpenalised, u * np.sqrt(share)])
+        inner = np.eye(width) * (1 + 1e-12) - A.T @ A
+        found[number] = residuals[number] + A @ np.linalg.solve(inner, A.T @ residuals[number])
+    return found
