@@ -417,12 +417,12 @@ _last: dict[str, Any] = {}
 def _structure(network: nn.Module) -> list[tuple[object, ...]]:
     """The class and the attributes of each part, and the shape of each tensor."""
     parts = [
-        (name, type(part), part.training, name_, repr(value))
+        (name, type(part), key, repr(value))
         for name, part in network.named_modules()
-        for name_, value in vars(part).items()
-        if not (name_.startswith("_") or isinstance(value, Tensor))
+        for key, value in vars(part).items()
+        if not (key.startswith("_") or isinstance(value, Tensor))
     ]
-    return parts + [(n, t.shape, t.dtype) for n, t in network.state_dict(keep_vars=True).items()]
+    return [*parts, *((name, t.shape, t.dtype) for name, t in network.state_dict().items())]
 
 
 def _failures(openvino: ModuleType) -> tuple[type[Exception], ...]:

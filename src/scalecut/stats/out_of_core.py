@@ -157,7 +157,7 @@ def predicted(
 def predicted_in_memory(
     split: Split, regressors: Sequence[str], widths: Sequence[int]
 ) -> list[Tested]:
-    """As `predicted`, with everything in memory; one decomposition serves all but least squares."""
+    """As `predicted`, with everything in memory; one decomposition serves all that it can."""
     train, held_out, shared = split.train.whole(), split.held_out.whole(), split.together
     permuted, y = (rows.at(slice(None)) for rows in split.permuted)
     exact_mean, mean = split.targets.mean(axis=0), permuted.mean(axis=0)
@@ -165,10 +165,10 @@ def predicted_in_memory(
     permuted -= mean
     truth = y if split.n_classes else y - mean
     of_training, spread, found = sum_of_squares(permuted), sum_of_squares(y - y.mean(axis=0)), []
-    whole = decompose(train, held_out) if set(regressors) != {"ols"} else None
-    along = whole.u.T @ permuted if whole else np.zeros(0)
+    whole = decompose(train, held_out)
+    along = whole.u.T @ permuted
     for name, width in zip(regressors, widths, strict=True):
-        if name == "ols" and not (whole and whole.is_least_squares):
+        if name == "ols" and not whole.is_least_squares:
             hat = least_squares_hat(train, held_out)
             predictions, of_permuted = hat @ exact, hat @ permuted
         elif name == "ols":

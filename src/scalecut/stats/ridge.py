@@ -389,7 +389,7 @@ def _well_conditioned(
     gram: Float64[np.ndarray, "n n"], right: Float64[np.ndarray, "n m"]
 ) -> Float64[np.ndarray, "n m"] | None:
     """G⁻¹ B, of G the lower half; None where that has fewer than eight digits."""
-    potrf, pocon, potrs = map(scipy.linalg.get_lapack_funcs, ("potrf", "pocon", "potrs"))
+    potrf, pocon, potrs = scipy.linalg.get_lapack_funcs(("potrf", "pocon", "potrs"), [gram])
     norm = np.abs(np.tril(gram) + np.tril(gram, -1).T).sum(axis=0).max()
     triangle, failed = potrf(gram, lower=1)
     if failed or pocon(triangle, norm, uplo="L")[0] < WELL_CONDITIONED:
