@@ -537,9 +537,22 @@ def test_parquet_whose_own_description_is_broken_is_refused(tmp_path):
         assert said(read, f"parquet:{file}").startswith(f"{file}: its contents are broken (")
 
 
-def test_a_table_of_very_many_columns_is_refused_before_it_is_parsed(tmp_path, monkeypatch):
+def test_parquet_with_text_that_is_none_is_refused(tmp_path):
+    file = tmp_path / "t.parquet"
+    offsets = pyarrow.py_buffer(np.array([0, 3, 5], np.int32).tobytes())
+    text = pyarrow.StringArray.from_buffers(2, offsets, pyarrow.py_buffer(b"a\xff\xfeb."))
+    pyarrow.parquet.write_table(pyarrow.table({"image": text, "measure": [0.5, 1.0]}), file)
+    assert said(read, f"parquet:{file}").startswith(f"{file}: its contents are broken (")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+@pytest.mark.parametrize("start", ["image,measure", "image,measure\na.png", "\n\na,b\r\r1"])
+def test_a_table_of_very_many_columns_is_refused_before_it_is_parsed(
+    tmp_path, monkeypatch, start, encoding
+):
     file = tmp_path / "t.csv"
-    file.write_text("image,measure" + ",a" * 9_999 + "\n")
+    surplus = 10_001 - len(start.splitlines()[-1].split(","))
+    file.write_text(start + ",a" * surplus + "\n", encoding=encoding, newline="")
     monkeypatch.setattr(pd, "read_csv", lambda *_, **__: pytest.fail("it was parsed"))
     assert said(read, f"csv:{file}") == (
         f"{file}: it has 10,001 columns, and at most 10,000 are read; keep those that are used."

@@ -14,6 +14,7 @@ import functools
 import glob
 import hashlib
 import io
+import itertools
 import json
 import math
 import re
@@ -383,12 +384,9 @@ _UNREADABLE = (LookupError, TypeError, AttributeError, NotImplementedError, Arro
 def _parsed(content: Path | io.BytesIO, kind: str) -> pd.DataFrame:
     if kind == "CSV":
         encoding = _encoding(content)
-        _check_width(content)
+        _check_width(content, encoding)
         return pd.read_csv(content, dtype=str, keep_default_na=False, encoding=encoding)
-    try:
-        table = pd.read_parquet(content)
-    except _UNREADABLE as error:
-        raise DataError(f"its contents are broken ({first_line(error)}); write it again") from error
+    table = whole_parquet(content)
     table = table.reset_index(drop=table.index.names == [None])
     of_images = [name for name in table.columns if _holds_files(table[name])]
     if "image" in of_images:
@@ -400,11 +398,26 @@ def _parsed(content: Path | io.BytesIO, kind: str) -> pd.DataFrame:
     return table.astype(object).where(table.notna(), "")
 
 
-def _check_width(content: Path | io.BytesIO) -> None:
-    """Refuse so many columns that reading their names alone takes minutes."""
+def whole_parquet(content: Path | io.BytesIO) -> pd.DataFrame:
+    """A table of Parquet, each cell of which can be read."""
+    try:
+        table = pd.read_parquet(content)
+        for _, column in table.items():
+            column.to_numpy()  # text is decoded only now
+    except _UNREADABLE as error:
+        raise DataError(f"its contents are broken ({first_line(error)}); write it again") from error
+    return table
+
+
+def _check_width(content: Path | io.BytesIO, encoding: str) -> None:
+    """Refuse so many columns that reading their names alone takes minutes.
+
+    pandas makes names of the surplus cells of the first row, too.
+    """
     file = io.BytesIO(content.getvalue()) if isinstance(content, io.BytesIO) else content.open("rb")
-    with file:
-        n = file.readline().count(b",") + 1
+    with io.TextIOWrapper(file, encoding, errors="replace") as lines:
+        first = itertools.islice((line for line in lines if line.strip()), 2)
+        n = max((line.count(",") + 1 for line in first), default=0)
     if n > MOST_COLUMNS:
         raise DataError(
             f"it has {n:,} columns, and at most {MOST_COLUMNS:,} are read; keep those that are used"
