@@ -573,6 +573,10 @@ WRONG_OPTIONS = {  # of `scalecut probe`, and how the one line starts
     "missing file": (["--data", "csv:no.csv"], "There is no file no.csv. Give "),
     "images elsewhere": (["--images", "nowhere"], "There is no folder nowhere. Give "),
     "subset": (["--subset", "blob,bolb"], "blobs has no subset 'bolb'. It has 1, "),
+    "subset twice": (
+        ["--subset", "blob", "--subset=bolb"],
+        "--subset is given 2 times, and only the last would count. Give it once, with commas betw",
+    ),
     "layer": (["--layers", "layer9.0"], "No layer is named 'layer9.0'. Near it: layer4.0"),
     "device": (["--device", "abacus"], "No device is named 'abacus'. Give auto, cpu, or cuda:0."),
     "measure": (["--measure", "volume"], "No measure is named 'volume'. Give one or more of "),

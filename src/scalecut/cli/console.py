@@ -7,6 +7,7 @@ import json
 import shlex
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
@@ -94,7 +95,10 @@ class Commands(TyperGroup):
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         name, found, rest = super().resolve_command(ctx, args)
-        return name, found, [_current(name or "", word) for word in rest]
+        words = [_current(name or "", word) for word in rest]
+        if found is not None:
+            _check_repeats(found.make_parser(ctx), words)
+        return name, found, words
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -122,6 +126,21 @@ def _in_one_line(error: Any) -> str:
             "permutations, or a smaller --batch-size."
         )
     return said
+
+
+def _check_repeats(parser: Any, words: list[str]) -> None:
+    """Refuse an option of several values that is given twice: only the last would count."""
+    parser.allow_interspersed_args = True
+    try:
+        *_, order = parser.parse_args([*words])
+    except USAGE_ERROR:  # said when the command itself reads its options
+        return
+    for option, n in Counter(order).items():
+        if n > 1 and "," in (option.metavar or "") and not getattr(option, "multiple", False):
+            raise ScalecutError(
+                f"{option.opts[0]} is given {n} times, and only the last would count. Give it "
+                "once, with commas between its values."
+            )
 
 
 def _current(name: str, word: str) -> str:

@@ -78,7 +78,8 @@ def compare(
     layers: Annotated[
         str,
         typer.Option(
-            help="One layer of each, comma-separated; the peaks, or last layers, if empty."
+            metavar="A,B,...",
+            help="One layer of each, comma-separated; the peaks, or last layers, if empty.",
         ),
     ] = "",
     out: OutOption = None,
