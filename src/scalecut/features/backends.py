@@ -403,15 +403,18 @@ def _decoder(taps: nn.Module, example: Float32[Tensor, "1 3 h w"]) -> object:
     if _last.get("structure") == structure:
         module = copy.deepcopy(_last["module"])
         with suppress(RuntimeError):  # where weights that are shared have one name
-            module.load_state_dict(taps.state_dict())
+            module.load_state_dict(taps.state_dict(), assign=True)
             return TorchFXPythonDecoder(module, dynamic_shapes=True)
     program = torch.export.export(taps, (example,), strict=False)
     decoder = TorchFXPythonDecoder.from_exported_program(program)
-    _last.update(structure=structure, module=decoder.pt_module)
+    bare = copy.deepcopy(decoder.pt_module)
+    nothing = {name: tensor.to("meta") for name, tensor in bare.state_dict().items()}
+    bare.load_state_dict(nothing, assign=True)
+    _last.update(structure=structure, module=bare)
     return decoder
 
 
-_last: dict[str, Any] = {}
+_last: dict[str, Any] = {}  # the structure of the last network, and its operations without weights
 
 
 def _structure(network: nn.Module) -> list[tuple[object, ...]]:
