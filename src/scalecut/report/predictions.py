@@ -61,7 +61,7 @@ def predictions_of(
     names = list(dict.fromkeys(table.layer))
     predicted = table.predicted.to_numpy(np.float64).reshape(len(names), len(images))
     predicted = predicted[[names.index(layer) for layer in layers]]
-    images = images.astype({"width": np.float64, "height": np.float64})
+    sides = images[["width", "height"]].to_numpy(np.float64, copy=True)
     thumbnails: dict[int, bytes] = {}
     if has_thumbnails:
         subset = images.subset.astype(str).tolist()
@@ -74,7 +74,8 @@ def predictions_of(
                 break
             if jpeg:
                 thumbnails[row] = jpeg
-                images.loc[row, ["width", "height"]] = width, height
+                sides[row] = width, height
+    images = images.assign(width=sides[:, 0], height=sides[:, 1])
     by = "ridge regression" if (frame.regressor == "ridge").any() else "least squares"
     return Predictions(images, str(frame.measure.iloc[0]), list(layers), predicted, thumbnails, by)
 
