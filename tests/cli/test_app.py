@@ -96,8 +96,9 @@ def blobs(folder=Path("blobs"), kinds=("blob",) * 40, same=False):
 
 def probed(*more, data="voc:blobs", model="test_resnet", weights="random"):
     """A quick probe; if an option is given twice, the last one holds."""
+    of = () if "--data" in more else ("--data", data)
     return scalecut(
-        *("probe", model, "--weights", weights, "--data", data, "--input-size", 32),
+        *("probe", model, "--weights", weights, "--input-size", 32, *of),
         *("--repeats", 2, "--out", "run", *more),
     )
 
@@ -576,6 +577,10 @@ WRONG_OPTIONS = {  # of `scalecut probe`, and how the one line starts
     "subset twice": (
         ["--subset", "blob", "--subset=bolb"],
         "--subset is given 2 times, and only the last would count. Give it once, with commas betw",
+    ),
+    "data twice": (
+        ["--data", "voc:blobs", "--data", "csv:t.csv"],
+        "--data is given 2 times, and only the last would count. Give it once.",
     ),
     "layer": (["--layers", "layer9.0"], "No layer is named 'layer9.0'. Near it: layer4.0"),
     "device": (["--device", "abacus"], "No device is named 'abacus'. Give auto, cpu, or cuda:0."),

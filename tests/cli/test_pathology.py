@@ -132,7 +132,11 @@ def here(tmp_path_factory):
 
 
 def transfer(*words, out="out"):
-    return scalecut("transfer", CHAIN, "--data", "patches:patches", *words, "--out", out)
+    return scalecut("transfer", CHAIN, *with_data(words), "--out", out)
+
+
+def with_data(words):
+    return words if "--data" in words else ("--data", "patches:patches", *words)
 
 
 # --- patches -------------------------------------------------------------------------------------
@@ -300,7 +304,7 @@ def test_finetune_gives_the_same_tables_and_a_second_call_trains_nothing(here):
 
 # fmt: off
 REFUSED = [
-    ([*CUT, "refused", "--magnifications", "40,60"],
+    ([*(word.replace("20,40", "40,60") for word in CUT), "refused"],
      "A magnification of 60X is above that of the tiles, 40X, and would add no detail. Give 40 or "
      "less."),
     ([*CUT, "refused", "--leave-out", "t"], "--leave-out t skips every tile. Skip fewer."),
@@ -412,7 +416,7 @@ def test_an_audit_that_cannot_be_made_says_why_in_one_line(here, words, said):
 
 def passport(*words, out, model=CHAIN):
     few = "--repeats", "3", "--permutations", "0", "--precision", "float32", "--engine", "torch"
-    return scalecut("passport", model, "--data", "patches:patches", *few, *words, "--out", out)
+    return scalecut("passport", model, *with_data(words), *few, "--out", out)
 
 
 @pytest.fixture(scope="module")

@@ -129,17 +129,18 @@ def _in_one_line(error: Any) -> str:
 
 
 def _check_repeats(parser: Any, words: list[str]) -> None:
-    """Refuse an option of several values that is given twice: only the last would count."""
+    """Refuse data, and an option of several values, given twice: only the last would count."""
     parser.allow_interspersed_args = True
     try:
         *_, order = parser.parse_args([*words])
     except USAGE_ERROR:  # said when the command itself reads its options
         return
     for option, n in Counter(order).items():
-        if n > 1 and "," in (option.metavar or "") and not getattr(option, "multiple", False):
+        has_several = "," in (option.metavar or "") and not getattr(option, "multiple", False)
+        if n > 1 and (has_several or option.name == "data"):
             raise ScalecutError(
-                f"{option.opts[0]} is given {n} times, and only the last would count. Give it "
-                "once, with commas between its values."
+                f"{option.opts[0]} is given {n} times, and only the last would count. Give it once"
+                + (", with commas between its values." if has_several else ".")
             )
 
 
