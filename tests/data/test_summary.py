@@ -1,6 +1,10 @@
 """What is said of data is what was planted in it; what a sheet shows lies where it was drawn."""
 
+import base64
+import html
+import io
 import json
+import re
 import shutil
 
 import numpy as np
@@ -76,6 +80,27 @@ def test_a_run_says_the_same_again(deep, tmp_path):
     with pytest.raises(DataError, match=r"^This summary holds no images\. Make it with describe"):
         again.save(tmp_path / "other")
     assert summary_in({"images": {"n_images": 3}}) is summary_in({}) is None
+
+
+def test_a_notebook_shows_the_sheet_and_what_was_understood_with_names_as_text(tmp_path):
+    rows = [(f"<i>{n} & {n}.png", (n + 1) / 32, f"<b>{n % 2} & co") for n in range(40)]
+    for number, (name, *_) in enumerate(rows[:-1]):
+        PIL.Image.linear_gradient("L").rotate(9 * number).save(tmp_path / name)
+    columns = ["image", "measure", "subset"]
+    pd.DataFrame(rows, columns=columns).to_csv(tmp_path / "t.csv", index=False)
+    found = describe_data(f"csv:{tmp_path}/t.csv")
+    page = found._repr_html_()
+    cells = [html.unescape(cell) for cell in re.findall(r"<td>(.*?)</td>", page)]
+    assert [*zip(cells[::2], cells[1::2], strict=True)] == found.lines()
+    assert any("<i>39 & 39.png" in text for _, text in found.lines())
+    tags = set(re.findall(r"<(\w+)", page))
+    assert tags == {"p", "b", "img", "table", "thead", "tbody", "tr", "th", "td"}
+    (stored,) = re.findall(r'<img src="data:image/png;base64,(\S+)"', page)
+    shown = np.asarray(PIL.Image.open(io.BytesIO(base64.b64decode(stored))).convert("RGB"))
+    sheet = contact.contact_sheet(found.image_set, contact.SMALL)
+    np.testing.assert_allclose(shown, np.asarray(sheet), atol=16)
+    again = summary_in({"images": {"understood": found.facts()}})
+    assert again._repr_html_() == page.replace(page[page.index("<img") : page.index("<table")], "")
 
 
 def test_reasons_that_differ_by_names_and_numbers_are_counted_together():

@@ -17,7 +17,7 @@ import pandas as pd
 
 from .. import runs
 from ..errors import DataError
-from .contact import write_sheet
+from .contact import COLOURS, SMALL, contact_sheet, write_sheet
 from .decoding import Rendering
 from .images import Image, ImageSet, LeftOut, Progress, image_facts
 from .masks import in_words
@@ -177,6 +177,15 @@ class DataSummary:
                 ]
             ).rename(columns={"measure": f" {first}"}),
         }
+
+    def _repr_html_(self) -> str:
+        from ..figures.notebook import html_of  # loads matplotlib: reading images needs none
+
+        sheet = None
+        if self.image_set is not None:
+            sheet = contact_sheet(self.image_set, SMALL).quantize(COLOURS)
+        table = pd.DataFrame(self.lines(), columns=["data", "what was understood"])
+        return html_of(self.finding(), table, sheet)
 
     def save(self, folder: str | Path, *, command: str = "") -> Path:
         """Write a run folder: the tables, `run.json`, and the contact sheet.
