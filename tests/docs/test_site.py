@@ -27,6 +27,7 @@ README = "../README.md"
 RUN = {"tutorial.md", "cutting.md"}  # by test_docs.py, all that they have their reader type
 KINDS = ["Start", "Tutorial", "How-to guides", "Reference", "Explanation"]
 COMMANDS = typer.main.get_command(app).commands
+WIDE = {"benchmarks.md", "log.md", "reliability.md"}  # of which measurements are only added
 GONE = {"choices.md": {"--stream"}}  # removed, and why
 PLAIN = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
 LOADING = {
@@ -172,6 +173,12 @@ def test_examples_that_no_test_runs_say_how_long_they_take():
 
 def test_the_readme_is_short():
     assert len((ROOT / "README.md").read_text().splitlines()) <= 90
+
+
+def test_lines_of_prose_are_at_most_120_columns():
+    for page in {*PAGES, README} - WIDE:
+        text = re.sub(r"^(```.*?^```|\s*\|.*?)$", "", (DOCS / page).read_text(), flags=re.M | re.S)
+        assert [line for line in text.splitlines() if len(line) > 120] == [], page
 
 
 def test_options_in_the_text_are_options_of_some_command():

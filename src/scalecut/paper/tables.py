@@ -1,6 +1,7 @@
 """The paper's numbers and claims next to ours: in one sentence, and as Markdown."""
 
 import re
+import textwrap
 from collections.abc import Sequence
 from typing import Any
 
@@ -75,7 +76,7 @@ def _reproduced(rows: pd.DataFrame) -> str:
 
 def markdown(table: pd.DataFrame, claims: pd.DataFrame) -> str:
     """All tables, the claims first: their marks by network, then what was found."""
-    lines = ["# The paper next to ours", "", finding(table, claims)]
+    lines = ["# The paper next to ours", "", _paragraph(finding(table, claims))]
     marks = by_network(claims)
     lines += ["", "## Claims", "", *_table(list(marks.columns), marks.to_numpy().tolist())]
     lines += ["", f"## {OF_FOUND}", "", OF_CLAIMS, ""]
@@ -84,7 +85,7 @@ def markdown(table: pd.DataFrame, claims: pd.DataFrame) -> str:
         rows = table.loc[table.section == section]
         if rows.empty:
             continue
-        note = [NOTES[section], ""] if NOTES[section] else []
+        note = [_paragraph(NOTES[section]), ""] if NOTES[section] else []
         lines += ["", f"## {section}: {title}", "", *note]
         lines += _table(HEADINGS, rows_of(rows))
     return "\n".join(lines) + "\n"
@@ -99,6 +100,10 @@ def by_network(claims: pd.DataFrame) -> pd.DataFrame:
     claim = named.claim + " (" + named["where"] + ")"
     wide = named.assign(claim=claim).pivot(index="claim", columns="network", values="mark")
     return wide.fillna("–").loc[claim.unique(), named.network.unique()].reset_index()
+
+
+def _paragraph(text: str) -> str:
+    return textwrap.fill(text, 120, break_long_words=False, break_on_hyphens=False)
 
 
 def _table(headings: Sequence[str], rows: Sequence[Any]) -> list[str]:
