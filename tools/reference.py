@@ -1,4 +1,6 @@
-"""Hook of mkdocs: the page on commands ends with the help of each, as it is printed."""
+"""Hooks of mkdocs: the help of every command as it is printed, and figures that open whole."""
+
+import re
 
 import typer
 
@@ -17,3 +19,8 @@ def on_page_markdown(markdown: str, *, page, **_) -> str:
         context = command.context_class(command, info_name=f"scalecut {name}", terminal_width=WIDTH)
         parts.append(f"### scalecut {name}\n\n```text\n{command.get_help(context).rstrip()}\n```")
     return "\n\n".join(parts) + "\n"
+
+
+def on_page_content(html: str, **_) -> str:
+    """The HTML of a page; a figure leads to its file, which a browser shows in full size."""
+    return re.sub(r'<p>(<img [^>]*src="([^"]+)"[^>]*>)', r'<p><a href="\2">\1</a>', html)

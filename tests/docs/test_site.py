@@ -274,6 +274,15 @@ def test_the_page_on_commands_has_the_help_of_each(site):
         assert [option for option in options if option not in text] == []
 
 
+@pytest.mark.long
+def test_every_figure_leads_to_its_file_or_from_the_gallery_to_a_page(site):
+    for page in site.rglob("*.html"):
+        for link, figure in re.findall(
+            r'<p>(?:<a href="(.*?)">)?<img .*?src="(.*?)"', page.read_text()
+        ):
+            assert link == figure or (page.name == "gallery.html" and ".html" in link), page
+
+
 def test_avoided_words_are_found_and_code_is_skipped(tmp_path):
     file = tmp_path / "some.py"
     file.write_text('"""Twins are made up."""\nx = {"twin": f"a twin of {1}"}  # beside\n')
