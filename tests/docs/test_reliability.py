@@ -136,7 +136,7 @@ def test_every_planted_fault_of_a_reader_is_noticed(fuzz, monkeypatch, tmp_path,
         return str(folder / "a.txt")
 
     monkeypatch.setitem(fuzz.READERS, "x", fuzz.Reader(write, "a.txt", reads_the_valid_file))
-    monkeypatch.setattr(fuzz, "SLOW", 0.1)
+    monkeypatch.setattr(fuzz, "SLOW", 0.1 if read in (slow, hanging) else 10.0)
     monkeypatch.setattr(fuzz, "MUCH", 2**25)
     monkeypatch.setattr(fuzz, "WAITING", 10.0 if read is waiting else 300.0)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
