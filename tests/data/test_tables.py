@@ -263,6 +263,22 @@ def test_broken_shard_is_refused(kind, tmp_path, memory):
     assert not (tmp_path / "cache" / "indexes").exists()
 
 
+@pytest.mark.parametrize("size", ["-1", "9" * 30, "1" + "0" * 400, "0x10", "", "nan"])
+@pytest.mark.parametrize("before", [(), sample("0")], ids=["first", "second"])
+def test_shard_whose_header_holds_no_size_is_refused(tmp_path, before, size):
+    file = packed(tmp_path / "x.tar", [*before, *sample("1")], tarfile.PAX_FORMAT)
+    whole = file.read_bytes()
+    at = len(whole[: whole.index(b"1.")]) // 512 * 512
+    text = f" size={size}\n"
+    n = next(n for n in range(999) if n == len(text) + len(str(n)))
+    wrong = tarfile.TarInfo("PaxHeader")
+    wrong.type, wrong.size = tarfile.XHDTYPE, n
+    head = wrong.tobuf(tarfile.USTAR_FORMAT) + f"{n}{text}".encode().ljust(512, b"\0")
+    file.write_bytes(whole[:at] + head + whole[at:])
+    found = said(read, f"tar:{file}")
+    assert found.startswith(str(file)) or "0.5" in found, found
+
+
 def test_compressed_shard_is_refused(tmp_path):
     for start, undone_by in [
         (b"\x1f\x8b\x08", "gunzip"),

@@ -580,11 +580,15 @@ def _loaded(kept: Path) -> Index | None:
     return [tuple(sample) for sample in samples], [tuple(each) for each in bad]
 
 
+# Raised by tarfile, which does not check the sizes and names that headers hold.
+_BROKEN_TAR = (tarfile.TarError, ValueError, OverflowError)
+
+
 def _members(file: BufferedIOBase) -> Iterator[tuple[tarfile.TarInfo, bytes]]:
     """Images and `.json` files with their headers, and the bytes of `.json` files."""
     try:
         tar = tarfile.open(fileobj=file, mode="r:")  # noqa: SIM115 - the file belongs to the caller
-    except (tarfile.TarError, UnicodeError) as error:
+    except _BROKEN_TAR as error:
         raise DataError(
             f"it is not a tar file ({error}); give one written by tar without compression"
         ) from error
@@ -601,7 +605,7 @@ def _members(file: BufferedIOBase) -> Iterator[tuple[tarfile.TarInfo, bytes]]:
                 file.seek(member.offset_data)
                 content = file.read(member.size)
             yield member, content
-    except (tarfile.TarError, UnicodeError) as error:
+    except _BROKEN_TAR as error:
         raise DataError(f"it is truncated ({error}); copy the shard again") from error
     end = tar.offset
     file.seek(end)
