@@ -146,6 +146,64 @@ def test_views_of_a_slide_are_those_of_its_pixels(slide):
         np.testing.assert_allclose(one.astype(int), other, atol=1)
 
 
+def smooth(height, width, seed=0):
+    """Waves of hundreds of pixels, in other directions in each colour."""
+    y, x = np.mgrid[:height, :width]
+    phase, step = np.random.default_rng(seed).uniform(0.5, 1, (2, 3))
+    waves = [np.sin(x / (80 * a) + y / (100 * b) * (-1) ** k) for k, (a, b) in
+             enumerate(zip(phase, step, strict=True))]  # fmt: skip
+    return np.rint(128 + 100 * np.stack(waves, axis=-1)).astype(np.uint8)
+
+
+def pooled(pixels, factor):
+    """Means of whole squares; what is left over at the right and below is dropped."""
+    height, width = (n // factor for n in pixels.shape[:2])
+    blocks = pixels[: height * factor, : width * factor].reshape(height, factor, width, factor, 3)
+    return np.rint(blocks.mean(axis=(1, 3))).astype(np.uint8)
+
+
+@pytest.fixture(params=["openslide", "tiffslide"])
+def odd(request, tmp_path, monkeypatch):
+    """A pyramid whose levels of a fourth and a sixteenth end before the pixels of the finest."""
+    pytest.importorskip(request.param)
+    monkeypatch.setattr(slides, "LARGE", 100)
+    monkeypatch.setattr(slides, "_READERS", (request.param,))
+    pixels, path = smooth(1507, 2050), tmp_path / "odd.tif"
+    how = {"tile": (256, 256), "photometric": "rgb", "compression": "zlib", "metadata": None}
+    with tifffile.TiffWriter(path) as file:
+        file.write(pixels, **how)
+        for factor in (4, 16):
+            file.write(pooled(pixels, factor), subfiletype=1, **how)
+    with opened_field(Image("odd", path)) as field:
+        yield field, TileField(PIL.Image.fromarray(pixels)), request.param
+
+
+SIDE_OF_ODD = 24
+
+
+@pytest.mark.parametrize("factor", [1.0, 1.5, 4.0, 5.7, 15.9, 16.0])
+def test_a_level_that_ends_early_shows_the_same_place_up_to_the_last_pixel(odd, factor):
+    """A pixel of the finest level is up to 3 of 255 in the steepest waves."""
+    field, in_memory, reader = odd
+    (width, height), extent = field.size, ceil(SIDE_OF_ODD * factor)
+    rng = np.random.default_rng(int(10 * factor))
+    inside = rng.integers(0, [width - extent, height - extent], (4, 2)).tolist()
+    corners = [(width - extent, height - extent), (0, height - extent)]
+    for x, y in [*map(tuple, inside), *corners]:
+        most = 7 if (x, y) in corners else 3  # two or three of the last pixels are in no level
+        found = field.averaged((x, y), factor, SIDE_OF_ODD)
+        expected = in_memory.averaged((x, y), factor, SIDE_OF_ODD)
+        away = np.abs(found - expected)
+        within = slice(None) if reader == "tiffslide" else slice(None, -1)  # OpenSlide fades out
+        assert away[within, within].max() < most, (x, y)
+        box = (float(x), float(y), float(x + extent), float(y + extent))
+        shown, true = (
+            np.asarray(each.region(box, SIDE_OF_ODD, Resampling.BICUBIC)).astype(float)
+            for each in (field, in_memory)
+        )
+        assert np.abs(shown - true).mean() < most / 2.5, (x, y)
+
+
 @pytest.mark.parametrize(
     ("corner", "factor"), [((600, 100), 1.0), ((601, 101), 2.0), ((603, 55), 2.5), ((8, 8), 3.7)]
 )

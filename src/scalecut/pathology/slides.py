@@ -121,7 +121,8 @@ class SlideField:
             min(end, n) for end, n in zip(ends, self.handle.level_dimensions[level], strict=True)
         ]
         found = self._read(level, (first[0], first[1]), (last[0] - first[0], last[1] - first[1]))
-        inside = tuple(box[k] / scale - first[k % 2] for k in range(4))
+        # levels end before the pixels of the finest that do not fill one of theirs
+        inside = tuple(min(box[k] / scale - first[k % 2], found.size[k % 2]) for k in range(4))
         return found.resize((side, side), resample, box=cast(Box, inside))
 
     def averaged(
@@ -129,13 +130,14 @@ class SlideField:
     ) -> Float64[np.ndarray, "side side 3"]:
         level, scale = self._level(factor)
         step, ends = factor / scale, self.handle.level_dimensions[level]
-        begin = corner[0] / scale, corner[1] / scale
-        offset = begin[0] % 1, begin[1] % 1  # between pixels of the level
-        extent = tuple(min(ceil(o + side * step - 1e-9), n)
-                       for o, n in zip(offset, ends, strict=True))  # fmt: skip
-        first = tuple(min(int(b), n - e) for b, n, e in zip(begin, ends, extent, strict=True))
-        found = self._read(level, cast(Corner, first), cast(Corner, extent))
-        return resampled(np.asarray(found), step, offset, side)
+        first = int(corner[0] / scale), int(corner[1] / scale)
+        offset = corner[0] / scale - first[0], corner[1] / scale - first[1]
+        extent = [ceil(each + side * step - 1e-9) for each in offset]
+        inside = [min(e, n - at) for e, n, at in zip(extent, ends, first, strict=True)]
+        found = np.asarray(self._read(level, first, (inside[0], inside[1])))
+        # levels end before the pixels of the finest that do not fill one of theirs
+        lacking = [(0, e - n) for e, n in zip(extent, inside, strict=True)]
+        return resampled(np.pad(found, (*lacking[::-1], (0, 0)), "edge"), step, offset, side)
 
     def _level(self, factor: float) -> tuple[int, float]:
         """The coarsest level that is fine enough, and how many pixels one of its pixels spans."""
@@ -148,9 +150,11 @@ class SlideField:
     def _read(self, level: int, first: Corner, extent: Corner) -> PIL.Image.Image:
         """Whole pixels of a level; those outside of what was scanned are white."""
         scale = float(self.handle.level_downsamples[level])
-        corner = round(first[0] * scale), round(first[1] * scale)
+        # OpenSlide interpolates between pixels of the level, tiffslide takes the one before
+        is_exact = type(self.handle).__module__.startswith("openslide")
+        left, top = (round(at * scale) if is_exact else ceil(at * scale) for at in first)
         with _reading(self.handle):
-            found = self.handle.read_region(corner, level, extent)
+            found = self.handle.read_region((left, top), level, extent)
         if found.mode != "RGBA":
             return found.convert("RGB")
         white = PIL.Image.new("RGB", found.size, "white")
