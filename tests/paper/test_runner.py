@@ -269,7 +269,7 @@ def prepare(place):
         (place / step_of(CUT, network)).mkdir()
         (place / step_of(CUT, network) / "scalecut.json").write_text(json.dumps(facts))
     rows = {name: np.zeros(3) for name in PATCH_COLUMNS}
-    rows |= {"patch": ["a", "b", "c"]}
+    rows |= {"patch": ["a", "b", "c"], "um_per_pixel": np.nan}
     rows |= {"split": ["train", "train", "test"], "magnification": [10.0, 40.0, 40.0]}
     (place / PATCHES).mkdir()
     pd.DataFrame(rows).to_parquet(place / PATCHES / "patches.parquet")

@@ -203,6 +203,8 @@ def test_passports_are_laid_side_by_side(found, rows, tmp_path):
     assert again.finding() == both.finding()
     assert len(encoders_drawing(both.ratios).panels[0].lines) == 2
     early = compare_passports([found, other], layers=["early", "late"])
+    assert early.finding().startswith("The features of the layers given stay within")
+    assert " (early) from 0.25 to ≥ 1 µm per pixel" in early.finding()
     assert early.table.layer.tolist() == ["early", "late"]
     with pytest.raises(DataError, match="needs two runs or more, got 1"):
         compare_passports([found])
@@ -309,6 +311,10 @@ def test_permuted_resolutions_change_places_inside_each_patient():
         (lambda t: t.drop(columns="place"), "neither a column place nor x and y"),
         (lambda t: t.drop(columns="group"), "lacks the column 'group'"),
         (lambda t: pd.concat([t, t.head(2)]), "has 2 patches twice, the first is "),
+        (lambda t: t.assign(um_per_pixel=0.5), "64 of 96 patches have a um_per_pixel and a magnif"),
+        (lambda t: t.rename(columns={"magnification": "mpp"}), "no column 'um_per_pixel', but 'm"),
+        (lambda t: t.assign(tile="1"), "the tile 1 is of the patients p00 and p01"),
+        (lambda t: t.assign(place=t.place.replace("0", None)), "48 of 96 patches have no place"),
         (lambda t: t.assign(tile=t.patch), "No patch shows the same place as one at 40X"),
         (lambda t: t[t.place == "0"], "No patient has two patches at 40X"),
         (lambda t: t.replace({"magnification": 10}, np.nan), "32 of 96 patches have no magnific"),
@@ -328,12 +334,34 @@ def test_patches_that_cannot_be_examined_say_why(spec, rows, tmp_path, change, s
     [
         ({"at": "5X"}, r"No patch has the resolution '5X'. Give one of 0.25, 0.5, 1 µm per pixel"),
         ({"to": "coarse"}, "No patch has the resolution 'coarse'"),
+        ({"to": "0.25"}, "--to '0.25' is the resolution of reference, 40X .*Give another --to"),
+        (
+            {"at": "20X", "to": "0.5"},
+            "--to '0.5' is the resolution of reference, 20X .*another --at",
+        ),
         ({"repeats": 1}, "--repeats must be at least 2, got 1"),
     ],
 )
 def test_options_that_fit_nothing_say_what_does(spec, examined, said):
     with pytest.raises(DataError, match=said):
         passport(reader(), spec, examined=Examined(**examined), computation=EXACTLY)
+
+
+def test_a_resolution_without_common_places_has_no_finding(rows, tmp_path):
+    data = write_patches(tmp_path, rows)
+    table = pd.read_parquet(tmp_path / "patches.parquet")
+    elsewhere = table.place.where(table.magnification != 20, "of 20X " + table.place)
+    table.assign(place=elsewhere).to_parquet(tmp_path / "patches.parquet", index=False)
+    examined = replace(FEW, to="20X")
+    found = passport(reader(), data, examined=examined, computation=EXACTLY)
+    assert found.finding() == (
+        "No patch at 20X (0.5 µm per pixel) shows the same place as one at 40X (0.25 µm per "
+        "pixel), so nothing follows for 20X (0.5 µm per pixel)."
+    )
+    here = found.ratios("late").set_index("octaves")
+    assert (here.n_places[1.0], here.answer[1.0]) == (0, "no verdict")
+    assert here[["ratio", "ratio_low", "ratio_high"]].loc[1.0].isna().all()
+    assert here.ratio[2.0] > 0
 
 
 def test_what_is_no_folder_of_patches_says_so():

@@ -582,3 +582,16 @@ def test_counts_of_patches_without_a_magnification_are_refused():
     with pytest.raises(DataError) as error:
         counts(table)
     assert str(error.value) == "Some patches have no magnification. Give each its own."
+
+
+def test_a_size_of_a_pixel_that_contradicts_the_magnification_of_tiles_is_refused(tmp_path):
+    """Patches would have both, and no command would read them."""
+    for um, native, shown in ((0.5, None, "20"), (0.25, 20.0, "40"), (0.3, None, "33.3")):
+        asked = {"um_per_pixel": um} | ({"native": native} if native else {})
+        with pytest.raises(DataError) as error:
+            save_patches(tmp_path, tmp_path, tmp_path / "out", cutting=Cutting((10.0,), **asked))
+        at, size = native or 40.0, 10 / (native or 40.0)
+        assert str(error.value) == (
+            f"--um-per-pixel {um:g} means about {shown}X, but --native {at:g} about {size:.3g} µm. "
+            f"Give --native {shown}, or correct --um-per-pixel."
+        )

@@ -558,6 +558,35 @@ def test_draws_of_two_groups_hold_both(drawn):
     assert all(len(set(split.groups[rows])) == 2 for rows in split.draws(50, 0))
 
 
+@pytest.mark.parametrize("column", ["um_per_pixel", "magnification"])
+def test_a_resolution_is_enough_by_either_column(losing, drawn, column):
+    other = "um_per_pixel" if column == "magnification" else "magnification"
+    bare = replace(drawn, table=drawn.table.drop(columns=other))
+    found = [compared(losing, each, "cut", task="magnification") for each in (bare, drawn)]
+    one, two = (each.predicted.predictions["cut"] for each in found)
+    assert np.array_equal(one, two)
+    pd.testing.assert_frame_equal(found[0].recall, found[1].recall)
+
+
+def test_a_size_and_a_magnification_that_contradict_each_other_are_refused(losing, drawn):
+    table = drawn.table.assign(um_per_pixel=2 * drawn.table.um_per_pixel)
+    with pytest.raises(DataError, match="117 of 117 patches have a um_per_pixel and a magnif"):
+        compared(losing, replace(drawn, table=table), "cut")
+
+
+def test_a_magnification_that_is_not_tested_has_no_recall(losing, drawn):
+    table = drawn.table
+    kept = table[(table.split != "test") | (table.magnification != 20)].reset_index(drop=True)
+    found = compared(losing, replace(drawn, table=kept), "cut")
+    assert sorted(found.recall.magnification) == sorted({*AREAS} - {20.0})
+    true, predicted = found.predicted.held.classes, found.predicted.predictions["cut"]
+    centres = found.predicted.held.centres
+    for magnification, recall in zip(found.recall.magnification, found.recall.recall, strict=True):
+        number = sorted(AREAS).index(magnification)
+        nearest = np.abs(predicted[:, true == number, None] - centres).argmin(axis=2)
+        np.testing.assert_allclose(recall, (nearest == number).mean())
+
+
 def test_test_targets_do_not_enter_fits_or_centres(losing, drawn):
     table = drawn.table
     is_test = table.split == "test"
@@ -672,6 +701,15 @@ REFUSED = [
     (lambda t: t.assign(group=t.group.replace(OVERLAP)), {},
      "patient-train1 is in the training part and in the test part. Cut the patches again, split by "
      "patient."),
+    (lambda t: t.assign(group=t.group.replace({"patient-train1": "patient-validation0"})), {},
+     "patient-validation0 is in the training part and in the validation part. Cut the patches "
+     "again, split by patient."),
+    (lambda t: t.assign(split=t.split.replace({"validation": "Val"})), {},
+     "9 of 117 patches are in no part, the first is of the tile validation0, whose split is 'Val'. "
+     "Write train, validation or test."),
+    (lambda t: t.assign(mean_area_px=t.mean_area_px.mask(t.tile == "test1")), {},
+     "9 of 117 patches have no mean_area_px, the first is of the tile test1. Remove them, or give "
+     "--task magnification."),
     (lambda t: t[(t.split == "test") | (t.magnification != 20)], {},
      "No training patch has the magnification 20. Cut patches with other --magnifications or "
      "--mpp, or from more tiles."),

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Float64
 
 from ..errors import DataError, nearest
-from . import annotations, coco, pairs, tables, yolo
+from . import annotations, coco, pairs, patches, tables, yolo
 from .assumptions import Assumed
 from .groups import joined
 from .images import ImageSet, Labelled, LeftOut, Progress, Source, Target, first_skipped, target_of
@@ -87,7 +87,7 @@ READERS: dict[str, Reader] = {
     "cvat": Reader("an XML file of CVAT for images", annotations.cvat, "file", BOTH),
     "patches": Reader(
         "a folder that `scalecut patches` wrote",
-        tables.patches,
+        patches.labelled,
         "folder",
         ("target", "as_class"),
         "column",

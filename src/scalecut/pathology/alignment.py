@@ -11,13 +11,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
-import PIL.Image
 from jaxtyping import Bool, Float64, Int64
 from scipy import sparse
 
+from ..data.patches import AT_1X, FILE, complete, differ, levels
 from ..errors import DataError
 from .patches import Patches
-from .resolution import AT_1X, TOLERANCE, differ
 
 NEEDED = ("patch", "tile", "group")  # columns, besides those of resolution and place
 WHERE = ("x", "y")
@@ -94,44 +93,16 @@ def resolutions_of(patches: Patches) -> Resolutions:
             f"The patches in {str(patches.folder)!r} have no resolution: patches.parquet has "
             "neither um_per_pixel nor magnification. Cut them again with `scalecut patches`."
         )
-    given = table[column].to_numpy(dtype=np.float64)
-    bad = np.flatnonzero(~((given > 0) & np.isfinite(given)))
-    if bad.size:
-        raise DataError(
-            f"{bad.size} of {len(table)} patches have no {column}, the first is "
-            f"{table.patch.iloc[bad[0]]}. Remove them, or give each its own."
-        )
+    given = complete(table, f"{FILE} of {str(patches.folder)!r}", column)
     is_nominal = column == "magnification"
     size = AT_1X / given if is_nominal else given
-    known = np.unique(size).tolist()
-    starts = [known[0]]
-    for each in known[1:]:
-        if differ(each, starts[-1], TOLERANCE):
-            starts.append(each)
-    if len(starts) == 1:
+    sizes, of = levels(size)
+    if len(sizes) == 1:
         raise DataError(
-            f"All {len(table)} patches have one resolution, {starts[0]:.4g} µm per pixel. Cut "
+            f"All {len(table)} patches have one resolution, {sizes[0]:.4g} µm per pixel. Cut "
             "patches of the same tissue at two or more, such as --magnifications 10,20,40."
         )
-    of = np.searchsorted(starts, size, side="right").astype(np.int64) - 1
-    sizes = np.array([np.median(size[of == number]) for number in range(len(starts))])
     return Resolutions(sizes, of, size, is_nominal)
-
-
-def side_of(patches: Patches) -> int:
-    """Side of a patch in pixels, of the first one.
-
-    Raises:
-        DataError: if it cannot be read.
-    """
-    file = patches.folder / str(patches.table.patch.iloc[0])
-    try:
-        with PIL.Image.open(file) as image:
-            return min(image.size)
-    except OSError as error:
-        raise DataError(
-            f"The patch {str(file)!r} cannot be read ({error}). Cut the patches again."
-        ) from error
 
 
 @dataclass(frozen=True, slots=True, eq=False)

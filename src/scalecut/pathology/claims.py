@@ -11,9 +11,10 @@ from ..data.decoding import SUFFIXES, opened, stem_of
 from ..data.files import Files, none_in
 from ..data.groups import check_grouping, grouped, joined
 from ..data.images import Image, Labelled, LeftOut
+from ..data.patches import AT_1X, NOMINAL, TOLERANCE, differ
 from ..data.tables import columns
 from ..errors import DataError
-from .resolution import AT_1X, COARSEST, NOMINAL, TOLERANCE, Stated, differ, stated
+from .resolution import COARSEST, Stated, stated
 from .slides import SLIDES, is_slide, series_of, stated_by_slide
 from .tiles import patient_of
 

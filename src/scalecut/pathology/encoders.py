@@ -60,12 +60,15 @@ class Encoders(Result):
         if rows.empty:
             return "No range is known of these encoders."
         width = np.log2(rows.coarsest / rows.finest).sort_values(ascending=False, kind="stable")
+        given = self.provenance["settings"]["layers"]
+        of = {at: f" ({rows.layer[at]})" if given else "" for at in width.index}
         said = [
-            f"{row.run} from {range_of(row)} µm per pixel{_between(row)}"
-            for row in (rows.loc[at] for at in width.index)
+            f"{row.run}{of[at]} from {range_of(row)} µm per pixel{_between(row)}"
+            for at, row in ((at, rows.loc[at]) for at in width.index)
         ]
+        layers = "layers given" if given else "last layer"
         return (
-            "The features of the last layer stay within what patients differ by: "
+            f"The features of the {layers} stay within what patients differ by: "
             f"{'; '.join(said)}. Differences between encoders are not tested."
         )
 

@@ -30,6 +30,7 @@ from .. import cache
 from ..cut.network import cut_after
 from ..data.images import ImageSet, LeftOut
 from ..data.measures import evenly
+from ..data.patches import AREA
 from ..errors import DataError, LayerError, check_least, check_names
 from ..features.extract import Computation, Stages, check_finite, decoded
 from ..networks.network import Network, randomly_initialised, seeded, take_statistics
@@ -56,6 +57,7 @@ OF_CUT = {"cut", "cut-random", "reset", "up-to-cut"}
 TUNED, SWEEP = "tuned", "sweep"
 BLOCKS = 5  # parts of the groups in the cross-validation that chooses `tuned`
 STATISTICS_IMAGES, STATISTICS_BATCH = 128, 32
+_PARTS = {"train": "training", "validation": "validation", "test": "test"}  # in words
 PAPER_SEEDS = (1001, 1003, 1005, 1006, 1008, 2009, 2020, 994, 747, 1456)  # of `graziani2021`
 
 
@@ -243,11 +245,8 @@ def task_of(table: pd.DataFrame, trial: Trial) -> tuple[Task, compared.Held]:
     else:
         _check_split(table, groups, classes, magnifications)
         rows = {part: np.flatnonzero(table.split == part) for part in PARTS}
-    if trial.task == "area" and "mean_area_px" not in table:
-        raise DataError(
-            "These patches were cut without masks, so they have no areas of nuclei. Give --task "
-            "magnification, or cut patches with --masks."
-        )
+    if trial.task == "area":
+        _check_areas(table)
     octaves = np.log2(table.magnification.to_numpy(dtype=np.float64))
     is_area = trial.task == "area"
     target = table.mean_area_px.to_numpy(dtype=np.float64) if is_area else octaves
@@ -265,12 +264,33 @@ def task_of(table: pd.DataFrame, trial: Trial) -> tuple[Task, compared.Held]:
     return task, compared.Held(*tested, centres, is_area, patients)
 
 
+def _check_areas(table: pd.DataFrame) -> None:
+    if AREA not in table:
+        raise DataError(
+            "These patches were cut without masks, so they have no areas of nuclei. Give --task "
+            "magnification, or cut patches with --masks."
+        )
+    missing = table.loc[table[AREA].isna(), "tile"].tolist()
+    if missing:
+        raise DataError(
+            f"{len(missing)} of {len(table)} patches have no {AREA}, the first is of the tile "
+            f"{missing[0]}. Remove them, or give --task magnification."
+        )
+
+
 def _check_split(
     table: pd.DataFrame,
     groups: Int64[np.ndarray, " n"],
     classes: Int64[np.ndarray, " n"],
     magnifications: Float64[np.ndarray, " K"],
 ) -> None:
+    unknown = table.loc[~table.split.isin(PARTS), ["tile", "split"]]
+    if len(unknown):
+        raise DataError(
+            f"{len(unknown)} of {len(table)} patches are in no part, the first is of the tile "
+            f"{unknown.tile.iloc[0]}, whose split is {unknown.split.iloc[0]!r}. Write "
+            f"{', '.join(PARTS[:-1])} or {PARTS[-1]}."
+        )
     is_test = (table.split == "test").to_numpy()
     if not is_test.any() or is_test.all():
         raise DataError(
@@ -279,12 +299,15 @@ def _check_split(
         )
     if len(set(groups[~is_test])) < 2:
         raise DataError("The training part has one group. Give tiles of two or more patients.")
-    both = table.group[is_test & table.group.isin(table.group[~is_test]).to_numpy()]
-    if len(both):
-        raise DataError(
-            f"{both.iloc[0]} is in the training part and in the test part. Cut the patches again, "
-            "split by patient."
-        )
+    first: dict[str, str] = {}
+    for group, part in zip(table.group, table.split, strict=True):
+        other = first.setdefault(group, part)
+        if other != part:
+            one, two = sorted((part, other), key=PARTS.index)
+            raise DataError(
+                f"{group} is in the {_PARTS[one]} part and in the {_PARTS[two]} part. Cut the "
+                "patches again, split by patient."
+            )
     absent = set(range(len(magnifications))) - set(classes[~is_test])
     if absent:
         raise DataError(

@@ -265,7 +265,9 @@ def _named(name: str, value: float, between: tuple[Any, Any]) -> dict[str, float
 
 
 def _ratio(squares: Float64[np.ndarray, "b 1"], plan: Plan) -> tuple[float, tuple[Any, Any]]:
-    """The ratio of one squared ratio and its draws, and its interval."""
+    """The ratio of one squared ratio and its draws, and its interval; NaN without places."""
+    if np.isnan(squares[0, 0]):
+        return np.nan, (np.nan, np.nan)
     ratios = np.sqrt(np.maximum(np.vstack([squares[:1], plausible(squares)])[:, 0], 0.0))
     return ratios[0], ends(ratios[0], ratios[1:], plan.n_patients, scale="difference")
 

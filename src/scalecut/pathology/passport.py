@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 from torch import nn
 
 from ..data.images import Image, ImageSet, LeftOut, Progress
+from ..data.patches import RESOLUTION, WHERE, check_files
 from ..errors import DataError, check_least
 from ..features.cluster import computing
 from ..features.extract import (
@@ -40,7 +41,7 @@ from ..probing.curve import computed_line
 from ..report.report import Result
 from ..runs import read_run, settings_of
 from ..stats.inference import LEAST_GROUPS, no_interval
-from .alignment import NEEDED, Resolutions, named, resolutions_of, side_of
+from .alignment import NEEDED, Resolutions, named, resolutions_of
 from .movement import (
     HOLDS,
     NO_VERDICT,
@@ -142,6 +143,11 @@ class Passport(Result):
         here = self.ratios(str(last.layer))
         row = here.loc[np.isclose(here.um_per_pixel, about["to"])].iloc[0]
         name, reference = named(about["to"]), named(about["reference"])
+        if not row.n_places:
+            return (
+                f"No patch at {name} shows the same place as one at {reference}, so nothing "
+                f"follows for {name}."
+            )
         if np.isnan(row.ratio):
             return (
                 f"What patients differ by at {reference} cannot be measured at {last.layer} of "
@@ -267,12 +273,17 @@ def passport(
         ModelError, LayerError: as of `probe`.
     """
     settings, stages = settings_of(locals()), Stages(progress)
-    patches = patches_of(data, NEEDED)
+    patches = patches_of(data, NEEDED, (*RESOLUTION, *WHERE))
     resolutions = resolutions_of(patches)
     _check_patients(patches.table)
     reference = resolutions.at(examined.at, 0)
     to = resolutions.at(examined.to, int(np.abs(resolutions.octaves(reference)).argmax()))
-    side = side_of(patches)
+    if to == reference:
+        raise DataError(
+            f"--to {examined.to!r} is the resolution of reference, {resolutions.named(reference)}. "
+            "Give another --to, or another --at."
+        )
+    side = check_files(patches.table, patches.folder)
     placed(patches.table, resolutions, reference, side)
     with stages("network"):
         loaded = load_network(model, weights=weights, allow_partial=allow_partial, seed=seed)

@@ -28,12 +28,13 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from pyarrow import ArrowException
 
 from .. import cache, runs
 from ..data.groups import joined
 from ..data.images import Image, LeftOut, Progress, first_skipped, skip
-from ..errors import OF_CONTENT, DataError
+from ..data.patches import AT_1X, FILE, NOMINAL, RESOLUTION, TOLERANCE, differ, read_table
+from ..data.patches import checked as checked_table
+from ..errors import DataError
 from ..figures.text import duration
 from .cutting import FOLDER, Blur, Cut, Cutting, Plan, blurred, matched, saved, sizes_of
 from .resampling import (
@@ -44,7 +45,7 @@ from .resampling import (
     resampled,
     resampled_nuclei,
 )
-from .resolution import AT_1X, TOLERANCE, checked
+from .resolution import checked, usual
 from .sampling import COLUMNS as OF_PLACES
 from .sampling import OF_SLIDES, Slide, after, before, blur_of, find_slides, sampled
 from .tiles import PARTS, Tile, find_tiles, read, read_patients, read_split
@@ -140,7 +141,7 @@ def save_patches(
         )
         left_out = (*skipped, *made.left_out)
         made = replace(made, folder=out, left_out=left_out, stated=(*said, *made.stated))
-        made.table.to_parquet(folder / "patches.parquet", index=False)
+        made.table.to_parquet(folder / FILE, index=False)
         if len(made.slides):
             runs.write_table(made.slides, folder / "slides.csv")
         stated = {name: getattr(made, name) for name in ("blur", "left_out", "skipped", "stated")}
@@ -168,6 +169,13 @@ def _tiles_of(
         raise DataError(
             "Patches without --masks need --mpp, the µm per pixel to show. Give --mpp 0.5,1,2 for "
             "slides and tiles, or --masks with masks of nuclei."
+        )
+    if cutting.um_per_pixel and differ(cutting.um_per_pixel * cutting.tiles_at, AT_1X, NOMINAL):
+        shown = f"{usual(cutting.um_per_pixel):.3g}"
+        raise DataError(
+            f"--um-per-pixel {cutting.um_per_pixel:g} means about {shown}X, but --native "
+            f"{cutting.tiles_at:g} about {AT_1X / cutting.tiles_at:.3g} µm. Give --native {shown}, "
+            "or correct --um-per-pixel."
         )
     found, left_out = find_tiles(
         Path(tiles),
@@ -430,52 +438,45 @@ def counts(table: pd.DataFrame) -> pd.DataFrame:
     return cells
 
 
-def patches_of(data: str | Patches, needed: Sequence[str] = NEEDED) -> Patches:
-    """The patches that `patches:DIR` names.
+def patches_of(
+    data: str | Patches, needed: Sequence[str] = NEEDED, used: Sequence[str] = RESOLUTION
+) -> Patches:
+    """The patches that `patches:DIR` names, or given ones, checked (`data.patches.checked`).
+
+    Args:
+        needed: columns that have to be there.
+        used: columns that count if they are there.
 
     Raises:
-        DataError: if it names none, or they lack one of the columns that are needed.
+        DataError: if it names none, they lack a column, or contradict themselves.
     """
     if isinstance(data, Patches):
-        return data
+        return replace(data, table=checked_table(data.table, data.folder, needed, used))
     folder = data.removeprefix(SPEC)
     if folder == data or not folder:
         raise DataError(
             f"{data!r} does not name patches. Give patches:DIR, a folder that `scalecut patches` "
             "wrote."
         )
-    return read_patches(folder, needed)
+    return _read(Path(folder), needed, used)
 
 
 def read_patches(folder: str | Path, needed: Sequence[str] = NEEDED) -> Patches:
-    """The patches in a folder that `save_patches` wrote.
+    """The patches in a folder that `save_patches` wrote, or whose table is one's own.
+
+    Where a magnification is needed and none is given, it is 10 / µm per pixel.
 
     Args:
         needed: columns that have to be there.
 
     Raises:
-        DataError: if the folder holds none, or they lack a column.
+        DataError: if the folder holds none, they lack a column, or contradict themselves.
     """
-    folder = Path(folder)
-    try:
-        table = pd.read_parquet(folder / "patches.parquet")
-    except (OSError, NotImplementedError, ArrowException, *OF_CONTENT) as error:
-        raise DataError(
-            f"{str(folder)!r} holds no patches: patches.parquet cannot be read ({error}). Give a "
-            "folder that `scalecut patches` wrote."
-        ) from error
-    missing = [name for name in needed if name not in table]
-    if missing:
-        raise DataError(
-            f"patches.parquet of {str(folder)!r} lacks the column {missing[0]!r}. Cut the patches "
-            "again."
-        )
-    twice = table.loc[table.duplicated("patch"), "patch"].tolist() if "patch" in table else []
-    if len(twice):
-        raise DataError(
-            f"patches.parquet of {str(folder)!r} has {len(twice)} patches twice, the first is "
-            f"{twice[0]}. Keep one row of each."
-        )
+    return _read(Path(folder), needed, RESOLUTION)
+
+
+def _read(folder: Path, needed: Sequence[str], used: Sequence[str]) -> Patches:
+    table = read_table(folder, needed, used)
     is_run = (folder / runs.MARKS["patches"]).is_file()  # a table of one's own has no facts
     blur = runs.read_run(folder, "patches").facts.get("blur") if is_run else None
     return Patches(table, folder, blur=Blur(**blur) if blur else None)

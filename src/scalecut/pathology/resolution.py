@@ -2,9 +2,7 @@
 
 Areas in µm² follow from it, and the magnification of every patch. A size is stated by the
 resolution of a TIFF, the descriptions of ImageJ, Aperio and OME, or the resolution of another
-format. Two sizes of a pixel contradict each other from 5 % on. The magnification of an objective is
-nominal (scanners of 40X have 0.228 to 0.265 µm per pixel), so it is compared with a size less
-strictly: M means about 10 / M µm per pixel.
+format. `data.patches` says from where on two of them contradict each other.
 """
 
 import re
@@ -14,15 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 import PIL.Image
 
+from ..data.patches import AT_1X, NOMINAL, differ
 from ..errors import DataError
 
 if TYPE_CHECKING:
     from .tiles import Tile
 
 COARSEST = 10.0  # µm per pixel: larger values are those of a printer (72 to 2400 dpi)
-TOLERANCE = 0.05  # of two sizes of a pixel, or two magnifications
-NOMINAL = 0.15  # of a size of a pixel and a magnification
-AT_1X = 10.0  # µm per pixel, about: 0.25 at 40X
 MAGNIFICATIONS = (1.25, 2.5, 5.0, 10.0, 20.0, 40.0, 60.0, 63.0, 80.0, 100.0)
 _INCH = 25_400.0
 _OF_TIFF = {2: _INCH, 3: 10_000.0}  # µm in TIFF's units of resolution, inch and centimetre
@@ -137,9 +133,7 @@ def checked(tiles: "Sequence[Tile]", native: float, um_per_pixel: float | None) 
                 f"{each.magnification:g}, or --um-per-pixel if the file is wrong."
             )
         if each.um_per_pixel and differ(each.um_per_pixel * native, AT_1X, NOMINAL):
-            means = AT_1X / each.um_per_pixel
-            usual = min(MAGNIFICATIONS, key=lambda m: abs(m / means - 1))
-            shown = means if differ(means, usual, NOMINAL) else usual
+            shown = usual(each.um_per_pixel)
             raise DataError(
                 f"{tile.image.name} states {each}, about {shown:.3g}X, but --native {native:g} "
                 f"means about {AT_1X / native:.3g} µm. Give --native {shown:.3g}, or "
@@ -157,6 +151,13 @@ def checked(tiles: "Sequence[Tile]", native: float, um_per_pixel: float | None) 
     return said
 
 
+def usual(um_per_pixel: float) -> float:
+    """The magnification of an objective that a size is about; 10 / the size if there is none."""
+    means = AT_1X / um_per_pixel
+    nearest = min(MAGNIFICATIONS, key=lambda m: abs(m / means - 1))
+    return means if differ(means, nearest, NOMINAL) else nearest
+
+
 def _ignored(tiles: "Sequence[Tile]") -> Iterator[str]:
     """One sentence per kind of resolution that is not used."""
     unusable = [(tile, each) for tile in tiles for each in tile.stated if not each.is_usable]
@@ -170,11 +171,6 @@ def _ignored(tiles: "Sequence[Tile]") -> Iterator[str]:
             f"The {source} of {len(same)} of {len(tiles)} tiles is ignored: that of "
             f"{tile.image.name}, {each.um_per_pixel:.4g} µm per pixel or {why}."
         )
-
-
-def differ(one: float, other: float, tolerance: float = TOLERANCE) -> bool:
-    """Whether two sizes of a pixel, or magnifications, contradict each other."""
-    return abs(one - other) > tolerance * other
 
 
 def _positive(value: Any) -> float:

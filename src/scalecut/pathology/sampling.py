@@ -23,13 +23,13 @@ from ..data.images import Image, LeftOut, skip
 from ..data.masks import MaskRule, understood
 from ..data.outlines import Tally
 from ..data.pairs import GEOJSON, IN_PIXELS
+from ..data.patches import AT_1X, TOLERANCE
 from ..errors import DataError
 from .claims import Claimed, Claims, claimed_tiles
 from .cutting import FOLDER, Cut, Cutting, Plan, blurred, saved, sizes_of
 from .nuclei import Nuclei, Outlines, nuclei_of
 from .places import common_places, corners, most_places, spread_places
 from .resampling import areas_of_nuclei, estimated_blur, resampled_nuclei
-from .resolution import AT_1X, TOLERANCE
 from .slides import Field, opened_field
 from .tiles import accepted, asked_out, files_by_name, mask_name
 from .tissue import Tissue, marked_by_pens, tissue

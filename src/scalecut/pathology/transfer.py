@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 from torch import nn
 
 from ..data.images import Image, ImageSet, LeftOut, Progress
+from ..data.patches import AREA, RESOLUTION, check_files
 from ..errors import DataError, LayerError
 from ..features.cluster import computing
 from ..features.extract import Computation, Stages, provenance
@@ -259,7 +260,8 @@ def transfer(
             "--engine openvino and --cluster compute frozen features. Drop them, or give --mode "
             "frozen."
         )
-    patches = patches_of(data)
+    patches = patches_of(data, used=(*RESOLUTION, AREA))
+    check_files(patches.table, patches.folder)
     task, _ = task_of(patches.table, trial)  # refuses patches before minutes of computation
     curve = cut.from_ if isinstance(cut.from_, Curve | None) else read_curve(cut.from_)
     curve = curve.of(cut.target) if curve and cut.target else curve
@@ -454,12 +456,13 @@ def _intervals(found: Predicted, scores: Mapping[str, Scores]) -> pd.DataFrame:
 
 def _recall(found: Predicted) -> pd.DataFrame:
     """The recall of each magnification: mean and standard deviation over seeds."""
-    magnifications = np.unique(found.patches.magnification.iloc[found.task.test])
+    there = np.unique(found.held.classes)  # of the training part, some may not be tested
+    magnifications = np.unique(found.patches.magnification)[there]
     rows = []
     for name, predicted in found.predictions.items():
         by_class = compared.recall(predicted, found.held)
         spread = by_class.std(axis=0, ddof=1) if len(by_class) > 1 else np.nan * by_class[0]
-        for each in zip(magnifications, by_class.mean(axis=0), spread, strict=True):
+        for each in zip(magnifications, by_class.mean(axis=0)[there], spread[there], strict=True):
             rows.append((name.split()[0], found.layers[name], *each))
     columns = ["contestant", "layer", "magnification", "recall", "recall_sd"]
     return pd.DataFrame(rows, columns=columns)
