@@ -40,7 +40,7 @@ from ..networks.network import Network
 from ..networks.points import SOFTMAX, ProbePoint
 from ..probing.controls import moved_by_int8, variant_of
 from ..probing.curve import computed_line
-from ..probing.scores import Part, draw_parts, one_thread_each
+from ..probing.scores import Part, by_layer, draw_parts
 from ..report.report import Result
 from ..runs import Run, settings_of
 from ..stats.inference import (
@@ -417,24 +417,16 @@ def _scores(
     stages: Stages,
 ) -> dict[tuple[str, str], _Scores]:
     """The scores by kind of weights and layer, means over subsets and random networks."""
-    jobs = [(kind, point.layer) for kind in by_kind for point in points]
-    report = stages.report("regression")
 
-    def of(job: tuple[str, str]) -> _Scores:
-        kind, layer = job
-        found = [_layer_scores(plan, each[layer]) for plan in plans for each in by_kind[kind]]
+    def means(features: Sequence[np.ndarray]) -> _Scores:
+        found = [_layer_scores(plan, each) for plan in plans for each in features]
         return _Scores(
             np.mean([each.r2 for each in found], axis=0),
             np.mean([each.partial for each in found], axis=0),
             np.mean([each.null for each in found], axis=0),
         )
 
-    scores = {}
-    with one_thread_each() as workers:
-        for job, found in zip(jobs, workers.map(of, jobs), strict=True):
-            scores[job] = found
-            report(len(scores), len(jobs))
-    return scores
+    return by_layer(means, by_kind, points, stages.report("regression"))
 
 
 def _layer_scores(plan: Plan, matrix: Float[np.ndarray, "all d"]) -> _Scores:

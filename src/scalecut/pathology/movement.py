@@ -12,15 +12,15 @@ import pandas as pd
 from jaxtyping import Float, Float64, Int64
 
 from ..data.images import ImageSet
+from ..data.patches import AT_1X
 from ..errors import DataError
 from ..features.extract import Stages
 from ..networks.points import ProbePoint
-from ..probing.scores import Part, draw_parts, one_thread_each
+from ..probing.scores import Part, by_layer, draw_parts
 from ..stats.drift import apart, moved, plausible, reach, squared_ratios, standardised
 from ..stats.inference import bootstrap_r_squared, ends, family_p_values, interval
 from ..stats.out_of_core import Rows, Split, predicted, predicted_in_memory
 from .alignment import Places, Resolutions, same_places
-from .resolution import AT_1X
 from .verdict import FEWEST
 
 YES, NO, UNCLEAR, NO_VERDICT, REFERENCE = "yes", "no", "unclear", "no verdict", "reference"
@@ -153,24 +153,16 @@ def scored(
     stages: Stages,
 ) -> dict[tuple[str, str], Scores]:
     """By kind of weights and layer, means over random networks."""
-    jobs = [(kind, point.layer) for kind in by_kind for point in points]
-    report = stages.report("regression")
 
-    def of(job: tuple[str, str]) -> Scores:
-        kind, layer = job
-        found = [_layer_scores(plan, each[layer]) for each in by_kind[kind]]
+    def means_of(features: Sequence[np.ndarray]) -> Scores:
+        found = [_layer_scores(plan, each) for each in features]
         means = {
             name: np.mean([getattr(each, name) for each in found], axis=0)
             for name in ("r2", "mae", "null", "squares", "drift")
         }
         return Scores(**means, n_features=found[0].n_features)
 
-    scores = {}
-    with one_thread_each() as workers:
-        for job, found in zip(jobs, workers.map(of, jobs), strict=True):
-            scores[job] = found
-            report(len(scores), len(jobs))
-    return scores
+    return by_layer(means_of, by_kind, points, stages.report("regression"))
 
 
 def _layer_scores(plan: Plan, matrix: Float[np.ndarray, "n d"]) -> Scores:

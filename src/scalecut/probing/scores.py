@@ -14,7 +14,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Se
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -57,6 +57,7 @@ from ..stats.out_of_core import Permuted, Rows, Split, predicted_in_memory
 TEST_SHARE = 0.3  # graziani2021
 MATCHED = "matched"  # ridge on as many principal components in every layer
 MOST_RANDOM = 32  # randomly initialised networks
+Found = TypeVar("Found")
 AT_ONCE = 2**22  # numbers of permutations or bootstrap draws held in memory at a time
 MOST_INDICATORS = 2**24  # of permuted classes at a time
 CONTROLLED = ("random", "permuted", "pixels")  # kinds of weights that are controls themselves
@@ -726,6 +727,29 @@ def mapped_here(
     """`function(shared, *job)` of every job, in order, in threads of this process."""
     with one_thread_each() as workers:
         yield from workers.map(lambda job: function(shared, *job), jobs)
+
+
+def by_layer(
+    score: Callable[[Sequence[np.ndarray]], Found],
+    by_kind: Mapping[str, Sequence[Mapping[str, np.ndarray]]],
+    points: Sequence[ProbePoint],
+    report: Callable[[int, int], None],
+) -> dict[tuple[str, str], Found]:
+    """What `score` finds in the features of each layer, by kind of weights and layer.
+
+    Args:
+        score: called with the features of a layer, of every network of a kind.
+        by_kind: features of the networks of each kind of weights, by layer.
+        report: called with how many are done, and of how many.
+    """
+    jobs = [(kind, point.layer) for kind in by_kind for point in points]
+    features = ([each[layer] for each in by_kind[kind]] for kind, layer in jobs)
+    found = {}
+    with one_thread_each() as workers:
+        for job, of_job in zip(jobs, workers.map(score, features), strict=True):
+            found[job] = of_job
+            report(len(found), len(jobs))
+    return found
 
 
 @contextmanager
