@@ -35,8 +35,8 @@ def saved(path, pixels, **options):
     return Image(path.name, path)
 
 
-def png_header(path, width, height):
-    """A file of a hundred bytes that claims to be a large image."""
+def png_header(path, width, height, more=b""):
+    """A file of a hundred bytes, and more, that claims to be a large image."""
 
     def chunk(kind, data):
         return (
@@ -48,6 +48,7 @@ def png_header(path, width, height):
         + chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
         + chunk(b"IDAT", zlib.compress(bytes(64)))
         + chunk(b"IEND", b"")
+        + more
     )
     return Image(path.name, path)
 
@@ -179,7 +180,10 @@ def test_content_of_a_missing_file_is_an_error_of_ours(tmp_path):
 
 def test_large_image_below_the_limit_gives_no_warning_of_pillow(tmp_path):
     most = PIL.Image.MAX_IMAGE_PIXELS
-    assert header(png_header(tmp_path / "a.png", 14_000, 14_000).source) == (14_000, 14_000, 1)
+    image = png_header(tmp_path / "a.png", 14_000, 14_000, more=bytes(1000))
+    assert header(image.source) == (14_000, 14_000, 1)
+    with pytest.raises(DataError, match="says 196 million values, and it has 69 bytes"):
+        header(png_header(tmp_path / "a.png", 14_000, 14_000).source)
     assert most == PIL.Image.MAX_IMAGE_PIXELS
 
 

@@ -9,6 +9,7 @@ Shapes: h x w pixels, c channels.
 
 import io
 import math
+import operator
 import struct
 import threading
 import warnings
@@ -101,6 +102,8 @@ _BROKEN = (
     PIL.Image.DecompressionBombError,
 )  # what Pillow, tifffile and imagecodecs raise on broken files
 _HEADERS = threading.Lock()
+# Values; of larger images, how many one byte may stand for: blank rows of CCITT take a bit each.
+LARGE, MOST_COMPRESSED = 2**26, 300_000
 MOST_PAGES = 10**6  # of a TIFF; lists that lead in a circle have more
 _SINGLE = ("imagewidth", "imagelength", "photometric", "samplesperpixel", "subfiletype")
 
@@ -222,7 +225,18 @@ def opened(file: Path | io.BytesIO) -> Iterator[PIL.Image.Image]:
                 f"its header says {stored.width} x {stored.height} pixels, more than the "
                 f"{MOST_PIXELS // 10**6} million that are decoded; scale it down or tile it"
             )
+        has = file.stat().st_size if isinstance(file, Path) else file.getbuffer().nbytes
+        _check_claim(stored.width * stored.height, has)
         yield stored
+
+
+def _check_claim(claimed: int, has: int) -> None:
+    """Refuse a file too short for what its header says, before memory is taken for it."""
+    if claimed > max(LARGE, MOST_COMPRESSED * has):
+        raise FileError(
+            f"its header says {claimed / 1e6:.0f} million values, and it has {has:,} bytes; copy "
+            "the file again"
+        )
 
 
 def _not_an_image(file: Path | io.BytesIO) -> str:
@@ -492,6 +506,7 @@ def tiff_contents(file: Path | io.BytesIO, number: int = 0) -> Contents | None:
                 f"its header says {width} x {height} pixels{of_each}, more than the "
                 f"{MOST_PIXELS // 10**6} million that are decoded; scale it down or tile it"
             )
+        _check_claim(series.size, tiff.filehandle.size)
         n = math.prod(k for axis, k in zip(series.axes, series.shape, strict=True) if axis in "CS")
         has_colours = int(page.photometric) == 2 and n == samples
         alpha = [i for i, each in enumerate(page.extrasamples) if int(each) in (1, 2)]
@@ -556,8 +571,10 @@ def opened_tiff(file: Path | io.BytesIO) -> Iterator[Any]:
         if _is_endless(tiff):
             raise FileError(f"its list of pages leads in a circle, or has over {MOST_PAGES:,}")
         try:
-            fields = [int(getattr(each.keyframe, name)) for each in tiff.series for name in _SINGLE]
-            is_usable = bool(fields) and tiff.pages.first.imagewidth > 0
+            for each in tiff.series:
+                _ = [int(getattr(each.keyframe, name)) for name in _SINGLE]
+            sides = [operator.index(n) for each in tiff.series for n in each.shape]
+            is_usable = min(sides, default=0) > 0 and tiff.pages.first.imagewidth > 0
         except (*_BROKEN, tifffile.TiffFileError):
             is_usable = False
         yield tiff if is_usable else None

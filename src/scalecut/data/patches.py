@@ -206,7 +206,7 @@ def _instead_of(name: str, columns: Sequence[str]) -> list[str]:
 
     def is_alike(each: str) -> bool:
         letters = _letters(each)
-        if name == "group" and tables._seems_group(each):
+        if name == "group" and tables.seems_group(each):
             return True
         if letters in {own, *OTHERS.get(name, ())}:
             return True

@@ -242,7 +242,7 @@ def _group_column(
     if "group" in cells:
         return "group"
     for name, values in cells.items():
-        if _seems_group(name) and len(set(values)) < len(values):
+        if seems_group(name) and len(set(values)) < len(values):
             raise DataError(
                 f"{place} has no {sort} 'group', but {name!r}, of {len(set(values))} different "
                 f"values in {len(values)} rows. Choose --group {name!r} to keep images of one "
@@ -252,7 +252,7 @@ def _group_column(
 
 
 @functools.cache
-def _seems_group(name: str) -> bool:
+def seems_group(name: str) -> bool:
     name = name.rpartition(".")[2]
     word = re.sub(r"[^a-z]|(uid|id|ids|no|nr|name|number|code)$", "", name.strip().lower())
     return word.removesuffix("s") in GROUP_WORDS or any(n in name.lower() for n in GROUP_NAMES)
@@ -460,7 +460,7 @@ def shards(pattern: str, source: Source) -> Iterator[Labelled | LeftOut]:
                 yield LeftOut(f"{shard}/{name}", reason)
             for member, offset, size, measure, subset, names in samples:
                 for name, value in names.items():
-                    keys[name] += [value] * _seems_group(name)  # of others the name is enough
+                    keys[name] += [value] * seems_group(name)  # of others the name is enough
                 if source.group and key not in names:
                     reason = f"its .json has no text or whole number {key!r} for --group; add it"
                     yield LeftOut(f"{shard}/{member}", reason)
@@ -663,7 +663,7 @@ def _stated(text: bytes) -> tuple[float, str, dict[str, str]]:
         name: _name_of_group(value)
         for name, value in _flat(about)
         if not isinstance(value, bool | None)
-        and (isinstance(value, str | int) or _seems_group(name))
+        and (isinstance(value, str | int) or seems_group(name))
     }
     stated = {name: value for name, value in names.items() if value}
     return measure, about.get("subset", "").strip(), stated

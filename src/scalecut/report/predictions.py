@@ -83,7 +83,7 @@ def predictions_of(
 def _thumbnail(image: Mapping[Any, Any]) -> tuple[bytes, float, float]:
     """A small JPEG and the sides of its image; empty where the file can no longer be read."""
     if image["thumbnail"] is not None:
-        return image["thumbnail"], image["width"], image["height"]
+        return image["thumbnail"], float(image["width"]), float(image["height"])
     file = Path(image["file"])
     try:
         width, height, _ = header(file)
