@@ -704,3 +704,18 @@ def test_large_images_that_are_almost_blank_are_read(tmp_path, kind):
     form = {"1": "group4", "L": "tiff_lzw", "RGB": "tiff_deflate"}[kind]
     picture.save(tmp_path / "a.tif", compression=form)
     assert rendered(tmp_path / "a.tif").getpixel((7, 5)) == (255, 255, 255)
+
+
+@pytest.mark.parametrize("number", [b"0", b"-", b"9", b"e", b"."])
+@pytest.mark.parametrize("of", [b"images=3", b"slices=3"])
+def test_a_description_of_pages_that_are_not_there_is_refused_or_ignored(tmp_path, of, number):
+    values = np.random.default_rng(0).integers(0, 255, (3, 12, 14), np.uint8)
+    file = tmp_path / "a.tif"
+    tifffile.imwrite(file, values, imagej=True, metadata={"axes": "ZYX"})
+    content = file.read_bytes()
+    assert of in content
+    file.write_bytes(content.replace(of, of[:-1] + number))
+    try:
+        assert rendered(file, Rendering(page=1)).size == (14, 12)
+    except DataError as error:
+        assert str(error)
