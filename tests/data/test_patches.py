@@ -9,10 +9,21 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import PIL.Image
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from scalecut.data.options import Reading
-from scalecut.data.patches import NOMINAL, RESOLUTION, WHERE, check_files, checked, levels
+from scalecut.data.patches import (
+    FILE,
+    NOMINAL,
+    RESOLUTION,
+    WHERE,
+    check_files,
+    checked,
+    levels,
+    read_table,
+)
 from scalecut.data.read import read_images
 from scalecut.errors import DataError
 
@@ -323,3 +334,11 @@ def test_a_probe_reads_what_a_passport_reads_and_refuses_what_it_refuses(folder)
         assert said in str(error.value)
     renamed(group="Group")(table).to_parquet(folder.path / "patches.parquet", index=False)
     assert len(set(read_images(spec, reading=Reading(no_groups=True)).group)) == 4
+
+
+def test_a_table_with_text_that_is_none_is_refused(tmp_path):
+    offsets = pa.py_buffer(np.array([0, 3, 5], np.int32).tobytes())
+    text = pa.StringArray.from_buffers(2, offsets, pa.py_buffer(b"a\xff\xfeb."))
+    pq.write_table(pa.table({"patch": text, "magnification": [1.0, 2.0]}), tmp_path / FILE)
+    with pytest.raises(DataError, match="patches.parquet cannot be read .its contents are broken"):
+        read_table(tmp_path, ("patch",))

@@ -20,7 +20,6 @@ import numpy as np
 import pandas as pd
 import PIL.Image
 from jaxtyping import Float64, Int64
-from pyarrow import ArrowException
 
 from ..errors import OF_CONTENT, DataError, near
 from . import tables
@@ -87,8 +86,8 @@ def read_table(
         DataError: if it cannot be read, or `checked` refuses it.
     """
     try:
-        table = pd.read_parquet(folder / FILE)
-    except (OSError, NotImplementedError, ArrowException, *OF_CONTENT) as error:
+        table = tables.whole_parquet(folder / FILE)
+    except (OSError, DataError, *OF_CONTENT) as error:
         raise DataError(
             f"{str(folder)!r} holds no patches: {FILE} cannot be read ({error}). Give a folder "
             "that `scalecut patches` wrote."
