@@ -69,7 +69,8 @@ def of_one_size():
 LAYERS = ["act", "end", "pooled", "logits", "softmax"]
 SMALL = ("--input-size", 32)
 PROBE = (*SMALL, "--data", "voc:blobs", "--repeats", 3, "--controls", "none", "--permutations", 0)
-INVARIANCE = (*SMALL, "--data", "voc:blobs", "--sizes", "0.5,1,2")
+INVARIANCE = (*SMALL, "--data", "voc:blobs")
+SIZES = ("--sizes", "0.5,1,2")
 NOISE = ("--noise", "pink,white", "--padding", "zeros,circular", "--noise-images", 40)
 SCENES = ("--input-size", 48, "--contents", 10)
 RCV = (*SMALL, "--data", "voc:blobs", "--repeats", 3)
@@ -111,7 +112,7 @@ def done(tmp_path_factory):
         for name, command, network, more in (
             ("one", "probe", "network", PROBE),
             ("two", "probe", "other", PROBE),
-            ("invariance", "invariance", "network", (*INVARIANCE, *NOISE)),
+            ("invariance", "invariance", "network", (*INVARIANCE, *SIZES, *NOISE)),
             ("scenes", "scenes", "network", (*SCENES, "--canvases", "32,48")),
             ("rcv", "rcv", "network", (*RCV, "--class", 3)),
             ("units", "visualise", "network", (*VISUALISE, "--layer", "act,end", "--unit", "0,7")),
@@ -281,7 +282,7 @@ def test_noise_alone_needs_no_images():
 
 def test_figures_that_have_nothing_to_show_are_not_drawn():
     layers = ("--layers", "act,end")
-    result = asked("invariance", "network", *INVARIANCE, *layers, "--changes", "image-size")
+    result = asked("invariance", "network", *INVARIANCE, *SIZES, *layers, "--changes", "image-size")
     others = {"run.json", "report.html", "invariance.csv", "figures/data.png"}
     assert files(Path("run")) == others | drawn("drift")
     assert result.stdout.splitlines()[-1].startswith("Doubling the image size changes the features")
@@ -386,7 +387,7 @@ def test_runs_of_other_images_or_splits_are_compared_as_independent(done):
 
 REFUSED = {
     "unknown change": (
-        ("invariance", "network", *INVARIANCE, "--changes", "object-scale,colour"),
+        ("invariance", "network", *INVARIANCE, *SIZES, "--changes", "object-scale,colour"),
         "No change is named 'colour'. Give one or more of image-size, object-scale.",
     ),
     "unknown noise": (
@@ -414,7 +415,7 @@ REFUSED = {
         "or permutations, or a smaller --batch-size.",
     ),
     "few groups": (
-        ("invariance", "network", *INVARIANCE, "--at-most", 4),
+        ("invariance", "network", *INVARIANCE, *SIZES, "--at-most", 4),
         "There are 4 images of 4 groups that can be read, but at least 5 groups are needed to test "
         "on others. Give images of more groups.",
     ),
@@ -458,7 +459,7 @@ def test_place_is_refused_before_any_work_is_done(command):
     ("work", "typed"),
     [
         ("analyses.synthetic.separated", ("scenes", *SCENES)),
-        ("report.report.write_report", ("invariance", *INVARIANCE, "--layers", "end")),
+        ("report.report.write_report", ("invariance", *INVARIANCE, *SIZES, "--layers", "end")),
     ],
 )
 def test_ctrl_c_leaves_no_run(monkeypatch, work, typed):
