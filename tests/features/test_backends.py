@@ -318,9 +318,8 @@ def exports(monkeypatch):
     return made
 
 
-def test_controls_share_the_operations_of_the_network_and_not_its_weights(exports):
+def test_controls_share_the_operations_of_the_network_and_not_its_weights(network, exports):
     images = discs(3).images
-    network = network_of("resnet18")
     weights = copy.deepcopy(network.module.state_dict())
     for seed in (0, 1):
         other = randomly_initialised(network, seed)
