@@ -676,6 +676,15 @@ def test_pages_that_lead_in_a_circle_are_refused(chain):
         rendered(a_tiff(chain))
 
 
+@pytest.mark.parametrize("n", [2, 150])
+def test_pages_without_a_tag_that_lead_in_a_circle_are_refused(n):
+    content = a_tiff([1]).getvalue()
+    at = [len(content) + 6 * page for page in range(n)]  # each six bytes: no tag, the next page
+    pages = b"".join(struct.pack("<HI", 0, following) for following in [*at[1:], at[0]])
+    with pytest.raises(DataError, match="its list of pages leads in a circle"):
+        rendered(io.BytesIO(content + pages))
+
+
 @pytest.mark.parametrize(
     "name",
     ["ImageWidth", "ImageLength", "BitsPerSample", "Compression", "Photometric", "Offset",

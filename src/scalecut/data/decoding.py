@@ -569,7 +569,9 @@ def opened_tiff(file: Path | io.BytesIO) -> Iterator[Any]:
         return
     with tiff:
         if _is_endless(tiff):
-            raise FileError(f"its list of pages leads in a circle, or has over {MOST_PAGES:,}")
+            raise FileError(
+                f"its list of pages leads in a circle, or has over {MOST_PAGES:,}; save it again"
+            )
         try:
             for each in tiff.series:
                 _ = [int(getattr(each.keyframe, name)) for name in _SINGLE]
@@ -582,11 +584,13 @@ def opened_tiff(file: Path | io.BytesIO) -> Iterator[Any]:
 
 def _is_endless(tiff: Any) -> bool:
     """Whether each page of a TIFF leads to another one, as tifffile sees only at the hundredth."""
+    import tifffile
+
     try:
         tiff.pages.get(MOST_PAGES)
     except IndexError:
         return False
-    except _BROKEN:
+    except (*_BROKEN, tifffile.TiffFileError):  # of the page, which is there
         return True
     return True
 

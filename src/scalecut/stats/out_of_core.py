@@ -164,7 +164,8 @@ def predicted_in_memory(
     exact = split.targets - exact_mean
     permuted -= mean
     truth = y if split.n_classes else y - mean
-    of_training, spread, found = sum_of_squares(permuted), sum_of_squares(y - y.mean(axis=0)), []
+    of_training, squares, found = sum_of_squares(permuted), sum_of_squares(y), []
+    spread = sum_of_squares(y - y.mean(axis=0))
     whole = decompose(train, held_out)
     along = whole.u.T @ permuted
     for name, width in zip(regressors, widths, strict=True):
@@ -184,7 +185,7 @@ def predicted_in_memory(
             counts = counted(y, mean + of_permuted, mean, split.n_classes)
             null = mean_recall(*counts)
         else:
-            null = null_scores(spread, sum_of_squares(y), sum_of_squares(truth - of_permuted))
+            null = null_scores(spread, squares, sum_of_squares(truth - of_permuted))
         found.append(Tested(exact_mean + predictions, null))
     return found
 

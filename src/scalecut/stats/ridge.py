@@ -430,7 +430,9 @@ def blocks_of(groups: Int[np.ndarray, " n"]) -> Blocks:
     alone = counts[member] == 1
     larger = np.flatnonzero(~alone)
     order = larger[np.argsort(member[larger], kind="stable")]
-    return np.flatnonzero(alone), np.split(order, np.cumsum(counts[counts > 1])[:-1])
+    ends = np.cumsum(counts[counts > 1]).tolist()
+    starts = [0, *ends[:-1]] if ends else []
+    return np.flatnonzero(alone), [order[a:b] for a, b in zip(starts, ends, strict=True)]
 
 
 def left_out(
