@@ -564,7 +564,7 @@ def opened_tiff(file: Path | io.BytesIO) -> Iterator[Any]:
     try:
         with _HEADERS:
             tiff = tifffile.TiffFile(file)
-    except (*_BROKEN, tifffile.TiffFileError):
+    except _BROKEN:
         yield None
         return
     with tiff:
@@ -577,20 +577,18 @@ def opened_tiff(file: Path | io.BytesIO) -> Iterator[Any]:
                 _ = [int(getattr(each.keyframe, name)) for name in _SINGLE]
             sides = [operator.index(n) for each in tiff.series for n in each.shape]
             is_usable = min(sides, default=0) > 0 and tiff.pages.first.imagewidth > 0
-        except (*_BROKEN, tifffile.TiffFileError):
+        except _BROKEN:
             is_usable = False
         yield tiff if is_usable else None
 
 
 def _is_endless(tiff: Any) -> bool:
     """Whether each page of a TIFF leads to another one, as tifffile sees only at the hundredth."""
-    import tifffile
-
     try:
         tiff.pages.get(MOST_PAGES)
     except IndexError:
         return False
-    except (*_BROKEN, tifffile.TiffFileError):  # of the page, which is there
+    except _BROKEN:  # of the page, which is there
         return True
     return True
 
