@@ -1,7 +1,7 @@
 """An image file as pixels: upright, RGB, resized by Pillow. Errors are one line of text.
 
 Most files are 8-bit grey or RGB, and Pillow decodes them. All others (more bits, bands, pages,
-alpha) are read as arrays of stored values, TIFF by tifffile, and a `Rendering` makes RGB of them.
+alpha) are read as arrays of stored values, TIFF by `tiff`, and a `Rendering` makes RGB of them.
 What a file leaves open is refused, never guessed.
 
 Shapes: h x w pixels, c channels.
@@ -9,7 +9,6 @@ Shapes: h x w pixels, c channels.
 
 import io
 import math
-import operator
 import struct
 import threading
 import warnings
@@ -41,10 +40,7 @@ _FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "GIF", "WEBP", "PPM", "JPEG2000")
 _FORMATS += ("AVIF",) if PIL.features.check("avif") else ()
 LOSSLESS = {".png", ".tif", ".tiff", ".bmp", ".gif"}
 JPEG = {".jpg", ".jpeg", ".jpe", ".jfif"}
-GDAL_NODATA = 42113  # tag of TIFF
-IN_PAGE = "CSYX"  # axes of TIFF that are no pages: channels, samples, down and across
 PAGES = "pages"  # of which no more is known
-_AXES = {"Z": "z-planes", "T": "frames"}
 DICOM, NIFTI = "DICOM", "NIfTI"
 MEDICAL = {".dcm": DICOM, ".dicom": DICOM, ".nii": NIFTI, ".nii.gz": NIFTI}  # read by `medical`
 HEIF = {".heic", ".heif"}
@@ -87,7 +83,7 @@ OTHERS = {
     ".svg": "SVG; convert it to PNG with cairosvg", ".exr": "EXR; convert it to TIFF with imageio",
 }
 # fmt: on
-_TURNS = {
+TURNS = {
     2: Transpose.FLIP_LEFT_RIGHT,
     3: Transpose.ROTATE_180,
     4: Transpose.FLIP_TOP_BOTTOM,
@@ -96,16 +92,14 @@ _TURNS = {
     7: Transpose.TRANSVERSE,
     8: Transpose.ROTATE_90,
 }  # EXIF orientation to the turn that undoes it
-_BROKEN = (
+BROKEN = (
     *(OSError, SyntaxError, ValueError, TypeError, EOFError, LookupError, ArithmeticError),
     *(AttributeError, RuntimeError, MemoryError, struct.error, zlib.error),
     PIL.Image.DecompressionBombError,
 )  # what Pillow, tifffile and imagecodecs raise on broken files
-_HEADERS = threading.Lock()
+HEADERS = threading.Lock()
 # Values; of larger images, how many one byte may stand for: blank rows of CCITT take a bit each.
 LARGE, MOST_COMPRESSED = 2**26, 300_000
-MOST_PAGES = 10**6  # of a TIFF; lists that lead in a circle have more
-_SINGLE = ("imagewidth", "imagelength", "photometric", "samplesperpixel", "subfiletype")
 
 # With this margin R² changed by at most 0.002 at any layer, without it by 0.011 (docs/log.md).
 REDUCED = 2.0
@@ -194,7 +188,7 @@ def quiet() -> Iterator[None]:
 
     Both are settings of the whole process, so threads that decode take turns here.
     """
-    with _HEADERS, warnings.catch_warnings():
+    with HEADERS, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         most, PIL.Image.MAX_IMAGE_PIXELS = PIL.Image.MAX_IMAGE_PIXELS, None
         try:
@@ -217,7 +211,7 @@ def opened(file: Path | io.BytesIO) -> Iterator[PIL.Image.Image]:
         raise DataError(_not_an_image(file)) from error
     except OSError as error:
         raise DataError(unreadable(error)) from error
-    except _BROKEN as error:
+    except BROKEN as error:
         raise DataError(f"its header is broken ({error}); copy the file again") from error
     with stored:
         if stored.width * stored.height > MOST_PIXELS:
@@ -226,11 +220,11 @@ def opened(file: Path | io.BytesIO) -> Iterator[PIL.Image.Image]:
                 f"{MOST_PIXELS // 10**6} million that are decoded; scale it down or tile it"
             )
         has = file.stat().st_size if isinstance(file, Path) else file.getbuffer().nbytes
-        _check_claim(stored.width * stored.height, has)
+        check_claim(stored.width * stored.height, has)
         yield stored
 
 
-def _check_claim(claimed: int, has: int) -> None:
+def check_claim(claimed: int, has: int) -> None:
     """Refuse a file too short for what its header says, before memory is taken for it."""
     if claimed > max(LARGE, MOST_COMPRESSED * has):
         raise FileError(
@@ -278,9 +272,9 @@ def _orientation(stored: PIL.Image.Image) -> int:
     try:
         with quiet():  # of the base class: that of PNG decodes the image
             found = PIL.Image.Image.getexif(stored).get(0x0112, 1)
-    except _BROKEN:
+    except BROKEN:
         return 1
-    return found if isinstance(found, int) and found in _TURNS else 1
+    return found if isinstance(found, int) and found in TURNS else 1
 
 
 def _least_size(stored: PIL.Image.Image, frame: Frame) -> tuple[int, int]:
@@ -299,7 +293,7 @@ def decoded(stored: PIL.Image.Image) -> PIL.Image.Image:
         # TIFF and GIF warn when they decode.
         with quiet() if stored.format in ("TIFF", "GIF") else nullcontext():
             stored.load()
-    except _BROKEN as error:
+    except BROKEN as error:
         raise FileError(f"it is truncated or broken ({error}); copy the file again") from error
     return stored
 
@@ -416,6 +410,8 @@ def contents(file: Path | io.BytesIO, asked: Rendering = AS_STORED) -> Contents:
         return medical.contents(file, form, asked.slice)
     if asked.slice:
         raise NeededError("--slice chooses from volumes of NIfTI, and this is none; omit --slice")
+    from .tiff import tiff_contents  # here, since it needs this module
+
     found = tiff_contents(file, asked.page)
     if found is None:
         with opened(file) as stored:
@@ -431,6 +427,8 @@ def header(path: Path, asked: Rendering = AS_STORED) -> tuple[int, int, int]:
     """
     if asked.slice or form_of(path):
         return *contents(path, asked).size, 1
+    from .tiff import tiff_contents
+
     tiff = tiff_contents(path, asked.page)
     if tiff is not None and not tiff.is_plain:
         width, height = tiff.size[::-1] if tiff.orientation >= 5 else tiff.size
@@ -473,150 +471,6 @@ def planes_of(counts: Mapping[str, int]) -> tuple[tuple[str, int], ...]:
     return tuple((name, n) for name, n in counts.items() if n > 1)
 
 
-_TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-
-
-def tiff_contents(file: Path | io.BytesIO, number: int = 0) -> Contents | None:
-    """What a TIFF holds; None for other formats, and for what only Pillow can read.
-
-    Args:
-        number: of the page that is meant, as they can differ in size.
-
-    Raises:
-        DataError: if it is too large, or its colours cannot be read.
-    """
-    if not _is_tiff(file):
-        return None
-    with opened_tiff(file) as tiff:
-        if tiff is None:
-            return None
-        every = _planes(tiff)
-        series, _ = every[number - 1 if 0 < number <= len(every) else 0]
-        page, planes = series.keyframe, _named(series, len(every))
-        size = width, height = page.imagewidth, page.imagelength
-        if int(page.photometric) not in (0, 1, 2):  # by Pillow: palette, CMYK, YCbCr, LAB
-            if page.dtype is not None and page.dtype.itemsize > 1:
-                name = getattr(page.photometric, "name", page.photometric)
-                raise FileError(f"its colours are {name}; save it as RGB")
-            return None if not planes else Contents("uint8", 3, False, size, planes)
-        samples = page.samplesperpixel
-        if width * height * max(1, samples / 4) > MOST_PIXELS:
-            of_each = f" of {samples} values" if samples > 4 else ""
-            raise DataError(
-                f"its header says {width} x {height} pixels{of_each}, more than the "
-                f"{MOST_PIXELS // 10**6} million that are decoded; scale it down or tile it"
-            )
-        _check_claim(series.size, tiff.filehandle.size)
-        n = math.prod(k for axis, k in zip(series.axes, series.shape, strict=True) if axis in "CS")
-        has_colours = int(page.photometric) == 2 and n == samples
-        alpha = [i for i, each in enumerate(page.extrasamples) if int(each) in (1, 2)]
-        is_fourth = n in (2, 4) and n == samples and len(page.extrasamples) == 1
-        has_alpha = bool(alpha) and is_fourth
-        tag = page.tags.get(0x0112)
-        return Contents(
-            "bool" if page.bitspersample == 1 else np.dtype(page.dtype).name,
-            n - has_alpha,
-            has_alpha,
-            size,
-            planes,
-            tag.value if tag is not None and tag.value in _TURNS else 1,
-            is_split=n > 1 and "C" in series.axes and not has_colours,
-            are_colours=has_colours or n != 3,
-            is_white=int(page.photometric) == 0,
-            is_first=page.index == 0,
-            no_data=_no_data(page),
-        )
-
-
-def _no_data(page: Any) -> float | None:
-    """The value of pixels without data that a TIFF of GDAL declares."""
-    tag = page.tags.get(GDAL_NODATA)
-    try:
-        return None if tag is None else float(str(tag.value).strip("\0 "))
-    except ValueError:
-        return None
-
-
-def _is_tiff(file: Path | io.BytesIO) -> bool:
-    try:
-        if isinstance(file, Path):
-            with file.open("rb") as stream:
-                return stream.read(4) in _TIFF
-        return file.getvalue()[:4] in _TIFF
-    except OSError as error:
-        raise DataError(unreadable(error)) from error
-
-
-@contextmanager
-def opened_tiff(file: Path | io.BytesIO) -> Iterator[Any]:
-    """The file opened by tifffile; None if it cannot be.
-
-    Raises:
-        DataError: if its list of pages has no end.
-    """
-    import logging
-
-    import tifffile  # here, since few images are TIFF
-
-    logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # what matters is raised
-    if isinstance(file, io.BytesIO):
-        file.seek(0)
-    try:
-        with _HEADERS:
-            tiff = tifffile.TiffFile(file)
-    except _BROKEN:
-        yield None
-        return
-    with tiff:
-        if _is_endless(tiff):
-            raise FileError(
-                f"its list of pages leads in a circle, or has over {MOST_PAGES:,}; save it again"
-            )
-        try:
-            for each in tiff.series:
-                _ = [int(getattr(each.keyframe, name)) for name in _SINGLE]
-            sides = [operator.index(n) for each in tiff.series for n in each.shape]
-            is_usable = min(sides, default=0) > 0 and tiff.pages.first.imagewidth > 0
-        except _BROKEN:
-            is_usable = False
-        yield tiff if is_usable else None
-
-
-def _is_endless(tiff: Any) -> bool:
-    """Whether each page of a TIFF leads to another one, as tifffile sees only at the hundredth."""
-    try:
-        tiff.pages.get(MOST_PAGES)
-    except IndexError:
-        return False
-    except _BROKEN:  # of the page, which is there
-        return True
-    return True
-
-
-def _planes(tiff: Any) -> list[tuple[Any, int]]:
-    """Each page of a TIFF, as series and number in it; copies at lower resolution do not count."""
-    full = [series for series in tiff.series if not int(series.keyframe.subfiletype) & 5]
-    return [
-        (series, number)
-        for series in full or tiff.series[:1]
-        for number in range(math.prod(n for _, n in _beyond(series)))
-    ]
-
-
-def _beyond(series: Any) -> list[tuple[str, int]]:
-    """Axes of a series that are neither those of an image nor channels, and their lengths."""
-    every = zip(series.axes, series.shape, strict=True)
-    return [(axis, n) for axis, n in every if axis not in IN_PAGE]
-
-
-def _named(series: Any, n: int) -> tuple[tuple[str, int], ...]:
-    """What n pages of a TIFF are, as the file says of those of a series, if these are all."""
-    own = _beyond(series)
-    if math.prod(length for _, length in own) < n:
-        return ((PAGES, n),)
-    return tuple((_AXES.get(axis, PAGES), length) for axis, length in own if length > 1)
-
-
 # --- from stored values to RGB -------------------------------------------------------------------
 
 
@@ -642,9 +496,9 @@ def rendered(
             return upright_rgb(stored, frame)
     values, is_upright = all_values(file, found, asked)
     image = _in_colours(values, found, asked)
-    if is_upright or found.orientation not in _TURNS:
+    if is_upright or found.orientation not in TURNS:
         return image
-    return image.transpose(_TURNS[found.orientation])
+    return image.transpose(TURNS[found.orientation])
 
 
 def rgb_of(image: PIL.Image.Image) -> PIL.Image.Image:
@@ -653,7 +507,7 @@ def rgb_of(image: PIL.Image.Image) -> PIL.Image.Image:
     if found.is_plain:
         return upright_rgb(image)
     image_rgb = _in_colours(_values_of(image), found, AS_STORED)
-    turn = _TURNS.get(found.orientation)
+    turn = TURNS.get(found.orientation)
     return image_rgb if turn is None else image_rgb.transpose(turn)
 
 
@@ -760,25 +614,27 @@ def _all_values(
 
         pages = [asked.page] if asked.page else range(1, found.pages + 1)
         return _joined([medical.values(file, found, asked, page) for page in pages]), True
-    if not _is_tiff(file):
+    from .tiff import is_tiff, opened_tiff, plane, planes_in
+
+    if not is_tiff(file):
         return _pillow_values(file, asked.page), False
     with opened_tiff(file) as tiff:
         if tiff is not None:
-            planes = _planes(tiff)
+            planes = planes_in(tiff)
             wanted = planes if not asked.page else planes[asked.page - 1 : asked.page]
             if int(wanted[0][0].keyframe.photometric) not in (0, 1, 2):
                 series, number = wanted[0]
                 index = series.pages[number].index + 1 if found.pages > 1 else 0
                 return _pillow_values(file, index), True
             try:
-                return _joined([_plane(series, number) for series, number in wanted]), False
+                return _joined([plane(series, number) for series, number in wanted]), False
             except DataError:
                 raise
             except (ValueError, NotImplementedError) as error:
                 if "imagecodecs" not in str(error) or found.pages > 1 or found.is_split:
                     reason = str(error).strip("<> ")
                     raise FileError(f"it cannot be decoded ({reason}); save it anew") from error
-            except _BROKEN as error:
+            except BROKEN as error:
                 raise FileError(
                     f"it is truncated or broken ({error}); copy the file again"
                 ) from error
@@ -803,29 +659,6 @@ def _check_page(found: Contents, asked: Rendering) -> None:
     elif found.may_be_channels:
         choice += ", or three as colours, such as --channels 1,2,3" if pages > 2 else ""
     raise DataError(f"it has {found.counted()}{of_channels}; {choice}")
-
-
-def _plane(series: Any, number: int) -> np.ndarray:
-    """One page of a TIFF series, channels last; other pages are not decoded if they need not be."""
-    axes, shape = series.axes, series.shape
-    place = np.unravel_index(number, [n for _, n in _beyond(series)])
-    chosen = iter(int(each) for each in place)
-    index = tuple(slice(None) if axis in IN_PAGE else next(chosen) for axis in axes)
-    n_lead = len(axes) - len(series.keyframe.shape)
-    if len(series.pages) > 1 and math.prod(shape[:n_lead]) == len(series.pages):
-        wanted = np.arange(len(series.pages)).reshape(shape[:n_lead])[index[:n_lead]]
-        pages = [series.pages[int(each)] for each in wanted.ravel()]
-        if None in pages:
-            raise FileError("a part of it is in another file, which is not there; copy that too")
-        values = np.stack([page.asarray() for page in pages])
-        values = values.reshape(wanted.shape + shape[n_lead:])
-        values = values[(*[slice(None)] * wanted.ndim, *index[n_lead:])]
-    else:
-        values = series.asarray()[index]
-    kept = [axis for axis in axes if axis in IN_PAGE]
-    ends = [kept.index("Y"), kept.index("X")]
-    values = np.moveaxis(values, ends, [0, 1])
-    return values.reshape(*values.shape[:2], -1) if values.ndim > 2 else values
 
 
 def _joined(planes: list[np.ndarray]) -> np.ndarray:
@@ -918,4 +751,4 @@ def upright_rgb(stored: PIL.Image.Image, frame: Frame | None = None) -> PIL.Imag
         stored.draft(None, _least_size(stored, frame))
     orientation = _orientation(stored)  # before decoding, as the header is read
     image = decoded(stored).convert("RGB")
-    return image.transpose(_TURNS[orientation]) if orientation in _TURNS else image
+    return image.transpose(TURNS[orientation]) if orientation in TURNS else image

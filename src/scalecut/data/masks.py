@@ -31,9 +31,9 @@ from .decoding import (
     form_of,
     opened,
     suffix_of,
-    tiff_contents,
 )
 from .measures import evenly
+from .tiff import tiff_contents
 
 KINDS = ("binary", "instances", "classes")
 ENOUGH = 2000  # values whose regions are counted

@@ -19,8 +19,9 @@ import PIL.Image
 from jaxtyping import Float64, UInt8
 from PIL.Image import Resampling
 
-from ..data.decoding import NeededError, opened_tiff, suffix_of
+from ..data.decoding import NeededError, suffix_of
 from ..data.images import Image
+from ..data.tiff import opened_tiff
 from ..errors import DataError, first_line
 from .resampling import resampled
 from .resolution import Stated, of_slide
