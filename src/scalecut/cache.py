@@ -8,7 +8,6 @@ with the hash of what follows (`store`). What cannot be written, because the dis
 another reason, is an OutputError.
 """
 
-import ctypes
 import errno
 import glob
 import hashlib
@@ -20,7 +19,6 @@ import platform
 import re
 import secrets
 import shutil
-import sys
 import tempfile
 import time
 import zlib
@@ -210,14 +208,6 @@ def released(array: np.ndarray) -> None:
     mapped = getattr(array, "_mmap", None)
     if mapped is not None and hasattr(mmap, "MADV_DONTNEED"):
         mapped.madvise(mmap.MADV_DONTNEED)
-
-
-def freed() -> None:
-    """Return freed memory to the system, which the C library of Linux keeps otherwise."""
-    if sys.platform == "linux":
-        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # musl has none
-        if trim:
-            trim(0)
 
 
 def scratch(shape: tuple[int, ...], kind: np.dtype) -> np.memmap:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from .. import __version__
+from .. import __version__, memory
 from .commands import Verb, add
 from .console import ERR, JSON, OUT, OUT_FOLDER, Commands, bars, finish, place
 
@@ -140,6 +140,7 @@ for _module in MODULES:
 def main() -> None:
     """Entry point of the `scalecut` command."""
     warnings.showwarning = _said
+    memory.reused()
     app()
 
 

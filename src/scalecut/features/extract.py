@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, TypeVar
 
 import numpy as np
 import PIL
@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Bool, Float, Float32, UInt8
 from torch import Tensor, nn
 
-from .. import cache
+from .. import cache, memory
 from ..data.assumptions import Assumed, assume
 from ..data.decoding import fitted
 from ..data.images import Image, ImageSet, LeftOut, Progress, keys_of
@@ -48,6 +48,7 @@ ROWS_MOVED = 4096
 RECIPE = 2  # part of every cache key: raise it when the same settings would give other vectors
 
 # numbers of the images, one matrix per layer, and why other images cannot be read, by number
+Item = TypeVar("Item")
 Batch: TypeAlias = tuple[list[int], list[Float32[np.ndarray, "_ _"]], dict[int, str]]
 
 
@@ -393,11 +394,14 @@ def setting_of(task: Task) -> dict[str, object]:
 
 def computed_here(task: Task, images: Sequence[Image], numbers: Sequence[int]) -> Iterator[Batch]:
     """Features of the images with these numbers, batch by batch, computed by this process."""
+    memory.reused()
     network = task.network
     with forward(network, task.points, task.backend, task.calibration, task.facts) as pooled:
         given, size = (images, numbers, network.preprocessing, task.fit), task.batch_size
-        for good, batch, bad in decoded(*given, batch_size=size, pixels=task.pixels):
-            yield good, pooled(batch) if good else [], bad
+        batches = decoded(*given, batch_size=size, pixels=task.pixels)
+        yield from one_ahead(
+            (good, pooled(batch) if good else [], bad) for good, batch, bad in batches
+        )
 
 
 def calibration_of(images: Sequence[Image], preprocessing: Preprocessing, fit: str) -> Calibration:
@@ -422,10 +426,21 @@ def decoded(
     batch_size: int = 32,
     pixels: DecodedImages | None = None,
 ) -> Iterator[tuple[list[int], Tensor, dict[int, str]]]:
-    """Batches of the images with these numbers, decoded in the background, two batches ahead.
+    """Batches of the images with these numbers, decoded in the background, three batches ahead.
 
     Yields the numbers in the batch, its tensor, and the reasons of those that cannot be decoded.
     """
+    yield from one_ahead(_decoded(images, numbers, preprocessing, fit, batch_size, pixels))
+
+
+def _decoded(
+    images: Sequence[Image],
+    numbers: Sequence[int],
+    preprocessing: Preprocessing,
+    fit: str,
+    batch_size: int,
+    pixels: DecodedImages | None,
+) -> Iterator[tuple[list[int], Tensor, dict[int, str]]]:
     frame, ahead = preprocessing.frame(fit), deque[tuple[int, Future]]()
     read = pixels or _pixels
     workers = ThreadPoolExecutor(max_workers=max(2, torch.get_num_threads()))
@@ -451,6 +466,15 @@ def decoded(
             yield good, preprocessing.tensor(np.stack(found) if found else none), bad
     finally:
         workers.shutdown(wait=False, cancel_futures=True)
+
+
+def one_ahead(items: Iterator[Item]) -> Iterator[Item]:
+    """The same items, each made in the background while the one before it is used."""
+    with ThreadPoolExecutor(1) as worker:
+        made = worker.submit(next, items, None)
+        while (item := made.result()) is not None:
+            made = worker.submit(next, items, None)
+            yield item
 
 
 def _pixels(image: Image, frame: Frame, preprocessing: Preprocessing) -> UInt8[np.ndarray, "h w 3"]:

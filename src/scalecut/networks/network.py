@@ -240,7 +240,7 @@ def take_statistics(module: nn.Module, batches: Iterable[Tensor]) -> None:
     norms = batch_norms(module)
     with _cumulative(norms), torch.no_grad():
         for batch in batches if norms else ():
-            module(batch)
+            module(batch.contiguous(memory_format=torch.channels_last))
 
 
 def batch_norms(module: nn.Module) -> list[_BatchNorm]:

@@ -68,7 +68,7 @@ def control_of(
         norms = batch_norms(control.module)
         if not norms:
             return control
-        how = {"statistics": 1, "fit": computation.fit, "device": on, "precision": precision}
+        how = {"statistics": 2, "fit": computation.fit, "device": on, "precision": precision}
         setting = cache.setting_hash(network_setting(control) | how | {"images": keys})
         buffers = {
             f"{number}.{name}": buffer
@@ -107,7 +107,7 @@ def variant_of(
         return Variant(network_setting(control), lambda: control)
     _, keys, _, precision = _adapted_to(network, image_set, computation)
     setting = {
-        "control": 1,
+        "control": 2,
         "kind": kind,
         "seed": seed,
         "images": keys,

@@ -24,7 +24,7 @@ from scipy.stats import t as student
 from sklearn.model_selection import GroupShuffleSplit
 from threadpoolctl import threadpool_limits
 
-from .. import cache
+from .. import cache, memory
 from ..data.images import MEAN, ImageSet, Target, are_numbers
 from ..errors import DataError
 from ..features.extract import Map
@@ -331,7 +331,7 @@ def score(
         map: fits the layers, by a cluster; None for threads of this process. The numbers are the
             same.
     """
-    cache.freed()
+    memory.freed()
     jobs = [(kind, point) for kind, each in features.items() for point in each.points]
     fits = _Fits(tuple(regressors), width, share)
     own, main = next(iter(features)), "ridge" if "ridge" in regressors else regressors[0]
@@ -348,7 +348,7 @@ def score(
             kept_of = main if kind == own else ""
             for key, line in _layer_lines(parts, of_seeds, fits, n_features, kept_of=kept_of):
                 lines.setdefault(key._replace(kind=kind), {})[point.layer] = line
-            cache.freed()
+            memory.freed()
             report(done, len(jobs))
     measures = list(dict.fromkeys(part.measure for part in parts))
     order = {name: rank for rank, name in enumerate([*(part.subset for part in parts), MEAN])}
