@@ -1,6 +1,7 @@
 """The images of a probe with the prediction of each layer, as the run folder holds them."""
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ IMAGE_COLUMNS = (
 )
 PREDICTION_COLUMNS = ("image", "subset", "measure", "layer", "predicted")
 MOST_THUMBNAILS, MOST_THUMBNAIL_BYTES = 320, 2_200_000  # 3 MB as text
+AT_ONCE = 2  # thumbnails made at the same time
 
 
 def read_predictions(run: Run) -> tuple[pd.DataFrame, pd.DataFrame] | None:
@@ -66,15 +68,12 @@ def predictions_of(
     if has_thumbnails:
         subset = images.subset.astype(str).tolist()
         chosen = worth_showing(images.measure.to_numpy(), predicted, subset, MOST_THUMBNAILS)
-        rows, n_bytes = images.to_dict("records"), 0
-        for row in chosen.tolist():
-            jpeg, width, height = _thumbnail(rows[row])
-            n_bytes += len(jpeg)
-            if n_bytes > MOST_THUMBNAIL_BYTES:
-                break
-            if jpeg:
-                thumbnails[row] = jpeg
-                sides[row] = width, height
+        rows, n_bytes = images.iloc[chosen].to_dict("records"), 0
+        with ThreadPoolExecutor(AT_ONCE) as workers:
+            for row, (jpeg, *size) in zip(chosen.tolist(), workers.map(_thumbnail, rows)):
+                n_bytes += len(jpeg)
+                if jpeg and n_bytes <= MOST_THUMBNAIL_BYTES:
+                    thumbnails[row], sides[row] = jpeg, size
     images = images.assign(width=sides[:, 0], height=sides[:, 1])
     by = "ridge regression" if (frame.regressor == "ridge").any() else "least squares"
     return Predictions(images, str(frame.measure.iloc[0]), list(layers), predicted, thumbnails, by)
