@@ -68,13 +68,17 @@ def check_names(given: Sequence[str], known: Sequence[str], what: str) -> tuple[
     Raises:
         DataError: if one is unknown.
     """
-    is_one = isinstance(given, str)
-    names = (given,) if is_one else tuple(dict.fromkeys(given))
+    names = tuple(dict.fromkeys(several(given)))
     for name in names:
         if name not in known:
-            most = "one" if is_one else "one or more"
+            most = "one" if isinstance(given, str) else "one or more"
             raise DataError(f"No {what} is named {name!r}. Give {most} of {', '.join(known)}.")
     return names
+
+
+def several(given: Sequence[str]) -> tuple[str, ...]:
+    """The names; text is one name, not a name per letter."""
+    return (given,) if isinstance(given, str) else tuple(given)
 
 
 def check_least(options: object, **least: int) -> None:

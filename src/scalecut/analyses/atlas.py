@@ -23,7 +23,7 @@ from ..data.concepts import KNOWN, concepts_of
 from ..data.images import ImageSet, LeftOut, Progress
 from ..data.options import Reading
 from ..data.read import columns_of_numbers, images_of
-from ..errors import DataError, check_least, check_names
+from ..errors import DataError, check_least, check_names, several
 from ..features.cluster import computing
 from ..features.extract import (
     Computation,
@@ -98,6 +98,7 @@ class Mapped:
     permutations: int = 199
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "concepts", several(self.concepts))
         check_least(self, **LEAST)
 
 

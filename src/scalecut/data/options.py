@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
-from ..errors import DataError, check_names
+from ..errors import DataError, check_names, several
 from . import boxes
 from .assumptions import CONFIRMABLE
 from .decoding import Rendering
@@ -86,6 +86,8 @@ class Reading:
     at_most: int = 0
 
     def __post_init__(self) -> None:
+        for name in ("subset", "target", "as_class", "confirm", "boxes"):
+            object.__setattr__(self, name, several(getattr(self, name)))
         conventions = (*boxes.IN_WORDS, *boxes.UNITS, boxes.INCLUSIVE)
         check_names(self.boxes, conventions, "convention of boxes")
         if boxes.INCLUSIVE in self.boxes and not {*self.boxes} <= {boxes.INCLUSIVE, "xyxy"}:

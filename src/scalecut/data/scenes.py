@@ -23,7 +23,7 @@ import PIL.Image
 from jaxtyping import Bool, Float64, UInt8
 from PIL import ImageDraw, ImageFilter
 
-from ..errors import DataError, check_names
+from ..errors import DataError, check_names, several
 from .images import Image, ImageSet
 from .measures import Box
 
@@ -171,7 +171,7 @@ def make_scenes(
         DataError: if an object is unknown or gets no scene, or shares, canvas or seed are out of
             range.
     """
-    names = tuple(dict.fromkeys(objects))
+    names = tuple(dict.fromkeys(several(objects)))
     _check_request(n, names)
     scenes = [
         (f"{name}-{i:04d}", random_scene(name, i, canvas=canvas, seed=seed, shares=shares))

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ..data.images import LeftOut
-from ..errors import OF_NETWORKS, LayerError, ModelError, ScalecutError, first_line
+from ..errors import OF_NETWORKS, LayerError, ModelError, ScalecutError, first_line, several
 from .hooks import pooled_outputs
 from .layers import matches, probe_points, select_layers
 from .load import load_network
@@ -40,6 +40,7 @@ def chosen_points(
         LayerError: if a name fits no layer, or only layers whose output cannot be read.
         ModelError: if the network does not run at its input size.
     """
+    layers = several(layers)
     points, refused = every or every_point(network, layers)
     if not points:
         name = next(iter(refused))

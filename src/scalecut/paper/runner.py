@@ -22,7 +22,7 @@ import safetensors
 
 from .. import runs
 from ..data.images import Progress
-from ..errors import DataError
+from ..errors import DataError, several
 from ..report.report import PAGE, write_report
 from .claims import claims as claims_of
 from .numbers import (
@@ -122,6 +122,7 @@ def reproduce(
         DataError: if there is no folder `data`, or no step begins as `skip` says.
         OutputError: if `out` exists and holds something else, or cannot be written.
     """
+    skip = several(skip)
     data, out = None if data is None else Path(data), Path(out)
     if data is not None and not data.is_dir():
         raise DataError(f"There is no folder {str(data)!r}. Give --data a folder, or none.")

@@ -15,7 +15,7 @@ from scipy import ndimage
 
 from ..data.assumptions import CONFIRMABLE
 from ..data.masks import KINDS, background_code
-from ..errors import DataError, check_least, check_names
+from ..errors import DataError, check_least, check_names, several
 from .resampling import SMALLEST, spread
 
 FOLDER = "patches"
@@ -93,6 +93,7 @@ class Cutting:
             )
         check_least(self, grid=1)
         check_names(self.mask_kind, ("auto", *KINDS), "kind of mask")
+        object.__setattr__(self, "confirm", several(self.confirm))
         check_names(self.confirm, tuple(CONFIRMABLE), "assumption")
         background_code(self.background)
         for value, name in ((self.um_per_pixel, "um-per-pixel"), (self.native_blur, "native-blur")):

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from ..errors import DataError, check_names
+from ..errors import DataError, check_names, several
 from ..figures import text
 from ..figures.drawing import page_figure
 from ..figures.pathology import encoders_drawing
@@ -123,6 +123,7 @@ def compare_passports(
     """
     if len(runs) < 2:
         raise DataError(f"A comparison needs two runs or more, got {len(runs)}.")
+    layers = several(layers)
     if layers and len(layers) != len(runs):
         raise DataError(
             f"--layers {','.join(layers)!r} names {len(layers)} layers. Give one layer of each run."

@@ -29,7 +29,7 @@ from ..data.masks import MaskRule, marks_of, understood
 from ..data.outlines import Tally
 from ..data.pairs import GEOJSON, IN_PIXELS, labels_in
 from ..data.tables import columns
-from ..errors import DataError
+from ..errors import DataError, several
 from .resolution import Stated, stated
 from .slides import SLIDES
 
@@ -95,7 +95,7 @@ def find_tiles(
     marked = files_by_name(masks, "masks", strict=tiles.samefile(masks))
     unread = asked_out(images.keys() | marked.keys(), leave_out)
     if images.keys() <= unread:
-        raise DataError(f"--leave-out {','.join(leave_out)} skips every tile. Skip fewer.")
+        raise DataError(f"--leave-out {','.join(several(leave_out))} skips every tile. Skip fewer.")
     reason = "--leave-out names it, as asked"
     left_out = [LeftOut((images.get(n) or marked[n])[0].name, reason) for n in sorted(unread)]
     images = {name: paths for name, paths in images.items() if name not in unread}
@@ -146,6 +146,7 @@ def asked_out(names: Collection[str], leave_out: Sequence[str]) -> set[str]:
     Raises:
         DataError: if a part is in none.
     """
+    leave_out = several(leave_out)
     unknown = [part for part in leave_out if not any(part in name for name in names)]
     if unknown:
         raise DataError(f"--leave-out {unknown[0]!r} is in no name of a tile. Omit or correct it.")

@@ -16,7 +16,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from ..data.images import MEAN
-from ..errors import DataError
+from ..errors import DataError, several
 from ..figures.curve import comparison_drawing
 from ..figures.drawing import page_figure
 from ..figures.text import METRICS, number, p_value, with_interval
@@ -163,6 +163,7 @@ def compare_runs(runs: Sequence[str | Path | Curve], *, layers: Sequence[str] = 
     """
     if len(runs) < 2:
         raise DataError(f"A comparison needs two runs or more, got {len(runs)}.")
+    layers = several(layers)
     if layers and len(layers) != len(runs):
         raise DataError(
             f"--layers {','.join(layers)!r} names {len(layers)} layers. Give one layer of each "

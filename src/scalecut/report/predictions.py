@@ -70,7 +70,9 @@ def predictions_of(
         chosen = worth_showing(images.measure.to_numpy(), predicted, subset, MOST_THUMBNAILS)
         rows, n_bytes = images.iloc[chosen].to_dict("records"), 0
         with ThreadPoolExecutor(AT_ONCE) as workers:
-            for row, (jpeg, *size) in zip(chosen.tolist(), workers.map(_thumbnail, rows)):
+            for row, (jpeg, *size) in zip(
+                chosen.tolist(), workers.map(_thumbnail, rows), strict=True
+            ):
                 n_bytes += len(jpeg)
                 if jpeg and n_bytes <= MOST_THUMBNAIL_BYTES:
                     thumbnails[row], sides[row] = jpeg, size
