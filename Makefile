@@ -7,9 +7,11 @@ LINTERS := lint-format lint-style lint-imports lint-types lint-words
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-INSTALL := $(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --compile-bytecode
+INSTALL := $(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
-WORKERS := --numprocesses=auto --maxprocesses=4 --dist=loadfile --no-loadscope-reorder
+# One more than processors, since some tests wait for other processes.
+PROCESSORS := $(shell nproc 2>/dev/null || getconf _NPROCESSORS_ONLN)
+WORKERS := --numprocesses=$(shell echo $$(( $(PROCESSORS) < 3 ? $(PROCESSORS) + 1 : 4 ))) --dist=loadfile --no-loadscope-reorder
 FAST := -m 'not slow and not gpu and not long'
 # Compiled code and tests are kept, also where the environment forbids it: a third less time to collect the tests.
 export PYTHONDONTWRITEBYTECODE :=
@@ -37,7 +39,7 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'scalecut needs Python 3.11 or newer: make PYTHON=python3.12')"
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet uv
-	$(INSTALL) --editable .
+	$(INSTALL) --compile-bytecode --editable .
 	touch $@
 
 # What tests, linters and the documentation need as well.

@@ -2,7 +2,7 @@
 
 They take minutes and need SCALECUT_DATA, a folder with `voc-animals` (PASCAL VOC layout), `monuseg`
 and `weights` (InceptionV3 to mixed8, ResNet50 v1 to add_13; complete ResNet50 and GoogLeNet). `make
-test-data` runs two curves and one cut of `scalecut paper --quick`; `make test-slow` runs all of it.
+test-slow` also runs `scalecut paper --quick`, all of it.
 """
 
 import os
@@ -47,39 +47,45 @@ def cache_folder(tmp_path_factory):
         yield
 
 
-OTHER_STEPS = (
-    "inception_v3,resnet50_v1,image-size,noise,patches,areas,magnifications,pictures,"
-    "cut-inception_v3,cut-resnet50_v1"
-)
-
-
-def paper(out, *more):
-    asked = ["paper", "--quick", "--data", DATA, "--out", str(out), *more]
+@pytest.fixture(scope="module")
+def whole_paper_run(tmp_path_factory, cache_folder):
+    out = tmp_path_factory.mktemp("runs") / "whole"
+    asked = ["paper", "--quick", "--data", DATA, "--out", str(out)]
     subprocess.run([sys.executable, "-m", "scalecut", *asked], check=True)
     return out
 
 
-@pytest.fixture(scope="module")
-def paper_run(tmp_path_factory, cache_folder):
-    return paper(tmp_path_factory.mktemp("runs") / "paper", "--skip", OTHER_STEPS)
-
-
-@pytest.fixture(scope="module")
-def whole_paper_run(tmp_path_factory, cache_folder):
-    return paper(tmp_path_factory.mktemp("runs") / "whole")
-
-
 def probed(
-    model, reading, *, precision="float32", regressor=("ridge", "ols"), controls=("none",), **more
+    model,
+    reading,
+    *,
+    engine="auto",
+    precision="float32",
+    regressor=("ridge", "ols"),
+    controls=("none",),
+    permutations=0,
+    **more,
 ):
-    """A curve without p-values, and without controls if none are asked for."""
+    """A curve, without p-values and controls if none are asked for."""
     return scalecut.probe(
         model,
         f"voc:{DATA}/voc-animals",
         reading=reading,
-        computation=Computation(precision=precision),
-        fitting=Fitting(regressor=regressor, controls=controls, permutations=0),
+        computation=Computation(engine=engine, precision=precision),
+        fitting=Fitting(regressor, controls, random_networks=1, permutations=permutations),
         **more,
+    )
+
+
+@pytest.fixture(scope="module")
+def lite0(cache_folder):
+    """The curve as `scalecut paper --quick` computes it."""
+    return probed(
+        LITE0,
+        Reading(subset=ANIMALS),
+        engine="torch",
+        permutations=99,
+        controls=("random", "pixels", "shuffled"),
     )
 
 
@@ -122,8 +128,8 @@ def test_inception_v3_shows_the_papers_collapse_with_least_squares_and_none_with
     assert evidence.learned_low > 0.5
 
 
-def test_efficientnet_peaks_before_its_end_and_drops_towards_the_logits(paper_run):
-    found = read_curve(paper_run / LITE0)
+def test_efficientnet_peaks_before_its_end_and_drops_towards_the_logits(lite0):
+    found = lite0
     ridge = line(found)
     peak = max(ridge, key=ridge.get)
     assert peak.startswith(("blocks.4.", "blocks.5."))
@@ -160,6 +166,7 @@ def test_complete_resnet50_reproduces_the_curve_of_the_paper_from_end_to_end():
     assert evidence.fall_after is not None and evidence.fall_low > 0
 
 
+@pytest.mark.hours
 def test_complete_googlenet_drops_after_its_last_but_one_block():
     found = of_dogs("googlenet_bvlc", "googlenet.bvlc_complete.safetensors")
     ridge = line(found)
@@ -168,12 +175,12 @@ def test_complete_googlenet_drops_after_its_last_but_one_block():
     assert ridge["pre_softmax"] < ridge["inception5b"]
 
 
-def test_bfloat16_and_float32_give_the_same_ridge_curve(paper_run):
+def test_bfloat16_and_float32_give_the_same_ridge_curve(lite0):
     """Float32 by PyTorch, as `paper` computes; bfloat16 by the engine that is the default here.
 
     All but the first block, where R² is about 0.1 and moves by 0.04 (cats).
     """
-    exact = read_curve(paper_run / LITE0)
+    exact = lite0
     fast = probed(LITE0, Reading(subset=ANIMALS), precision="bfloat16", regressor=["ridge"])
     used = [each.provenance["computed"]["precision"] for each in (exact, fast)]
     assert used == ["float32", "bfloat16"]
@@ -184,6 +191,7 @@ def test_bfloat16_and_float32_give_the_same_ridge_curve(paper_run):
         assert max(moved.values()) <= 0.02
 
 
+@pytest.mark.hours
 def test_running_twice_gives_the_same_numbers_to_the_last_digit(tmp_path, monkeypatch):
     found = []
     for folder in ("once", "again"):  # nothing comes from the cache
@@ -196,9 +204,9 @@ def test_running_twice_gives_the_same_numbers_to_the_last_digit(tmp_path, monkey
 
 
 def test_curve_of_efficientnet_lite0_chooses_a_cut_that_saves_and_incomplete_weights_are_cut_off(
-    paper_run,
+    lite0,
 ):
-    chosen = scalecut.choose_layer(read_curve(paper_run / LITE0))
+    chosen = scalecut.choose_layer(lite0)
     assert chosen.layer in ("blocks.5.0", "blocks.5.1", "blocks.5.2", "blocks.5.3")
     assert chosen.macs <= chosen.peak_macs
     file = Path(DATA) / "weights" / WEIGHTS["inception_v3"]

@@ -5,6 +5,7 @@ import re
 import shlex
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -103,16 +104,19 @@ def findings(text):
 @pytest.mark.slow
 @pytest.mark.install
 def test_the_tutorial_leads_from_nothing_to_a_cut_network_as_it_is_typed(tmp_path):
-    """In a fresh environment, which it makes; it needs a package index."""
+    """In a fresh environment, which it makes; it needs a package index.
+
+    uv installs in the place of pip: it copies what it has unpacked before.
+    """
     page = (DOCS / "tutorial.md").read_text()
     own = {name: said for name, said in os.environ.items() if not name.startswith("PYTHON")}
     env = own | {
-        "PIP_CONSTRAINT": str(ROOT / "constraints.txt"),
-        "PIP_DISABLE_PIP_VERSION_CHECK": "1",
-        "PIP_COMPILE": "0",  # most of what is installed is never imported
+        "UV_CONSTRAINT": str(ROOT / "constraints.txt"),
         "SCALECUT_CACHE": str(tmp_path / "cache"),
     }
+    uv = Path(sys.executable).with_name("uv")
     script = as_typed("tutorial.md").replace("/path/to/scalecut", str(ROOT))
+    script = script.replace("pip install", f"{uv} pip install --quiet")
     (tmp_path / "here").mkdir()
     done = subprocess.run(
         ["bash", "-c", script], cwd=tmp_path / "here", env=env, text=True,

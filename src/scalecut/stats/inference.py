@@ -288,48 +288,49 @@ def drop(
     draws = draws[np.isfinite(draws).all(axis=1)]  # with few images some have no score
     noise = draws - draws.mean(axis=0)
     spreads = _spreads(noise)
-    by_chance = REFITS * np.array([_loss(curve, spreads) for curve in noise])
-    p_value = float((1 + (by_chance >= _loss(r2, spreads)).sum()) / (1 + len(noise)))
+    by_chance = REFITS * _losses(noise, spreads)
+    p_value = float((1 + (by_chance >= _losses(r2[None], spreads)).sum()) / (1 + len(noise)))
     if p_value > 1 - level:
         return Drop(p_value)
-    top, after = int(np.argmax(r2)), _change_point(r2)
-    places = [_change_point(curve) for curve in r2 + REFITS * noise]
+    top, after = int(np.argmax(r2)), int(_change_points(r2[None])[0])
+    places = _change_points(r2 + REFITS * noise)
     tails = [(1 - level) / 2, (1 + level) / 2]
     first, last = np.quantile(places, tails, method="inverted_cdf")
-    size = _size(r2, top, after)
+    size = float(_sizes(r2[None], top, after)[0])
     plausible = mirrored(r2, draws, scale, n_groups)
     around = r2 + REFITS * (plausible - plausible.mean(axis=0))
-    sizes = np.array([_size(curve, top, after) for curve in around])
-    low, high = ends(size, sizes, n_groups, level, scale=scale)
+    low, high = ends(size, _sizes(around, top, after), n_groups, level, scale=scale)
     return Drop(p_value, after, int(first), int(last), size, float(low), float(high))
 
 
-def _loss(curve: np.ndarray, spreads: np.ndarray) -> float:
-    top = int(np.argmax(curve))
-    return float((curve[top] - curve[-1]) / spreads[top, -1])
+def _losses(
+    curves: Float64[np.ndarray, "b L"], spreads: Float64[np.ndarray, "L L"]
+) -> Float64[np.ndarray, " b"]:
+    """From the peak of each curve to its last layer, in standard deviations."""
+    top = curves.argmax(axis=1)
+    return (curves.max(axis=1) - curves[:, -1]) / spreads[top, -1]
 
 
-def _still_to_come(curve: np.ndarray) -> np.ndarray:
+def _still_to_come(curves: Float64[np.ndarray, "b L"]) -> Float64[np.ndarray, "b L"]:
     """The best score from each layer on."""
-    return np.maximum.accumulate(curve[::-1])[::-1]
+    return np.maximum.accumulate(curves[:, ::-1], axis=1)[:, ::-1]
 
 
-def _change_point(curve: np.ndarray) -> int:
-    """The last layer of the upper level; the peak itself if it is the last layer."""
-    top = int(np.argmax(curve))
-    rest = _still_to_come(curve)[top:]
-    if len(rest) < 2:
-        return top
-    n = np.arange(1, len(rest))  # layers in the upper level
-    sums = np.cumsum(rest)
-    upper, lower = sums[:-1] / n, (sums[-1] - sums[:-1]) / (len(rest) - n)
-    between = n * (len(rest) - n) * (upper - lower) ** 2  # its maximum is the least squares inside
-    return top + int(np.argmax(between))
+def _change_points(curves: Float64[np.ndarray, "b L"]) -> Int[np.ndarray, " b"]:
+    """The last layer of the upper level of each curve; its peak if that is the last layer."""
+    top, places = curves.argmax(axis=1)[:, None], np.arange(curves.shape[1])
+    sums = np.cumsum(np.where(places < top, 0, _still_to_come(curves)), axis=1)  # from the peak on
+    n, n_lower = np.maximum(places - top + 1, 1)[:, :-1], places[:0:-1]
+    upper, lower = sums[:, :-1] / n, (sums[:, -1:] - sums[:, :-1]) / n_lower
+    between = n * n_lower * (upper - lower) ** 2  # its maximum is the least squares inside
+    between[places[:-1] < top] = -1
+    last = np.zeros_like(sums[:, :1])
+    return np.hstack([between, last]).argmax(axis=1)
 
 
-def _size(curve: np.ndarray, top: int, after: int) -> float:
-    best = _still_to_come(curve)
-    return float(best[top : after + 1].mean() - best[after + 1 :].mean())
+def _sizes(curves: Float64[np.ndarray, "b L"], top: int, after: int) -> Float64[np.ndarray, " b"]:
+    best = _still_to_come(curves)
+    return best[:, top : after + 1].mean(axis=1) - best[:, after + 1 :].mean(axis=1)
 
 
 def _spreads(noise: np.ndarray) -> np.ndarray:
