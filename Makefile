@@ -22,7 +22,7 @@ help:
 	@echo "make format        format the code"
 	@echo "make test-data     the tests on real images and weights in SCALECUT_DATA"
 	@echo "make test-avx2     some tests as on a processor with AVX2 only"
-	@echo "make test-install  the tutorial as it is typed, from installation on, in a fresh environment"
+	@echo "make test-install  the tutorial as it is typed, from installation on, and the notebook"
 	@echo "make test-slow     the tests that take minutes"
 	@echo "make bench         measure what a probe costs, for docs/benchmarks.md (20 minutes)"
 	@echo "make bench-scaling growth of time and memory with the number of images (an hour)"

@@ -15,6 +15,11 @@ SHOWN = {  # how the last line of a cell begins, and what its output must contai
 }
 
 
+def run(test):
+    """Mark a test of the notebook after it ran, which takes a minute."""
+    return pytest.mark.slow(pytest.mark.install(test))
+
+
 @pytest.fixture(scope="module")
 def stored():
     return nbformat.read(FILE, as_version=4)
@@ -59,7 +64,7 @@ def test_notebook_is_stored_without_output(stored):
     assert [cell.source for cell in code(stored) if "._" in cell.source] == []  # no private name
 
 
-@pytest.mark.long
+@run
 def test_results_and_tables_are_displayed(executed):
     (cell,) = [cell for cell in code(executed) if cell.source.startswith("short = ")]
     assert "EfficientNet, cut after blocks." in html(cell)
@@ -71,7 +76,7 @@ def test_results_and_tables_are_displayed(executed):
     assert all("<table" in html(cell) for cell in tables)
 
 
-@pytest.mark.long
+@run
 def test_cut_is_verified_and_the_run_has_a_page(executed):
     (saved,) = [cell for cell in code(executed) if "save_cut(" in cell.source]
     said = saved.outputs[-1].data["text/plain"]
@@ -81,7 +86,7 @@ def test_cut_is_verified_and_the_run_has_a_page(executed):
     assert "curve.csv" in listed and "report.html" in listed
 
 
-@pytest.mark.long
+@run
 def test_cut_predicts_the_share_in_new_scenes(executed):
     (said,) = ending(executed, "model.score").outputs
     assert float(said.data["text/plain"]) > 0.7
