@@ -45,6 +45,6 @@ def test_messages_name_what_was_given():
         compare_runs(["one", "other"], layers="add_13")
 
 
-def test_one_step_of_the_paper_is_skipped(tmp_path):
+def test_a_step_of_the_paper_is_looked_for_as_a_whole(tmp_path):
     with pytest.raises(DataError, match="No step begins with 'picturesque'"):
         reproduce(out=tmp_path / "run", skip="picturesque")

@@ -5,6 +5,7 @@ import errno
 import gc
 import os
 import re
+import threading
 import types
 from collections import OrderedDict
 from pathlib import Path
@@ -558,6 +559,54 @@ def test_batches_hold_the_images_in_their_order_and_say_what_is_bad(network, tmp
 
 
 # --- the cache -----------------------------------------------------------------------------------
+
+
+def test_items_are_made_in_their_order_and_never_more_than_one_ahead():
+    made, closed = [], []
+
+    def items():
+        try:
+            for number in range(5):
+                made.append(number)
+                yield number
+        finally:
+            closed.append(True)
+
+    for used, item in enumerate(features.one_ahead(items())):
+        assert item == used
+        assert len(made) <= used + 2
+    assert made == [0, 1, 2, 3, 4]
+    for item in features.one_ahead(items()):
+        if item == 1:
+            break
+    gc.collect()
+    assert made[5:] in ([0, 1], [0, 1, 2])
+    assert closed == [True, True]
+
+
+def test_an_item_is_made_while_the_one_before_it_is_used():
+    is_used = threading.Event()
+
+    def items():
+        yield "first"
+        assert is_used.wait(60)  # for ever, if it were made before the first is handed over
+        yield "second"
+
+    found = features.one_ahead(items())
+    assert next(found) == "first"
+    is_used.set()
+    assert list(found) == ["second"]
+
+
+def test_an_error_of_an_item_is_raised_where_it_would_be_used():
+    def items():
+        yield "fine"
+        raise DataError("broken")
+
+    found = features.one_ahead(items())
+    assert next(found) == "fine"
+    with pytest.raises(DataError, match="broken"):
+        next(found)
 
 
 def test_a_second_run_computes_nothing(network):

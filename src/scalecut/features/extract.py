@@ -47,8 +47,8 @@ ROWS_MOVED = 4096
 
 RECIPE = 2  # part of every cache key: raise it when the same settings would give other vectors
 
-# numbers of the images, one matrix per layer, and why other images cannot be read, by number
 Item = TypeVar("Item")
+# numbers of the images, one matrix per layer, and why other images cannot be read, by number
 Batch: TypeAlias = tuple[list[int], list[Float32[np.ndarray, "_ _"]], dict[int, str]]
 
 
@@ -365,6 +365,7 @@ def forward(
     facts: Mapping[str, object] | None = None,
 ) -> Iterator[Callable[[Tensor], list[Float32[np.ndarray, "n d"]]]]:
     """A function from a batch to its features at `points`; `facts` is its `network_setting`."""
+    memory.reused()
     module = copy.deepcopy(network.module).eval().to(backend.device)
     taps = Taps(module, points, ends_early=backend.engine == "torch")
     if backend.engine == "torch":
@@ -394,7 +395,6 @@ def setting_of(task: Task) -> dict[str, object]:
 
 def computed_here(task: Task, images: Sequence[Image], numbers: Sequence[int]) -> Iterator[Batch]:
     """Features of the images with these numbers, batch by batch, computed by this process."""
-    memory.reused()
     network = task.network
     with forward(network, task.points, task.backend, task.calibration, task.facts) as pooled:
         given, size = (images, numbers, network.preprocessing, task.fit), task.batch_size

@@ -320,11 +320,11 @@ def _change_points(curves: Float64[np.ndarray, "b L"]) -> Int[np.ndarray, " b"]:
     """The last layer of the upper level of each curve; its peak if that is the last layer."""
     top, places = curves.argmax(axis=1)[:, None], np.arange(curves.shape[1])
     sums = np.cumsum(np.where(places < top, 0, _still_to_come(curves)), axis=1)  # from the peak on
-    n, n_lower = np.maximum(places - top + 1, 1)[:, :-1], places[:0:-1]
+    n, n_lower = np.maximum(places - top + 1, 1)[:, :-1], places[:0:-1]  # layers in each level
     upper, lower = sums[:, :-1] / n, (sums[:, -1:] - sums[:, :-1]) / n_lower
     between = n * n_lower * (upper - lower) ** 2  # its maximum is the least squares inside
     between[places[:-1] < top] = -1
-    last = np.zeros_like(sums[:, :1])
+    last = np.zeros_like(sums[:, :1])  # which is taken only if it is the peak
     return np.hstack([between, last]).argmax(axis=1)
 
 
