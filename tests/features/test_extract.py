@@ -585,16 +585,16 @@ def test_items_are_made_in_their_order_and_never_more_than_one_ahead():
 
 
 def test_an_item_is_made_while_the_one_before_it_is_used():
-    is_used = threading.Event()
+    is_begun = threading.Event()
 
     def items():
         yield "first"
-        assert is_used.wait(60)  # for ever, if it were made before the first is handed over
+        is_begun.set()
         yield "second"
 
     found = features.one_ahead(items())
     assert next(found) == "first"
-    is_used.set()
+    assert is_begun.wait(60)  # before it is asked for
     assert list(found) == ["second"]
 
 
