@@ -862,7 +862,7 @@ def test_batch_too_large_for_the_memory_by_halves_is_refused(network, monkeypatc
 
 def test_image_too_large_for_the_memory_is_refused(network, monkeypatch):
     with_room_for(0, monkeypatch)
-    vectors = torch_vectors(network.module, "float32", "cpu")
+    vectors = torch_vectors(network.module, network.example(), "float32", "cpu")
     with pytest.raises(ModelError) as error:
         vectors(network.example())
     said = "A batch of 1 does not fit into the memory of cpu. Try --device cpu."

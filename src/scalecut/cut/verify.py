@@ -27,7 +27,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 from ..errors import DataError, LayerError
 from ..networks.axes import MOST_PREFIX_TOKENS
 from ..networks.hooks import tensors_in, watch
-from ..networks.network import Network, channels_last
+from ..networks.network import Network, ordered
 from ..networks.points import ProbePoint
 from ..networks.truncation import trial_of
 from .network import CutNetwork
@@ -391,10 +391,11 @@ def _seconds(
     full: nn.Module, short: nn.Module, batch: Float32[Tensor, "n 3 h w"], pairs: int
 ) -> Float64[np.ndarray, "pairs 2"]:
     """Latency of whole and cut in turn, so that other load on the machine slows both."""
-    both = [channels_last(copy.deepcopy(module)) for module in (full, short)]
-    batch = batch.contiguous(memory_format=torch.channels_last)
+    both = [copy.deepcopy(module) for module in (full, short)]
+    orders = [ordered(module, batch[:1]) for module in both]
+    given = [batch.contiguous(memory_format=order) for order in orders]
     with torch.inference_mode():
-        passes = [[_seconds_of(module, batch) for module in both] for _ in range(1 + pairs)]
+        passes = [[*map(_seconds_of, both, given)] for _ in range(1 + pairs)]
     return np.array(passes[1:])  # the first warms up
 
 

@@ -31,7 +31,7 @@ from torch import Tensor, nn
 
 from .. import cache
 from ..errors import ModelError
-from ..networks.network import channels_last
+from ..networks.network import ordered
 from ..networks.points import SOFTMAX
 from .processor import instructions, weight_bits
 
@@ -161,13 +161,15 @@ def quantisation() -> dict[str, object]:
     return {"versions": versions("int8"), "weight bits": weight_bits(), "bias correction": False}
 
 
-def torch_vectors(taps: nn.Module, precision: str, device: str) -> Vectors:
+def torch_vectors(
+    taps: nn.Module, example: Float32[Tensor, "1 3 h w"], precision: str, device: str
+) -> Vectors:
     """A function from a batch to the outputs of `taps`, computed by PyTorch.
 
     Args:
         taps: maps a batch to a tuple of matrices (n, d), one per layer; on the device.
     """
-    taps = channels_last(taps)
+    order = ordered(taps, example)
     kind = torch.device(device).type
 
     def vectors(batch: Float32[Tensor, "n 3 h w"]) -> list[Float32[np.ndarray, "_ _"]]:
@@ -188,7 +190,7 @@ def torch_vectors(taps: nn.Module, precision: str, device: str) -> Vectors:
 
     def computed(batch: Float32[Tensor, "n 3 h w"]) -> list[Float32[np.ndarray, "_ _"]]:
         batch = batch.pin_memory() if kind == "cuda" else batch  # is copied while others compute
-        batch = batch.to(device, non_blocking=True, memory_format=torch.channels_last)
+        batch = batch.to(device, non_blocking=True, memory_format=order)
         in_bfloat16 = torch.autocast(kind, torch.bfloat16, enabled=precision == "bfloat16")
         with torch.inference_mode(), in_bfloat16:
             return [matrix.float().cpu().numpy() for matrix in taps(batch)]

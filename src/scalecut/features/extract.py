@@ -368,11 +368,11 @@ def forward(
     memory.reused()
     module = copy.deepcopy(network.module).eval().to(backend.device)
     taps = Taps(module, points, ends_early=backend.engine == "torch")
+    example = network.example().to(backend.device)
     if backend.engine == "torch":
-        yield torch_vectors(taps, backend.precision, backend.device)
+        yield torch_vectors(taps, example, backend.precision, backend.device)
         return
     layers, setting = _stored_names(points), facts or network_setting(network)
-    example = network.example().to(backend.device)
     yield openvino_vectors(taps, layers, example, setting, backend.precision, calibration)
 
 

@@ -6,6 +6,7 @@ permuted within each tensor.
 
 import copy
 import hashlib
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -197,15 +198,29 @@ def permuted(network: Network, seed: int) -> Network:
     return replace(network, module=module, weights=Weights("permuted", f"seed {seed}"))
 
 
-def channels_last(module: nn.Module) -> nn.Module:
-    """The module with its convolutions' weights in the order that is faster, in place.
+def order_of(module: nn.Module, example: Float[Tensor, "1 3 h w"]) -> torch.memory_format:
+    """The order in memory in which a module takes its batches fastest.
 
-    Unlike `Module.to`, weights of five axes are left as they are, not refused.
+    Channels last, unless the module does not run on it: `Tensor.view` refuses some outputs.
     """
+    try:
+        with torch.inference_mode():
+            module(example.contiguous(memory_format=torch.channels_last))
+    except RuntimeError:
+        return torch.contiguous_format
+    return torch.channels_last
+
+
+def ordered(module: nn.Module, example: Float[Tensor, "1 3 h w"]) -> torch.memory_format:
+    """Put the weights of a module into `order_of` its batches, in place, and return that order.
+
+    Unlike in `Module.to`, weights of five axes are left as they are, not refused.
+    """
+    order = order_of(module, example)
     for tensor in (*module.parameters(), *module.buffers()):
         if tensor.ndim == 4:
-            tensor.data = tensor.data.contiguous(memory_format=torch.channels_last)
-    return module
+            tensor.data = tensor.data.contiguous(memory_format=order)
+    return order
 
 
 def seeded(build: Callable[[], nn.Module], seed: int) -> nn.Module:
@@ -238,9 +253,12 @@ def reinitialised(module: nn.Module) -> nn.Module:
 def take_statistics(module: nn.Module, batches: Iterable[Tensor]) -> None:
     """Set every batch norm to the mean statistics over `batches`."""
     norms = batch_norms(module)
+    given = iter(batches if norms else ())
+    first = [*itertools.islice(given, 1)]
+    order = order_of(module, first[0][:1]) if first else torch.contiguous_format
     with _cumulative(norms), torch.no_grad():
-        for batch in batches if norms else ():
-            module(batch.contiguous(memory_format=torch.channels_last))
+        for batch in itertools.chain(first, given):
+            module(batch.contiguous(memory_format=order))
 
 
 def batch_norms(module: nn.Module) -> list[_BatchNorm]:

@@ -32,7 +32,7 @@ from ..data.images import Image
 from ..errors import DataError, ModelError
 from ..features.backends import resolved_device, resolved_precision
 from ..features.extract import Computation, DecodedImages, decoded
-from ..networks.network import Preprocessing, channels_last, tensors_sha256
+from ..networks.network import Preprocessing, ordered, tensors_sha256
 
 MOST_BYTES = 2 * 10**9  # of decoded images kept in memory; more are decoded in every epoch
 NONE = np.array([], dtype=np.int64)
@@ -132,7 +132,9 @@ def finetuned(
     scaled, size = (target - mean) / scale, computation.batch_size
     batches = _Batches(images, scaled, preprocessing, computation.fit, size, parts.train)
     with _in_one_line(plan, size, place):
-        copied = channels_last(copy.deepcopy(module).to(plan.device))
+        copied = copy.deepcopy(module).to(plan.device).eval()
+        example = torch.zeros(1, 3, preprocessing.height, preprocessing.width, device=device)
+        batches = replace(batches, order=ordered(copied, example))
         keys, unchanged = _keys(images, parts), DecodedImages(keeps=False)
         unchanged.check(images, keys)
         folder = place / _fingerprint(copied, batches, plan, keys)[:16]
@@ -203,6 +205,7 @@ class _Batches:
     fit: str
     size: int
     rows: Int64[np.ndarray, " r"]  # in this order
+    order: torch.memory_format = torch.channels_last
 
     def of(self, rows: Int64[np.ndarray, " r"]) -> "_Batches":
         return replace(self, rows=rows)
@@ -219,7 +222,7 @@ class _Batches:
                     raise DataError(
                         f"{self.images[number].name}: {reason}. Remove it, or fix the file."
                     )
-                inputs = inputs.contiguous(memory_format=torch.channels_last)
+                inputs = inputs.contiguous(memory_format=self.order)
                 yield inputs, torch.from_numpy(self.target[numbers]).float()
 
     def in_memory(self, rows: Int64[np.ndarray, " r"]) -> "_Batches":
