@@ -23,6 +23,7 @@ from threadpoolctl import threadpool_limits
 from .. import cache
 from ..data.images import Image
 from ..errors import ModelError, ScalecutError, first_line
+from .backends import Vectors
 from .extract import Batch, Task, Workers, decoded, forward
 
 LOCAL = "local"
@@ -238,7 +239,12 @@ class _Worker:
         if task.backend.device == "cpu":
             torch.set_num_threads(1)
         self.task = task
-        self.pooled = ExitStack().enter_context(
+
+    @functools.cached_property
+    def pooled(self) -> Vectors:
+        """The network of this worker, made with its first batch: errors come with it."""
+        task = self.task
+        return ExitStack().enter_context(
             forward(task.network, task.points, task.backend, task.calibration, task.facts)
         )
 
