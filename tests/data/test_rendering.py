@@ -492,9 +492,15 @@ def test_range_is_not_given_to_values_of_another_type(tmp_path, cached, usual, o
     assert images.images[5].key() == read(shard(tmp_path, [usual] * 3)).images[1].key()
 
 
-def test_range_that_is_given_is_that_of_all_types(tmp_path, cached):
-    asked = read(shard(tmp_path, many(DEEP, 4, SMALL)), intensity="0,4095")
-    assert shown_one(asked.images[4]).max() <= 255 * 255 / 4095 + 1
+@pytest.mark.parametrize("usual", [DEEP, SMALL], ids=["one plain", "one deep"])
+def test_range_that_is_given_is_of_deeper_images_only(tmp_path, cached, usual):
+    other = SMALL if usual is DEEP else DEEP
+    images = read(shard(tmp_path, many(usual, 4, other)), intensity="0,4095")
+    for image in images.images:
+        np.testing.assert_allclose(shown_one(image), in_grey([SMALL])[0], atol=1)
+    n = 1 if usual is DEEP else MANY - 1
+    line = f"{n} images of 8 bits are shown as they are, others by --intensity"
+    assert images.facts["stated"] == [line]
 
 
 def test_channels_are_those_asked_for_if_no_examined_image_can_be_read(tmp_path, cached):

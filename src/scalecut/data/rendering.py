@@ -187,7 +187,8 @@ def settled(
         if isinstance(file, Path) and (is_asked or file in few or _may_be_deep(file))
     )
     stored = [file for file in names if isinstance(file, Stored)]
-    chosen = [file for file in stored if file in few or intensity == "window"]
+    is_range = "," in intensity
+    chosen = [file for file in stored if file in few or is_range or intensity == "window"]
     examined.add(chosen)
     looks = examined.looks
     kinds = {looks[file].kind for file in chosen if file in looks}
@@ -208,18 +209,21 @@ def settled(
         renderings[file] = replace(asked, low=low, high=high, no_data=no_data)
     given = asked
     for kind in kinds:  # one at most, if there is a rest
-        given = _within(asked, kind, ranges.get(kind, (0.0, 255.0)))
-        if "," not in intensity:
-            given = replace(given, of=kind.name)
+        given = replace(_within(asked, kind, ranges.get(kind, (0.0, 255.0))), of=kind.name)
     if given != AS_STORED:
         renderings |= dict.fromkeys(rest, given)
     assumed = [*_assumed(ranges, one), *_dim(examined, ranges)] if intensity == "auto" else []
     assumed += _blended(examined) + _undeclared(examined) + _not_oriented(examined)
     held = [look.found for look in looks.values() if not look.is_plain]
     spacing = tuple(sorted({found.spacing for found in held if found.spacing}))
-    stated = (*_stated(held, windows.values(), spacing), *_without_data(looks.values()))
+    stated = [*_stated(held, windows.values(), spacing), *_without_data(looks.values())]
+    plain = [look.kind for look in looks.values() if not _is_deep(look.kind)]
+    if is_range and 0 < len(plain) < len(looks):
+        stated.append(f"{len(plain)} images of 8 bits are shown as they are, others by --intensity")
     patients = {file: look.found.patient for file, look in looks.items() if look.found.patient}
-    return Settled(renderings, (*assumed, *blank), examined.unusable, stated, spacing, patients)
+    return Settled(
+        renderings, (*assumed, *blank), examined.unusable, tuple(stated), spacing, patients
+    )
 
 
 def _without_data(looks: Collection[_Look]) -> list[str]:
@@ -296,7 +300,7 @@ def _assumed(
             f"--intensity={low:g},{high:g}",
         )
         for kind, (low, high) in ranges.items()
-        if kind not in (np.uint8, np.bool_)
+        if _is_deep(kind)
     ]
 
 
@@ -416,12 +420,19 @@ def _ranges(
     for file, look in examined.looks.items():
         if not look.is_plain:
             looks.setdefault(look.kind, {})[file] = look
+    has_deeper = any(map(_is_deep, looks))
     return {
         kind: window
         if window and kind == np.float32
+        else full_range(kind)
+        if "," in intensity and has_deeper and not _is_deep(kind)
         else _chosen(kind, list(own.values()), intensity, examined.names[next(iter(own))])
         for kind, own in looks.items()
     }
+
+
+def _is_deep(kind: np.dtype) -> bool:
+    return kind not in (np.uint8, np.bool_)
 
 
 def _chosen(
