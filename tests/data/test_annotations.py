@@ -138,6 +138,19 @@ def test_half_turns_leave_the_box_as_it_is(tmp_path):
     np.testing.assert_array_equal(images.boxes, [DOG[1:]])
 
 
+@pytest.mark.parametrize("orientation", [2, 3, 4])
+@pytest.mark.parametrize("measure", ["x", "y", "height", "aspect", "centre-distance"])
+def test_images_mirrored_by_exif_have_no_place_but_a_size(tmp_path, orientation, measure):
+    add_voc(tmp_path, "1", DOG)
+    spec = add_voc(tmp_path, "2", DOG, orientation=orientation)
+    images = read(spec, measure=measure)
+    if measure in ("x", "y"):
+        (left_out,) = images.left_out
+        assert f"EXIF orientation {orientation} mirrors it or turns it by half" in left_out.reason
+    else:
+        assert images.measure[0] == images.measure[1]
+
+
 @pytest.mark.parametrize(("orientation", "box"), [(6, (24, 8, 54, 48)), (8, (6, 32, 36, 72))])
 def test_coco_boxes_are_turned_with_their_image(tmp_path, orientation, box):
     spec = add_coco(tmp_path, coco_parts())

@@ -88,6 +88,7 @@ OF_BOX: Mapping[str, Callable[[Box], float]] = {
     "centre-distance": lambda box: math.hypot(box[0] + box[2] - 1, box[1] + box[3] - 1) / 2,
     "aspect": lambda box: math.log2((box[2] - box[0]) / (box[3] - box[1])),
 }  # of a box in shares of what is shown, 0 to 1 inside; aspect is that of the shown shape
+PLACES = frozenset({"x", "y"})  # others are the same after a half turn
 CLASS = "class"  # of the object, which is no number
 AREAS = frozenset(
     {"area", "sqrt-area", "log-area", "pixels", CLASS}

@@ -23,6 +23,7 @@ from .measures import (
     AREAS,
     CLASS,
     OF_BOX,
+    PLACES,
     Box,
     Frame,
     clipped,
@@ -201,6 +202,11 @@ def _may_be_turned(item: Labelled, orientation: int) -> bool:
 
 def _check_turn(item: Labelled, orientation: int, frame: Frame, asked: Reading) -> None:
     is_area = AREAS.issuperset(asked.measures)
+    if 2 <= orientation <= 4 and PLACES.intersection(asked.measures):
+        raise DataError(
+            f"its EXIF orientation {orientation} mirrors it or turns it by half, and its annotation "
+            "does not say whether its box was drawn before or after; save it upright"
+        )
     if _may_be_turned(item, orientation) and (not is_area or frame.fit != "squash"):
         raise DataError(
             f"its EXIF orientation {orientation} turns it, and its annotation does not say whether "
