@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -17,7 +18,17 @@ import pytest
 from scalecut import cache, runs
 from scalecut.errors import DataError, OutputError
 from scalecut.report.results import RESULTS, open_run
-from scalecut.runs import Run, check_place, continued, gathered, kind_of, new_run, read_run
+from scalecut.runs import (
+    Run,
+    check_features,
+    check_place,
+    continued,
+    gathered,
+    kind_of,
+    new_run,
+    read_run,
+    write_features,
+)
 from tests.report.builders import curve, files_in
 
 TABLE = pd.DataFrame({"layer": ["007", "nan", ""], "r2": [1 / 3, np.nan, -2.0], "n_fit": [1, 2, 3]})
@@ -181,6 +192,45 @@ def test_failed_writing_says_where_and_what_to_do(tmp_path, monkeypatch):
                 raise error
             assert str(caught.value) == text
         assert files_in(tmp_path) == before
+
+
+@pytest.mark.parametrize("act", [check_place, lambda folder: new_run(folder).__enter__()])
+@pytest.mark.parametrize("mark", ["run.json", "scalecut.json", "patches.json"])
+def test_a_run_that_holds_another_folder_of_scalecut_is_not_replaced(tmp_path, act, mark):
+    """A cut next to the curve that chose it would be deleted with it."""
+    make_run(tmp_path / "run")
+    inside = tmp_path / "run" / "short"
+    inside.mkdir()
+    (inside / mark).write_text("{}")
+    before = files_in(tmp_path)
+    with pytest.raises(OutputError, match="also holds 'short', which scalecut wrote, so it is not"):
+        act(tmp_path / "run")
+    assert files_in(tmp_path) == before
+
+
+def test_a_run_is_replaced_by_the_command_that_wrote_it_and_by_no_other(tmp_path):
+    make_run(tmp_path / "run", '{"command": "scalecut probe resnet50 --data csv:a.csv"}')
+    check_place(tmp_path / "run", command="scalecut probe resnet18 --data csv:b.csv")
+    check_place(tmp_path / "run")  # from Python
+    with pytest.raises(OutputError, match="is a run of `scalecut probe`, so it is not replaced"):
+        check_place(tmp_path / "run", command="scalecut data csv:a.csv")
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_only_tables_of_features_are_replaced_by_features(tmp_path, suffix):
+    path = tmp_path / f"labels{suffix}"
+    check_features(path)
+    for table, is_kept in (
+        (pd.DataFrame({"image": ["a"], "f0": [1.0], "f1": [2.0]}), False),
+        (pd.DataFrame({"image": ["a"], "label": [1]}), True),
+        (pd.DataFrame({"f0": [1.0]}), True),
+    ):
+        write_features(table, path)
+        with pytest.raises(OutputError, match="no table of features") if is_kept else nullcontext():
+            check_features(path)
+    path.write_bytes(b"thesis\0")
+    with pytest.raises(OutputError, match="no table of features, so it is not replaced"):
+        check_features(path)
 
 
 def test_place_is_checked_before_anything_is_made(tmp_path, monkeypatch):

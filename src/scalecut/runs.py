@@ -13,13 +13,14 @@ import platform
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, fields, is_dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow.parquet as pq
 
 from . import cache
 from .errors import DataError, OutputError
@@ -311,10 +312,17 @@ def _temporary(parent: Path, name: str) -> Path:
     return cache.new_folder(parent, name)
 
 
-def check_place(folder: Path, kind: str = "run") -> None:
-    """Refuse, before any work is done, a place that a run could not be written to."""
+def check_place(folder: Path, kind: str = "run", command: str = "") -> None:
+    """Refuse, before any work is done, a place that a run could not be written to.
+
+    Args:
+        folder: where it is to appear.
+        kind: one of `MARKS`.
+        command: as it was typed; a run of another command is not replaced.
+    """
     with cache.explained(folder, unwritable):
         _check_free(folder, kind)
+        _check_own(folder, kind, command)
         there = next(place for place in folder.absolute().parents if place.exists())
         with tempfile.TemporaryFile(dir=there):
             pass
@@ -330,6 +338,25 @@ def _check_free(folder: Path, kind: str) -> None:
         raise OutputError(
             f"{str(folder)!r} is a file, but a folder is needed. Give --out a new folder."
         )
+
+
+def _check_own(folder: Path, kind: str, command: str) -> None:
+    """Refuse a folder of another command, or that holds others, which would be lost with it."""
+    if kind != "paper":  # whose folder is one of runs
+        for mark in MARKS.values():
+            for inside in folder.glob(f"*/{mark}"):
+                raise OutputError(
+                    f"{str(folder)!r} also holds {inside.parent.name!r}, which scalecut wrote, so "
+                    "it is not replaced. Move that, or give --out a new folder."
+                )
+    with suppress(DataError):  # if there is none, or one that cannot be read
+        earlier = read_run(folder, kind).facts.get("command")
+        verb, other = (" ".join(str(each).split()[:2]) for each in (command, earlier))
+        if command and earlier and verb != other:
+            raise OutputError(
+                f"{str(folder)!r} is a run of `{other}`, so it is not replaced. Give --out a new "
+                "folder."
+            )
 
 
 def write_run(
@@ -373,6 +400,24 @@ def write_table(table: pd.DataFrame, path: Path) -> None:
         if name.endswith(("p_value", "p_corrected")):
             table = table.assign(**{name: table[name].map(small, na_action="ignore")})
     table.to_csv(path, index=False, float_format=f"%.{DIGITS}f", lineterminator="\n")
+
+
+def check_features(path: Path) -> None:
+    """Refuse to replace a file that is no table of features, before these are computed."""
+    if not path.exists():
+        return
+    try:
+        if path.suffix == ".parquet":
+            columns = pq.read_schema(path).names
+        else:
+            columns = list(pd.read_csv(path, nrows=0))
+    except (OSError, ValueError):
+        columns = []
+    if columns[:2] != ["image", "f0"]:
+        raise OutputError(
+            f"{str(path)!r} exists and is no table of features, so it is not replaced. Give --out "
+            "a new name."
+        )
 
 
 def write_features(table: pd.DataFrame, path: Path) -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from scalecut import DataError, Frame
 from scalecut.data import boxes
+from scalecut.data.files import identity
 from tests.data.layouts import (
     CAT,
     DOG,
@@ -404,6 +405,19 @@ def added(part, **entry):
 def test_ids_that_could_mean_two_things_are_refused(tmp_path, parts, message):
     spec = add_coco(tmp_path, parts)
     assert said(read, spec) == f"{spec.removeprefix('coco:')}: {message}"
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "is_same"),
+    [
+        (1, "1", True), (1.0, " 1 ", True), ("01", 1, True), ("-1.0", -1, True),
+        (1e16, 10**16, True),
+        ("1_11", "11_1", False), (2**53, 2**53 + 1, False), (str(2**53), str(2**53 + 1), False),
+        ("1e3", 1000, False), ("\uff11", 1, False), ("nan", "inf", False), ("a", "A", False),
+    ],
+)  # fmt: skip
+def test_ids_are_the_same_by_value_and_to_the_last_digit(one, other, is_same):
+    assert (identity(one) == identity(other)) is is_same
 
 
 OUTLINE = [[8, 6, 48, 6, 48, 36, 8, 36]]

@@ -34,6 +34,7 @@ from scalecut.pathology.comparison import (
     sentence,
     tile_metrics,
 )
+from scalecut.pathology.finetune import Training
 from scalecut.pathology.methods import (
     NAMES,
     Source,
@@ -727,6 +728,13 @@ REFUSED = [
      "sweep."),
     (lambda t: t, {"mode": "finetune", "cluster": "local:2"},
      "--engine openvino and --cluster compute frozen features. Drop them, or give --mode frozen."),
+    (lambda t: t, {"training": Training(epochs=2)},
+     "--epochs, --learning-rate, --patience, --keep-best and --raw-target train the network. Give "
+     "--mode finetune, or drop them."),
+    (lambda t: t, {"task": "magnification", "log": True},
+     "--log is of areas; magnifications are in octaves anyway. Drop it."),
+    (lambda t: t, {"at": "", "from_": ["area", "grade"]},
+     "This curve has 2 targets: area, grade. Choose one, as curve.of('area') or --target area."),
     (lambda t: t, {"at": ""},
      "Method cut needs a layer to cut at, and none is given. Give --at LAYER, or --from RUN."),
     (lambda t: t, {"at": "blocks.9"},
@@ -748,13 +756,19 @@ def test_what_cannot_be_compared_is_refused_in_one_line(losing, drawn, monkeypat
     for change, given, text in REFUSED:
         asked = {"methods": ("pretrained", "cut"), **given}
         cut = {"at": asked.pop("at", CUT), "rule": asked.pop("rule", None)}
+        if targets := asked.pop("from_", ()):
+            curve = probed(["blocks.0", "pooled"], [0.9, 0.5])
+            tables = [curve.table.assign(measure=target) for target in targets]
+            table, draws = pd.concat(tables), np.concatenate([curve.draws] * len(tables))
+            cut["from_"] = replace(curve, table=table, draws=draws)
+        training = asked.pop("training", Training())
         computation = replace(EXACTLY, cluster=asked.pop("cluster", ""))
         patches = replace(drawn, table=change(drawn.table))
         kind = LayerError if text.startswith(("Method", "No layer")) else DataError
         with pytest.raises(ScalecutError) as error:
-            transfer(
-                losing, patches, trial=Trial(**asked), cut=CutPoint(**cut), computation=computation
-            )
+            at, trial = CutPoint(**cut), Trial(**asked)
+            about = {"cut": at, "training": training, "computation": computation}
+            transfer(losing, patches, trial=trial, **about)
         assert str(error.value) == text
         assert isinstance(error.value, kind)
     for name, text in (("task", "area, magnification"), ("mode", "frozen, finetune")):

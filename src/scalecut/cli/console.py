@@ -162,7 +162,7 @@ def place(out: Path | None, name: str) -> Path:
     folder = out or Path("runs") / f"{file_name(name)}-{datetime.now():%Y%m%d-%H%M%S}"
     from .. import runs
 
-    runs.check_place(folder)
+    runs.check_place(folder, command=command())
     return folder
 
 

@@ -211,8 +211,9 @@ def features(
     if out.suffix not in (".parquet", ".csv"):
         raise OutputError(f"{str(out)!r} is neither .parquet nor .csv. Give --out such a name.")
     from ..cut.sklearn import CutFeatures, features_table, images_in
-    from ..runs import write_features
+    from ..runs import check_features, write_features
 
+    check_features(out)
     found = images_in(images)
     network = CutFeatures(folder, fit, precision, device, batch_size)
     with bars(ERR, quiet=False) as progress:

@@ -36,10 +36,9 @@ def _data(verb: Verb, values: Mapping[str, Any], out: Path | None, as_json: bool
         summary = verb.call(values, progress=progress)
     if not as_json:
         print_data(summary)
-    summary.save(folder, command=command())
     from ..report.report import write_report
 
-    write_report(folder)
+    summary.save(folder, command=command(), write=write_report)
     if as_json:
         print_json({"run": str(folder), "finding": summary.finding(), **summary.facts()})
         return

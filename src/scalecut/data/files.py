@@ -3,7 +3,7 @@
 And the ids and sizes in annotations, by their value.
 """
 
-import math
+import re
 import unicodedata
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator
@@ -193,11 +193,13 @@ def size_of(width: object, height: object) -> Size:
     return size if min(size) > 0 else None
 
 
+_WHOLE = re.compile(r"([+-]?\d{1,99})(?:\.0*)?", re.ASCII)  # digits without an exponent
+
+
 def identity(given: object) -> str:
     """An id by its value: 1, 1.0 and "1" are the same."""
+    if isinstance(given, float) and given.is_integer():
+        return str(int(given))
     text = str(given).strip()
-    try:
-        number = float(text)
-    except ValueError:
-        return text
-    return str(int(number)) if math.isfinite(number) and number == int(number) else text
+    whole = _WHOLE.fullmatch(text)
+    return str(int(whole[1])) if whole else text

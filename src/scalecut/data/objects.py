@@ -204,8 +204,8 @@ def _check_turn(item: Labelled, orientation: int, frame: Frame, asked: Reading) 
     is_area = AREAS.issuperset(asked.measures)
     if 2 <= orientation <= 4 and PLACES.intersection(asked.measures):
         raise DataError(
-            f"its EXIF orientation {orientation} mirrors it or turns it by half, and its annotation "
-            "does not say whether its box was drawn before or after; save it upright"
+            f"its EXIF orientation {orientation} mirrors it or turns it by half, and its "
+            "annotation does not say whether its box was drawn before or after; save it upright"
         )
     if _may_be_turned(item, orientation) and (not is_area or frame.fit != "squash"):
         raise DataError(

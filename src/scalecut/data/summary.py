@@ -7,7 +7,7 @@ a few rows; `contact` draws some images with what was measured on them.
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -187,8 +187,19 @@ class DataSummary:
         table = pd.DataFrame(self.lines(), columns=["data", "what was understood"])
         return html_of(self.finding(), table, sheet)
 
-    def save(self, folder: str | Path, *, command: str = "") -> Path:
+    def save(
+        self,
+        folder: str | Path,
+        *,
+        command: str = "",
+        write: Callable[[Path], object] | None = None,
+    ) -> Path:
         """Write a run folder: the tables, `run.json`, and the contact sheet.
+
+        Args:
+            folder: complete or absent.
+            command: as it was typed, or empty.
+            write: is given the folder at the end, and writes the page.
 
         Raises:
             DataError: if the images are not known.
@@ -205,6 +216,8 @@ class DataSummary:
         with runs.new_run(folder) as made:
             runs.write_run(made, self.tables(), facts, command=command)
             write_sheet(self.image_set, made)
+            if write is not None:
+                write(made)
         return folder
 
 

@@ -90,6 +90,8 @@ class Trial:
         usual = [name for name in USUAL if self.mode == "frozen" or name != "all-layers"]
         object.__setattr__(self, "methods", check_names(self.methods or usual, NAMES, "method"))
         check_least(self, seeds=1)
+        if self.log and self.task == "magnification":
+            raise DataError("--log is of areas; magnifications are in octaves anyway. Drop it.")
         if self.mode == "finetune" and TUNED in self.methods:
             raise DataError(
                 "tuned chooses among frozen features, which needs --mode frozen. Drop tuned."

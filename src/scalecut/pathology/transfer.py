@@ -260,11 +260,16 @@ def transfer(
             "--engine openvino and --cluster compute frozen features. Drop them, or give --mode "
             "frozen."
         )
+    if trial.mode == "frozen" and training != Training():
+        raise DataError(
+            "--epochs, --learning-rate, --patience, --keep-best and --raw-target train the "
+            "network. Give --mode finetune, or drop them."
+        )
     patches = patches_of(data, used=(*RESOLUTION, AREA))
     check_files(patches.table, patches.folder)
     task, _ = task_of(patches.table, trial)  # refuses patches before minutes of computation
     curve = cut.from_ if isinstance(cut.from_, Curve | None) else read_curve(cut.from_)
-    curve = curve.of(cut.target) if curve and cut.target else curve
+    curve = curve.of(cut.target) if curve else None
     with stages("network"):
         network = load_network(model, weights=weights, allow_partial=allow_partial, seed=seed)
         network = computation.shown(network)

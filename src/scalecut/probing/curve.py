@@ -139,15 +139,20 @@ class Curve(Result):
         """The names of the targets."""
         return tuple(dict.fromkeys(self.table.measure))
 
-    def of(self, target: str) -> "Curve":
-        """The curve of one target.
+    def of(self, target: str = "") -> "Curve":
+        """The curve of one target, which needs no name if it is the only one.
 
         Raises:
-            DataError: if there is no such target.
+            DataError: if there is no such target, or several and none is named.
         """
-        check_names(target, self.targets, "target")
+        check_names([target] * bool(target), self.targets, "target")
         if len(self.targets) == 1:
             return self
+        if not target:
+            raise DataError(
+                f"This curve has {len(self.targets)} targets: {', '.join(self.targets)}. Choose "
+                f"one, as curve.of({self.targets[0]!r}) or --target {self.targets[0]}."
+            )
         rows = np.flatnonzero(self.table.measure == target)
         images, predicted = self.image_set, self.predicted
         if images is not None and predicted is not None:
@@ -178,12 +183,7 @@ class Curve(Result):
     @property
     def metric(self) -> str:
         """The metric that findings are stated for, of one target."""
-        if len(self.targets) > 1:
-            raise DataError(
-                f"This curve has {len(self.targets)} targets: {', '.join(self.targets)}. Choose "
-                f"one, as curve.of({self.targets[0]!r}) or --target {self.targets[0]}."
-            )
-        return main_metric(self.table)
+        return main_metric(self.of().table)
 
     def predictions(self) -> pd.DataFrame:
         """The measure of each image and its prediction from each layer, while it was held out.
