@@ -175,6 +175,7 @@ def test_complete_googlenet_drops_after_its_last_but_one_block():
     assert ridge["pre_softmax"] < ridge["inception5b"]
 
 
+@pytest.mark.hours  # without bfloat16 in the processor
 def test_bfloat16_and_float32_give_the_same_ridge_curve(lite0):
     """Float32 by PyTorch, as `paper` computes; bfloat16 by the engine that is the default here.
 
