@@ -507,7 +507,7 @@ def test_run_with_other_weights_or_without_evidence_chooses_nothing():
 )
 def test_interrupted_table_leaves_the_earlier_one(copied, monkeypatch, error, status, said):
     image_files(2)
-    Path("x.csv").write_text("the earlier table")
+    Path("x.csv").write_text("image,f0\nthe earlier table,1\n")
     before = tree()
 
     def interrupted(self, path, **_):
