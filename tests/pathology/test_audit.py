@@ -24,13 +24,14 @@ from scalecut import (
     Views,
     load_network,
 )
-from scalecut.pathology.audit import COLUMNS, audit, read_audit
+from scalecut.pathology.audit import COLUMNS, _points, audit, read_audit
 from scalecut.pathology.claims import claimed_tiles
 from scalecut.pathology.slides import TileField
 from scalecut.pathology.tissue import tissue
 from scalecut.pathology.verdict import Rule, Shown, audited, compared, fitted, sizes
 from scalecut.pathology.views import Look, target_blur, views_of
 from scalecut.stats.ridge import deviations
+from tests.probing.test_choose import curve_of, line
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -194,13 +195,26 @@ def test_a_reference_judges_others_and_an_empty_claim_is_predicted(honest, lying
     assert table.p_value[names[-3:]].isna().all()
 
 
-def test_few_patients_get_predictions_and_no_verdict(edges, tmp_path):
-    few = asked(world(tmp_path / "few", n=6), edges)
+@pytest.mark.parametrize("n", [6, 8])
+def test_few_patients_get_predictions_and_no_verdict(n, edges, tmp_path):
+    few = asked(world(tmp_path / "few", n=n), edges)
     assert (few.table.verdict == "no verdict").all()
     assert few.table.predicted_mpp.notna().all()
     assert few.table.low.isna().all()
-    assert "There are 6 patients to calibrate with" in few.notes()[0]
-    assert few.finding().startswith("No claim was judged, because fewer than 8 patients")
+    assert few.notes()[0] == (
+        f"There are {n} patients to calibrate with, {n - 1} others for each tile, so sizes are "
+        "predicted, but not judged; 8 are needed."
+    )
+    assert few.finding() == (
+        "No claim was judged, because fewer than 8 patients other than its own were there to "
+        "calibrate."
+    )
+
+
+def test_an_interval_needs_so_many_patients_besides_its_own(edges, tmp_path):
+    found = asked(world(tmp_path / "nine", n=9), edges, judging=Judging(level=0.9))
+    assert found.table.low.isna().all()  # of 9 others, at least 0.9 / 0.1
+    assert "An interval of 90 % needs 9 other patients; there are 8." in found.notes()
 
 
 def test_the_run_is_read_back_with_its_page(found, tmp_path):
@@ -226,7 +240,8 @@ def test_a_saved_auditor_judges_as_the_reference_did(honest, lying, tmp_path):
     new.mkdir()
     (new / "patient 99_tile.png").write_bytes((lying / "patient 2_tile.png").read_bytes())
     direct = audit(new, **small, trusted=Trusted(reference=honest)).table
-    later = {name: small[name] for name in ("claims", "computation")}
+    later = {"claims": small["claims"]}
+    later |= {"computation": Computation(precision="float32", engine="torch")}
     loaded = audit(new, **later, trusted=Trusted(with_=tmp_path / "run")).table
     if not asked_of.table.verdict.eq("suspicious").any():  # else it left those out
         np.testing.assert_allclose(loaded.octaves, direct.octaves, atol=1e-3)
@@ -281,6 +296,17 @@ def test_wrong_claims_are_left_out_of_what_others_are_judged_by():
     assert len(fit.errors) == 26
     np.testing.assert_allclose(judged.error[:4], wrong[:4], atol=0.4)
     np.testing.assert_allclose(judged.error[4:], fit.errors)
+
+
+@pytest.mark.parametrize("n", range(9, 12))
+def test_whoever_is_judged_at_first_keeps_a_verdict_when_a_wrong_claim_is_removed(n):
+    wrong = np.zeros(n)
+    wrong[0] = 1.2
+    shown = shown_of(np.random.default_rng(0), np.full(n, -2.0), wrong)
+    judged, fit = audited(shown, np.full(n, -2.0), [f"p{k}" for k in range(n)], RULE)
+    assert np.flatnonzero(judged.is_suspicious).tolist() == [0]
+    assert np.isfinite(judged.p_value).all()
+    assert len(fit.errors) == max(n - 1, 9)  # each of which has 8 others
 
 
 def test_shifting_every_claim_shifts_every_prediction():
@@ -404,6 +430,37 @@ def test_what_cannot_be_audited_is_refused(case, lying, edges):
     with pytest.raises((DataError, LayerError)) as error:
         asked(lying, edges, **more)
     assert text in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"model": "resnet50"},
+        {"weights": "random"},
+        {"cut": CutPoint(at="blocks.0")},
+        {"views": Views(grid=2)},
+        {"computation": Computation(precision="float32", input_size=64)},
+        {"computation": Computation(mean=(0.5, 0.5, 0.5))},
+        {"computation": Computation(std=(0.5, 0.5, 0.5))},
+        {"computation": Computation(interpolation="bilinear")},
+    ],
+)
+def test_what_an_auditor_brings_cannot_be_given(given, tmp_path):
+    with pytest.raises(DataError, match="--with brings its own network, layer and views"):
+        audit(tmp_path, trusted=Trusted(with_=tmp_path), **given)
+
+
+def test_the_curve_of_the_target_chooses_the_layer(edges):
+    layers = {"blocks.0": "b0", "blocks.1": "b1"}
+    lines = [
+        line(None, r2, layers=layers, noise=np.zeros((2, 500)), measure=name)
+        for name, r2 in (("area", [0.9, 0.5]), ("grade", [0.5, 0.9]))
+    ]
+    curve = curve_of(*lines, layers=layers)
+    for target, layer in (("area", "blocks.0"), ("grade", "blocks.1")):
+        assert _points(edges, CutPoint(from_=curve, target=target))[0].layer == layer
+    with pytest.raises(DataError, match="Choose one"):
+        _points(edges, CutPoint(from_=curve))
 
 
 SETTINGS = {

@@ -9,7 +9,7 @@ Shapes: t tiles, n views, d features.
 import io
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -148,8 +148,8 @@ class Audit(Result):
         more = f" The resolution of {rest} without a claim is predicted." if rest else ""
         if not n_judged:
             few = counts.get(NO_VERDICT, 0)
-            why = f", because fewer than {FEWEST} patients were there to calibrate" if few else ""
-            return f"No claim was judged{why}.{more}"
+            own = f"fewer than {FEWEST} patients other than its own were there to calibrate"
+            return f"No claim was judged{f', because {own}' if few else ''}.{more}"
         bad = self.table.loc[self.table.verdict == SUSPICIOUS]
         named = [
             f"{row.name} (claimed {row.claimed_mpp:.3g} µm per pixel, predicted "
@@ -250,10 +250,13 @@ def audit(
         LayerError: if no layer to cut at is given for another network.
     """
     settings, stages = settings_of(locals()), Stages(progress)
-    if trusted.with_ and (model != NETWORK or cut != CutPoint() or views != Views()):
+    plain = replace(computation, input_size=None, mean=None, std=None, interpolation=None)
+    given = model, weights, cut, views, computation
+    if trusted.with_ and given != (NETWORK, "pretrained", CutPoint(), Views(), plain):
         raise DataError(
-            "--with brings its own network, layer and views. Drop --model, --at, --from, --octaves "
-            "and --grid."
+            "--with brings its own network, layer and views. Drop --model, --weights, --at, "
+            "--from, --rule, --target, --octaves, --grid, --input-size, --mean, --std and "
+            "--interpolation."
         )
     found, left_out = claimed_tiles(Path(data), claims)
     others, more_left_out = _reference(trusted.reference, claims, found)
@@ -339,7 +342,8 @@ def _points(network: Network, cut: CutPoint) -> list[ProbePoint]:
     curve = cut.from_ if isinstance(cut.from_, Curve | None) else read_curve(cut.from_)
     if curve and not isinstance(cut.from_, Curve):
         check_model(curve, Path(cut.from_ or ""), network.name)
-    layer = cut.at or (choose_layer(curve, cut.rule or "cheapest").layer if curve else "")
+    rule = cut.rule or "cheapest"
+    layer = cut.at or (choose_layer(curve, rule, target=cut.target).layer if curve else "")
     if not layer and network.name != NETWORK:
         raise LayerError(
             f"No layer of {network.name} to cut at is given. Give --at LAYER, or --from RUN, the "
@@ -464,16 +468,18 @@ def _facts(
     claims = {round(tiles[n].um_per_pixel, 4) for n in there if tiles[n].source}
     fit = readings[0].fit
     n_patients, notes = len(set(fit.groups)), []
-    if n_patients < FEWEST:
+    is_own = not {tiles[n].group for n in there}.isdisjoint(fit.groups)  # one of them is its own
+    n_others, needed = n_patients - is_own, np.ceil(judging.level / (1 - judging.level) - 1e-9)
+    if n_others < FEWEST:
+        others = f", {n_others} others for each tile" * is_own
         notes.append(
-            f"There are {n_patients} patients to calibrate with, so sizes are predicted, but not "
-            f"judged; {FEWEST} are needed."
+            f"There are {n_patients} patients to calibrate with{others}, so sizes are predicted, "
+            f"but not judged; {FEWEST} are needed."
         )
-    elif n_patients < np.ceil(judging.level / (1 - judging.level) - 1e-9):
+    elif n_others < needed:
         notes.append(
-            f"An interval of {100 * judging.level:g} % needs "
-            f"{np.ceil(judging.level / (1 - judging.level) - 1e-9):.0f} other patients; there are "
-            f"{n_patients}."
+            f"An interval of {100 * judging.level:g} % needs {needed:.0f} other patients; there "
+            f"are {n_others}."
         )
     if len(claims) == 1 and is_audited.all():
         notes.append(

@@ -22,7 +22,7 @@ from ..analyses.rcv import ridge
 from ..stats.conformal import half_width, is_discovery, rank_p_value, student_p_value
 from ..stats.ridge import FARTHEST, decompose, deviations, left_group_out
 
-FEWEST = 8  # patients to calibrate with, for a verdict
+FEWEST = 8  # other patients to calibrate with, for a verdict
 Groups: TypeAlias = Sequence[str]
 
 
@@ -98,16 +98,16 @@ def audited(
 ) -> tuple[Judged, Fit]:
     """Tiles judged by each other, patient by patient, and the fit to those that agree.
 
+    Where these are too few to judge each other, the first verdicts stay.
+
     Args:
         claimed: log2 of µm per pixel; not a number without a claim.
     """
     is_known = np.isfinite(claimed)
     fit, judged = _crossed(shown, claimed, groups, is_known, rule)
     agree = is_known & ~judged.is_suspicious
-    if (
-        judged.is_suspicious.any()
-        and len({g for g, a in zip(groups, agree, strict=True) if a}) >= FEWEST
-    ):
+    n_agree = len({g for g, a in zip(groups, agree, strict=True) if a})
+    if judged.is_suspicious.any() and n_agree > FEWEST:  # each has as many others
         fit, judged = _crossed(shown, claimed, groups, agree, rule)
     return judged, fit
 
