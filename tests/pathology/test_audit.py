@@ -1,5 +1,6 @@
 """A world in which size is known: discs of one size in µm, drawn at one resolution or another."""
 
+import unicodedata
 from dataclasses import replace
 
 import numpy as np
@@ -398,6 +399,133 @@ def test_claims_come_from_the_table_the_file_and_the_magnification(tmp_path):
     assert said["a"] == (0.251, "table")
     assert said["b"] == (0.5, "table")
     assert said["c"] == (0.25, "40X (--native)")
+
+
+def plain(folder, *names):
+    """Small tiles, each of another grey."""
+    for number, name in enumerate(names):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        PIL.Image.new("L", (8, 8), number).save(folder / name)
+    return folder
+
+
+def claimed_in(folder, *rows, other=None, **more):
+    """What a table of names claims of tiles: 1, 2, ... µm per pixel in the order of its rows."""
+    file = folder.parent / "mpp.csv"
+    lines = [f"{name},{size}" for size, name in enumerate(rows, start=1)]
+    file.write_text("\n".join(["slide,mpp", *lines]), encoding="utf-8")
+    found, left_out = claimed_tiles(folder, Claims(claims=file, **more), other)
+    sizes = {each.name: each.um_per_pixel for each in found if np.isfinite(each.um_per_pixel)}
+    return sizes, {each.name: each.reason for each in left_out}
+
+
+SPELT = {
+    "with its suffix": "{}.png".format,
+    "without suffix": str,
+    "with another suffix": "{}.svs".format,
+    "of Windows": lambda stem: f"{stem}.png".replace("/", "\\"),
+    "decomposed": lambda stem: unicodedata.normalize("NFD", f"{stem}.png"),
+}
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0)])
+@pytest.mark.parametrize("spelt", SPELT)
+def test_a_row_is_that_of_the_tile_whose_path_it_gives(spelt, order, tmp_path):
+    stems = [["p1/HE", "p2/HÄ", "HE"][k] for k in order]
+    folder = plain(tmp_path / "tiles", *(f"{stem}.png" for stem in stems))
+    rows = map(SPELT[spelt], stems)
+    assert claimed_in(folder, *rows) == (dict(zip(stems, (1.0, 2.0, 3.0), strict=True)), {})
+
+
+def test_a_base_name_is_that_of_one_tile_only(tmp_path):
+    folder = plain(tmp_path / "tiles", "p1/HE.png", "p2/HE.png", "p2/LE.tif", "LE.png")
+    for name, could in (
+        ("HE.png", "p1/HE.png or p2/HE.png"),
+        ("HE", "p1/HE.png or p2/HE.png"),
+        ("p3/HE.svs", "p1/HE.png or p2/HE.png"),
+        ("LE.tif", "LE.png or p2/LE.tif"),
+    ):
+        with pytest.raises(DataError) as error:
+            claimed_in(folder, name)
+        assert str(error.value) == (
+            f"{name!r} of {tmp_path / 'mpp.csv'} could be {could} of {folder}. Give its path below "
+            "the folder, with its suffix."
+        )
+    alone = plain(tmp_path / "alone", "p1/HE.png")
+    assert claimed_in(alone, r"D:\scans\HE.svs") == ({"p1/HE": 1.0}, {})
+    sizes, left_out = claimed_in(alone, "p2/HE.png", "p1/HE.png")  # of another slide
+    assert sizes == {"p1/HE": 2.0}
+    assert "1 of 2 rows name no tile, the first is 'p2/HE.png'" in left_out["mpp.csv"]
+
+
+def test_rows_that_name_no_tile_are_counted_over_both_folders(tmp_path):
+    new, old = plain(tmp_path / "new", "a.png", "b.png"), plain(tmp_path / "old", "c.png")
+    rows = "else.svs", "c.png", "b.png", "other.svs"
+    reason = "2 of 4 rows name no tile, the first is 'else.svs'; correct or remove them"
+    assert claimed_in(new, *rows, other=old) == ({"b": 3.0}, {"mpp.csv": reason})
+    assert claimed_in(old, *rows, other=new) == ({"c": 2.0}, {"mpp.csv": reason})
+    assert claimed_in(new, "c.png", other=old) == ({}, {})
+    with pytest.raises(DataError) as error:
+        claimed_in(new, "else.svs", other=old)
+    assert str(error.value) == (
+        f"{tmp_path / 'mpp.csv'} names none of the 3 tiles of {new} and {old}; its first is "
+        "'else.svs', the first tile 'a.png'. Give their file names."
+    )
+
+
+def test_the_table_for_other_tools_can_be_given_again(tmp_path):
+    folder = plain(tmp_path / "tiles", "p1/HE.png", "p2/HE.png", "p2/LE.png")
+    (found, _), sizes = claimed_tiles(folder, ALL), (1.0, 2.0, 3.0)
+    assert [each.file for each in found] == ["p1/HE.png", "p2/HE.png", "LE.png"]
+    again, left_out = claimed_in(folder, *(each.file for each in found))
+    assert again == dict(zip(("p1/HE", "p2/HE", "p2/LE"), sizes, strict=True))
+    assert not left_out
+
+
+@pytest.mark.parametrize("table", [False, True])
+def test_pixels_that_are_not_square_have_no_size(table, tmp_path):
+    dots = {"resolution_unit": 3, "x_resolution": 20_000, "y_resolution": 10_000 / 0.52}
+    PIL.Image.new("L", (8, 8)).save(plain(tmp_path / "tiles", "b.png") / "a.tif", **dots)
+    (tmp_path / "t.csv").write_text("slide,mpp\na,0.25\n")
+    claims = Claims(claims=tmp_path / "t.csv" if table else None, native=40.0)
+    found, left_out = claimed_tiles(tmp_path / "tiles", claims)
+    assert [each.name for each in found] == ["b"]
+    assert [(each.name, each.reason) for each in left_out] == [
+        ("a", "it has 0.5 µm per pixel across, but 0.52 down by the TIFF resolution; resample it "
+         "to square pixels, or give --um-per-pixel")
+    ]  # fmt: skip
+    found, left_out = claimed_tiles(tmp_path / "tiles", ALL)
+    assert [each.um_per_pixel for each in found] == [MPP, MPP]
+
+
+def test_slides_of_other_formats_and_broken_links_are_listed(tmp_path):
+    folder = plain(tmp_path / "tiles", "a.png")
+    for name in ("p1/HE.czi", "p2/HE.czi", "b.vsi", "c.isyntax", "d.QPTIFF", "a.xml", "._e.czi"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).touch()
+    for name in ("f.svs", "g.vsi"):
+        (folder / name).symlink_to(tmp_path / "none")
+    found, left_out = claimed_tiles(folder, ALL)
+    assert [each.name for each in found] == ["a"]
+    reasons = {each.name: each.reason for each in left_out}
+    assert len(reasons) == len(left_out)
+    for name in ("f.svs", "g.vsi"):
+        assert reasons.pop(name) == "it is a link to a file that is not there; fix it"
+    assert sorted(reasons) == ["b.vsi", "c.isyntax", "d.QPTIFF", "p1/HE.czi", "p2/HE.czi"]
+    assert set(reasons.values()) == {
+        "files of its format are not read; convert it to OME-TIFF, as bfconvert does"
+    }
+
+
+def test_a_column_group_and_an_expression_for_it_are_refused(tmp_path):
+    folder, file = plain(tmp_path / "tiles", "a.png", "b.png"), tmp_path / "t.csv"
+    file.write_text("slide,mpp,group\na,0.5,p1\nb,0.5,p1\n")
+    with pytest.raises(DataError) as error:
+        claimed_tiles(folder, Claims(claims=file, group_from_name="(.)"))
+    assert str(error.value) == (
+        f"--group-from-name and the column group of {file} contradict each other. Drop the option, "
+        "or remove the column."
+    )
 
 
 def test_contradictions_and_unusable_tiles_are_skipped_one_by_one(edges, tmp_path):

@@ -258,8 +258,9 @@ def audit(
             "--from, --rule, --target, --octaves, --grid, --input-size, --mean, --std and "
             "--interpolation."
         )
-    found, left_out = claimed_tiles(Path(data), claims)
-    others, more_left_out = _reference(trusted.reference, claims, found)
+    trusted_place = Path(trusted.reference) if trusted.reference else None
+    found, left_out = claimed_tiles(Path(data), claims, trusted_place)
+    others, more_left_out = _reference(trusted_place, claims, Path(data), found)
     with stages("network"):
         auditor = load_auditor(trusted.with_) if trusted.with_ else None
         if auditor is None:
@@ -319,12 +320,14 @@ def _check_claims(tiles: Sequence[Claimed]) -> None:
 
 
 def _reference(
-    place: str | Path, claims: Claims, found: Sequence[Claimed]
+    place: Path | None, claims: Claims, data: Path, found: Sequence[Claimed]
 ) -> tuple[list[Claimed], tuple[LeftOut, ...]]:
     """The trusted tiles, without those of patients that are audited."""
     if not place:
         return [], ()
-    tiles, left_out = claimed_tiles(Path(place), claims)
+    tiles, left_out = claimed_tiles(place, claims, data)
+    table = claims.claims.name if claims.claims else ""  # whose rows are listed with the others
+    left_out = [each for each in left_out if each.name != table]
     audited_ = {each.group for each in found}
     reason = "a tile of the same patient is audited"
     shared = [LeftOut(each.name, reason) for each in tiles if each.group in audited_]
@@ -436,15 +439,11 @@ def _table(
             row[f"{name}_octaves"] = each.error[n] if each else float("nan")
             row[f"{name}_p_value"] = each.p_value[n] if each else float("nan")
             row[f"{name}_verdict"] = _verdict(each, n) if each else ""
-        rows.append(row | {"file": _file(tile)})
+        rows.append(row | {"file": tile.file})
     table = pd.DataFrame(rows, columns=COLUMNS)
     table["unusual"] = -table.octaves.abs()
     order = ["p_value", "unusual", "name"]
     return table.sort_values(order, ignore_index=True).drop(columns="unusual")
-
-
-def _file(tile: Claimed) -> str:
-    return tile.image.source.name if isinstance(tile.image.source, Path) else tile.name
 
 
 def _verdict(judged: Judged, number: int) -> str:

@@ -3,12 +3,13 @@
 Sources that contradict each other (`resolution`) make a claim unusable, and the tile is skipped.
 """
 
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 
-from ..data.decoding import SUFFIXES, opened, stem_of
-from ..data.files import Files, none_in
+from ..data.decoding import OTHERS, SUFFIXES, opened, stem_of, suffix_of
+from ..data.files import Files, base_name, composed, none_in
 from ..data.groups import check_grouping, grouped, joined
 from ..data.images import Image, Labelled, LeftOut
 from ..data.patches import AT_1X, NOMINAL, TOLERANCE, differ
@@ -18,6 +19,9 @@ from .resolution import COARSEST, Stated, stated
 from .slides import SLIDES, is_slide, series_of, stated_by_slide
 from .tiles import patient_of
 
+_KINDS = OTHERS[".isyntax"], OTHERS[".czi"]  # whole slides, and images of microscopes
+UNREAD = {suffix for suffix, what in OTHERS.items() if what in _KINDS} - {*SLIDES}
+
 
 @dataclass(frozen=True, slots=True)
 class Claims:
@@ -25,7 +29,7 @@ class Claims:
 
     Args:
         claims: A table with the columns slide and mpp (µm per pixel), optionally group, of some or
-            all tiles, by file name with or without suffix.
+            all tiles, by file name or path below the folder, with or without suffix.
         native: Magnification of tiles of which neither file nor table states a size: M means 10 / M
             µm per pixel.
         um_per_pixel: Of all tiles, whatever files state.
@@ -61,25 +65,37 @@ class Claimed:
     group: str  # the patient
     um_per_pixel: float  # not a number if nothing is claimed
     source: str  # of the claim, in words; empty if there is none
+    file: str = ""  # its name, or its path below the folder where others have the same name
     stated: tuple[str, ...] = ()  # all that is stated anywhere, in words
 
 
-def claimed_tiles(place: Path, claims: Claims) -> tuple[list[Claimed], tuple[LeftOut, ...]]:
-    """The tiles of a folder with what is claimed of each, and those that contradict themselves.
+def claimed_tiles(
+    place: Path, claims: Claims, other: Path | None = None
+) -> tuple[list[Claimed], tuple[LeftOut, ...]]:
+    """The tiles of a folder with what is claimed of each, and what cannot be used.
+
+    The latter are tiles that contradict themselves or are not read, and rows of the table that name
+    no tile.
 
     Args:
         place: a folder of tiles, or one tile.
+        other: another such place, whose tiles the table may name, too.
 
     Raises:
         DataError: if there is no tile, or the table cannot be used.
     """
-    paths, names = _paths(place)
-    table = _table(claims.claims, names)
+    tiles, unused = _tiles_in(place)
+    table: dict[str, dict[str, str]] = {}
+    if claims.claims:
+        also = {other: [*_tiles_in(other)[0]]} if other else {}
+        table, unnamed = _table(claims.claims, {place: [*tiles], **also}, claims.group_from_name)
+        unused += unnamed
+    same = Counter(composed(path.name) for path in tiles.values())
     found: list[Claimed] = []
     left_out: list[LeftOut] = []
     known: set[str] = set()  # series of DICOM, whose other files are levels of the same slide
-    for name, path in zip(names, paths, strict=True):
-        row = table.get(name, {})
+    for name, (relative, path) in zip(_names(tiles), tiles.items(), strict=True):
+        row = table.get(relative, {})
         try:
             if is_slide(path):
                 series = series_of(path)
@@ -94,57 +110,112 @@ def claimed_tiles(place: Path, claims: Claims) -> tuple[list[Claimed], tuple[Lef
         except DataError as error:
             left_out.append(LeftOut(name, str(error).removeprefix(f"{path.name}: ").rstrip(".")))
             continue
-        group = row.get("group", "")
-        words = tuple(map(str, said))
-        found.append(Claimed(name, Image(name, path), group, size, source, words))
+        about = row.get("group", ""), size, source
+        own = path.name if same[composed(path.name)] == 1 else relative
+        found.append(Claimed(name, Image(name, path), *about, own, tuple(map(str, said))))
     if not found:
         reason = f"{left_out[0].name}: {left_out[0].reason}"
-        raise DataError(f"None of {len(paths)} tiles of {place} can be used ({reason}).")
-    return _with_patients(found, claims.group_from_name), tuple(left_out)
+        raise DataError(f"None of {len(tiles)} tiles of {place} can be used ({reason}).")
+    return _with_patients(found, claims.group_from_name), (*left_out, *unused)
 
 
-def _paths(place: Path) -> tuple[list[Path], list[str]]:
-    """The tiles and their names: paths below the folder, without suffix where that is unique."""
+def _tiles_in(place: Path) -> tuple[dict[str, Path], list[LeftOut]]:
+    """The tiles by path below the folder; links to nothing, and slides of other formats."""
     if place.is_file():
-        return [place], [stem_of(place)]
+        return {place.name: place}, []
     if not place.is_dir():
         raise DataError(f"There is no folder {str(place)!r}. Give the folder of the tiles.")
-    files = Files(place, SUFFIXES | set(SLIDES))
-    if not files.paths:
+    files = Files(place, SUFFIXES | UNREAD | {*SLIDES})
+    every = {files.relative(path): path for path in files.paths}
+    tiles = {name: path for name, path in every.items() if suffix_of(path) not in UNREAD}
+    if not tiles:
         raise none_in(
             place, place.iterdir(), f"{str(place)!r} holds no image. Give the folder of the tiles."
         )
-    long = [files.relative(path) for path in files.paths]
-    short = [str(Path(name).with_name(stem_of(path)).as_posix())
-             for name, path in zip(long, files.paths, strict=True)]  # fmt: skip
-    names = [s if short.count(s) == 1 else n for s, n in zip(short, long, strict=True)]
-    return files.paths, names
+    reason = "files of its format are not read; convert it to OME-TIFF, as bfconvert does"
+    broken = [each for each in files.rest("tiles") if isinstance(each, LeftOut)]
+    return tiles, broken + [LeftOut(name, reason) for name in every if name not in tiles]
 
 
-def _table(file: Path | None, names: Sequence[str]) -> dict[str, dict[str, str]]:
-    """Its rows by the name of the tile.
+def _names(tiles: Iterable[str]) -> list[str]:
+    """Paths below the folder, without suffix where that is unique."""
+    short = {name: _without_suffix(name) for name in tiles}
+    times = Counter(short.values())
+    return [each if times[each] == 1 else name for name, each in short.items()]
+
+
+def _without_suffix(name: str) -> str:
+    return (Path(name).parent / stem_of(Path(name))).as_posix()
+
+
+def _table(
+    file: Path, tiles: Mapping[Path, Sequence[str]], from_name: str
+) -> tuple[dict[str, dict[str, str]], list[LeftOut]]:
+    """Its rows by the path of the tile, and how many name none.
+
+    Args:
+        tiles: paths below each folder; the rows are those of the first.
 
     Raises:
-        DataError: if it names no tile, or one twice.
+        DataError: if it names no tile, one twice, or one of several.
     """
-    if file is None:
-        return {}
     cells = {"slide": (True, bool), "mpp": (True, _is_size), "group": (False, bool)}
     read = columns(file, cells)
-    by_name = {alias: name for name in names for alias in (Path(name).name, name)}
-    rows: dict[str, dict[str, str]] = {}
-    for number, given in enumerate(read["slide"]):
-        name = by_name.get(given) or by_name.get(stem_of(Path(given)))
-        if name in rows:
-            raise DataError(f"{file} names {given!r} twice. Keep one row per slide.")
-        if name is not None:
-            rows[name] = {key: read[key][number] for key in ("mpp", "group") if key in read}
-    if not rows:
+    if from_name and "group" in read:
         raise DataError(
-            f"{file} names none of the {len(names)} tiles; its first is {read['slide'][0]!r}, the "
-            f"first tile {names[0]!r}. Give their file names."
+            f"--group-from-name and the column group of {file} contradict each other. Drop the "
+            "option, or remove the column."
         )
-    return rows
+    given = read["slide"]
+    named = [_named(file, given, place, paths) for place, paths in tiles.items()]
+    rows: dict[str, dict[str, str]] = {}
+    for number, name in enumerate(named[0]):
+        if name in rows:
+            raise DataError(f"{file} names {given[number]!r} twice. Keep one row per slide.")
+        if name:
+            rows[name] = {key: read[key][number] for key in ("mpp", "group") if key in read}
+    none = [text for text, *found in zip(given, *named, strict=True) if not any(found)]
+    if len(none) == len(given):
+        every = [name for paths in tiles.values() for name in paths]
+        raise DataError(
+            f"{file} names none of the {len(every)} tiles of {' and '.join(map(str, tiles))}; its "
+            f"first is {given[0]!r}, the first tile {every[0]!r}. Give their file names."
+        )
+    reason = f"{len(none)} of {len(given)} rows name no tile, the first is {(*none, '')[0]!r}"
+    return rows, [LeftOut(file.name, f"{reason}; correct or remove them")] * bool(none)
+
+
+def _named(file: Path, given: Sequence[str], place: Path, tiles: Sequence[str]) -> list[str]:
+    """The tile that each text names: by its path, else its base name; empty if none is named.
+
+    A base name is that of the only tile that has it, unless another text is the path of that tile.
+    """
+    by_path, by_name = defaultdict[str, set[str]](set), defaultdict[str, set[str]](set)
+    for tile in tiles:
+        for alias in _aliases(tile):
+            by_path[alias].add(tile)
+            by_name[Path(alias).name].add(tile)
+
+    found = list[tuple[set[str], set[str]]]()
+    for text in given:
+        path, short = _aliases(PureWindowsPath(text).as_posix())
+        name, stem = _aliases(base_name(text))
+        several = by_path[path] or by_path[short] | by_name[name] or by_name[stem]
+        if len(several) > 1:
+            one, other, *_ = sorted(several)
+            raise DataError(
+                f"{text!r} of {file} could be {one} or {other} of {place}. Give its path below the "
+                "folder, with its suffix."
+            )
+        exact = by_path[path] or by_path[short]
+        found.append((exact, several - exact))
+    own = set[str]().union(*(exact for exact, _ in found))
+    return ["".join(exact or other - own) for exact, other in found]
+
+
+def _aliases(name: str) -> tuple[str, str]:
+    """The name with and without suffix, as Unicode composes it."""
+    return composed(name), composed(_without_suffix(name))
 
 
 def _is_size(cell: str) -> bool:
@@ -158,6 +229,12 @@ def _claim(said: Sequence[Stated], row: dict[str, str], claims: Claims) -> tuple
     """µm per pixel and its source; not a number and no source if nothing is claimed."""
     if claims.um_per_pixel is not None:
         return claims.um_per_pixel, "--um-per-pixel"
+    for each in said:
+        if each.is_oblong:
+            raise DataError(
+                f"it has {each.um_per_pixel:.4g} µm per pixel across, but {each.down:.4g} down by "
+                f"the {each.source}; resample it to square pixels, or give --um-per-pixel"
+            )
     usable = [each for each in said if each.is_usable]
     sizes = [(each.um_per_pixel, each.source) for each in usable if each.um_per_pixel]
     powers = [(each.magnification, each.source) for each in usable if each.magnification]

@@ -41,8 +41,13 @@ class Stated:
         """Whether it is that of a microscope, with square pixels."""
         if self.magnification:
             return True
+        return 0 < self.um_per_pixel <= COARSEST and not self.is_oblong
+
+    @property
+    def is_oblong(self) -> bool:
+        """Whether it is that of a microscope, whose pixels are not square."""
         is_square = abs(self.um_per_pixel - self.down) <= 0.01 * self.um_per_pixel
-        return is_square and 0 < self.um_per_pixel <= COARSEST
+        return self.um_per_pixel <= COARSEST and not is_square
 
     def __str__(self) -> str:
         if self.magnification:
@@ -165,7 +170,7 @@ def _ignored(tiles: "Sequence[Tile]") -> Iterator[str]:
         same = [(tile, each) for tile, each in unusable if each.source == source]
         tile, each = same[0]
         why = f"{_INCH / each.um_per_pixel:.0f} dpi, is that of a printer"
-        if each.um_per_pixel <= COARSEST:
+        if each.is_oblong:
             why = f"{each.down:.4g} down, is not that of square pixels"
         yield (
             f"The {source} of {len(same)} of {len(tiles)} tiles is ignored: that of "
