@@ -383,6 +383,21 @@ def test_table_has_one_row_per_image_that_can_be_read():
     assert np.array_equal(table[["f0", "f1", "f2", "f3"]].to_numpy(), expected)
 
 
+def test_reasons_name_no_option_of_other_commands():
+    (path,) = saved(arrays(1))
+    path.unlink()
+    deep = path.with_suffix(".tif")
+    PIL.Image.fromarray(np.arange(25, dtype=np.uint16).reshape(5, 5)).save(deep)
+    with pytest.raises(DataError) as error:
+        features_table(CutFeatures(network()), images_in([Path("tiles")]))
+    assert "--" not in str(error.value)
+    assert "white; save it with 8 bits, grey or RGB). Check the folder" in str(error.value)
+    saved(arrays(1))
+    _, (left_out,) = features_table(CutFeatures(network()), images_in([Path("tiles")]))
+    assert left_out.name == str(deep)
+    assert left_out.reason.endswith("what is black and white; save it with 8 bits, grey or RGB")
+
+
 def test_images_are_found_by_their_suffix_in_subfolders():
     for name in ("b/2.JPG", "a.tiff", "b/1.png", "b/notes.txt", "b/c.png/3.webp"):
         Path("tiles", name).parent.mkdir(parents=True, exist_ok=True)

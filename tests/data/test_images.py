@@ -10,8 +10,9 @@ import numpy as np
 import PIL.Image
 import PIL.ImageOps
 import pytest
+import tifffile
 
-from scalecut.data.decoding import _FORMATS, fitted, header
+from scalecut.data.decoding import _FORMATS, fitted, header, without_options
 from scalecut.data.images import Image, ImageSet, LeftOut, image_of, make_image_set
 from scalecut.data.measures import Frame, share_of
 from scalecut.errors import DataError
@@ -157,6 +158,32 @@ def test_each_broken_image_gets_one_line(tmp_path, pixels):
         with pytest.raises(DataError) as error:
             Image(name, tmp_path / name).decode()
         assert str(error.value) == f"{name}: {reason}"
+
+
+DEEP = {
+    "deep.tif": (np.uint16, (9, 9), "save it with 8 bits, grey or RGB"),
+    "float.tif": (np.float32, (9, 9), "save it with 8 bits, grey or RGB"),
+    "bands.tif": (np.uint8, (9, 9, 4), "save it with 8 bits, grey or RGB"),
+    "two.tif": (np.uint8, (9, 9, 2), "save it with 8 bits, grey or RGB"),
+    "pages.tif": (np.uint8, (5, 9, 9), "save one page of it"),
+}
+
+
+@pytest.mark.parametrize("name", DEEP)
+def test_advice_on_options_can_be_taken_out_of_a_reason(name, tmp_path):
+    kind, shape, advice = DEEP[name]
+    values = np.random.default_rng(0).integers(0, 200, shape).astype(kind)
+    config = "contig" if shape[-1] < 5 else None
+    tifffile.imwrite(tmp_path / name, values, photometric="minisblack", planarconfig=config)
+    with pytest.raises(DataError) as error:
+        Image(name, tmp_path / name).decode()
+    text = str(error.value)
+    reason, _, options = text.partition("; ")
+    assert "--" in options
+    assert without_options(text) == f"{reason}; {advice}"
+    assert without_options(f"None ({text}). Check it.") == f"None ({reason}; {advice}). Check it."
+    assert without_options(f"{text}.") == f"{reason}; {advice}."
+    assert without_options(reason) == reason
 
 
 def test_truncated_jpeg_says_so(tmp_path, pixels):

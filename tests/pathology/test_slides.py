@@ -343,6 +343,14 @@ def test_the_resolution_of_a_slide_is_that_of_all_its_sources(slide, tmp_path):
     assert "0.25 µm per pixel by the Aperio MPP, but 0.5 by the TIFF" in left_out[0].reason
 
 
+def test_a_tile_of_several_pages_is_refused_without_naming_options(tmp_path):
+    pages = [PIL.Image.new("L", (8, 8), value) for value in (1, 2)]
+    pages[0].save(tmp_path / "a.tif", save_all=True, append_images=pages[1:])
+    text = r"^a: it has 2 pages; save one page of it$"
+    with pytest.raises(DataError, match=text), opened_field(Image("a", tmp_path / "a.tif")):
+        pass
+
+
 def test_properties_of_known_scanners():
     aperio = {"aperio.MPP": "0.2520", "aperio.AppMag": "40", "openslide.mpp-x": "0.252",
               "openslide.mpp-y": "0.252", "openslide.objective-power": "40"}  # fmt: skip

@@ -15,7 +15,7 @@ from sklearn.utils import Tags
 from torch import Tensor
 from torchvision import transforms
 
-from ..data.decoding import COMMON, fitted
+from ..data.decoding import COMMON, fitted, without_options
 from ..data.images import Image, LeftOut, Progress, image_of
 from ..errors import DataError
 from ..features.extract import Computation, extract_features
@@ -90,8 +90,12 @@ class CutFeatures(TransformerMixin, BaseEstimator):
         cut = self._cut()
         network = Network("cut", cut, cut.preprocessing, Weights("pretrained", "a cut network"))
         point = ProbePoint("features", "", 1.0, "", "output", channels=cut.num_features)
-        found = extract_features(network, images, [point], computation, progress=progress)
-        return found.matrices["features"], found.left_out
+        try:
+            found = extract_features(network, images, [point], computation, progress=progress)
+        except DataError as error:
+            raise DataError(without_options(str(error))) from error
+        left_out = [(each.name, without_options(each.reason)) for each in found.left_out]
+        return found.matrices["features"], tuple(LeftOut(*each) for each in left_out)
 
     def get_feature_names_out(self, input_features: object = None) -> np.ndarray:
         """The names of the columns: `f0`, `f1`, ..."""

@@ -9,6 +9,7 @@ Shapes: h x w pixels, c channels.
 
 import io
 import math
+import re
 import struct
 import threading
 import warnings
@@ -97,6 +98,7 @@ BROKEN = (
     *(AttributeError, RuntimeError, MemoryError, struct.error, zlib.error),
     PIL.Image.DecompressionBombError,
 )  # what Pillow, tifffile and imagecodecs raise on broken files
+_OPTIONS = re.compile(r"; .*?--(page|slice|channels|intensity)\b.*?(?=\)\. |\.?$)")  # in advice
 HEADERS = threading.Lock()
 # Values; of larger images, how many one byte may stand for: blank rows of CCITT take a bit each.
 LARGE, MOST_COMPRESSED = 2**26, 300_000
@@ -134,6 +136,13 @@ class FileError(DataError):
 
 class NeededError(DataError):
     """A choice or a package without which no such file can be read; reading stops."""
+
+
+def without_options(reason: str) -> str:
+    """A reason with advice that holds where no option chooses pages, channels or values."""
+    instead = {"page": "save one page of it", "slice": "save one slice of it"}
+    plain = "save it with 8 bits, grey or RGB"
+    return _OPTIONS.sub(lambda found: f"; {instead.get(found[1], plain)}", reason)
 
 
 def suffix_of(path: Path) -> str:

@@ -19,7 +19,7 @@ import PIL.Image
 from jaxtyping import Float64, UInt8
 from PIL.Image import Resampling
 
-from ..data.decoding import NeededError, suffix_of
+from ..data.decoding import NeededError, suffix_of, without_options
 from ..data.images import Image
 from ..data.tiff import opened_tiff
 from ..errors import DataError, first_line
@@ -193,7 +193,11 @@ def opened_field(image: Image) -> Iterator[Field]:
     """
     path = image.source
     if not isinstance(path, Path) or not is_slide(path):
-        yield TileField(image.decode())
+        try:
+            field = TileField(image.decode())
+        except DataError as error:
+            raise DataError(without_options(str(error))) from error
+        yield field
         return
     with _opened(path) as handle:
         yield SlideField(handle)
