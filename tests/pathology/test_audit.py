@@ -471,6 +471,10 @@ def test_rows_that_name_no_tile_are_counted_over_both_folders(tmp_path):
         f"{tmp_path / 'mpp.csv'} names none of the 3 tiles of {new} and {old}; its first is "
         "'else.svs', the first tile 'a.png'. Give their file names."
     )
+    (tmp_path / "mpp.csv").write_text("slide,mpp\na,0.5\nb,0.5\n")
+    with pytest.raises(DataError) as error:
+        audit(new, trusted=Trusted(reference=old), claims=Claims(claims=tmp_path / "mpp.csv"))
+    assert f"None of the 1 tiles of {old} claims a size (the first is c)" in str(error.value)
 
 
 def test_the_table_for_other_tools_can_be_given_again(tmp_path):

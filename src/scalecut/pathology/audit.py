@@ -264,7 +264,7 @@ def audit(
     with stages("network"):
         auditor = load_auditor(trusted.with_) if trusted.with_ else None
         if auditor is None:
-            _check_claims([*others] or found)
+            _check_claims([*others] or found, trusted_place or data)
             network = computation.shown(load_network(model, weights=weights))
             points, views_ = _points(network, cut), views
         else:
@@ -274,7 +274,8 @@ def audit(
     as_is, unusable = viewer.features([each.image for each in tiles], "features")
     usable = np.unique(as_is[points[0].layer].tile)
     if auditor is None:
-        _check_claims([tiles[n] for n in usable.tolist() if n >= len(found) or not others])
+        learnt_from = [tiles[n] for n in usable.tolist() if n >= len(found) or not others]
+        _check_claims(learnt_from, trusted_place or data)
     blur = (
         auditor.blur
         if auditor
@@ -303,14 +304,14 @@ def audit(
     return Audit(table, variants, skipped, facts, examples, images, new)
 
 
-def _check_claims(tiles: Sequence[Claimed]) -> None:
+def _check_claims(tiles: Sequence[Claimed], place: str | Path) -> None:
     """Refuse tiles from which nothing can be learnt: without claims, or of one patient."""
     patients = {each.group for each in tiles if np.isfinite(each.um_per_pixel)}
     if not patients:
         raise DataError(
-            f"None of the {len(tiles)} tiles claims a size (the first is {tiles[0].name}), so "
-            "nothing can be learnt. Give --native, --claims TABLE with the columns slide and mpp, "
-            "--reference with tiles that do, or --with an auditor."
+            f"None of the {len(tiles)} tiles of {place} claims a size (the first is "
+            f"{tiles[0].name}), so nothing can be learnt. Give --native, --claims TABLE with the "
+            "columns slide and mpp, --reference with tiles that do, or --with an auditor."
         )
     if len(patients) == 1:
         raise DataError(

@@ -86,10 +86,10 @@ def claimed_tiles(
     """
     tiles, unused = _tiles_in(place)
     table: dict[str, dict[str, str]] = {}
+    unnamed: list[LeftOut] = []
     if claims.claims:
         also = {other: [*_tiles_in(other)[0]]} if other else {}
         table, unnamed = _table(claims.claims, {place: [*tiles], **also}, claims.group_from_name)
-        unused += unnamed
     same = Counter(composed(path.name) for path in tiles.values())
     found: list[Claimed] = []
     left_out: list[LeftOut] = []
@@ -116,7 +116,7 @@ def claimed_tiles(
     if not found:
         reason = f"{left_out[0].name}: {left_out[0].reason}"
         raise DataError(f"None of {len(tiles)} tiles of {place} can be used ({reason}).")
-    return _with_patients(found, claims.group_from_name), (*left_out, *unused)
+    return _with_patients(found, claims.group_from_name), (*unnamed, *left_out, *unused)
 
 
 def _tiles_in(place: Path) -> tuple[dict[str, Path], list[LeftOut]]:
