@@ -779,6 +779,11 @@ def test_what_cannot_be_compared_is_refused_in_one_line(losing, drawn, monkeypat
         assert str(error.value) == f"No {name} is named 'other'. Give one of {text}."
 
 
+def test_a_target_is_one_of_a_run():
+    with pytest.raises(DataError, match="--target is one of --from"):
+        CutPoint(at=CUT, target="grade")
+
+
 # --- the other tables ----------------------------------------------------------------
 
 

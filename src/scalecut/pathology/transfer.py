@@ -81,6 +81,8 @@ class CutPoint:
                 "--rule chooses the layer by the curve of --from, and --at leaves nothing to "
                 "choose. Give --from RUN without --at, or drop --rule."
             )
+        if self.target and not self.from_:
+            raise DataError("--target is one of --from. Give --from RUN, or drop --target.")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
