@@ -117,6 +117,24 @@ def test_patients_are_groups_and_never_split(made):
     assert set(table.split) == {"train", "validation", "test"}
 
 
+def test_patients_of_a_table_are_those_of_slides_in_folders_and_with_endings(tmp_path):
+    for name in ("p/a", "p/b_original", "c"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        write(tmp_path / f"{name}.svs", drawn(), APERIO)
+    rows = [("a.svs", "train", "one"), ("b", "train", "one"), ("c_original", "test", "two")]
+    table = tmp_path / "split.csv"
+    how = {"cutting": Cutting(mpp=(1.0,), per_slide=1, size=SIZE), "split": table}
+    pd.DataFrame(rows, columns=["image", "split", "patient"]).to_csv(table, index=False)
+    made = save_patches(tmp_path, out=tmp_path / "out", **how).table.set_index("tile")
+    assert made.group.to_dict() == {"p/a": "one", "p/b_original": "one", "c": "two"}
+    rows[1] = ("b", "test", "one")
+    pd.DataFrame(rows, columns=["image", "split", "patient"]).to_csv(table, index=False)
+    with pytest.raises(
+        DataError, match=r"The patient 'one' is in train \(p/a\) and in test \(p/b_"
+    ):
+        save_patches(tmp_path, out=tmp_path / "other", **how)
+
+
 def test_each_bad_slide_is_said_in_one_line_and_the_others_go_on(made):
     reasons = {each.name: each.reason for each in made[0].left_out}
     assert "0.3 µm per pixel by the Aperio MPP, but 0.4 by" in reasons.pop("contradicting")

@@ -48,7 +48,7 @@ from .resampling import (
 from .resolution import checked, usual
 from .sampling import COLUMNS as OF_PLACES
 from .sampling import OF_SLIDES, Slide, after, before, blur_of, find_slides, sampled
-from .tiles import PARTS, Tile, find_tiles, read, read_patients, read_split
+from .tiles import PARTS, Tile, find_tiles, read, read_patients, read_split, row_of
 from .tiles import split as split_tiles
 
 SPEC = "patches:"
@@ -126,7 +126,7 @@ def save_patches(
     if cutting.mpp:
         places = Path(tiles), Path(masks) if masks else None
         kept, skipped, said = find_slides(*places, cutting, leave_out, strict=strict)
-        kept = [replace(each, group=patients.get(each.name, each.group)) for each in kept]
+        kept = [replace(each, group=row_of(patients, each.name) or each.group) for each in kept]
         said += before(kept, cutting)
         parts = _parts_of_slides(kept, seed, given, said)
     else:
@@ -187,7 +187,7 @@ def _tiles_of(
         confirm=cutting.confirm,
     )
     images = [Image(tile.name, tile.image) for tile in found]
-    own = [patients.get(tile.name, tile.group) for tile in found]
+    own = [row_of(patients, tile.name) or tile.group for tile in found]
     groups, n_identical = joined(images, own)
     kept = [replace(tile, group=group) for tile, group in zip(found, groups, strict=True)]
     said = [

@@ -277,6 +277,11 @@ def read_patients(file: Path) -> dict[str, str]:
     return _by_tile(file, "patient")
 
 
+def row_of(table: Mapping[str, str], tile: str) -> str | None:
+    """What a table says of a tile, by its name with folder and `_original` or without."""
+    return table.get(tile, table.get(mask_name(tile)))
+
+
 def _by_tile(file: Path, column: str) -> dict[str, str]:
     cells = {"image": (True, bool), "split": (True, bool), "patient": (False, bool)}
     table = columns(file, cells)
@@ -347,7 +352,7 @@ def _given(tiles: Sequence[Grouped], given: Mapping[str, str]) -> dict[str, str]
     parts: dict[str, str] = {}
     first: dict[str, Grouped] = {}  # of each patient
     for tile in tiles:
-        part = given.get(tile.name, given.get(mask_name(tile.name)))
+        part = row_of(given, tile.name)
         if part not in PARTS:
             said = "has no part" if part is None else f"has the part {part!r}"
             raise DataError(
