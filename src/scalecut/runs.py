@@ -223,7 +223,9 @@ def new_run(folder: Path, kind: str = "run") -> Iterator[Path]:
 
 
 @contextmanager
-def continued(folder: Path, kind: str, key: Mapping[str, object]) -> Iterator[Path]:
+def continued(
+    folder: Path, kind: str, key: Mapping[str, object], *, strict: bool = False
+) -> Iterator[Path]:
     """As `new_run`, but what is in it when the process is stopped is there the next time.
 
     Until the block ends, the folder is `.NAME-unfinished`. It is deleted by an error that the user
@@ -231,6 +233,7 @@ def continued(folder: Path, kind: str, key: Mapping[str, object]) -> Iterator[Pa
 
     Args:
         key: what the content depends on.
+        strict: whether such an error may be due to `--strict`; what is in it is then kept, too.
 
     Raises:
         OutputError: if another process writes it, or as of `new_run`.
@@ -254,7 +257,12 @@ def continued(folder: Path, kind: str, key: Mapping[str, object]) -> Iterator[Pa
         writer.touch()
         try:
             yield place
-        except DataError:
+        except DataError as error:
+            if strict:
+                raise DataError(
+                    f"{error} What is finished is kept in {str(place)!r}, and the same command "
+                    "without --strict continues from there."
+                ) from error
             shutil.rmtree(place)
             raise
         except KeyboardInterrupt as error:

@@ -1,6 +1,7 @@
 """Patches of planted slides: true µm per pixel, the same places, and what is said of bad input."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -217,6 +218,24 @@ def test_other_options_do_not_continue_what_was_stopped(tmp_path):
             assert len(save_patches(tmp_path / "a.svs", out=out, cutting=cutting).table) == places
 
 
+@pytest.mark.parametrize("change", [{"mpp": 0.51}, {"group": "q"}, {"slide": "b", "group": "b"}])
+def test_a_table_that_was_corrected_is_not_continued_with_what_it_said_before(tmp_path, change):
+    for name in ("a", "b"):
+        write(tmp_path / f"{name}.svs", drawn(), mpp=0.5)
+    table, row = tmp_path / "mpp.csv", {"slide": "a", "mpp": 0.5, "group": "a"}
+    cutting = Cutting(mpp=(1.0,), per_slide=2, size=SIZE, claims=table)
+    pd.DataFrame([row]).to_csv(table, index=False)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(patches, "_check_parts", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            save_patches(tmp_path, out=tmp_path / "out", cutting=cutting)
+    pd.DataFrame([row | change]).to_csv(table, index=False)
+    found = save_patches(tmp_path, out=tmp_path / "out", cutting=cutting)
+    expected = save_patches(tmp_path, out=tmp_path / "new", cutting=cutting)
+    pd.testing.assert_frame_equal(found.table, expected.table)
+    pd.testing.assert_frame_equal(*(m.slides.drop(columns="seconds") for m in (found, expected)))
+
+
 def squares():
     """Nuclei of 10 x 10 px every 32 px over the tissue, their outlines and their mask."""
     mask = np.zeros((768, 1024), dtype=np.uint16)
@@ -313,12 +332,52 @@ def test_matched_blur_smooths_each_resolution_by_what_it_lacks(tmp_path):
     assert made.blur.native < 1  # its edges are sharp
 
 
-def test_strict_stops_at_the_first_slide_that_cannot_be_used(tmp_path):
-    write(tmp_path / "a.svs", drawn(), APERIO)
-    write(tmp_path / "b.svs", np.full((768, 1024, 3), 244, np.uint8))
-    with pytest.raises(DataError, match=r"b: it shows no stained tissue"):
-        save_patches(tmp_path, out=tmp_path / "out", cutting=CUTTING, strict=True)
-    assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == []
+def test_strict_stops_at_the_first_slide_that_cannot_be_used_and_keeps_what_is_done(
+    tmp_path, monkeypatch
+):
+    for name in "abcdef":
+        glass = np.full((768, 1024, 3), 244, np.uint8)
+        write(tmp_path / f"{name}.svs", glass if name == "b" else drawn(), APERIO)
+    original, read = sampling.sampled, []
+
+    def noting(slide, part, plan):
+        read.append(slide.name)
+        return original(slide, part, plan)
+
+    monkeypatch.setattr(patches, "_THREADS", 1)
+    monkeypatch.setattr(patches, "sampled", noting)
+    cutting = Cutting(mpp=(1.0,), per_slide=2, size=SIZE)
+    with pytest.raises(DataError) as error:
+        save_patches(tmp_path, out=tmp_path / "out", cutting=cutting, strict=True)
+    assert str(error.value) == (
+        "b: it shows no stained tissue (0 % of its area) (--strict skips nothing). What is "
+        f"finished is kept in '{tmp_path}/.out-unfinished', and the same command without --strict "
+        "continues from there."
+    )
+    assert read[:2] == ["a", "b"]
+    assert "f" not in read  # of those after it, one may have been begun
+    made = save_patches(tmp_path, out=tmp_path / "out", cutting=cutting)
+    assert read.count("a") == 1
+    assert set(made.table.tile) == set("acdef")
+    assert [each.name for each in made.left_out] == ["b"]
+    assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == ["out"]
+
+
+def test_what_strict_stops_at_when_all_is_cut_is_confirmed_without_cutting_again(
+    tmp_path, monkeypatch
+):
+    (tmp_path / "slides").mkdir()
+    write(tmp_path / "slides" / "a.svs", drawn(), APERIO)
+    outlines = squares()[1]
+    outlines["features"] *= 2  # each overlaps itself
+    (tmp_path / "a.geojson").write_text(json.dumps(outlines))
+    cutting = Cutting(mpp=(0.5,), per_slide=2, size=64)
+    places = {"tiles": tmp_path / "slides", "masks": tmp_path, "out": tmp_path / "out"}
+    with pytest.raises(DataError, match=r"if it is right, give --confirm overlaps\)\. What is fin"):
+        save_patches(**places, cutting=cutting, strict=True)
+    monkeypatch.setattr(patches, "sampled", lambda *_: 1 / 0)
+    made = save_patches(**places, cutting=replace(cutting, confirm=("overlaps",)), strict=True)
+    assert any(each.endswith("belongs to the last, as confirmed.") for each in made.stated)
 
 
 def test_ome_slides_are_cut_like_others(tmp_path, monkeypatch):

@@ -133,9 +133,10 @@ def save_patches(
         kept, skipped, said = _tiles_of(tiles, masks, cutting, leave_out, strict, patients)
         parts = split_tiles(kept, seed=seed, given=given)
     files = [path for each in kept for path in (_file(each), each.mask) if path]
-    key = {"cutting": cutting, "seed": seed, "parts": parts, "files": runs.fingerprint(files)}
-    key |= {"version": runs.versions()["scalecut"], "patients": patients}
-    with runs.continued(out, "patches", key) as folder:
+    about = [(t.name, t.group, t.um_per_pixel, getattr(t, "source", "")) for t in kept]
+    key = {"tiles": about, "cutting": replace(cutting, claims=None, confirm=()), "parts": parts}
+    key |= {"version": runs.versions()["scalecut"], "seed": seed, "files": runs.fingerprint(files)}
+    with runs.continued(out, "patches", key, strict=strict) as folder:
         made = cut_patches(
             kept, parts, folder, cutting, seed=seed, strict=strict, progress=progress
         )
@@ -229,26 +230,25 @@ def cut_patches(
     Tiles that the folder says are done are not cut again.
 
     Raises:
-        DataError: if a tile cannot be read, no slide can, or a part of the split has no patches.
+        DataError: if a tile cannot be read, no slide can, or a part of the split has no patches; if
+            `strict`, at the first slide that cannot be read.
     """
     (folder / FOLDER).mkdir(parents=True, exist_ok=True)
     plan = Plan(folder, cutting, None, seed)
+    done, left_out = list[_Done](), list[LeftOut]()
     with _workers() as pool:
         if cutting.match_blur:
             plan = replace(plan, blur=_blur(tiles, split, plan, pool))
-        done = _each(
+        work = _each(
             tiles, lambda tile: _cut_of(tile, split[tile.name], plan), folder, pool, progress
         )
-    shutil.rmtree(folder / DONE)
-    broken = [
-        LeftOut(t.name, each.reason) for t, each in zip(tiles, done, strict=True) if each.reason
-    ]
-    left_out: list[LeftOut] = []
-    for each in broken:
-        skip(each, left_out, strict)
+        for tile, made in zip(tiles, work, strict=True):
+            done.append(made)
+            if made.reason:
+                skip(LeftOut(tile.name, made.reason), left_out, strict)
     cuts = [cut for each in done for cut in each.cuts]
     rows = [row for cut in cuts for row in cut.rows]
-    if broken and not rows:
+    if left_out and not rows:
         raise DataError(f"No patch can be cut. {first_skipped(left_out)}")
     columns = dict.fromkeys([*COLUMNS, *OF_PLACES])
     table = pd.DataFrame(rows, columns=[name for name in columns if not rows or name in rows[0]])
@@ -258,6 +258,7 @@ def cut_patches(
     facts = [each.facts for each in done if each.facts]
     slides = pd.DataFrame(facts, columns=list(OF_SLIDES)) if facts else pd.DataFrame()
     stated = after(facts, list(table["um_per_pixel"]), cutting, strict=strict) if facts else []
+    shutil.rmtree(folder / DONE)
     return Patches(
         table, folder, (*left_out, *empty), skipped, plan.blur, tuple(stated), slides=slides
     )
@@ -297,35 +298,34 @@ def _each(
     folder: Path,
     pool: ThreadPoolExecutor,
     progress: Progress | None,
-) -> list[_Done]:
+) -> Iterator[_Done]:
     """What each tile gives, in their order; what is in the folder is not done again."""
 
     def kept(number: int) -> _Done:
         file = folder / DONE / f"{number}.json"
         if file.is_file():
             about = json.loads(file.read_text(encoding="utf-8"))
-            return _Done([Cut(**cut) for cut in about["cuts"]], about["facts"], about["reason"])
+            return _Done([Cut(**cut) for cut in about["cuts"]], about["facts"])
         made = work(tiles[number])
-        with cache.written(file, runs.unwritable) as part:
-            part.write_text(json.dumps(asdict(made)), encoding="utf-8")
+        if not made.reason:  # else it is tried again
+            with cache.written(file, runs.unwritable) as part:
+                part.write_text(json.dumps(asdict(made)), encoding="utf-8")
         return made
 
     there = (folder / DONE).glob("*.json") if (folder / DONE).is_dir() else ()
     left = len(tiles) - sum(1 for _ in there)
     note, started = getattr(progress, "note", None), time.perf_counter()
-    found: list[_Done] = []
     for number, made in enumerate(pool.map(kept, range(len(tiles))), start=1):
-        found.append(made)
         if progress:
             progress("patches", number, len(tiles))
-        if note and left > _THREADS and len(found) > len(tiles) - left:
+        if note and left > _THREADS and number > len(tiles) - left:
             seconds = time.perf_counter() - started
             total = seconds * left / _THREADS
             if total > WORTH_SAYING:
                 n = f"{left} tiles or slides, the first in {seconds:.1f} s"
                 note(f"About {duration(total)}: {n}.")
             note = None
-    return found
+        yield made
 
 
 def _blur(
