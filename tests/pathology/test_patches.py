@@ -2,6 +2,7 @@
 
 import json
 import os
+from dataclasses import replace
 from fractions import Fraction
 from math import floor
 from pathlib import Path
@@ -582,6 +583,30 @@ def test_counts_of_patches_without_a_magnification_are_refused():
     with pytest.raises(DataError) as error:
         counts(table)
     assert str(error.value) == "Some patches have no magnification. Give each its own."
+
+
+def test_tiles_of_no_known_resolution_count_as_40x_which_is_assumed(tile, tmp_path):
+    for seed, name in enumerate("abc"):
+        tile(name, photograph(np.random.default_rng(seed), 120, 120), grid_of_discs(120))
+    with PIL.Image.open(tmp_path / "c.png") as image:
+        image.save(tmp_path / "c.tif", resolution=40_000, resolution_unit=3)
+    (tmp_path / "c.png").unlink()
+    for name in ("tiles", "masks"):
+        (tmp_path / name).mkdir()
+    for path in tmp_path.glob("?*.*"):
+        path.rename(tmp_path / ("masks" if "mask" in path.name else "tiles") / path.name)
+    places = tmp_path / "tiles", tmp_path / "masks"
+    text = "2 of 3 tiles state no resolution, and count as 40X (the first is a.png)"
+    cut, out = Cutting((10.0,), size=20), tmp_path / "out"
+    assert f"{text}." in save_patches(*places, out, cutting=cut).stated
+    with pytest.raises(DataError) as error:
+        save_patches(*places, out, cutting=cut, strict=True)
+    assert str(error.value) == (
+        f"Assumed: {text} (--strict assumes nothing; if it is right, give --native 40)."
+    )
+    for given in ({"native": 40.0}, {"um_per_pixel": 0.25}):
+        made = save_patches(*places, out, cutting=replace(cut, **given), strict=True)
+        assert not any("no resolution" in each for each in made.stated)
 
 
 def test_a_size_of_a_pixel_that_contradicts_the_magnification_of_tiles_is_refused(tmp_path):

@@ -30,13 +30,14 @@ import numpy as np
 import pandas as pd
 
 from .. import cache, runs
+from ..data.assumptions import Assumed, assume
 from ..data.groups import joined
 from ..data.images import Image, LeftOut, Progress, first_skipped, skip
 from ..data.patches import AT_1X, FILE, NOMINAL, RESOLUTION, TOLERANCE, differ, read_table
 from ..data.patches import checked as checked_table
 from ..errors import DataError
 from ..figures.text import duration
-from .cutting import FOLDER, Blur, Cut, Cutting, Plan, blurred, matched, saved, sizes_of
+from .cutting import FOLDER, NATIVE, Blur, Cut, Cutting, Plan, blurred, matched, saved, sizes_of
 from .resampling import (
     SMALLEST,
     areas_of_nuclei,
@@ -191,9 +192,16 @@ def _tiles_of(
     own = [row_of(patients, tile.name) or tile.group for tile in found]
     groups, n_identical = joined(images, own)
     kept = [replace(tile, group=group) for tile, group in zip(found, groups, strict=True)]
+    assumed: list[str] = []
+    unknown = [tile for tile in kept if not any(each.is_usable for each in tile.stated)]
+    if unknown and cutting.native is None and cutting.um_per_pixel is None:
+        text = f"{len(unknown)} of {len(kept)} tiles state no resolution, and count as {NATIVE:g}X"
+        text += f" (the first is {unknown[0].image.name})"
+        assume(Assumed(text, f"--native {NATIVE:g}"), assumed, strict)
     said = [
         *(f"{each[0].upper()}{each[1:]}." for each in kept[0].said),
         *[f"{n_identical} tiles with identical copies share a part."] * bool(n_identical),
+        *(f"{each}." for each in assumed),
         *checked(kept, cutting.tiles_at, cutting.um_per_pixel),
     ]
     return kept, left_out, said
