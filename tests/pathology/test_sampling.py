@@ -272,6 +272,22 @@ def test_nuclei_of_slides_are_counted_and_measured(tmp_path, kind):
     assert coarse.n_nuclei.mean() > 2.5 * fine.n_nuclei.mean()
 
 
+def test_a_mask_that_could_be_that_of_two_slides_is_refused(tmp_path):
+    for name in ("p1", "p2"):
+        (tmp_path / "slides" / name).mkdir(parents=True)
+        write(tmp_path / "slides" / name / "a.svs", drawn(), APERIO)
+    (tmp_path / "a.geojson").write_text(json.dumps(squares()[1]))
+    cutting, places = Cutting(mpp=(0.5,), per_slide=2, size=64), (tmp_path / "slides", tmp_path)
+    with pytest.raises(DataError) as error:
+        save_patches(*places, tmp_path / "out", cutting=cutting)
+    assert str(error.value) == (
+        "The mask a.geojson could be that of p1/a or of p2/a. Give each slide a name of its own, "
+        "and its mask the same, or skip one by --leave-out."
+    )
+    made = save_patches(*places, tmp_path / "out", cutting=cutting, leave_out=["p1"])
+    assert set(made.table.tile) == {"p2/a"}
+
+
 ERRORS = [
     ({"mpp": (0.5,), "grid": 3}, "--grid has no effect with --mpp. Drop one of them."),
     ({"per_slide": 5}, "--per-slide has no effect without --mpp. Add that option."),

@@ -91,6 +91,7 @@ def find_slides(
     if not slides:
         first = f"{left_out[0].name}: {left_out[0].reason}"
         raise DataError(f"None of the slides of {place} can be used ({first}).")
+    _check_masks(slides)
     images = [each.mask for each in slides if each.mask and suffix_of(each.mask) != GEOJSON]
     rule = understood(images, cutting.mask_kind, cutting.background)
     assumed, stated = accepted(rule.assumed, cutting.confirm, strict)
@@ -115,6 +116,18 @@ def _with_mask(claimed: Claimed, files: Mapping[str, Sequence[Path]] | None) -> 
         mask = own[0]
     about = claimed.group, claimed.um_per_pixel, claimed.source, claimed.stated
     return Slide(claimed.name, claimed.image, *about, mask)
+
+
+def _check_masks(slides: Sequence[Slide]) -> None:
+    """Refuse a mask of two slides, whose names differ in folder or `_original` only."""
+    used: dict[Path, str] = {}
+    for each in slides:
+        if each.mask and used.setdefault(each.mask, each.name) != each.name:
+            raise DataError(
+                f"The mask {each.mask.name} could be that of {used[each.mask]} or of {each.name}. "
+                "Give each slide a name of its own, and its mask the same, or skip one by "
+                "--leave-out."
+            )
 
 
 def sampled(slide: Slide, part: str, plan: Plan) -> tuple[list[Cut], dict[str, Any]]:
