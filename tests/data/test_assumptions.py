@@ -181,7 +181,7 @@ EXAMPLES = {
     "transparent": (transparent, MEAN),
     "unknown": (unknown, MEAN | {"mask_kind": "classes"}),
 }
-ELSEWHERE = {"overlaps", "blank"}  # of patches, and of images that are not on this machine
+ELSEWHERE = {"overlaps", "crop", "blank"}  # of patches, and of images that are not on this machine
 
 
 def test_every_word_has_an_example():

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -14,6 +15,7 @@ from scalecut.pathology import patches, sampling
 from scalecut.pathology.methods import Trial, task_of
 from scalecut.pathology.patches import Cutting, read_patches, save_patches
 from scalecut.pathology.resampling import areas_of_nuclei, resampled, spread
+from scalecut.pathology.slides import SlideField
 from tests.pathology.test_slides import MPP, drawn, write, write_ome
 
 pytest.importorskip("openslide", reason="slides need OpenSlide")
@@ -286,6 +288,36 @@ def test_a_mask_that_could_be_that_of_two_slides_is_refused(tmp_path):
     )
     made = save_patches(*places, tmp_path / "out", cutting=cutting, leave_out=["p1"])
     assert set(made.table.tile) == {"p2/a"}
+
+
+def test_outlines_of_a_slide_that_was_scanned_in_part_count_from_that_part(tmp_path, monkeypatch):
+    """As those of the whole slide that are moved to its corner; what is stated of MRXS and SCN."""
+    (tmp_path / "slides").mkdir()
+    write(tmp_path / "slides" / "a.svs", drawn(), APERIO)
+    outlines, file = squares()[1], tmp_path / "a.geojson"
+    how = {"cutting": Cutting(mpp=(0.5,), per_slide=6, size=64), "masks": tmp_path}
+    file.write_text(json.dumps(outlines))
+    whole = save_patches(tmp_path / "slides", out=tmp_path / "whole", **how)
+    for feature in outlines["features"]:
+        ring = np.array(feature["geometry"]["coordinates"]) - (500, 4)
+        feature["geometry"]["coordinates"] = ring.tolist()
+    file.write_text(json.dumps(outlines))
+    about = {"x": "500", "y": "4", "width": "524", "height": "764"}
+    properties = {f"openslide.bounds-{name}": value for name, value in about.items()}
+    original = SlideField.scanned
+    handle = SimpleNamespace(dimensions=(1024, 768), properties=properties)
+    monkeypatch.setattr(
+        SlideField, "scanned", property(lambda _: original.fget(SlideField(handle)))
+    )
+    made = save_patches(tmp_path / "slides", out=tmp_path / "part", **how)
+    pd.testing.assert_frame_equal(made.table, whole.table)
+    said = (
+        "outlines on 1 of 1 slides count from the corner of what was scanned (that of a is 500, "
+        "4), as QuPath exports them without --no-crop"
+    )
+    assert f"{said}." in made.stated
+    with pytest.raises(DataError, match=r"give --confirm crop\)"):
+        save_patches(tmp_path / "slides", out=tmp_path / "strict", strict=True, **how)
 
 
 ERRORS = [

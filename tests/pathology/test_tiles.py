@@ -9,8 +9,12 @@ import PIL.Image
 import pytest
 import tifffile
 
+from scalecut.data.images import Image
 from scalecut.data.masks import MaskRule
+from scalecut.data.outlines import Tally
 from scalecut.errors import DataError
+from scalecut.pathology.nuclei import nuclei_of
+from scalecut.pathology.slides import opened_field
 from scalecut.pathology.tiles import PARTS, Tile, find_tiles, read, read_patients, read_split, split
 
 
@@ -185,13 +189,44 @@ def test_what_is_left_out_on_purpose_is_not_read_but_listed(folders):
         find_tiles(*folders, leave_out=["odd", "add"])
 
 
-def test_outlines_on_a_tile_that_exif_turns_are_skipped(folders):
-    turn = PIL.Image.Exif()
-    turn[0x0112] = 6
-    PIL.Image.fromarray(photograph()).save(folders[0] / "a.png", exif=turn)
-    (folders[1] / "a.geojson").write_text(outlines([[[2, 2], [9, 2], [9, 9]]]))
-    with pytest.raises(DataError, match="EXIF orientation 6 turns its tile, and outlines could be"):
+def turn(orientation):
+    tags = PIL.Image.Exif()
+    tags[0x0112] = orientation
+    return {"exif": tags}
+
+
+@pytest.mark.parametrize("orientation", range(2, 9))
+@pytest.mark.parametrize(("sort", "side"), [("outlines", 40), ("outlines", 60), ("marks", 60)])
+def test_marks_that_could_be_drawn_before_exif_turns_the_tile_or_after_are_refused(
+    folders, orientation, sort, side
+):
+    tile, mask = folders[0] / "a.png", folders[1] / f"a.{'png' if sort == 'marks' else 'geojson'}"
+    save(tile, photograph()[:side], **turn(orientation))
+    if sort == "marks":
+        save(mask, discs()[:side])
+    else:
+        mask.write_text(outlines([[[2, 2], [9, 2], [9, 9]]]))
+    reason = f"EXIF orientation {orientation} turns its tile, and {sort} could be drawn before or "
+    with pytest.raises(DataError, match=reason + "after; save the tile upright"):
         find_tiles(*folders)
+    with opened_field(Image("a", tile)) as field, pytest.raises(DataError, match=reason):
+        nuclei_of(mask, MaskRule("instances"), field, Tally())
+
+
+@pytest.mark.parametrize("orientation", range(5, 9))
+def test_a_mask_whose_shape_says_so_is_turned_with_its_tile(folders, orientation):
+    """As Pillow turns a copy of it that has the same tag."""
+    drawn = discs().astype(np.uint8)[:40]
+    tile = save(folders[0] / "a.png", photograph()[:40], **turn(orientation))
+    tagged = Image("m", save(folders[0].parent / "m.png", drawn, **turn(orientation)))
+    upright = np.asarray(tagged.decode())[..., 0]
+    for before_or_after in (drawn, upright):
+        save(folders[1] / "a_mask.png", before_or_after)
+        (found,), _ = find_tiles(*folders)
+        np.testing.assert_array_equal(read(found)[1], upright)
+        with opened_field(Image("a", tile)) as field:
+            nuclei = nuclei_of(found.mask, found.rule, field, Tally())
+        np.testing.assert_array_equal(nuclei.window((3, 5), 30), upright[5:35, 3:33])
 
 
 def test_what_cannot_be_used_is_skipped_and_listed(folders):

@@ -14,6 +14,7 @@ CONFIRMABLE = {
     "alpha": "masks are read from alpha",
     "blank": "blank images are used",
     "copies": "annotations that occur twice count once",
+    "crop": "outlines on slides count from the corner of what was scanned",
     "flags": "flags that are not known count as not set",
     "folders": "images are found by their name in another folder than the annotations state",
     "grey": "grey values of masks are cut in the middle",

@@ -210,18 +210,22 @@ def turned(marks: Shaped[np.ndarray, "h w"], orientation: int) -> Shaped[np.ndar
 def labels_as(
     file: Path, rule: MaskRule, size: tuple[int, int], orientation: int = 1
 ) -> Integer[np.ndarray, "h w"]:
-    """0 for the background, and 1, 2, ... for the objects of a mask.
+    """0 for the background, and 1, 2, ... for the objects of a mask, as seen in its image."""
+    marks = marks_of(file, rule)
+    return as_seen(_regions(marks) if marks.dtype == bool else marks, size, orientation)
 
-    It is turned with its image if it was drawn before EXIF turned that.
+
+def as_seen(
+    marks: Shaped[np.ndarray, "h w"], size: tuple[int, int], orientation: int
+) -> Shaped[np.ndarray, "a b"]:
+    """A mask, turned with its image if its shape says that it was drawn before EXIF turned that.
 
     Args:
         size: width and height of the upright image.
         orientation: EXIF orientation of the image.
     """
-    marks = marks_of(file, rule)
-    labels = _regions(marks) if marks.dtype == bool else marks
-    is_turned = orientation >= 5 and labels.shape == size != size[::-1]
-    return turned(labels, orientation) if is_turned else labels
+    is_turned = orientation >= 5 and marks.shape == size != size[::-1]
+    return turned(marks, orientation) if is_turned else marks
 
 
 def marks_of(file: Path, rule: MaskRule) -> Bool[np.ndarray, "h w"] | Integer[np.ndarray, "h w"]:

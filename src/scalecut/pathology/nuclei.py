@@ -13,28 +13,30 @@ from typing import TypeAlias, cast
 import numpy as np
 from jaxtyping import Bool, Float64, Integer
 
-from ..data.decoding import header, suffix_of
-from ..data.masks import MaskRule, marks_of
+from ..data.decoding import suffix_of
+from ..data.masks import MaskRule, as_seen, marks_of
 from ..data.outlines import Shape, Tally, covered
 from ..data.pairs import GEOJSON, objects_in
 from ..errors import DataError
 from .resampling import Marks
-from .slides import Corner
+from .slides import Corner, Field
+from .tiles import check_turn
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Outlines:
-    """Nuclei as polygons in pixels of the slide; a pixel of several belongs to the last."""
+    """Nuclei as polygons in pixels from a corner on; a pixel of several belongs to the last."""
 
     shapes: Sequence[Shape]
     boxes: Float64[np.ndarray, "k 4"]  # left, top, right, bottom
-    size: tuple[int, int]  # width and height of the slide
+    size: tuple[int, int]  # width and height of what was scanned
+    corner: Corner = (0, 0)  # of that, in pixels of the slide
     overlapping: set[int] = field(default_factory=set)  # those seen to overlap others
 
     def window(self, corner: Corner, extent: int) -> Integer[np.ndarray, "extent extent"]:
         """The number of the nucleus at each pixel of a square, from 1; 0 where there is none."""
         labels = np.zeros((extent, extent), dtype=np.int64)
-        left, top = corner
+        left, top = corner[0] - self.corner[0], corner[1] - self.corner[1]
         reach = self.boxes - (left, top, left, top)
         inside = (reach[:, :2] < extent).all(axis=1) & (reach[:, 2:] > 0).all(axis=1)
         for number, at in enumerate(np.flatnonzero(inside).tolist(), start=1):
@@ -64,25 +66,27 @@ class MaskImage:
 Nuclei: TypeAlias = Outlines | MaskImage
 
 
-def nuclei_of(file: Path, rule: MaskRule, size: tuple[int, int], tally: Tally) -> Nuclei:
-    """The nuclei of a slide of this width and height.
+def nuclei_of(file: Path, rule: MaskRule, slide: Field, tally: Tally) -> Nuclei:
+    """The nuclei of a slide; outlines are in pixels of what was scanned, as QuPath exports them.
 
     Raises:
         DataError: if the file cannot be read, is of another size, or marks nothing.
     """
     try:
+        check_turn(file, slide.size, slide.orientation)
         if suffix_of(file) == GEOJSON:
             marks = objects_in(file, "", tally)
             boxes = np.array([mark.box for mark in marks], dtype=np.float64)
+            corner, size = slide.scanned
             _check_inside(boxes, size)
-            return Outlines([cast(Shape, mark.shape) for mark in marks], boxes, size)
-        if header(file)[:2] != size:
-            width, height = header(file)[:2]
+            return Outlines([cast(Shape, mark.shape) for mark in marks], boxes, size, corner)
+        found = as_seen(marks_of(file, rule), slide.size, slide.orientation)
+        height, width = found.shape
+        if (width, height) != slide.size:
             raise DataError(
-                f"it has {width} x {height} pixels, the slide {size[0]} x {size[1]}; give a mask "
-                "of the same size, or GeoJSON"
+                f"it has {width} x {height} pixels, the slide {slide.size[0]} x {slide.size[1]}; "
+                "give a mask of the same size, or GeoJSON"
             )
-        found = marks_of(file, rule)
     except DataError as error:
         raise DataError(f"its mask {file.name}: {error}") from error
     if not found.any():
@@ -95,5 +99,6 @@ def _check_inside(boxes: Float64[np.ndarray, "k 4"], size: tuple[int, int]) -> N
     if min(reach[:2]) < -1 or reach[2] > size[0] + 1 or reach[3] > size[1] + 1:
         raise DataError(
             f"outlines reach from {reach[0]:g}, {reach[1]:g} to {reach[2]:g}, {reach[3]:g}, "
-            f"outside the slide of {size[0]} x {size[1]}; export them in pixels of the slide"
+            f"outside the {size[0]} x {size[1]} that were scanned; export them in pixels of these "
+            "(QuPath: without --no-crop)"
         )

@@ -9,7 +9,7 @@ Nuclei are drawn at the size of the slide, and then resampled and counted as tho
 
 import time
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import ceil
 from pathlib import Path
@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float64
 
+from ..data.assumptions import Assumed
 from ..data.decoding import suffix_of
 from ..data.images import Image, LeftOut, skip
 from ..data.masks import MaskRule, understood
@@ -156,7 +157,7 @@ def _sampled(
     nuclei = None
     if slide.mask:
         assert slide.rule is not None  # find_slides gives one
-        nuclei = nuclei_of(slide.mask, slide.rule, field.size, tally)
+        nuclei = nuclei_of(slide.mask, slide.rule, field, tally)
     cuts = list(placed.skipped)
     largest = ceil(size * max(placed.factors.values()))
     for mpp, factor in placed.factors.items():
@@ -185,6 +186,7 @@ def _sampled(
         "places": len(placed.centres), "patches": sum(len(cut.rows) for cut in cuts),
         "n_nuclei": tally.n_nuclei, "n_cells": tally.n_cells,
         "n_overlapping": len(nuclei.overlapping) if isinstance(nuclei, Outlines) else 0,
+        "corner": nuclei.corner if isinstance(nuclei, Outlines) else (0, 0),
     }  # fmt: skip
     return cuts, facts
 
@@ -285,6 +287,19 @@ def before(slides: Sequence[Slide], cutting: Cutting) -> list[str]:
     return said
 
 
+def _cropped(facts: Sequence[Mapping[str, Any]]) -> Iterator[Assumed]:
+    """What is assumed of outlines where the corner of the slide is not that of what was scanned."""
+    found = [each for each in facts if any(each["corner"])]
+    if found:
+        left, top = found[0]["corner"]
+        yield Assumed(
+            f"outlines on {len(found)} of {len(facts)} slides count from the corner of what was "
+            f"scanned (that of {found[0]['slide']} is {left}, {top}), as QuPath exports them "
+            "without --no-crop",
+            "crop",
+        )
+
+
 def after(
     facts: Sequence[Mapping[str, Any]],
     resolutions: Sequence[float],
@@ -299,7 +314,7 @@ def after(
     """
     nuclei, cells, overlapping = (sum(each[name] for each in facts) for name in TALLIED)
     tally = Tally(n_nuclei=nuclei, n_cells=cells, n_overlapping=overlapping)
-    assumed, stated = accepted(tally.statements(), cutting.confirm, strict)
+    assumed, stated = accepted((*tally.statements(), *_cropped(facts)), cutting.confirm, strict)
     shares = {each["slide"]: each["pen_share"] for each in facts if each["pen_share"]}
     said = [f"{each}." for each in (*assumed, *stated)] + marked_by_pens(shares, len(facts))
     few = [each for each in facts if each["places"] < cutting.per_slide]

@@ -12,14 +12,14 @@ from dataclasses import dataclass
 from importlib import import_module
 from math import ceil
 from pathlib import Path
-from typing import Any, TypeAlias, cast
+from typing import Any, ClassVar, TypeAlias, cast
 
 import numpy as np
 import PIL.Image
 from jaxtyping import Float64, UInt8
 from PIL.Image import Resampling
 
-from ..data.decoding import NeededError, suffix_of, without_options
+from ..data.decoding import NeededError, header, suffix_of, without_options
 from ..data.images import Image
 from ..data.tiff import opened_tiff
 from ..errors import DataError, first_line
@@ -45,11 +45,17 @@ class TileField:
     """An image in memory; sizes and boxes are in its pixels."""
 
     pixels: PIL.Image.Image
+    orientation: int = 1  # of EXIF, by which it was turned
 
     @property
     def size(self) -> tuple[int, int]:
         """Width and height."""
         return self.pixels.size
+
+    @property
+    def scanned(self) -> tuple[Corner, tuple[int, int]]:
+        """The corner, width and height of what was scanned; QuPath counts from there."""
+        return (0, 0), self.size
 
     @property
     def n_levels(self) -> int:
@@ -86,11 +92,19 @@ class SlideField:
     """A slide that is open, with the methods of `TileField`; in pixels of its finest level."""
 
     handle: Any  # of OpenSlide or TiffSlide, which have the same methods
+    orientation: ClassVar[int] = 1  # pixels are as they are stored
 
     @property
     def size(self) -> tuple[int, int]:
         width, height = self.handle.dimensions
         return int(width), int(height)
+
+    @property
+    def scanned(self) -> tuple[Corner, tuple[int, int]]:
+        whole = {"x": 0, "y": 0, "width": self.size[0], "height": self.size[1]}
+        stated = [self.handle.properties.get(f"openslide.bounds-{name}") for name in whole]
+        left, top, width, height = map(int, whole.values() if None in stated else stated)
+        return (left, top), (width, height)
 
     @property
     def n_levels(self) -> int:
@@ -194,10 +208,11 @@ def opened_field(image: Image) -> Iterator[Field]:
     path = image.source
     if not isinstance(path, Path) or not is_slide(path):
         try:
-            field = TileField(image.decode())
+            pixels = image.decode()
+            orientation = header(path)[2] if isinstance(path, Path) else 1
         except DataError as error:
             raise DataError(without_options(str(error))) from error
-        yield field
+        yield TileField(pixels, orientation)
         return
     with _opened(path) as handle:
         yield SlideField(handle)

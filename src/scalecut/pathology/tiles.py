@@ -25,7 +25,7 @@ from ..data.decoding import COMMON, header, opened, suffix_of
 from ..data.files import none_in
 from ..data.groups import TCGA
 from ..data.images import Image, LeftOut, first_skipped, skip
-from ..data.masks import MaskRule, marks_of, understood
+from ..data.masks import MaskRule, as_seen, marks_of, understood
 from ..data.outlines import Tally
 from ..data.pairs import GEOJSON, IN_PIXELS, labels_in
 from ..data.tables import columns
@@ -228,16 +228,12 @@ def read(
     except DataError as error:
         raise _without_options(error) from error
     try:
+        orientation, (height, width) = header(tile.image)[2], pixels.shape[:2]
+        check_turn(tile.mask, (width, height), orientation)
         if suffix_of(tile.mask) == GEOJSON:
-            orientation, (height, width) = header(tile.image)[2], pixels.shape[:2]
-            if orientation >= 5:
-                raise DataError(
-                    f"EXIF orientation {orientation} turns its tile, and outlines could be drawn "
-                    "before or after; save the tile upright"
-                )
             marks = labels_in(tile.mask, width, height, tally or Tally())
         else:
-            marks = marks_of(tile.mask, tile.rule)
+            marks = as_seen(marks_of(tile.mask, tile.rule), (width, height), orientation)
         if not marks.any():
             raise DataError("it marks nothing; mark the nuclei")
     except DataError as error:
@@ -248,6 +244,17 @@ def read(
             f"{marks.shape[1]} x {marks.shape[0]}; give a mask of the same size"
         )
     return pixels, marks
+
+
+def check_turn(mask: Path, size: tuple[int, int], orientation: int) -> None:
+    """Refuse a mask that could be drawn before or after EXIF turned its tile to this size."""
+    what = "outlines" if suffix_of(mask) == GEOJSON else "marks"
+    shape_says = orientation >= 5 and size != size[::-1] and what == "marks"
+    if orientation > 1 and not shape_says:
+        raise DataError(
+            f"EXIF orientation {orientation} turns its tile, and {what} could be drawn before or "
+            "after; save the tile upright"
+        )
 
 
 def _without_options(error: DataError) -> DataError:
