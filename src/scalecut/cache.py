@@ -174,11 +174,10 @@ def of_dead_process(path: Path, before: str, after: str) -> bool:
     if found is None:
         return False
     try:
-        if time.time() - path.stat().st_mtime > STALE_AFTER:
-            return True
         machine, _, number = found[1].partition("-")
-        if machine == process().partition("-")[0]:
-            os.kill(int(number), 0)  # sends nothing
+        if machine != process().partition("-")[0]:
+            return time.time() - path.stat().st_mtime > STALE_AFTER
+        os.kill(int(number), 0)  # sends nothing
     except ProcessLookupError:
         return True
     except (OSError, OverflowError):  # it has just been renamed, or is another user's process

@@ -14,8 +14,7 @@ def reused() -> None:
     otherwise, which fills them with zeros: in PyTorch that took as long as to compute the layers.
     """
     option = _of_the_c_library("mallopt")
-    if option:
-        option(MMAP_THRESHOLD, 2**28)
+    if option and option(MMAP_THRESHOLD, 2**28):  # older ones refuse so much
         option(TRIM_THRESHOLD, 2**31 - 1)
 
 

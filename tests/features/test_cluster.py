@@ -3,6 +3,7 @@
 import importlib
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from torch import nn
 from scalecut import DataError, LayerError, ProbePoint, cache, make_image_set
 from scalecut.data.images import Image
 from scalecut.errors import ModelError
+from scalecut.features import backends
 from scalecut.features.backends import Backend
 from scalecut.features.extract import Computation, Task, computed_here, network_setting
 from scalecut.networks.load import load_network
@@ -26,7 +28,7 @@ from scalecut.probing.scores import Features, draw_parts, score
 
 ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'scalecut[cluster]'")
 
-from scalecut.features.cluster import computed, computing, joined, mapped  # noqa: E402 - once it is sure that Ray is there
+from scalecut.features.cluster import _Worker, computed, computing, joined, mapped  # noqa: E402 - once it is sure that Ray is there
 
 os.environ.setdefault("RAY_worker_niceness", "0")  # or workers wait for all else on the machine
 pytestmark = [
@@ -260,6 +262,15 @@ def test_errors_of_workers_are_raised_as_in_one_process(workers, images):
     with pytest.raises(LayerError) as error:
         together(task, images, workers)
     assert (type(error.value), str(error.value)) == (LayerError, "Choose another layer.")
+
+
+def test_a_worker_that_cannot_compute_as_asked_says_so(images, monkeypatch):
+    """Its processor may be older than that of the process that asks."""
+    monkeypatch.setattr(backends, "instructions", lambda: ("AVX2",))
+    worker = _Worker(replace(task_of(), backend=Backend("openvino", "bfloat16", "cpu")))
+    error = worker._batch([*enumerate(images[:2])])
+    assert isinstance(error, ModelError)
+    assert "does not compute in bfloat16, and OpenVINO would use float32" in str(error)
 
 
 # --- a cluster of two nodes ----------------------------------------------------------------------

@@ -8,8 +8,9 @@ import torch
 from torch import nn
 
 from scalecut import Fitting, cache, probe
+from scalecut.data.images import Image
 from scalecut.features import extract
-from scalecut.features.extract import Computation
+from scalecut.features.extract import Computation, extract_features
 from scalecut.networks.load import load_network
 from scalecut.networks.network import (
     Preprocessing,
@@ -99,6 +100,16 @@ def test_statistics_see_what_the_network_sees_without_its_normalisation():
     found = network.module(seen.tensor(image))
     assert found[0, :3].tolist() == [1.0, 0.0, 0.0]
     assert found.shape[1] == point.channels
+
+
+def test_statistics_are_padded_like_the_network(tmp_path, monkeypatch):
+    monkeypatch.setenv("SCALECUT_CACHE", str(tmp_path))
+    own = Preprocessing(24, 24)
+    network, point = pixel_network(own)
+    tall = np.full((40, 20, 3), own.fill(), np.uint8)
+    found = extract_features(network, [Image("tall", tall)], [point], Computation(fit="pad"))
+    expected = network.module(network.preprocessing.tensor(np.full((1, 24, 24, 3), tall[0, 0])))
+    np.testing.assert_allclose(found.matrices[point.layer][0, :9], expected[0, :9], atol=1e-6)
 
 
 # --- random and permuted networks ----------------------------------------------------------------

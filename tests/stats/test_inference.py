@@ -281,6 +281,45 @@ def test_values_that_all_groups_have_change_places_inside_them(rng):
     assert len(np.unique(permuted, axis=0)) == 36  # the groups independently
 
 
+LEVELS = np.log2([0.25, 0.5, 1, 2, 4])  # octaves of resolution, the same of each patient
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda values, rng: np.delete(values, 22),  # an image that cannot be read
+        lambda values, rng: np.delete(values, [0, 41]),
+        lambda values, rng: values + np.repeat(rng.normal(0, 0.01, size=12), 5),  # real slides
+        lambda values, rng: values + rng.normal(0, 0.01, size=60),
+    ],
+    ids=["one missing", "two missing", "groups 0.01 octaves apart", "images 0.01 octaves apart"],
+)
+def test_values_that_all_groups_nearly_have_change_places_inside_them(rng, change):
+    """Whole groups in other places would be next to what they were: no p-value could be small."""
+    measure = change(np.tile(LEVELS, 12), rng)
+    gone = {59: [22], 58: [0, 41], 60: []}[len(measure)]
+    groups = np.delete(np.repeat(np.arange(12), 5), gone)
+    permuted = group_permutations(measure, groups, rng, 400)
+    for group in range(12):
+        own = np.sort(measure[groups == group])
+        np.testing.assert_array_equal(np.sort(permuted[:, groups == group], axis=1), 400 * [own])
+    found = np.corrcoef(measure, permuted)[0, 1:]
+    assert abs(found.mean()) < 0.05
+    assert found.max() < 0.6
+    measure[groups < 6] += 2  # groups differ: they change places
+    permuted = group_permutations(measure, groups, rng, 20)
+    assert not np.array_equal(np.sort(permuted[:, :5], axis=1), 20 * [np.sort(measure[:5])])
+
+
+def test_groups_of_unlike_values_change_places_whole(rng):
+    """Also many values of few groups, whose means are close by chance."""
+    groups = np.repeat(np.arange(5), 40)
+    measure = rng.normal(size=200)
+    blocks = {tuple(block) for block in np.split(measure, 5)}
+    for permuted in group_permutations(measure, groups, rng, 20):
+        assert {tuple(block) for block in np.split(permuted, 5)} == blocks
+
+
 def test_images_alone_change_places_one_by_one_and_values_are_kept(rng):
     measure, groups = rng.random(30), rng.integers(0, 9, size=30)
     for permuted in group_permutations(measure, groups, rng, 20):

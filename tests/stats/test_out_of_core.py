@@ -133,6 +133,17 @@ def test_permuted_measures_may_be_constant_in_the_held_out_part_or_missing(rng):
         np.testing.assert_allclose(one.predictions, other.predictions, rtol=1e-10)
 
 
+def test_scores_do_not_depend_on_the_unit_and_the_zero_of_the_measure(rng):
+    """Such as the seconds of an hour, and the same since 1970."""
+    split = split_of(rng)
+    expected = [tested.null for tested in same(split, **CLOSE)]
+    for unit, zero in ((1e3, 0), (1, 1.7e9), (1e-3, 1.7e4)):
+        rows = [Rows(unit * part.whole() + zero, np.arange(len(part))) for part in split.permuted]
+        moved = replace(split, targets=unit * split.targets + zero, permuted=tuple(rows))
+        for tested, null in zip(same(moved, rtol=1e-5, atol=1e-5), expected, strict=True):
+            np.testing.assert_allclose(tested.null, null, rtol=1e-4, atol=1e-4)
+
+
 def test_fits_are_those_of_scikit_learn(rng):
     split = split_of(rng, groups=np.repeat(np.arange(30), 3))
     X, Z = split.train.whole(), split.held_out.whole()

@@ -23,7 +23,7 @@ from threadpoolctl import threadpool_limits
 from .. import cache
 from ..data.images import Image
 from ..errors import ModelError, ScalecutError, first_line
-from .backends import Vectors
+from .backends import Vectors, resolved_backend
 from .extract import Batch, Task, Workers, decoded, forward
 
 LOCAL = "local"
@@ -243,7 +243,8 @@ class _Worker:
     @functools.cached_property
     def pooled(self) -> Vectors:
         """The network of this worker, made with its first batch: errors come with it."""
-        task = self.task
+        task, own = self.task, self.task.backend
+        resolved_backend(own.engine, own.precision, own.device)  # refused if it cannot do as asked
         return ExitStack().enter_context(
             forward(task.network, task.points, task.backend, task.calibration, task.facts)
         )

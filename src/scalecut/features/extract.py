@@ -389,7 +389,7 @@ def setting_of(task: Task) -> dict[str, object]:
         setting["engine"] = versions(backend.precision)
     if task.calibration is not None:
         setting["calibration"] = task.calibration.name
-        setting["quantised"] = quantisation()
+        setting["quantised"] = quantisation() | {"rest": resolved_precision("auto", "cpu")}
     return setting
 
 

@@ -201,11 +201,12 @@ def permuted(network: Network, seed: int) -> Network:
 def order_of(module: nn.Module, example: Float[Tensor, "1 3 h w"]) -> torch.memory_format:
     """The order in memory in which a module takes its batches fastest.
 
-    Channels last, unless the module does not run on it: `Tensor.view` refuses some outputs.
+    Channels last, unless the module does not run on it: `Tensor.view` refuses some outputs, and
+    some of them of several images only.
     """
     try:
         with torch.inference_mode():
-            module(example.contiguous(memory_format=torch.channels_last))
+            module(torch.cat([example, example]).contiguous(memory_format=torch.channels_last))
     except RuntimeError:
         return torch.contiguous_format
     return torch.channels_last

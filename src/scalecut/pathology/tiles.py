@@ -21,7 +21,7 @@ import numpy as np
 from jaxtyping import Bool, Integer, UInt8
 
 from ..data.assumptions import Assumed, as_confirmed, assume
-from ..data.decoding import COMMON, header, opened, suffix_of
+from ..data.decoding import COMMON, header, opened, suffix_of, without_options
 from ..data.files import none_in
 from ..data.groups import TCGA
 from ..data.images import Image, LeftOut, first_skipped, skip
@@ -104,7 +104,7 @@ def find_tiles(
     try:
         rule = understood([m for m in of_tiles if suffix_of(m) != GEOJSON], mask_kind, background)
     except DataError as error:
-        raise _without_options(error) from error
+        raise DataError(without_options(str(error))) from error
     tally = Tally()
     found: list[Tile] = []
     for name in sorted(images.keys() | marked.keys()):
@@ -226,7 +226,7 @@ def read(
     try:
         pixels = np.asarray(Image(tile.name, tile.image).decode())
     except DataError as error:
-        raise _without_options(error) from error
+        raise DataError(without_options(str(error))) from error
     try:
         orientation, (height, width) = header(tile.image)[2], pixels.shape[:2]
         check_turn(tile.mask, (width, height), orientation)
@@ -255,17 +255,6 @@ def check_turn(mask: Path, size: tuple[int, int], orientation: int) -> None:
             f"EXIF orientation {orientation} turns its tile, and {what} could be drawn before or "
             "after; save the tile upright"
         )
-
-
-def _without_options(error: DataError) -> DataError:
-    """The error with advice that holds here, where no option chooses pages or values."""
-    reason, _, advice = str(error).partition("; ")
-    end = "." * advice.endswith(".")
-    if "--page" in advice:
-        return DataError(f"{reason}; save one page of it{end}")
-    if "--channels" in advice or "--intensity" in advice:
-        return DataError(f"{reason}; save it with 8 bits, grey or RGB{end}")
-    return error
 
 
 def read_split(file: Path) -> dict[str, str]:

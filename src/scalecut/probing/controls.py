@@ -5,7 +5,7 @@ And the check of int8 against float32.
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 from importlib import metadata
 
 import numpy as np
@@ -285,10 +285,21 @@ def spectrum_slope(x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n 1"]:
     return (torch.stack(logs, dim=1) @ along / (along @ along))[:, None]
 
 
+@dataclass(frozen=True, slots=True)
+class _Unscaled(Preprocessing):
+    """Pixels from 0 to 1, padded like those of the network that is probed."""
+
+    padding: tuple[int, int, int] = (0, 0, 0)
+
+    def fill(self) -> tuple[int, int, int]:
+        return self.padding
+
+
 def pixel_network(preprocessing: Preprocessing) -> tuple[Network, ProbePoint]:
     """The statistics as a network with the preprocessing of another one, and its only layer."""
     zero, one = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
-    plain = replace(preprocessing, mean=zero, std=one, channels="rgb")
+    own = asdict(preprocessing) | {"mean": zero, "std": one, "channels": "rgb"}
+    plain = _Unscaled(**own, padding=preprocessing.fill())
     point = ProbePoint(PIXELS, "", 0.0, "", "output", channels=3 * 3 + 1 + 3 * THUMBNAIL**2)
     weights = Weights(PIXELS, "statistics of the pixels, no network")
     return Network(PIXELS, PixelStatistics().eval(), plain, weights), point

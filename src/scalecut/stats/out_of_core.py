@@ -164,7 +164,7 @@ def predicted_in_memory(
     exact = split.targets - exact_mean
     permuted -= mean
     truth = y if split.n_classes else y - mean
-    of_training, squares, found = sum_of_squares(permuted), sum_of_squares(y), []
+    of_training, squares, found = sum_of_squares(permuted), sum_of_squares(truth), []
     spread = sum_of_squares(y - y.mean(axis=0))
     whole = decompose(train, held_out)
     along = whole.u.T @ permuted
