@@ -121,9 +121,9 @@ def test_patients_are_groups_and_never_split(made):
 
 
 def test_patients_of_a_table_are_those_of_slides_in_folders_and_with_endings(tmp_path):
-    for name in ("p/a", "p/b_original", "c"):
+    for seed, name in enumerate(("p/a", "p/b_original", "c")):
         (tmp_path / name).parent.mkdir(exist_ok=True)
-        write(tmp_path / f"{name}.svs", drawn(), APERIO)
+        write(tmp_path / f"{name}.svs", drawn(seed=seed), APERIO)
     rows = [("a.svs", "train", "one"), ("b", "train", "one"), ("c_original", "test", "two")]
     table = tmp_path / "split.csv"
     how = {"cutting": Cutting(mpp=(1.0,), per_slide=1, size=SIZE), "split": table}
@@ -136,6 +136,21 @@ def test_patients_of_a_table_are_those_of_slides_in_folders_and_with_endings(tmp
         DataError, match=r"The patient 'one' is in train \(p/a\) and in test \(p/b_"
     ):
         save_patches(tmp_path, out=tmp_path / "other", **how)
+
+
+def test_copies_of_a_slide_share_a_patient_whatever_the_table_says(tmp_path):
+    for seed, name in enumerate("abc"):
+        write(tmp_path / f"{name}.svs", drawn(seed=seed), APERIO)
+    (tmp_path / "d.svs").write_bytes((tmp_path / "a.svs").read_bytes())
+    parts = {"one": "train", "two": "train", "three": "test", "four": "test"}
+    rows = [
+        (name, part, patient) for name, (patient, part) in zip("abcd", parts.items(), strict=True)
+    ]
+    table = tmp_path / "split.csv"
+    pd.DataFrame(rows, columns=["image", "split", "patient"]).to_csv(table, index=False)
+    cutting = Cutting(mpp=(1.0,), per_slide=1, size=SIZE)
+    with pytest.raises(DataError, match=r"The patient 'four' is in train \(a\) and in test \(d\)"):
+        save_patches(tmp_path, out=tmp_path / "out", split=table, cutting=cutting)
 
 
 def test_each_bad_slide_is_said_in_one_line_and_the_others_go_on(made):

@@ -24,7 +24,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -52,6 +52,7 @@ from .sampling import OF_SLIDES, Slide, after, before, blur_of, find_slides, sam
 from .tiles import PARTS, Tile, find_tiles, read, read_patients, read_split, row_of
 from .tiles import split as split_tiles
 
+Placed = TypeVar("Placed", Tile, Slide)
 SPEC = "patches:"
 TOTAL = "total"
 DONE = "done"  # folder of what each tile gave, until all have
@@ -127,8 +128,8 @@ def save_patches(
     if cutting.mpp:
         places = Path(tiles), Path(masks) if masks else None
         kept, skipped, said = find_slides(*places, cutting, leave_out, strict=strict)
-        kept = [replace(each, group=row_of(patients, each.name) or each.group) for each in kept]
-        said += before(kept, cutting)
+        kept, copies = _of_patients(kept, [each.image for each in kept], patients)
+        said += [*copies, *before(kept, cutting)]
         parts = _parts_of_slides(kept, seed, given, said)
     else:
         kept, skipped, said = _tiles_of(tiles, masks, cutting, leave_out, strict, patients)
@@ -189,9 +190,7 @@ def _tiles_of(
         confirm=cutting.confirm,
     )
     images = [Image(tile.name, tile.image) for tile in found]
-    own = [row_of(patients, tile.name) or tile.group for tile in found]
-    groups, n_identical = joined(images, own)
-    kept = [replace(tile, group=group) for tile, group in zip(found, groups, strict=True)]
+    kept, copies = _of_patients(found, images, patients)
     assumed: list[str] = []
     unknown = [tile for tile in kept if not any(each.is_usable for each in tile.stated)]
     if unknown and cutting.native is None and cutting.um_per_pixel is None:
@@ -200,11 +199,21 @@ def _tiles_of(
         assume(Assumed(text, f"--native {NATIVE:g}"), assumed, strict)
     said = [
         *(f"{each[0].upper()}{each[1:]}." for each in kept[0].said),
-        *[f"{n_identical} tiles with identical copies share a part."] * bool(n_identical),
+        *copies,
         *(f"{each}." for each in assumed),
         *checked(kept, cutting.tiles_at, cutting.um_per_pixel),
     ]
     return kept, left_out, said
+
+
+def _of_patients(
+    tiles: Sequence[Placed], images: Sequence[Image], patients: Mapping[str, str]
+) -> tuple[list[Placed], list[str]]:
+    """Tiles or slides with their patients, which those of identical files share, as is stated."""
+    own = [row_of(patients, each.name) or each.group for each in tiles]
+    groups, n_identical = joined(images, own)
+    kept = [replace(each, group=group) for each, group in zip(tiles, groups, strict=True)]
+    return kept, [f"{n_identical} tiles with identical copies share a part."] * bool(n_identical)
 
 
 def _parts_of_slides(
