@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
+MARKS = "<!-- measured in {}: begin -->", "<!-- measured in {}: end -->"
 
 Speeds = Mapping[str, Sequence[float]]  # of each variant, by round
 
@@ -60,7 +60,13 @@ def table_of_speeds(speeds: Mapping[str, Speeds], first: str) -> list[str]:
     return [f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *rows)]
 
 
-def written(page: str, lines: Sequence[str], marks: tuple[str, str] = (BEGIN, END)) -> str:
+def marks_of(precision: str) -> tuple[str, str]:
+    """The marks around what was measured where the default engine computes in this precision."""
+    begin, end = MARKS
+    return begin.format(precision), end.format(precision)
+
+
+def written(page: str, lines: Sequence[str], marks: tuple[str, str]) -> str:
     """The page with these lines between its two marks."""
     before, begin, rest = page.partition(marks[0])
     _, end, after = rest.partition(marks[1])

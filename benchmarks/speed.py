@@ -27,7 +27,7 @@ import pandas as pd
 import torch
 from commands import RELEASED, seconds_of_commands
 from cuts import table_of_cuts
-from page import Claim, Speeds, ratio, table_of, table_of_speeds, written
+from page import Claim, Speeds, marks_of, ratio, table_of, table_of_speeds, written
 from regression import seconds_of_regression
 from rich.console import Console
 from torch import Tensor
@@ -78,22 +78,23 @@ def main() -> None:
     parser.add_argument("--small", action="store_true")
     size = SMALL if parser.parse_args().small else FULL
     console, lines = Console(width=10_000, highlight=False, markup=False), []
+    precision = resolved_backend("openvino", "auto", "cpu").precision  # of the default engine
     with tempfile.TemporaryDirectory() as folder:
         os.environ["SCALECUT_CACHE"] = f"{folder}/graphs"  # empty
-        for line in measured(size, Path(folder)):
+        for line in measured(size, Path(folder), precision):
             console.print(line)
             lines.append(line)
     if size is FULL:
-        PAGE.write_text(written(PAGE.read_text(encoding="utf-8"), lines), encoding="utf-8")
+        page = written(PAGE.read_text(encoding="utf-8"), lines, marks_of(precision))
+        PAGE.write_text(page, encoding="utf-8")
 
 
-def measured(size: Size, folder: Path) -> Iterator[str]:
+def measured(size: Size, folder: Path, precision: str) -> Iterator[str]:
     """The lines between the marks of the page, as they are measured."""
     given = os.environ.get("SCALECUT_DATA")
     voc = Path(given, "voc-animals") if given else None
     images = photographs(voc, size.files) if voc else scene_files(folder / "files", size.files)
     speeds: dict[str, Speeds] = {}
-    precision = resolved_backend("openvino", "auto", "cpu").precision  # of the default engine
     for name in size.networks:
         with variants_of(name, images, precision) as variants:
             speeds[NETWORKS[name]] = in_rounds(variants, size.seconds, size.rounds)

@@ -5,7 +5,6 @@ nor timm.
 """
 
 import importlib
-from importlib import metadata
 from typing import Any
 
 # fmt: off
@@ -65,13 +64,16 @@ _NAMES = {
 # fmt: on
 _HOME = {name: module for module, names in _NAMES.items() for name in names}
 __all__ = sorted(_HOME)
-__version__ = metadata.version("scalecut")
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOME:
+    if name == "__version__":  # `--help` does without it
+        metadata = importlib.import_module("importlib.metadata")
+        found = metadata.version("scalecut")
+    elif name in _HOME:
+        found = getattr(importlib.import_module(f".{_HOME[name]}", __name__), name)
+    else:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    found = getattr(importlib.import_module(f".{_HOME[name]}", __name__), name)
     globals()[name] = found
     return found
 

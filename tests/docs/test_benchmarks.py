@@ -40,14 +40,16 @@ def test_a_missed_aim_is_marked(page, found, aims, measured):
     assert row.split(" | ")[-1] == f"{measured} |"
 
 
-def test_only_what_is_between_the_marks_is_written(page):
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_only_what_is_between_the_marks_is_written(page, precision):
     text = (ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8")
-    before, after = text.partition(page.BEGIN)[0], text.partition(page.END)[2]
-    once = page.written(text, ["| a |", "|---|"])
-    assert once == f"{before}{page.BEGIN}\n\n| a |\n|---|\n\n{page.END}{after}"
-    assert page.written(once, ["| a |", "|---|"]) == once
+    marks = begin, end = page.marks_of(precision)
+    before, after = text.partition(begin)[0], text.partition(end)[2]
+    once = page.written(text, ["| a |", "|---|"], marks)
+    assert once == f"{before}{begin}\n\n| a |\n|---|\n\n{end}{after}"
+    assert page.written(once, ["| a |", "|---|"], marks) == once
     with pytest.raises(ValueError, match="The page lacks the marks"):
-        page.written("# A page", [])
+        page.written("# A page", [], marks)
 
 
 @pytest.mark.slow

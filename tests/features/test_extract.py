@@ -33,6 +33,7 @@ from scalecut.features.backends import (
 from scalecut.features.extract import (
     Computation,
     DecodedImages,
+    Variant,
     check_finite,
     decoded,
     extract_features,
@@ -483,6 +484,18 @@ def test_an_image_that_changes_meanwhile_is_refused_and_nothing_false_is_kept(
     with pytest.raises(DataError, match=r"1\.png changed while the command was running"):
         extract_features(network, pictures, points_of(network), pixels=run)
     assert shard_files() == []
+
+
+def test_an_image_that_is_gone_for_a_control_is_refused(network, tmp_path):
+    pictures = [Image(f"{n}.png", tmp_path / f"{n}.png") for n in range(3)]
+    for picture, content in zip(pictures, images(3), strict=True):
+        PIL.Image.fromarray(content.source).save(picture.source)
+    assert extract_features(network, pictures, points_of(network)).is_read.all()
+    pictures[1].source.unlink()
+    assert extract_features(network, pictures, points_of(network)).is_read.sum() == 2
+    control = Variant({"control": "random"}, lambda: network)
+    with pytest.raises(DataError, match=r"1\.png was read for the network, but cannot be read"):
+        extract_features(network, pictures, points_of(network), variant=control)
 
 
 def test_progress_counts_every_image_up_to_the_last(network):

@@ -8,7 +8,9 @@ from typing import Annotated, Any
 
 import typer
 
-from .. import __version__, memory
+import scalecut
+
+from .. import memory
 from .commands import Verb, add
 from .console import ERR, JSON, OUT, OUT_FOLDER, Commands, bars, finish, place
 
@@ -102,7 +104,7 @@ app = typer.Typer(
 
 def _print_version(is_asked: bool) -> bool:
     if is_asked:
-        OUT.print(__version__)
+        OUT.print(scalecut.__version__)
         raise typer.Exit
     return is_asked
 

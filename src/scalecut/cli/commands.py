@@ -174,16 +174,32 @@ _MODEL_ARGUMENT = inspect.Parameter(
 # --- reading the source --------------------------------------------------------------------------
 
 
+# A definition at the top of a module: decorators, head and body, up to the next line that starts
+# with something else than space or a closing bracket.
+_DEFINITION = re.compile(
+    r"^(?:@.*\n(?:[ )\]}].*\n)*)*(def|class) (\w+).*\n(?:(?:[ )\]}].*)?\n)*", re.M
+)
+
+
 @functools.cache  # several verbs share the modules of their options
-def _tree(module: str) -> ast.Module:
+def _tree(path: str) -> ast.Module:
+    """The module of `package.module:name`, in which all definitions but that one are empty.
+
+    Most of the time of `--help` would go into what is not looked at.
+    """
+    module, name = path.split(":")
     file = ROOT.joinpath(*module.split(".")).with_suffix(".py")
-    return ast.parse(file.read_text(encoding="utf-8"))
+
+    def shortened(found: re.Match[str]) -> str:
+        stub = f"class {found[2]}: ...\n" if found[1] == "class" else ""
+        return found[0] if found[2] == name else stub
+
+    return ast.parse(_DEFINITION.sub(shortened, file.read_text(encoding="utf-8")))
 
 
 def _function(path: str) -> tuple[ast.Module, ast.FunctionDef]:
     """The module of a verb, and the verb in it."""
-    module, name = path.split(":")
-    tree = _tree(module)
+    tree, name = _tree(path), path.partition(":")[2]
     return tree, next(n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name == name)
 
 
@@ -209,8 +225,7 @@ def _fields(
     place: str, owner: str, changed: Mapping[str, ast.expr], help_of_verb: Mapping[str, str]
 ) -> list[Option]:
     """The fields of a dataclass, their defaults and help possibly changed by the verb."""
-    module, name = place.split(":")
-    tree = _tree(module)
+    tree, name = _tree(place), place.partition(":")[2]
     found = next(n for n in tree.body if isinstance(n, ast.ClassDef) and n.name == name)
     help_of = _args(ast.get_docstring(found) or "")
     return [

@@ -229,7 +229,7 @@ def extract_features(
         stage: the name of this stage in progress reports.
 
     Raises:
-        DataError: if no image could be read, or one changed in the meantime.
+        DataError: if no image could be read, one changed in the meantime, or a variant lacks one.
     """
     start, pixels = time.perf_counter(), pixels or DecodedImages(keeps=False)
     asked = computation or Computation()
@@ -285,6 +285,8 @@ def extract_features(
         LeftOut(images[i].name, unreadable.get(i) or same_content[keys[i]])
         for i in map(int, np.flatnonzero(~is_read))
     )
+    if variant:
+        check_none_lost(left_out)
     seconds = time.perf_counter() - start
     how = (backend.engine, backend.why)
     return Extracted(matrices, is_read, left_out, backend.precision, n_computed, seconds, *how)
@@ -596,6 +598,15 @@ def check_none_skipped(skipped: Sequence[LeftOut], *, strict: bool) -> None:
         raise DataError(
             f"{skipped[0].name}: {skipped[0].reason.rstrip('.')}. Fix or remove it, or drop "
             "--strict."
+        )
+
+
+def check_none_lost(lost: Sequence[LeftOut]) -> None:
+    """Refuse images that were read for the network, but cannot be read for its control."""
+    if lost:
+        raise DataError(
+            f"{lost[0].name} was read for the network, but cannot be read for its control "
+            f"({lost[0].reason.rstrip('.')}). Run the command again when the images stay the same."
         )
 
 

@@ -27,6 +27,7 @@ from ..features.extract import (
     Stages,
     Variant,
     check_finite,
+    check_none_lost,
     provenance,
     readable,
 )
@@ -286,6 +287,7 @@ class _Asked:
             statistics, point = pixel_network(network.preprocessing)
             exact = replace(self.computation, precision="float32", engine="torch")
             found = self.stages.extracted(statistics, images.images, [point], exact, "pixels")
+            check_none_lost(found.left_out)
             features["pixels"] = Features((point,), (found.matrices,))
         return features
 
