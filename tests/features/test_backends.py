@@ -732,7 +732,7 @@ def test_auto_is_openvino_where_it_can_convert_and_keeps_one_engine(monkeypatch)
 @pytest.mark.parametrize(
     ("name", "weights"),
     [
-        pytest.param("resnet18", "random", marks=pytest.mark.slow),
+        ("resnet10t", "random"),
         ("vit_tiny_patch16_224?img_size=96", "random"),
         ("tf_efficientnet_lite0", "pretrained"),
     ],
