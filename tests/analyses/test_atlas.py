@@ -1,5 +1,7 @@
 """The atlas: planted concepts are told apart, and its R² is that of the probe."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -18,6 +20,7 @@ from scalecut.analyses.atlas import (
     usable,
 )
 from scalecut.data.images import make_image_set
+from scalecut.data.options import Reading
 from scalecut.data.read import columns_of_numbers
 from scalecut.errors import DataError
 from scalecut.networks.network import Preprocessing
@@ -55,11 +58,15 @@ def images():
     return make_image_set(pixels, (side / SIDE) ** 2, measure_name="area")
 
 
+def network_of(module, **settings):
+    preprocessing = Preprocessing(SIDE, SIDE, (0.5,) * 3, (0.5,) * 3, "bilinear")
+    return scalecut.load_network(module, preprocessing=preprocessing, **settings)
+
+
 @pytest.fixture(scope="module")
 def network():
     torch.manual_seed(0)
-    preprocessing = Preprocessing(SIDE, SIDE, (0.5,) * 3, (0.5,) * 3, "bilinear")
-    return scalecut.load_network(Reads(), preprocessing=preprocessing)
+    return network_of(Reads())
 
 
 @pytest.fixture(scope="module")
@@ -141,6 +148,117 @@ def test_permutations_deal_out_what_the_other_concepts_leave_the_same_for_all_co
     assert dealt[0] == dealt[1] == dealt[2]
 
 
+def patients(order, renamed):
+    """16 patients, each with the same 4 levels and an age of its own, rows in this order."""
+    rng, patient = np.random.default_rng(4), np.repeat(np.arange(16), 4)
+    concepts = pd.DataFrame(
+        {"level": np.tile(np.arange(4.0), 16), "age": rng.normal(size=16)[patient],
+         "light": rng.normal(size=64)}
+    ).iloc[order]  # fmt: skip
+    group = [f"p{15 - each if renamed else each:02}" for each in patient[order]]
+    blank = [np.full((4, 4, 3), number, np.uint8) for number in range(64)]
+    images = make_image_set(blank, concepts.level.to_numpy(), group=group)
+    (part,) = draw_parts(images, 2, 0, shuffled=False)
+    return part, concepts
+
+
+@pytest.mark.parametrize("renamed", [False, True])
+def test_deals_depend_on_the_concept_and_not_on_the_order_of_rows(renamed):
+    by_patient = np.arange(64)
+    by_level = np.argsort(by_patient % 4, kind="stable")
+    plans = {}
+    for name, order in (("by patient", by_patient), ("by level", by_level)):
+        part, concepts = patients(order, renamed)
+        plans[name] = planned(part, concepts, {}, 30, 0)
+        level, age, _ = plans[name].permuted
+        for concept, each in (("level", level), ("age", age)):
+            others = concepts.drop(columns=concept)
+            fit = LinearRegression().fit(others, concepts[concept])
+            rest = concepts[concept] - fit.predict(others)
+            alike = [np.corrcoef(rest, column)[0, 1] for column in each[:, 1:].T]
+            assert abs(np.mean(alike)) < 0.3, concept  # it does not stay where it is
+        of_patients = pd.DataFrame(level[:, 1:]).groupby(part.groups).std()
+        assert (of_patients > 1).all(axis=None)  # inside patients
+        of_patients = pd.DataFrame(age[:, 1:]).groupby(part.groups).std()
+        assert (of_patients < 0.5).all(axis=None)  # whole patients
+    for one, other in zip(plans["by patient"].permuted, plans["by level"].permuted, strict=True):
+        np.testing.assert_allclose(one[by_level], other, atol=1e-9)
+
+
+def test_subsets_of_one_size_are_dealt_in_their_own_way(images):
+    group = tuple(f"{number:03}" for number in range(N))
+    both = replace(images, subset=("a",) * 75 + ("b",) * 75, group=group)
+    concepts = pd.DataFrame({"area": images.measure, "x": np.random.default_rng(0).random(N)})
+    orders = []
+    for part in draw_parts(both, 2, 0, shuffled=False):
+        x, dealt = planned(part, concepts, {"x": ["area"]}, 1, 0).permuted[1].T
+        orders.append(np.argsort(x)[np.argsort(np.argsort(dealt))])  # where each came from
+    assert not np.array_equal(*orders)
+
+
+def test_random_weights_alone_are_the_random_row_of_the_other_run():
+    def normed():
+        return nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 3, 1))
+
+    rng = np.random.default_rng(0)
+    pixels = list(rng.integers(150, 200, (40, SIDE, SIDE, 3), dtype=np.uint8))  # unlike scenes
+    bright = make_image_set(pixels, [float(each.mean()) for each in pixels])
+    few = Mapped(["contrast"], repeats=2, permutations=19)
+    both = atlas(network_of(normed()), bright, mapped=few).table
+    alone = atlas(network_of(normed(), weights="random"), bright, mapped=few).table
+    expected = both[both["weights"] == "random"].reset_index(drop=True)
+    pd.testing.assert_frame_equal(alone, expected)
+
+
+def test_the_gain_over_several_random_networks_is_that_of_the_probe(network, images):
+    both = replace(images, subset=("a",) * 75 + ("b",) * 75)
+    few = Mapped(["brightness"], repeats=3, random_networks=3, permutations=0)
+    own = atlas(network, both, mapped=few, seed=2).table.query("concept == 'area'")
+    fitting = Fitting(["ridge"], ["random"], random_networks=3, repeats=3, permutations=0)
+    table = probe(network, both, fitting=fitting, seed=2).table
+    table = table[(table.subset == "mean") & (table.target == "true")]
+    columns = ["weights", "layer", "r2_low", "r2_high", "learned", "learned_low", "learned_high"]
+    one, other = (each[columns].set_index(columns[:2]).sort_index() for each in (own, table))
+    pd.testing.assert_frame_equal(one, other, rtol=1e-4)
+    with pytest.raises(DataError, match="--random-networks must be at most 32, got 33"):
+        Mapped(random_networks=33)
+
+
+def concept_files(folder, images, **columns):
+    """A table of the images with these columns."""
+    names = [f"{number:03}.png" for number in range(len(images))]
+    for name, image in zip(names, images.images, strict=True):
+        image.decode().save(folder / name)
+    pd.DataFrame({"image": names, **columns}).to_csv(folder / "t.csv", index=False)
+    return f"csv:{folder / 't.csv'}"
+
+
+def test_a_sum_of_other_concepts_has_no_partial_r2_and_the_finding_ends(network, images, tmp_path):
+    rng = np.random.default_rng(5)
+    left, right = rng.random((2, N))
+    columns = {"left": left, "slide": right, "total": left + right}
+    spec = concept_files(tmp_path, images, **columns)
+    names = Mapped([*columns], repeats=2, random_networks=0, permutations=19)
+    asked = {"reading": Reading(target="left"), "mapped": names, "layers": ["bright"]}
+    found = atlas(network, spec, **asked)
+    assert found.concepts.columns.tolist() == ["left", "slide", "total"]
+    assert found.table[["partial_r2", "partial_low", "p_value"]].isna().all(axis=None)
+    assert (
+        "total has no partial R², as it is a sum of multiples of other concepts." in found.notes()
+    )
+    assert found.finding().endswith("]).") and found.summary()
+    again = read_atlas(found.save(tmp_path / "run"))
+    pd.testing.assert_frame_equal(again.concepts, found.concepts, atol=1e-6)
+
+
+def test_the_column_measure_is_a_concept_where_another_is_the_target(network, images, tmp_path):
+    spec = concept_files(tmp_path, images, measure=images.measure, age=np.arange(float(N)))
+    few = Mapped(["measure"], repeats=2, random_networks=0, permutations=0)
+    found = atlas(network, spec, reading=Reading(target="age"), mapped=few, layers=["bright"])
+    np.testing.assert_allclose(found.concepts.measure, images.measure)
+    assert " where measure is held constant. At bright, R² is " in found.finding()
+
+
 def test_unusable_concepts_are_dropped_with_the_reason(images):
     parts = draw_parts(images, 3, 0, shuffled=False)
     concepts = pd.DataFrame(
@@ -179,3 +297,12 @@ def test_sizes_and_copies_are_not_held_constant_for_each_other():
     subset = ["a"] * 100 + ["b"] * 100
     shifted = table[["x", "height"]] + 50 * (np.array(subset) == "b")[:, None]
     assert inseparable(shifted.rename(columns={"height": "y"}), subset) == {}
+
+
+@pytest.mark.parametrize("measure", ["age", "x"])
+def test_what_is_no_size_is_held_constant_for_sizes_and_may_be_the_name_of_the_subset(measure):
+    table = pd.DataFrame(np.random.default_rng(2).random((50, 3)), columns=[measure, "area", "b"])
+    assert inseparable(table, [measure] * 50) == {}
+    table["height"], table["twice"] = table.b**3, 2 * table.area
+    apart = {"area": ["height", "twice"], "height": ["area"], "twice": ["area"]}
+    assert inseparable(table.drop(columns="b"), [measure] * 50) == apart

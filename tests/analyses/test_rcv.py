@@ -376,6 +376,22 @@ def test_sensitivity_of_a_linear_head_is_that_of_its_weights(rng):
     assert not found["second.end"].any()
 
 
+@pytest.mark.parametrize("end", [nn.Softmax(1), nn.LogSoftmax(1)])
+def test_sensitivity_is_that_of_the_logit_also_before_a_softmax_of_the_network(rng, end):
+    plain = loaded(residual_net)
+    ended = loaded(lambda: nn.Sequential(residual_net(), end))
+    images = as_images(noise(rng, 3))
+    both = []
+    for network, prefix in ((plain, ""), (ended, "0.")):
+        for layers in (["first", "second"], ["first", "second", LOGITS]):
+            names = [name if name == LOGITS else prefix + name for name in layers]
+            points = points_of(network, *names)
+            vectors = {p.layer: np.cos(np.arange(p.channels)) for p in points}
+            both.append([*sensitivity(network, images, points, vectors, 1).values()][:2])
+    for other in both[1:]:
+        np.testing.assert_allclose(other, both[0], rtol=1e-4)
+
+
 def test_sensitivity_leaves_the_network_as_it_was(rng):
     network = loaded(residual_net)
     network.module.train()
@@ -743,6 +759,10 @@ def test_finding_is_of_the_layer_with_the_best_own_score():
         "Between repeats it turns by 12°; with a shuffled target, by 46°."
     )
     nowhere = {"stability_degrees": [("a", np.nan)], "stability_shuffled_degrees": [("a", np.nan)]}
+    columns = ["subset", "other", "quantity", "layer", "value"]
+    table = pd.DataFrame([("here", "here", "transfer_r2", "a", 0.5)], columns=columns)
+    named = Directions(table, {}, provenance={"images": {"measure": "log-area"}})
+    assert named.finding() == "The direction at a predicts log-area with R² 0.50 in its own subset."
     assert finding_of(own=[("a", 0.0)], **nowhere) == (
         "The direction at a predicts scale with R² 0.00 in its own subset."
     )

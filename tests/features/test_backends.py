@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from scalecut import cache
+from scalecut.analyses.atlas import Mapped, atlas
 from scalecut.analyses.invariance import invariance
 from scalecut.analyses.noise import probe_noise
 from scalecut.analyses.rcv import Estimation, rcv
@@ -520,8 +521,19 @@ def test_the_check_of_int8_leaves_groups_out_whole(network):
     assert abs(checked["int8_moved"]) < 0.01  # there was nothing to lose
 
 
+def with_a_control(network, computation):
+    few = Fitting(random_networks=1, repeats=1, permutations=0)
+    probe(network, discs(24), layers=["relu"], computation=computation, fitting=few)
+
+
+def mapped_with_a_control(network, computation):
+    few = Mapped(["brightness"], repeats=2, permutations=0)
+    atlas(network, discs(24), layers=["relu"], computation=computation, mapped=few)
+
+
+@pytest.mark.parametrize("verb", [with_a_control, mapped_with_a_control])
 @pytest.mark.parametrize("precision", ["float32", "int8"])
-def test_int8_alone_is_checked_and_so_are_its_controls(network, monkeypatch, precision):
+def test_int8_alone_is_checked_and_so_are_its_controls(network, monkeypatch, verb, precision):
     """Otherwise a control that int8 spoilt would increase the gain over controls."""
     checked = []
     monkeypatch.setattr(
@@ -531,13 +543,7 @@ def test_int8_alone_is_checked_and_so_are_its_controls(network, monkeypatch, pre
     )
     is_int8 = precision == "int8"
     engine = "openvino" if is_int8 else "torch"
-    probe(
-        network,
-        discs(24),
-        layers=["relu", "act"],
-        computation=Computation(engine=engine, precision=precision),
-        fitting=Fitting(random_networks=1, repeats=1, permutations=0),
-    )
+    verb(network, Computation(engine=engine, precision=precision))
     assert checked == (["own", "control"] if is_int8 else [])
 
 

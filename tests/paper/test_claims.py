@@ -359,6 +359,15 @@ def test_predictions_and_noise_are_judged_by_our_own_protocol():
     assert "0.60 [0.50, 0.95] from white noise with circular as padding, at pre_s" in row.found
 
 
+def test_predictions_of_too_few_groups_for_an_interval_are_not_judged():
+    row = one(
+        claims(Found(tables={SIZES_STEP: resized().assign(low=np.nan, high=np.nan)})),
+        claim=RESIZED,
+    )
+    assert row["mark"] == INCOMPARABLE
+    assert row.found.startswith("25 % (no interval) of the predictions stay where the image has ")
+
+
 def test_sizes_that_were_not_asked_for_are_not_told():
     table = resized()
     row = one(claims(Found(tables={SIZES_STEP: table[table.octaves <= 0]})), claim=RESIZED)

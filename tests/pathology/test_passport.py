@@ -20,6 +20,7 @@ from scalecut.pathology.encoders import compare_passports
 from scalecut.pathology.movement import relabelled
 from scalecut.pathology.passport import COLUMNS, RESOLUTIONS, Examined, passport
 from scalecut.pathology.patches import Patches
+from scalecut.probing import controls
 from scalecut.probing.probe import Fitting, probe
 from tests.builders import AS_IT_IS, EXACTLY, SIDE
 
@@ -376,6 +377,29 @@ def test_a_random_network_has_no_other_to_compare_with(spec):
     answers, layers = found.summary().values()
     assert {*answers[" random weights"], *layers[" random"]} == {"–"}
     assert len(passport_drawing(found.resolutions, found.facts()).panels) == 1
+
+
+def test_random_weights_alone_are_the_random_rows_of_the_other_run(spec):
+    def of(weights):
+        torch.manual_seed(1)
+        module = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.ReLU())
+        network = load_network(module, weights=weights, preprocessing=AS_IT_IS)
+        few = Examined(repeats=2, permutations=0)
+        return passport(network, spec, examined=few, computation=EXACTLY)
+
+    both, alone = of("pretrained"), of("random")
+    for one, other in ((both.table, alone.table), (both.resolutions, alone.resolutions)):
+        expected = one[one["weights"] == "random"].reset_index(drop=True)
+        pd.testing.assert_frame_equal(other, expected)
+
+
+def test_random_networks_in_int8_are_checked_too(spec, monkeypatch):
+    checked = []
+    monkeypatch.setattr(controls, "check_int8", lambda *asked: checked.append(asked[-1]) or {})
+    in_int8 = replace(EXACTLY, precision="int8", engine="openvino")
+    few = Examined(repeats=2, permutations=0)
+    passport(reader(), spec, layers=["late"], examined=few, computation=in_int8)
+    assert [variant is None for variant in checked] == [True, False]
 
 
 def test_magnifications_count_where_no_size_of_a_pixel_is_known():

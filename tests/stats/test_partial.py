@@ -1,5 +1,7 @@
 """Partial R²: against scikit-learn on residuals, and in worlds whose answer is known."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose
@@ -13,6 +15,7 @@ from scalecut.stats.partial import (
     partial,
     standardised,
 )
+from scalecut.stats.refits import weighted_ridge
 from scalecut.stats.ridge import PENALTIES, nested_ridge
 
 
@@ -164,3 +167,34 @@ def test_draws_with_every_image_once_are_the_score_itself():
     of_first = 1 - (w @ error[0] ** 2) / (w @ rest[0] ** 2)
     one = bootstrap_partial(rest[:1], error[:1], held_out[:1], counts)
     assert_allclose(one[7], of_first)
+
+
+def test_what_the_others_determine_has_no_partial_r2():
+    rng = np.random.default_rng(8)
+    left, right, features = rng.random(80), 1e3 * rng.random(80), rng.standard_normal((80, 5))
+    total, is_held_out = left + right, np.arange(80) < 24
+    for y, others in ((total, [left, right]), (left, [total, right])):
+        held = np.column_stack(others)
+        found = partial(
+            standardised(features[~is_held_out], features[is_held_out]),
+            others_of(held[~is_held_out], held[is_held_out]),
+            (y[~is_held_out], y[is_held_out]),
+            (y[~is_held_out, None], y[is_held_out, None]),
+            np.arange(56),
+        )
+        once = np.ones((1, 80))
+        asked = [found.rest[:, None]], [found.error[:, None]], is_held_out[None], once
+        assert np.isnan(bootstrap_partial(*asked)).all()
+        assert np.isnan(found.null).all()
+
+
+def test_memory_of_many_images_is_that_of_their_features():
+    n, d = 4000, 3  # n² numbers are 128 MB
+    rng = np.random.default_rng(9)
+    X, y, groups = rng.standard_normal((n, d)), rng.standard_normal(n), np.arange(n)
+    tracemalloc.start()
+    decompose_rest(standardised(X, X), others_of(X[:, :1], X[:, :1]))
+    weighted_ridge(X, y, np.ones(n), groups, X)
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < 20e6

@@ -8,6 +8,7 @@ Shapes: n images, k concepts, d features, r repeats, b draws, p permutations.
 """
 
 import itertools
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float, Float64, Int
+from jaxtyping import Float, Float64
 from matplotlib.figure import Figure
 from torch import nn
 
@@ -29,18 +30,19 @@ from ..features.extract import (
     Computation,
     DecodedImages,
     Stages,
-    check_finite,
     provenance,
     readable,
 )
 from ..figures import text
 from ..figures.analyses import atlas_drawing
 from ..figures.drawing import page_figure
+from ..networks.load import load_network
 from ..networks.network import Network
 from ..networks.points import SOFTMAX, ProbePoint
-from ..probing.controls import moved_by_int8, variant_of
-from ..probing.curve import computed_line
-from ..probing.scores import Part, by_layer, draw_parts
+from ..networks.selection import chosen_points
+from ..probing.controls import control_of, features_of_controls, moved_by_int8
+from ..probing.curve import SIZES, computed_line
+from ..probing.scores import MOST_RANDOM, Part, by_layer, draw_parts, over_seeds
 from ..report.report import Result
 from ..runs import Run, settings_of
 from ..stats.inference import (
@@ -64,17 +66,12 @@ from ..stats.partial import (
 )
 from ..stats.ridge import nested_ridge
 from .quantities import read_analysis, skipped_of
-from .subject import subject_of
 
 COLUMNS = [
     *("model", "weights", "layer", "alias", "depth", "concept", "r2", "r2_low", "r2_high"),
     *("partial_r2", "partial_low", "partial_high", "p_value"),
     *("learned", "learned_low", "learned_high", "n_images"),
 ]
-SIZES = (
-    "area",
-    "height",
-)  # none is held constant for another: they are one concept, measured twice
 USUAL = ("brightness", "sharpness")  # which a finding names first
 SAME = 0.9  # squared correlation above which two concepts cannot be separated
 IMAGES_EACH = 10  # training images for each concept that is held constant, at least
@@ -100,6 +97,10 @@ class Mapped:
     def __post_init__(self) -> None:
         object.__setattr__(self, "concepts", several(self.concepts))
         check_least(self, **LEAST)
+        if self.random_networks > MOST_RANDOM:
+            raise DataError(
+                f"--random-networks must be at most {MOST_RANDOM}, got {self.random_networks}."
+            )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -138,16 +139,20 @@ class Atlas(Result):
         said = f"{name} is encoded best at {best.layer} (R² {r2})"
         if np.isnan(best.r2_low):
             said += f" ({no_interval()})"
-        if not np.isfinite(best.partial_r2):
+        held = [each for each in own.concept.unique() if each not in {name, *self._apart(name)}]
+        if not held or not np.isfinite(best.partial_r2):
             return f"{said}."
         rest = text.with_interval(best.partial_r2, best.partial_low, best.partial_high)
-        held = [each for each in own.concept.unique() if each not in {name, *self._apart(name)}]
         usual = [*dict.fromkeys([*(each for each in USUAL if each in held), *held])][:2]
+        others = (
+            f"{len(held)} other concepts, such as {' and '.join(usual)}, are"
+            if len(held) > 1
+            else f"{held[0]} is"
+        )
         last = rows.iloc[-1]
         return (
-            f"{said}, with a partial R² of {rest} where {len(held)} other concepts, such as "
-            f"{' and '.join(usual)}, are held constant. At {last.layer}, R² is "
-            f"{text.number(last.r2)} and partial R² {text.number(last.partial_r2)}."
+            f"{said}, with a partial R² of {rest} where {others} held constant. At {last.layer}, "
+            f"R² is {text.number(last.r2)} and partial R² {text.number(last.partial_r2)}."
         )
 
     def _own(self) -> pd.DataFrame:
@@ -181,7 +186,7 @@ class Atlas(Result):
         return {f"Concepts, {self.table.model.iloc[0]}": pd.DataFrame(rows)}
 
     def notes(self) -> list[str]:
-        """Concepts that were dropped, or that cannot be separated; how features were computed."""
+        """Concepts that were dropped or cannot be separated; how features were computed."""
         facts: Any = self.provenance.get("concepts", {})
         dropped = [f"{name} is dropped: {why}." for name, why in facts.get("dropped", {}).items()]
         pairs = {tuple(sorted((a, b))) for a, bs in facts.get("not_held_constant", {}).items()
@@ -190,7 +195,12 @@ class Atlas(Result):
             f"{a} and {b} are too alike to be separated: neither is held constant for the other."
             for a, b in sorted(pairs)
         ]
-        return [*dropped, *apart, *computed_line(self.provenance)]
+        determined = [
+            f"{name} has no partial R², as it is a sum of multiples of other concepts."
+            for name, rows in self._own().groupby("concept", sort=False)
+            if rows.partial_r2.isna().all()
+        ]
+        return [*dropped, *apart, *determined, *computed_line(self.provenance)]
 
     def plot(self) -> Figure:
         """R² and partial R² of every concept by layer."""
@@ -200,9 +210,8 @@ class Atlas(Result):
 def read_atlas(folder: str | Path) -> Atlas:
     """The result that `Atlas.save` wrote."""
     run: Run = read_analysis(folder, ("atlas",), "atlas")
-    return Atlas(
-        run.table("atlas", COLUMNS), run.table("concepts"), skipped_of(run), dict(run.facts)
-    )
+    concepts = run.table("concepts").astype(np.float64)  # also one called `slide` or `run`
+    return Atlas(run.table("atlas", COLUMNS), concepts, skipped_of(run), dict(run.facts))
 
 
 def atlas(
@@ -236,13 +245,9 @@ def atlas(
     settings = settings_of(locals())
     stages = Stages(progress)
     with stages("network"):
-        subject = subject_of(
-            *(model, layers, computation),
-            weights=weights,
-            allow_partial=allow_partial,
-            seed=seed,
-        )
-        network, points = subject.network, subject.points
+        loaded = load_network(model, weights=weights, allow_partial=allow_partial, seed=seed)
+        network = computation.shown(loaded)
+        points, layers_left_out = chosen_points(network, layers)
     with stages("images"):
         shown = network.preprocessing
         frame = shown.frame(computation.fit)
@@ -251,20 +256,19 @@ def atlas(
     known = dict.fromkeys((image_set.measure_name, *columns, *KNOWN))
     check_names(mapped.concepts, tuple(known), "concept")
     stages.say(image_set, network, strict=reading.strict)
+    if network.weights.kind == "random":
+        network = control_of(network, image_set, computation, seed)
     stages.pixels = DecodedImages(keeps=mapped.random_networks > 0)
-    by_kind: dict[str, list[Mapping[str, np.ndarray]]] = {}
+    by_kind: dict[str, Sequence[Mapping[str, np.ndarray]]] = {}
     with computing(computation.cluster) as stages.workers:
         found = stages.extracted(network, image_set.images, points, computation)
         kept = readable(network, image_set, found, strict=reading.strict)
         moved = moved_by_int8(network, kept, points, computation, found, stages)
         by_kind[network.weights.kind] = [found.matrices]
-        if network.weights.kind != "random":
-            for number in range(mapped.random_networks):
-                how = computation, seed + number, "random", stages.pixels
-                control, stage = variant_of(network, kept, *how), f"random network {number + 1}"
-                of_it = stages.extracted(network, kept.images, points, computation, stage, control)
-                check_finite(network, of_it.matrices)
-                by_kind.setdefault("random", []).append(of_it.matrices)
+        if network.weights.kind != "random" and mapped.random_networks:
+            given = network, kept, points, computation, stages
+            n = mapped.random_networks
+            by_kind["random"] = features_of_controls(*given, seed=seed, count=n)
     with stages("concepts"):
         how_shown = frame, shown.interpolation, shown.fill()
         own = {name: values[found.is_read] for name, values in columns.items()}
@@ -278,7 +282,7 @@ def atlas(
     table = _table(scores, [*concepts], points, plans).assign(model=network.name)
     facts = provenance(network, settings, stages, found, kept, moved)
     facts["concepts"] = {"dropped": dropped, "not_held_constant": apart}
-    left_out = (*subject.left_out, *image_set.left_out, *found.left_out)
+    left_out = (*layers_left_out, *image_set.left_out, *found.left_out)
     return Atlas(pd.DataFrame(table, columns=COLUMNS), concepts, left_out, facts, kept)
 
 
@@ -334,13 +338,12 @@ def inseparable(concepts: pd.DataFrame, subset: Sequence[str]) -> dict[str, list
     Sizes of the object are one concept measured twice. For others, the squared correlation inside
     the subsets decides.
     """
-    inside = concepts - concepts.groupby(list(subset)).transform("mean")
+    inside = concepts - concepts.groupby(np.asarray(subset)).transform("mean")
     alike = inside.corr() ** 2
     names = list(concepts)
-    sizes = {*SIZES} | ({names[0]} if {*SIZES} & {*names} else set())
     found: dict[str, list[str]] = {}
     for one, other in itertools.permutations(names, 2):
-        if {one, other} <= sizes or alike.loc[one, other] > SAME:
+        if {one, other} <= {*SIZES} or alike.loc[one, other] > SAME:
             found.setdefault(one, []).append(other)
     return found
 
@@ -386,18 +389,13 @@ def planned(
         [at for at, other in enumerate(names) if other != name and other not in apart.get(name, ())]
         for name in names
     ]
-    rng = np.random.default_rng([seed, len(part.rows)])
-    places = np.arange(len(values), dtype=np.float64)
-    order: Int[np.ndarray, "p n"] = (
-        group_permutations(places, part.groups, rng, permutations).astype(np.int64)
-        if permutations
-        else np.zeros((0, len(values)), np.int64)
-    )
-    permuted = []
+    permuted, same = [], [seed, zlib.crc32(part.subset.encode())]  # one deal for all concepts
     for at, columns in enumerate(held):
         others = others_of(values[:, columns], values[:0, columns])
         rest, _ = others.rest(values[:, [at]], values[:0, [at]])
-        permuted.append(np.column_stack([values[:, at], rest[:, 0][order].T]))
+        rng = np.random.default_rng(same)
+        dealt = group_permutations(rest[:, 0], part.groups, rng, permutations)
+        permuted.append(np.column_stack([values[:, at], dealt.T]))
     splits = [(values[~held_out], values[held_out]) for held_out in part.is_held_out]
     return Plan(
         part,
@@ -420,7 +418,9 @@ def _scores(
     """The scores by kind of weights and layer, means over subsets and random networks."""
 
     def means(features: Sequence[np.ndarray]) -> _Scores:
-        found = [_layer_scores(plan, each) for plan in plans for each in features]
+        found = [
+            _over_networks(plan, [_layer_scores(plan, each) for each in features]) for plan in plans
+        ]
         return _Scores(
             np.mean([each.r2 for each in found], axis=0),
             np.mean([each.partial for each in found], axis=0),
@@ -428,6 +428,20 @@ def _scores(
         )
 
     return by_layer(means, by_kind, points, stages.report("regression"))
+
+
+def _over_networks(plan: Plan, found: Sequence[_Scores]) -> _Scores:
+    """Means over networks, which are drawn along in each draw."""
+
+    def drawn(scores: Sequence[Float64[np.ndarray, "b k"]]) -> Float64[np.ndarray, "b k"]:
+        by_concept = np.moveaxis(np.array(scores), 2, 0)  # (k, networks, b)
+        return np.column_stack([over_seeds(seeds, plan.part.drawn) for seeds in by_concept])
+
+    return _Scores(
+        drawn([each.r2 for each in found]),
+        drawn([each.partial for each in found]),
+        np.mean([each.null for each in found], axis=0),
+    )
 
 
 def _layer_scores(plan: Plan, matrix: Float[np.ndarray, "all d"]) -> _Scores:
@@ -500,7 +514,10 @@ def _table(
             }  # fmt: skip
             r2, rest = found.r2[:, at], found.partial[:, at]
             row |= _named("r2", r2[0], interval(r2[0], r2[1:], n_groups))
-            row |= _named("partial_r2", rest[0], interval(rest[0], rest[1:], n_groups))
+            between = (np.nan, np.nan)
+            if np.isfinite(rest[0]):
+                between = interval(rest[0], rest[1:], n_groups)
+            row |= _named("partial_r2", rest[0], between)
             if control is not None:
                 of_control = control.r2[:, at]
                 learned = r2[0] - max(of_control[0], 0.0)
@@ -526,9 +543,9 @@ def _p_values(
         of_kind = {job: each.null for job, each in scores.items() if job[0] == kind}
         null = np.hstack([*of_kind.values()])  # (p, L k)
         k = null.shape[1] // len(of_kind)
-        corrected = (
-            family_p_values(null[0], null[1:]) if len(null) > 1 else np.full(null.shape[1], np.nan)
-        )
+        known, corrected = np.isfinite(null).all(axis=0), np.full(null.shape[1], np.nan)
+        if len(null) > 1 and known.any():
+            corrected[known] = family_p_values(null[0, known], null[1:, known])
         for number, job in enumerate(of_kind):
             found[job] = corrected[number * k : (number + 1) * k]
     return found

@@ -10,7 +10,7 @@ Shapes: n images, d features, b bootstrap draws, c columns (one per value).
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -46,7 +46,7 @@ from ..networks.network import Network, Preprocessing
 from ..networks.points import SOFTMAX, ProbePoint
 from ..report.report import Result
 from ..runs import settings_of
-from ..stats.inference import group_draws
+from ..stats.inference import LEAST_GROUPS, group_draws
 from ..stats.ridge import decompose, deviations, nested_ridge
 from .noise import KINDS, PADDINGS, Noise, noise_of, noise_table
 from .quantities import by_layer, means, read_analysis, skipped_of
@@ -59,6 +59,8 @@ COLUMNS = [
 ]
 FOLDS = 5
 UNUSED = ("measure", "fit", "engine", "half", "cluster")  # options of other verbs without effect
+OF_NOISE = ("padding", "noise_images")
+OF_IMAGES = ("sizes", "changes", *(each.name for each in fields(Reading)))
 SHOWN = {
     "agreement": "agreement",
     "probability_change": "probability",
@@ -235,17 +237,27 @@ def invariance(
         seed: Random seed of the folds, the bootstrap and the noise.
 
     Returns:
-        The result. `low` and `high` are 95 % percentile bootstrap intervals over groups of images.
+        The result. `low` and `high` are 95 % percentile bootstrap intervals over groups of images;
+        not numbers with fewer than 12 groups, or 40 for `agreement`.
 
     Raises:
-        DataError: if there are neither images nor noise, or too few groups of images.
+        DataError: if there are neither images nor noise, too few groups of images, or options of
+            what is not there.
         ModelError: if image size is asked for and the network runs at none but its own.
         LayerError: if a feature is not finite.
     """
     settings = settings_of(locals())
     check_unused(UNUSED, reading, computation)
     is_of_images = isinstance(data, ImageSet) or bool(data)
-    _check_asked(is_of_images, variation)
+    if not is_of_images and not variation.noise:
+        raise DataError(
+            "Neither images nor noise were asked for. Give --data voc:DIR (or scenes), or --noise "
+            "white, or both."
+        )
+    if not variation.noise:
+        check_unused(OF_NOISE, variation, when="without --noise")
+    if not is_of_images:
+        check_unused(OF_IMAGES, variation, reading, when="without --data", at_most=48)
     stages = Stages(progress)
     with stages("network"):
         subject = subject_of(model, layers, computation, weights, allow_partial, seed)
@@ -269,14 +281,6 @@ def invariance(
         left_out = (*left_out, *image_set.left_out, *also)
     facts = provenance(network, settings, stages, image_set=kept)
     return Invariance(table, noise, left_out, facts, kept)
-
-
-def _check_asked(is_of_images: bool, variation: Variation) -> None:
-    if not is_of_images and not variation.noise:
-        raise DataError(
-            "Neither images nor noise were asked for. Give --data voc:DIR (or scenes), or --noise "
-            "white, or both."
-        )
 
 
 def octaves_of(text: str, side: int) -> float:
@@ -383,7 +387,7 @@ def _compared(
                 chain = {v: features[v][number] for v in views if v.change == change}
                 rows += _layer_rows(point, chain, folds, groups)
             report("comparison")(number + 1, len(points))
-        table = _table(rows, group_draws(groups, drawing))
+        table = _table(rows, group_draws(groups, drawing), len(np.unique(groups)))
     table = table.assign(model=network.name, weights=network.weights.kind, n_images=len(kept))
     return pd.DataFrame(table, columns=COLUMNS), kept, (*left_out, *skipped)
 
@@ -550,15 +554,22 @@ def _standardised(values: Float64[np.ndarray, "n d"]) -> Float64[np.ndarray, "n 
     return np.divide(away, deviation, np.zeros_like(away), where=deviation > 0)
 
 
-def _table(rows: Sequence[_Row], draws: Float64[np.ndarray, "b n"]) -> pd.DataFrame:
-    """Every value with its percentile interval, which stays in the value's own range."""
+def _table(rows: Sequence[_Row], draws: Float64[np.ndarray, "b n"], n_groups: int) -> pd.DataFrame:
+    """Every value with its percentile interval, which stays in the value's own range.
+
+    There is none with fewer than `LEAST_GROUPS` groups.
+    """
     numerators = np.stack([numerator for _, numerator, _ in rows], axis=1)
     denominators = np.stack([denominator for _, _, denominator in rows], axis=1)
     counts = np.vstack([np.ones(draws.shape[1]), draws])
     sums, totals = counts @ numerators, counts @ denominators
     values = np.divide(sums, totals, np.full_like(sums, np.nan), where=totals > 0)
-    low, high = np.quantile(values[1:], [0.025, 0.975], axis=0)
     table = pd.DataFrame([row for row, _, _ in rows])
+    least = np.where(
+        table.quantity == "agreement", LEAST_GROUPS["share"], LEAST_GROUPS["difference"]
+    )
+    ends = np.quantile(values[1:], [0.025, 0.975], axis=0)
+    low, high = np.where(n_groups < least, np.nan, ends)
     return table.assign(value=values[0], low=low, high=high)
 
 

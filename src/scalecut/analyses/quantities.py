@@ -15,13 +15,18 @@ from ..runs import Run, read_run
 
 
 def means(rows: pd.DataFrame, by: Sequence[str]) -> dict[tuple[Any, ...], dict[str, float]]:
-    """The mean of each quantity by the values of some columns, in the order of the rows."""
+    """The mean of each quantity by the values of some columns, in the order of the rows.
+
+    Of the finite values; not a number if there are none.
+    """
     found: dict[tuple[Any, ...], dict[str, list[float]]] = {}
     for row in rows.to_dict("records"):
         key = tuple(row[name] for name in by)
-        found.setdefault(key, {}).setdefault(row["quantity"], []).append(row["value"])
+        values = found.setdefault(key, {}).setdefault(row["quantity"], [])
+        if np.isfinite(row["value"]):
+            values.append(row["value"])
     return {
-        key: {name: float(np.mean(each)) for name, each in quantities.items()}
+        key: {name: float(np.mean(each)) if each else np.nan for name, each in quantities.items()}
         for key, quantities in found.items()
     }
 
@@ -31,8 +36,9 @@ def by_layer(table: pd.DataFrame, quantity: str) -> dict[str, float]:
 
     The softmax is not among them, unless it is the only layer.
     """
-    rows = table.loc[(table["quantity"] == quantity) & np.isfinite(table["value"])]
+    rows = table.loc[table["quantity"] == quantity]
     found = {layer: each[quantity] for (layer,), each in means(rows, ["layer"]).items()}
+    found = {layer: mean for layer, mean in found.items() if np.isfinite(mean)}
     if len(found) > 1:
         found.pop(SOFTMAX, None)
     return found

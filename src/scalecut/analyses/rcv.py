@@ -126,7 +126,7 @@ class Directions(Result):
         own, other = by_layer(table, "own"), by_layer(table, "transfer")
         best = max(own, key=own.__getitem__)
         r2 = text.number(own[best])
-        said = f"The direction at {best} predicts scale with R² {r2} in its own subset"
+        said = f"The direction at {best} predicts {self._measure} with R² {r2} in its own subset"
         if other:
             said += f" and {text.number(other[best])} in the others"
         turned = by_layer(table, "stability_degrees").get(best)
@@ -140,10 +140,13 @@ class Directions(Result):
 
     def summary(self) -> dict[str, pd.DataFrame]:
         """One row per layer: stability, channels and R², means over subsets."""
-        images = self.provenance.get("images")
-        measure = images["measure"] if isinstance(images, dict) else "scale"
-        title = f"Directions of {measure}, {self.table.model.iloc[0]}, mean over subsets"
+        title = f"Directions of {self._measure}, {self.table.model.iloc[0]}, mean over subsets"
         return {title: layer_summary(_split_transfer(self.table), HEADINGS)}
+
+    @property
+    def _measure(self) -> str:
+        images = self.provenance.get("images")
+        return images["measure"] if isinstance(images, dict) else "scale"
 
     def notes(self) -> list[str]:
         """How features were computed, where that was not by PyTorch."""
@@ -375,7 +378,8 @@ def sensitivity(
     The slope of the logit when v is added to every place of the map a, which adds v to the pooled
     features: positive if the class gains where objects seem larger. A vector of zeros is added to
     the map of each point and the logit is derived by it: one pass forward and one back, in float32.
-    Softmax is skipped, as no logit comes after it.
+    Softmax is skipped, as no logit comes after it. If the network ends in a softmax of its own, the
+    logits are what that is given.
 
     Args:
         vectors: v by layer, in units of the features.
@@ -383,7 +387,7 @@ def sensitivity(
 
     Raises:
         DataError: if a vector is not of its layer, or an image cannot be read.
-        LayerError: if the network passes no gradient to its logits.
+        LayerError: if the network has no logits, or passes no gradient to them.
     """
     points = [point for point in points if point.layer != SOFTMAX]
     for point in points:
@@ -397,12 +401,21 @@ def sensitivity(
     module = copy.deepcopy(network.module).eval().requires_grad_(False).float().to(device)
     ready = decoded(images, range(len(images)), network.preprocessing, fit, batch_size=batch_size)
     slopes: dict[str, list[np.ndarray]] = {point.layer: [] for point in points}
-    with _raised(module, points) as zeros, torch.enable_grad():
+    head = next((each for each in points if each.layer == LOGITS), None) or _logits_of(network)
+    read: dict[str, Tensor] = {}
+
+    def keep(value: object) -> None:
+        read["logits"] = maps_of(value, head)[0]
+
+    at_head = module.get_submodule(head.module), head.side, keep
+    # the logits are kept after zeros were added to them
+    with _raised(module, points) as zeros, watch(*at_head), torch.enable_grad():
         for numbers, batch, bad in ready:
             if bad:
                 name, reason = next((images[k].name, bad[k].rstrip(".")) for k in bad)
                 raise DataError(f"{name}: {reason}. Fix it, or remove it.")
-            logits = module(batch.to(device))
+            module(batch.to(device))
+            logits = read.pop("logits")
             if not logits.requires_grad:
                 raise LayerError(
                     f"{network.name} passes no gradient to its logits. Give another network."
@@ -610,14 +623,18 @@ def _memory(tensor: Tensor) -> tuple[int, ...]:
     return tensor.data_ptr(), *sorted(tensor.shape)
 
 
-def _n_classes(network: Network) -> int:
-    found = [p for p in every_point(network)[0] if p.layer == LOGITS]
-    if not found:
+def _logits_of(network: Network) -> ProbePoint:
+    found = next((p for p in every_point(network)[0] if p.layer == LOGITS), None)
+    if found is None:
         raise LayerError(
             f"{network.name} has no logits, but a class is asked for. Give a network with its "
             "head, or no class."
         )
-    fine, left_out = computable(network, found)
+    return found
+
+
+def _n_classes(network: Network) -> int:
+    fine, left_out = computable(network, [_logits_of(network)])
     if not fine:
         raise LayerError(
             f"A class is asked for, but the layer {LOGITS!r} of {network.name} "

@@ -56,13 +56,25 @@ def refusal_at(subject: Subject, pooled: Pooled, height: int, width: int) -> str
     return refusal(subject.points, pooled, subject.network.preprocessing.tensor(blank))
 
 
-def check_unused(names: Sequence[str], *groups: Any) -> None:
-    """Refuse options that have no effect in an analysis, unless they have their default value."""
+def check_unused(
+    names: Sequence[str], *groups: Any, when: str = "in this analysis", **usual: object
+) -> None:
+    """Refuse options that have no effect in an analysis, unless they have their default value.
+
+    Args:
+        when: they have none, in words.
+        usual: defaults of the analysis that are not those of the class.
+    """
     for group in groups:
         for each in fields(group):
-            value = getattr(group, each.name)
-            if each.name in names and value != each.default:
+            value, default = getattr(group, each.name), usual.get(each.name, each.default)
+            if each.name in names and _plain(value) != _plain(default):
                 raise DataError(
-                    f"{each.name}={value!r} has no effect in this analysis. Leave it at its "
-                    f"default, {each.default!r}."
+                    f"{each.name}={value!r} has no effect {when}. Leave it at its default, "
+                    f"{default!r}."
                 )
+
+
+def _plain(value: object) -> object:
+    """A list and its numbers as they are typed."""
+    return [str(each) for each in value] if isinstance(value, list | tuple) else value

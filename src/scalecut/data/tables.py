@@ -95,7 +95,7 @@ def patches(folder: Path, source: Source) -> Iterator[Labelled | LeftOut | str]:
 
 
 def numbers(file: Path | Stored, kind: str) -> dict[str, dict[tuple[str, str], float]]:
-    """Every column of numbers but the measure, by the name of the image and the subset.
+    """Every column of numbers, by the name of the image and the subset.
 
     Numbers that are missing are nan.
     """
@@ -105,7 +105,7 @@ def numbers(file: Path | Stored, kind: str) -> dict[str, dict[tuple[str, str], f
         *zip(cells["image"], cells.get("subset", [PurePath(_place(file)).stem] * n), strict=True)
     ]
     found = {}
-    for name in (name for name in cells if name not in CELLS):
+    for name in (name for name in cells if name not in ("image", "group", "subset")):
         known = [cell for cell in cells[name] if cell.casefold() not in MISSING]
         if known and all(map(_is_number, known)):
             values = _values(_place(file), name, cells[name], is_class=False)

@@ -274,13 +274,15 @@ def _predictions_kept(table: pd.DataFrame) -> Judged:
         if (change, at) in rows.index
     ]
     ends = [rows.high[IMAGE_SIZE, at] for at in (-1.0, 1.0) if (IMAGE_SIZE, at) in rows.index]
-    mark = _mark(min(ends) < 1) if ends else INCOMPARABLE
+    known = [end for end in ends if math.isfinite(end)]
+    mark = _mark(min(known) < 1) if known else INCOMPARABLE
     return "; ".join(said) or "the logits were not available", mark
 
 
 def _percent(row: pd.Series) -> str:
     value, low, high = (f"{100 * row[name]:.0f}" for name in ("value", "low", "high"))
-    return f"{value} % [{low}, {high}]"
+    between = "(no interval)" if math.isnan(row.low) else f"[{low}, {high}]"
+    return f"{value} % {between}"
 
 
 def _from_noise(table: pd.DataFrame) -> Judged:

@@ -25,7 +25,6 @@ from ..features.extract import (
     Computation,
     DecodedImages,
     Stages,
-    check_finite,
     provenance,
     readable,
 )
@@ -36,7 +35,7 @@ from ..networks.load import load_network
 from ..networks.network import Network
 from ..networks.points import LOGITS, SOFTMAX
 from ..networks.selection import chosen_points
-from ..probing.controls import moved_by_int8, variant_of
+from ..probing.controls import control_of, features_of_controls, moved_by_int8
 from ..probing.curve import computed_line
 from ..report.report import Result
 from ..runs import read_run, settings_of
@@ -292,20 +291,19 @@ def passport(
     points = [each for each in every if layers or each.layer not in (LOGITS, SOFTMAX)]
     image_set = _images(patches, resolutions)
     stages.say(image_set, network)
+    if network.weights.kind == "random":
+        network = control_of(network, image_set, computation, seed)
     stages.pixels = DecodedImages(keeps=examined.random_networks > 0)
-    by_kind: dict[str, list[Mapping[str, np.ndarray]]] = {}
+    by_kind: dict[str, Sequence[Mapping[str, np.ndarray]]] = {}
     with computing(computation.cluster) as stages.workers:
         found = stages.extracted(network, image_set.images, points, computation)
         kept = readable(network, image_set, found, strict=False)
         moved_ = moved_by_int8(network, kept, points, computation, found, stages)
         by_kind[network.weights.kind] = [found.matrices]
-        if network.weights.kind != "random":
-            for number in range(examined.random_networks):
-                how = computation, seed + number, "random", stages.pixels
-                control, stage = variant_of(network, kept, *how), f"random network {number + 1}"
-                of_it = stages.extracted(network, kept.images, points, computation, stage, control)
-                check_finite(network, of_it.matrices)
-                by_kind.setdefault("random", []).append(of_it.matrices)
+        if network.weights.kind != "random" and examined.random_networks:
+            given = network, kept, points, computation, stages
+            n = examined.random_networks
+            by_kind["random"] = features_of_controls(*given, seed=seed, count=n)
     table, resolutions = patches.table.loc[found.is_read], resolutions.rows(found.is_read)
     how = examined.repeats, examined.permutations, seed
     plan = planned(table, kept, resolutions, reference, side, *how)

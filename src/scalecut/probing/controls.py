@@ -26,6 +26,7 @@ from ..features.extract import (
     Extracted,
     Stages,
     Variant,
+    check_finite,
     decoded,
     network_setting,
 )
@@ -116,6 +117,33 @@ def variant_of(
     }
     how = computation, seed, kind, pixels
     return Variant(setting, lambda: control_of(network, image_set, *how))
+
+
+def features_of_controls(
+    network: Network,
+    images: ImageSet,
+    points: Sequence[ProbePoint],
+    computation: Computation,
+    stages: Stages,
+    *,
+    seed: int,
+    count: int = 1,
+    kind: str = "random",
+) -> tuple[Mapping[str, Float[np.ndarray, "n _"]], ...]:
+    """Features of the images by `count` controls, by layer; checked as those of the network are.
+
+    Args:
+        seed: of the first control; the others have those that follow.
+    """
+    matrices = []
+    for number in range(count):
+        stage = f"{kind} control {number + 1}" if count > 1 else f"{kind} control"
+        control = variant_of(network, images, computation, seed + number, kind, stages.pixels)
+        found = stages.extracted(network, images.images, points, computation, stage, control)
+        check_finite(network, found.matrices)
+        moved_by_int8(network, images, points, computation, found, stages, control)
+        matrices.append(found.matrices)
+    return tuple(matrices)
 
 
 def _adapted_to(

@@ -23,10 +23,7 @@ from ..features.cluster import computing
 from ..features.extract import (
     Computation,
     DecodedImages,
-    Extracted,
     Stages,
-    Variant,
-    check_finite,
     check_none_lost,
     provenance,
     readable,
@@ -41,7 +38,7 @@ from ..runs import settings_of
 from ..stats.refits import DRAWS
 from . import duration
 from .combined import combined, joined_points, why_not_combined
-from .controls import control_of, moved_by_int8, pixel_network, variant_of
+from .controls import control_of, features_of_controls, moved_by_int8, pixel_network
 from .curve import Curve
 from .refits import Refits, check_refits, refitted
 from .scores import MATCHED, MOST_RANDOM, Features, Part, Scores, draw_parts, score
@@ -179,7 +176,7 @@ def probe(
         stages.pixels = DecodedImages()
     stages.foresee = functools.partial(asked.foreseen, image_set)
     with computing(computation.cluster) as stages.workers:
-        found = asked.extracted(image_set)
+        found = stages.extracted(network, image_set.images, asked.points, computation)
         kept = readable(network, image_set, found, strict=reading.strict)
         own = {network.weights.kind: Features(asked.points, (found.matrices,))}
         moved = moved_by_int8(network, kept, points, computation, found, stages)
@@ -216,13 +213,6 @@ class _Asked:
     fitting: Fitting
     seed: int
     stages: Stages
-
-    def extracted(
-        self, images: ImageSet, stage: str = "features", control: Variant | None = None
-    ) -> Extracted:
-        """The features of the images at all points, of the network or of a control."""
-        asked = self.points, self.computation, stage, control
-        return self.stages.extracted(self.network, images.images, *asked)
 
     def foreseen(self, images: ImageSet, images_per_second: float) -> str:
         """How long the whole takes at this speed; nothing if it is short."""
@@ -271,18 +261,9 @@ class _Asked:
         for kind, n in (("random", self.fitting.random_networks), ("permuted", 1)):
             if kind not in controls or network.weights.kind == "random":
                 continue
-            matrices = []
-            for number in range(n):
-                stage = f"{kind} control {number + 1}" if n > 1 else f"{kind} control"
-                seed = self.seed + number
-                how = self.computation, seed, kind, self.stages.pixels
-                control = variant_of(network, images, *how)
-                found = self.extracted(images, stage, control)
-                check_finite(network, found.matrices)
-                asked = self.points, self.computation, found, self.stages, control
-                moved_by_int8(network, images, *asked)
-                matrices.append(found.matrices)
-            features[kind] = Features(self.points, tuple(matrices))
+            given = network, images, self.points, self.computation, self.stages
+            matrices = features_of_controls(*given, seed=self.seed, count=n, kind=kind)
+            features[kind] = Features(self.points, matrices)
         if "pixels" in controls:
             statistics, point = pixel_network(network.preprocessing)
             exact = replace(self.computation, precision="float32", engine="torch")

@@ -9,7 +9,8 @@ Shapes: n training images, m held-out images, d features, k other variables, t t
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -17,34 +18,35 @@ import scipy.linalg
 from jaxtyping import Bool, Float64, Int, Num
 
 from .ridge import (
-    FARTHEST,
     NO_SPREAD,
     Decomposition,
     deviations,
     nested_ridge,
+    of_products,
     quick_ridge,
+    scaled,
+    tall,
 )
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class Standardised:
-    """Both parts of a split on the scale of the training part, and their products."""
+    """Both parts of a split on the scale of the training part."""
 
     train: Float64[np.ndarray, "n d"]
     held_out: Float64[np.ndarray, "m d"]
-    gram: Float64[np.ndarray, "n n"]
-    cross: Float64[np.ndarray, "m n"]
+
+    @cached_property
+    def products(self) -> tuple[Float64[np.ndarray, "n n"], Float64[np.ndarray, "m n"]]:
+        """XX' and ZX', formed once for all variables that are held constant."""
+        return self.train @ self.train.T, self.held_out @ self.train.T
 
 
 def standardised(
     train: Float64[np.ndarray, "n d"], held_out: Float64[np.ndarray, "m d"]
 ) -> Standardised:
     """Channels that are constant in the training part are dropped; as in `ridge.decompose`."""
-    mean, deviation = train.mean(axis=0), deviations(train)
-    varies = deviation > 0
-    X = (train[:, varies] - mean[varies]) / deviation[varies]
-    Z = np.clip((held_out[:, varies] - mean[varies]) / deviation[varies], -FARTHEST, FARTHEST)
-    return Standardised(X, Z, X @ X.T, Z @ X.T)
+    return Standardised(*scaled(train, held_out))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -87,35 +89,24 @@ def decompose_rest(features: Standardised, others: Others) -> Decomposition:
     so the features themselves are not needed again.
     """
     n, d = features.train.shape
-    if d == 0:
-        return Decomposition(
-            np.zeros((n, 0)), np.zeros(0), np.zeros((len(features.held_out), 0)), others.q
-        )
     if d <= n:
-        X, Z = others.rest(features.train, features.held_out)
-        squares, vectors = np.linalg.eigh(X.T @ X)
-        s, vectors = _kept(squares, vectors, n)
-        return Decomposition(X @ vectors / s, s, Z @ vectors, others.q)
-    q = others.q
-    along = q.T @ features.gram
-    gram = features.gram - q @ along
-    squares, vectors = np.linalg.eigh(gram - (gram @ q) @ q.T)
-    s, vectors = _kept(squares, vectors, d)
-    cross = features.cross - others.held_out @ along  # the vectors are orthogonal to q already
-    return Decomposition(vectors, s, cross @ vectors / s, others.q)
-
-
-def _kept(
-    squares: Float64[np.ndarray, " k"], vectors: Float64[np.ndarray, "k k"], larger: int
-) -> tuple[Float64[np.ndarray, " r"], Float64[np.ndarray, "k r"]]:
-    """Singular values above rounding, and their vectors."""
-    kept = squares > squares.max() * larger * np.finfo(np.float64).eps
-    return np.sqrt(squares[kept]), vectors[:, kept]
+        found = tall(*others.rest(features.train, features.held_out))
+        return replace(found, others=others.q)
+    (gram, cross), q = features.products, others.q
+    along = q.T @ gram
+    gram = gram - q @ along
+    gram -= (gram @ q) @ q.T
+    cross = cross - others.held_out @ along  # the vectors are orthogonal to q already
+    return replace(of_products(gram, cross, d), others=q)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Partial:
-    """Held-out residuals of a target, without and with the features, and permuted partial R²."""
+    """Held-out residuals of a target, without and with the features, and permuted partial R².
+
+    Where the others determine the target, all that is left is rounding: residuals are 0, partial R²
+    is not a number.
+    """
 
     rest: Float64[np.ndarray, " m"]  # that the others leave
     error: Float64[np.ndarray, " m"]  # that the features leave of it
@@ -136,9 +127,12 @@ def partial(
         permuted: the target, then permutations of what all the others leave of it (`freedman1983`).
         groups: images that share one are held out together when the penalty is chosen.
     """
-    decomposition = decompose_rest(features, others)
     y, truth = others.rest(target[0][:, None], target[1][:, None])
-    rest = truth[:, 0]
+    rest, spread = truth[:, 0], target[0] - target[0].mean()
+    if np.sum(y**2) <= NO_SPREAD * np.sum(spread**2):
+        nothing = np.zeros_like(rest)
+        return Partial(nothing, nothing, np.full(permuted[0].shape[1], np.nan))
+    decomposition = decompose_rest(features, others)
     error = rest - nested_ridge(decomposition, y, groups).predictions[:, 0]
     train, held_out = others.rest(*permuted)
     left = held_out - quick_ridge(decomposition, train)

@@ -82,6 +82,6 @@ def weighted_ridge(
     X = root * (train[:, varies] - mean) / deviation
     Z = np.clip((held_out[:, varies] - mean) / deviation, -FARTHEST, FARTHEST)
     constant = Others(np.sqrt(share)[:, None], np.full((len(Z), 1), weights.sum() ** -0.5))
-    decomposition = decompose_rest(Standardised(X, Z, X @ X.T, Z @ X.T), constant)
+    decomposition = decompose_rest(Standardised(X, Z), constant)
     rest = root * (target - share @ target)[:, None]
     return share @ target + nested_rest(decomposition, rest, groups).predictions[:, 0]

@@ -78,11 +78,11 @@ def decompose(
     Channels that are constant in the training part are dropped (`zero_if_constant`); held-out
     values are clipped at `FARTHEST`.
     """
-    X, Z = _standardised(train, held_out)
+    X, Z = scaled(train, held_out)
     n, d = X.shape
     if not 0 < d <= n:
-        return _of_products(_gram(X), Z @ X.T, d)
-    found, is_clipped = _tall(X, Z), bool((np.abs(Z) == FARTHEST).any())
+        return of_products(_gram(X), Z @ X.T, d)
+    found, is_clipped = tall(X, Z), bool((np.abs(Z) == FARTHEST).any())
     is_small = found.s.min() ** 2 <= WELL_CONDITIONED * found.s.max() ** 2
     return replace(found, is_least_squares=len(found.s) == d and not (is_small or is_clipped))
 
@@ -125,21 +125,21 @@ def _together(
     gram, cross, widths = np.zeros(()), np.zeros(()), list[int]()
     pairs: list[tuple[np.ndarray, np.ndarray]] = []  # those that are not in the products
     for train, held_out in blocks:
-        X, Z = _standardised(train, held_out)
+        X, Z = scaled(train, held_out)
         widths.append(X.shape[1])
         pairs.append((X / max(1, X.shape[1]) ** 0.5, Z / max(1, X.shape[1]) ** 0.5))
         width, mean_width = sum(widths), sum(widths) / max(1, np.count_nonzero(widths))
         if 0 < width <= len(X):
             whole = (mean_width**0.5 * np.hstack(parts) for parts in zip(*pairs, strict=True))
-            yield partial(_tall, *whole)
+            yield partial(tall, *whole)
             continue
         gram = sum((_gram(X) for X, _ in pairs), start=gram)
         cross = sum((Z @ X.T for X, Z in pairs), start=cross)
         pairs = []
-        yield partial(_of_products, mean_width * gram, mean_width * cross, width)
+        yield partial(of_products, mean_width * gram, mean_width * cross, width)
 
 
-def _standardised(
+def scaled(
     train: Float64[np.ndarray, "n d"], held_out: Float64[np.ndarray, "m d"]
 ) -> tuple[Float64[np.ndarray, "n v"], Float64[np.ndarray, "m v"]]:
     """Both parts by the moments of the first, without its constant channels."""
@@ -154,13 +154,13 @@ def _standardised(
     return X, np.clip(Z, -FARTHEST, FARTHEST, out=Z)
 
 
-def _tall(X: Float64[np.ndarray, "n d"], Z: Float64[np.ndarray, "m d"]) -> Decomposition:
+def tall(X: Float64[np.ndarray, "n d"], Z: Float64[np.ndarray, "m d"]) -> Decomposition:
     """From standardised features, of which there are at most as many as images."""
     s, vectors = _square_roots(_gram(X.T), len(X))
     return Decomposition(X @ vectors / s, s, Z @ vectors)
 
 
-def _of_products(
+def of_products(
     gram: Float64[np.ndarray, "n n"], cross: Float64[np.ndarray, "m n"], d: int
 ) -> Decomposition:
     """From XX', of which the lower half is read, and ZX', with d features."""
@@ -175,7 +175,7 @@ def _square_roots(
 ) -> tuple[Float64[np.ndarray, " r"], Float64[np.ndarray, "k r"]]:
     """Singular values above rounding, and their vectors, of a matrix of k by `other` numbers."""
     squares, vectors = np.linalg.eigh(gram)
-    kept = squares > squares.max() * max(len(gram), other) * np.finfo(np.float64).eps
+    kept = squares > squares.max(initial=0.0) * max(len(gram), other) * np.finfo(np.float64).eps
     return np.sqrt(squares[kept]), vectors[:, kept]
 
 
