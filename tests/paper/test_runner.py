@@ -541,11 +541,25 @@ def test_step_that_fails_is_left_out_with_its_reason_and_the_rest_goes_on(world)
     assert facts()["left_out"] == []
 
 
+def test_killed_step_is_left_out_with_its_signal(world):
+    world.does[IN_NOISE], world.does[AT_SIZES] = (-9, ""), (-11, "")
+    result = asked(world)
+    assert result.exit_code == 0, result.output
+    assert facts()["left_out"] == [
+        {"name": AT_SIZES, "reason": "ended by signal 11 (Segmentation fault)"},
+        {"name": IN_NOISE, "reason": "ended by signal 9 (Killed), usually for lack of memory"},
+    ]
+    assert world.calls == QUICK
+
+
 def test_step_that_fails_now_leaves_nothing_of_its_earlier_result_in_the_tables(world):
     asked(world)
+    assert STAND_IN in facts()["pages"]
     world.versions = {"scalecut": "2"}
     world.does[STAND_IN] = (2, "scalecut: Not now.")
     asked(world)
+    assert (OUT / STAND_IN / "report.html").is_file()  # of the earlier result
+    assert STAND_IN not in facts()["pages"] and INCEPTION in facts()["pages"]
     rows = pd.read_csv(OUT / "paper.csv")
     row = lines_of(rows, network=STAND_IN, section="A.2").iloc[0]
     assert row.why == "Not now."

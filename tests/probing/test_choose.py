@@ -218,6 +218,11 @@ def test_loss_is_shown_to_be_small_only_where_its_interval_is(rng):
         "the peak, for 25 % of its multiply-accumulates. The loss is 0.025 "
         f"[{certain.loss_low:.3f}, {certain.loss_high:.3f}], which is shown to be at most 0.03."
     )
+    few = curve_of(exact(NEAR, n_groups=11))
+    assert choose_layer(few, within=0.03).reason.endswith(
+        " The loss is 0.025, which is not shown to be at most 0.03; no interval holds with fewer "
+        "than 12 groups of held-out images."
+    )
     uncertain = choose_layer(noisy(rng, NEAR, spread=0.02), within=0.03)
     assert uncertain.layer == "b"
     assert uncertain.loss_high > 0.03

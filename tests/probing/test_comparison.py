@@ -143,6 +143,66 @@ def test_named_layers_are_compared_instead_of_peaks(three):
     assert (row["layer"], row["other_layer"], row["difference"]) == ("c", "logits", 0.0)
 
 
+def test_finding_is_of_the_named_layers_whichever_run_has_the_highest_peak(
+    rng, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("scalecut.report.report.DOTS_PER_INCH", 20)
+    one, two, three = (
+        curve_of(line_of(rng, r2, model=name, spread=0.004))
+        for name, r2 in (
+            ("one", [0.2, 0.81, 0.45, 0.3, 0.1]),
+            ("two", [0.2, 0.77, 0.3, 0.3, 0.1]),
+            ("three", [0.2, 0.3, 0.3, 0.769, 0.1]),
+        )
+    )
+    found = compare_runs([one, two], layers=["c", "add_2"])
+    assert found.finding().startswith(
+        "two has the highest score at the named layers: R² 0.77 [0.67, 0.82] at b (add_2), and is "
+        "shown to be better than one at c (0.32 ["
+    )
+    turned = compare_runs([two, one], layers=["add_2", "c"])
+    assert turned.finding() == found.finding()
+    folder = found.save(tmp_path / "run")
+    assert open_run(folder).finding() == found.finding()
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    assert "Differences at the named layers" in page and "Differences of peaks" not in page
+    every = compare_runs([one, two, three], layers=["c", "b", "logits"])
+    assert every.finding().endswith(
+        "and is shown to be better than 1 of 2 others, but not than three at logits."
+    )
+    pairs = every.summary()["Differences at the named layers"]
+    assert pairs.layer.tolist() == ["c", "c", "b"]
+    assert pairs["other layer"].tolist() == ["b", "logits", "logits"]
+
+
+def test_best_of_many_runs_is_that_of_the_named_layers(rng):
+    many = [run(rng, 0.6, f"net{number}") for number in range(8)]
+    high = run(rng, 0.9, "high")
+    found = compare_runs([*many, high], layers=["b"] * 8 + ["a"])
+    best = found.finding().split()[0]
+    assert best != "high" and len(found.pairs) == 8
+    assert all(best in (row.run, row.other_run) for row in found.pairs.itertuples())
+
+
+def test_layer_that_a_run_lacks_is_refused_also_without_a_pair(rng):
+    with pytest.raises(DataError, match="The curve of net has no layer 'mixed8'"):
+        compare_runs([run(rng), run(rng, measure="grade")], layers=["b", "mixed8"])
+
+
+def test_runs_that_do_not_state_images_or_splits_are_not_paired(rng):
+    one = run(rng, 0.8, "one")
+    for lacking, what in (("images", "images"), ("probe", "splits")):
+        facts = {name: fact for name, fact in PROVENANCE.items() if name != lacking}
+        bare = replace(run(rng, 0.7, "two"), provenance=facts)
+        for pair in ([one, bare], [bare, one], [bare, bare]):
+            found = compare_runs(pair)
+            assert set(found.pairs.unpaired_because) == {f"{what} that are not stated"}
+            with pytest.raises(DataError, match=f"The two runs have {what} that are not stated"):
+                compare_curves(*pair)
+    seed = replace(one, provenance=PROVENANCE | {"probe": {"repeats": 10}})
+    assert compare_runs([seed, seed]).pairs.unpaired_because[0] == "splits that are not stated"
+
+
 def test_figure_has_every_score_at_its_depth_and_a_dot_at_the_highest(three):
     found = compare_runs(three)
     assert [*found.curves] == CURVES

@@ -243,18 +243,28 @@ def test_curve_compared_with_itself_differs_by_nothing(rng):
 
 SAME = (
     "so they cannot be compared image by image. Probe both networks with the same --data, "
-    "--subset, --measure, --fit, --repeats and --seed."
+    "--subset, --measure, --fit, --repeats and --seed, or use `scalecut compare`, which also takes "
+    "independent runs."
 )
 MESSAGES = {
     "other images": (
         lambda curve: compare_curves(curve, with_facts(curve, images={"sha256": "other"})),
-        "The two runs differ in their images ({'sha256': 'same'} and {'sha256': 'other'}), "
-        f"{SAME}",
+        f"The two runs have other images (same; other), {SAME}",
     ),
     "other splits": (
         lambda curve: compare_curves(curve, with_facts(curve, probe={"repeats": 5, "seed": 0})),
-        "The two runs differ in their splits ({'repeats': 10, 'seed': 0} and {'repeats': 5, "
-        f"'seed': 0}}), {SAME}",
+        f"The two runs have other splits (10 repeats, seed 0; 5 repeats, seed 0), {SAME}",
+    ),
+    "images that are not stated": (
+        lambda curve: compare_curves(with_facts(curve, images={}), curve),
+        f"The two runs have images that are not stated (none; same), {SAME}",
+    ),
+    "other target": (
+        lambda curve: compare_curves(
+            curve, replace(curve, table=curve.table.assign(measure="grade"))
+        ),
+        "The two runs have no target in common (area; grade). Probe both networks with the same "
+        "--measure or --target.",
     ),
     "other regressor": (
         lambda curve: compare_curves(

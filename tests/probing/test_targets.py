@@ -13,7 +13,7 @@ from sklearn.preprocessing import StandardScaler
 import scalecut.probing.scores
 import scalecut.stats.out_of_core
 from scalecut import DataError, ProbePoint, choose_layer, compare_runs, make_image_set, open_run
-from scalecut.data.images import target_of
+from scalecut.data.images import image_facts, target_of
 from scalecut.data.sample import LEAST_GROUPS, check_size
 from scalecut.figures.curve import combined_drawing
 from scalecut.probing.combined import combined
@@ -254,6 +254,34 @@ def test_curve_of_each_target_finds_on_its_own(rng):
     both = of_grade.dropna(subset="predicted_class")
     assert balanced_accuracy_score(both["class"], both.predicted_class) > 0.5
     assert compare_curves(whole, whole).difference.abs().max() == 0
+
+
+def test_run_of_one_target_is_paired_with_one_of_several_on_the_same_images(rng):
+    images, features = known(rng, missing=5)
+    (matrices,) = features["pretrained"].matrices
+
+    def stated(curve, facts):
+        return replace(curve, provenance=curve.provenance | {"images": facts})
+
+    whole = stated(curve_of(images, features), image_facts(images))
+    for target in whole.targets:
+        part, rows = images.of(target), images.known(target)
+        own = {layer: matrix[rows] for layer, matrix in matrices.items()}
+        alone = curve_of(part, {"pretrained": Features(POINTS, (own,))})
+        facts = image_facts(part)
+        for given in (facts, {"sha256": facts["sha256"]}):  # as of earlier versions
+            row = compare_curves(whole, stated(alone, given)).iloc[0]
+            assert (row.measure, row.layer, row.other_layer) == (target, "b", "b")
+            ends = [row.difference, row.difference_low, row.difference_high]
+            np.testing.assert_allclose(ends, 0, atol=1e-6)
+            assert row.score == whole.of(target).evidence().score
+        turned = part.rows(np.arange(len(part))[::-1])
+        in_pairs = replace(part, group=tuple(str(number // 2) for number in range(len(part))))
+        named = replace(part, subset=("other",) * len(part))
+        fewer = part.rows(np.arange(len(part) - 1))
+        for unlike in (turned, in_pairs, named, fewer):
+            with pytest.raises(DataError, match="The two runs have other images"):
+                compare_curves(whole, stated(alone, image_facts(unlike)))
 
 
 def test_layers_together_are_those_of_each_measure_alone(rng):

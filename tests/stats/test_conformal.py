@@ -59,7 +59,7 @@ def test_rank_p_value_counts_the_errors_that_are_as_large(rng):
 
 def test_student_p_value_is_that_of_a_new_value_with_a_robust_scale(rng):
     errors = rng.normal(0.1, 0.2, size=43)
-    centre, scale = robust(errors)
+    centre, scale = robust(errors, np.arange(43))
     found = student_p_value(0.6, errors, np.arange(43))
     t = (0.6 - centre) / (scale * np.sqrt(1 + np.pi / 2 / 43))
     assert found == pytest.approx(2 * (1 - stats.t(0.8227 * 42).cdf(t)))
@@ -75,14 +75,39 @@ def test_the_robust_scale_is_a_quartile_of_all_differences(rng):
         half = n // 2 + 1
         correction = n / (n + 1.4) if n % 2 else n / (n + 3.8)
         expected = 2.2219 * correction * apart[half * (half - 1) // 2 - 1]
-        assert robust(errors) == pytest.approx((np.median(errors), expected))
+        assert robust(errors, np.arange(n)) == pytest.approx((np.median(errors), expected))
+        in_pairs = np.arange(n) // 2  # groups of the same size count as before, if n is even
+        assert n % 2 or robust(errors, in_pairs) == robust(errors, np.arange(n))
 
 
 def test_the_robust_scale_is_the_standard_deviation_of_what_is_not_wrong(rng):
     errors = np.concatenate([rng.normal(0, 0.2, size=900), rng.normal(5, 1, size=100)])
-    assert robust(errors)[1] == pytest.approx(0.2, rel=0.3)  # np.std is 1.6
-    assert robust(errors[:900])[1] == pytest.approx(0.2, rel=0.1)
-    assert robust(np.repeat(errors, 3))[1] == pytest.approx(robust(errors)[1], rel=0.02)
+    names = np.arange(1000)
+    assert robust(errors, names)[1] == pytest.approx(0.2, rel=0.3)  # np.std is 1.6
+    assert robust(errors[:900], names[:900])[1] == pytest.approx(0.2, rel=0.1)
+    often = np.repeat(errors, 3), np.arange(3000)
+    assert robust(*often)[1] == pytest.approx(robust(errors, names)[1], rel=0.02)
+
+
+@pytest.mark.parametrize("sizes", [[1] * 11, [1] * 9 + [90], [1] * 6 + [30] * 6, [40] * 11 + [1]])
+def test_new_patients_are_as_often_unusual_as_the_level_says_whatever_the_numbers_of_tiles(sizes):
+    rng, n_small = np.random.default_rng(0), 0
+    groups = np.repeat(np.arange(len(sizes)), sizes)
+    for _ in range(600):
+        shift = rng.normal(scale=0.2, size=len(sizes) + 1)
+        errors = shift[groups] + rng.normal(scale=0.05, size=len(groups))
+        new = shift[-1] + rng.normal(scale=0.05)
+        n_small += student_p_value(new, errors, groups) < 0.05
+    assert n_small / 600 == pytest.approx(0.05, abs=3 * np.sqrt(0.05 * 0.95 / 600))
+
+
+def test_one_patient_with_many_tiles_does_not_set_the_scale_of_all(rng):
+    groups = np.repeat(np.arange(10), [1] * 9 + [90])
+    errors = np.concatenate([rng.normal(0, 0.2, size=9), rng.normal(0, 0.02, size=90)])
+    assert robust(errors, groups)[1] == pytest.approx(0.2, rel=0.6)
+    alike = np.concatenate([errors[:9], [np.median(errors[9:])]])  # one tile of each
+    assert robust(errors, groups)[1] == pytest.approx(robust(alike, np.arange(10))[1], rel=0.35)
+    assert student_p_value(0.3, errors, groups) > 0.01  # 1e-9 if tiles count the same
 
 
 @pytest.mark.parametrize("n", [12, 44])

@@ -418,25 +418,40 @@ def image_facts(
 ) -> dict[str, object]:
     """Counts, what reading assumed, and a hash of every image's content, measure and subset.
 
+    `sha256_by_target` has the hash of the images of each target as if it were the only one.
+
     Args:
         keys: those of the images, if they are known.
     """
-    digest = hashlib.sha256()
     keys = list(keys_of(image_set.images)) if keys is None else keys
-    rows = zip(keys, image_set.measure, image_set.subset, image_set.group, strict=True)
-    for key, measure, subset, group in rows:
+    for key in keys:
         if isinstance(key, DataError):
             raise key
-        digest.update(f"{key} {measure!r} {subset} {group}\n".encode())
-    for target in image_set.targets:
-        if target.classes or image_set.more:  # else all of it is there already
-            said = f"{target.name} {target.classes} {target.values.tolist()} {target.subset}\n"
-            digest.update(said.encode())
+    by_target = {
+        target.name: _sha256(
+            image_set.of(target.name), [keys[row] for row in image_set.known(target.name)]
+        )
+        for target in image_set.targets
+    }
     names = np.array(image_set.subset)
     return {
         "n_images": len(image_set),
         "n_by_subset": {subset: int((names == subset).sum()) for subset in image_set.subsets},
         "measure": ", ".join(target.name for target in image_set.targets),
-        "sha256": digest.hexdigest(),
+        "sha256": _sha256(image_set, keys),
+        "sha256_by_target": by_target,
         **image_set.facts,
     }
+
+
+def _sha256(image_set: ImageSet, keys: Sequence[object]) -> str:
+    """A hash of every image's content, measures, subset and group."""
+    digest = hashlib.sha256()
+    rows = zip(keys, image_set.measure, image_set.subset, image_set.group, strict=True)
+    for key, measure, subset, group in rows:
+        digest.update(f"{key} {measure!r} {subset} {group}\n".encode())
+    for target in image_set.targets:
+        if target.classes or image_set.more:  # else all of it is there already
+            said = f"{target.name} {target.classes} {target.values.tolist()} {target.subset}\n"
+            digest.update(said.encode())
+    return digest.hexdigest()

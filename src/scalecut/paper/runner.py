@@ -9,6 +9,7 @@ import hashlib
 import json
 import re
 import shlex
+import signal
 import subprocess
 import sys
 import time
@@ -413,10 +414,13 @@ def _done(step: Step, record: _Record, failed: set[str]) -> str:
         return BEFORE
     record.forget(step)
     status, said = execute(step.arguments)
-    if status == 130:
+    if status in (130, -signal.SIGINT):
         raise KeyboardInterrupt
     if status == 2:
         return said.removeprefix("scalecut: ")
+    if status < 0:
+        usual = ", usually for lack of memory" if status == -signal.SIGKILL else ""
+        return f"ended by signal {-status} ({signal.strsignal(-status)}){usual}"
     if status:
         command = shlex.join(["scalecut", *step.arguments])
         raise RuntimeError(f"{command} ended with exit status {status}: {said}")
@@ -481,7 +485,7 @@ def _written(
             {"section": section, "title": title, "note": NOTES[section]}
             for section, title in SECTIONS.items()
         ],
-        "pages": [s.name for s in steps if (out / s.name / PAGE).is_file()],
+        "pages": [name for name in ends if name not in lacking and (out / name / PAGE).is_file()],
         "left_out": [{"name": name, "reason": why} for name, why in lacking.items()],
         "stages": {name: {"seconds": round(seconds, 1)} for name, (_, seconds) in ends.items()},
     }

@@ -370,7 +370,9 @@ class _Reading:
 
     def row(self, kept: Sequence[int]) -> dict[str, object]:
         """Of `variants.csv`: the errors, and the share of claims inside their intervals."""
-        judged, (centre, spread) = self.judged, robust(self.fit.errors)
+        judged = self.judged
+        patients = np.unique(self.fit.groups, return_inverse=True)[1].astype(np.int64)
+        centre, spread = robust(self.fit.errors, patients)
         known = [n for n in kept if np.isfinite(judged.error[n] + judged.half_width[n])]
         covered = np.abs(judged.error[known]) <= judged.half_width[known]
         return {

@@ -8,7 +8,7 @@ from ..data.images import MEAN
 from ..errors import DataError, LayerError
 from ..figures.text import METRICS, number, with_interval
 from ..networks.points import LOGITS, SOFTMAX, ProbePoint
-from ..stats.inference import mirrored, of_difference
+from ..stats.inference import Scale, mirrored, no_interval, of_difference
 from .curve import SIZES, Curve
 
 RULES = ("cheapest", "peak")
@@ -124,7 +124,7 @@ def choose_layer(
         caution = _caution(loss, found.n_fit)
     else:
         reason = _reason_within(chosen, peak, within)
-        caution = "" if chosen is peak else _loss_in_words(loss, low, high, within)
+        caution = "" if chosen is peak else _loss_in_words(loss, low, high, within, curve.scale)
     return Choice(
         layer=layer,
         rule=rule if within is None else "within",
@@ -171,8 +171,13 @@ def _reason_within(chosen: ProbePoint, peak: ProbePoint, within: float) -> str:
     return f"{chosen.label} is the {least} layer within {within:g} of the peak {peak.label}"
 
 
-def _loss_in_words(loss: float, low: float, high: float, within: float) -> str:
+def _loss_in_words(loss: float, low: float, high: float, within: float, scale: Scale) -> str:
     """The loss with its interval, and whether it is shown to be as small as was asked for."""
+    if np.isnan(high):
+        return (
+            f" The loss is {loss:.3f}, which is not shown to be at most {within:g}; "
+            f"{no_interval(scale)}."
+        )
     is_shown = "is" if high <= within else "is not"
     return (
         f" The loss is {loss:.3f} [{low:.3f}, {high:.3f}], which {is_shown} shown to be at most "

@@ -24,8 +24,8 @@ from ..networks.points import SOFTMAX
 from ..report.curve import COMPARISON, CURVES, PAIRS, names_of
 from ..report.report import Result
 from ..runs import read_run, settings_of
-from ..stats.inference import holm, mirrored, of_difference
-from .curve import ALPHA, Curve, peak_or_layer, read_curve, unlike
+from ..stats.inference import holm
+from .curve import ALPHA, Curve, paired_differences, peak_or_layer, read_curve
 
 MOST_IN_PAIRS = 8  # runs of which all pairs are shown; of more, those with the best
 
@@ -54,22 +54,41 @@ class Comparison(Result):
         return {self.NAME: self.to_frame(), "pairs": self.pairs, "curves": self.curves}
 
     def finding(self) -> str:
-        """The run with the highest peak, and which others are shown to be worse; by target."""
-        peaks = self.table.loc[self.table.subset == MEAN]
-        targets = dict.fromkeys(zip(peaks.measure, peaks.metric, strict=True))
+        """The run with the highest peak, and which others are shown to be worse; by target.
+
+        Where layers are named, of their scores instead of the peaks.
+        """
+        tops = self._tops()
+        targets = dict.fromkeys(zip(tops.measure, tops.metric, strict=True))
         return "\n".join(
             self._of_target(
-                peaks.loc[(peaks.measure == measure) & (peaks.metric == metric)],
+                tops.loc[(tops.measure == measure) & (tops.metric == metric)],
                 has_name=len(targets) > 1,
             )
             for measure, metric in targets
         )
 
+    @property
+    def _layers(self) -> dict[str, str]:
+        """The layer of each run, if layers were named."""
+        layers = self.provenance.get("settings", {}).get("layers", [])
+        return dict(zip(self.table.run.unique(), layers, strict=True)) if layers else {}
+
+    def _tops(self) -> pd.DataFrame:
+        """The peak of every run and target, mean over subsets; the layer that is named if any."""
+        if not self._layers:
+            return self.table.loc[self.table.subset == MEAN]
+        asked = self.curves.run.map(self._layers)
+        rows = self.curves.loc[(self.curves.layer == asked) | (self.curves.alias == asked)]
+        rows = rows.drop_duplicates(["run", "measure", "metric"])
+        return rows.assign(peak=rows.layer, subset=MEAN).reset_index(drop=True)
+
     def _of_target(self, rows: pd.DataFrame, *, has_name: bool) -> str:
         best = rows.loc[rows.score.idxmax()]
         target = f" for {best.measure}" if has_name else ""
+        what = "score at the named layers" if self._layers else "peak"
         said = (
-            f"{best.run} has the highest peak{target}: {METRICS[best.metric]} "
+            f"{best.run} has the highest {what}{target}: {METRICS[best.metric]} "
             f"{with_interval(best.score, best.score_low, best.score_high)} at {_label(best)}"
         )
         against = self._against(best)
@@ -96,11 +115,14 @@ class Comparison(Result):
         rows: list[dict[str, Any]] = []
         for row in pairs.to_dict("records"):
             ends = row["difference"], row["difference_low"], row["difference_high"]
-            if row["other_run"] == best.run:
+            is_turned = row["other_run"] == best.run
+            if is_turned:
                 ends = -ends[0], -ends[2], -ends[1]
             elif row["run"] != best.run:
                 continue
-            other = row["run"] if row["other_run"] == best.run else row["other_run"]
+            other = row["run"] if is_turned else row["other_run"]
+            if self._layers:
+                other += f" at {row['layer'] if is_turned else row['other_layer']}"
             judged = dict(zip(("better", "low", "high"), ends, strict=True))
             rows.append({"other": other, **judged, "p_corrected": row["p_corrected"]})
         return pd.DataFrame(rows, columns=["other", "better", "low", "high", "p_corrected"])
@@ -125,8 +147,9 @@ class Comparison(Result):
             is_of_two = len(names) == 2
             pairs = pairs if is_of_two else pairs.loc[pairs.subset == MEAN]
             two = f"{_metrics(pairs)} of {names[0]} minus {names[1]}" if is_of_two else ""
-            title = two or "Differences of peaks"
-            tables[title] = _pairs_in_words(pairs, is_of_two=is_of_two)
+            title = two or f"Differences {'at the named layers' if self._layers else 'of peaks'}"
+            has_layers = is_of_two or bool(self._layers)
+            tables[title] = _pairs_in_words(pairs, is_of_two=is_of_two, has_layers=has_layers)
         return tables
 
     def notes(self) -> list[str]:
@@ -177,6 +200,8 @@ def compare_runs(runs: Sequence[str | Path | Curve], *, layers: Sequence[str] = 
         for name, curve, layer in zip(names, curves, layers or [""] * len(runs), strict=True)
         for of_target in curve.each
     ]
+    for side in sides:
+        _height(side)  # refuses a layer that the run lacks
     table = pd.DataFrame([row for side in sides for row in _peaks(side)], columns=COMPARISON)
     by_layer = pd.concat([_scores(side) for side in sides], ignore_index=True)
     settings = {"runs": [*map(str, folders)], "layers": list(layers)}
@@ -274,53 +299,16 @@ def _pairs(sides: Sequence[_Side]) -> pd.DataFrame:
 
 
 def _height(side: _Side) -> float:
-    return side.curve.evidence().score
+    """The score that is compared."""
+    return peak_or_layer(side.curve, MEAN, side.layer)[1]
 
 
 def _differences(one: _Side, other: _Side) -> Iterator[dict[str, Any]]:
     """The difference of two runs in every subset that both have; none if their targets differ."""
     if one.target != other.target:
         return
-    if one.curve.regressor != other.curve.regressor:
-        raise DataError(
-            f"One run has {one.curve.regressor}, the other {other.curve.regressor}, which cannot "
-            "be compared. Probe both networks with the same --regressor."
-        )
-    apart = unlike(one.curve, other.curve)
-    because = f"other {apart[0]}" if apart else ""
-    measure, metric = one.target
-    for subset in one.subsets:
-        if subset not in other.subsets:
-            continue
-        layer, score, draws = peak_or_layer(one.curve, subset, one.layer)
-        other_layer, other_score, other_draws = peak_or_layer(other.curve, subset, other.layer)
-        n = min(len(draws), len(other_draws))
-        # draws of the same number may share images also where the runs are not paired
-        other_draws = np.roll(other_draws[:n], n // 2) if because else other_draws[:n]
-        scale = one.curve.scale
-        n_groups = min(one.curve.n_groups(subset), other.curve.n_groups(subset))
-        above = mirrored(score, draws[:n], scale, n_groups)
-        above -= mirrored(other_score, other_draws, scale, n_groups)
-        low, high, p = of_difference(score - other_score, above, n_groups, scale=scale)
-        yield {
-            "subset": subset,
-            "layer": layer,
-            "other_layer": other_layer,
-            "r2": score if metric == "r2" else np.nan,
-            "other_r2": other_score if metric == "r2" else np.nan,
-            "difference": score - other_score,
-            "difference_low": low,
-            "difference_high": high,
-            "measure": measure,
-            "metric": metric,
-            "run": one.name,
-            "other_run": other.name,
-            "score": score,
-            "other_score": other_score,
-            "p_value": p,
-            "p_corrected": p,
-            "unpaired_because": because,
-        }
+    for row in paired_differences(one.curve, other.curve, (one.layer, other.layer)):
+        yield row | {"run": one.name, "other_run": other.name, "p_corrected": row["p_value"]}
 
 
 # --- in words ------------------------------------------------------------------------------------
@@ -344,7 +332,7 @@ def _means(peaks: pd.DataFrame) -> str:
     return f"{_metrics(peaks)}{of}, mean over subsets"
 
 
-def _pairs_in_words(pairs: pd.DataFrame, *, is_of_two: bool) -> pd.DataFrame:
+def _pairs_in_words(pairs: pd.DataFrame, *, is_of_two: bool, has_layers: bool) -> pd.DataFrame:
     """The differences as text; of two runs by subset, else by pair."""
     ends = zip(pairs.difference, pairs.difference_low, pairs.difference_high, strict=True)
     judged = {
@@ -352,8 +340,7 @@ def _pairs_in_words(pairs: pd.DataFrame, *, is_of_two: bool) -> pd.DataFrame:
         " p": [p_value(p).removeprefix("p ").removeprefix("= ") for p in pairs.p_corrected],
     }
     target = {"target": pairs.measure} if pairs.measure.nunique() > 1 else {}
-    if is_of_two:
-        sides = {"subset": pairs.subset, "layer": pairs.layer, "other layer": pairs.other_layer}
-    else:
-        sides = {"run": pairs.run, "minus": pairs.other_run}
+    sides = {"subset": pairs.subset} if is_of_two else {"run": pairs.run, "minus": pairs.other_run}
+    if has_layers:
+        sides |= {"layer": pairs.layer, "other layer": pairs.other_layer}
     return pd.DataFrame({**target, **sides, **judged})

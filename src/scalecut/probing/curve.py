@@ -1,7 +1,7 @@
 """The curve: scores by layer, with their controls, and what they are evidence of."""
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -30,8 +30,6 @@ from ..stats.inference import Scale, drop, ends, mirrored, no_interval, of_diffe
 SCORES = ("score", "score_low", "score_high")
 ALPHA = 0.05  # p-values up to this are significant
 SIZES = ("area", "sqrt-area", "log-area", "height", "pixels", "measure")  # "object scale" in words
-# What two curves must share to be compared, with the facts that say so.
-PAIRED = (("images", "images", ("sha256",)), ("splits", "probe", ("repeats", "seed")))
 
 
 @dataclass(frozen=True, slots=True)
@@ -694,44 +692,76 @@ def read_curve(folder: str | Path) -> Curve:
 
 
 def compare_curves(one: Curve, other: Curve, layers: tuple[str, str] | None = None) -> pd.DataFrame:
-    """The score of one network minus that of another, one row per subset, paired by image.
+    """The score of one network minus that of another, paired by image.
 
-    Of several targets, one row per target and subset, with the target as `measure`.
+    One row per target and subset that both have, with the columns `subset` to `measure` of
+    `pairs.csv`, and `metric, score, other_score, p_value`.
 
     Args:
         layers: a layer of each, by name or alias; by default the peak of each, which is searched
             anew in every draw.
 
     Raises:
-        DataError: if images, splits or regressor differ, or a curve has no such layer.
+        DataError: if images, splits or regressor differ or are not stated, the curves have no
+            target in common, or one has no such layer.
     """
-    if len(one.targets) > 1 and one.targets == other.targets:
-        every = [compare_curves(one.of(each), other.of(each), layers) for each in one.targets]
-        named = zip(one.targets, every, strict=True)
-        return pd.concat([table.assign(measure=name) for name, table in named], ignore_index=True)
-    _check_paired(one, other)
+    shared = [target for target in one.targets if target in other.targets]
+    if not shared:
+        raise DataError(
+            f"The two runs have no target in common ({', '.join(one.targets)}; "
+            f"{', '.join(other.targets)}). Probe both networks with the same --measure or --target."
+        )
+    pairs = [(one.of(target), other.of(target)) for target in shared]
+    for pair in pairs:
+        _check_paired(*pair)
+    rows = [row for pair in pairs for row in paired_differences(*pair, layers or ("", ""))]
+    return pd.DataFrame(rows).drop(columns="unpaired_because")
+
+
+def paired_differences(
+    one: Curve, other: Curve, layers: tuple[str, str] = ("", "")
+) -> Iterator[dict[str, Any]]:
+    """The difference of two curves of the same target, in every subset that both have.
+
+    Where they are not paired, as that of independent samples, with the reason.
+
+    Raises:
+        DataError: if the regressors differ, or a curve has no such layer.
+    """
     if one.regressor != other.regressor:
         raise DataError(
             f"One run has {one.regressor}, the other {other.regressor}, which cannot be compared. "
             "Probe both networks with the same --regressor."
         )
-    rows: list[dict[str, Any]] = []
+    apart, scale = unlike(one, other), one.scale
     for subset in one._subsets:
-        sides = [
-            peak_or_layer(curve, subset, layer)
-            for curve, layer in zip((one, other), layers or ("", ""), strict=True)
-        ]
-        (name, r2, draws), (other_name, other_r2, other_draws) = sides
+        if subset not in other._subsets:
+            continue
+        layer, score, draws = peak_or_layer(one, subset, layers[0])
+        other_layer, other_score, other_draws = peak_or_layer(other, subset, layers[1])
+        n = min(len(draws), len(other_draws))
+        # draws of the same number may share images also where the runs are not paired
+        other_draws = np.roll(other_draws[:n], n // 2 if apart else 0)
         n_groups = min(one.n_groups(subset), other.n_groups(subset))
-        above, below = (
-            mirrored(score, of_side, one.scale, n_groups)
-            for score, of_side in ((r2, draws), (other_r2, other_draws))
-        )
-        low, high, _ = of_difference(r2 - other_r2, above - below, n_groups, scale=one.scale)
-        both = {"layer": name, "other_layer": other_name, "r2": r2, "other_r2": other_r2}
-        between = {"difference_low": low, "difference_high": high}
-        rows.append({"subset": subset, **both, "difference": r2 - other_r2, **between})
-    return pd.DataFrame(rows)
+        above = mirrored(score, draws[:n], scale, n_groups)
+        above -= mirrored(other_score, other_draws, scale, n_groups)
+        low, high, p = of_difference(score - other_score, above, n_groups, scale=scale)
+        yield {
+            "subset": subset,
+            "layer": layer,
+            "other_layer": other_layer,
+            "r2": score if one.metric == R2 else np.nan,
+            "other_r2": other_score if one.metric == R2 else np.nan,
+            "difference": score - other_score,
+            "difference_low": low,
+            "difference_high": high,
+            "measure": one.targets[0],
+            "metric": one.metric,
+            "score": score,
+            "other_score": other_score,
+            "p_value": p,
+            "unpaired_because": apart[0] if apart else "",
+        }
 
 
 def peak_or_layer(
@@ -756,26 +786,45 @@ def peak_or_layer(
     return table.layer.iloc[found[0]], float(table.score.iloc[found[0]]), draws[found[0]]
 
 
-def unlike(one: Curve, other: Curve) -> tuple[str, dict[str, Any], dict[str, Any]] | None:
-    """What keeps two curves from being paired, `images` or `splits`, with the facts of each."""
-    for what, entry, keys in PAIRED:
-        here, there = (
-            {key: curve.provenance.get(entry, {}).get(key) for key in keys}
-            for curve in (one, other)
-        )
-        if here != there:
-            return what, here, there
+def unlike(one: Curve, other: Curve) -> tuple[str, set[str], set[str]] | None:
+    """Why two curves of one target are not paired, such as "other splits", and what each states."""
+    for what, stated in (("images", _images_of), ("splits", _splits_of)):
+        here, there = stated(one), stated(other)
+        if not (here and there):
+            return f"{what} that are not stated", here, there
+        if not here & there:
+            return f"other {what}", here, there
     return None
+
+
+def _images_of(curve: Curve) -> set[str]:
+    """Fingerprints of the images, with all targets and with this one alone; empty if not stated.
+
+    Runs of earlier versions have the first one only, which of one target is the second one.
+    """
+    facts = curve.provenance.get("images", {})
+    alone = facts.get("sha256_by_target", {}).get(curve.targets[0])
+    return {name for name in (facts.get("sha256"), alone) if name}
+
+
+def _splits_of(curve: Curve) -> set[str]:
+    """What the splits follow from; empty if it is not stated."""
+    drawn = curve.provenance.get("probe", {})
+    if not {"repeats", "seed"} <= drawn.keys():
+        return set()
+    return {f"{drawn['repeats']} repeats, seed {drawn['seed']}"}
 
 
 def _check_paired(one: Curve, other: Curve) -> None:
     apart = unlike(one, other)
     if apart is not None:
-        what, here, there = apart
+        why, *stated = apart
+        here, there = (" or ".join(f"{name:.30}" for name in sorted(each)) for each in stated)
         raise DataError(
-            f"The two runs differ in their {what} ({here} and {there}), so they cannot be "
+            f"The two runs have {why} ({here or 'none'}; {there or 'none'}), so they cannot be "
             "compared image by image. Probe both networks with the same --data, --subset, "
-            "--measure, --fit, --repeats and --seed."
+            "--measure, --fit, --repeats and --seed, or use `scalecut compare`, which also takes "
+            "independent runs."
         )
 
 

@@ -444,8 +444,8 @@ def comparison_section(names: Sequence[str], differences: pd.DataFrame | str) ->
     title = f"{names[0]} minus {names[1]}"
     if isinstance(differences, str):
         return Section(title, [differences])
-    several = ("measure",) if "measure" in differences else ()
-    sides = (*several, "subset", "layer", "r2", "other_layer", "other_r2", "difference")
+    several = ("measure",) if differences.measure.nunique() > 1 else ()
+    sides = (*several, "subset", "layer", "score", "other_layer", "other_score", "difference")
     rows: list[tuple[Cell, ...]] = [
         (*(row[side] for side in sides), interval(row["difference_low"], row["difference_high"]))
         for row in differences.to_dict("records")
@@ -502,9 +502,11 @@ def comparison_sections(run: Run) -> list[Section]:
         )
         for row in sorted(table.to_dict("records"), key=lambda row: row["subset"] != MEAN)
     ]
+    is_named = bool(run.facts.get("settings", {}).get("layers"))
+    sides = ("run", "layer", "other_run", "other_layer") if is_named else ("run", "other_run")
     differences: list[tuple[Cell, ...]] = [
         (
-            *(row[name] for name in ("run", "other_run", "measure", "subset", "difference")),
+            *(row[name] for name in (*sides, "measure", "subset", "difference")),
             interval(row["difference_low"], row["difference_high"]),
             p_value(row["p_corrected"]),
             f"no: {row['unpaired_because']}" if row["unpaired_because"] else "yes",
@@ -521,12 +523,12 @@ def comparison_sections(run: Run) -> list[Section]:
     )
     sections = [Section("Run by run", [said], tables=[Table("Peaks", of_peaks, peaks)])]
     if differences:
-        of_pairs = ("run", "minus", "target", "subset", "difference", "95 %", "p", "paired")
+        title = "Differences at the named layers" if is_named else "Differences of peaks"
+        names = ("run", "at", "minus", "at") if is_named else ("run", "minus")
+        of_pairs = (*names, "target", "subset", "difference", "95 %", "p", "paired")
         how = (
             "Paired by image where images and splits are the same; intervals are widened for the "
             "fits, and p is corrected by Holm's method over all pairs of a target and subset."
         )
-        sections.append(
-            Section("Differences of peaks", [how], tables=[Table("Pairs", of_pairs, differences)])
-        )
+        sections.append(Section(title, [how], tables=[Table("Pairs", of_pairs, differences)]))
     return sections

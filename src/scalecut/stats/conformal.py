@@ -53,7 +53,7 @@ def student_p_value(
     n_groups = len(set(groups.tolist()))
     if n_groups < 2:
         return float("nan")
-    centre, spread = robust(errors)
+    centre, spread = robust(errors, groups)
     distance = abs(error - centre)
     if spread == 0:
         return 1.0 if distance == 0 else 0.0
@@ -61,17 +61,19 @@ def student_p_value(
     return float(2 * stats.t.sf(t, EFFICIENCY * (n_groups - 1)))
 
 
-def robust(errors: Float64[np.ndarray, " n"]) -> tuple[float, float]:
+def robust(errors: Float64[np.ndarray, " n"], groups: Int[np.ndarray, " n"]) -> tuple[float, float]:
     """Median, and Qn (`rousseeuw1993`), which estimates the standard deviation of most of them.
 
     Qn is about the lower quartile of the differences of all pairs: the k-th smallest, with
     k = h (h - 1) / 2  and  h = n // 2 + 1,  times 2.2219 and a correction for small n. Half of the
-    errors may be wrong; its efficiency is 0.82, that of the median absolute deviation 0.37. Of many
-    errors, `MOST_PAIRED` evenly spaced quantiles are paired.
+    errors may be wrong; its efficiency is 0.82, that of the median absolute deviation 0.37.
+
+    Groups count the same: both are those of n evenly spaced quantiles of the weighted errors, where
+    n = (Σw)² / Σw², at most `MOST_PAIRED`. Of groups of the same size these are the errors.
     """
-    if len(errors) > MOST_PAIRED:
-        errors = np.quantile(errors, np.linspace(0, 1, MOST_PAIRED))
-    n, half = len(errors), len(errors) // 2 + 1
+    weights = _weights(groups)
+    n = min(MOST_PAIRED, round(weights.sum() ** 2 / (weights**2).sum()))
+    errors, half = _quantiles(errors, weights, n), n // 2 + 1
     first, second = np.triu_indices(n, 1)
     apart = np.abs(errors[first] - errors[second])
     if not apart.size:
@@ -94,6 +96,15 @@ def is_discovery(
     if known.any():
         adjusted[known] = stats.false_discovery_control(p_values[known])
     return adjusted <= rate, adjusted
+
+
+def _quantiles(
+    errors: Float64[np.ndarray, " n"], weights: Float64[np.ndarray, " n"], count: int
+) -> Float64[np.ndarray, " k"]:
+    """Evenly spaced quantiles of weighted values, straight between the middles of their weights."""
+    order = np.argsort(errors, kind="stable")
+    middles = np.cumsum(weights[order]) - weights[order] / 2
+    return np.interp(np.linspace(middles[0], middles[-1], count), middles, errors[order])
 
 
 def _weights(groups: Int[np.ndarray, " n"]) -> Float64[np.ndarray, " n"]:
