@@ -208,6 +208,34 @@ def test_a_run_that_holds_another_folder_of_scalecut_is_not_replaced(tmp_path, a
     assert files_in(tmp_path) == before
 
 
+AUDITED = ("run.json", "audit.csv", "auditor/auditor.json", "auditor/network/scalecut.json")
+AUDITOR = ("auditor.json", "network/scalecut.json")
+
+
+@pytest.mark.parametrize(
+    ("kind", "there", "other"),
+    [
+        ("run", AUDITED, None),
+        ("auditor", AUDITOR, None),
+        ("run", (*AUDITED, "short/scalecut.json"), "short"),
+        ("run", (*AUDITED, "auditor/old/run.json"), "auditor/old"),
+        ("auditor", (*AUDITOR, "network/scan/run.json"), "network/scan"),
+        ("run", ("run.json", "curve.csv", "auditor/auditor.json"), "auditor"),  # of a probe
+    ],
+)
+def test_a_folder_is_replaced_with_its_own_parts_and_with_no_others(tmp_path, kind, there, other):
+    for name in there:
+        (tmp_path / "a" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "a" / name).write_text("{}")
+    before = files_in(tmp_path)
+    refused = pytest.raises(OutputError, match=f"also holds '{other}', which scalecut wrote")
+    with refused if other else nullcontext():
+        check_place(tmp_path / "a", kind)
+        with new_run(tmp_path / "a", kind) as place:
+            (place / runs.MARKS[kind]).write_text("new")
+    assert (files_in(tmp_path) == before) is bool(other)
+
+
 def test_a_run_is_replaced_by_the_command_that_wrote_it_and_by_no_other(tmp_path):
     make_run(tmp_path / "run", '{"command": "scalecut probe resnet50 --data csv:a.csv"}')
     check_place(tmp_path / "run", command="scalecut probe resnet18 --data csv:b.csv")
@@ -316,6 +344,19 @@ def test_run_json_holds_the_facts_and_what_they_were_computed_with(tmp_path):
     assert told["machine"]["python"] == ".".join(map(str, sys.version_info[:3]))
     assert (told["p"], told["note"], told["at"]) == (None, "猫", "x")  # JSON has no nan
     assert told["weights"] == {"kind": "random", "missing": ["fc"]}
+
+
+def test_a_package_that_is_not_installed_has_no_version_and_the_run_is_saved(tmp_path, monkeypatch):
+    installed = metadata.version
+
+    def without_openvino(name):
+        if name == "openvino":
+            raise metadata.PackageNotFoundError(name)
+        return installed(name)
+
+    monkeypatch.setattr(metadata, "version", without_openvino)
+    told = read_run(write(tmp_path / "run")).facts["versions"]
+    assert sorted([*told, "openvino"]) == sorted(runs.PACKAGES)
 
 
 def test_settings_are_the_arguments_with_options_flattened():

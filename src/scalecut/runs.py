@@ -46,6 +46,10 @@ MARKS = {
     "paper": "paper.json",
     "auditor": "auditor.json",
 }  # the file that says what a folder is
+PARTS = {
+    "audit.csv": "auditor/auditor.json",
+    "auditor.json": "network/scalecut.json",
+}  # the folder that a folder holds as part of itself, by a file next to it
 # fmt: off
 PACKAGES = (
     "scalecut", "torch", "openvino", "timm", "numpy", "scipy", "scikit-learn", "pandas", "pillow",
@@ -350,13 +354,12 @@ def _check_free(folder: Path, kind: str) -> None:
 
 def _check_own(folder: Path, kind: str, command: str) -> None:
     """Refuse a folder of another command, or that holds others, which would be lost with it."""
-    if kind != "paper":  # whose folder is one of runs
-        for mark in MARKS.values():
-            for inside in folder.glob(f"*/{mark}"):
-                raise OutputError(
-                    f"{str(folder)!r} also holds {inside.parent.name!r}, which scalecut wrote, so "
-                    "it is not replaced. Move that, or give --out a new folder."
-                )
+    inside = next(_others_in(folder), None)
+    if inside and kind != "paper":  # whose folder is one of runs
+        raise OutputError(
+            f"{str(folder)!r} also holds {str(inside.relative_to(folder))!r}, which scalecut "
+            "wrote, so it is not replaced. Move that, or give --out a new folder."
+        )
     with suppress(DataError):  # if there is none, or one that cannot be read
         earlier = read_run(folder, kind).facts.get("command")
         verb, other = (" ".join(str(each).split()[:2]) for each in (command, earlier))
@@ -365,6 +368,17 @@ def _check_own(folder: Path, kind: str, command: str) -> None:
                 f"{str(folder)!r} is a run of `{other}`, so it is not replaced. Give --out a new "
                 "folder."
             )
+
+
+def _others_in(folder: Path) -> Iterator[Path]:
+    """The folders of scalecut in a folder, and in its parts, that are no parts of it."""
+    parts = {folder / part for file, part in PARTS.items() if (folder / file).is_file()}
+    for mark in MARKS.values():
+        for found in folder.glob(f"*/{mark}"):
+            if found in parts:
+                yield from _others_in(found.parent)
+            else:
+                yield found.parent
 
 
 def write_run(
@@ -462,8 +476,12 @@ def settings_of(arguments: Mapping[str, Any]) -> dict[str, object]:
 
 
 def versions() -> dict[str, str]:
-    """Versions of the packages that numbers depend on."""
-    return {name: metadata.version(name) for name in PACKAGES}
+    """Versions of the packages that numbers depend on; those that are not installed have none."""
+    found: dict[str, str] = {}
+    for name in PACKAGES:
+        with suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
 
 
 def plain(thing: object) -> object:

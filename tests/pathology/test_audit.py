@@ -235,6 +235,7 @@ def test_a_saved_auditor_judges_as_the_reference_did(honest, lying, tmp_path):
     small |= {"claims": Claims(um_per_pixel=MPP, group_from_name=r"patient (\d+)")}
     asked_of = audit(honest, **small)
     asked_of.save(tmp_path / "run")
+    asked_of.save(tmp_path / "run")  # in its own place
     files = {path.name for path in (tmp_path / "run" / "auditor").iterdir()}
     assert files == {"auditor.json", "auditor.safetensors", "network"}
     new = tmp_path / "new"

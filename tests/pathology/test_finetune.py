@@ -606,7 +606,12 @@ REFUSED = [
      "The target of the 33 training images is 4 to 4. Give finite targets that differ."),
     (DataError, {"training": replace(QUICK, epochs=0)},
      "0 epochs in batches of 8 at a learning rate of 0.01 train nothing. Give --epochs 1 or more, "
-     "--batch-size 2 or more and a --learning-rate above 0."),
+     "--batch-size 2 or more and a finite --learning-rate above 0."),
+    (DataError, {"training": replace(QUICK, learning_rate=np.nan)},
+     "3 epochs in batches of 8 at a learning rate of nan train nothing. Give --epochs 1 or more, "
+     "--batch-size 2 or more and a finite --learning-rate above 0."),
+    (DataError, {"training": replace(QUICK, patience=-1), "parts": THREE},
+     "--patience must be at least 0, got -1."),
     (DataError, {"training": replace(QUICK, patience=2)},
      "--patience and --keep-best need validation images, and there are none. Cut patches with a "
      "validation part, or train a fixed number of epochs."),

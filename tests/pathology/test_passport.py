@@ -13,8 +13,10 @@ from torch import nn
 
 import scalecut
 from scalecut.errors import DataError
+from scalecut.features.extract import Computation
 from scalecut.figures.pathology import encoders_drawing, layers_drawing, passport_drawing
 from scalecut.networks.load import load_network
+from scalecut.pathology import passport as module_under_test
 from scalecut.pathology.alignment import resolutions_of, same_places
 from scalecut.pathology.encoders import compare_passports
 from scalecut.pathology.movement import relabelled
@@ -156,6 +158,40 @@ def test_r2_is_that_of_the_probe_and_the_error_that_of_its_fits(found):
     assert (own.p_value == 0.05).all()  # (1 + 0) / (1 + 19)
     spread = np.std(found.image_set.measure)
     assert (own.mae_octaves < spread).all() and (own.mae_low < own.mae_octaves).all()
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "fit", "said"),
+    [
+        (SIDE, SIDE, "squash", ""),
+        (2 * SIDE, 2 * SIDE, "squash", "0.125"),
+        (SIDE, SIDE, "crop", "0.2"),  # 0.8 of the side, enlarged to the whole
+        (2 * SIDE, SIDE, "squash", "0.25 across and 0.125 down"),
+        (2 * SIDE, SIDE, "crop", "0.1"),  # the middle half across
+        (2 * SIDE, SIDE, "pad", ""),  # as it is, with bars
+        (4 * SIDE, 2 * SIDE, "pad", "0.125"),
+    ],
+)
+def test_the_resolution_shown_is_that_of_a_pixel_of_the_input(
+    rows, tmp_path, monkeypatch, height, width, fit, said
+):
+    class SeenError(Exception):
+        pass
+
+    def noted(patches, plan, frame, side):
+        raise SeenError(notes(patches, plan, frame, side))
+
+    notes = module_under_test._notes
+    monkeypatch.setattr(module_under_test, "_notes", noted)
+    shape = replace(AS_IT_IS, height=height, width=width, shown=0.8)
+    network = replace(reader(), preprocessing=shape)
+    spec = write_patches(tmp_path, [row for row in rows if row[0] < "p04"])
+    how = Computation(precision="float32", engine="torch", fit=fit)
+    with pytest.raises(SeenError) as seen:
+        passport(network, spec, examined=FEW, computation=how)
+    found = [each for each in seen.value.args[0] if "are shown at" in each]
+    shown = f"Patches of {SIDE} px are shown at {width} x {height} px with --fit {fit}: "
+    assert found == ([f"{shown}0.25 µm per pixel is {said} to the network."] if said else [])
 
 
 @pytest.mark.long

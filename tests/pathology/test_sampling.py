@@ -395,6 +395,19 @@ def test_matched_blur_smooths_each_resolution_by_what_it_lacks(tmp_path):
     assert made.blur.native < 1  # its edges are sharp
 
 
+@pytest.mark.parametrize("native", [None, 0.5])
+def test_blur_cannot_be_matched_at_resolutions_finer_than_those_of_all_slides(tmp_path, native):
+    for name, mpp in (("a", 0.5), ("b", 0.6)):
+        write(tmp_path / f"{name}.svs", drawn(), mpp=mpp)
+    cutting = Cutting(mpp=(0.25, 0.4), match_blur=True, native_blur=native, size=SIZE)
+    with pytest.raises(DataError) as error:
+        save_patches(tmp_path, out=tmp_path / "out", cutting=cutting)
+    assert str(error.value) == (
+        "--mpp 0.25,0.4 is finer than the 0.5 µm per pixel of the finest slide, so there is no "
+        "blur to match. Add a coarser one to --mpp."
+    )
+
+
 def test_strict_stops_at_the_first_slide_that_cannot_be_used_and_keeps_what_is_done(
     tmp_path, monkeypatch
 ):

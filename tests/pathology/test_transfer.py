@@ -486,6 +486,16 @@ def test_tuned_layers_are_those_that_predict_fifths_of_the_groups_best(losing, d
         assert found.kappa[layer] == pytest.approx(cohen_kappa_score(task.classes[train], by_hand))
 
 
+def test_tuned_layers_of_one_magnification_are_those_of_the_smallest_error(losing, drawn):
+    table = drawn.table[drawn.table.magnification == 20]
+    made = compared(losing, replace(drawn, table=table), "tuned", "sweep", seeds=2)
+    found, of_sweep = made.configurations, made.sweep.set_index("metric")
+    assert found.kappa.isna().all()
+    assert made.intervals.set_index("metric").low.kappa.isna().all()
+    assert of_sweep.low.kappa.isna().all() and of_sweep.low.mae.notna().all()
+    assert found.chosen.idxmax() == found.mae.idxmin() != 0
+
+
 def test_fifths_of_the_groups_are_whole_and_together_all():
     groups = np.random.default_rng(0).integers(0, 13, 80)
     blocks = in_blocks(groups, 0)

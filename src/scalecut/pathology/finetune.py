@@ -29,7 +29,7 @@ from .. import cache
 from ..cache import setting_hash
 from ..data.decoding import fitted
 from ..data.images import Image
-from ..errors import DataError, ModelError
+from ..errors import DataError, ModelError, check_least
 from ..features.backends import resolved_device, resolved_precision
 from ..features.extract import Computation, DecodedImages, decoded
 from ..networks.network import Preprocessing, ordered, tensors_sha256
@@ -437,12 +437,13 @@ def _check(
 
 
 def check_training(training: Training, batch_size: int) -> None:
-    """Refuse settings that train nothing."""
-    if training.epochs < 1 or batch_size < 2 or training.learning_rate <= 0:
+    """Refuse settings that train nothing, and a patience that would end with the first epoch."""
+    check_least(training, patience=0)
+    if training.epochs < 1 or batch_size < 2 or not 0 < training.learning_rate < np.inf:
         raise DataError(
             f"{training.epochs} epochs in batches of {batch_size} at a learning rate of "
             f"{training.learning_rate:g} train nothing. Give --epochs 1 or more, --batch-size 2 or "
-            "more and a --learning-rate above 0."
+            "more and a finite --learning-rate above 0."
         )
 
 

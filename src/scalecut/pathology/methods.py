@@ -574,6 +574,7 @@ def _tuned(
 ) -> tuple[list[Method], pd.DataFrame]:
     """The layer, alone or with all before it, of the highest kappa in cross-validation.
 
+    Of one magnification there is no kappa, and the mean absolute error chooses.
     It is chosen once for each part, among the rows for training that are not in it: a fifth of
     their groups is predicted by fits to the others, which standardise features and choose the
     penalty by themselves.
@@ -622,7 +623,8 @@ def _tuned(
         tested = task.target[rows], task.classes[rows], tiles
         held = compared.Held(*tested, task.centres(rows), task.name == "area")
         scores = compared.metrics(task.restored(own[:, rows]), held)
-        chosen.append(int(np.nan_to_num(scores["kappa"], nan=-np.inf).argmax()))
+        ranked = -scores["mae"] if np.isnan(scores["kappa"]).all() else scores["kappa"]
+        chosen.append(int(np.nan_to_num(ranked, nan=-np.inf).argmax()))
         tables.append(pd.DataFrame(scores))
     table = pd.DataFrame(sum(tables) / len(tables))
     table.insert(0, "layers", [each.label for each in candidates])

@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 from torch import nn
 
 from ..data.images import Image, ImageSet, LeftOut, Progress
+from ..data.measures import Frame
 from ..data.patches import RESOLUTION, WHERE, check_files
 from ..errors import DataError, check_least
 from ..features.cluster import computing
@@ -320,7 +321,7 @@ def passport(
         "last_layer": points[-1].layer,
         "further": furthest(rows, reaches, plan),
         "blur_matched": patches.blur is not None,
-        "notes": _notes(patches, plan, network, side),
+        "notes": _notes(patches, plan, network.preprocessing.frame(computation.fit), side),
     }
     name = {"model": network.name}
     left_out = (*layers_left_out, *image_set.left_out, *found.left_out)
@@ -396,7 +397,7 @@ def _side(row: Any, about: Mapping[str, Any], side: str) -> str:
     return f"{where[0].upper()}{where[1:]}."
 
 
-def _notes(patches: Patches, plan: Plan, network: Network, side: int) -> list[str]:
+def _notes(patches: Patches, plan: Plan, frame: Frame, side: int) -> list[str]:
     lines, n = [], plan.n_patients
     if n < FEWEST:
         lines.append(f"There are {n} patients, so no range is stated; {FEWEST} are needed.")
@@ -409,12 +410,15 @@ def _notes(patches: Patches, plan: Plan, network: Network, side: int) -> list[st
             "Patches of coarser resolutions are sharper, as they are downsampled; with "
             "--match-blur of `scalecut patches` they are not, so compare both."
         )
-    shown = network.preprocessing.height
-    if shown != side:
-        finest = plan.resolutions.sizes[0]
+    left, top, right, bottom = frame.window(side, side)
+    finest = plan.resolutions.sizes[0]
+    across, down = finest * (right - left) / frame.width, finest * (bottom - top) / frame.height
+    if not np.allclose((across, down), finest):
+        is_same = np.isclose(across, down)
+        seen = f"{across:.3g}" if is_same else f"{across:.3g} across and {down:.3g} down"
         lines.append(
-            f"Patches of {side} px are shown at {shown} px: {finest:.3g} µm per pixel is "
-            f"{finest * side / shown:.3g} to the network."
+            f"Patches of {side} px are shown at {frame.width} x {frame.height} px with --fit "
+            f"{frame.fit}: {finest:.3g} µm per pixel is {seen} to the network."
         )
     if not plan.by_octave:
         lines.append("No two resolutions are an octave apart, so drift per octave is not known.")

@@ -348,7 +348,11 @@ def _each(
 def _blur(
     tiles: Sequence[Tile | Slide], split: Mapping[str, str], plan: Plan, pool: ThreadPoolExecutor
 ) -> Blur:
-    """The blur that all patches get, by that of the training tiles."""
+    """The blur that all patches get, by that of the training tiles.
+
+    Raises:
+        DataError: if it is not known, or all resolutions are finer than those of all slides.
+    """
     cutting, given = plan.cutting, plan.cutting.native_blur
     train = [tile for tile in tiles if split[tile.name] == "train"]
 
@@ -359,6 +363,12 @@ def _blur(
     if cutting.mpp:
         every = [mpp / s.um_per_pixel for s in tiles if isinstance(s, Slide) for mpp in cutting.mpp]
         factors = [factor for factor in every if factor >= 1 / (1 + TOLERANCE)]
+        if not factors:
+            raise DataError(
+                f"--mpp {','.join(f'{each:g}' for each in cutting.mpp)} is finer than the "
+                f"{min(s.um_per_pixel for s in tiles if isinstance(s, Slide)):.4g} µm per pixel of "
+                "the finest slide, so there is no blur to match. Add a coarser one to --mpp."
+            )
     return matched([given] if given else [*pool.map(of_tile, train)], factors)
 
 

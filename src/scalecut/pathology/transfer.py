@@ -450,13 +450,20 @@ def _differences(found: Predicted, seed: int, is_matched: bool) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=OF_DIFFERENCES)
 
 
+def _ends(draws: Float64[np.ndarray, "*L b"]) -> Float64[np.ndarray, "2 *L"]:
+    """The 95 % interval; NaN for the kappa of one magnification."""
+    if np.isnan(draws).all():
+        return np.full((2, *draws.shape[:-1]), np.nan)
+    return np.nanquantile(draws, [0.025, 0.975], axis=-1)
+
+
 def _intervals(found: Predicted, scores: Mapping[str, Scores]) -> pd.DataFrame:
     """The 95 % interval of each score, one row per method and metric."""
     rows = []
     for metric, of_methods in scores.items():
         for name, (value, draws) in of_methods.items():
             sign = compared.SIGNS[metric]
-            low, high = np.sort(sign * np.nanquantile(draws, [0.025, 0.975]))
+            low, high = _ends(sign * draws)
             rows.append((name.split()[0], found.layers[name], metric, sign * value, low, high))
     return pd.DataFrame(rows, columns=["contestant", "layer", "metric", "value", "low", "high"])
 
@@ -538,7 +545,7 @@ def _sweep(
     rows = []
     for metric, every in swept.items():
         sign = compared.SIGNS[metric]
-        ends = np.sort(sign * np.nanquantile(every.draws, [0.025, 0.975], axis=1), axis=0).T
+        ends = _ends(sign * every.draws).T
         for layer, value, (low, high) in zip(every.layers, sign * every.scores, ends, strict=True):
             r2 = probed.loc[layer, list(R2)] if layer in probed.index else [np.nan] * 3
             rows.append((layer, alias[layer], metric, value, low, high, *r2))
