@@ -155,8 +155,8 @@ def test_evidence_is_that_of_the_subset():
             TWO_EQUAL,
             "cheapest",
             "b (add_2) is the earliest of 2 layers that are not shown to be worse than the peak d: "
-            "R² 0.80 [0.70, 0.85], 0.80 at the peak, with 25 % of the multiply-accumulates up to the "
-            "peak.",
+            "R² 0.80 [0.70, 0.85], 0.80 at the peak, with 25 % of the multiply-accumulates up to "
+            "the peak.",
         ),
         (
             ONE_PEAK,
