@@ -15,7 +15,7 @@ FAST := -m 'not slow and not gpu and not long'
 export PYTHONDONTWRITEBYTECODE :=
 
 help:
-	@echo "make demo          install scalecut and probe a network on synthetic scenes (a minute after installation)"
+	@echo "make demo          install scalecut and probe a network on synthetic scenes (1 to 1.5 minutes after installation)"
 	@echo "make check         lint and the tests of less than two seconds: what to run before a commit"
 	@echo "make test          install all extras and run the tests that take seconds"
 	@echo "make lint          format, style, types, import directions and wording"

@@ -94,8 +94,8 @@ WRITTEN = ["README.md", "example.safetensors", "model.safetensors", "report.html
 R2 = [0.3, 0.794, 0.8, 0.5, 0.4, 0.3, 0.1]  # the peak is blocks.2; blocks.1 is equal to it
 CHEAPEST = (
     "blocks.1 (add_2) is the earliest of 2 layers that are not shown to be worse than the peak "
-    "blocks.2 (add_3): R² 0.79 [0.69, 0.84], 0.80 at the peak, for 70 % of its "
-    "multiply-accumulates."
+    "blocks.2 (add_3): R² 0.79 [0.69, 0.84], 0.80 at the peak, with 70 % of the "
+    "multiply-accumulates up to the peak."
 )  # 69 120 in the stem and 184 320 in each block
 PEAK = "blocks.2 (add_3) is the peak of the curve: R² 0.80 [0.70, 0.85]."
 SAME = "the same outputs, exactly"

@@ -199,12 +199,12 @@ def test_directions_have_a_line_per_subset_and_the_mean_of_the_shuffled_measure(
         for subset in ("dog", "cat", "horse"):
             values = found(table, quantity=quantity, subset=subset)
             np.testing.assert_array_equal(drawn(axes, subset).get_ydata(), values)
-    assert "shuffled measure" not in texts(stability)
+    assert "shuffled target" not in texts(stability)
     by_chance = table[table["quantity"] == "stability_degrees"]
     by_chance = by_chance.assign(quantity="stability_shuffled_degrees")
     stability, *_ = panels(directions_figure(pd.concat([table, by_chance], ignore_index=True)))
     means = by_chance.groupby("layer", sort=False)["value"].mean()
-    np.testing.assert_allclose(drawn(stability, "shuffled measure").get_ydata(), means)
+    np.testing.assert_allclose(drawn(stability, "shuffled target").get_ydata(), means)
 
 
 def test_transfer_is_the_mean_over_pairs_and_over_subsets_tested_on_themselves():

@@ -57,7 +57,7 @@ OLS = {
 NAMED = {
     "pretrained": ("pretrained", "true"),
     "random weights": ("random", "true"),
-    "shuffled measure": ("pretrained", "shuffled"),
+    "shuffled target": ("pretrained", "shuffled"),
 }
 SUBSETS = {"dog": (430, 0.02), "cat": (420, -0.03), "horse": (314, 0.01), "mean": (388, 0.0)}
 
@@ -285,7 +285,7 @@ def test_values_below_the_floor_are_marked_and_written_and_no_other(frame):
         *("−2.4", "−3.1", "−3,861", "pretrained"),
         *("−283", "−331", "−14", "random weights"),
         *("−5.8", "−20", "−21", "−1.8", "−1.7", "−1.7", "−1.6", "−1.4", "−1.2", "−3.9", "−11k"),
-        "shuffled measure",
+        "shuffled target",
     ]
     ols = panels(figure)[1]
     assert -1.1 < ols.get_ylim()[0] < -1.0

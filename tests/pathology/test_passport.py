@@ -143,7 +143,7 @@ def test_the_range_ends_where_the_ratio_is_1_and_the_earlier_layer_holds_further
     assert found.about["further"]["layer"] == "early"
     said = found.finding()
     assert said.startswith("At 10X (1 µm per pixel) the last layer of ")
-    assert " of what patients differ by: " in said and " It breaks at 0." in said
+    assert " of what patients differ by: " in said and " The range ends at 0." in said
     assert " The earlier layer early " in said
     assert " Resolution is predicted from late with R²" in said
 

@@ -155,7 +155,8 @@ def test_evidence_is_that_of_the_subset():
             TWO_EQUAL,
             "cheapest",
             "b (add_2) is the earliest of 2 layers that are not shown to be worse than the peak d: "
-            "R² 0.80 [0.70, 0.85], 0.80 at the peak, for 25 % of its multiply-accumulates.",
+            "R² 0.80 [0.70, 0.85], 0.80 at the peak, with 25 % of the multiply-accumulates up to "
+            "the peak.",
         ),
         (
             ONE_PEAK,
@@ -215,7 +216,7 @@ def test_loss_is_shown_to_be_small_only_where_its_interval_is(rng):
     assert certain.loss_low < 0.025 < certain.loss_high < 0.03
     assert certain.reason == (
         "b (add_2) is the cheapest layer within 0.03 of the peak d: R² 0.78 [0.68, 0.83], 0.80 at "
-        "the peak, for 25 % of its multiply-accumulates. The loss is 0.025 "
+        "the peak, with 25 % of the multiply-accumulates up to the peak. The loss is 0.025 "
         f"[{certain.loss_low:.3f}, {certain.loss_high:.3f}], which is shown to be at most 0.03."
     )
     few = curve_of(exact(NEAR, n_groups=11))

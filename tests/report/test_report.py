@@ -340,7 +340,7 @@ def test_controls_are_those_at_the_peak_and_what_is_not_shown_is_a_warning(tmp_p
     assert told["Controls"] == [
         "gain over controls {} [{}, {}]".format(*ends),
         f"at the peak: random weights {number(of_peak.r2['random', 'true'])}, "
-        f"shuffled measure {number(of_peak.r2['pretrained', 'shuffled'])}",
+        f"shuffled target {number(of_peak.r2['pretrained', 'shuffled'])}",
     ]
     assert ("The gain over controls is not shown to be above 0." in warnings) == (
         found["learned_low"] <= 0

@@ -112,7 +112,7 @@ COSTS: Looks = {
     Look(COST_OF["macs"], BLUE, "-", "o", 2.4): {"of": "macs"},
     Look(COST_OF["parameters"], VERMILION, "--", "s", 2.0): {"of": "parameters"},
 }
-BY_CHANCE = Look("shuffled measure", QUIET, ":", "", 1.8)
+BY_CHANCE = Look("shuffled target", QUIET, ":", "", 1.8)
 
 
 def invariance_drawing(table: pd.DataFrame) -> Drawing:
@@ -173,7 +173,7 @@ def directions_drawing(table: pd.DataFrame) -> Drawing:
     """How stable the direction of scale is by layer, how many channels carry it, its transfer.
 
     Transfer is averaged over the pairs of different subsets, and over the subsets tested on their
-    own images. The shuffled measure is averaged over subsets.
+    own images. The shuffled target is averaged over subsets.
     """
     by_chance = [shuffled for *_, shuffled in DIRECTIONS.values()]
     known = (*DIRECTIONS, *by_chance, "transfer_r2")

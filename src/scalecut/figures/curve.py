@@ -42,7 +42,7 @@ MEAN = Look("mean", INK, "-", "o", 3.0)
 PRETRAINED = Look("pretrained", BLUE, "-", "o", 2.4, 0.22)
 RANDOM = Look("random weights", VERMILION, "--", "s", 1.8, 0.12)
 PERMUTED = Look("permuted weights", "#8a5578", "-.", "^", 1.6)
-SHUFFLED = Look("shuffled measure", QUIET, ":", "D", 1.8)
+SHUFFLED = Look("shuffled target", QUIET, ":", "D", 1.8)
 CHANCE = Look("chance", INK, (0, (1, 3)), "", 1.4)
 PIXELS = Look("pixels alone", "#6b6a2f", (0, (9, 3)), "", 1.6)
 TOGETHER = Look("all up to here", GREEN, "-", "s", 2.0, 0.18)
@@ -72,7 +72,7 @@ def curve_drawing(
 
     The band is the interval from `r2_low` to `r2_high`; the band of random weights is at least one
     standard deviation over the random networks (`r2_spread`). A combination that the frame lacks is
-    not drawn; of the shuffled measure, only the curve of the network itself is.
+    not drawn; of the shuffled target, only the curve of the network itself is.
 
     Args:
         frame: the rows of `curve.csv`, of one model and one measure.

@@ -138,7 +138,7 @@ class Passport(Result):
         return self.provenance["passport"]
 
     def finding(self) -> str:
-        """Whether the encoder may be used at the resolution asked for, and where it breaks."""
+        """Whether the encoder may be used at the resolution asked for, and where its range ends."""
         about, last = self.about, self.own().iloc[-1]
         here = self.ratios(str(last.layer))
         row = here.loc[np.isclose(here.um_per_pixel, about["to"])].iloc[0]
@@ -376,7 +376,7 @@ def range_of(row: Any) -> str:
 
 
 def _side(row: Any, about: Mapping[str, Any], side: str) -> str:
-    """Where the last layer breaks on one side of the reference, in a sentence."""
+    """Where the range of the last layer ends on one side of the reference, in a sentence."""
     name = "coarsest" if side == "coarser" else "finest"
     if row[side] == HOLDS:
         given = about["resolutions"][-1 if side == "coarser" else 0]
@@ -391,7 +391,7 @@ def _side(row: Any, about: Mapping[str, Any], side: str) -> str:
     first, *_, last = about["resolutions"]  # an interval that reaches them may hold beyond
     signs = "≤ " * bool(np.isclose(low, first)), "≥ " * bool(np.isclose(high, last))
     around = "" if np.isnan(low) else f" [{signs[0]}{low:.3g}, {signs[1]}{high:.3g}]"
-    where = f"it breaks at {row[name]:.3g} µm per pixel{around}"
+    where = f"the range ends at {row[name]:.3g} µm per pixel{around}"
     if is_none:
         return f"It stays within at none of the {side} resolutions given; by interpolation {where}."
     return f"{where[0].upper()}{where[1:]}."

@@ -204,8 +204,8 @@ def _costs(chosen: ProbePoint, peak: ProbePoint, peak_score: float) -> str:
         return ""
     if not peak.macs:
         return f", {number(peak_score)} at the peak"
-    share = f"{100 * chosen.macs / peak.macs:.0f} % of its multiply-accumulates"
-    return f", {number(peak_score)} at the peak, for {share}"
+    share = f"{100 * chosen.macs / peak.macs:.0f} % of the multiply-accumulates up to the peak"
+    return f", {number(peak_score)} at the peak, with {share}"
 
 
 def _caution(loss: float, n_fit: int) -> str:

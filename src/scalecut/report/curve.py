@@ -153,7 +153,7 @@ def _controls(rows: pd.DataFrame, found: Mapping[str, Any]) -> list[str]:
         "random weights": at_peak & is_true & (rows.weights == "random") & is_trained,
         "permuted weights": at_peak & is_true & (rows.weights == "permuted"),
         "pixels alone": is_true & (rows.weights == "pixels"),
-        "shuffled measure": at_peak & (rows.target == "shuffled"),
+        "shuffled target": at_peak & (rows.target == "shuffled"),
     }
     scores = [
         f"{kind} {number(rows.loc[is_kind].score.iloc[0])}"
