@@ -413,7 +413,7 @@ def _check_found(
 
 def _assembled(rows: list[Row], skipped: tuple[LeftOut, ...], facts: dict[str, object]) -> ImageSet:
     rows = sorted(rows, key=lambda row: (row.subset, row.image.name))
-    boxes = [row.box for row in rows if row.box is not None]
+    boxes = np.array([row.box or (np.nan,) * 4 for row in rows], dtype=np.float64)
     targets = _targets({name: [row.targets[name] for row in rows] for name in rows[0].targets})
     return ImageSet(
         images=tuple(row.image for row in rows),
@@ -421,7 +421,7 @@ def _assembled(rows: list[Row], skipped: tuple[LeftOut, ...], facts: dict[str, o
         measure_name=targets[0].name,
         subset=tuple(row.subset for row in rows),
         group=tuple(row.group for row in rows),
-        boxes=np.array(boxes, dtype=np.float64) if len(boxes) == len(rows) else None,
+        boxes=None if np.isnan(boxes).all() else boxes,
         left_out=skipped,
         marks=tuple(row.marked for row in rows),
         facts=facts,
