@@ -1,6 +1,7 @@
 """Every layout is written by the test itself, with boxes whose shares are known."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import PIL.Image
@@ -16,6 +17,7 @@ from tests.data.layouts import (
     HIGH,
     WIDE,
     add_coco,
+    add_mask,
     add_voc,
     coco_parts,
     draw,
@@ -119,7 +121,8 @@ def test_only_the_area_of_a_box_is_known_where_a_turn_is_not(tmp_path, box):
     spec = add_voc(tmp_path, "2", ("dog", *box), orientation=6, size=None)
     images = read(spec)
     np.testing.assert_allclose(images.measure, 0.25)
-    assert images.boxes is None
+    np.testing.assert_array_equal(images.boxes, [(6, 8, 36, 48), [np.nan] * 4])
+    assert images.box(0) == (6, 8, 36, 48) and images.box(1) is None
     assert skipped(read(spec, measure="height")) == {"2.jpg": TURNED}
     assert skipped(read(spec, Frame(9, 9, "crop"))) == {"2.jpg": TURNED}
     square = tmp_path / "square"
@@ -134,22 +137,58 @@ def test_turned_tiff_is_read_as_turned_jpeg(tmp_path):
     np.testing.assert_array_equal(read(spec).boxes, [[24, 8, 54, 48]])
 
 
-def test_half_turns_leave_the_box_as_it_is(tmp_path):
-    images = read(add_voc(tmp_path, "1", DOG, orientation=3))
-    np.testing.assert_array_equal(images.boxes, [DOG[1:]])
+def mirrored_box(folder, orientation):
+    add_voc(folder, "1", DOG)
+    return add_voc(folder, "2", DOG, orientation=orientation), {}
 
 
+def mirrored_outline(folder, orientation):
+    spec = add_coco(folder, coco_parts() | {"annotations": [
+        {"image_id": image, "category_id": 18, "bbox": [8, 6, 40, 30],
+         "segmentation": [[8, 6, 48, 6, 48, 36, 8, 36]]} for image in (7, 8)
+    ]})  # fmt: skip
+    draw(folder / "annotations" / "b.jpg", orientation=orientation)
+    return spec, {"marks": "masks"}
+
+
+def mirrored_mask(folder, orientation):
+    mask = np.zeros((HIGH, WIDE), np.uint8)
+    mask[6:36, 8:48] = 1
+    add_mask(folder, "1", mask)
+    spec = add_mask(folder, "2", mask)
+    draw(folder / "images" / "2.jpg", orientation=orientation)
+    return spec, {}
+
+
+@pytest.mark.parametrize("mirrored", [mirrored_box, mirrored_outline, mirrored_mask])
 @pytest.mark.parametrize("orientation", [2, 3, 4])
 @pytest.mark.parametrize("measure", ["x", "y", "height", "aspect", "centre-distance"])
-def test_images_mirrored_by_exif_have_no_place_but_a_size(tmp_path, orientation, measure):
-    add_voc(tmp_path, "1", DOG)
-    spec = add_voc(tmp_path, "2", DOG, orientation=orientation)
-    images = read(spec, measure=measure)
+def test_images_mirrored_by_exif_have_no_place_but_a_size(tmp_path, mirrored, orientation, measure):
+    spec, options = mirrored(tmp_path, orientation)
+    images = read(spec, measure=measure, **options)
+    assert images.box(0) == DOG[1:]
     if measure in ("x", "y"):
-        (left_out,) = images.left_out
-        assert f"EXIF orientation {orientation} mirrors it or turns it by half" in left_out.reason
+        assert len(images) == 1
+        assert f"EXIF orientation {orientation} mirrors it or turns it by half" in str(
+            images.left_out
+        )
     else:
         assert images.measure[0] == images.measure[1]
+        assert images.box(1) is None and images.marks[1] == ()
+
+
+@pytest.mark.parametrize("orientation", [5, 6, 7, 8])
+def test_masks_of_squares_turned_by_exif_have_an_area_but_no_box(tmp_path, orientation):
+    mask = np.zeros((HIGH, HIGH), np.uint8)
+    mask[6:36, 8:20] = 1
+    for name in ("1", "2"):
+        spec = add_mask(tmp_path, name, mask)
+        draw(tmp_path / "images" / f"{name}.jpg", (HIGH, HIGH), orientation if name == "2" else 1)
+    images = read(spec)
+    np.testing.assert_allclose(images.measure, mask.mean())
+    assert images.box(0) == (8, 6, 20, 36) and images.box(1) is None
+    assert isinstance(images.marks[0], Path) and images.marks[1] == ()
+    assert "whether its mask was drawn" in skipped(read(spec, measure="height"))["2.jpg"]
 
 
 @pytest.mark.parametrize(("orientation", "box"), [(6, (24, 8, 54, 48)), (8, (6, 32, 36, 72))])

@@ -2,8 +2,10 @@
 
 import io
 import math
+from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import PIL.Image
 import pytest
 from scipy.ndimage import gaussian_filter
@@ -124,6 +126,16 @@ def test_a_table_of_concepts_begins_with_the_measure_and_has_no_column_twice():
     assert set(table) == set(KNOWN)
     np.testing.assert_allclose(table.area, area)
     assert table.objects.tolist() == [1, 2, 3]
+    boxes[0] = np.nan
+    unknown = replace(whole, boxes=boxes, marks=((), *marks[1:]))
+    part = concepts_of(unknown, Frame(32, 32))
+    assert [*part] == [*table]
+    of_object = ["height", *OF_BOX, "objects"]
+    assert part.loc[0, of_object].isna().all() and part.area[0] == area[0]
+    pd.testing.assert_frame_equal(part.loc[1:], table.loc[1:])
+    pd.testing.assert_frame_equal(part.drop(columns=of_object), table.drop(columns=of_object))
+    none = concepts_of(replace(unknown, boxes=None, marks=((),) * 3), Frame(32, 32))
+    assert {*table} - {*none} == {*of_object}
     bare = concepts_of(make_image_set(pixels, [3.0, 1.0, 2.0], measure_name="age"), Frame(32, 32))
     assert bare.columns[:2].tolist() == ["age", "brightness"]
     np.testing.assert_allclose(bare["brightness"], table.brightness)

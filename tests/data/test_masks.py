@@ -182,6 +182,10 @@ FORMS = {
     "coloured background": (lambda m: np.array([[68, 1, 84], [255, 255, 0]], np.uint8)[
         (m > 0).astype(int)], {"background": "68,1,84"}, "", 0),
     "inverted": (lambda m: (m == 0).astype(np.uint8) * WHITE, {"background": "255"}, "", 0),
+    "inverted noise": (lambda m: as_jpeg((m == 0).astype(np.uint8) * WHITE), {"background": "255"},
+                       "grey values of masks", 3),
+    "inverted, resized": (lambda m: resized((m == 0).astype(np.uint8) * WHITE),
+                          {"background": "255"}, "grey values of masks", 6),
     "min is white": (lambda m: (m > 0).astype(np.uint8) * WHITE, {"suffix": ".tif",
                      "photometric": "miniswhite"}, "", 0),
 }  # fmt: skip

@@ -424,6 +424,27 @@ def test_patients_of_dicom_are_groups_unless_a_column_or_an_option_says_otherwis
     assert len(set(read(spec, no_groups=True).group)) == N
 
 
+def test_patients_of_dicom_also_join_the_groups_of_names(tmp_path):
+    """video1 has P0 and P1, so both are one; the image of no patient and no video is alone."""
+    given = {"video1/a": "P0", "video1/b": "P1", "c": "P1", "d": "P2", "e": "P2", "f": ""}
+    rows = ["image,measure"]
+    for number, (name, patient) in enumerate(given.items()):
+        file = tmp_path / f"{name}.dcm"
+        file.parent.mkdir(exist_ok=True)
+        ct(file, density(number), PatientID=patient)
+        rows.append(f"{name}.dcm,{number}")
+    (tmp_path / "t.csv").write_text("\n".join(rows))
+    images = read(f"csv:{tmp_path}/t.csv")
+    group = {image.name[:-4]: of for image, of in zip(images.images, images.group, strict=True)}
+    assert group["video1/a"] == group["video1/b"] == group["c"] != group["d"] == group["e"]
+    assert group["f"] == "f.dcm" and len(set(images.group)) == 3
+    assert images.facts["groups_by"] == "the names of images and the PatientID of DICOM files"
+    alone = "1 of 6 images are in no group (the first is f.dcm), and each is its own"
+    assert alone in images.facts["assumed"]
+    by_name = read(f"csv:{tmp_path}/t.csv", group_from_name="(.)$").group
+    assert set(by_name) == {"m"}
+
+
 def test_one_patient_of_all_files_is_no_group(tmp_path):
     spec = table(tmp_path, lambda path, i: ct(path, density(i), PatientID="ANON"))
     images = read(spec)

@@ -248,3 +248,14 @@ def test_strict_refuses_subsets_that_are_too_small(tmp_path):
     assert images_of(f"csv:{tmp_path}/t.csv", SQUARE, Reading()).subsets == ("a",)
     with pytest.raises(DataError, match=r"^Subset 'b' needs at least 20 images"):
         images_of(f"csv:{tmp_path}/t.csv", SQUARE, Reading(strict=True))
+
+
+@pytest.mark.parametrize(("background", "side"), [("", "above"), ("255", "up to")])
+def test_the_marked_side_of_grey_masks_is_said(tmp_path, background, side):
+    mask = np.full((60, 80), 255 if background else 0, np.uint8)
+    mask[20:40, 30:50] = 255 - mask[0, 0]
+    spec = add_mask(tmp_path, "1", mask, suffix=".jpg")
+    summary = describe_data(spec, reading=Reading(background=background))
+    assert summary.image_set.measure[0] == pytest.approx(400 / 4800, rel=0.05)
+    (masks,) = headed(summary, "Masks")
+    assert re.search(rf"; values {side} 12\d(\.5)? are marked$", masks)

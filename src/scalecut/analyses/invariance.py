@@ -432,9 +432,8 @@ def _features(
         opened: list[tuple[PIL.Image.Image, Box | None]] = []
         for number in range(start, min(start + batch_size, len(images))):
             image = images.images[number]
-            box = None if images.boxes is None else tuple(images.boxes[number].tolist())
             try:
-                opened.append((image.decode(), box))
+                opened.append((image.decode(), images.box(number)))
             except DataError as error:
                 unreadable[number] = str(error).removeprefix(f"{image.name}: ")
         for done, view in enumerate(views):

@@ -137,6 +137,8 @@ def concepts_of(
 ) -> pd.DataFrame:
     """Every concept of every image, the measure first; one row per image, one column per concept.
 
+    Concepts of the object are nan where its box, or what is marked, is not known.
+
     Args:
         frame, interpolation, fill: how images are shown to the network.
         columns: more concepts, of a table; one of the name of a concept of the pixels replaces it.
@@ -145,18 +147,17 @@ def concepts_of(
     Raises:
         DataError: if an image cannot be read.
     """
-    boxes = image_set.boxes
-    counts = [len(marks) for marks in image_set.marks if isinstance(marks, tuple)]
+    counts = [len(marks) if isinstance(marks, tuple) else 0 for marks in image_set.marks]
 
     def of(number: int) -> dict[str, float]:
         image = image_set.images[number]
         decoded = image.decode()
         shown = fitted(image.decode(frame), frame, interpolation, fill)
         found = of_pixels(shown, np.array(decoded))
-        if boxes is not None:
-            x0, y0, x1, y1 = boxes[number].tolist()
-            found |= of_box((x0, y0, x1, y1), frame.window(*decoded.size))
-        if len(counts) == len(image_set):
+        box = image_set.box(number)
+        if box is not None:
+            found |= of_box(box, frame.window(*decoded.size))
+        if counts and counts[number]:
             found["objects"] = float(counts[number])
         return found
 

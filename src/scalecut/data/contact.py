@@ -102,9 +102,9 @@ def _tile(image_set: ImageSet, row: int, side: int) -> PIL.Image.Image:
         boxes = [mark for mark in marks if not is_shape(mark)]
         small = _outlined(small, drawn(shapes, *image.size)[0]) if shapes else small
         is_one = bool(marks)
-    if not is_one and image_set.boxes is not None:  # of several objects, the one that is measured
-        left, top, right, bottom = map(float, image_set.boxes[row])
-        boxes = [(left, top, right, bottom)]
+    measured = image_set.box(row)
+    if not is_one and measured is not None:  # of several objects
+        boxes = [measured]
     return _boxed(small, boxes, scale)
 
 

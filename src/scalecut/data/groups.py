@@ -103,6 +103,13 @@ def joined(images: Sequence[Image], groups: Sequence[str]) -> tuple[list[str], i
             for path in paths:
                 same[file_sha256(path)].add(path)
     key_of = {path: key for key, paths in same.items() if len(paths) > 1 for path in paths}
+    files = [image.source for image in images]
+    own = [file.absolute() if isinstance(file, Path) else None for file in files]
+    return united(groups, [key_of.get(path, path) if path else None for path in own]), len(key_of)
+
+
+def united(groups: Sequence[str], keys: Sequence[object]) -> list[str]:
+    """The groups, where those with rows of one key are one; None is no key."""
     parent = {group: group for group in groups}
 
     def root(group: str) -> str:
@@ -111,9 +118,8 @@ def joined(images: Sequence[Image], groups: Sequence[str]) -> tuple[list[str], i
         return group
 
     first: dict[object, str] = {}
-    for image, group in zip(images, groups, strict=True):
-        if isinstance(image.source, Path):
-            path = image.source.absolute()
-            one, other = root(first.setdefault(key_of.get(path, path), group)), root(group)
+    for group, key in zip(groups, keys, strict=True):
+        if key is not None:
+            one, other = root(first.setdefault(key, group)), root(group)
             parent[max(one, other)] = min(one, other)
-    return [root(group) for group in groups], len(key_of)
+    return [root(group) for group in groups]

@@ -223,7 +223,8 @@ class ImageSet:
     measure_name: str
     subset: tuple[str, ...]  # the class of the object, or another name that rows share
     group: tuple[str, ...]  # images of one group (slide, patient) are never split
-    boxes: Float64[np.ndarray, "n 4"] | None = None  # in pixels of the upright image
+    # in pixels of the upright image; nan of images where EXIF leaves open where it is
+    boxes: Float64[np.ndarray, "n 4"] | None = None
     left_out: tuple[LeftOut, ...] = ()
     marks: tuple[Marked, ...] = ()  # of each row, if known: all that was measured, to be drawn
     facts: Mapping[str, object] = field(default_factory=dict)
@@ -267,6 +268,13 @@ class ImageSet:
         if first.subset:
             whole = replace(whole, subset=(first.subset,) * len(self))
         return replace(whole, classes=first.classes).rows(known)
+
+    def box(self, row: int) -> Box | None:
+        """The box of a row; None if it is not known."""
+        if self.boxes is None or np.isnan(self.boxes[row]).any():
+            return None
+        left, top, right, bottom = self.boxes[row].tolist()
+        return left, top, right, bottom
 
     def said(self, row: int) -> str:
         """The first target of a row in words: "area 0.25", "grade high"."""

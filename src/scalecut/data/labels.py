@@ -15,6 +15,7 @@ from .options import Reading
 from .record import Record
 
 CROWD = "crowd"  # a flag
+BY_NAMES = "the names of images"  # which group them without being asked
 
 
 def labels_of(
@@ -75,16 +76,9 @@ def labels_of(
     if asked.group_from_name:
         log.groups_by = f"the names of images, by {asked.group_from_name}"
     elif statements:
-        log.groups_by = "the names of images"
+        log.groups_by = BY_NAMES
     elif has_groups:
         log.groups_by = f"the {column} {asked.group or 'group'}"
-    alone = [item.image.name for item in labelled if not item.group]
-    if log.groups_by and alone:
-        text = (
-            f"{len(alone)} of {len(labelled)} images are in no group (the first is {alone[0]}), "
-            "and each is its own"
-        )
-        log.assume(Assumed(text, "groups"))
     labelled = [replace(item, group=composed(item.group)) for item in labelled]
     _check_spelling("groups", {item.group for item in labelled}, log)
     _check_spelling("subsets", {kind for item in labelled for kind in item.kinds}, log)

@@ -61,7 +61,8 @@ class MaskRule:
     Args:
         kind: binary, instances or classes.
         background: the value, or colour as one number, that marks nothing.
-        threshold: of grey values that should be two; larger ones are marked.
+        threshold: of grey values that should be two; those on the other side than the background
+            are marked.
         void: a value that stands for unknown, and counts as background.
         by_alpha: whether opacity is the mask.
         page: of files with several.
@@ -77,6 +78,11 @@ class MaskRule:
     page: int = 0
     slice: str = ""
     assumed: tuple[Assumed, ...] = ()
+
+    @property
+    def is_inverted(self) -> bool:
+        """Whether values up to the threshold are marked, as of dark objects on white."""
+        return self.threshold is not None and self.background > self.threshold
 
     def stated(self) -> dict[str, object]:
         """Its fields by name, for `run.json`, without what was assumed."""
@@ -151,7 +157,7 @@ def understood(
         del values[void]
         text = f"the value {void} of masks means unknown, and counts as background"
         assumed.append(Assumed(text, "unknown"))
-    threshold = _threshold(values, survey) if kind in ("", "binary") else None
+    threshold = _threshold(values, survey, given or 0) if kind in ("", "binary") else None
     if threshold is not None:
         kind = "binary"
         assumed.append(Assumed(_cut_at(values, threshold), "grey"))
@@ -236,7 +242,7 @@ def marks_of(file: Path, rule: MaskRule) -> Bool[np.ndarray, "h w"] | Integer[np
     """
     codes, _ = _codes(*_stored(file, rule.page, rule.slice), by_alpha=rule.by_alpha)
     if rule.threshold is not None:
-        return codes > rule.threshold
+        return (codes > rule.threshold) != rule.is_inverted
     if rule.void is not None:
         codes = np.where(codes == rule.void, rule.background, codes)
     found, _ = _counted(codes)
@@ -469,24 +475,27 @@ def _cut_at(values: Counter[int], threshold: float) -> str:
     )
 
 
-def _threshold(values: Counter[int], survey: _Survey) -> float | None:
+def _threshold(values: Counter[int], survey: _Survey, background: int) -> float | None:
     """Where grey values that should be two are cut; None if they are not such.
 
-    Most marked pixels have the largest values, and several values between are edges; or the values
-    near both ends are many and scattered, as after JPEG; or a JPEG has values near the ends only.
+    Most marked pixels have the values farthest from the background, and several values between are
+    edges; or the values near both ends are many and scattered, as after JPEG; or a JPEG has values
+    near the ends only.
     """
     low, high = min(values), max(values)
     is_exact = survey.n_jpeg < survey.n
     least = LEAST_GREYS if is_exact else 3
-    if not survey.is_grey or len(values) < least or high - low < LEAST_RANGE:
+    is_grey = survey.is_grey and background < COLOUR
+    if not is_grey or len(values) < least or high - low < LEAST_RANGE:
         return None
     start, stop = low + ENDS * (high - low), high - ENDS * (high - low)
     between = {value: n for value, n in values.items() if start < value < stop}
     n_low = sum(n for value, n in values.items() if value <= start)
     n_high = sum(n for value, n in values.items() if value >= stop)
     is_scattered = survey.n_regions >= REPEATED * survey.n_values
-    most = MOST_EDGES * n_high if is_scattered and len(values) > MOST_CLASSES else n_high
-    is_two = sum(between.values()) < min(n_low, most) and (
+    n_marked, n_others = (n_low, n_high) if background > (low + high) / 2 else (n_high, n_low)
+    most = MOST_EDGES * n_marked if is_scattered and len(values) > MOST_CLASSES else n_marked
+    is_two = sum(between.values()) < min(n_others, most) and (
         len(between) >= 2 or is_scattered or not (is_exact or between)
     )
     return (low + high) / 2 if is_two else None

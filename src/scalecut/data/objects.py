@@ -130,49 +130,38 @@ def _rows(
     if not chosen:
         return
     width, height, orientation = header(cast(Path, item.image.source), asked.rendering)
-    flags = {"truncated": asked.skip_truncated, "difficult": asked.skip_difficult}
-    avoided = {flag for flag, is_avoided in flags.items() if is_avoided}
+    size, window = (width, height), frame.window(width, height)
+    has_place = not (2 <= orientation <= 4 or _may_be_turned(item, size, orientation))
+    options = {"truncated": asked.skip_truncated, "difficult": asked.skip_difficult}
+    avoided = {flag for flag, is_avoided in options.items() if is_avoided}
     for kind, marks in chosen:
+        flags = set() if isinstance(marks, Path) else {flag for m in marks for flag in m.flags}
+        if flagged := sorted(avoided & flags):
+            yield LeftOut(item.image.name, f"its {kind} is marked {flagged[0]}{AS_ASKED}")
+            continue
+        _check_turn(item, size, orientation, frame, asked)
         if isinstance(marks, Path):
-            seen = _seen_in_mask(
-                marks,
-                item.image.source,
-                width,
-                height,
-                orientation,
-                frame,
-                asked.measures,
-                cast(MaskRule, rule),
-            )
-            if asked.objects == "single" and len(seen) > 1:
-                yield LeftOut(item.image.name, f"it has {len(seen)} objects{SEVERAL}")
-                continue
+            of_set = cast(MaskRule, rule)
+            seen = _seen_in_mask(marks, item.image.source, size, orientation, window, of_set)
+        elif asked.marks == "masks":
+            seen = [_seen_in_shape(item, mark, size, orientation, window) for mark in marks]
         else:
-            flagged = sorted(avoided & {flag for mark in marks for flag in mark.flags})
-            if flagged:
-                yield LeftOut(item.image.name, f"its {kind} is marked {flagged[0]}{AS_ASKED}")
-                continue
-            window = frame.window(width, height)
-            if asked.marks == "masks":
-                size = width, height
-                seen = [_seen_in_shape(item, mark, size, orientation, window) for mark in marks]
-            else:
-                _check_turn(item, orientation, frame, asked)
-                upright_boxes = _upright_boxes(item, marks, width, height, orientation)
-                seen = [_Seen(*share_of(box, window), box) for box in upright_boxes]
+            upright_boxes = _upright_boxes(item, marks, width, height, orientation)
+            seen = [_Seen(*share_of(box, window), box) for box in upright_boxes]
+        if isinstance(marks, Path) and asked.objects == "single" and len(seen) > 1:
+            yield LeftOut(item.image.name, f"it has {len(seen)} objects{SEVERAL}")
+            continue
         area, tall, counted = _summary(seen, kind, asked.objects)
-        window = frame.window(width, height)
         targets = {
             name: target_value(name, (area, tall), [each.box for each in counted], frame, window)
             if name != CLASS
             else kind * (len(kinds) == 1) or math.nan
             for name in asked.measures
         }
-        is_known = isinstance(marks, Path) or not _may_be_turned(item, orientation)
         box = None if asked.objects == "mean" else counted[0].box
         drawn = tuple(each.shape or each.box for each in counted)
         marked = marks if isinstance(marks, Path) else drawn
-        box, marked = (box, marked) if is_known else (None, ())
+        box, marked = (box, marked) if has_place else (None, ())
         n_specks = 0
         if isinstance(marks, Path):
             left, top, right, bottom = window
@@ -195,22 +184,32 @@ def _of_kind(label: tuple[Mark, ...] | Path, kind: str) -> tuple[Mark, ...] | Pa
     return label if isinstance(label, Path) else tuple(m for m in label if m.kind == kind)
 
 
-def _may_be_turned(item: Labelled, orientation: int) -> bool:
-    """Whether boxes could have been drawn before or after the quarter turn of EXIF."""
-    return orientation >= 5 and (item.size is None or item.size[0] == item.size[1])
+def _may_be_turned(item: Labelled, size: tuple[int, int], orientation: int) -> bool:
+    """Whether objects could have been drawn before or after the quarter turn of EXIF.
+
+    Masks have the size of what they were drawn on, so only those of squares leave it open.
+    """
+    drawn_on = size if isinstance(item.label, Path) else item.size
+    return orientation >= 5 and (drawn_on is None or drawn_on[0] == drawn_on[1])
 
 
-def _check_turn(item: Labelled, orientation: int, frame: Frame, asked: Reading) -> None:
-    is_area = AREAS.issuperset(asked.measures)
+def _check_turn(
+    item: Labelled, size: tuple[int, int], orientation: int, frame: Frame, asked: Reading
+) -> None:
+    """Refuse what would differ if objects were drawn before EXIF turned their image, or after."""
+    drawn = "outline" if asked.marks == "masks" else "box"
+    drawn = "mask" if isinstance(item.label, Path) else drawn
+    unsaid = f"and its annotation does not say whether its {drawn} was drawn before or after"
     if 2 <= orientation <= 4 and PLACES.intersection(asked.measures):
         raise DataError(
-            f"its EXIF orientation {orientation} mirrors it or turns it by half, and its "
-            "annotation does not say whether its box was drawn before or after; save it upright"
+            f"its EXIF orientation {orientation} mirrors it or turns it by half, {unsaid}; save it "
+            "upright"
         )
-    if _may_be_turned(item, orientation) and (not is_area or frame.fit != "squash"):
+    is_same = AREAS.issuperset(asked.measures) and frame.fit == "squash" and drawn != "outline"
+    if _may_be_turned(item, size, orientation) and not is_same:
+        otherwise = "" if drawn == "outline" else "use an area with --fit squash, or "
         raise DataError(
-            f"its EXIF orientation {orientation} turns it, and its annotation does not say whether "
-            "its box was drawn before or after; use an area with --fit squash, or save it upright"
+            f"its EXIF orientation {orientation} turns it, {unsaid}; {otherwise}save it upright"
         )
 
 
@@ -243,11 +242,6 @@ def _seen_in_shape(
     """An object with an outline or runs of pixels; it is turned with its image."""
     if mark.shape is None:
         raise DataError(f"its {mark.kind} has no mask; --marks boxes measures its box")
-    if _may_be_turned(item, orientation):
-        raise DataError(
-            f"its EXIF orientation {orientation} turns it, and its annotation does not say whether "
-            "its outline was drawn before or after; save it upright"
-        )
     drawn_on = item.size or size
     is_turned = orientation >= 5 and drawn_on == size[::-1] != size
     if drawn_on != size and not is_turned:
@@ -272,31 +266,23 @@ def _seen_in_shape(
 def _seen_in_mask(
     file: Path,
     image: object,
-    width: int,
-    height: int,
+    size: tuple[int, int],
     orientation: int,
-    frame: Frame,
-    measures: Sequence[str],
+    window: Box,
     rule: MaskRule,
 ) -> list[_Seen]:
     """Each object of a mask; one that was drawn before EXIF turned its image is turned too."""
     try:
-        labels = labels_as(file, rule, (width, height), orientation)
+        labels = labels_as(file, rule, size, orientation)
     except DataError as error:
         raise DataError(f"its mask {file.name} cannot be used: {error}") from error
-    if labels.shape != (height, width):
+    if labels.shape != size[::-1]:
         raise DataError(
-            f"its mask has {labels.shape[1]} x {labels.shape[0]} pixels, the image {width} x "
-            f"{height}; give a mask of the same size"
-        )
-    is_area = AREAS.issuperset(measures)
-    if orientation >= 5 and width == height and (not is_area or frame.fit != "squash"):
-        raise DataError(
-            f"its EXIF orientation {orientation} turns it, and its mask could be drawn before or "
-            "after; use an area with --fit squash, or save it upright"
+            f"its mask has {labels.shape[1]} x {labels.shape[0]} pixels, the image {size[0]} x "
+            f"{size[1]}; give a mask of the same size"
         )
     _check_space(file, image)
-    found = shares_of_labels(labels, frame.window(width, height))
+    found = shares_of_labels(labels, window)
     if not found:
         raise DataError("its mask marks no pixel; mark its object, or remove the image")
     return [_Seen(*each) for each in found]

@@ -16,9 +16,9 @@ from jaxtyping import Float64
 from ..errors import DataError, nearest
 from . import annotations, coco, pairs, patches, tables, yolo
 from .assumptions import Assumed
-from .groups import joined
+from .groups import joined, united
 from .images import ImageSet, Labelled, LeftOut, Progress, Source, Target, first_skipped, target_of
-from .labels import labels_of
+from .labels import BY_NAMES, labels_of
 from .masks import MaskRule, understood
 from .measures import CLASS, MEASURES, Frame, share_of
 from .objects import SEVERAL, Row, rows_of, target_value
@@ -204,6 +204,7 @@ def read_images(
         log.assume(statement)
     measured = rows_of(labelled, wanted, frame or WHOLE, asked, rule, log, progress)
     rows = _of_patients(*_shown(measured, asked, log), asked, log)
+    _state_alone(labelled, rows, log)
     _check_once(place, rows)
     _check_found(place, rows, wanted if asked.subset else frozenset(), log.skipped, rule)
     groups, n_identical = joined([row.image for row in rows], [row.group for row in rows])
@@ -254,20 +255,37 @@ def _shown(rows: Sequence[Row], asked: Reading, log: Record) -> tuple[list[Row],
 def _of_patients(
     rows: Sequence[Row], patients: Mapping[Any, str], asked: Reading, log: Record
 ) -> list[Row]:
-    """The rows with the patients of DICOM as groups, if nothing else groups them."""
+    """The rows with the patients of DICOM as groups, joined with those that names give."""
     own = [patients.get(cast(Path | Stored, row.image.source), "") for row in rows]
     n, different = len({row.image.place() for row in rows}), len(set(own) - {""})
-    if log.groups_by or asked.no_groups or not different or different == n:
+    is_asked = asked.no_groups or log.groups_by not in ("", BY_NAMES)
+    if is_asked or not different or different == n:
         return list(rows)
     if different == 1 and all(own):
-        text = f"all {n} images state one PatientID, as after anonymisation, and each is its own"
+        text = f"all {n} images state one PatientID, as after anonymisation, so it groups none"
         log.assume(Assumed(text, "groups"))
         return list(rows)
-    log.groups_by = "the PatientID of DICOM files"
-    return [
-        replace(row, group=f"patient {patient}" if patient else row.group)
+    by_patient = "the PatientID of DICOM files"
+    log.groups_by = f"{log.groups_by} and {by_patient}" if log.groups_by else by_patient
+    groups = [
+        f"patient {patient}" if patient and row.group == row.image.name else row.group
         for row, patient in zip(rows, own, strict=True)
     ]
+    groups = united(groups, [patient or None for patient in own])
+    return [replace(row, group=group) for row, group in zip(rows, groups, strict=True)]
+
+
+def _state_alone(labelled: Sequence[Labelled], rows: Sequence[Row], log: Record) -> None:
+    """State the images in no group, where others are in one."""
+    names = {row.image.name: row.group for row in rows}
+    ungrouped = {item.image.name for item in labelled if not item.group}
+    alone = [name for name, group in names.items() if group == name in ungrouped]
+    if log.groups_by and alone:
+        text = (
+            f"{len(alone)} of {len(names)} images are in no group (the first is {alone[0]}), and "
+            "each is its own"
+        )
+        log.assume(Assumed(text, "groups"))
 
 
 def columns_of_numbers(
@@ -395,7 +413,7 @@ def _check_found(
 
 def _assembled(rows: list[Row], skipped: tuple[LeftOut, ...], facts: dict[str, object]) -> ImageSet:
     rows = sorted(rows, key=lambda row: (row.subset, row.image.name))
-    boxes = [row.box for row in rows if row.box is not None]
+    boxes = np.array([row.box or (np.nan,) * 4 for row in rows], dtype=np.float64)
     targets = _targets({name: [row.targets[name] for row in rows] for name in rows[0].targets})
     return ImageSet(
         images=tuple(row.image for row in rows),
@@ -403,7 +421,7 @@ def _assembled(rows: list[Row], skipped: tuple[LeftOut, ...], facts: dict[str, o
         measure_name=targets[0].name,
         subset=tuple(row.subset for row in rows),
         group=tuple(row.group for row in rows),
-        boxes=np.array(boxes, dtype=np.float64) if len(boxes) == len(rows) else None,
+        boxes=None if np.isnan(boxes).all() else boxes,
         left_out=skipped,
         marks=tuple(row.marked for row in rows),
         facts=facts,

@@ -20,7 +20,7 @@ from ..errors import DataError
 from .contact import COLOURS, SMALL, contact_sheet, write_sheet
 from .decoding import Rendering
 from .images import Image, ImageSet, LeftOut, Progress, image_facts
-from .masks import in_words
+from .masks import MaskRule, in_words
 from .measures import Frame, evenly
 from .options import Reading
 from .read import images_of
@@ -372,7 +372,8 @@ def _shown(image: Image) -> str:
 def _masks(rule: Mapping[str, Any]) -> str:
     said = f"{MASKS[rule['kind']]}; the background is {in_words(rule['background'])}"
     if rule.get("threshold") is not None:
-        said = f"{MASKS[rule['kind']]}; values above {rule['threshold']:g} are marked"
+        side = "up to" if MaskRule(**rule).is_inverted else "above"
+        said = f"{MASKS[rule['kind']]}; values {side} {rule['threshold']:g} are marked"
     said += f"; {rule['void']} is unknown" if rule.get("void") is not None else ""
     said += "; read from alpha" if rule.get("by_alpha") else ""
     return said + (f"; page {rule['page']}" if rule.get("page") else "")
