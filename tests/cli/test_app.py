@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from datetime import datetime
 from html import escape
 from importlib import metadata
 from pathlib import Path
@@ -25,7 +26,7 @@ from typer.testing import CliRunner
 
 from scalecut import cache, load_network
 from scalecut.cli import app as cli
-from scalecut.cli.console import OUT
+from scalecut.cli.console import OUT, place, print_skipped
 from scalecut.errors import ModelError
 from scalecut.networks.selection import chosen_points
 from scalecut.report.curve import COLUMNS
@@ -330,11 +331,20 @@ def test_options_reach_the_probe_and_a_run_without_a_name_has_one():
         "R² of measure, test_resnet, 40 images (table) "
     )
     (run,) = Path("runs").iterdir()
-    assert re.fullmatch(r"test_resnet-\d{8}-\d{6}", run.name)
+    assert re.fullmatch(r"test_resnet-\d{8}-\d{6}-[0-9a-f]{6}", run.name)
     assert f"Run:    {run}\n" in result.stdout
     used = facts(run)["preprocessing"]
     assert (used["mean"], used["std"]) == ([0.1, 0.2, 0.3], [0.5, 0.6, 0.7])
     assert (used["height"], used["width"]) == (32, 40)
+
+
+def test_runs_that_begin_in_the_same_second_have_folders_of_their_own(monkeypatch):
+    now = datetime(2026, 12, 1, 10, 11, 12)
+    monkeypatch.setattr("scalecut.cli.console.datetime", SimpleNamespace(now=lambda: now))
+    names = [place(None, "hub:org/net").name for _ in range(20)]
+    assert len({*names}) == 20
+    assert {name[:-6] for name in names} == {"hub_org_net-20261201-101112-"}
+    assert place(Path("asked"), "net") == Path("asked")
 
 
 @pytest.mark.long
@@ -552,6 +562,10 @@ WRONG_OPTIONS = {  # of `scalecut probe`, and how the one line starts
     "repeats": (["--repeats", 0], "--repeats must be at least 1, got 0."),
     "repeats in words": (["--repeats", "ten"], "Invalid value for '--repeats': "),
     "batch size": (["--batch-size", 0], "--batch-size must be at least 1, got 0."),
+    "tokens in words": (
+        ["--prefix-tokens", "x"],
+        "--prefix-tokens 'x' is no whole number. Give su",
+    ),
     "seed below": (["--seed", "-1"], "--seed must be from 0 to 4294967295, got -1."),
     "seed above": (["--seed", 2**32], "--seed must be from 0 to 4294967295, got 4294967296."),
     "precision": (["--precision", "int4"], "Invalid value for '--precision': 'int4' is not one "),
@@ -748,6 +762,15 @@ def test_bad_images_are_skipped_counted_and_listed():
     first = lines.index("8 images skipped:") + 1
     assert lines[first + 5] == "  ... and 3 more; run.json lists them all"
     assert len(facts()["images_left_out"]) == 8
+
+
+@pytest.mark.parametrize("n", [1, 2, 11, 21, 101])
+def test_one_item_is_skipped_in_the_singular_and_no_other_number(capsys, n):
+    items = [{"name": "a", "reason": "broken"}] * n
+    for what in ("images", "layers", ""):
+        print_skipped(items, what)
+        expected = " ".join([str(n), what if n > 1 else what.rstrip("s"), "skipped:"])
+        assert capsys.readouterr().out.splitlines()[0].split() == expected.split()
 
 
 @pytest.mark.parametrize("spoil", BAD)

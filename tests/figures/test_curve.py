@@ -302,6 +302,16 @@ def test_zero_is_a_line_within_every_panel(frame):
         assert axes.get_ylim()[0] < 0 < axes.get_ylim()[1]
 
 
+def test_softmax_is_no_peak_unless_it_is_alone(frame):
+    frame.loc[frame["layer"] == "softmax", "r2"] = 0.97
+    for figure in (curve_figure(frame), subset_figure(frame)):
+        assert "peak: mixed8, R² 0.85" in texts(panels(figure)[0])
+    last = frame[frame["layer"].isin(["fc", "softmax"])]
+    assert "peak: pre_softmax, R² 0.55" in texts(panels(curve_figure(last))[0])
+    alone = frame[frame["layer"] == "softmax"]
+    assert "peak: softmax, R² 0.97" in texts(panels(curve_figure(alone))[0])
+
+
 def test_exponential_axis_shows_every_value_in_closed_form(frame):
     known = {1.0: 1.0, 0.0: 1 / math.e, -1.0: math.e**-2, -math.inf: 0.0}
     for place, r2 in enumerate(known):
@@ -441,8 +451,8 @@ def test_evidence_is_marked_above_the_first_panel_only():
     assert drawn(ridge, "peak").get_xydata().tolist() == [[7, pytest.approx(0.65)]]
     assert not shades(ols)
     assert not bars(ols, "95 % set of the peak")
-    # without evidence, the softmax is the highest
-    assert "peak: softmax, R² 0.90" in texts(panels(curve_figure(with_controls()))[0])
+    # without evidence, the softmax is no candidate either
+    assert "peak: pre_softmax, R² 0.85" in texts(panels(curve_figure(with_controls()))[0])
 
 
 def test_set_with_a_gap_has_two_bars_and_no_drop_is_no_mark():
@@ -487,6 +497,22 @@ def test_learning_figure_has_a_line_per_number_of_images_that_darkens_with_it():
     assert figure.texts[1].get_text().endswith("n = 34 to 1,200 for training")
     alone = drawn(panels(learning_figure(of_numbers((50,))))[0], "n = 50")
     assert alone.get_color() == matplotlib.colors.to_hex(matplotlib.colormaps["Blues"](1.0))
+
+
+def test_learning_figure_of_several_targets_has_the_first_panel_of_each():
+    area = of_numbers()
+    age = of_numbers((40, 80)).query("regressor == 'ols'").assign(measure="age")
+    drawing = learning_drawing(pd.concat([area, age], ignore_index=True))
+    assert [panel.title for panel in drawing.panels] == [
+        "area: Ridge regression, pretrained, fitted to n images",
+        "age: Ordinary least squares, pretrained, fitted to n images",
+    ]
+    for panel, table in zip(drawing.panels, (area, age), strict=True):
+        for line, alone in zip(panel.lines, learning_drawing(table).panels[0].lines, strict=True):
+            np.testing.assert_array_equal(line.values, alone.values)
+    figure = page_figure(drawing)
+    assert figure.texts[1].get_text() == "2 targets   ·   n = 34 to 1,200 for training"
+    check_texts(figure)
 
 
 # --- text ----------------------------------------------------------------------------------------

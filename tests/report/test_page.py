@@ -19,6 +19,7 @@ import pytest
 
 from scalecut import Computation, Fitting, make_image_set, probe
 from scalecut.data.images import Image
+from scalecut.figures.drawing import BLUE, R2, Drawing, Line, Look, Panel
 from scalecut.figures.text import typeset
 from scalecut.report.cells import interval, number, p_value, sort_key, spread
 from scalecut.report.page import MOST_VALUES, Predictions, Story, Table, page
@@ -426,6 +427,24 @@ def test_two_runs_share_subset_and_axis_and_have_their_own_layers(run, opened, t
     assert [each.input_value() for each in chosen] == ["2", "0"]
     tab.set_viewport_size({"width": 390, "height": 800})
     assert tab.evaluate("document.scrollingElement.scrollWidth") == 390
+
+
+def drawing_of(title, low=(0.1, 0.4), values=(0.2, 0.5), scale=R2):
+    """A drawing of one panel of one line with a band."""
+    low, values = np.array(low), np.array(values)
+    line = Line(Look("a line", BLUE, "-", "o", 2.0, 0.2), values, low, values)
+    places = [f"place {number}" for number in range(len(values))]
+    return Drawing("net", "", places, [Panel(title, scale, [line], 100.0)])
+
+
+def test_runs_without_a_common_subset_each_show_their_first_curve(opened, tmp_path):
+    several = {"mean": drawing_of("1"), "dog": drawing_of("2")}, {"area": drawing_of("3")}
+    stories = [Story("run", "net", "found", curves=each, layers=["a"]) for each in several]
+    file = tmp_path / "both.html"
+    file.write_text(page(stories), encoding="utf-8")
+    tab = opened(file)
+    assert tab.locator("#subset").count() == 0
+    assert tab.locator("[data-figure=curve] .title").all_text_contents() == ["1", "3"]
 
 
 def test_run_without_predictions_or_images_has_a_page_too(run, opened, tmp_path):

@@ -1,6 +1,7 @@
 """A run folder shows whatever its tables allow, and says which table it cannot read."""
 
 import json
+import re
 import shutil
 from dataclasses import asdict
 from pathlib import Path
@@ -32,6 +33,11 @@ from tests.report.builders import curve, curve_table, files_in, run_of, with_ima
 
 OUTPUTS = ["agreement", "probability_change", "jensen_shannon"]
 MOVES = ["drift", "map_error"]
+LEARNING = "With fewer training images"
+NO_GAIN = (
+    "The gain over controls is not defined: it compares trained weights with random ones or with "
+    "pixels."
+)
 OF_TABLES = {
     "invariance": (of_invariance, ["invariance", "drift"]),
     "noise": (of_noise, ["noise"]),
@@ -53,6 +59,19 @@ def probe_run(folder, *table, **provenance):
     run_of(folder, facts, **made.tables())
     np.save(folder / "draws.npy", made.draws)
     return folder
+
+
+def saved(folder, table):
+    """A run of a probe of this table, of one or several targets."""
+    made = curve(table)
+    return run_of(folder, made.facts(), **made.tables())
+
+
+def of_targets(*targets):
+    """A table of several targets, with a subset each has and one that only the first lacks."""
+    tables = [curve_table(("dog", "mean"), ("ridge",)).assign(measure=name) for name in targets]
+    more = curve_table(("cat",), ("ridge",)).assign(measure=targets[-1])
+    return pd.concat([*tables, more], ignore_index=True)
 
 
 def opened(folder):
@@ -353,7 +372,7 @@ def test_controls_are_those_at_the_peak_and_what_is_not_shown_is_a_warning(tmp_p
         ({"p_value": 0.01, "peak": found["last"]}, last),
         ({"p_value": None, "r2_low": -0.1, "score_low": -0.1}, shown),
         ({"score_low": None, "r2_low": None}, "There are too few groups to state an interval."),
-        ({"learned": None}, "No control was computed, so the score may not be due to training."),
+        ({"learned": None}, NO_GAIN),
     ):
         facts["evidence"]["mean"] = found | changed
         (run / "run.json").write_text(json.dumps(facts))
@@ -362,6 +381,24 @@ def test_controls_are_those_at_the_peak_and_what_is_not_shown_is_a_warning(tmp_p
         assert (shown in warnings) == (expected == shown)
         p_values = [line for line in told["Controls"] if line.startswith("p = ")]
         assert len(p_values) == bool(changed.get("p_value"))
+
+
+def test_only_a_curve_without_any_control_is_said_to_have_none(tmp_path):
+    whole = curve_table(("dog", "mean"), ("ridge",)).assign(learned=np.nan)
+    is_own, is_true = whole.weights == "pretrained", whole.target == "true"
+    permuted = whole[is_true].replace({"weights": {"random": "permuted"}})
+    tables = {
+        "none": (whole[is_own & is_true], True),
+        "shuffled": (whole[is_own], False),
+        "permuted": (permuted, False),
+        "of random weights": (whole[is_own].assign(weights="random"), False),
+        "of random weights alone": (whole[is_own & is_true].assign(weights="random"), True),
+    }
+    none = "No control was computed, so the score may not be due to training."
+    for name, (table, has_none) in tables.items():
+        told, warnings = judged(saved(tmp_path / name, table))
+        assert (none in warnings, NO_GAIN in warnings) == (has_none, not has_none), name
+        assert (told["Controls"] == ["no controls"]) == has_none
 
 
 def test_what_is_assumed_or_a_first_look_is_a_warning_on_every_page(tmp_path):
@@ -582,6 +619,45 @@ def test_run_shows_the_cuts_inside_it_with_what_each_layer_costs(tmp_path):
     assert figure.note in write_report(run / "cut")[0].read_text(encoding="utf-8")
 
 
+# --- several targets -----------------------------------------------------------------------------
+
+
+def option(page):
+    """The subset that a page shows first; empty if none is chosen."""
+    found = re.search(r'<option selected value="([^"]*)"', page.read_text(encoding="utf-8"))
+    return found[1] if found else ""
+
+
+def test_subset_of_several_targets_is_shown_first_of_the_first_that_has_it(tmp_path):
+    run = saved(tmp_path / "run", of_targets("area", "age"))
+    expected = {"dog": "area · dog", "mean": "area", "cat": "age · cat", "": ""}
+    for subset, key in expected.items():
+        assert option(write_report(run, subset=subset)[0]) == key
+    other = saved(tmp_path / "other", of_targets("height", "age"))
+    shared = {"dog": "age · dog", "mean": "age"}
+    for subset, key in shared.items():
+        file = write_comparison([run, other], tmp_path / "both.html", "", subset=subset)
+        assert option(file) == key
+
+
+def test_learning_curve_of_several_targets_is_on_the_page(tmp_path):
+    whole = curve(of_targets("area", "age"))
+    learning = pd.concat([whole.table.assign(n_fit=n) for n in (10, 28)], ignore_index=True)
+    run = run_of(tmp_path, whole.facts(), learning=learning, **whole.tables())
+    section = next(each for each in story_of(run).sections if each.title == LEARNING)
+    (shown,) = section.figures
+    assert [panel.title.split(":")[0] for panel in shown.drawing.panels] == ["area", "age"]
+
+
+def test_target_named_mean_has_its_own_curve_and_not_that_of_all(tmp_path):
+    story = story_of(saved(tmp_path / "run", of_targets("mean", "age")))
+    assert list(story.curves) == ["mean · mean", "mean · dog", "age", "age · dog", "age · cat"]
+    labels = {line.look.label for line in story.curves["mean · mean"].panels[0].lines}
+    assert "pretrained" in labels
+    alone = story_of(saved(tmp_path / "one", of_targets("mean")))
+    assert list(alone.curves) == ["mean", "dog", "cat"]
+
+
 # --- two runs ------------------------------------------------------------------------------------
 
 
@@ -596,6 +672,16 @@ def test_two_runs_are_shown_with_their_differences_or_why_there_are_none(tmp_pat
         assert "<small>other</small>" in told
         assert "one minus other" in told  # by their folders, as both are of the same network
         assert shown in told
+
+
+def test_runs_without_a_common_curve_are_not_shown_next_to_each_other(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    one, other = probe_run(Path("one")), saved(Path("other"), of_targets("area", "age"))
+    assert refusal(lambda: write_comparison([one, other], Path("both.html"), "")) == (
+        "The runs 'one' and 'other' have no curve in common: one has mean, dog, cat; the other "
+        "area, area · dog, age, age · dog, age · cat. Probe both with the same --target or "
+        "--measure, or compare them with `scalecut compare`."
+    )
 
 
 # --- what has no page ----------------------------------------------------------------------------

@@ -380,6 +380,13 @@ def _number(text: str) -> float:
         raise ValueError("is no number") from error
 
 
+def _whole_number(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError as error:
+        raise ValueError("is no whole number. Give such as 5") from error
+
+
 _KINDS: tuple[tuple[str, Callable[[str], Any]], ...] = (
     (r"Sequence\[(str( \| float \| int)?|Literal\[.*\])\]( \| None)?", listed),
     (r"Sequence\[float\]( \| None)?", _numbers),
@@ -387,6 +394,6 @@ _KINDS: tuple[tuple[str, Callable[[str], Any]], ...] = (
     (r"int \| tuple\[int, int\]( \| None)?", _size),
     (r"tuple\[float, float, float\]( \| None)?", _three),
     (r"float \| None", _number),
-    (r"int \| None", int),
+    (r"int \| None", _whole_number),
     (r"Path( \| None)?", Path),
 )

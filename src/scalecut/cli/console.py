@@ -4,6 +4,7 @@
 """
 
 import json
+import secrets
 import shlex
 import sys
 import time
@@ -158,8 +159,12 @@ def command() -> str:
 
 
 def place(out: Path | None, name: str) -> Path:
-    """The run folder: the one asked for, or one named after the network and the time."""
-    folder = out or Path("runs") / f"{file_name(name)}-{datetime.now():%Y%m%d-%H%M%S}"
+    """The run folder: the one asked for, or one named after the network and the time.
+
+    Commands that begin in the same second, perhaps on several machines, differ by random digits.
+    """
+    digits = secrets.token_hex(3)
+    folder = out or Path("runs") / f"{file_name(name)}-{datetime.now():%Y%m%d-%H%M%S}-{digits}"
     from .. import runs
 
     runs.check_place(folder, command=command())
@@ -216,7 +221,8 @@ def print_skipped(items: Sequence[Mapping[str, str]], what: str = "") -> None:
     """Name the first few of what was skipped, with the reason."""
     if not items:
         return
-    OUT.print(f"{len(items)} {what + ' ' if what else ''}skipped:".replace("1 images", "1 image"))
+    counted = what.removesuffix("s") if len(items) == 1 else what
+    OUT.print(" ".join(filter(None, (f"{len(items)}", counted, "skipped:"))))
     for item in items[:MOST_LINES]:
         OUT.print(f"  {item['name']}: {item['reason']}", soft_wrap=True)
     if len(items) > MOST_LINES:

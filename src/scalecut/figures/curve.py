@@ -60,6 +60,7 @@ EXPONENTIAL = Scale(
     "e^(R²)/e of mean", lambda r2: np.exp(r2 - 1.0), -math.inf, named={0.0: "R² = 0"}
 )
 DEPTHS = 201  # places of a figure by relative depth
+SOFTMAX = "softmax"  # the layer of that name
 MOST_BANDS = 3  # lines with bands in one panel
 # n/d between which least squares follows the noise
 INTERPOLATING = (0.5, 2.0)
@@ -289,7 +290,25 @@ def _by_depth(rows: Rows, depths: np.ndarray, look: Look) -> Line:
 
 
 def learning_drawing(frame: pd.DataFrame, subset: str = "mean") -> Drawing:
-    """R² by layer for every number of training images, one panel per regressor."""
+    """R² by layer for every number of training images, one panel per regressor.
+
+    Of several targets, one panel per target, by ridge or else least squares.
+    """
+    targets = list(dict.fromkeys(map(str, frame["measure"])))
+    if len(targets) == 1:
+        return _learning_of(frame, subset)
+    each = [_learning_of(frame.loc[frame["measure"] == target], subset) for target in targets]
+    panels = [
+        replace(drawing.panels[0], title=f"{target}: {drawing.panels[0].title}")
+        for target, drawing in zip(targets, each, strict=True)
+    ]
+    counts = range_of(frame.loc[frame["subset"] == subset].to_dict("records"), "n_fit")
+    caption = f"{len(targets)} targets   ·   n = {counts} for training"
+    return replace(each[0], caption=caption, panels=panels)
+
+
+def _learning_of(frame: pd.DataFrame, subset: str) -> Drawing:
+    """The panels of one target."""
     rows, caption = _chosen(_rows(frame, "n_fit"), subset)
     labels, (kind, main) = _labels(rows), _main(rows)
     numbers = sorted({row["n_fit"] for row in rows if row["regressor"] in REGRESSORS})
@@ -503,9 +522,13 @@ def _with_spread(rows: Rows) -> Rows:
 def _peak(
     line: Line, labels: Mapping[str, str], layer: str | None = None, metric: str = "R²"
 ) -> Peak | None:
-    """At the layer, or else where the line is highest; None where that is below the floor."""
-    highest = int(np.argmax(np.where(np.isfinite(line.values), line.values, -np.inf)))
-    at = highest if layer is None else list(labels).index(layer)
+    """At the layer, or else where the line is highest; None where that is below the floor.
+
+    As in the evidence of a curve, the softmax is a candidate only if there is no other.
+    """
+    is_candidate = np.array([name != SOFTMAX for name in labels]) | (len(labels) == 1)
+    candidates = np.where(is_candidate & np.isfinite(line.values), line.values, -np.inf)
+    at = int(np.argmax(candidates)) if layer is None else list(labels).index(layer)
     if not line.values[at] >= R2.floor:
         return None
     name = shortened(list(labels.values())[at], 2 * LONGEST_TICK)

@@ -102,16 +102,14 @@ def curve_story(
     if evidence:
         scores.append(Section("Evidence", tables=[_evidence_table(by_key, labels_of(run.facts))]))
     curves = {}
-    for target in dict.fromkeys(frame.measure):
+    for key, (target, name) in keys_of(run).items():
         rows = frame.loc[frame.measure == target]
-        for name in sorted(dict.fromkeys(rows.subset), key=lambda name: name != MEAN):
-            key = _key(frame, target, name)
-            is_drawn = key == MEAN and "curve" in drawn
-            curves[key] = (
-                drawn["curve"]
-                if is_drawn
-                else curve_drawing(rows, subset=name, evidence=by_key.get(key))
-            )
+        is_drawn = key == MEAN and "curve" in drawn
+        curves[key] = (
+            drawn["curve"]
+            if is_drawn
+            else curve_drawing(rows, subset=name, evidence=by_key.get(key))
+        )
     return replace(
         story,
         title=str(frame.model.iloc[0]),
@@ -136,9 +134,10 @@ def curve_checks(run: Run) -> tuple[list[Check], list[str]]:
         if (found := by_subset.get(MEAN)) is None:
             continue
         start = f"{target}: " if frame.measure.nunique() > 1 else ""
-        controls = _controls(frame.loc[frame.measure == target], found)
+        rows = frame.loc[frame.measure == target]
+        controls = _controls(rows, found)
         lines += [start + "; ".join(controls)] if start and controls else controls
-        doubts += [start + each for each in _doubts(found)]
+        doubts += [start + each for each in _doubts(rows, found)]
     return [Check("Controls", lines or ["no controls"])], doubts
 
 
@@ -167,16 +166,19 @@ def _controls(rows: pd.DataFrame, found: Mapping[str, Any]) -> list[str]:
     return said + ([f"{with_p(found['p_value'])}, corrected over layers"] if known else [])
 
 
-def _doubts(found: Mapping[str, Any]) -> list[str]:
+def _doubts(rows: pd.DataFrame, found: Mapping[str, Any]) -> list[str]:
     """What the finding does not show, one sentence each."""
     (_, low, _), p = _ends(found), _known(found["p_value"])
     chance = found.get("chance") or 0.0
+    has_gain = np.isfinite(_known(found["learned"]))
+    has_controls = rows.weights.nunique() > 1 or bool((rows.target == "shuffled").any())
     said = {
         "No layer is shown to encode the target.": p > ALPHA if np.isfinite(p) else low <= chance,
         "There are too few groups to state an interval.": np.isnan(low),
-        "No control was computed, so the score may not be due to training.": np.isnan(
-            _known(found["learned"])
-        ),
+        "No control was computed, so the score may not be due to training.": not has_gain
+        and not has_controls,
+        "The gain over controls is not defined: it compares trained weights with random ones or "
+        "with pixels.": not has_gain and has_controls,
         "The gain over controls is not shown to be above 0.": _known(found.get("learned_low")) <= 0,
         "No layer was probed after the peak, so no drop could be observed.": found["peak"]
         == found.get("last"),
@@ -194,11 +196,23 @@ def is_one_measure(frame: pd.DataFrame) -> bool:
     return frame.measure.nunique() == 1 and main_metric(frame) == "r2"
 
 
+def keys_of(run: Run) -> dict[str, tuple[str, str]]:
+    """The targets and subsets of a curve by what the page names them, the mean of each first."""
+    frame = curve_of(run)
+    pairs = frame[["measure", "subset"]].drop_duplicates().itertuples(index=False, name=None)
+    order = [*dict.fromkeys(frame.measure)]
+    pairs = sorted(pairs, key=lambda pair: (order.index(pair[0]), pair[1] != MEAN))
+    return {_key(frame, target, subset): (target, subset) for target, subset in pairs}
+
+
 def _key(frame: pd.DataFrame, target: str, subset: str) -> str:
-    """A subset as the page names it; of several targets, with the target."""
+    """A subset as the page names it; of several targets, with the target.
+
+    The bare name of the mean over subsets is that of a single target.
+    """
     if frame.measure.nunique() == 1:
         return subset
-    return target if subset == MEAN else f"{target} · {subset}"
+    return target if subset == MEAN != target else f"{target} · {subset}"
 
 
 def curve_of(run: Run) -> pd.DataFrame:
@@ -376,10 +390,9 @@ def exponential_figure(run: Run) -> Drawing | None:
     return exponential_drawing(frame) if is_one_measure(frame) else None
 
 
-def learning_figure(run: Run) -> Drawing | None:
-    """The curve by number of training images, of one target."""
-    table = run.table("learning")
-    return learning_drawing(table) if table.measure.nunique() == 1 else None
+def learning_figure(run: Run) -> Drawing:
+    """The curve by number of training images."""
+    return learning_drawing(run.table("learning"))
 
 
 def predicted_figure(run: Run) -> Drawing | None:

@@ -179,6 +179,7 @@ def _environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.policies["json.dumps_kwargs"] = {}  # names stay in their order
     environment.filters |= {"number": number, "sort_key": sort_key, "typeset": typeset}
     return environment
 

@@ -20,7 +20,7 @@ from ..errors import DataError
 from ..figures.drawing import STYLE, Drawing, page_figure
 from ..figures.notebook import html_of
 from ..runs import Run
-from .curve import comparison_section, curve_of, curve_story, names_of
+from .curve import comparison_section, curve_of, curve_story, keys_of, names_of
 from .cut import NEEDED, cut_story
 from .facts import data_checks, data_sections, network_checks, trust, warnings_of
 from .page import Story, page
@@ -133,9 +133,9 @@ def write_report(
     """
     kind = runs.kind_of(folder, ("run", "cut"))
     run = runs.read_run(folder, kind, NEEDED if kind == "cut" else ())
-    _check_subset(run, subset)
+    key = _shown_first([run], subset)
     drawn = drawings(run)
-    text = page([_story(run, drawn, has_thumbnails)], subset=subset)
+    text = page([_story(run, drawn, has_thumbnails)], subset=key)
     figures = _write_figures(run.folder / "figures", {plot.name: each for plot, each in drawn})
     return _write_page(text, run.folder / PAGE), figures
 
@@ -151,17 +151,17 @@ def write_comparison(
     """Write one page of several runs next to each other.
 
     Raises:
-        DataError: if a folder is no complete run of a probe, or has no such subset.
+        DataError: if a folder is no complete run of a probe, or has no such subset, or they have no
+            target and subset in common.
         OutputError: if the page cannot be written.
     """
     several = [runs.read_run(folder) for folder in folders]
-    for run in several:
-        _check_subset(run, subset)
+    key = _shown_first(several, subset)
     models = [str(curve_of(run).model.iloc[0]) for run in several]
     names = names_of(models, [run.folder for run in several])
     common = [comparison_section(names, differences)]
     stories = [_story(run, drawings(run), has_thumbnails) for run in several]
-    return _write_page(page(stories, subset=subset, common=common), file)
+    return _write_page(page(stories, subset=key, common=common), file)
 
 
 def _story(run: Run, drawn: Sequence[tuple[Plot, Drawing]], has_thumbnails: bool) -> Story:
@@ -194,16 +194,41 @@ def _story(run: Run, drawn: Sequence[tuple[Plot, Drawing]], has_thumbnails: bool
     return replace(story, sections=[*story.sections, *data_sections(run, has_thumbnails)])
 
 
+def _shown_first(several: Sequence[Run], subset: str) -> str:
+    """The first of what runs have in common that is of a subset, as the page names it.
+
+    Raises:
+        DataError: if a run has no such subset, or several have nothing in common.
+    """
+    for run in several:
+        _check_subset(run, subset)
+    keys = [keys_of(run) if run.has("curve") else {} for run in several]
+    common = [key for key in keys[0] if all(key in other for other in keys)]
+    if len(several) > 1 and not common:
+        (one, other), (here, there) = several[:2], (_listed(list(each)) for each in keys[:2])
+        raise DataError(
+            f"The runs {str(one.folder)!r} and {str(other.folder)!r} have no curve in common: one "
+            f"has {here}; the other {there}. Probe both with the same --target or --measure, or "
+            "compare them with `scalecut compare`."
+        )
+    return next((key for key in common if subset and keys[0][key][1] == subset), "")
+
+
 def _check_subset(run: Run, subset: str) -> None:
     if not subset:
         return
     has = list(dict.fromkeys(run.table("curve").subset)) if run.has("curve") else []
     if subset in has:
         return
-    listed = f"It has {len(has)}: {', '.join(has[:8])}{', …' if len(has) > 8 else ''}."
+    listed = f"It has {len(has)}: {_listed(has)}."
     advice = f"{listed} Give --subset one of them, or none." if has else "Leave --subset out."
     no_curve = "" if has else ", because it holds no curve"
     raise DataError(f"The run {str(run.folder)!r} has no subset {subset!r}{no_curve}. {advice}")
+
+
+def _listed(names: Sequence[str]) -> str:
+    """The first few names."""
+    return ", ".join(names[:8]) + (", …" if len(names) > 8 else "")
 
 
 def _write_figures(folder: Path, drawn: Mapping[str, Drawing]) -> list[Path]:

@@ -58,9 +58,12 @@ const subsets = document.getElementById("subset"), regressors = document.getElem
 const articles = [...document.querySelectorAll("[data-run]")];
 const chosen = runs.map(() => null); // the layer chosen by hand; the peak until then
 
+// What is chosen, or else the first curve of the run.
+const keyOf = (run) => (subsets && subsets.value in run.curves ? subsets.value : Object.keys(run.curves)[0]);
+
 function layerOf(run, number) {
   if (chosen[number] !== null) return chosen[number];
-  return Math.max(0, run.layers.indexOf(run.peaks[subsets.value] ?? run.peaks.mean));
+  return Math.max(0, run.layers.indexOf(run.peaks[keyOf(run)] ?? run.peaks.mean));
 }
 
 function drawRun(article, number) {
@@ -73,8 +76,8 @@ function drawRun(article, number) {
   const figures = [...article.querySelectorAll("figure")]; // names of folders are no selectors
   const holder = (name) => figures.find((figure) => figure.dataset.figure === name)?.querySelector(".drawn");
   if (holder("curve")) {
-    const only = regressors.value;
-    drawChart(holder("curve"), run.curves[subsets.value], { only, least: 290, ...(run.predictions && { chosen: layer, choose }) });
+    const only = regressors?.value;
+    drawChart(holder("curve"), run.curves[keyOf(run)], { only, least: 290, ...(run.predictions && { chosen: layer, choose }) });
   }
   for (const [name, drawing] of Object.entries(run.figures)) drawChart(holder(name), drawing);
   if (run.predictions) drawLayer(article, run, layer, choose);
@@ -84,10 +87,10 @@ function drawLayer(article, run, layer, choose) {
   const { predictions } = run, select = article.querySelector(".choose-layer");
   select.value = layer;
   select.onchange = () => choose(Number(select.value));
-  const images = rowsOfLayer(predictions, layer, subsets.value);
+  const images = rowsOfLayer(predictions, layer, keyOf(run));
   const note = article.querySelector(".said");
   const all = predictions.names.length < predictions.of ? `${predictions.names.length} of ${predictions.of} images are in this page, including the largest errors. ` : "";
-  note.textContent = `${run.curves[subsets.value].places[layer]}: ${images.length} images, predicted by ${predictions.by}. ${all}`;
+  note.textContent = `${run.curves[keyOf(run)].places[layer]}: ${images.length} images, predicted by ${predictions.by}. ${all}`;
   const figure = article.querySelector('[data-figure="predictions"] .drawn');
   const highlight = drawScatter(figure, predictions, layer, images);
   listLargest(article.querySelector(".cards"), article.querySelector(".more"), predictions, layer, images, highlight, CARDS);
@@ -103,12 +106,12 @@ function drawAll() {
 }
 
 function rowsOf(run, number, name) {
-  if (name === "curve") return chartRows(run.curves[subsets.value], regressors.value);
+  if (name === "curve") return chartRows(run.curves[keyOf(run)], regressors?.value);
   if (name !== "predictions") return chartRows(run.figures[name], null);
   const layer = layerOf(run, number), { predictions } = run;
   return [
     ["image", "subset", "layer", "measure", "predicted"],
-    ...rowsOfLayer(predictions, layer, subsets.value).map((i) => [
+    ...rowsOfLayer(predictions, layer, keyOf(run)).map((i) => [
       predictions.names[i], predictions.subsets[predictions.subset[i]], run.layers[layer],
       predictions.measure[i], predictions.predicted[layer][i],
     ]),
