@@ -10,7 +10,9 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 WORKERS := --numprocesses=auto --maxprocesses=4 --dist=loadfile --no-loadscope-reorder
-FAST := -m 'not slow and not gpu and not long'
+# Tests of less than two seconds also check the types and shapes of all arguments, a third of their time.
+FAST := --jaxtyping-packages=scalecut,beartype.beartype -m 'not slow and not gpu and not long'
+LONG := -m 'long and not slow and not gpu'
 # Compiled code and tests are kept, also where the environment forbids it: a third less time to collect the tests.
 export PYTHONDONTWRITEBYTECODE :=
 
@@ -52,7 +54,8 @@ check: lint
 	$(PYTEST) $(WORKERS) $(FAST)
 
 test: $(VENV)/ready
-	$(PYTEST) $(WORKERS)
+	$(PYTEST) $(WORKERS) $(FAST)
+	$(PYTEST) $(WORKERS) $(LONG)
 
 test-data: $(VENV)/ready
 	$(BIN)/python -m pytest -m 'data and slow and not hours' tests/test_real_data.py
