@@ -354,6 +354,19 @@ def test_masks_of_common_names_are_found(tmp_path):
         assert names(read(spec)) == ["1.jpg"]
 
 
+@pytest.mark.parametrize("more", [(), ("plate",)])
+def test_an_image_whose_name_ends_like_a_mask_has_the_mask_of_its_name(tmp_path, more):
+    areas = {}
+    for number, name in enumerate(("plate_label", "b/cells_mask_seg", *more)):
+        mask = np.zeros((HIGH, WIDE), np.uint8)
+        mask[: 10 + number, :20] = 1
+        spec = add_mask(tmp_path, name, mask)
+        areas[f"{name}.jpg"] = mask.mean()
+    images = read(spec)
+    assert dict(zip(names(images), images.measure.tolist(), strict=True)) == pytest.approx(areas)
+    assert not images.left_out
+
+
 @pytest.mark.parametrize(
     ("images", "masks", "message"),
     [
