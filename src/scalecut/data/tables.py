@@ -34,7 +34,7 @@ from .. import cache
 from ..errors import DataError, first_line, nearest
 from . import storage
 from .decoding import SUFFIXES
-from .files import is_there
+from .files import composed, is_there
 from .images import Image, Labelled, LeftOut, Source
 from .storage import Stored, is_address, sibling
 
@@ -91,7 +91,7 @@ def patches(folder: Path, source: Source) -> Iterator[Labelled | LeftOut | str]:
         )
     needed = {"patch": CELLS["image"], **_named(source)}
     cells = columns(file, needed | {"group": CELLS["group"]}, kind="Parquet")
-    yield from _rows(file, source, {"image": cells.pop("patch")} | cells)
+    yield from _rows(file, source, cells | {"image": cells["patch"]})
 
 
 def numbers(file: Path | Stored, kind: str) -> dict[str, dict[tuple[str, str], float]]:
@@ -101,9 +101,8 @@ def numbers(file: Path | Stored, kind: str) -> dict[str, dict[tuple[str, str], f
     """
     cells = columns(file, {"image": CELLS["image"]}, kind=kind)
     n = len(cells["image"])
-    keys = [
-        *zip(cells["image"], cells.get("subset", [PurePath(_place(file)).stem] * n), strict=True)
-    ]
+    subsets = map(composed, cells.get("subset", [PurePath(_place(file)).stem] * n))
+    keys = [*zip(cells["image"], subsets, strict=True)]
     found = {}
     for name in (name for name in cells if name not in CELLS):
         known = [cell for cell in cells[name] if cell.casefold() not in MISSING]
@@ -177,7 +176,11 @@ def _check_classes(place: str, name: str, known: Sequence[str], *, is_asked: boo
 
 
 def _values(place: str, name: str, cells: Sequence[str], *, is_class: bool) -> list[float | str]:
-    """Cells of a target as numbers, or names of classes; nan where they say that it is missing."""
+    """Cells of a target as numbers, or names of classes; nan where they say that it is missing.
+
+    Names of classes are as Unicode composes them.
+    """
+    cells = [*map(composed, cells)]
     known = [cell for cell in cells if cell.casefold() not in MISSING]
     a_text = next((cell for cell in known if not _is_number(cell)), "")
     a_number = next(filter(_is_number, known), "")
