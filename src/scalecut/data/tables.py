@@ -34,7 +34,7 @@ from .. import cache
 from ..errors import DataError, first_line, nearest
 from . import storage
 from .decoding import SUFFIXES
-from .files import composed, is_there
+from .files import composed, identity, is_there
 from .images import Image, Labelled, LeftOut, Source
 from .storage import Stored, is_address, sibling
 
@@ -49,6 +49,7 @@ GROUP_WORDS = {
 }
 GROUP_NAMES = ("患者", "病人", "病例", "환자", "пациент", "ασθεν")
 # fmt: on
+EXACT = 2**53  # below which a float holds every whole number
 MOST_CODES = 10  # different whole numbers that could be codes of classes
 # A number with a decimal comma, groups of thousands, a sign or a unit, which is the group 1.
 NUMBER_IN_TEXT = r"[<>~+-]?\d[\d.,' ]*\s*(%|[A-Za-zµ²³/]*)"
@@ -200,9 +201,17 @@ def _values(place: str, name: str, cells: Sequence[str], *, is_class: bool) -> l
             return math.nan
         if a_text:
             return cell
-        return f"{float(cell):.12g}" if is_class else float(cell)
+        return _class_of(cell) if is_class else float(cell)
 
     return [value(cell) for cell in cells]
+
+
+def _class_of(cell: str) -> str:
+    """A number as the name of a class: 1, 1.0 and 1e0 are one, and no digit is lost."""
+    value = float(cell)
+    if not value.is_integer():
+        return repr(value)
+    return str(int(value)) if abs(value) < EXACT else identity(cell)
 
 
 def _rows(
