@@ -438,7 +438,7 @@ def _scenes(frame: Frame, reading: Reading, seed: int) -> ImageSet:
     for image, row, kind in rows:
         window, box = frame.window(*image.decode().size), tuple(row)
         for name, values in found.items():
-            asked = share_of(box, window), [box], frame, window
+            asked = [share_of(box, window)], [box], frame, window
             values.append(kind if name == CLASS else target_value(name, *asked))
     return scenes.asked(_targets(found))
 
