@@ -268,6 +268,26 @@ def test_mask_drawn_before_the_turn_is_turned(tmp_path, orientation):
     np.testing.assert_array_equal(images.boxes[0], expected)
 
 
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+@pytest.mark.parametrize(("own", "of_image"), [(3, 1), (6, 1), (6, 8), (6, 6)])
+def test_mask_that_exif_turns_in_another_way_than_its_image_is_skipped(
+    tmp_path, own, of_image, suffix
+):
+    mask = (nuclei() == 200).astype(np.uint8)
+    add_mask(tmp_path, "0", mask)
+    spec = add_mask(tmp_path, "1", mask)
+    draw(tmp_path / "images" / "1.jpg", orientation=of_image)
+    (tmp_path / "masks" / "1.png").unlink()
+    PIL.Image.fromarray(mask).save(tmp_path / "masks" / f"1{suffix}", exif=exif(own))
+    images = read(spec)
+    if own == of_image:
+        assert images.box(1) == (0, 60, 15, 80)  # the lower right corner, turned by a quarter
+    else:
+        reason = f"its EXIF orientation is {own}, and that of its image {of_image}; save both"
+        given = f"its mask 1{suffix} cannot be used: {reason} upright"
+        assert skipped(images) == {"1.jpg": given}
+
+
 def inside_and_border(numbers):
     marked = numbers > 0
     return np.where(ndimage.binary_erosion(marked), 1, np.where(marked, 2, 0)).astype(np.uint8)
