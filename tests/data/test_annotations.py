@@ -59,6 +59,17 @@ def test_several_objects_count_as_asked(tmp_path, objects, areas):
     assert (images.boxes is None) == (objects == "mean")
 
 
+@pytest.mark.parametrize(
+    ("measure", "of"),
+    [("area", lambda a: a), ("sqrt-area", np.sqrt), ("log-area", np.log2),
+     ("pixels", lambda a: a * 100 * 100)],
+)  # fmt: skip
+def test_the_mean_of_several_objects_is_that_of_their_measures(tmp_path, measure, of):
+    spec = add_voc(tmp_path, "1", ("dog", 70, 50, 80, 60), DOG)
+    images = read(spec, objects="mean", measure=measure)
+    np.testing.assert_allclose(images.measure, of(np.array([100 / 4800, 0.25])).mean())
+
+
 def test_boxes_of_imagenet_find_their_images(tmp_path):
     for wnid in ("n02058221", "n02084071"):
         draw(tmp_path / "Images" / wnid / f"{wnid}_18.JPEG")

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from scalecut.data.files import Files
+from scalecut.data.read import columns_of_numbers
 from tests.data.layouts import (
     CAT,
     EDGE,
@@ -112,3 +113,32 @@ def test_an_image_with_several_masks_is_skipped(tmp_path, more):
         "a.jpg": f"it has several masks, a.png and {more}.png; join them to one, with a number for "
         "each object"
     }
+
+
+COMPOSED, DECOMPOSED = "Gr\u00f6\u00dfe", "Gro\u0308\u00dfe"
+
+
+def test_subsets_are_compared_as_unicode_composes_them(tmp_path):
+    """As file systems and the systems that wrote parts of a COCO file differ in it."""
+    one = (nuclei() == 2).astype(np.uint8)
+    spec = add_mask(tmp_path / "cells", f"{DECOMPOSED}/a", one)
+    for asked in (COMPOSED, DECOMPOSED):
+        images = read(spec, subset=(asked,))
+        assert names(images) == [f"{DECOMPOSED}/a.jpg"] and images.subset == (COMPOSED,)
+    parts = coco_parts()
+    parts["categories"] = [{"id": 17, "name": COMPOSED}, {"id": 18, "name": DECOMPOSED}]
+    merged = read(add_coco(tmp_path / "merged", parts), objects="largest")
+    assert (names(merged), merged.subset) == (["a.jpg", "b.jpg"], (COMPOSED,) * 2)
+    assert merged.marks[0] == (tuple(map(float, (10, 20, 50, 32))),)
+
+
+def test_classes_and_subsets_of_tables_are_compared_as_unicode_composes_them(tmp_path):
+    lines = ["image,grade,subset,age"]
+    for number, name in enumerate((COMPOSED, DECOMPOSED)):
+        draw(tmp_path / f"{number}.png")
+        lines.append(f"{number}.png,{name},{name},{number}")
+    (tmp_path / "t.csv").write_text("\n".join(lines), encoding="utf-8")
+    images = read(f"csv:{tmp_path}/t.csv", target=("grade",))
+    assert (images.classes, set(images.subset)) == ((COMPOSED,), {COMPOSED})
+    columns = columns_of_numbers(f"csv:{tmp_path}/t.csv", images)
+    np.testing.assert_array_equal(columns["age"], [0, 1])

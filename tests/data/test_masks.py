@@ -268,6 +268,26 @@ def test_mask_drawn_before_the_turn_is_turned(tmp_path, orientation):
     np.testing.assert_array_equal(images.boxes[0], expected)
 
 
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+@pytest.mark.parametrize(("own", "of_image"), [(3, 1), (6, 1), (6, 8), (6, 6)])
+def test_mask_that_exif_turns_in_another_way_than_its_image_is_skipped(
+    tmp_path, own, of_image, suffix
+):
+    mask = (nuclei() == 200).astype(np.uint8)
+    add_mask(tmp_path, "0", mask)
+    spec = add_mask(tmp_path, "1", mask)
+    draw(tmp_path / "images" / "1.jpg", orientation=of_image)
+    (tmp_path / "masks" / "1.png").unlink()
+    PIL.Image.fromarray(mask).save(tmp_path / "masks" / f"1{suffix}", exif=exif(own))
+    images = read(spec)
+    if own == of_image:
+        assert images.box(1) == (0, 60, 15, 80)  # the lower right corner, turned by a quarter
+    else:
+        reason = f"its EXIF orientation is {own}, and that of its image {of_image}; save both"
+        given = f"its mask 1{suffix} cannot be used: {reason} upright"
+        assert skipped(images) == {"1.jpg": given}
+
+
 def inside_and_border(numbers):
     marked = numbers > 0
     return np.where(ndimage.binary_erosion(marked), 1, np.where(marked, 2, 0)).astype(np.uint8)
@@ -352,6 +372,19 @@ def test_masks_of_common_names_are_found(tmp_path):
         (tmp_path / ending / "masks").mkdir()
         PIL.Image.fromarray(one).save(tmp_path / ending / "masks" / f"1{ending}.png")
         assert names(read(spec)) == ["1.jpg"]
+
+
+@pytest.mark.parametrize("more", [(), ("plate",)])
+def test_an_image_whose_name_ends_like_a_mask_has_the_mask_of_its_name(tmp_path, more):
+    areas = {}
+    for number, name in enumerate(("plate_label", "b/cells_mask_seg", *more)):
+        mask = np.zeros((HIGH, WIDE), np.uint8)
+        mask[: 10 + number, :20] = 1
+        spec = add_mask(tmp_path, name, mask)
+        areas[f"{name}.jpg"] = mask.mean()
+    images = read(spec)
+    assert dict(zip(names(images), images.measure.tolist(), strict=True)) == pytest.approx(areas)
+    assert not images.left_out
 
 
 @pytest.mark.parametrize(

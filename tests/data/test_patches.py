@@ -237,6 +237,8 @@ def test_a_patient_is_spelt_in_one_way(one, other):
     )
     spaced = a_table().assign(group=["P", "P ", " Q", "Q"])
     assert checked(spaced, HERE, OF_PASSPORT).group.tolist() == ["P", "P", "Q", "Q"]
+    decomposed = a_table().assign(group=["\u00e4", "a\u0308", "Q", "Q"], tile=list("aabb"))
+    assert checked(decomposed, HERE, OF_PASSPORT).group.tolist() == ["\u00e4", "\u00e4", "Q", "Q"]
 
 
 def test_patients_may_be_numbers_and_categories():
@@ -334,6 +336,13 @@ def test_a_probe_reads_what_a_passport_reads_and_refuses_what_it_refuses(folder)
         assert said in str(error.value)
     renamed(group="Group")(table).to_parquet(folder.path / "patches.parquet", index=False)
     assert len(set(read_images(spec, reading=Reading(no_groups=True)).group)) == 4
+
+
+def test_a_column_called_image_is_not_the_patch(folder):
+    table = folder.write(a_table())
+    table.assign(image="slide.svs").to_parquet(folder.path / FILE, index=False)
+    found = read_images(f"patches:{folder.path}")
+    assert sorted(image.name for image in found.images) == sorted(table.patch)
 
 
 def test_a_table_with_text_that_is_none_is_refused(tmp_path):

@@ -84,6 +84,21 @@ def test_a_number_that_could_be_a_label_is_pointed_out(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("cells", "classes"),
+    [
+        (["1000000000001", "1000000000002", "1000000000001.0"], ["1000000000001", "1000000000002"]),
+        (["9007199254740993", "9007199254740992"], ["9007199254740992", "9007199254740993"]),
+        (["1", "1.0", "1e0", "01", "-0", "0"], ["0", "1"]),
+        (["0.5", "0.50", "1.0000000000001", "1.0000000000002"],
+         ["0.5", "1.0000000000001", "1.0000000000002"]),
+    ],
+)  # fmt: skip
+def test_codes_are_classes_by_their_value_to_the_last_digit(tmp_path, cells, classes):
+    images = read(table(tmp_path, {"code": cells}), target=("code",), as_class=("code",))
+    assert sorted(images.classes) == classes
+
+
+@pytest.mark.parametrize(
     ("column", "reading", "message"),
     [
         (

@@ -229,6 +229,13 @@ def test_a_mask_whose_shape_says_so_is_turned_with_its_tile(folders, orientation
         np.testing.assert_array_equal(nuclei.window((3, 5), 30), upright[5:35, 3:33])
 
 
+def test_a_mask_that_exif_turns_in_another_way_than_its_tile_is_refused(folders):
+    save(folders[0] / "a.png", photograph())
+    save(folders[1] / "a.png", discs(), **turn(3))
+    with pytest.raises(DataError, match="its EXIF orientation is 3, and that of its image 1; save"):
+        find_tiles(*folders)
+
+
 def test_what_cannot_be_used_is_skipped_and_listed(folders):
     tiles, masks = folders
     for name in ("good", "large", "torn", "torn mask", "double", "lonely"):

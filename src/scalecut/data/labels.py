@@ -43,6 +43,7 @@ def labels_of(
         elif isinstance(item, str):
             log.stated.append(item)
         else:
+            item = _composed(item)
             labelled.append(replace(item, group="") if asked.no_groups else item)
     is_share = not boxes.UNITS.keys().isdisjoint(asked.boxes)
     unsized = [
@@ -83,6 +84,17 @@ def labels_of(
     _check_spelling("groups", {item.group for item in labelled}, log)
     _check_spelling("subsets", {kind for item in labelled for kind in item.kinds}, log)
     return labelled
+
+
+def _composed(item: Labelled) -> Labelled:
+    """An image with the classes of its objects as Unicode composes their names."""
+    kinds = frozenset(map(composed, item.kinds))
+    if kinds == item.kinds:
+        return item
+    marks = item.label
+    if isinstance(marks, tuple):
+        marks = tuple(replace(mark, kind=composed(mark.kind)) for mark in marks)
+    return replace(item, kinds=kinds, label=marks)
 
 
 def _check_spelling(what: str, names: Set[str], log: Record) -> None:

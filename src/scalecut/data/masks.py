@@ -29,6 +29,7 @@ from .decoding import (
     contents,
     decoded,
     form_of,
+    header,
     opened,
     suffix_of,
 )
@@ -217,19 +218,28 @@ def labels_as(
     file: Path, rule: MaskRule, size: tuple[int, int], orientation: int = 1
 ) -> Integer[np.ndarray, "h w"]:
     """0 for the background, and 1, 2, ... for the objects of a mask, as seen in its image."""
-    marks = marks_of(file, rule)
-    return as_seen(_regions(marks) if marks.dtype == bool else marks, size, orientation)
+    marks = marks_as(file, rule, size, orientation)
+    return _regions(marks) if marks.dtype == bool else marks
 
 
-def as_seen(
-    marks: Shaped[np.ndarray, "h w"], size: tuple[int, int], orientation: int
-) -> Shaped[np.ndarray, "a b"]:
+def marks_as(
+    file: Path, rule: MaskRule, size: tuple[int, int], orientation: int
+) -> Bool[np.ndarray, "h w"] | Integer[np.ndarray, "h w"]:
     """A mask, turned with its image if its shape says that it was drawn before EXIF turned that.
 
     Args:
         size: width and height of the upright image.
         orientation: EXIF orientation of the image.
+
+    Raises:
+        DataError: as of `marks_of`, or if EXIF turns the mask in another way than its image.
     """
+    own = 1 if form_of(file) else header(file, Rendering(page=rule.page))[2]
+    if own not in (1, orientation):
+        raise DataError(
+            f"its EXIF orientation is {own}, and that of its image {orientation}; save both upright"
+        )
+    marks = marks_of(file, rule)
     is_turned = orientation >= 5 and marks.shape == size != size[::-1]
     return turned(marks, orientation) if is_turned else marks
 

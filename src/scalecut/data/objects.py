@@ -151,9 +151,10 @@ def _rows(
         if isinstance(marks, Path) and asked.objects == "single" and len(seen) > 1:
             yield LeftOut(item.image.name, f"it has {len(seen)} objects{SEVERAL}")
             continue
-        area, tall, counted = _summary(seen, kind, asked.objects)
+        counted = _counted(seen, kind, asked.objects)
+        shares, of_objects = [(s.area, s.height) for s in counted], [s.box for s in counted]
         targets = {
-            name: target_value(name, (area, tall), [each.box for each in counted], frame, window)
+            name: target_value(name, shares, of_objects, frame, window)
             if name != CLASS
             else kind * (len(kinds) == 1) or math.nan
             for name in asked.measures
@@ -171,12 +172,18 @@ def _rows(
 
 
 def target_value(
-    name: str, shares: tuple[float, float], boxes: Sequence[Box], frame: Frame, window: Box
+    name: str,
+    shares: Sequence[tuple[float, float]],
+    boxes: Sequence[Box],
+    frame: Frame,
+    window: Box,
 ) -> float:
-    """A measure of an object, or the mean of several, from its shares of area and height."""
-    if name not in OF_BOX:
-        return measure_named(name)(*shares, frame)
-    return float(np.mean([OF_BOX[name](in_shares(box, window)) for box in boxes]))
+    """The mean of a measure over objects, from their shares of area and height, and their boxes."""
+    if name in OF_BOX:
+        values = [OF_BOX[name](in_shares(box, window)) for box in boxes]
+    else:
+        values = [measure_named(name)(area, height, frame) for area, height in shares]
+    return float(np.mean(values))
 
 
 def _of_kind(label: tuple[Mark, ...] | Path, kind: str) -> tuple[Mark, ...] | Path:
@@ -299,16 +306,12 @@ def _check_space(mask: Path, image: object) -> None:
         )
 
 
-def _summary(seen: list[_Seen], kind: str, objects: str) -> tuple[float, float, list[_Seen]]:
-    """Shares of area and height, and the objects that they are of."""
+def _counted(seen: list[_Seen], kind: str, objects: str) -> list[_Seen]:
+    """The objects that are measured, of those that are shown."""
     seen = [each for each in seen if each.area > 0]
     if not seen:
         raise DataError(
             f"its {kind} lies outside the part that the network is shown; "
             "--fit squash or pad shows all of it"
         )
-    if objects == "mean":
-        areas, heights = [each.area for each in seen], [each.height for each in seen]
-        return float(np.mean(areas)), float(np.mean(heights)), seen
-    largest = max(seen, key=lambda each: each.area)
-    return largest.area, largest.height, [largest]
+    return seen if objects == "mean" else [max(seen, key=lambda each: each.area)]

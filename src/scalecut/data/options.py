@@ -31,7 +31,7 @@ class Reading:
             default.
         as_class: Those of them that are classified though they are numbers.
         objects: single takes images with exactly one object of the class; largest the largest of
-            several; mean their mean.
+            several; mean the mean of their measures.
         images: The folder of images, where the annotations do not name it.
         skip_truncated: Skip images whose object is flagged as truncated.
         skip_difficult: Skip images whose object is flagged as difficult.

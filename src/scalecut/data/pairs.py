@@ -51,13 +51,14 @@ def masks(folder: Path, source: Source) -> Items:
     if not marked_by.paths:
         lack = f"There is no mask in {places[0]}. Put one for each image there, of the same name."
         raise none_in(places[0], marked_by.others.values(), lack)
-    of_mask = _by_stem(marked_by.paths, places[0], MASK_ENDINGS)
+    names = [path.relative_to(images) for path in files.paths]
+    stems = {composed(stem_of(name)) for name in names}
+    of_mask = _by_stem(marked_by.paths, places[0], stems)
     tally = Tally()
     used: dict[Path, str] = {}
-    names = [path.relative_to(images) for path in files.paths]
     of_image = [_mask_of(name, of_mask, places[0]) for name in names]
     unpaired = set(marked_by.paths) - set(of_image)
-    more = _numbered(unpaired, {composed(stem_of(name)) for name in names})
+    more = _numbered(unpaired, stems)
     for path, name, mask in zip(files.paths, names, of_image, strict=True):
         subset = name.parts[0] if len(name.parts) > 1 else folder.resolve().name
         if mask is None:
@@ -184,14 +185,16 @@ def labels_in(file: Path, width: int, height: int, tally: Tally) -> Integer[np.n
     return labels
 
 
-def _by_stem(
-    paths: Iterable[Path], folder: Path, endings: tuple[str, ...]
-) -> dict[str, list[Path]]:
-    """Files by their path without suffix and ending, and by that of their base name."""
+def _by_stem(paths: Iterable[Path], folder: Path, stems: Set[str]) -> dict[str, list[Path]]:
+    """Masks by their path without suffix and ending, and by that of their base name.
+
+    Args:
+        stems: of images; a mask of this name has no ending.
+    """
     found: defaultdict[str, list[Path]] = defaultdict(list)
     for path in paths:
         stem = stem_of(path)
-        for ending in endings:
+        for ending in () if composed(stem) in stems else MASK_ENDINGS:
             stem = stem.removesuffix(ending)
         relative = (path.relative_to(folder).parent / stem).as_posix()
         for name in {composed(relative), composed(stem)}:

@@ -23,6 +23,7 @@ from jaxtyping import Float64, Int64
 
 from ..errors import OF_CONTENT, DataError, near
 from . import tables
+from .files import composed
 from .images import Labelled, LeftOut, Source
 
 FILE = "patches.parquet"
@@ -226,8 +227,9 @@ def _is_missing(cell: Any) -> bool:
 
 
 def _texts(table: pd.DataFrame, place: str, name: str) -> list[str]:
-    """A column of names, without spaces around them."""
+    """A column of names, without spaces around them, as Unicode composes all but those of files."""
     found = ["" if _is_missing(cell) else str(cell).strip() for cell in table[name]]
+    found = found if name == "patch" else [*map(composed, found)]
     lost = {""} if name == "patch" else {*tables.MISSING, "none", "<na>"}
     bad = [row for row, cell in enumerate(found) if cell.casefold() in lost]
     if bad:

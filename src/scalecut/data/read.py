@@ -16,6 +16,7 @@ from jaxtyping import Float64
 from ..errors import DataError, nearest
 from . import annotations, coco, pairs, patches, tables, yolo
 from .assumptions import Assumed
+from .files import composed
 from .groups import joined, united
 from .images import ImageSet, Labelled, LeftOut, Progress, Source, Target, first_skipped, target_of
 from .labels import BY_NAMES, labels_of
@@ -340,6 +341,7 @@ def _place_of(spec: str, images_folder: Path | None) -> tuple[str, Path | Stored
 
 def _wanted(place: object, asked: Sequence[str], there: Set[str]) -> frozenset[str]:
     """The subsets asked for, each of which must be there; all if none is asked for."""
+    asked = [*map(composed, asked)]
     for subset in asked:
         if subset not in there:
             raise DataError(
@@ -436,7 +438,7 @@ def _scenes(frame: Frame, reading: Reading, seed: int) -> ImageSet:
     for image, row, kind in rows:
         window, box = frame.window(*image.decode().size), tuple(row)
         for name, values in found.items():
-            asked = share_of(box, window), [box], frame, window
+            asked = [share_of(box, window)], [box], frame, window
             values.append(kind if name == CLASS else target_value(name, *asked))
     return scenes.asked(_targets(found))
 

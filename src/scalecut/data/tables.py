@@ -34,7 +34,7 @@ from .. import cache
 from ..errors import DataError, first_line, nearest
 from . import storage
 from .decoding import SUFFIXES
-from .files import is_there
+from .files import composed, identity, is_there
 from .images import Image, Labelled, LeftOut, Source
 from .storage import Stored, is_address, sibling
 
@@ -49,6 +49,7 @@ GROUP_WORDS = {
 }
 GROUP_NAMES = ("患者", "病人", "病例", "환자", "пациент", "ασθεν")
 # fmt: on
+EXACT = 2**53  # below which a float holds every whole number
 MOST_CODES = 10  # different whole numbers that could be codes of classes
 # A number with a decimal comma, groups of thousands, a sign or a unit, which is the group 1.
 NUMBER_IN_TEXT = r"[<>~+-]?\d[\d.,' ]*\s*(%|[A-Za-zµ²³/]*)"
@@ -91,7 +92,7 @@ def patches(folder: Path, source: Source) -> Iterator[Labelled | LeftOut | str]:
         )
     needed = {"patch": CELLS["image"], **_named(source)}
     cells = columns(file, needed | {"group": CELLS["group"]}, kind="Parquet")
-    yield from _rows(file, source, {"image": cells.pop("patch")} | cells)
+    yield from _rows(file, source, cells | {"image": cells["patch"]})
 
 
 def numbers(file: Path | Stored, kind: str) -> dict[str, dict[tuple[str, str], float]]:
@@ -101,9 +102,8 @@ def numbers(file: Path | Stored, kind: str) -> dict[str, dict[tuple[str, str], f
     """
     cells = columns(file, {"image": CELLS["image"]}, kind=kind)
     n = len(cells["image"])
-    keys = [
-        *zip(cells["image"], cells.get("subset", [PurePath(_place(file)).stem] * n), strict=True)
-    ]
+    subsets = map(composed, cells.get("subset", [PurePath(_place(file)).stem] * n))
+    keys = [*zip(cells["image"], subsets, strict=True)]
     found = {}
     for name in (name for name in cells if name not in ("image", "group", "subset")):
         known = [cell for cell in cells[name] if cell.casefold() not in MISSING]
@@ -177,7 +177,11 @@ def _check_classes(place: str, name: str, known: Sequence[str], *, is_asked: boo
 
 
 def _values(place: str, name: str, cells: Sequence[str], *, is_class: bool) -> list[float | str]:
-    """Cells of a target as numbers, or names of classes; nan where they say that it is missing."""
+    """Cells of a target as numbers, or names of classes; nan where they say that it is missing.
+
+    Names of classes are as Unicode composes them.
+    """
+    cells = [*map(composed, cells)]
     known = [cell for cell in cells if cell.casefold() not in MISSING]
     a_text = next((cell for cell in known if not _is_number(cell)), "")
     a_number = next(filter(_is_number, known), "")
@@ -197,9 +201,17 @@ def _values(place: str, name: str, cells: Sequence[str], *, is_class: bool) -> l
             return math.nan
         if a_text:
             return cell
-        return f"{float(cell):.12g}" if is_class else float(cell)
+        return _class_of(cell) if is_class else float(cell)
 
     return [value(cell) for cell in cells]
+
+
+def _class_of(cell: str) -> str:
+    """A number as the name of a class: 1, 1.0 and 1e0 are one, and no digit is lost."""
+    value = float(cell)
+    if not value.is_integer():
+        return repr(value)
+    return str(int(value)) if abs(value) < EXACT else identity(cell)
 
 
 def _rows(

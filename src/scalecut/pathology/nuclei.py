@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Bool, Float64, Integer
 
 from ..data.decoding import suffix_of
-from ..data.masks import MaskRule, as_seen, marks_of
+from ..data.masks import MaskRule, marks_as
 from ..data.outlines import Shape, Tally, covered
 from ..data.pairs import GEOJSON, objects_in
 from ..errors import DataError
@@ -80,7 +80,7 @@ def nuclei_of(file: Path, rule: MaskRule, slide: Field, tally: Tally) -> Nuclei:
             corner, size = slide.scanned
             _check_inside(boxes, size)
             return Outlines([cast(Shape, mark.shape) for mark in marks], boxes, size, corner)
-        found = as_seen(marks_of(file, rule), slide.size, slide.orientation)
+        found = marks_as(file, rule, slide.size, slide.orientation)
         height, width = found.shape
         if (width, height) != slide.size:
             raise DataError(

@@ -25,7 +25,7 @@ from ..data.decoding import COMMON, header, opened, suffix_of, without_options
 from ..data.files import none_in
 from ..data.groups import TCGA
 from ..data.images import Image, LeftOut, first_skipped, skip
-from ..data.masks import MaskRule, as_seen, marks_of, understood
+from ..data.masks import MaskRule, marks_as, understood
 from ..data.outlines import Tally
 from ..data.pairs import GEOJSON, IN_PIXELS, labels_in
 from ..data.tables import columns
@@ -233,7 +233,7 @@ def read(
         if suffix_of(tile.mask) == GEOJSON:
             marks = labels_in(tile.mask, width, height, tally or Tally())
         else:
-            marks = as_seen(marks_of(tile.mask, tile.rule), (width, height), orientation)
+            marks = marks_as(tile.mask, tile.rule, (width, height), orientation)
         if not marks.any():
             raise DataError("it marks nothing; mark the nuclei")
     except DataError as error:
