@@ -13,10 +13,12 @@ from scalecut.figures.analyses import (
     drift_drawing,
     invariance_drawing,
     noise_drawing,
+    predicted_drawing,
     printed_drawing,
     saving_drawing,
     scenes_drawing,
 )
+from scalecut.figures.drawing import page_figure
 from tests.figures.test_curve import (
     DENSENET,
     check_texts,
@@ -412,3 +414,24 @@ def test_every_text_of_the_saving_is_on_the_page_and_none_touch():
     costs = of_costs({layer: (n, n) for n, layer in enumerate(DENSENET, start=1)})
     for layer in (DENSENET[0], DENSENET[-1]):
         check_texts(saving_figure(costs, "net", layer))
+
+
+# --- true against predicted ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.001, 0.008), (0.02, 0.6), (30.0, 90.0), (-2.0, -1.0)])
+def test_predictions_of_any_range_fill_the_axis_and_have_names_of_their_own(low, high):
+    rng = np.random.default_rng(0)
+    true = low * (high / low) ** rng.random(400)  # many small ones, as areas are
+    predicted = true + 0.02 * (high - low) * rng.normal(size=400)
+    table = pd.DataFrame({"subset": "dog", "measure": true, "layer": "a", "predicted": predicted})
+    drawing = predicted_drawing(table, "net", "a", "a")
+    assert len({*drawing.places}) == 10
+    centres = [group.mean() for group in np.array_split(np.sort(true), 10)]
+    shown = [float(name.replace("−", "-")) for name in drawing.places]
+    np.testing.assert_allclose(shown, centres, atol=0.006 * (high - low))
+    figure = page_figure(drawing)
+    (axes,) = panels(figure)
+    (bottom, top), values = axes.get_ylim(), drawn(axes, "dog").get_ydata()
+    assert np.ptp(values) > 0.8 * (top - bottom)
+    check_texts(figure)

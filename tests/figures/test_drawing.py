@@ -1,6 +1,7 @@
 """A figure read back: where its panels, names and marks are."""
 
 import math
+from dataclasses import replace
 
 import matplotlib
 import numpy as np
@@ -16,6 +17,7 @@ from scalecut.figures.drawing import (
     Panel,
     Peak,
     Scale,
+    _limits,
     _spread,
     _step,
     _written,
@@ -89,6 +91,24 @@ def test_band_widens_the_axis_upwards_where_it_is_drawn():
         shown = panel(line(np.full(8, 1.2), band_opacity=opacity), scale=Scale("gain"))
         (axes,) = panels(page_of("net", "caption", PLACES, [shown]))
         assert axes.get_ylim()[1] == pytest.approx(top)
+
+
+def test_band_widens_the_axis_downwards_to_the_floor_at_most():
+    low, high = np.full(8, -0.4), np.full(8, 0.9)
+    look = Look("a line", BLUE, "-", "o", 2.0, 0.2)
+    for floor, lowest in ((-1.0, -0.4), (-0.2, -0.2)):
+        shown = panel(Line(look, np.full(8, 0.5), low, high), scale=Scale("gain", floor=floor))
+        (axes,) = panels(page_of("net", "caption", PLACES, [shown]))
+        assert axes.get_ylim()[0] == pytest.approx(lowest - 0.05 * (1.0 - lowest))
+    bare = panel(Line(replace(look, band_opacity=0.0), np.full(8, 0.5), low, high), scale=Scale(""))
+    assert _limits(bare)[0] == pytest.approx(-0.05)
+
+
+def test_margins_are_outside_of_values_of_any_sign():
+    for values in (np.linspace(-3, -1, 8), np.linspace(1, 3, 8), np.full(8, -2.0), np.full(8, 0.0)):
+        scale = Scale("log2 µm", bottom=values.min(), top=values.max())
+        bottom, ceiling, top = _limits(panel(line(values), scale=scale))
+        assert bottom < values.min() <= values.max() == ceiling < top
 
 
 def test_named_values_have_a_line_across_and_their_name():

@@ -1,6 +1,7 @@
 """What a curve shows, on synthetic tables and draws."""
 
 import errno
+import io
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +11,8 @@ import PIL.Image
 import pytest
 
 from scalecut import Curve, ProbePoint, ScalecutError, make_image_set
+from scalecut.data.decoding import Rendering
+from scalecut.data.images import Image, Target
 from scalecut.probing.curve import (
     check_model,
     compare_curves,
@@ -347,6 +350,45 @@ def test_table_of_images_has_their_files_sizes_and_boxes(rng, tmp_path):
     np.testing.assert_array_equal(boxes, np.arange(20.0).reshape(5, 4))
     found = image_table(make_image_set([np.zeros((2, 2, 3), np.uint8)], [0.5]))
     assert found[["left", "top", "right", "bottom"]].isna().all(axis=None)
+
+
+def test_files_that_need_a_rendering_have_their_jpeg_as_they_were_shown(rng, tmp_path, monkeypatch):
+    curve = with_images(rng, tmp_path)
+    deep = tmp_path / "deep.png"
+    PIL.Image.fromarray(np.full((30, 40), 60_000, np.uint16)).save(deep)
+    blue = Image("blue", tmp_path / "1.png", Rendering(channels=(3,)))
+    bright = Image("deep", deep, Rendering(low=0.0, high=65_535.0))
+    images = (*curve.image_set.images[:2], blue, bright, curve.image_set.images[-1])
+    curve = replace(curve, image_set=replace(curve.image_set, images=images))
+    curve.write_more(tmp_path)
+    found = pd.read_parquet(tmp_path / "images.parquet")
+    assert found.thumbnail[:2].isna().all()
+    for row in (2, 3, 4):
+        shown = np.asarray(PIL.Image.open(io.BytesIO(found.thumbnail[row])), np.float64)
+        np.testing.assert_allclose(shown.mean(), np.asarray(images[row].decode()).mean(), atol=2)
+    np.testing.assert_array_equal(
+        found[["width", "height"]].iloc[2:], [[40, 30], [40, 30], [10, 20]]
+    )
+    assert np.ptp(np.asarray(PIL.Image.open(io.BytesIO(found.thumbnail[2]))), axis=2).max() < 9
+    monkeypatch.setattr("scalecut.probing.curve.MOST_FETCHED", 1)
+    curve.write_more(tmp_path)
+    lengths = pd.read_parquet(tmp_path / "images.parquet").thumbnail.map(len, na_action="ignore")
+    assert lengths[2:4].tolist() == [0, 0]  # of those in files, none is made
+    assert lengths[4] > 0
+
+
+def test_columns_of_the_images_are_not_taken_by_targets_of_their_names(rng, tmp_path):
+    images = with_images(rng, tmp_path).image_set
+    names = ("age", "width", "measure", "top", "thumbnail", "image", "height")
+    first, *more = (Target(name, rng.random(5)) for name in names)
+    found = image_table(images.asked([first, *more]))
+    assert not found.columns.duplicated().any()
+    alone = image_table(images.asked([first]))
+    pd.testing.assert_frame_equal(found[[*alone]], alone)
+    for target in more:
+        np.testing.assert_array_equal(found[f"target_{target.name}"], target.values)
+    plain = image_table(images.asked([first, Target("grade", more[0].values)]))
+    assert [*plain.columns] == [*alone.columns[:5], "grade", *alone.columns[5:]]
 
 
 # --- the run folder ------------------------------------------------------------------------------

@@ -19,10 +19,10 @@ import pytest
 
 from scalecut import Computation, Fitting, make_image_set, probe
 from scalecut.data.images import Image
-from scalecut.figures.drawing import BLUE, R2, Drawing, Line, Look, Panel
+from scalecut.figures.drawing import BLUE, R2, Drawing, Line, Look, Panel, Scale
 from scalecut.figures.text import typeset
 from scalecut.report.cells import interval, number, p_value, sort_key, spread
-from scalecut.report.page import MOST_VALUES, Predictions, Story, Table, page
+from scalecut.report.page import MOST_IMAGES, MOST_VALUES, Predictions, Story, Table, page
 from scalecut.report.report import write_comparison, write_report
 from tests.builders import LAYERS, discs, planted
 
@@ -447,6 +447,49 @@ def test_runs_without_a_common_subset_each_show_their_first_curve(opened, tmp_pa
     assert tab.locator("[data-figure=curve] .title").all_text_contents() == ["1", "3"]
 
 
+def test_lower_ends_of_intervals_are_inside_the_panel(opened, tmp_path):
+    curves = {"mean": drawing_of("1", low=(-0.6, -3.0))}, {"mean": drawing_of("1")}
+    stories = [Story("run", "net", "found", curves=each, layers=["a"]) for each in curves]
+    file = tmp_path / "low.html"
+    file.write_text(page(stories), encoding="utf-8")
+    tab = opened(file)
+    boxes = "all => all.map(e => e.getBBox()).map(box => [box.y, box.y + box.height])"
+    bands = tab.eval_on_selector_all("[data-figure=curve] .band", boxes)
+    names = tab.locator("[data-figure=curve] text", has_text="place 0").evaluate_all(boxes)
+    for (_, bottom), (top, _) in zip(bands, names, strict=True):
+        assert bottom < top
+    texts = tab.locator("[data-figure=curve] .small").all_text_contents()
+    assert texts.count("−1.0") == 2  # both axes reach to the floor
+
+
+def predictions_of(measure, n_layers=1):
+    """What a page shows of images that each layer predicts to a tenth of the range."""
+    rng, n = np.random.default_rng(0), len(measure)
+    sides = dict.fromkeys(("left", "top", "right", "bottom", "width", "height"), 10.0)
+    images = pd.DataFrame({"image": [f"folder/{number:06d}.jpg" for number in range(n)], **sides})
+    images = images.assign(subset="dog", measure=measure)
+    found = measure + 0.1 * np.ptp(measure) * rng.normal(size=(n_layers, n))
+    layers = [f"layer.{number}" for number in range(n_layers)]
+    return Predictions(images, "area", layers, found, {})
+
+
+def test_small_measures_are_told_apart_on_the_page(opened, tmp_path):
+    measure = np.linspace(0.001, 0.008, 30)
+    curves = {"mean": drawing_of("1", scale=Scale("predicted", top=0.0), values=measure[:2])}
+    shown = predictions_of(measure)
+    story = Story("run", "net", "found", curves=curves, layers=shown.layers, predictions=shown)
+    file = tmp_path / "small.html"
+    file.write_text(page([story]), encoding="utf-8")
+    tab = opened(file)
+    show_all(tab)
+    texts = tab.locator(".card i:last-child").all_text_contents()
+    told = [[float(each) for each in re.findall(r"0\.\d+", text)] for text in texts]
+    errors = np.abs(shown.predicted[0] - measure)
+    order = np.argsort(-errors)
+    expected = np.column_stack([measure, shown.predicted[0]])[order]
+    np.testing.assert_allclose(told, expected, atol=0.6e-5)
+
+
 def test_run_without_predictions_or_images_has_a_page_too(run, opened, tmp_path):
     bare = shutil.copytree(run, tmp_path / "bare")
     write_report(bare, has_thumbnails=False)
@@ -499,12 +542,19 @@ def test_column_is_of_numbers_if_any_cell_is_one():
 
 
 def test_very_many_images_stay_below_5_megabytes():
-    n, layers = 20_000, [f"layer.{number}" for number in range(40)]
-    rng = np.random.default_rng(0)
-    sides = dict.fromkeys(("left", "top", "right", "bottom", "width", "height"), 10.0)
-    images = pd.DataFrame({"image": [f"folder/{number:06d}.jpg" for number in range(n)], **sides})
-    images = images.assign(subset="dog", measure=rng.random(n))
-    shown = Predictions(images, "area", layers, rng.random((40, n)), {})
-    told = page([Story("run", "net", "found", predictions=shown, layers=layers)])
-    assert 40 * n > MOST_VALUES
+    shown = predictions_of(np.random.default_rng(0).random(20_000), n_layers=40)
+    told = page([Story("run", "net", "found", predictions=shown, layers=shown.layers)])
+    assert shown.predicted.size > MOST_VALUES
     assert 1e6 < len(told.encode()) < 5e6
+
+
+def test_very_many_images_of_one_layer_are_shown_in_part():
+    measure = np.random.default_rng(0).random(3 * MOST_IMAGES)
+    shown = predictions_of(measure)
+    told = page([Story("run", "net", "found", predictions=shown, layers=shown.layers)])
+    data = json.loads(re.search(r'id="data">(.*?)</script>', told)[1])
+    found = data["runs"][0]["predictions"]
+    assert (len(found["names"]), found["of"]) == (MOST_IMAGES, len(measure))
+    largest = int(np.abs(shown.predicted[0] - measure).argmax())
+    assert shown.images.image[largest] in found["names"]
+    assert np.ptp(found["measure"]) > 0.999

@@ -7,6 +7,7 @@ import io
 
 import numpy as np
 import pandas as pd
+import PIL.Image
 from jaxtyping import Float64, Int64
 from PIL.Image import Resampling
 
@@ -24,9 +25,14 @@ def thumbnail(image: Image, longest: int = LONGEST) -> bytes:
     Raises:
         DataError: if the image cannot be read.
     """
-    small, stored = image.decode(), io.BytesIO()
-    small.thumbnail((longest, longest), Resampling.LANCZOS)
-    small.save(stored, "JPEG", quality=QUALITY, optimize=True)
+    return small_jpeg(image.decode(), longest)
+
+
+def small_jpeg(image: PIL.Image.Image, longest: int = LONGEST) -> bytes:
+    """A small JPEG of pixels, which are shrunk in place."""
+    stored = io.BytesIO()
+    image.thumbnail((longest, longest), Resampling.LANCZOS)
+    image.save(stored, "JPEG", quality=QUALITY, optimize=True)
     return stored.getvalue()
 
 

@@ -30,6 +30,7 @@ from .drawing import (
     named_look,
     shade_looks,
 )
+from .text import decimals
 
 Looks: TypeAlias = dict[Look, dict[str, Any]]  # the rows of a line, by columns
 
@@ -43,7 +44,7 @@ LINES = (
 )
 HEIGHT = 125.0  # of a panel
 GROUPS = 10  # of images of similar scale
-SCALE = Scale("predicted scale", top=0.1)
+SCALE = Scale("predicted scale", bottom=math.inf, top=-math.inf)  # as far as the values
 
 CHANGES = {"image-size": "Image resized", "object-scale": "Object scaled by cropping or padding"}
 OUTPUTS = {
@@ -240,8 +241,8 @@ def predicted_drawing(predictions: pd.DataFrame, model: str, layer: str, label: 
         rows.append({"place": at, "subset": subset, "value": each.mean(), "low": low, "high": high})
     lines = lines_of(rows, centres.index, looks, x="place")
     panel = Panel(f"Predicted from {label}, for held-out images", SCALE, lines, 210.0)
-    digits = 2 if centres.max() < 10 else 0
-    names = [f"{centre:,.{digits}f}" for centre in centres]
+    digits = decimals(centres.max() - centres.min())
+    names = [f"{centre:,.{digits}f}".replace("-", "−") for centre in centres]
     caption = f"n = {len(here):,} images, in {len(centres)} groups of similar scale"
     return Drawing(model, caption, names, [panel], axis_name="true scale, mean of each group")
 

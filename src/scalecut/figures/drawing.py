@@ -338,18 +338,22 @@ def _draw_panel(axes: Axes, panel: Panel, page: Page) -> None:
 def _limits(panel: Panel) -> tuple[float, float, float]:
     """The lower end, the upper end of the axis, and the upper end with the label of the peak."""
     scale = panel.scale
-    values = scale.shown(np.concatenate([np.zeros(0), *(line.values for line in panel.lines)]))
-    highs = [line.high for line in panel.lines if line.look.band_opacity]
-    tops = np.concatenate([values, scale.shown(np.concatenate([np.zeros(0), *highs]))])
-    lowest = float(np.min(values[np.isfinite(values)], initial=scale.bottom))
-    ceiling = float(np.max(tops[np.isfinite(tops)], initial=scale.top))
-    bottom = max(_shown(scale, scale.floor), lowest) - 0.05 * ceiling
+    drawn = [line.values for line in panel.lines]
+    drawn += [
+        end for line in panel.lines if line.look.band_opacity for end in (line.low, line.high)
+    ]
+    ends = scale.shown(np.concatenate([np.zeros(0), *drawn]))
+    ends = ends[np.isfinite(ends)]
+    lowest = max(_shown(scale, scale.floor), float(np.min(ends, initial=scale.bottom)))
+    ceiling = float(np.max(ends, initial=scale.top))
+    span = (ceiling - lowest) or 1.0
+    bottom, top = lowest - 0.05 * span, ceiling + 0.02 * span
     if panel.peak is None:
-        return bottom, ceiling, 1.02 * ceiling
+        return bottom, ceiling, top
     ends = scale.shown(np.concatenate([panel.peak.line.values, panel.peak.line.high]))
     highest = float(np.max(ends[np.isfinite(ends)], initial=bottom))
     name = 28.0 * (ceiling - bottom) / panel.height
-    return bottom, ceiling, max(1.02 * ceiling, highest + name)
+    return bottom, ceiling, max(top, highest + name)
 
 
 def _step(least: float) -> float:

@@ -1,5 +1,6 @@
 """Numbers as text, the same in the terminal, in sentences and on pages."""
 
+import math
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -23,6 +24,11 @@ def number(value: float) -> str:
         return "–"
     shown = f"{value:.2f}" if abs(value) < 100 else f"{value:,.0f}"
     return "0.00" if shown == "-0.00" else shown
+
+
+def decimals(span: float) -> int:
+    """Digits after the point that give three significant digits of a range; two of none."""
+    return max(0, 2 - math.floor(math.log10(span))) if span > 0 else 2
 
 
 def interval(low: float, high: float) -> str:

@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,10 @@ from jaxtyping import Float32, Float64
 from matplotlib.figure import Figure
 
 from .. import runs
+from ..data.decoding import PLAIN
 from ..data.images import MEAN, Image, ImageSet
 from ..data.measures import CLASS
-from ..data.storage import Stored
-from ..data.thumbnails import thumbnail
+from ..data.thumbnails import small_jpeg
 from ..errors import DataError, ModelError, check_names
 from ..figures.curve import curve_drawing, targets_drawing
 from ..figures.drawing import page_figure
@@ -644,26 +645,32 @@ def computed_line(provenance: Mapping[str, Any]) -> list[str]:
 def image_table(image_set: ImageSet) -> pd.DataFrame:
     """One row per image: its file, its measure, and its box in pixels.
 
-    `file` is empty for images in memory; `width` and `height` give the size of these.
+    `file` is empty for images in memory; `width` and `height` give the size of these. Further
+    targets have a column each, `target_NAME` where another column has their name.
     """
     in_memory = [
         image.source.shape if isinstance(image.source, np.ndarray) else None
         for image in image_set.images
     ]
     boxes = np.full((len(image_set), 4), np.nan) if image_set.boxes is None else image_set.boxes
-    return pd.DataFrame(
-        {
-            "image": [image.name for image in image_set.images],
-            "file": [image.place() for image in image_set.images],
-            "subset": image_set.subset,
-            "group": image_set.group,
-            "measure": image_set.measure,
-            **{each.name: each.values for each in image_set.more},
-            **dict(zip(("left", "top", "right", "bottom"), boxes.T, strict=True)),
-            "width": [shape[1] if shape else np.nan for shape in in_memory],
-            "height": [shape[0] if shape else np.nan for shape in in_memory],
-        }
-    )
+    columns = {
+        "image": [image.name for image in image_set.images],
+        "file": [image.place() for image in image_set.images],
+        "subset": image_set.subset,
+        "group": image_set.group,
+        "measure": image_set.measure,
+    }
+    sizes = {
+        **dict(zip(("left", "top", "right", "bottom"), boxes.T, strict=True)),
+        "width": [shape[1] if shape else np.nan for shape in in_memory],
+        "height": [shape[0] if shape else np.nan for shape in in_memory],
+    }
+    for each in image_set.more:
+        name = each.name
+        while name in {*columns, *sizes, "thumbnail"}:
+            name = f"target_{name}"
+        columns[name] = each.values
+    return pd.DataFrame(columns | sizes)
 
 
 def read_curve(folder: str | Path) -> Curve:
@@ -832,24 +839,27 @@ MOST_FETCHED = 2000  # images that are read again for thumbnails
 
 
 def _images(image_set: ImageSet) -> pd.DataFrame:
-    """The table of the images, with a small JPEG of those that are in no local file.
+    """The table of the images, with a small JPEG of those that the page cannot read by itself.
 
-    Of images in shards or at addresses only if there are few, since each is read again.
+    These are in memory, in shards, at addresses, or files that are shown by a rendering. What is
+    not in memory is read again, and only if there are few: otherwise, the JPEG has no bytes.
     """
-    n_stored = sum(isinstance(image.source, Stored) for image in image_set.images)
-    kinds = (np.ndarray, Stored) if n_stored <= MOST_FETCHED else (np.ndarray,)
-    small = [
-        _small(image) if isinstance(image.source, kinds) else None for image in image_set.images
-    ]
-    return image_table(image_set).assign(thumbnail=pd.Series(small, dtype=object))
+    table, small = image_table(image_set), list[bytes | None]()
+    again = [image for image in image_set.images if not isinstance(image.source, np.ndarray)]
+    is_few = sum(not _is_plain_file(image) for image in again) <= MOST_FETCHED
+    for row, image in enumerate(image_set.images):
+        small.append(None if _is_plain_file(image) else b"")
+        if small[-1] is not None and (is_few or isinstance(image.source, np.ndarray)):
+            with suppress(DataError):  # it can no longer be read
+                pixels = image.decode()
+                table.loc[row, ["width", "height"]] = pixels.size
+                small[-1] = small_jpeg(pixels)
+    return table.assign(thumbnail=pd.Series(small, dtype=object))
 
 
-def _small(image: Image) -> bytes | None:
-    """A thumbnail; none if the image can no longer be read."""
-    try:
-        return thumbnail(image)
-    except DataError:
-        return None
+def _is_plain_file(image: Image) -> bool:
+    """Whether a page can read it: a local file that is shown as it is stored."""
+    return isinstance(image.source, Path) and image.rendering in (None, PLAIN)
 
 
 def check_model(curve: Curve, folder: Path | None, model: str) -> None:

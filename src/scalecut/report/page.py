@@ -28,6 +28,7 @@ from ..figures.text import typeset
 from .cells import Cell, number, sort_key
 
 MOST_VALUES = 250_000  # predictions in a page, 6 bytes each: the page stays below 5 MB
+MOST_IMAGES = 20_000  # points that a browser draws in a moment
 SCRIPTS = ("elements.js", "viewer.js", "panels.js", "scatter.js", "page.js")
 DIGITS = 4  # significant, of what is drawn
 
@@ -209,7 +210,8 @@ def _on_common_axes(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
     for panels in alike.values():
         lines = [line for panel in panels for line in panel["lines"]]
         drawn = [value for line in lines for value in line["values"]]
-        drawn += [value for line in lines if line["band"] for value in line["high"]]
+        banded = [line for line in lines if line["band"]]
+        drawn += [value for line in banded for end in ("low", "high") for value in line[end]]
         there = [value for value in drawn if value is not None]
         bottom = min(there + [panel["bottom"] for panel in panels])
         top = max(there + [panel["top"] for panel in panels])
@@ -235,8 +237,8 @@ def _panel(panel: Panel) -> dict[str, Any]:
         "height": panel.height,
         "label": scale.label,
         "floor": _finite(scale.shown(np.array([scale.floor])).item()),
-        "bottom": scale.bottom,
-        "top": scale.top,
+        "bottom": _finite(scale.bottom),
+        "top": _finite(scale.top),
         "named": [[scale.shown(np.array([v])).item(), name] for v, name in scale.named.items()],
         "lines": [_line(line, scale) for line in panel.lines],
         "marks": [asdict(mark) for mark in panel.marks],
@@ -263,7 +265,7 @@ def _predictions(predictions: Predictions) -> dict[str, Any]:
     images, n_layers = predictions.images, len(predictions.layers)
     measure = images["measure"].to_numpy(np.float64)
     subset = images["subset"].astype(str).tolist()
-    most = max(1, MOST_VALUES // n_layers)
+    most = max(1, min(MOST_IMAGES, MOST_VALUES // n_layers))
     kept = np.arange(len(images))
     if len(kept) > most:
         kept = np.sort(worth_showing(measure, predictions.predicted, subset, most))

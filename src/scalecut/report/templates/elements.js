@@ -41,6 +41,11 @@ function written(value, digits = 2) {
   const exactly = { minimumFractionDigits: digits, maximumFractionDigits: digits };
   return value.toLocaleString("en", { ...exactly, signDisplay: "negative" }).replace("-", MINUS);
 }
+// Of any number of values: as arguments of one call there may be at most 65,000.
+const lowest = (values) => values.reduce((one, other) => Math.min(one, other), Infinity);
+const highest = (values) => values.reduce((one, other) => Math.max(one, other), -Infinity);
+// Digits after the point that give three significant digits of a range.
+const digitsFor = (span) => (span > 0 ? Math.min(20, Math.max(0, 2 - Math.floor(Math.log10(span)))) : 2);
 const short = (text, most) => (text.length > most ? "\u2026" + text.slice(1 - most) : text);
 const isThere = (value) => value !== null;
 const widthFor = (holder) => (isPrinting ? PAPER : Math.max(280, holder.clientWidth));

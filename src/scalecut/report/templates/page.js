@@ -49,7 +49,7 @@ function sortBy(table, column, head) {
     const sign = typeof a === "number" && typeof b === "number" ? a - b : String(a).localeCompare(String(b), "en", { numeric: true });
     return isUp ? sign : -sign;
   };
-  table.tBodies[0].append(...[...table.tBodies[0].rows].sort(order));
+  for (const row of [...table.tBodies[0].rows].sort(order)) table.tBodies[0].append(row);
 }
 
 // --- the page ------------------------------------------------------------------------------

@@ -14,12 +14,11 @@ function marker(kind, x, y, r) {
 }
 
 function limits(panel) {
-  const values = panel.lines.flatMap((line) => line.values).filter(isThere);
-  const highs = panel.lines.flatMap((line) => (line.band ? line.high : [])).filter(isThere);
+  const ends = panel.lines.flatMap((line) => [...line.values, ...(line.band ? [...line.low, ...line.high] : [])]).filter(isThere);
   const floor = panel.floor ?? -Infinity;
-  const low = Math.max(floor, Math.min(panel.bottom, ...values));
-  const high = Math.max(panel.top, ...values, ...highs);
-  return { floor, low: low - 0.05 * (high - low), high };
+  const low = Math.max(floor, Math.min(panel.bottom ?? Infinity, lowest(ends)));
+  const high = Math.max(panel.top ?? -Infinity, highest(ends));
+  return { floor, low: low - 0.05 * (high - low || 1), high };
 }
 
 // Runs of adjacent places that have a value, as lists of places.
@@ -65,13 +64,16 @@ function drawChart(holder, drawing, { only = null, chosen = null, choose = null,
 }
 
 function valuesAt(drawing, panels, place) {
-  const rows = panels.flatMap((panel) => [
-    ...(panels.length > 1 ? [html("tr", {}, html("td", { colspan: 2 }, panel.title))] : []),
-    ...panel.lines.filter((line) => isThere(line.values[place])).map((line) => {
-      const band = isThere(line.low[place]) ? ` (${written(line.low[place])} to ${written(line.high[place])})` : "";
-      return html("tr", {}, html("td", {}, line.label), html("td", {}, written(line.values[place]) + band));
-    }),
-  ]);
+  const rows = panels.flatMap((panel) => {
+    const { low, high } = limits(panel), said = (value) => written(value, digitsFor(high - low));
+    return [
+      ...(panels.length > 1 ? [html("tr", {}, html("td", { colspan: 2 }, panel.title))] : []),
+      ...panel.lines.filter((line) => isThere(line.values[place])).map((line) => {
+        const band = isThere(line.low[place]) ? ` (${said(line.low[place])} to ${said(line.high[place])})` : "";
+        return html("tr", {}, html("td", {}, line.label), html("td", {}, said(line.values[place]) + band));
+      }),
+    ];
+  });
   return [html("b", {}, drawing.places[place]), html("table", {}, ...rows)];
 }
 

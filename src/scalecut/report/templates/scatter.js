@@ -24,8 +24,8 @@ function rowsOfLayer(predictions, layer, subset) {
 }
 
 function said(predictions, layer, image) {
-  const most = Math.max(...predictions.measure.map(Math.abs));
-  const [truth, predicted] = [predictions.measure, predictions.predicted[layer]].map((values) => written(values[image], most < 10 ? 3 : most < 100 ? 1 : 0));
+  const digits = digitsFor(highest(predictions.measure) - lowest(predictions.measure));
+  const [truth, predicted] = [predictions.measure, predictions.predicted[layer]].map((values) => written(values[image], digits));
   return `${predictions.measureName} ${truth}, predicted ${predicted}`;
 }
 
@@ -34,8 +34,8 @@ function rangeOf(predictions, images) {
   const all = predictions.predicted.flatMap((row) => images.map((i) => row[i]).filter(isThere));
   all.sort((one, other) => one - other);
   const measure = images.map((i) => predictions.measure[i]);
-  const low = Math.min(...measure, all[Math.floor(0.005 * all.length)]);
-  const high = Math.max(...measure, all[Math.ceil(0.995 * all.length) - 1]);
+  const low = Math.min(lowest(measure), all[Math.floor(0.005 * all.length)]);
+  const high = Math.max(highest(measure), all[Math.ceil(0.995 * all.length) - 1]);
   return [low - 0.03 * (high - low), high + 0.03 * (high - low)];
 }
 
