@@ -90,6 +90,7 @@ def wide():
     return seeded(12)
 """
 CHAIN = "short_networks:chain"
+OWN = ("--model", CHAIN)  # for folders of its cuts
 WRITTEN = ["README.md", "example.safetensors", "model.safetensors", "report.html", "scalecut.json"]
 R2 = [0.3, 0.794, 0.8, 0.5, 0.4, 0.3, 0.1]  # the peak is blocks.2; blocks.1 is equal to it
 CHEAPEST = (
@@ -107,7 +108,7 @@ def prepare(folder, patch):
     patch.setattr(commands.OUT, "width", 80)
     patch.setattr(sys, "dont_write_bytecode", True)  # tests list the files of a command
     patch.setattr("scalecut.report.report.DOTS_PER_INCH", 20)
-    patch.setattr(cut_folder, "reloaded_from", lambda _: {"model.safetensors": 0.0})
+    patch.setattr(cut_folder, "reloaded_from", lambda *_: {"model.safetensors": 0.0})
     (folder / "here").mkdir()
     patch.chdir(folder / "here")
     Path("short_networks.py").write_text(NETWORKS)
@@ -208,7 +209,7 @@ def test_cut_at_a_layer_writes_a_folder_with_the_features_of_the_whole(short):
     assert listing(folder) == WRITTEN
     images, whole = some_images(), load_network(CHAIN).module
     with torch.no_grad():
-        assert torch.equal(load_cut(folder)(images), sum_in_second_block(whole, images))
+        assert torch.equal(load_cut(folder, CHAIN)(images), sum_in_second_block(whole, images))
     found = facts(folder)
     assert (found["architecture"], found["point"]["layer"]) == (CHAIN, "blocks.1")
     assert (found["choice"], found["curve"]) == (None, None)
@@ -237,7 +238,7 @@ def test_cut_prints_the_verification_the_check_and_the_folder(short):
 )
 def test_python_writes_what_the_command_writes(options, layer, reason):
     run_of()
-    printed = cut("--from", "run", *options, "--out", "short").stdout
+    printed = cut(CHAIN, "--from", "run", *options, "--out", "short").stdout
     assert printed.splitlines()[1] == reason
     assert reason in Path("short/README.md").read_text(encoding="utf-8")
     found = facts()
@@ -273,8 +274,8 @@ def test_subset_weights_and_preprocessing_are_those_of_the_run():
     probed_with = Preprocessing(48, 32, (0.1, 0.2, 0.3), (1.0, 1.0, 2.0), "bicubic", 1.0, "bgr")
     dog = [0.9, 0.1, 0.1, 0.1, 0.1, 0.1, 0.1]
     run_of(weights="net.pth", preprocessing=probed_with, dog=dog)
-    cut("--from", "run", "--subset", "dog", "--out", "short")
-    kept = load_cut("short")
+    cut(CHAIN, "--from", "run", "--subset", "dog", "--out", "short")
+    kept = load_cut("short", CHAIN)
     assert kept.preprocessing == probed_with
     for name, tensor in kept.state_dict().items():
         assert torch.equal(tensor, weights[name.removeprefix("body.")]), name
@@ -290,7 +291,7 @@ def test_head_and_input_size_are_as_asked_and_an_earlier_cut_is_replaced():
     printed = cut(CHAIN, "--at", "add_1", *options, "--out", "short").stdout
     last = "short: 8 features and a new linear layer with 3 outputs, to be trained."
     assert printed.splitlines()[-1] == last
-    assert load_cut("short")(some_images(24, 48)).shape == (3, 3)
+    assert load_cut("short", CHAIN)(some_images(24, 48)).shape == (3, 3)
     assert (facts()["preprocessing"]["height"], facts()["preprocessing"]["width"]) == (24, 48)
     assert listing("short") == WRITTEN
 
@@ -323,8 +324,10 @@ def copied(short):
 
 
 def test_check_reports_the_difference(copied):
-    assert scalecut("check", "short").stdout == f"model.safetensors: {SAME}\n"
-    assert one_document(scalecut("check", "short", "--json").stdout) == {"model.safetensors": 0.0}
+    assert scalecut("check", "short", *OWN).stdout == f"model.safetensors: {SAME}\n"
+    assert one_document(scalecut("check", "short", *OWN, "--json").stdout) == {
+        "model.safetensors": 0.0
+    }
     assert commands._in_words(2e-6) == "the same outputs, within 2e-06 of the largest"
 
 
@@ -349,18 +352,18 @@ def damage(path):
 
 def test_features_are_one_row_per_image_and_those_of_the_transformer(copied):
     paths = image_files(5)
-    printed = scalecut("features", "short", "tiles", "--out", "deep/x.parquet").stdout
+    printed = scalecut("features", "short", *OWN, "tiles", "--out", "deep/x.parquet").stdout
     assert printed == "5 x 8 features: deep/x.parquet\n"
     table = pd.read_parquet("deep/x.parquet")
     assert list(table) == ["image", *(f"f{column}" for column in range(8))]
     assert table.image.tolist() == paths
-    expected = CutFeatures("short").transform(paths)
+    expected = CutFeatures(load_cut("short", CHAIN)).transform(paths)
     np.testing.assert_allclose(table.iloc[:, 1:].to_numpy(), expected, rtol=1e-6)
     assert listing("deep") == ["x.parquet"]
-    scalecut("features", "short", paths[2], paths[0], "--fit", "crop", "--out", "x.csv")
+    scalecut("features", "short", *OWN, paths[2], paths[0], "--fit", "crop", "--out", "x.csv")
     table = pd.read_csv("x.csv")
     assert table.image.tolist() == [paths[2], paths[0]]
-    expected = CutFeatures("short", fit_to="crop").transform([paths[2], paths[0]])
+    expected = CutFeatures(load_cut("short", CHAIN), fit_to="crop").transform([paths[2], paths[0]])
     np.testing.assert_allclose(table.iloc[:, 1:].to_numpy(), expected, rtol=1e-6)
 
 
@@ -368,7 +371,7 @@ def test_damaged_images_are_skipped_counted_and_all_named(copied):
     paths = image_files(9)
     for path in paths[:7]:
         damage(path)
-    printed = scalecut("features", "short", "tiles", "--out", "x.csv").stdout
+    printed = scalecut("features", "short", *OWN, "tiles", "--out", "x.csv").stdout
     counted, *named, last = printed.splitlines()
     assert counted == "7 of 9 images skipped:"
     assert [each.split(":")[0] for each in named] == [f"  {path}" for path in paths[:7]]
@@ -421,11 +424,11 @@ REFUSED = [
         "short_networks:wide, or the model short_networks:chain.",
     ),
     (
-        "cut --from run --weights net.pth",
+        "cut CHAIN --from run --weights net.pth",
         "The run 'run' is of short_networks:chain with other weights (the weights the factory "
         "gave). Give those by --weights, or probe these.",
     ),
-    ("cut --from run --subset cow", "The curve has no subset 'cow'. It has mean, dog."),
+    ("cut CHAIN --from run --subset cow", "The curve has no subset 'cow'. It has mean, dog."),
     (
         "cut CHAIN --at add_2 --out run",
         "'run' exists and holds no cut of scalecut, so it is not replaced.",
@@ -433,6 +436,12 @@ REFUSED = [
     (
         "cut CHAIN --at add_2 --out net.pth",
         "'net.pth' is a file, but a folder is needed. Give --out a new folder.",
+    ),
+    (
+        "cut --from run --at add_2",
+        "The run 'run' is of 'short_networks:chain', a function, and no function is called because "
+        "a file names it. If you trust it, name it yourself: scalecut cut module.path:factory "
+        "--from RUN.",
     ),
     ("check run", "'run' holds no cut of scalecut: scalecut.json cannot be read"),
     (
@@ -442,6 +451,12 @@ REFUSED = [
     ),
     ("features run tiles", "'run' holds no cut of scalecut: scalecut.json cannot be read"),
     (
+        "features short tiles",
+        "'short' was cut from 'short_networks:chain', a function, and no function is called "
+        "because a file names it. If you trust it, name it yourself: load_cut(folder, "
+        "network='module.path:factory'), or --model module.path:factory.",
+    ),
+    (
         "features short tiles --out x.xlsx",
         "'x.xlsx' is neither .parquet nor .csv. Give --out such a name.",
     ),
@@ -450,7 +465,10 @@ REFUSED = [
         "There is no image at 'empty'. Give image files, or a folder with files named .bmp, .jpeg, "
         ".jpg, .png, .tif, .tiff, .webp.",
     ),
-    ("features short tiles/00.png", "None of 1 images could be read (it is truncated"),
+    (
+        "features short tiles/00.png --model CHAIN",
+        "None of 1 images could be read (it is truncated",
+    ),
 ]
 
 
@@ -485,15 +503,15 @@ def test_unknown_choice_is_refused_with_the_known_ones(typed, choices):
 
 def test_run_with_other_weights_or_without_evidence_chooses_nothing():
     run_of(p_value=0.4)
-    done = cut("--from", "run", "--out", "short", status=2)
+    done = cut(CHAIN, "--from", "run", "--out", "short", status=2)
     assert done.stderr == (
         "scalecut: No layer of this curve is shown to encode the object's scale, so none can be "
         "chosen. Probe with more images, or give --at LAYER.\n"
     )
-    cut("--from", "run", "--at", "add_2", "--out", "short")
+    cut(CHAIN, "--from", "run", "--at", "add_2", "--out", "short")
     file = Path("run/run.json")
     file.write_text(re.sub('"tensors_sha256": ".*?"', '"tensors_sha256": "0"', file.read_text()))
-    done = cut("--from", "run", "--at", "add_2", "--out", "other", status=2)
+    done = cut(CHAIN, "--from", "run", "--at", "add_2", "--out", "other", status=2)
     assert "is of short_networks:chain with other weights" in done.stderr
     assert not Path("other").exists()
 
@@ -515,6 +533,6 @@ def test_interrupted_table_leaves_the_earlier_one(copied, monkeypatch, error, st
         raise error
 
     monkeypatch.setattr(pd.DataFrame, "to_csv", interrupted)
-    done = scalecut("features", "short", "tiles", "--out", "x.csv", status=status)
+    done = scalecut("features", "short", *OWN, "tiles", "--out", "x.csv", status=status)
     assert done.stderr.startswith(f"scalecut: {said}")
     assert tree() == before

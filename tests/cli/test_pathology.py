@@ -381,10 +381,12 @@ def test_an_audit_writes_every_tile_a_table_of_sizes_and_a_page(audited):
     assert (run.folder / "figures" / "audit.png").is_file()
 
 
-def test_the_auditor_of_a_run_judges_as_json_without_its_network(audited):
-    done = scalecut(
-        "audit", "tiles", "--native", "40", "--with", "audit", "--out", "again", "--json"
-    )
+def test_the_auditor_of_a_run_judges_as_json_if_its_factory_is_named(audited):
+    words = ("audit", "tiles", "--native", "40", "--with", "audit", "--out", "again", "--json")
+    done = scalecut(*words)
+    assert done.exit_code == 2
+    assert "no function is called because a file names it" in done.stderr
+    done = scalecut(*words, "--model", CHAIN)
     assert done.exit_code == 0
     rows = json.loads(done.stdout)["audit"]
     assert len(rows) == N_TILES

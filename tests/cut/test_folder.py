@@ -27,6 +27,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from scalecut import (
+    CutFeatures,
     DataError,
     LayerError,
     ModelError,
@@ -36,6 +37,7 @@ from scalecut import (
     cut_after,
     load_cut,
     load_network,
+    open_run,
     save_cut,
 )
 from scalecut.cut import folder as cut_folder
@@ -66,7 +68,7 @@ reloaded_from = cut_folder.reloaded_from
 def no_new_process():
     """Loading in a new process takes seconds, so only one test does it."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cut_folder, "reloaded_from", lambda _: EXACT)
+        patch.setattr(cut_folder, "reloaded_from", lambda *_: EXACT)
         yield
 
 
@@ -124,12 +126,12 @@ def tree(folder):
 
 def test_what_each_layer_costs_comes_back_with_the_network(tmp_path):
     before = saved(tmp_path / "cut")
-    costs = load_cut(tmp_path / "cut").costs
+    costs = load_cut(tmp_path / "cut", CHAIN).costs
     pd.testing.assert_frame_equal(costs, before.costs, check_dtype=False)
     assert costs.layer.tolist()[-1] == "logits"
     assert costs.macs.is_monotonic_increasing
     rewrite(tmp_path / "cut", costs=[])  # as before there were any
-    assert load_cut(tmp_path / "cut").costs is None
+    assert load_cut(tmp_path / "cut", CHAIN).costs is None
 
 
 def outputs(network, x=None):
@@ -166,7 +168,7 @@ def folder(written, tmp_path):
 )
 def test_loaded_network_gives_the_same_outputs_bit_by_bit(tmp_path, name, layer, pooling, head):
     before = saved(tmp_path / "cut", name, layer=layer, pooling=pooling, head=head)
-    again = load_cut(tmp_path / "cut")
+    again = load_cut(tmp_path / "cut", name)
     x = images()
     assert torch.equal(outputs(again, x), outputs(before, x))
     for method in ("forward_features", "forward"):
@@ -210,7 +212,7 @@ def test_tensors_are_those_of_the_whole_network_under_their_names(tmp_path):
         assert stored.keys() == {f"body.{n}" for n in given if n.startswith(kept)}
         for tensor_name, tensor in stored.items():
             assert torch.equal(tensor, given[tensor_name.removeprefix("body.")]), tensor_name
-        assert load_cut(tmp_path / "cut").preprocessing == own
+        assert load_cut(tmp_path / "cut", name).preprocessing == own
 
 
 def test_trained_head_is_saved_and_the_network_is_unchanged(tmp_path):
@@ -221,7 +223,7 @@ def test_trained_head_is_saved_and_the_network_is_unchanged(tmp_path):
     modes = [module.training for module in cut.modules()]
     tensors = copy.deepcopy(cut.state_dict())
     save_cut(cut, tmp_path / "cut", whole)
-    assert (load_cut(tmp_path / "cut").head.weight == 0.5).all()
+    assert (load_cut(tmp_path / "cut", CHAIN).head.weight == 0.5).all()
     assert [module.training for module in cut.modules()] == modes
     assert all(torch.equal(tensor, tensors[n]) for n, tensor in cut.state_dict().items())
     with safe_open(tmp_path / "cut" / "model.safetensors", "pt") as file:
@@ -265,10 +267,54 @@ def test_nothing_is_unpickled_or_downloaded(folder, monkeypatch):
         (socket, "getaddrinfo"), (huggingface_hub, "hf_hub_download"),
     ]:  # fmt: skip
         monkeypatch.setattr(module, name, refuse)
-    load_cut(folder)
-    check_cut(folder)
+    load_cut(folder, CHAIN)
+    check_cut(folder, CHAIN)
     assert asked == []
     assert sorted(path.name for path in folder.iterdir()) == FILES
+
+
+def as_features(folder):
+    """As scikit-learn reads it."""
+    return CutFeatures(folder).get_feature_names_out()
+
+
+@pytest.mark.parametrize("read", [load_cut, check_cut, open_run, as_features])
+@pytest.mark.parametrize("kind", ["", "factory", "timm"])
+def test_no_function_runs_because_a_file_names_it(folder, tmp_path, read, kind):
+    """Here `subprocess.getoutput` would make a file."""
+    place = tmp_path / "made"
+    name = f"subprocess:getoutput?cmd=touch {place}"
+    recipe = {"kind": kind, "configs": {}, "architecture": "test_vit", "args": {}} if kind else {}
+    rewrite(folder, architecture=name, recipe=recipe)
+    with pytest.raises(ModelError) as error:
+        read(folder)
+    assert str(error.value).endswith(
+        "a function, and no function is called because a file names it. If you trust it, name it "
+        "yourself: load_cut(folder, network='module.path:factory'), or --model module.path:factory."
+    )
+    assert not place.exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "recipe"),
+    [
+        ("open_clip:ViT-B-32?pretrained=evil.pt&weights_only=False", {}),
+        ("test_vit?checkpoint_path=evil.pt", {}),
+        ("test_vit", {"kind": "timm", "architecture": "test_vit", "args": {"pretrained": True}}),
+    ],
+)
+def test_no_weights_are_read_because_a_file_names_them(folder, name, recipe):
+    rewrite(folder, architecture=name, recipe=recipe)
+    with pytest.raises(ModelError, match="no weights are read because a file names them"):
+        load_cut(folder)
+
+
+def test_arguments_of_a_factory_are_those_of_the_user(folder, written):
+    rewrite(folder, architecture=f"{CHAIN}?depth=5")
+    x = images()
+    assert torch.equal(outputs(load_cut(folder, CHAIN), x), outputs(written[1], x))
+    with pytest.raises(ModelError, match="depth"):
+        load_cut(folder, f"{CHAIN}?depth=5")
 
 
 # --- the record ---------------------------------------------------------------------------------
@@ -432,7 +478,7 @@ def test_messages(written, tmp_path, monkeypatch, read):
 
 def test_network_is_loaded_without_its_example(folder, written):
     (folder / "example.safetensors").unlink()
-    assert torch.equal(outputs(load_cut(folder)), outputs(written[1]))
+    assert torch.equal(outputs(load_cut(folder, CHAIN)), outputs(written[1]))
     with pytest.raises(ModelError, match=r"has no example\.safetensors\. Copy the folder again"):
         check_cut(folder)
 
@@ -442,9 +488,9 @@ def test_network_is_loaded_without_its_example(folder, written):
 
 def test_network_that_no_longer_fits_names_the_versions_that_changed(folder):
     start = f"The tensors of {str(folder)!r} do not fit"
-    rewrite(folder, architecture=ATTENDING, versions=OLDER)
+    rewrite(folder, versions=OLDER)
     with pytest.raises(ModelError) as error:
-        load_cut(folder)
+        load_cut(folder, ATTENDING)
     assert str(error.value).startswith(f"{start} {ATTENDING} as it is built here (")
     assert str(error.value).endswith(
         f"). It was written with timm 0.9.0 (here {versions()['timm']}). Install these versions, "
@@ -459,9 +505,8 @@ def test_network_that_no_longer_fits_names_the_versions_that_changed(folder):
     rewrite(folder, architecture=None)
     with pytest.raises(ModelError, match="do not fit the network given as it is built here"):
         load_cut(folder, network=load_network(ATTENDING).module)
-    rewrite(folder, architecture="nets_of_somebody:net")
     with pytest.raises(ModelError, match=r"^'nets_of_somebody:net' could not be imported"):
-        load_cut(folder)
+        load_cut(folder, "nets_of_somebody:net")
 
 
 @pytest.mark.parametrize(
@@ -482,10 +527,10 @@ def test_network_that_no_longer_fits_names_the_versions_that_changed(folder):
 )
 @pytest.mark.slow
 def test_nonsense_in_the_record_is_refused_in_one_line(folder, changes):
-    rewrite(folder, **{"architecture": ATTENDING} | changes)
+    rewrite(folder, **changes)
     for read in (load_cut, check_cut):
         with pytest.raises(ModelError, match="do not fit") as error:
-            read(folder)
+            read(folder, ATTENDING)
         assert "\n" not in str(error.value)
 
 
@@ -514,7 +559,7 @@ def test_place_that_holds_something_else_is_refused(tmp_path):
 def test_earlier_cut_is_replaced(folder):
     (folder / "model.onnx").write_text("of the earlier cut")
     before = saved(folder, FLATTENING, layer="blocks.2")
-    assert torch.equal(outputs(load_cut(folder)), outputs(before))
+    assert torch.equal(outputs(load_cut(folder, FLATTENING)), outputs(before))
     assert sorted(tree(folder)) == FILES
     assert [path.name for path in folder.parent.iterdir()] == ["chain"]
 
@@ -553,7 +598,7 @@ def test_cut_that_differs_from_the_whole_network_is_not_saved(tmp_path):
 
 @pytest.mark.long
 def test_new_process_loads_the_folder(written):
-    assert reloaded_from(written[0]) == EXACT
+    assert reloaded_from(written[0], CHAIN) == EXACT
 
 
 @pytest.mark.parametrize(
@@ -575,8 +620,9 @@ def test_folder_that_a_new_process_cannot_load_is_not_saved(tmp_path, monkeypatc
     with pytest.raises(ModelError) as error:
         saved(tmp_path / "short")
     assert str(error.value) == (f"A new process cannot load the cut, so it was not saved: {reason}")
-    *start, place, end = asked
-    assert [*start, end] == [sys.executable, "-m", "scalecut", "check", "--json"]
+    *start, place, a, b, c = asked
+    assert start == [sys.executable, "-m", "scalecut", "check"]
+    assert [a, b, c] == ["--json", "--model", CHAIN]
     assert Path(place).name.startswith(".short-")  # before it gets its name
     assert list(tmp_path.iterdir()) == []
 
@@ -606,7 +652,7 @@ def test_exports_are_made_listed_and_checked_from_disk(tmp_path):
     for name in ("model.onnx", "model.pt2"):
         assert said["files"][name] == sha256(tmp_path / "cut" / name)
     assert said["exports_failed"] == {}
-    found = check_cut(tmp_path / "cut")
+    found = check_cut(tmp_path / "cut", CHAIN)
     assert list(found) == ["model.safetensors", "model.onnx", "model.pt2"]
     assert found["model.safetensors"] == 0
     assert max(found.values()) < 1e-5
@@ -625,7 +671,7 @@ def test_export_that_fails_is_reported_and_the_cut_is_kept(tmp_path, monkeypatch
     assert failed == {"onnx": "It could not be written as ONNX (no such operator)."}
     assert facts_of(tmp_path / "cut")["exports_failed"] == failed
     assert {"model.onnx", "model.onnx.data"}.isdisjoint(tree(tmp_path / "cut"))
-    assert check_cut(tmp_path / "cut") == {"model.safetensors": 0.0, "model.pt2": 0.0}
+    assert check_cut(tmp_path / "cut", CHAIN) == {"model.safetensors": 0.0, "model.pt2": 0.0}
 
 
 def test_export_with_other_outputs_is_removed(tmp_path, monkeypatch):
@@ -640,14 +686,14 @@ def test_export_with_other_outputs_is_removed(tmp_path, monkeypatch):
         failed = save_cut(cut, tmp_path / "cut", whole, exports=["torch"]).exports_failed
         assert failed == {"torch": f"Its outputs differ by {share} of the largest."}
         assert "model.pt2" not in tree(tmp_path / "cut")
-        assert check_cut(tmp_path / "cut") == EXACT
+        assert check_cut(tmp_path / "cut", CHAIN) == EXACT
 
 
 def test_small_difference_of_an_export_is_reported(tmp_path, monkeypatch):
     reading = exported_outputs(lambda output: output * np.float32(1.00001))
     monkeypatch.setitem(EXPORTS, "torch", Format("model.pt2", state_as_file, reading))
     saved(tmp_path / "cut", exports=["torch"])
-    assert check_cut(tmp_path / "cut")["model.pt2"] == pytest.approx(1e-5, rel=0.1)
+    assert check_cut(tmp_path / "cut", CHAIN)["model.pt2"] == pytest.approx(1e-5, rel=0.1)
 
 
 def test_changed_export_is_refused_and_not_read(tmp_path, monkeypatch):
@@ -663,7 +709,7 @@ def test_changed_export_is_refused_and_not_read(tmp_path, monkeypatch):
     with pytest.raises(ModelError) as error:
         check_cut(tmp_path / "cut")
     assert str(error.value) == CHANGED.format("model.pt2", str(tmp_path / "cut"))
-    load_cut(tmp_path / "cut")  # does not need it
+    load_cut(tmp_path / "cut", CHAIN)  # does not need it
 
 
 # --- check ---------------------------------------------------------------------------------------
@@ -679,7 +725,7 @@ def test_example_holds_the_outputs_for_noise_and_its_reflections(written):
     expected = outputs(before, before.preprocessing.tensor(np.stack(turned)))
     assert torch.equal(example["output"], expected)
     assert (expected[0] != expected[1]).any()
-    assert check_cut(folder) == EXACT
+    assert check_cut(folder, CHAIN) == EXACT
 
 
 def test_check_refuses_a_network_that_gives_other_outputs(folder):
@@ -689,7 +735,7 @@ def test_check_refuses_a_network_that_gives_other_outputs(folder):
     files = facts_of(folder)["files"]
     rewrite(folder, files=files | {"example.safetensors": sha256(folder / "example.safetensors")})
     with pytest.raises(ModelError) as error:
-        check_cut(folder)
+        check_cut(folder, CHAIN)
     assert str(error.value) == (
         f"model.safetensors of {str(folder)!r} gives other outputs than at the time of writing: "
         "they differ by 0.2 of the largest. Compare the versions in scalecut.json, or cut again."

@@ -57,7 +57,7 @@ def folder(tmp_path_factory):
     whole = load_network("test_resnet", weights="random", preprocessing=RGB)
     made = tmp_path_factory.mktemp("cut") / "short"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cut_folder, "reloaded_from", lambda _: {})  # which takes seconds
+        patch.setattr(cut_folder, "reloaded_from", lambda *_: {})  # which takes seconds
         save_cut(cut_after(whole, "layer2.0"), made, whole)
     return made
 

@@ -331,7 +331,8 @@ def test_a_cut_of_a_factory_that_reads_the_hub_is_used_without_it(hub, tmp_path,
     hub.requests.clear()
     hub.files.clear()
     with torch.no_grad():
-        assert torch.equal(load_cut(tmp_path / "cut")(images()), cut(images()))
+        again = load_cut(tmp_path / "cut", "hubfactory:make")
+        assert torch.equal(again(images()), cut(images()))
     assert hub.requests == []
 
 

@@ -25,6 +25,9 @@ EXAMPLES = """
   scalecut cut vit_small_patch16_224 --at blocks.5 --pooling both --head 2 --out vit-short"""
 
 Folder = Annotated[Path, typer.Argument(help="A folder that `scalecut cut` wrote.")]
+Factory = Annotated[
+    str, typer.Option("--model", help="The whole network, if it is module.path:factory.")
+]
 
 
 def add_to(app: typer.Typer) -> None:
@@ -100,7 +103,7 @@ def cut(
     """Cut a network after a layer, verify the cut, and write it to a folder.
 
     Args:
-        model: As in `scalecut probe`; may be omitted with --from.
+        model: As in `scalecut probe`; may be omitted with --from, but for module.path:factory.
         choosing: the layer.
         building: what the shorter network gives.
         loading: the network.
@@ -125,7 +128,7 @@ def cut(
         from ..networks.load import load_network
         from ..networks.network import with_preprocessing
         from ..probing.choose import RULES, choose_layer
-        from ..probing.curve import check_model, read_curve
+        from ..probing.curve import read_curve
 
         curve = choice = None
         if from_run is None:
@@ -137,13 +140,14 @@ def cut(
             )
         else:
             curve = read_curve(from_run)
-            if model:
-                check_model(curve, from_run, model)
             if not at:
                 asked = rule or RULES[0], subset or MEAN, target, within
                 choice = choose_layer(curve, *asked)
             whole = network_of_run(
-                from_run, curve, weights=loading.weights, allow_partial=loading.allow_partial
+                *(from_run, curve),
+                model=model,
+                weights=loading.weights,
+                allow_partial=loading.allow_partial,
             )
         whole = with_preprocessing(
             whole, input_size=loading.input_size, prefix_tokens=loading.prefix_tokens
@@ -167,7 +171,7 @@ def _run(verb: Verb, values: Mapping[str, Any], as_json: bool) -> None:
     verb.call(values, as_json=as_json)
 
 
-def check(folder: Folder, as_json: JsonOption = False) -> None:
+def check(folder: Folder, model: Factory = "", as_json: JsonOption = False) -> None:
     """Check that a cut and its exports still give the same outputs.
 
     \b
@@ -176,7 +180,7 @@ def check(folder: Folder, as_json: JsonOption = False) -> None:
     """
     from ..cut.folder import check_cut
 
-    differences = check_cut(folder)
+    differences = check_cut(folder, model or None)
     if as_json:
         print_json(differences)
         return
@@ -200,6 +204,7 @@ def features(
     ] = "float32",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda:0, ...")] = "auto",
     batch_size: Annotated[int, typer.Option(min=1, help="Images per forward pass.")] = 32,
+    model: Factory = "",
 ) -> None:
     """Write the features of images as a table, one row per image.
 
@@ -210,12 +215,14 @@ def features(
     """
     if out.suffix not in (".parquet", ".csv"):
         raise OutputError(f"{str(out)!r} is neither .parquet nor .csv. Give --out such a name.")
+    from ..cut.folder import load_cut
     from ..cut.sklearn import CutFeatures, features_table, images_in
     from ..runs import check_features, write_features
 
     check_features(out)
     found = images_in(images)
-    network = CutFeatures(folder, fit, precision, device, batch_size)
+    cut = load_cut(folder, model) if model else folder
+    network = CutFeatures(cut, fit, precision, device, batch_size)
     with bars(ERR, quiet=False) as progress:
         table, skipped = features_table(network, found, progress)
     write_features(table, out)

@@ -38,7 +38,7 @@ from ..networks.hub import hub_file
 from ..networks.load import hub_name, licence_of, load_network
 from ..networks.network import Network, Preprocessing
 from ..networks.points import ProbePoint
-from ..networks.sources import build_again
+from ..networks.sources import build_again, check_named_in_file, hub_replayed, is_factory
 from ..probing.choose import Choice
 from ..probing.curve import Curve
 from ..report.report import write_figure, write_report
@@ -100,7 +100,8 @@ def save_cut(
         cut: the network to save.
         folder: an earlier cut there is replaced.
         whole: the network that it was cut from. Its name is needed to load the cut again; a cut
-            from a module without a name is loaded with `load_cut(folder, network)`.
+            from a module, or from a `module.path:factory`, is loaded with
+            `load_cut(folder, network)`.
         choice, curve: why it is cut there, for the record, the figure and the model card.
         exports: one or more of onnx and torch. If one fails, the cut is written without it.
         command: as it was typed, for the record.
@@ -137,7 +138,10 @@ def save_cut(
         runs.write_json(made / FACTS, facts)
         stored = runs.read_run(made, "cut").facts
         (made / "README.md").write_text(card(stored, cut), encoding="utf-8")
-        reloaded = reloaded_from(made) if whole.build is not None else check_cut(made, whole.module)
+        if whole.build is None:
+            reloaded = check_cut(made, whole.module)
+        else:
+            reloaded = reloaded_from(made, whole.name if is_factory(whole.name) else "")
         write_report(made)
     return SavedCut(folder, verification, reloaded, failed)
 
@@ -154,13 +158,17 @@ def _local(folder: str | Path) -> Path:
     return place
 
 
-def reloaded_from(folder: Path) -> dict[str, float]:
+def reloaded_from(folder: Path, factory: str) -> dict[str, float]:
     """The result of `check_cut` in a new process, which has the same modules on its path.
+
+    Args:
+        factory: that builds the whole network; empty if another source does.
 
     Raises:
         ModelError: if the process cannot load the folder, or gets other features.
     """
     asked = [sys.executable, "-m", "scalecut", "check", str(folder), "--json"]
+    asked += ["--model", factory] if factory else []
     places = os.pathsep.join(place or str(Path.cwd()) for place in sys.path)
     environment = {**os.environ, "PYTHONPATH": places}
     done = subprocess.run(asked, capture_output=True, text=True, check=False, env=environment)
@@ -173,13 +181,13 @@ def reloaded_from(folder: Path) -> dict[str, float]:
     return json.loads("{" + done.stdout.rpartition("{")[2])  # a network's own module may print
 
 
-def load_cut(folder: str | Path, network: nn.Module | None = None) -> CutNetwork:
+def load_cut(folder: str | Path, network: str | nn.Module | Network | None = None) -> CutNetwork:
     """The cut network of a folder that `scalecut cut` or `save_cut` wrote, in evaluation mode.
 
     Args:
         folder: of the cut.
-        network: the whole network with any weights, if the cut was made from a module without a
-            name.
+        network: the whole network with any weights, or its `module.path:factory`, if the cut was
+            made from a network of your own: no function is called because a file names it.
 
     Raises:
         DataError: if the folder holds no cut network, or one of a newer version.
@@ -188,16 +196,7 @@ def load_cut(folder: str | Path, network: nn.Module | None = None) -> CutNetwork
     folder = _local(folder)
     facts = runs.read_run(folder, "cut", NEEDED).facts
     _check_unchanged(folder, facts, MODEL)
-    name = facts["architecture"]
-    if network is None and name is None:
-        raise ModelError(
-            f"{str(folder)!r} was cut from a module without a name, so it cannot be built. Give "
-            "the whole network, load_cut(folder, network=...); its weights do not matter."
-        )
-    recipe = facts.get("recipe")
-    if network is None and recipe:
-        network = build_again(name, recipe)
-    whole = load_network(network if network is not None else name, weights="random")
+    whole = _whole(folder, facts, network)
     try:
         whole = replace(whole, preprocessing=preprocessing_of(facts))
         state = load_file(folder / MODEL)
@@ -215,13 +214,45 @@ def load_cut(folder: str | Path, network: nn.Module | None = None) -> CutNetwork
     except _UNFIT as error:
         said = " ".join(str(error).split())[:160] or type(error).__name__
         raise ModelError(
-            f"The tensors of {str(folder)!r} do not fit {name or 'the network given'} as it is "
-            f"built here ({said}). {_remedy(facts['versions'])}"
+            f"The tensors of {str(folder)!r} do not fit {_whose(facts, network)} as it is built "
+            f"here ({said}). {_remedy(facts['versions'])}"
         ) from error
     return cut.eval()
 
 
-def check_cut(folder: str | Path, network: nn.Module | None = None) -> dict[str, float]:
+def _whole(
+    folder: Path, facts: Mapping[str, Any], network: str | nn.Module | Network | None
+) -> Network:
+    """The whole network with any weights: the one given, or the one that the facts describe."""
+    name, recipe = facts["architecture"], facts.get("recipe") or {}
+    if isinstance(network, Network):
+        return network
+    if network is not None:
+        with hub_replayed(recipe):
+            return load_network(network, weights="random")
+    if name is None:
+        raise ModelError(
+            f"{str(folder)!r} was cut from a module without a name, so it cannot be built. Give "
+            "the whole network, load_cut(folder, network=...); its weights do not matter."
+        )
+    remedy = (
+        "If you trust it, name it yourself: load_cut(folder, network='module.path:factory'), or "
+        "--model module.path:factory."
+    )
+    check_named_in_file(name, f"{str(folder)!r} was cut from", remedy, recipe)
+    return load_network(build_again(name, recipe), weights="random")
+
+
+def _whose(facts: Mapping[str, Any], network: object) -> str:
+    """What the tensors of a folder were to fit, for messages."""
+    if isinstance(network, str):
+        return network
+    return facts["architecture"] or "the network given"
+
+
+def check_cut(
+    folder: str | Path, network: str | nn.Module | Network | None = None
+) -> dict[str, float]:
     """Load the network of a folder and its exports, and compare their outputs for the example.
 
     Args:
@@ -443,8 +474,9 @@ def _why_this_layer(facts: Mapping[str, Any]) -> str:
 def _how_to_use(facts: Mapping[str, Any], cut: CutNetwork) -> str:
     side = f"{cut.preprocessing.height} x {cut.preprocessing.width}"
     given, fresh = '"FOLDER"', ""
-    if facts["architecture"] is None:
-        given, fresh = '"FOLDER", network=whole', "  # whole: the whole network, any weights"
+    if facts["architecture"] is None or (facts.get("recipe") or {}).get("kind") == "factory":
+        fresh = "  # whole: the whole network, any weights, or its module.path:factory"
+        given = '"FOLDER", network=whole'
     return (
         "## Use\n\n```python\nimport scalecut\n\n"
         f"network = scalecut.load_cut({given}){fresh}\n"

@@ -33,6 +33,7 @@ from ..networks.load import load_network
 from ..networks.network import Network, Preprocessing, tensors_sha256
 from ..networks.points import LOGITS, SOFTMAX, ProbePoint
 from ..networks.selection import chosen_points, every_point
+from ..networks.sources import check_named_in_file
 from ..networks.truncation import (
     Trial,
     drop_all_but,
@@ -43,7 +44,7 @@ from ..networks.truncation import (
     truncated,
     unsaved,
 )
-from ..probing.curve import Curve
+from ..probing.curve import Curve, check_model
 
 PASSED_ON, STOPPED = "passed on", "stopped"
 POOLINGS = ("mean", "cls", "both")
@@ -286,9 +287,17 @@ def rebuilt(
 
 
 def network_of_run(
-    run: str | Path, curve: Curve, *, weights: str = "", allow_partial: bool = False
+    run: str | Path,
+    curve: Curve,
+    *,
+    model: str = "",
+    weights: str = "",
+    allow_partial: bool = False,
 ) -> Network:
     """The network that a run was made with: its weights and its preprocessing.
+
+    Args:
+        model: its name, needed for a `module.path:factory`: a run may be somebody else's.
 
     Raises:
         ModelError: if the network cannot be loaded, or if its weights are not those of the run.
@@ -296,6 +305,11 @@ def network_of_run(
     facts: dict[str, Any] = curve.provenance
     settings: dict[str, Any] = facts.get("settings", {})
     name = str(curve.table.model.iloc[0])
+    if model:
+        check_model(curve, Path(run), model)
+    else:
+        remedy = "If you trust it, name it yourself: scalecut cut module.path:factory --from RUN."
+        check_named_in_file(name, f"The run {str(run)!r} is of", remedy)
     whole = load_network(
         name,
         weights=weights or settings.get("weights", "pretrained"),

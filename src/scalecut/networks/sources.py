@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import ModuleType
+from types import MappingProxyType, ModuleType
 from typing import Any, TypeAlias, cast
 
 import timm
@@ -120,6 +120,43 @@ def _literal(node: ast.expr) -> Any:
     return ast.literal_eval(node)
 
 
+def is_factory(name: str) -> bool:
+    """Whether a name is a `module.path:factory`, a function that is called to build the network."""
+    kind, is_split, _ = name.partition("?")[0].partition(":")
+    return bool(is_split) and kind not in {prefix.partition(":")[0] for prefix in PREFIXES}
+
+
+READING = ("pretrained", "checkpoint", "load", "cache", "weights_only")  # begin such arguments
+
+
+def check_named_in_file(
+    name: str, where: str, remedy: str, recipe: Mapping[str, Any] = MappingProxyType({})
+) -> None:
+    """Refuse to build a network because a file names it, if that would run code or read files.
+
+    Args:
+        name: of the network, as the file gives it.
+        where: what the file says it of, to begin a sentence.
+        remedy: how the user names the network.
+        recipe: of the network, as for `build_again`.
+
+    Raises:
+        ModelError: for a factory, and for arguments by which libraries load weights.
+    """
+    if is_factory(name):
+        raise ModelError(
+            f"{where} {name[:100]!r}, a function, and no function is called because a file names "
+            f"it. {remedy}"
+        )
+    args = {**name_and_arguments(name)[1], **recipe.get("args", {})}
+    reading = [key for key in args if key.startswith(READING)]
+    if reading:
+        raise ModelError(
+            f"{where} {name[:100]!r} with the argument {reading[0][:40]!r}, and no weights are "
+            f"read because a file names them. {remedy}"
+        )
+
+
 def build_again(name: str, recipe: Mapping[str, Any]) -> nn.Module:
     """The module of a recipe, with fresh weights; without files or network.
 
@@ -132,9 +169,6 @@ def build_again(name: str, recipe: Mapping[str, Any]) -> nn.Module:
         return _builder(name, timm.create_model, architecture, **args)()
     if kind == "transformers":
         return _builder(name, _of_configuration, recipe["config"])()
-    if kind == "factory":
-        with _hub_replayed(recipe["configs"]):
-            return source_of(name).build()
     return source_of(name).build()
 
 
@@ -379,7 +413,9 @@ def _processed(name: str, folder: Path) -> Preprocessing:
     import transformers
 
     try:
-        config = transformers.AutoImageProcessor.from_pretrained(str(folder)).to_dict()
+        config = transformers.AutoImageProcessor.from_pretrained(
+            str(folder), trust_remote_code=False
+        ).to_dict()
     except (OSError, ValueError) as error:
         raise ModelError(
             f"{name} has no preprocessor_config.json that can be read ({first_line(error)}). Add "
@@ -606,10 +642,14 @@ def _hub_recorded(configs: dict[str, Any]) -> Iterator[None]:
 
 
 @contextmanager
-def _hub_replayed(configs: Mapping[str, Any]) -> Iterator[None]:
-    """Let timm build networks from kept configurations, and load no weights."""
+def hub_replayed(recipe: Mapping[str, Any]) -> Iterator[None]:
+    """Let timm build networks from the configurations of a recipe, and load no weights."""
+    own: Any = getattr(timm_factory, CONFIG_OF_HUB)
+    configs = recipe.get("configs", {})
 
     def read(repository: str, **more: Any) -> Any:
+        if repository not in configs:
+            return own(repository, **more)
         return tuple(copy.deepcopy(configs[repository]))
 
     with (

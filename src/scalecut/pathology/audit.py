@@ -30,6 +30,7 @@ from ..networks.load import load_network
 from ..networks.network import Network
 from ..networks.points import LOGITS, SOFTMAX, ProbePoint
 from ..networks.selection import chosen_points
+from ..networks.sources import is_factory
 from ..probing.choose import choose_layer
 from ..probing.curve import Curve, check_model, computed_line, read_curve
 from ..report.report import Result
@@ -87,7 +88,8 @@ class Trusted:
         reference: A folder of tiles whose claims are trusted: they train and calibrate, and are
             not judged.
         with_: An auditor that an earlier audit wrote: its run folder, or the folder in it. The
-            network, layer and views are those of the auditor.
+            network, layer and views are those of the auditor; give --model too if its network is
+            module.path:factory.
     """
 
     reference: str | Path = ""
@@ -251,7 +253,8 @@ def audit(
     """
     settings, stages = settings_of(locals()), Stages(progress)
     plain = replace(computation, input_size=None, mean=None, std=None, interpolation=None)
-    given = model, weights, cut, views, computation
+    factory = model if isinstance(model, str) and is_factory(model) else None
+    given = NETWORK if factory else model, weights, cut, views, computation
     if trusted.with_ and given != (NETWORK, "pretrained", CutPoint(), Views(), plain):
         raise DataError(
             "--with brings its own network, layer and views. Drop --model, --weights, --at, "
@@ -262,7 +265,7 @@ def audit(
     found, left_out = claimed_tiles(Path(data), claims, trusted_place)
     others, more_left_out = _reference(trusted_place, claims, Path(data), found)
     with stages("network"):
-        auditor = load_auditor(trusted.with_) if trusted.with_ else None
+        auditor = load_auditor(trusted.with_, factory) if trusted.with_ else None
         if auditor is None:
             _check_claims([*others] or found, trusted_place or data)
             network = computation.shown(load_network(model, weights=weights))

@@ -77,8 +77,11 @@ def save_auditor(auditor: Auditor, folder: str | Path, *, command: str = "") -> 
     return folder
 
 
-def load_auditor(folder: str | Path) -> Auditor:
+def load_auditor(folder: str | Path, network: str | None = None) -> Auditor:
     """The auditor in a folder, or in the run folder of an audit.
+
+    Args:
+        network: its `module.path:factory`, if it was fitted to a network of your own.
 
     Raises:
         DataError: if it holds none, or one of a newer version.
@@ -102,10 +105,9 @@ def load_auditor(folder: str | Path) -> Auditor:
         errors, range_ = tensors[f"{number}.errors"], tuple(given["range"])
         more = {"intercept": given["intercept"], "errors": errors, "groups": groups}
         fits[name] = Fit(**arrays, **more, range_=range_)
-    cut = load_cut(folder / NETWORK)
-    network = Network(
-        "the auditor's network", cut, cut.preprocessing, Weights("pretrained", str(folder))
-    )
+    cut = load_cut(folder / NETWORK, network)
+    weights = Weights("pretrained", str(folder))
+    loaded = Network("the auditor's network", cut, cut.preprocessing, weights)
     point = ProbePoint("features", "", 1.0, "", "output", channels=cut.num_features)
     views = Views(tuple(facts["views"]["octaves"]), facts["views"]["grid"])
-    return Auditor(network, point, views, facts["blur"], fits, facts["label"])
+    return Auditor(loaded, point, views, facts["blur"], fits, facts["label"])
