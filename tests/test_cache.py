@@ -216,6 +216,21 @@ def test_what_a_killed_process_has_left_is_removed_by_the_next_that_writes_there
     assert other.exists()  # of this process, which lives
 
 
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="no start of processes is known")
+def test_the_start_of_a_process_is_its_own_whatever_it_is_called():
+    code = "import sys; open('/proc/self/comm', 'w').write('a) 1 (b'); print(flush=True); input()"
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as child:
+        child.stdout.readline()
+        ticks = int(cache.start_of(child.pid)) / os.sysconf("SC_CLK_TCK")
+        since_boot = float(Path("/proc/uptime").read_text().split()[0])
+        own = int(cache.start_of(os.getpid())) / os.sysconf("SC_CLK_TCK")
+        assert own < ticks < since_boot + 1
+        child.communicate(b"\n")
+    assert cache.start_of(child.pid) == ""
+
+
 @pytest.mark.parametrize("is_cleared", [False, True])
 def test_the_temporary_folder_of_a_killed_process_is_removed(place, is_cleared):
     code = "import os; from scalecut import cache; made = cache.workplace(); "

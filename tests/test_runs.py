@@ -458,6 +458,37 @@ def test_two_processes_do_not_write_one_folder(tmp_path):
         pass
 
 
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="no start of processes is known")
+def test_a_process_that_has_the_number_of_an_earlier_one_is_another(tmp_path):
+    place = tmp_path / ".out-unfinished"
+    place.mkdir()
+    writer = place / cache.process().replace(f"-{os.getpid()}", f"-{os.getppid()}")
+    writer = writer.with_name(f"writer-{writer.name}")
+    start = cache.start_of(os.getppid())
+    for text, is_refused in ((start, True), (f"{int(start) - 1}", False)):
+        writer.write_text(text)
+        refused = pytest.raises(OutputError, match="Another process is writing")
+        with refused if is_refused else nullcontext(), continued(tmp_path / "out", "patches", {}):
+            pass
+
+
+def test_a_process_says_as_long_as_it_works_that_it_does(tmp_path, monkeypatch):
+    """Others see, on another machine, only how old its file is."""
+    monkeypatch.setattr(runs, "SIGNED_EVERY", 0.01)
+    hours_ago = time.time() - 3 * cache.STALE_AFTER
+    with pytest.raises(KeyboardInterrupt), continued(tmp_path / "out", "patches", {}) as place:
+        (writer,) = place.glob("writer-*")
+        elsewhere = place / "writer-01234567-1"
+        os.utime(writer, (hours_ago, hours_ago))
+        waited = (time.sleep(0.01) for _ in range(1000))
+        while writer.stat().st_mtime < hours_ago + 1:
+            next(waited)
+        os.link(writer, elsewhere)
+        assert not cache.of_dead_process(elsewhere, "writer-", "")
+        raise KeyboardInterrupt
+    assert not writer.exists()  # an interpreter that goes on does not keep others out
+
+
 # --- a run as the result that wrote it -----------------------------------------------------------
 
 

@@ -161,7 +161,16 @@ def process() -> str:
     return f"{zlib.crc32(platform.node().encode()):08x}-{os.getpid()}"
 
 
-def of_dead_process(path: Path, before: str, after: str) -> bool:
+def start_of(number: int) -> str:
+    """When a process started, in ticks since this machine did; empty where there is no /proc."""
+    try:
+        about = Path(f"/proc/{number}/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+    return about.rpartition(")")[2].split()[19]  # field 22; the name, in parentheses, is the second
+
+
+def of_dead_process(path: Path, before: str, after: str, start: str = "") -> bool:
     """Whether a temporary file or folder belongs to no process any more.
 
     On another machine processes cannot be seen; what is older than an hour belongs to none.
@@ -169,20 +178,21 @@ def of_dead_process(path: Path, before: str, after: str) -> bool:
     Args:
         before, after: what stands before and, as a regular expression, after `process()` in names
             of this kind.
+        start: `start_of` the process, if it is known; a later one can have its number.
     """
     found = re.fullmatch(rf"{re.escape(before)}([0-9a-f]{{8}}-\d+){after}", path.name)
     if found is None:
         return False
+    machine, _, number = found[1].partition("-")
     try:
-        machine, _, number = found[1].partition("-")
         if machine != process().partition("-")[0]:
             return time.time() - path.stat().st_mtime > STALE_AFTER
         os.kill(int(number), 0)  # sends nothing
     except ProcessLookupError:
         return True
     except (OSError, OverflowError):  # it has just been renamed, or is another user's process
-        return False
-    return False
+        pass
+    return bool(start) and start_of(int(number)) not in ("", start)
 
 
 @contextmanager

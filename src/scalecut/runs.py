@@ -9,9 +9,11 @@ import errno
 import glob
 import json
 import math
+import os
 import platform
 import shutil
 import tempfile
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, fields, is_dataclass
@@ -78,6 +80,7 @@ NUMBERS = (
     "kappa_of_tiles", "kappa_of_tiles_sd", "detectable",
 )
 # fmt: on
+SIGNED_EVERY = cache.STALE_AFTER / 12  # seconds between signs that a process still writes
 DIGITS = 6  # decimals in the tables
 LEAST_P = 1e-4  # p-values below have too few of these decimals
 
@@ -248,7 +251,8 @@ def continued(
     with cache.explained(folder, unwritable):
         writer = place / f"writer-{cache.process()}"
         for other in place.glob("writer-*") if place.is_dir() else ():
-            if other != writer and not cache.of_dead_process(other, "writer-", ""):
+            start = other.read_text(encoding="utf-8")
+            if other != writer and not cache.of_dead_process(other, "writer-", "", start):
                 raise OutputError(
                     f"Another process is writing {str(folder)!r}. Wait for it, or give --out "
                     "another folder."
@@ -258,27 +262,47 @@ def continued(
             shutil.rmtree(place)
         place.mkdir(parents=True, exist_ok=True)
         file.write_text(asked, encoding="utf-8")
-        writer.touch()
-        try:
-            yield place
-        except DataError as error:
-            if strict:
-                raise DataError(
-                    f"{error} What is finished is kept in {str(place)!r}, and the same command "
-                    "without --strict continues from there."
+        with _signed(writer):
+            try:
+                yield place
+            except DataError as error:
+                if strict:
+                    raise DataError(
+                        f"{error} What is finished is kept in {str(place)!r}, and the same command "
+                        "without --strict continues from there."
+                    ) from error
+                shutil.rmtree(place)
+                raise
+            except KeyboardInterrupt as error:
+                raise KeyboardInterrupt(
+                    f"Stopped; what is finished is kept in {str(place)!r}, and the same command "
+                    "continues from there."
                 ) from error
-            shutil.rmtree(place)
-            raise
-        except KeyboardInterrupt as error:
-            raise KeyboardInterrupt(
-                f"Stopped; what is finished is kept in {str(place)!r}, and the same command "
-                "continues from there."
-            ) from error
-        writer.unlink()
         file.unlink()
         with new_run(folder, kind) as made:
             made.rmdir()
             place.rename(made)
+
+
+@contextmanager
+def _signed(file: Path) -> Iterator[None]:
+    """A file that says since when this process works here, and is touched as long as it does."""
+    file.write_text(cache.start_of(os.getpid()), encoding="utf-8")
+    is_done = threading.Event()
+
+    def touch() -> None:
+        while not is_done.wait(SIGNED_EVERY):
+            with suppress(OSError):  # tried again
+                os.utime(file)
+
+    thread = threading.Thread(target=touch, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        is_done.set()
+        thread.join()
+        file.unlink(missing_ok=True)
 
 
 def fingerprint(files: Sequence[Path]) -> list[tuple[str, int, int]]:

@@ -4,6 +4,8 @@ import copy
 import functools
 import importlib.util
 import sys
+import threading
+import warnings
 from collections import OrderedDict
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +24,7 @@ from scalecut.analyses.invariance import invariance
 from scalecut.analyses.noise import probe_noise
 from scalecut.analyses.rcv import Estimation, rcv
 from scalecut.analyses.synthetic import probe_scenes
+from scalecut.data.decoding import quiet
 from scalecut.data.images import Image, make_image_set
 from scalecut.data.measures import evenly
 from scalecut.errors import ModelError, OutputError
@@ -241,6 +244,25 @@ def test_the_libraries_stay_silent_and_do_not_phone_home(network, capfd):
 
 
 # --- graphs in the cache -------------------------------------------------------------------------
+
+
+def test_warnings_are_shown_again_after_a_graph_was_made_and_images_decoded_at_once():
+    before, is_decoding, is_made = [*warnings.filters], threading.Event(), threading.Event()
+
+    def decode():
+        with quiet():
+            is_decoding.set()
+            is_made.wait(10)
+
+    thread = threading.Thread(target=decode)
+    with backends.silence():
+        with backends.silence():  # as where the library is imported
+            thread.start()
+        is_decoding.wait(0.3)
+    is_made.set()
+    thread.join()
+    assert warnings.filters == before
+    assert is_decoding.is_set()
 
 
 def test_a_graph_is_made_once(network, conversions):

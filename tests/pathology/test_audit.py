@@ -25,6 +25,7 @@ from scalecut import (
     Views,
     load_network,
 )
+from scalecut.networks.network import batch_norms
 from scalecut.pathology.audit import COLUMNS, _points, audit, read_audit
 from scalecut.pathology.claims import claimed_tiles
 from scalecut.pathology.slides import TileField
@@ -234,6 +235,8 @@ def test_a_saved_auditor_judges_as_the_reference_did(honest, lying, tmp_path):
     small |= {"computation": Computation(precision="float32", engine="torch", input_size=SIDE)}
     small |= {"claims": Claims(um_per_pixel=MPP, group_from_name=r"patient (\d+)")}
     asked_of = audit(honest, **small)
+    norms = batch_norms(asked_of.auditor.network.module)
+    assert all(norm.running_mean.any() for norm in norms)  # of scenes; 0 as initialised
     asked_of.save(tmp_path / "run")
     asked_of.save(tmp_path / "run")  # in its own place
     files = {path.name for path in (tmp_path / "run" / "auditor").iterdir()}

@@ -433,6 +433,17 @@ def features_by_layer(network, patches, points):
     return images, extract_features(network, images.images, points, EXACTLY).matrices
 
 
+def test_random_weights_of_the_user_are_those_of_the_controls(drawn):
+    whole = load_network(
+        Planted((1.0, 0.0, 1.0)), weights="random", preprocessing=Preprocessing(SIDE, SIDE), seed=3
+    )
+    names = ("pretrained", "scratch", "cut", "cut-random")
+    found = compared(whole, drawn, *names, seeds=2, seed=3).predicted.predictions
+    for one, other in (names[:2], names[2:]):
+        np.testing.assert_array_equal(found[one], found[other])
+    assert not np.array_equal(found["pretrained"], found["cut"])
+
+
 def test_features_of_a_method_are_those_of_its_layers(losing, drawn):
     points = points_of(losing)
     images, by_layer = features_by_layer(losing, drawn, points)

@@ -99,7 +99,7 @@ BROKEN = (
     PIL.Image.DecompressionBombError,
 )  # what Pillow, tifffile and imagecodecs raise on broken files
 _OPTIONS = re.compile(r"; .*?--(page|slice|channels|intensity)\b.*?(?=\)\. |\.?$)")  # in advice
-HEADERS = threading.Lock()
+HEADERS = threading.RLock()  # held by whatever changes warnings, a setting of the whole process
 # Values; of larger images, how many one byte may stand for: blank rows of CCITT take a bit each.
 LARGE, MOST_COMPRESSED = 2**26, 300_000
 

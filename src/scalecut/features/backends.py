@@ -30,6 +30,7 @@ from jaxtyping import Float32
 from torch import Tensor, nn
 
 from .. import cache
+from ..data.decoding import HEADERS
 from ..errors import ModelError
 from ..networks.network import ordered
 from ..networks.points import SOFTMAX
@@ -267,11 +268,16 @@ def no_graph(
 
 @contextmanager
 def silence() -> Iterator[None]:
-    """Hide warnings, prints and logs of libraries; torch.export prints the graph it fails on."""
+    """Hide warnings, prints and logs of libraries; torch.export prints the graph it fails on.
+
+    Images are decoded afterwards: warnings that two threads hide in turns would stay hidden. So
+    nothing in the block may wait for an image.
+    """
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:
         with (
+            HEADERS,
             redirect_stdout(io.StringIO()),
             redirect_stderr(io.StringIO()),
             warnings.catch_warnings(),

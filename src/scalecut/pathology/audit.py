@@ -32,6 +32,7 @@ from ..networks.points import LOGITS, SOFTMAX, ProbePoint
 from ..networks.selection import chosen_points
 from ..networks.sources import is_factory
 from ..probing.choose import choose_layer
+from ..probing.controls import comparable
 from ..probing.curve import Curve, check_model, computed_line, read_curve
 from ..report.report import Result
 from ..runs import read_run, settings_of
@@ -56,6 +57,7 @@ NO_VERDICT = "no verdict"  # too few patients
 AS_IS, MATCHED = "as it is", "matched"
 NETWORK = "tf_efficientnet_lite0"
 LAYER = "blocks.5.1"  # that photographs of animals choose
+SEED = 0  # of the scenes for the batch norms of random weights
 AUDITOR, EXAMPLES = "auditor", "audited"  # folders in a run
 MOST_SHOWN = 8  # suspicious tiles, and as many that agree, with images
 UNUSED = ("fit", "half", "points", "cluster", "prefix_tokens")  # of Computation
@@ -268,7 +270,7 @@ def audit(
         auditor = load_auditor(trusted.with_, factory) if trusted.with_ else None
         if auditor is None:
             _check_claims([*others] or found, trusted_place or data)
-            network = computation.shown(load_network(model, weights=weights))
+            network = comparable(computation.shown(load_network(model, weights=weights)), SEED)
             points, views_ = _points(network, cut), views
         else:
             network, points, views_ = auditor.network, [auditor.point], auditor.views

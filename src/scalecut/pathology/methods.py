@@ -35,7 +35,12 @@ from ..errors import DataError, LayerError, check_least, check_names
 from ..features.extract import Computation, Stages, check_finite, decoded
 from ..networks.network import Network, randomly_initialised, seeded, take_statistics
 from ..networks.points import ProbePoint
-from ..probing.controls import moved_by_int8
+from ..probing.controls import (
+    STATISTICS_BATCH,
+    STATISTICS_IMAGES,
+    control_of,
+    moved_by_int8,
+)
 from ..probing.scores import one_thread_each
 from ..stats.ridge import (
     Decomposition,
@@ -56,7 +61,6 @@ USUAL = ("pretrained", "scratch", "cut", "cut-random", "all-layers")  # unless o
 OF_CUT = {"cut", "cut-random", "reset", "up-to-cut"}
 TUNED, SWEEP = "tuned", "sweep"
 BLOCKS = 5  # parts of the groups in the cross-validation that chooses `tuned`
-STATISTICS_IMAGES, STATISTICS_BATCH = 128, 32
 _PARTS = {"train": "training", "validation": "validation", "test": "test"}  # in words
 PAPER_SEEDS = (1001, 1003, 1005, 1006, 1008, 2009, 2020, 994, 747, 1456)  # of `graziani2021`
 
@@ -393,7 +397,7 @@ class Source:
 
     def _weighted(self, kind: str, seed: int) -> Network:
         if kind == "random":
-            return randomly_initialised(self.network, seed, self._batches(self.network))
+            return control_of(self.network, self.images, self.computation, seed)
         if kind == "reset":
             assert self.cut is not None  # planned() refuses it
             return reset_after(self.network, self.cut, seed, self._batches)

@@ -31,6 +31,7 @@ from ..networks.network import Network
 from ..networks.points import LOGITS, SOFTMAX, ProbePoint
 from ..networks.selection import chosen_points
 from ..probing.choose import choose_layer
+from ..probing.controls import control_of
 from ..probing.curve import Curve, check_model, computed_line, read_curve
 from ..report.report import Result
 from ..runs import read_run, settings_of
@@ -286,6 +287,8 @@ def transfer(
     if trial.mode == "finetune":
         check_training(training, computation.batch_size)
     stages.say(images, network)
+    if network.weights.kind == "random":
+        network = control_of(network, images, computation, seed)
     source = Source(network, images, computation, stages, at)
     with computing(computation.cluster) as stages.workers:
         if trial.mode == "frozen":
