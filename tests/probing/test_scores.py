@@ -318,7 +318,7 @@ def test_flat_curves_show_no_drop_and_keep_their_layers_when_everything_is_fitte
         rows, draws = line(score(parts, answers, ("ridge",)), weights="pretrained")
         r2, draws = rows.r2.to_numpy(), draws.T.astype(np.float64)
         shown.append(drop(r2, draws, n).after is not None)
-        kept.append(len(peak(r2, draws).confidence_set) / len(layers))
+        kept.append(len(peak(r2, draws, n).confidence_set) / len(layers))
     assert np.mean(shown) <= 0.07
     assert np.mean(kept) >= 0.93
 

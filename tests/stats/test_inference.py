@@ -203,7 +203,7 @@ def test_draws_without_a_score_at_some_layer_change_neither_peak_nor_drop(rng):
     holes = draws.copy()
     holes[::7, 3] = np.nan
     whole = draws[np.isfinite(holes).all(axis=1)]
-    assert peak(r2, holes) == peak(r2, whole)
+    assert peak(r2, holes, 40) == peak(r2, whole, 40)
     assert drop(r2, holes, 40) == drop(r2, whole, 40)
 
 
@@ -415,13 +415,13 @@ def test_confidence_set_holds_the_best_layer_in_95_of_100_cases(truth):
     rng, held = np.random.default_rng(0), []
     best = np.flatnonzero(truth == truth.max())
     for _ in range(200):
-        held.append(np.isin(best, peak(*noisy(rng, truth)).confidence_set).mean())
+        held.append(np.isin(best, peak(*noisy(rng, truth), 100).confidence_set).mean())
     assert np.mean(held) > 0.92
 
 
 def test_confidence_set_excludes_what_is_clearly_worse(rng):
     r2, draws = noisy(rng, np.array([0.2, 0.79, 0.3, 0.8]), spread=0.05)
-    found = peak(r2, draws)
+    found = peak(r2, draws, 100)
     assert set(found.confidence_set) <= {1, 3}
     assert found.at == np.argmax(r2)
 
@@ -430,12 +430,12 @@ def test_layers_with_shared_noise_are_distinguished(rng):
     together = rng.normal(size=(400, 1))  # the images drawn are good or bad for all layers
     r2 = np.array([0.70, 0.72, 0.69])
     draws = r2 + 0.1 * together + 0.002 * rng.normal(size=(400, 3))
-    assert peak(r2, draws).confidence_set == (1,)
+    assert peak(r2, draws, 100).confidence_set == (1,)
 
 
 def test_single_layer_is_the_peak_and_does_not_drop(rng):
     r2, draws = np.array([0.4]), 0.4 + 0.1 * rng.normal(size=(100, 1))
-    assert peak(r2, draws).confidence_set == (0,)
+    assert peak(r2, draws, 100).confidence_set == (0,)
     assert drop(r2, draws, 100).after is None
 
 
@@ -443,6 +443,20 @@ def test_no_drop_is_shown_on_a_flat_curve_in_93_of_100_cases():
     rng = np.random.default_rng(0)
     shown = [drop(*noisy(rng, np.full(12, 0.7)), 100).after is not None for _ in range(300)]
     assert np.mean(shown) <= 0.07
+
+
+@pytest.mark.parametrize("g", [4, 5, 7])
+def test_flat_curves_of_few_groups_show_no_drop_and_keep_their_layers(g):
+    """Scores are means over groups; new fits add noise of their own, by a factor of 1.1."""
+    rng, shown, kept = np.random.default_rng(0), [], []
+    for _ in range(300):
+        of_groups = rng.normal(size=(g, 8))
+        draws = 0.5 + 0.02 * group_draws(np.arange(g), rng, 200) @ of_groups / g
+        r2 = 0.5 + 0.02 * of_groups.mean(axis=0) + 0.01 * rng.normal(size=8) / np.sqrt(g)
+        shown.append(drop(r2, draws, g).after is not None)
+        kept.append(len(peak(r2, draws, g).confidence_set) / 8)
+    assert np.mean(shown) <= 0.07
+    assert np.mean(kept) >= 0.93
 
 
 @pytest.mark.parametrize("truth", [RISE, np.append(RISE, np.full(5, 0.8))])

@@ -398,7 +398,8 @@ class Curve(Result):
         table, draws = self.table.iloc[rows], self.draws[rows].T.astype(np.float64)
         score = table.score.to_numpy()
         n_groups = self.n_groups(subset)
-        best, lost = peak(score, draws), drop(score, draws, n_groups, scale=self.scale)
+        best = peak(score, draws, n_groups)
+        lost = drop(score, draws, n_groups, scale=self.scale)
         names = table.layer.tolist()
         top = table.iloc[best.at]
         loss = score[best.at] - score[-1]
@@ -450,7 +451,8 @@ class Curve(Result):
         rows = self._candidates(subset)
         table, draws = self.table.iloc[rows], self.draws[rows].T.astype(np.float64)
         score, n_groups = table.score.to_numpy(), self.n_groups(subset)
-        best, plausible = peak(score, draws), mirrored(score, draws, self.scale, n_groups)
+        best = peak(score, draws, n_groups)
+        plausible = mirrored(score, draws, self.scale, n_groups)
         lost = score[best.at] - score
         below = plausible[:, [best.at]] - plausible
         low, high = ends(lost, below, n_groups, scale=self.scale)

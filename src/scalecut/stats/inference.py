@@ -116,10 +116,20 @@ def ends(
     if n_groups < LEAST_GROUPS[scale]:
         none = np.full(np.shape(score), np.nan)[()]
         return none, none
-    reach = np.sqrt(n_groups / (n_groups - 1)) * student.ppf((1 + level) / 2, n_groups - 1)
-    tail = float(normal.sf(reach))
+    tail = float(normal.sf(_reach(n_groups, level)))
     low, high = np.nanquantile(plausible, [tail, 1 - tail], axis=0)
     return np.minimum(low, score), np.maximum(high, score)
+
+
+def _reach(n_groups: int, level: float = 0.95) -> float:
+    """√(g/(g-1)) t  of g - 1 degrees of freedom: how far an interval reaches, in deviations."""
+    g = max(n_groups, 2)
+    return float(np.sqrt(g / (g - 1)) * student.ppf((1 + level) / 2, g - 1))
+
+
+def _widened(n_groups: int) -> float:
+    """The factor on the noise of the draws, for the fits and for few groups."""
+    return REFITS * _reach(n_groups) / float(normal.ppf(0.975))
 
 
 def interval(
@@ -272,13 +282,20 @@ class Drop:
 
 
 def peak(
-    r2: Float64[np.ndarray, " L"], draws: Float64[np.ndarray, "b L"], level: float = 0.95
+    r2: Float64[np.ndarray, " L"],
+    draws: Float64[np.ndarray, "b L"],
+    n_groups: int,
+    level: float = 0.95,
 ) -> Peak:
     """The peak with its confidence set, from paired bootstrap draws of the curve.
 
     A layer is in the set unless the largest studentised lead of any other layer over it exceeds the
     `level` quantile of that lead where all layers are equal. So the truly best layer is in the set
     in `level` of all cases (`hsu1984`, multiple comparisons with the best).
+
+    Args:
+        n_groups: g, groups of images that were held out. The noise is multiplied by `REFITS`, and
+            by  √(g/(g-1)) t / 1.96  as in `ends`: draws of few groups vary too little.
     """
     draws = draws[np.isfinite(draws).all(axis=1)]  # with few images some have no score
     noise = draws - draws.mean(axis=0)
@@ -286,7 +303,7 @@ def peak(
     for layer, spread in enumerate(_spreads(noise)):
         lead = np.max((r2 - r2[layer]) / spread)
         by_chance = np.max((noise - noise[:, [layer]]) / spread, axis=1)
-        if lead <= REFITS * np.quantile(by_chance, level):
+        if lead <= _widened(n_groups) * np.quantile(by_chance, level):
             inside.append(layer)
     return Peak(int(np.argmax(r2)), tuple(inside))
 
@@ -304,17 +321,19 @@ def drop(
     The studentised loss from the peak to the last layer is tested against its distribution for flat
     curves with the noise of the draws, each with its own peak. A dip from which the curve recovers
     is no drop: the change point splits, by least squares, the best score still to come from each
-    layer on into two levels. Its interval is the quantiles over the bootstrap draws.
+    layer on into two levels. Its interval is the quantiles over the bootstrap draws. The noise is
+    widened as in `peak`.
     """
     draws = draws[np.isfinite(draws).all(axis=1)]  # with few images some have no score
     noise = draws - draws.mean(axis=0)
     spreads = _spreads(noise)
-    by_chance = REFITS * _losses(noise, spreads)
+    widened = _widened(n_groups)
+    by_chance = widened * _losses(noise, spreads)
     p_value = float((1 + (by_chance >= _losses(r2[None], spreads)).sum()) / (1 + len(noise)))
     if p_value > 1 - level:
         return Drop(p_value)
     top, after = int(np.argmax(r2)), int(_change_points(r2[None])[0])
-    places = _change_points(r2 + REFITS * noise)
+    places = _change_points(r2 + widened * noise)
     tails = [(1 - level) / 2, (1 + level) / 2]
     first, last = np.quantile(places, tails, method="inverted_cdf")
     size = float(_sizes(r2[None], top, after)[0])
