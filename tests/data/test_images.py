@@ -419,3 +419,27 @@ def test_set_with_unusable_images_is_refused(tmp_path, pixels):
     assert said(image_of, 1, None) == (
         "image 1 is of the type NoneType. Give a file, a PIL image or an array."
     )
+
+
+@pytest.mark.parametrize(
+    ("shape", "kind", "said_instead"),
+    [
+        ((9, 9), np.uint16, "what is black and white; save it with 8 bits, grey or RGB"),
+        ((9, 9, 4), np.uint8, "partly transparent); save it with 8 bits, grey or RGB"),
+        ((5, 9, 9), np.uint8, "it has 5 pages; save one page of it"),
+        ((9, 9, 5), np.uint8, "stains as well as colours; save it with 8 bits, grey or RGB"),
+    ],
+)
+def test_images_of_python_are_refused_without_options_of_commands(
+    tmp_path, shape, kind, said_instead
+):
+    """They are files where Pillow holds no such image in memory."""
+    values = np.random.default_rng(0).integers(1, 250, shape).astype(kind)
+    if shape in ((9, 9), (9, 9, 4)):
+        given = PIL.Image.fromarray(values)
+    else:
+        given = tmp_path / "a.tif"
+        planes = "contig" if shape[-1] == 5 else None
+        tifffile.imwrite(given, values, photometric="minisblack", planarconfig=planes)
+    message = said(make_image_set, [given], [1.0])
+    assert said_instead in message and "--" not in message

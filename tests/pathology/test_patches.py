@@ -37,7 +37,7 @@ from scalecut.pathology.resampling import (
     resampled_nuclei,
     spread,
 )
-from scalecut.pathology.tiles import Tile, find_tiles, read_split, split
+from scalecut.pathology.tiles import Tile, by_tile, find_tiles, read_split, split
 from scalecut.runs import read_run
 
 DATA = os.environ.get("SCALECUT_DATA")
@@ -547,7 +547,9 @@ def test_fine_detail_of_real_tissue_reveals_magnification_much_less_if_blur_is_m
     folder = Path(DATA) / "monuseg"
     found, left_out = find_tiles(folder / "images", folder / "labels")
     assert (len(found), left_out) == (44, ())
-    parts = split(found, seed=0, given=read_split(folder / "images.csv"))
+    file, paths = folder / "images.csv", {each.image.name: each.name for each in found}
+    given = by_tile(read_split(file), "split", paths, file=file, place=folder)
+    parts = split(found, seed=0, given=given)
     chosen = [each for each in found if parts[each.name] == "train"][::15]
     chosen += [each for each in found if parts[each.name] == "test"][:1]
     ranges = []

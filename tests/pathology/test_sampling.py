@@ -138,6 +138,39 @@ def test_patients_of_a_table_are_those_of_slides_in_folders_and_with_endings(tmp
         save_patches(tmp_path, out=tmp_path / "other", **how)
 
 
+def test_rows_of_a_split_name_slides_by_their_path(tmp_path):
+    """Two slides of one name in two folders have their own; a name of both is refused."""
+    for seed, name in enumerate(("1/a", "2/a", "3/b", "4/b")):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        write(tmp_path / f"{name}.svs", drawn(seed=seed), APERIO)
+    table = tmp_path / "split.csv"
+    cutting = Cutting(mpp=(1.0,), per_slide=1, size=SIZE)
+
+    def groups(*rows, **more):
+        pd.DataFrame(rows, columns=["image", "split", "patient"]).to_csv(table, index=False)
+        made = save_patches(tmp_path, out=tmp_path / "out", split=table, cutting=cutting, **more)
+        return made.table.set_index("tile").group.to_dict()
+
+    own = [("1/a.svs", "train", "one"), ("2\\a", "test", "two"), ("/far/4/b.svs", "test", "four")]
+    assert groups(*own, leave_out=["3/b"]) == {"1/a": "one", "2/a": "two", "4/b": "four"}
+    both = r"'a' of .* could be 1/a.svs or 2/a.svs of .* Give its path below the folder"
+    with pytest.raises(DataError, match=both):
+        groups(("a", "train", "one"), *own)
+    with pytest.raises(DataError, match=r"The tile '4/b' has no part in the given split\."):
+        groups(*own[:2], ("3/b.svs", "test", "three"), leave_out=["3/b"])
+
+
+def test_rows_of_claims_that_name_no_slide_are_counted_and_stop_strict(tmp_path):
+    write(tmp_path / "a.svs", drawn(), APERIO)
+    (tmp_path / "t.csv").write_text("slide,mpp\na,0.5\ntypo,0.5\n")
+    cutting = Cutting(mpp=(1.0,), per_slide=1, size=SIZE, claims=tmp_path / "t.csv")
+    made = save_patches(tmp_path, out=tmp_path / "out", cutting=cutting)
+    (left_out,) = made.left_out
+    assert "1 of 2 rows name no tile, the first is 'typo'; correct or remove" in left_out.reason
+    with pytest.raises(DataError, match=r"name no tile, .* \(--strict skips nothing\)"):
+        save_patches(tmp_path, out=tmp_path / "other", cutting=cutting, strict=True)
+
+
 def test_copies_of_a_slide_share_a_patient_whatever_the_table_says(tmp_path):
     for seed, name in enumerate("abc"):
         write(tmp_path / f"{name}.svs", drawn(seed=seed), APERIO)

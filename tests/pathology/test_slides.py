@@ -302,6 +302,20 @@ def test_dicom_of_a_slide_is_one_slide_of_several_files(tmp_path):
     assert abs(patch - resampled(pixels[100:300, 600:800], 2.0)).mean() < 2  # JPEG
 
 
+@pytest.mark.parametrize("named", [["level0"], ["level1.dcm"], ["level1", "level0.dcm"]])
+def test_a_row_of_any_file_of_a_dicom_slide_is_that_of_the_slide(tmp_path, named):
+    write_dicom(tmp_path / "dicom", drawn())
+    file = tmp_path / "mpp.csv"
+    file.write_text("\n".join(["slide,mpp,group", *(f"{name},{MPP},p1" for name in named)]))
+    (found,), left_out = claimed_tiles(tmp_path / "dicom", Claims(claims=file))
+    assert (found.name, found.um_per_pixel, found.source) == ("level0", MPP, "table")
+    assert found.group == "p1" and not left_out
+    if len(named) > 1:
+        file.write_text(file.read_text().replace("p1", "p2", 1))
+        with pytest.raises(DataError, match=r"claims different things of level[01]\.dcm and level"):
+            claimed_tiles(tmp_path / "dicom", Claims(claims=file))
+
+
 def test_a_slide_without_a_small_level_is_reduced_in_strips(slide, monkeypatch):
     image, pixels, _ = slide
     with opened_field(image) as field:

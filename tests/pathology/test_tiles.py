@@ -15,7 +15,7 @@ from scalecut.data.outlines import Tally
 from scalecut.errors import DataError
 from scalecut.pathology.nuclei import nuclei_of
 from scalecut.pathology.slides import opened_field
-from scalecut.pathology.tiles import PARTS, Tile, find_tiles, read, read_patients, read_split, split
+from scalecut.pathology.tiles import PARTS, Tile, by_tile, find_tiles, read, read_split, split
 
 
 @pytest.fixture
@@ -365,6 +365,11 @@ def table(tmp_path):
     return written
 
 
+def cells(file, column, *tiles):
+    paths = {f"{each.name}.png": each.name for each in tiles}
+    return by_tile(read_split(file), column, paths, file=file, place=Path("tiles"))
+
+
 def test_a_table_gives_the_split_by_names_with_ending_or_without(table):
     file = table(
         "image,split,breast\nTCGA-18-5592-01Z-00-DX1,train,0\nb.v2.png,test,1\n"
@@ -375,7 +380,7 @@ def test_a_table_gives_the_split_by_names_with_ending_or_without(table):
         tile("b.v2", "b"),
         tile("8863_500_f00003", "8863"),
     ]
-    assert split(tiles, seed=0, given=read_split(file)) == {
+    assert split(tiles, seed=0, given=cells(file, "split", *tiles)) == {
         "TCGA-18-5592-01Z-00-DX1": "train",
         "b.v2": "test",
         "8863_500_f00003": "validation",
@@ -384,9 +389,10 @@ def test_a_table_gives_the_split_by_names_with_ending_or_without(table):
 
 def test_a_table_may_name_patients(table):
     file = table("image,split,patient\na.png,train,one\nb.png,test, two\n")
-    assert read_patients(file) == {"a": "one", "b": "two"}
-    assert read_split(file) == {"a": "train", "b": "test"}
-    assert read_patients(table("image,split\na,train\n")) == {}
+    tiles = tile("a", "a"), tile("b", "b")
+    assert cells(file, "patient", *tiles) == {"a": "one", "b": "two"}
+    assert cells(file, "split", *tiles) == {"a": "train", "b": "test"}
+    assert cells(table("image,split\na,train\n"), "patient", *tiles) == {}
 
 
 A, A2, B = tile("a", "p"), tile("a2", "p"), tile("b", "q")
@@ -403,7 +409,7 @@ def of_given(*tiles, **given):
 def of_table(text):
     def call(here):
         (here / "images.csv").write_text(text)
-        read_split(here / "images.csv")
+        cells(here / "images.csv", "split", A, B)
 
     return call
 

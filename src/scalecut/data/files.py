@@ -6,7 +6,7 @@ And the ids and sizes in annotations, by their value.
 import re
 import unicodedata
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path, PurePath, PurePosixPath, PureWindowsPath
 from typing import TypeAlias
 from urllib.parse import unquote
@@ -172,6 +172,50 @@ def is_there(path: Path) -> bool:
         return path.exists()
     except OSError:  # too long, or not ours to look at
         return False
+
+
+def named_by(texts: Sequence[str], table: Path, paths: Sequence[str], place: Path) -> list[str]:
+    """The file that each text of a table names: by its path, else its base name; empty if none.
+
+    A base name is that of the only file that has it, unless another text is the path of that file.
+
+    Args:
+        paths: of files below the folder `place`; texts may give them with suffix or without.
+
+    Raises:
+        DataError: if a text could name several.
+    """
+    by_path, by_name = defaultdict[str, set[str]](set), defaultdict[str, set[str]](set)
+    for path in paths:
+        for alias in aliases(path):
+            by_path[alias].add(path)
+            by_name[PurePosixPath(alias).name].add(path)
+
+    found = list[tuple[set[str], set[str]]]()
+    for text in texts:
+        path, short = aliases(text)
+        name, stem = aliases(base_name(text))
+        several = by_path[path] or by_path[short] | by_name[name] or by_name[stem]
+        if len(several) > 1:
+            one, other, *_ = sorted(several)
+            raise DataError(
+                f"{text!r} of {table} could be {one} or {other} of {place}. Give its path below "
+                "the folder, with its suffix."
+            )
+        exact = by_path[path] or by_path[short]
+        found.append((exact, several - exact))
+    own = set[str]().union(*(exact for exact, _ in found))
+    return ["".join(exact or other - own) for exact, other in found]
+
+
+def aliases(path: str) -> tuple[str, str]:
+    """A path of any system with suffix and without, as Unicode composes it."""
+    path = PureWindowsPath(path).as_posix()
+    return composed(path), composed(without_suffix(path))
+
+
+def without_suffix(path: str) -> str:
+    return (PurePosixPath(path).parent / stem_of(Path(path))).as_posix()
 
 
 def composed(name: str) -> str:

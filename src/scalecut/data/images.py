@@ -19,7 +19,7 @@ import PIL.Image
 from jaxtyping import Bool, Float64, Int, Integer, UInt8
 
 from ..errors import DataError, check_names
-from .decoding import PLAIN, Rendering, header, rendered, rgb_of, unreadable
+from .decoding import PLAIN, Rendering, header, rendered, rgb_of, unreadable, without_options
 from .measures import Box, Frame
 from .outlines import Shape
 from .rendering import settled
@@ -350,14 +350,17 @@ def make_image_set(
     files: dict[Path | Stored, str] = {
         each.source: each.name for each in entries if isinstance(each.source, Path)
     }
-    shown = settled(files, Rendering(), "auto")
+    try:
+        shown = settled(files, Rendering(), "auto")
+    except DataError as error:
+        raise DataError(without_options(str(error))) from error
     entries = tuple(
         replace(each, rendering=shown.renderings.get(each.source))
         if isinstance(each.source, Path)
         else each
         for each in entries
     )
-    unusable = (f"{files[file]}: {reason}" for file, reason in shown.skipped.items())
+    unusable = (f"{files[each]}: {without_options(why)}" for each, why in shown.skipped.items())
     assumed = [each.text for each in shown.assumed]
     found = {"assumed": [*assumed, *unusable], "stated": [*shown.stated]}
     facts = {name: sentences for name, sentences in found.items() if sentences}
@@ -392,7 +395,7 @@ def image_of(place: int, given: Any) -> Image:
         if isinstance(given, PIL.Image.Image):
             return Image(name, np.array(rgb_of(given)))
     except DataError as error:
-        raise DataError(f"{name}: {error}") from error
+        raise DataError(f"{name}: {without_options(str(error))}") from error
     if not isinstance(given, np.ndarray):
         raise DataError(
             f"{name} is of the type {type(given).__name__}. Give a file, a PIL image or an array."

@@ -3,13 +3,14 @@
 Sources that contradict each other (`resolution`) make a claim unusable, and the tile is skipped.
 """
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
-from pathlib import Path, PureWindowsPath
+from pathlib import Path
 
-from ..data.decoding import OTHERS, SUFFIXES, opened, stem_of, suffix_of
-from ..data.files import Files, base_name, composed, none_in
+from ..data.decoding import OTHERS, SUFFIXES, opened, suffix_of
+from ..data.files import Files, composed, named_by, none_in, without_suffix
 from ..data.groups import check_grouping, grouped, joined
 from ..data.images import Image, Labelled, LeftOut
 from ..data.patches import AT_1X, NOMINAL, TOLERANCE, differ
@@ -93,12 +94,14 @@ def claimed_tiles(
     same = Counter(composed(path.name) for path in tiles.values())
     found: list[Claimed] = []
     left_out: list[LeftOut] = []
+    series_by_tile = _series_in(tiles)
+    rows = _rows_by_series(claims.claims, table, series_by_tile)
     known: set[str] = set()  # series of DICOM, whose other files are levels of the same slide
     for name, (relative, path) in zip(_names(tiles), tiles.items(), strict=True):
-        row = table.get(relative, {})
+        series = series_by_tile.get(relative, "")
+        row = rows.get(series) or table.get(relative, {})
         try:
             if is_slide(path):
-                series = series_of(path)
                 if series in known:
                     continue
                 known |= {series} - {""}
@@ -139,13 +142,9 @@ def _tiles_in(place: Path) -> tuple[dict[str, Path], list[LeftOut]]:
 
 def _names(tiles: Iterable[str]) -> list[str]:
     """Paths below the folder, without suffix where that is unique."""
-    short = {name: _without_suffix(name) for name in tiles}
+    short = {name: without_suffix(name) for name in tiles}
     times = Counter(short.values())
     return [each if times[each] == 1 else name for name, each in short.items()]
-
-
-def _without_suffix(name: str) -> str:
-    return (Path(name).parent / stem_of(Path(name))).as_posix()
 
 
 def _table(
@@ -167,7 +166,7 @@ def _table(
             "option, or remove the column."
         )
     given = read["slide"]
-    named = [_named(file, given, place, paths) for place, paths in tiles.items()]
+    named = [named_by(given, file, paths, place) for place, paths in tiles.items()]
     rows: dict[str, dict[str, str]] = {}
     for number, name in enumerate(named[0]):
         if name in rows:
@@ -185,37 +184,32 @@ def _table(
     return rows, [LeftOut(file.name, f"{reason}; correct or remove them")] * bool(none)
 
 
-def _named(file: Path, given: Sequence[str], place: Path, tiles: Sequence[str]) -> list[str]:
-    """The tile that each text names: by its path, else its base name; empty if none is named.
+def _series_in(tiles: Mapping[str, Path]) -> dict[str, str]:
+    """The series of each tile that is a file of one in DICOM."""
+    found: dict[str, str] = {}
+    for name, path in tiles.items():
+        with suppress(DataError):  # which is said where it is opened for its size
+            found[name] = series_of(path)
+    return {name: series for name, series in found.items() if series}
 
-    A base name is that of the only tile that has it, unless another text is the path of that tile.
+
+def _rows_by_series(
+    file: Path | None, table: Mapping[str, dict[str, str]], series: Mapping[str, str]
+) -> dict[str, dict[str, str]]:
+    """The row of each series, whichever of its files the table names.
+
+    Raises:
+        DataError: if it names several that differ.
     """
-    by_path, by_name = defaultdict[str, set[str]](set), defaultdict[str, set[str]](set)
-    for tile in tiles:
-        for alias in _aliases(tile):
-            by_path[alias].add(tile)
-            by_name[Path(alias).name].add(tile)
-
-    found = list[tuple[set[str], set[str]]]()
-    for text in given:
-        path, short = _aliases(PureWindowsPath(text).as_posix())
-        name, stem = _aliases(base_name(text))
-        several = by_path[path] or by_path[short] | by_name[name] or by_name[stem]
-        if len(several) > 1:
-            one, other, *_ = sorted(several)
+    first: dict[str, str] = {}
+    for name in (name for name in table if name in series):
+        other = first.setdefault(series[name], name)
+        if table[other] != table[name]:
             raise DataError(
-                f"{text!r} of {file} could be {one} or {other} of {place}. Give its path below the "
-                "folder, with its suffix."
+                f"{file} claims different things of {other} and {name}, which are files of one "
+                "slide. Keep one row per slide."
             )
-        exact = by_path[path] or by_path[short]
-        found.append((exact, several - exact))
-    own = set[str]().union(*(exact for exact, _ in found))
-    return ["".join(exact or other - own) for exact, other in found]
-
-
-def _aliases(name: str) -> tuple[str, str]:
-    """The name with and without suffix, as Unicode composes it."""
-    return composed(name), composed(_without_suffix(name))
+    return {each: table[name] for each, name in first.items()}
 
 
 def _is_size(cell: str) -> bool:

@@ -49,7 +49,7 @@ from .resampling import (
 from .resolution import checked, usual
 from .sampling import COLUMNS as OF_PLACES
 from .sampling import OF_SLIDES, Slide, after, before, blur_of, find_slides, sampled
-from .tiles import PARTS, Tile, find_tiles, read, read_patients, read_split, row_of
+from .tiles import PARTS, Tile, by_tile, find_tiles, read, read_split
 from .tiles import split as split_tiles
 
 Placed = TypeVar("Placed", Tile, Slide)
@@ -109,11 +109,13 @@ def save_patches(
         masks: The folder of masks of their nuclei: images of the same size, or GeoJSON of QuPath.
             Patches without a complete nucleus are then skipped. Not needed with --mpp.
         out: The folder to write; complete or absent. A stopped command continues where it was.
-        split: A table with the columns image and split, and patient where names do not contain it;
-            by default patients are drawn into train, validation and test, 60, 20 and 20 %.
+        split: A table with the columns image (file name or path below the folder) and split, and
+            patient where names do not contain it; by default patients are drawn into train,
+            validation and test, 60, 20 and 20 %.
         leave_out: Skip tiles whose name contains one of these.
         cutting: How patches are cut.
-        strict: Stop at the first tile that would be skipped unasked, and at whatever is assumed.
+        strict: Stop at the first tile that would be skipped unasked, at rows of claims that name
+            none, and at whatever is assumed.
         seed: random seed of the split, and of places on slides.
         command: as it was typed, or empty.
         progress: called with (stage, done, total).
@@ -122,18 +124,18 @@ def save_patches(
         DataError: if no tile can be used, or a part of the split has no patches.
         OutputError: if `out` exists and holds no patches, or cannot be written.
     """
-    out, given = Path(out), read_split(Path(split)) if split else None
-    patients = read_patients(Path(split)) if split else {}
+    out = Path(out)
+    given = _Given(Path(split), Path(tiles), read_split(Path(split))) if split else None
     runs.check_place(out, "patches")
     if cutting.mpp:
         places = Path(tiles), Path(masks) if masks else None
         kept, skipped, said = find_slides(*places, cutting, leave_out, strict=strict)
-        kept, copies = _of_patients(kept, [each.image for each in kept], patients)
+        kept, copies = _of_patients(kept, [each.image for each in kept], given, skipped)
         said += [*copies, *before(kept, cutting)]
-        parts = _parts_of_slides(kept, seed, given, said)
+        parts = _parts_of_slides(kept, seed, given and given.of("split", kept, skipped), said)
     else:
-        kept, skipped, said = _tiles_of(tiles, masks, cutting, leave_out, strict, patients)
-        parts = split_tiles(kept, seed=seed, given=given)
+        kept, skipped, said = _tiles_of(tiles, masks, cutting, leave_out, strict, given)
+        parts = split_tiles(kept, seed=seed, given=given and given.of("split", kept, skipped))
     files = [path for each in kept for path in (_file(each), each.mask) if path]
     about = [(t.name, t.group, t.um_per_pixel, getattr(t, "source", "")) for t in kept]
     key = {"tiles": about, "cutting": replace(cutting, claims=None, confirm=()), "parts": parts}
@@ -154,6 +156,35 @@ def save_patches(
     return made
 
 
+@dataclass(frozen=True, slots=True)
+class _Given:
+    """The table that says the parts and patients of tiles.
+
+    Args:
+        place: the folder of tiles.
+        table: as of `read_split`.
+    """
+
+    file: Path
+    place: Path
+    table: Mapping[str, Sequence[str]]
+
+    def of(
+        self, column: str, tiles: Sequence[Tile | Slide], skipped: Sequence[LeftOut]
+    ) -> dict[str, str]:
+        """The cells of a column, by the name of the tile."""
+        names = [each.name for each in skipped]
+        where = {"file": self.file, "place": self.place}
+        return by_tile(self.table, column, {_path(t): t.name for t in tiles}, names, **where)
+
+
+def _path(tile: Tile | Slide) -> str:
+    """Its path below the folder, which its name is with suffix or without."""
+    file = _file(tile)
+    suffix = "" if file is None or tile.name.endswith(file.suffix) else file.suffix
+    return tile.name + suffix
+
+
 def _file(tile: Tile | Slide) -> Path | None:
     source = tile.image.source if isinstance(tile.image, Image) else tile.image
     return source if isinstance(source, Path) else None
@@ -165,7 +196,7 @@ def _tiles_of(
     cutting: Cutting,
     leave_out: Sequence[str],
     strict: bool,
-    patients: Mapping[str, str],
+    given: _Given | None,
 ) -> tuple[list[Tile], tuple[LeftOut, ...], list[str]]:
     """Tiles with their masks, what is skipped, and what is assumed and stated."""
     if masks is None:
@@ -190,7 +221,7 @@ def _tiles_of(
         confirm=cutting.confirm,
     )
     images = [Image(tile.name, tile.image) for tile in found]
-    kept, copies = _of_patients(found, images, patients)
+    kept, copies = _of_patients(found, images, given, left_out)
     assumed: list[str] = []
     unknown = [tile for tile in kept if not any(each.is_usable for each in tile.stated)]
     if unknown and cutting.native is None and cutting.um_per_pixel is None:
@@ -207,10 +238,14 @@ def _tiles_of(
 
 
 def _of_patients(
-    tiles: Sequence[Placed], images: Sequence[Image], patients: Mapping[str, str]
+    tiles: Sequence[Placed],
+    images: Sequence[Image],
+    given: _Given | None,
+    skipped: Sequence[LeftOut],
 ) -> tuple[list[Placed], list[str]]:
     """Tiles or slides with their patients, which those of identical files share, as is stated."""
-    own = [row_of(patients, each.name) or each.group for each in tiles]
+    patients = given.of("patient", tiles, skipped) if given else {}
+    own = [patients.get(each.name) or each.group for each in tiles]
     groups, n_identical = joined(images, own)
     kept = [replace(each, group=group) for each, group in zip(tiles, groups, strict=True)]
     return kept, [f"{n_identical} tiles with identical copies share a part."] * bool(n_identical)

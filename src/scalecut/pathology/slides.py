@@ -226,7 +226,7 @@ def stated_by_slide(path: Path) -> tuple[Stated, ...]:
 
 def series_of(path: Path) -> str:
     """The series of a slide in DICOM, whose levels are files of one folder; empty for others."""
-    if suffix_of(path) not in DICOM:
+    if suffix_of(path) not in DICOM or not is_slide(path):
         return ""
     with _opened(path) as handle:
         return str(handle.properties.get("dicom.SeriesInstanceUID", ""))

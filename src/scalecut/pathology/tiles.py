@@ -22,7 +22,7 @@ from jaxtyping import Bool, Integer, UInt8
 
 from ..data.assumptions import Assumed, as_confirmed, assume
 from ..data.decoding import COMMON, header, opened, suffix_of, without_options
-from ..data.files import none_in
+from ..data.files import aliases, named_by, none_in
 from ..data.groups import TCGA
 from ..data.images import Image, LeftOut, first_skipped, skip
 from ..data.masks import MaskRule, marks_as, understood
@@ -31,7 +31,6 @@ from ..data.pairs import GEOJSON, IN_PIXELS, labels_in
 from ..data.tables import columns
 from ..errors import DataError, several
 from .resolution import Stated, stated
-from .slides import SLIDES
 
 PARTS = ("train", "validation", "test")
 _TILE, _MASK = "_original", "_mask"  # what names end in, before the suffix
@@ -257,39 +256,56 @@ def check_turn(mask: Path, size: tuple[int, int], orientation: int) -> None:
         )
 
 
-def read_split(file: Path) -> dict[str, str]:
-    """The part of each tile, by name, from a CSV file with the columns image and split.
-
-    Names may be those of files, with or without suffix.
+def read_split(file: Path) -> dict[str, list[str]]:
+    """The columns image and split of a CSV file, and patient if it is there.
 
     Raises:
-        DataError: if the file is no such table, or names a tile twice.
+        DataError: if the file is no such table.
     """
-    return _by_tile(file, "split")
+    return columns(file, {"image": (True, bool), "split": (True, bool), "patient": (False, bool)})
 
 
-def read_patients(file: Path) -> dict[str, str]:
-    """The patient of each tile, by name, if the table of `read_split` has a column patient."""
-    return _by_tile(file, "patient")
+def by_tile(
+    table: Mapping[str, Sequence[str]],
+    column: str,
+    tiles: Mapping[str, str],
+    others: Iterable[str] = (),
+    *,
+    file: Path,
+    place: Path,
+) -> dict[str, str]:
+    """The cell of each tile, by its name, in a table of `read_split`; empty without the column.
 
+    Rows name files as those of `--claims` do, with `_original` or without.
 
-def row_of(table: Mapping[str, str], tile: str) -> str | None:
-    """What a table says of a tile, by its name with folder and `_original` or without."""
-    return table.get(tile, table.get(mask_name(tile)))
+    Args:
+        tiles: their names, by their path below the folder `place`.
+        others: paths of tiles that are not used, so that a row of one is not that of another.
+        file: the table.
 
-
-def _by_tile(file: Path, column: str) -> dict[str, str]:
-    cells = {"image": (True, bool), "split": (True, bool), "patient": (False, bool)}
-    table = columns(file, cells)
+    Raises:
+        DataError: if it names a tile twice, or one of several.
+    """
+    unused = {alias for path in others for alias in aliases(path)}
+    unused -= {alias for path in tiles for alias in aliases(path)}
+    texts = [text if unused.isdisjoint(aliases(text)) else "" for text in table["image"]]
+    named = named_by(texts, file, [*tiles], place)
+    plain = {_plain(path): path for path in tiles if path not in named}
+    left = ["" if path else _plain(text) for text, path in zip(texts, named, strict=True)]
+    again = [plain.get(path, "") for path in named_by(left, file, [*plain], place)]
     found: dict[str, str] = {}
-    for given, cell in zip(table["image"], table.get(column, ()), strict=column in table):
-        path = Path(given)
-        name = path.stem if path.suffix.lower() in (*COMMON, *SLIDES) else path.name
-        name = name.removesuffix(_TILE)
+    rows = zip(named, again, table.get(column, ()), strict=column in table)
+    for name, cell in ((tiles.get(one or other), cell) for one, other, cell in rows):
         if name in found:
             raise DataError(f"{file} names the tile {name!r} twice. Keep one row per tile.")
-        found[name] = cell
+        if name is not None:
+            found[name] = cell
     return found
+
+
+def _plain(path: str) -> str:
+    """The path without `_original`."""
+    return re.sub(rf"{_TILE}(?=(\.[^./\\]*)?$)", "", path)
 
 
 def split(
@@ -304,7 +320,7 @@ def split(
     Args:
         shares: of the patients in train, validation and test; a part with a share gets at least
             one patient. They are drawn by `seed`.
-        given: the part of each tile, instead of drawing; other tiles in it are ignored.
+        given: the part of each tile by its name, instead of drawing; others are ignored.
 
     Raises:
         DataError: if train or test is empty, or a patient is in two parts.
@@ -348,7 +364,7 @@ def _given(tiles: Sequence[Grouped], given: Mapping[str, str]) -> dict[str, str]
     parts: dict[str, str] = {}
     first: dict[str, Grouped] = {}  # of each patient
     for tile in tiles:
-        part = row_of(given, tile.name)
+        part = given.get(tile.name)
         if part not in PARTS:
             said = "has no part" if part is None else f"has the part {part!r}"
             raise DataError(
