@@ -400,6 +400,17 @@ def test_what_the_cut_keeps_is_in_the_caption_and_marked_up_to_its_layer():
         assert drawing.places == ["a", "b", "pre_softmax"]
 
 
+def test_shares_are_of_all_that_the_network_has_where_that_is_known():
+    """A quarter of the parameters are those of an auxiliary head, on which no layer depends."""
+    whole = {"parameters": 40 / 3, "macs": 120, "seconds": 1.0}
+    drawing = saving_drawing(of_costs(), "net", "b", whole)
+    found = {line.look.label: line.values for line in drawing.panels[0].lines}
+    np.testing.assert_allclose(found["parameters"], [0.15, 0.375, 0.75])
+    np.testing.assert_allclose(found["multiply-accumulates"], [0.25, 0.5, 1])
+    assert drawing.caption.endswith("keeps 50 % of multiply-accumulates, 38 % of parameters")
+    assert drawing.panels[0].scale.label == "share of the network"
+
+
 def test_network_without_known_parameters_has_a_line_of_macs_alone():
     costs = of_costs({layer: (None, macs) for layer, (_, macs) in BEFORE.items()})
     drawing = saving_drawing(costs, "net", "a")

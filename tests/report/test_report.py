@@ -418,6 +418,17 @@ def test_what_is_assumed_or_a_first_look_is_a_warning_on_every_page(tmp_path):
     assert all(warning in page.partition("</aside>")[0] for warning in warnings)
 
 
+def test_commands_in_sentences_are_code_on_every_page(tmp_path):
+    said = "Cut them again with `scalecut patches --at <b>-1`, or at -1."
+    reason = f"A slide. {said}"
+    facts = {"assumed": [said], "finding": said, "left_out": [{"name": "`a`", "reason": reason}]}
+    page = write_report(run_of(tmp_path, facts, noise=of_noise()))[0].read_text(encoding="utf-8")
+    shown = "Cut them again with <code>scalecut patches --at &lt;b&gt;-1</code>, or at −1."
+    assert page.count(shown) == 3
+    assert page.count("`a`") == 1  # a name means itself
+    assert "`" not in page.replace("`a`", "").partition("<script")[0]
+
+
 def test_an_audit_says_by_what_tiles_were_judged(tmp_path):
     counts = {"n_audited": 44, "n_reference": 41, "n_reference_patients": 40}
     variants = pd.DataFrame({"layer": ["b"], "blur": ["matched"], "n_suspicious": [3]})
@@ -548,9 +559,9 @@ def test_paper_has_claims_pages_and_experiments(tmp_path):
     assert text == f"{ours:.2f}\xa0[{ours - 0.1:.2f},\xa0{ours + 0.05:.2f}]".replace("-", "−")
 
 
-COSTS = [
-    {"layer": layer, "alias": "", "depth": depth, "parameters": n, "macs": 10 * n}
-    for depth, (layer, n) in enumerate((("a", 1), ("b", 3), ("c", 4)))
+COSTS = [  # of 4 million parameters, half are those of a head that no layer depends on
+    {"layer": layer, "alias": "", "depth": depth, "parameters": n, "macs": macs}
+    for depth, (layer, n, macs) in enumerate((("a", 4e5, 25), ("b", 1e6, 75), ("c", 2e6, 100)))
 ]
 
 
@@ -587,6 +598,13 @@ def test_cut_has_a_page_with_what_it_saves(tmp_path):
     assert [section.figures for section in story.sections] == [[], []]
 
 
+def test_share_kept_is_the_same_in_the_figure_and_the_table(tmp_path):
+    (section,) = story_of(cut_folder(tmp_path / "cut", costs=COSTS)).sections
+    shares = {row[0].split(" per")[0]: row[3][0] for row in section.tables[0].rows[:2]}
+    said = section.figures[0].drawing.caption.partition("keeps ")[2]
+    assert said == ", ".join(f"{shares[of]} of {of}" for of in sorted(shares))
+
+
 def test_latency_of_a_cut_is_that_of_pairs_alone(tmp_path):
     """The cut takes 50, 79 and 300 % of the time of the whole; the medians would give 92 %."""
     pairs = np.array([[0.325, 0.256], [0.1, 0.3], [0.9, 0.45]])
@@ -611,7 +629,7 @@ def test_run_shows_the_cuts_inside_it_with_what_each_layer_costs(tmp_path):
     for name in ("cut", "again"):
         cut_folder(run / name, costs=COSTS)
     (figure,) = story_of(run / "cut").sections[0].figures
-    assert "b   ·   keeps 75 % of multiply-accumulates, 75 % of parameters" in str(figure.drawing)
+    assert "b   ·   keeps 75 % of multiply-accumulates, 25 % of parameters" in str(figure.drawing)
     own = [figure.name for section in story_of(run).sections for figure in section.figures]
     assert {"saving-cut", "saving-again"} < set(own)
     assert len(own) == len(set(own))  # each is drawn and saved by its name

@@ -269,30 +269,35 @@ def printed_drawing(table: pd.DataFrame, network: str) -> Drawing:
     return Drawing(network, "R² by layer   ·   of the paper, and ours", places, panels)
 
 
-def saving_drawing(costs: pd.DataFrame, network: str, layer: str) -> Drawing:
+def saving_drawing(
+    costs: pd.DataFrame, network: str, layer: str, whole: Mapping[str, int | float] | None = None
+) -> Drawing:
     """The share of the whole network up to each layer, and the share that a cut keeps.
 
     Args:
         costs: `layer, alias, depth, parameters, macs` up to each layer, in order of execution.
         network: its name.
         layer: where it is cut.
+        whole: `parameters` and `macs` of the network, which may have more than its last layer
+            depends on, such as an auxiliary head; where it is not known, shares are of the latter.
     """
     columns = ("layer", "alias", "depth", "parameters", "macs")
     rows = rows_of(costs, columns, (), ("table of costs", "the table"))
     names = layer_names(rows)
     if layer not in names:
         raise DataError(f"The table has no layer {layer!r}. Give one of its {len(rows)} layers.")
+    every = whole or rows[-1]
     long = [
-        {"layer": row["layer"], "of": of, "value": row[of] / rows[-1][of]}
+        {"layer": row["layer"], "of": of, "value": row[of] / every[of]}
         for row in rows
         for of in COST_OF
-        if rows[-1][of] and row[of] is not None and not math.isnan(row[of])
+        if every.get(of) and row[of] is not None and not math.isnan(row[of])
     ]
     here = {row["of"]: row["value"] for row in long if row["layer"] == layer}
     said = ", ".join(f"{100 * share:.0f} % of {COST_OF[of]}" for of, share in here.items())
     at = [*names].index(layer)
     kept = Mark("kept", GREEN, ((-0.5, at + 0.5),), is_shaded=True, at=at + 0.5)
-    scale = replace(SHARE, label="share of the network")
+    scale = replace(SHARE, label="share of the network" if whole else "share, to the last layer")
     panels = _panel("Cost up to each layer", scale, long, names, COSTS)
     panels = [replace(panel, marks=(kept,)) for panel in panels]
     caption = f"cut after {names[layer]}   ·   keeps {said}"

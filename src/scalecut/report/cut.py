@@ -71,7 +71,8 @@ def _kept(run: Run, name: str) -> list[Shown]:
     costs = run.facts.get("costs")
     if not costs:
         return []
-    drawing = saving_drawing(pd.DataFrame(costs), _network(run), run.facts["point"]["layer"])
+    layer, whole = run.facts["point"]["layer"], run.facts["proof"]["whole"]
+    drawing = saving_drawing(pd.DataFrame(costs), _network(run), layer, whole)
     note = "Parameters and multiply-accumulates up to each layer, as a share of the whole network."
     return [Shown(name, "Share kept", note, drawing)]
 

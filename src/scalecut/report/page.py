@@ -10,6 +10,7 @@ phone, follow dark mode and show values under the pointer. Shapes: n images, L l
 import base64
 import hashlib
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cache
@@ -20,7 +21,7 @@ import jinja2
 import numpy as np
 import pandas as pd
 from jaxtyping import Float, Float64
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from ..data.thumbnails import worth_showing
 from ..figures.drawing import Drawing, Line, Panel, Scale
@@ -181,8 +182,17 @@ def _environment() -> jinja2.Environment:
         lstrip_blocks=True,
     )
     environment.policies["json.dumps_kwargs"] = {}  # names stay in their order
-    environment.filters |= {"number": number, "sort_key": sort_key, "typeset": typeset}
+    environment.filters |= {"number": number, "sort_key": sort_key, "prose": prose}
     return environment
+
+
+def prose(text: str) -> Markup:
+    """A sentence in HTML: true minus signs, and commands, which are in backticks, as code."""
+    outside, *rest = re.split("`([^`]+)`", text)
+    parts = [escape(typeset(outside))]
+    for code, after in zip(rest[::2], rest[1::2], strict=True):
+        parts += [Markup("<code>{}</code>").format(code), escape(typeset(after))]
+    return Markup("").join(parts)
 
 
 # --- what the script draws -----------------------------------------------------------------------
