@@ -536,3 +536,16 @@ def test_interrupted_table_leaves_the_earlier_one(copied, monkeypatch, error, st
     done = scalecut("features", "short", *OWN, "tiles", "--out", "x.csv", status=status)
     assert done.stderr.startswith(f"scalecut: {said}")
     assert tree() == before
+
+
+def test_run_of_random_weights_that_its_images_changed_cannot_be_cut():
+    run_of(weights="random")
+    cut(CHAIN, "--from", "run", "--out", "as-drawn")  # here nothing was changed
+    file = Path("run/run.json")
+    file.write_text(re.sub('"tensors_sha256": ".*?"', '"tensors_sha256": "0"', file.read_text()))
+    done = cut(CHAIN, "--from", "run", "--out", "short", status=2)
+    assert done.stderr == (
+        f"scalecut: The run 'run' is of {CHAIN} with random weights that are adapted to its images "
+        "(batch norms, branches that begin closed), so it cannot be cut. Cut a run of trained "
+        "weights, or random ones as they are: --weights random --at LAYER, without --from.\n"
+    )

@@ -25,6 +25,7 @@ from markdown_it import MarkdownIt
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
+from typer.testing import CliRunner
 
 from scalecut import (
     CutFeatures,
@@ -40,6 +41,7 @@ from scalecut import (
     open_run,
     save_cut,
 )
+from scalecut.cli.app import app
 from scalecut.cut import folder as cut_folder
 from scalecut.cut.export import EXPORTS, Format
 from scalecut.cut.folder import card, check_cut
@@ -315,6 +317,24 @@ def test_arguments_of_a_factory_are_those_of_the_user(folder, written):
     assert torch.equal(outputs(load_cut(folder, CHAIN), x), outputs(written[1], x))
     with pytest.raises(ModelError, match="depth"):
         load_cut(folder, f"{CHAIN}?depth=5")
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("is_named", [True, False])
+def test_network_on_a_gpu_is_saved_and_checked(tmp_path, is_named):
+    whole = whole_of(CHAIN)
+    whole = whole if is_named else load_network(whole.module, preprocessing=SMALL)
+    expected = outputs(cut_after(whole, "blocks.1").eval())
+    whole.module.cuda()
+    cut = cut_after(whole, "blocks.1")
+    save_cut(cut, tmp_path / "cut", whole)
+    assert {each.device.type for each in [*cut.parameters(), *whole.module.parameters()]} == {
+        "cuda"
+    }
+    given = copy.deepcopy(whole.module)
+    assert check_cut(tmp_path / "cut", given) == EXACT
+    assert torch.equal(outputs(load_cut(tmp_path / "cut", given).cpu()), expected)
 
 
 # --- the record ---------------------------------------------------------------------------------
@@ -620,9 +640,9 @@ def test_folder_that_a_new_process_cannot_load_is_not_saved(tmp_path, monkeypatc
     with pytest.raises(ModelError) as error:
         saved(tmp_path / "short")
     assert str(error.value) == (f"A new process cannot load the cut, so it was not saved: {reason}")
-    *start, place, a, b, c = asked
-    assert start == [sys.executable, "-m", "scalecut", "check"]
-    assert [a, b, c] == ["--json", "--model", CHAIN]
+    place = asked.pop(4)
+    assert asked[:4] == [sys.executable, "-m", "scalecut", "check"]
+    assert asked[4:] == ["--json", "--run-all", "--model", CHAIN]
     assert Path(place).name.startswith(".short-")  # before it gets its name
     assert list(tmp_path.iterdir()) == []
 
@@ -652,7 +672,7 @@ def test_exports_are_made_listed_and_checked_from_disk(tmp_path):
     for name in ("model.onnx", "model.pt2"):
         assert said["files"][name] == sha256(tmp_path / "cut" / name)
     assert said["exports_failed"] == {}
-    found = check_cut(tmp_path / "cut", CHAIN)
+    found = check_cut(tmp_path / "cut", CHAIN, run_all=True)
     assert list(found) == ["model.safetensors", "model.onnx", "model.pt2"]
     assert found["model.safetensors"] == 0
     assert max(found.values()) < 1e-5
@@ -710,6 +730,39 @@ def test_changed_export_is_refused_and_not_read(tmp_path, monkeypatch):
         check_cut(tmp_path / "cut")
     assert str(error.value) == CHANGED.format("model.pt2", str(tmp_path / "cut"))
     load_cut(tmp_path / "cut", CHAIN)  # does not need it
+
+
+class Touch:
+    """A pickle that makes a file."""
+
+    def __init__(self, place):
+        self.place = place
+
+    def __reduce__(self):
+        return Path.touch, (self.place,)
+
+
+def test_an_export_of_somebody_else_is_not_unpickled_unless_asked(tmp_path, monkeypatch):
+    """The file of a stranger, with the hash that he gives for it."""
+
+    def unpickled(path, x):
+        pickle.loads(path.read_bytes())
+        return exported_outputs()(tmp_path / "cut" / "model.safetensors", x)
+
+    monkeypatch.setitem(EXPORTS, "torch", replace(EXPORTS["torch"], features=unpickled))
+    folder, place = tmp_path / "cut", tmp_path / "made"
+    saved(folder)
+    (folder / "model.pt2").write_bytes(pickle.dumps(Touch(place)))
+    rewrite(folder, files=facts_of(folder)["files"] | {"model.pt2": sha256(folder / "model.pt2")})
+    assert check_cut(folder, CHAIN) == EXACT
+    done = CliRunner().invoke(app, ["check", str(folder), "--model", CHAIN])
+    assert done.stdout.splitlines() == [
+        "model.safetensors: the same outputs, exactly",
+        "model.pt2: unchanged, but not run, because it can run any code (--run-all)",
+    ]
+    assert not place.exists()
+    assert check_cut(folder, CHAIN, run_all=True) == EXACT | {"model.pt2": 0.0}
+    assert place.exists()
 
 
 # --- check ---------------------------------------------------------------------------------------

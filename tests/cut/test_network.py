@@ -3,6 +3,8 @@
 import copy
 import pickle
 import re
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import timm
@@ -190,6 +192,100 @@ def test_last_call_of_a_shared_module_is_where_the_network_is_cut():
     cut = cut_after(whole, "relu")
     assert torch.equal(cut(x), expected[2])
     assert torch.equal(cut(x), expected[2])  # a second time too
+
+
+MEETING = threading.Barrier(2, timeout=60)
+
+
+class Meeting(Shared):
+    """Two threads wait for each other before the first layer."""
+
+    meets = False
+
+    def forward(self, x):
+        if self.meets:
+            MEETING.wait()
+        return super().forward(x)
+
+
+def test_threads_do_not_count_each_others_calls():
+    cut = cut_after(network_of(Meeting), "relu").eval()
+    assert (cut.way, cut.point.n_calls) == ("stopped", 3)
+    several = [images(2), images(3)]
+    expected = [cut(x) for x in several]
+    for each in (cut, copy.deepcopy(cut), pickle.loads(pickle.dumps(cut))):
+        each.body.meets = True
+        with ThreadPoolExecutor(2) as workers:
+            found = [*workers.map(each, several)]
+        assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
+class Zipped(nn.Module):
+    """Its code steps through two lists at once, and closes one that is not needed by name."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, padding=1)
+        self.blocks = nn.ModuleList(nn.Conv2d(8, 8, 3, padding=1) for _ in range(3))
+        self.downs = nn.ModuleList(nn.Conv2d(8, 8, 2, stride=2) for _ in range(3))
+        self.ends = nn.ModuleDict({"norm": nn.BatchNorm2d(8), "act": nn.ReLU()})
+        self.fc = nn.Linear(8, 2)
+
+    def forward(self, x):
+        x = self.stem(x)
+        for block, down in zip(self.blocks, self.downs, strict=True):
+            x = down(block(x))
+        for name in self.ends:
+            x = self.ends[name](x)
+        return self.fc(x.mean((2, 3)))
+
+
+@pytest.mark.parametrize("layer", ["stem", "blocks.0", "downs.1"])
+def test_lists_of_modules_stay_lists(layer):
+    network, x = network_of(Zipped), images()
+    (point,), _ = chosen_points(network, [layer])
+    cut = cut_after(network, layer).eval()
+    assert torch.equal(cut(x), features_of_whole(network.module, point, x))
+    assert [*map(len, (cut.body.blocks, cut.body.downs, cut.body.ends))] == [3, 3, 2]
+    n_kept = {"stem": 1, "blocks.0": 2, "downs.1": 5}[layer]
+    assert sum(1 for each in cut.modules() if isinstance(each, nn.Conv2d)) == n_kept
+
+
+class Twins(nn.Module):
+    """One convolution is applied to an image and to its mirror image."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 4, 3, padding=1)
+        self.conv = nn.Conv2d(4, 4, 3, padding=1)
+        self.join = nn.Conv2d(8, 4, 1)
+        self.fc = nn.Linear(4, 2)
+
+    def forward(self, x):
+        x = self.stem(x)
+        both = torch.cat([self.conv(x), self.conv(x.flip(-1))], dim=1)
+        return self.fc(self.join(both).mean((2, 3)))
+
+
+def test_a_shared_module_that_is_called_side_by_side_is_a_branch():
+    network = network_of(Twins)
+    with pytest.raises(LayerError, match="conv is in one of several parallel branches"):
+        cut_after(network, "conv")
+    cut_after(network, "join")
+
+
+@pytest.mark.parametrize("channels", ["rgb", "bgr"])
+def test_a_cut_is_probed_as_it_was_cut(channels):
+    own = Preprocessing(32, 40, (0.5, 0.4, 0.3), (0.2, 0.2, 0.2), "bicubic", 0.8, channels)
+    cut = cut_after(load_network(Chain(), preprocessing=own), "blocks.2")
+    again = load_network(cut)
+    assert again.preprocessing == load_network(nn.Sequential(cut, nn.Linear(8, 1))).preprocessing
+    assert again.preprocessing == own
+    assert again.unknown == ()
+    (point,), _ = chosen_points(again, ["body.blocks.0"])
+    x = torch.randn(2, 3, 32, 40)
+    shorter = cut_after(again, point).eval()
+    assert torch.equal(shorter(x), features_of_whole(again.module, point, x))
 
 
 def test_tensors_keep_their_names_also_in_sequences_of_named_modules():

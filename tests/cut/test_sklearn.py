@@ -34,6 +34,7 @@ from scalecut import (
 )
 from scalecut.cut import folder as cut_folder
 from scalecut.cut.sklearn import features_table, images_in
+from scalecut.networks.network import with_preprocessing
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -368,6 +369,37 @@ def test_messages():
         assert "\n" not in str(error.value)
 
 
+class Tokens(nn.Module):
+    """A transformer with two tokens before the patches."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.patches = nn.Conv2d(3, 8, 8, stride=8)
+        self.token = nn.Parameter(torch.randn(1, 2, 8))
+        self.block = nn.TransformerEncoderLayer(8, 2, 16, 0.0, batch_first=True)
+        self.fc = nn.Linear(8, 2)
+
+    def forward(self, x):
+        x = self.patches(x).flatten(2).transpose(1, 2)
+        x = self.block(torch.cat([self.token.expand(len(x), -1, -1), x], dim=1))
+        return self.fc(x.mean(1))
+
+
+def test_cuts_that_pool_in_another_way_have_other_features_in_the_cache(monkeypatch):
+    """Also where their mean outputs agree to three digits, as the cache compares them."""
+    monkeypatch.setattr("scalecut.features.extract._fingerprint", lambda _: [])
+    paths, module = saved(arrays(3)), Tokens().eval()
+    for n_prefix, pooling in ((1, "mean"), (2, "mean"), (2, "cls"), (2, "both")):
+        whole = load_network(module, preprocessing=RGB)
+        whole = with_preprocessing(whole, prefix_tokens=n_prefix)
+        cut = cut_after(whole, "block", pooling=pooling).eval()
+        transform = create_transform(cut)
+        with torch.no_grad():
+            expected = cut(torch.stack([transform(PIL.Image.open(path)) for path in paths]))
+        np.testing.assert_allclose(CutFeatures(cut).transform(paths), expected, atol=1e-5)
+
+
 # --- a table of features -------------------------------------------------------------------------
 
 
@@ -487,3 +519,21 @@ def test_transform_is_pickled_and_trains_a_head():
     images, kinds = next(iter(DataLoader(ImageFolder("tiles", changed), batch_size=6)))
     nn.functional.cross_entropy(cut(images), kinds).backward()
     assert all(parameter.grad is not None for parameter in cut.parameters())
+
+
+def test_hidden_copies_are_no_images_and_links_are_followed():
+    for name in ("tiles/a.png", "tiles/.ipynb_checkpoints/a-checkpoint.png", "tiles/._a.png",
+                 "elsewhere/b.png"):  # fmt: skip
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        PIL.Image.fromarray(np.full((8, 8, 3), 9, np.uint8)).save(name)
+    Path("tiles/linked").symlink_to(Path("elsewhere").absolute())
+    Path("tiles/gone.png").symlink_to("nowhere.png")
+    found = images_in([Path("tiles")])
+    assert [image.name for image in found] == [
+        "tiles/a.png",
+        "tiles/gone.png",
+        "tiles/linked/b.png",
+    ]
+    table, (left_out,) = features_table(CutFeatures(network()), found)
+    assert table.image.tolist() == ["tiles/a.png", "tiles/linked/b.png"]
+    assert left_out.name == "tiles/gone.png"

@@ -18,9 +18,9 @@ from safetensors.torch import load_file, save_file
 from timm.models import save_for_hf
 from torch import nn
 
-from scalecut.cut.folder import load_cut, save_cut
+from scalecut.cut.folder import NEEDED, load_cut, save_cut
 from scalecut.cut.network import cut_after
-from scalecut.errors import ModelError
+from scalecut.errors import DataError, ModelError
 from scalecut.networks import sources
 from scalecut.networks.hooks import pooled_outputs
 from scalecut.networks.load import load_network
@@ -309,6 +309,29 @@ def test_a_cut_on_the_hub_is_loaded(hub, tmp_path):
             hub.files["lab/short", path.name] = path.read_bytes()
     with torch.no_grad():
         assert torch.equal(load_cut("hf-hub:lab/short")(images()), cut(images()))
+
+
+def test_files_of_a_cut_are_of_one_revision(hub):
+    facts = dict.fromkeys(name.partition(".")[0] for name in NEEDED)
+    facts |= {"format": 1, "files": {"model.safetensors": "00", "model.onnx": "00"}}
+    facts |= {
+        "point": {"layer": "x"},
+        "proof": dict.fromkeys(("whole", "cut", "batch_size", "lines")),
+    }
+    hub.files["lab/short", "scalecut.json"] = json.dumps(facts).encode()
+    hub.files["lab/short", "model.safetensors"] = hub.files["lab/short", "model.onnx"] = b"some"
+    with pytest.raises(ModelError, match="was changed after it was written"):
+        load_cut("hf-hub:lab/short")
+    asked = dict(hub.revisions)
+    assert asked == {"scalecut.json": "main", "model.safetensors": COMMIT, "model.onnx": COMMIT}
+
+
+@pytest.mark.parametrize("content", [b"no JSON", b"[]", b'{"files": 5}'])
+def test_a_record_on_the_hub_that_is_none_is_one_line(hub, content):
+    hub.files["lab/short", "scalecut.json"] = content
+    with pytest.raises(DataError, match=r"scalecut\.json cannot be read") as error:
+        load_cut("hf-hub:lab/short")
+    assert "\n" not in str(error.value)
 
 
 FACTORY = """

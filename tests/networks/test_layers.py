@@ -179,6 +179,31 @@ def test_softmax_at_the_end_of_a_network_is_not_taken_for_logits(end):
     torch.testing.assert_close(outputs["softmax"], before.softmax(dim=1))
 
 
+@pytest.mark.parametrize("end", [torch.softmax, torch.log_softmax])
+@pytest.mark.parametrize("is_convolution", [False, True])
+def test_softmax_that_is_no_module_is_not_taken_for_logits(end, is_convolution):
+    class Ending(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.one, self.two = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 8, 3)
+            self.fc = nn.Conv2d(8, 5, 1) if is_convolution else nn.Linear(8, 5)
+
+        def logits(self, x):
+            x = self.two(self.one(x).relu()).mean((2, 3), keepdim=is_convolution)
+            return self.fc(x).flatten(1)
+
+        def forward(self, x):
+            return end(self.logits(x), 1)
+
+    network, images = Ending().eval(), torch.rand(3, 3, 16, 16)
+    points = probe_points(network, images[:1])[0]
+    with pooled_outputs(network, points) as outputs, torch.no_grad():
+        network(images)
+        expected = network.logits(images)
+    torch.testing.assert_close(outputs["logits"], expected)
+    torch.testing.assert_close(outputs["softmax"], expected.exp() / expected.exp().sum(1)[:, None])
+
+
 DAILY = ("inception_v3", "resnet50_v1", "vit_tiny_patch16_224")  # the others are slow
 
 

@@ -1,6 +1,7 @@
 """Images are normalised by hand, weights files written in the test, controls observed."""
 
 import copy
+import dataclasses
 import hashlib
 import os
 import pickle
@@ -32,7 +33,7 @@ from scalecut.networks.network import (
     tensors_sha256,
     with_preprocessing,
 )
-from scalecut.networks.selection import chosen_points
+from scalecut.networks.selection import chosen_points, list_layers
 from scalecut.networks.weights import weights_places
 
 CATS = range(281, 286)  # tabby, tiger cat, Persian, Siamese, Egyptian cat
@@ -487,6 +488,43 @@ def test_a_random_network_follows_from_its_seed(by_name):
     assert tensors_sha256(one.module) != tensors_sha256(network.module)
     assert (one.weights.kind, one.weights.source) == ("random", "seed 1")
     assert one.preprocessing == network.preprocessing
+
+
+@pytest.mark.parametrize(
+    "given",
+    [{"weights": "random"}, {"allow_partial": True}, {"preprocessing": Preprocessing(8, 8)}],
+)
+def test_what_a_network_has_already_is_refused(small, given):
+    network = load_network(small)
+    ((name, value),) = given.items()
+    with pytest.raises(ModelError) as error:
+        load_network(network, **given)
+    assert str(error.value) == (
+        f"{name}={value!r} is given with a Network, which has its weights and preprocessing "
+        "already. Give it to load_network, where the network is named."
+    )
+    assert load_network(network, seed=3) is network
+
+
+def test_layers_of_a_network_are_listed():
+    network = load_network(Chained(), preprocessing=Preprocessing(8, 8))
+    assert (
+        list_layers(network).layer.tolist() == list_layers(Chained(), input_size=8).layer.tolist()
+    )
+
+
+class Chained(nn.Sequential):
+    def __init__(self):
+        ends = nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2)
+        super().__init__(nn.Conv2d(3, 4, 3), nn.ReLU(), *ends)
+
+
+def test_controls_of_half_precision_are_computed_in_float32():
+    network = load_network(Chained())
+    halved = dataclasses.replace(network, build=lambda: Chained().half())
+    control = randomly_initialised(halved, seed=1)
+    assert {each.dtype for each in control.module.parameters()} == {torch.float32}
+    assert control.module(torch.rand(1, 3, 8, 8)).dtype == torch.float32
 
 
 def test_a_module_can_be_loaded_with_random_weights(small):

@@ -171,21 +171,36 @@ def _run(verb: Verb, values: Mapping[str, Any], as_json: bool) -> None:
     verb.call(values, as_json=as_json)
 
 
-def check(folder: Folder, model: Factory = "", as_json: JsonOption = False) -> None:
+def check(
+    folder: Folder,
+    model: Factory = "",
+    run_all: Annotated[
+        bool,
+        typer.Option("--run-all", help="Also run model.pt2, which can run any code."),
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
     """Check that a cut and its exports still give the same outputs.
 
     \b
     Example:
       scalecut check resnet50-short
     """
+    from ..cut.export import EXPORTS as FORMATS
     from ..cut.folder import check_cut
 
-    differences = check_cut(folder, model or None)
+    differences = check_cut(folder, model or None, run_all=run_all)
     if as_json:
         print_json(differences)
         return
     for name, difference in differences.items():
         OUT.print(f"{name}: {_in_words(difference)}", soft_wrap=True)
+    for each in FORMATS.values():
+        if each.file not in differences and (folder / each.file).is_file():
+            OUT.print(
+                f"{each.file}: unchanged, but not run, because it can run any code (--run-all)",
+                soft_wrap=True,
+            )
 
 
 def features(

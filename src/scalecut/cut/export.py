@@ -82,7 +82,7 @@ def onnx_features(path: Path, images: Float32[np.ndarray, "n 3 h w"]) -> Float32
 def torch_features(
     path: Path, images: Float32[np.ndarray, "n 3 h w"]
 ) -> Float32[np.ndarray, "n c"]:
-    """The outputs of a torch.export file on the CPU."""
+    """The outputs of a torch.export file on the CPU; torch unpickles parts of it."""
     try:
         with silence(), torch.no_grad():
             return torch.export.load(path).module()(torch.from_numpy(images)).numpy()
@@ -97,11 +97,12 @@ class Format:
     file: str
     write: Callable[[CutNetwork, Path], None]
     features: Callable[[Path, np.ndarray], np.ndarray]
+    is_unpickled: bool = False  # so that reading it can run code
 
 
 EXPORTS = {
     "onnx": Format("model.onnx", export_onnx, onnx_features),
-    "torch": Format("model.pt2", export_torch, torch_features),
+    "torch": Format("model.pt2", export_torch, torch_features, is_unpickled=True),
 }
 
 

@@ -16,7 +16,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -58,6 +58,8 @@ NEEDED = (
 )  # a name after a dot is inside the one before it
 # fmt: on
 BUILT_BY = ("scalecut", "torch", "timm")  # packages on which the network's code depends
+
+Module = TypeVar("Module", bound=nn.Module)
 
 # Raised if the network is built, run or filled with tensors, and is not the one that was cut.
 _UNFIT = (*OF_NETWORKS, safetensors.SafetensorError)
@@ -115,11 +117,12 @@ def save_cut(
         OutputError: if `folder` exists and is no cut, or cannot be written.
     """
     folder, whole = Path(folder), load_network(whole)
+    whole, cut = replace(whole, module=_on_cpu(whole.module)), _on_cpu(cut)
     exports = check_names(exports, tuple(EXPORTS), "export")
     runs.check_place(folder, "cut")
     verification = verify_cut(whole, cut)
     with runs.new_run(folder, "cut") as made:
-        state = {n: t.detach().cpu().contiguous().clone() for n, t in cut.state_dict().items()}
+        state = {n: t.detach().contiguous().clone() for n, t in cut.state_dict().items()}
         _save(state, made / MODEL)
         _write_example(cut, made / EXAMPLE)
         failed = _export(cut, made, exports)
@@ -139,11 +142,18 @@ def save_cut(
         stored = runs.read_run(made, "cut").facts
         (made / "README.md").write_text(card(stored, cut), encoding="utf-8")
         if whole.build is None:
-            reloaded = check_cut(made, whole.module)
+            reloaded = check_cut(made, whole.module, run_all=True)
         else:
             reloaded = reloaded_from(made, whole.name if is_factory(whole.name) else "")
         write_report(made)
     return SavedCut(folder, verification, reloaded, failed)
+
+
+def _on_cpu(module: Module) -> Module:
+    """The module itself if it is on the CPU, where cuts are compared, else a copy there."""
+    tensors = (*module.parameters(), *module.buffers())
+    is_there = all(tensor.device.type == "cpu" for tensor in tensors)
+    return module if is_there else copy.deepcopy(module).cpu()
 
 
 def _local(folder: str | Path) -> Path:
@@ -153,8 +163,9 @@ def _local(folder: str | Path) -> Path:
         return Path(folder)
     hint = "Give a folder that `scalecut cut` wrote."
     place = hub_file(repository, [FACTS], remedy=hint).parent
-    for name in json.loads((place / FACTS).read_text(encoding="utf-8")).get("files", {}):
-        hub_file(repository, [name], remedy=hint)
+    files = runs.read_run(place, "cut", NEEDED).facts["files"]
+    for name in files if isinstance(files, dict) else ():
+        hub_file(repository, [name], remedy=hint, sibling=place)
     return place
 
 
@@ -167,7 +178,7 @@ def reloaded_from(folder: Path, factory: str) -> dict[str, float]:
     Raises:
         ModelError: if the process cannot load the folder, or gets other features.
     """
-    asked = [sys.executable, "-m", "scalecut", "check", str(folder), "--json"]
+    asked = [sys.executable, "-m", "scalecut", "check", str(folder), "--json", "--run-all"]
     asked += ["--model", factory] if factory else []
     places = os.pathsep.join(place or str(Path.cwd()) for place in sys.path)
     environment = {**os.environ, "PYTHONPATH": places}
@@ -251,16 +262,21 @@ def _whose(facts: Mapping[str, Any], network: object) -> str:
 
 
 def check_cut(
-    folder: str | Path, network: str | nn.Module | Network | None = None
+    folder: str | Path,
+    network: str | nn.Module | Network | None = None,
+    *,
+    run_all: bool = False,
 ) -> dict[str, float]:
     """Load the network of a folder and its exports, and compare their outputs for the example.
 
     Args:
         folder, network: as for `load_cut`.
+        run_all: whether model.pt2 is run too. torch unpickles parts of it, which can run any code,
+            so without this only its hash is compared.
 
     Returns:
-        By file, the largest difference from the outputs at the time of writing, as a share of the
-        largest output.
+        By file that was run, the largest difference from the outputs at the time of writing, as a
+        share of the largest output.
 
     Raises:
         ModelError: if a file was changed or gives other features.
@@ -270,12 +286,12 @@ def check_cut(
     _check_unchanged(folder, facts, MODEL)
     for name in facts["files"]:
         _check_unchanged(folder, facts, name)
-    cut = load_cut(folder, network)
+    cut = load_cut(folder, network).cpu()
     images, expected = _example(folder, cut.preprocessing)
     with torch.inference_mode():
         found = {MODEL: cut(images).numpy()}
     for each in EXPORTS.values():
-        if each.file in facts["files"]:
+        if each.file in facts["files"] and (run_all or not each.is_unpickled):
             found[each.file] = each.features(folder / each.file, images.numpy())
     differences = {name: _difference(output, expected) for name, output in found.items()}
     for name, difference in differences.items():
@@ -320,10 +336,9 @@ def _write_example(cut: CutNetwork, path: Path) -> None:
     """Write an image of noise, and the outputs for it and its two reflections."""
     shape = (cut.preprocessing.height, cut.preprocessing.width, 3)
     image = np.random.default_rng(0).integers(0, 256, size=shape, dtype=np.uint8)
-    some = next(cut.parameters(), torch.empty(0))
     with torch.inference_mode():
         frozen = copy.deepcopy(cut).eval()
-        output = frozen(_inputs(cut.preprocessing, image).to(some.device)).float().cpu()
+        output = frozen(_inputs(cut.preprocessing, image)).float()
     _save({"image": torch.from_numpy(image), "output": output.contiguous()}, path)
 
 

@@ -94,6 +94,10 @@ class CutNetwork(nn.Module):
         self.reset_classifier(head, pooling)
         self.stop = stopped(body, point) if way == STOPPED else None
 
+    def extra_repr(self) -> str:
+        """All that shapes the features besides modules and tensors; part of the keys of caches."""
+        return f"{self.point}, way={self.way!r}, entry={self.entry!r}, pooling={self.pooling!r}"
+
     def _repr_html_(self) -> str:
         table = pd.DataFrame(
             {
@@ -317,6 +321,13 @@ def network_of_run(
         seed=settings.get("seed", 0),
     )
     if tensors_sha256(whole.module) != facts.get("tensors_sha256"):
+        if whole.weights.kind == "random" and facts["weights"]["kind"] == "random":
+            raise ModelError(
+                f"The run {str(run)!r} is of {name} with random weights that are adapted to its "
+                "images (batch norms, branches that begin closed), so it cannot be cut. Cut a run "
+                "of trained weights, or random ones as they are: --weights random --at LAYER, "
+                "without --from."
+            )
         raise ModelError(
             f"The run {str(run)!r} is of {name} with other weights "
             f"({facts['weights']['source']}). Give those by --weights, or probe these."

@@ -16,6 +16,7 @@ from torch import Tensor
 from torchvision import transforms
 
 from ..data.decoding import COMMON, fitted, without_options
+from ..data.files import Files
 from ..data.images import Image, LeftOut, Progress, image_of
 from ..errors import DataError
 from ..features.extract import Computation, extract_features
@@ -140,19 +141,22 @@ def features_table(
 def images_in(places: list[Path]) -> list[Image]:
     """The given image files, and all images in the given folders and their subfolders.
 
+    Links to folders are followed; hidden files and folders are left out.
+
     Raises:
         DataError: if a place does not exist or holds no image.
     """
     images: list[Image] = []
     for place in places:
-        found = [place] if place.is_file() else sorted(place.rglob("*"))
-        found = [path for path in found if path.suffix.lower() in COMMON or path == place]
-        if not place.exists() or not [path for path in found if path.is_file()]:
+        files = Files(place, {*COMMON}) if place.is_dir() else None
+        # links to files that are not there are skipped later, with the reason
+        found = sorted([*files.paths, *files.broken]) if files else [place]
+        if not place.exists() or not found:
             raise DataError(
                 f"There is no image at {str(place)!r}. Give image files, or a folder with files "
                 f"named {', '.join(COMMON)}."
             )
-        images += [Image(str(path), path) for path in found if path.is_file()]
+        images += [Image(str(path), path) for path in found]
     return images
 
 

@@ -308,9 +308,10 @@ def _no_graph(task: Task) -> str:
     """Why OpenVINO cannot compute the features of a task that is meant for it."""
     if task.backend.engine != "openvino" or task.backend.precision == "int8":
         return ""
-    module = copy.deepcopy(task.network.module).eval()
+    device = task.backend.device
+    module = copy.deepcopy(task.network.module).eval().to(device)
     taps, layers = Taps(module, task.points, ends_early=False), _stored_names(task.points)
-    return no_graph(taps, layers, task.network.example(), task.facts)
+    return no_graph(taps, layers, task.network.example().to(device), task.facts)
 
 
 class _Table:

@@ -336,6 +336,8 @@ def _tail(
     if classifier is None:
         return [(POOLED, root, "output")] if _has_no_head(network) else []
     call, side = (softmax, "input") if softmax else (root, "output")
+    if not softmax and _is_softmax_of(root.made[0], classifier.made):
+        call = classifier
     taps: list[_Tap] = [(LOGITS, call, side), (SOFTMAX, call, side)]
     own = next((call for call in _all_calls(root) if call.name == POOLED), None)
     if own is not None:
@@ -345,6 +347,15 @@ def _tail(
     if is_vector and _have_one_input(network, root):
         taps.insert(0, (POOLED, classifier, "input"))
     return taps
+
+
+def _is_softmax_of(output: Tensor, made: Sequence[Tensor]) -> bool:
+    """Whether an output is the (log) softmax of what a layer made, computed without a module."""
+    logits = made[0].flatten(1) if len(made) == 1 and made[0].ndim > 1 else output
+    return logits.shape == output.shape and any(
+        torch.allclose(output, each, atol=1e-6)
+        for each in (logits.softmax(dim=1), logits.log_softmax(dim=1))
+    )
 
 
 def _own_softmax(root: _Call) -> _Call | None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from torch import nn
 
+from ..errors import ModelError
 from .network import Network, Preprocessing, Weights, randomly_initialised, seeded
 from .sources import preprocessing_of_module, source_of
 from .weights import PACKAGES, load_file
@@ -32,9 +33,18 @@ def load_network(
         preprocessing: instead of the network's own.
 
     Raises:
-        ModelError: if the network is not known or the weights are not found or do not fit.
+        ModelError: if the network is not known or the weights are not found or do not fit, or if
+            any of these are given with a `Network`, which has them already.
     """
     if isinstance(model, Network):
+        own = {"weights": "pretrained", "allow_partial": False, "preprocessing": None}
+        given = {"weights": weights, "allow_partial": allow_partial, "preprocessing": preprocessing}
+        for name, value in given.items():
+            if value != own[name]:
+                raise ModelError(
+                    f"{name}={value!r} is given with a Network, which has its weights and "
+                    "preprocessing already. Give it to load_network, where the network is named."
+                )
         return model
     if isinstance(model, nn.Module):
         model = unwrapped(model)

@@ -178,7 +178,7 @@ def randomly_initialised(network: Network, seed: int, batches: Iterable[Tensor] 
     """
     module = seeded(network.build or (lambda: reinitialised(network.module)), seed)
     _open_branches(module)
-    module = module.to(network.device).eval()
+    module = module.float().to(network.device).eval()  # as `load_network` does
     take_statistics(module, batches)
     return replace(network, module=module, weights=Weights("random", f"seed {seed}"))
 

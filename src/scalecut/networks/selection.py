@@ -84,8 +84,9 @@ def list_layers(
         LayerError: if a name fits no layer.
         ModelError: if the network is not known or does not run at its input size.
     """
+    is_loaded = isinstance(model, Network)  # random weights are the default, to load none
     network = with_preprocessing(
-        load_network(model, weights=weights, allow_partial=allow_partial),
+        model if is_loaded else load_network(model, weights=weights, allow_partial=allow_partial),
         input_size=input_size,
         prefix_tokens=prefix_tokens,
         points=points,

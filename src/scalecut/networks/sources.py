@@ -699,7 +699,11 @@ BUILT_IN: dict[str, tuple[Callable[[], nn.Module], Preprocessing]] = {
 
 
 def preprocessing_of_module(module: nn.Module) -> Preprocessing | None:
-    """The preprocessing of a network of timm, or of the one network of timm inside a module."""
+    """The preprocessing of a network of timm or a cut network, or of the one inside a module."""
+    stated = [getattr(each, "preprocessing", None) for each in module.modules()]
+    of_cuts = {each for each in stated if isinstance(each, Preprocessing)}
+    if len(of_cuts) == 1:
+        return of_cuts.pop()
     own = _configured_part(module)
     if own is None:
         return None

@@ -1,6 +1,7 @@
 """A network up to a probe point: stopped there, or without the modules that run after it."""
 
 import copy
+import threading
 from collections.abc import Callable, Set
 from dataclasses import dataclass
 from typing import Any
@@ -24,11 +25,20 @@ class Reached(Exception):  # noqa: N818 - not an error: it ends a forward pass a
 
 
 class Stop:
-    """Ends the forward pass at a point, at the last call of its module."""
+    """Ends the forward pass at a point, at the last call of its module.
+
+    Each thread counts the calls of its own forward pass.
+    """
 
     def __init__(self, point: ProbePoint) -> None:
         self.point = point
-        self.left = point.n_calls
+        self._calls = threading.local()
+
+    def __getstate__(self) -> ProbePoint:
+        return self.point
+
+    def __setstate__(self, point: ProbePoint) -> None:
+        self.__init__(point)
 
     def set_at(self, module: nn.Module) -> None:
         if self.point.side == "input":
@@ -38,7 +48,7 @@ class Stop:
 
     def run(self, forward: Callable[[Tensor], object], images: Tensor) -> list[Tensor]:
         """Run `forward` up to the point and return its maps there."""
-        self.left = self.point.n_calls
+        self._calls.left = self.point.n_calls
         try:
             forward(images)
         except Reached as reached:
@@ -52,8 +62,8 @@ class Stop:
         self._count(output)
 
     def _count(self, value: object) -> None:
-        self.left -= 1
-        if self.left == 0:
+        self._calls.left = getattr(self._calls, "left", self.point.n_calls) - 1
+        if self._calls.left == 0:
             raise Reached(maps_of(value, self.point))
 
 
@@ -86,13 +96,18 @@ def is_bypassed(network: nn.Module, point: ProbePoint, image: Tensor) -> bool:
     """
     leaves: list[Tensor] = []
 
-    def cut_off(value: Any) -> Any:
+    def at_last_call(value: Any) -> Any:
+        nonlocal n_left
+        n_left -= 1
+        if n_left:  # what earlier calls give is lost, if the later layers need it
+            return None
         found = tree_map_only(Tensor, _leaf, value)
         leaves.extend(leaf for leaf in tensors_in(found) if leaf.requires_grad)
         return found
 
     trial = copy.deepcopy(network).eval().requires_grad_(True)
-    watch(trial.get_submodule(point.module), point.side, cut_off)
+    n_left = point.n_calls
+    watch(trial.get_submodule(point.module), point.side, at_last_call)
     image = image.detach().clone().requires_grad_()
     with torch.enable_grad():
         ends = [end.sum() for end in tensors_in(trial(image.clone())) if end.requires_grad]
@@ -115,10 +130,14 @@ def truncated(network: nn.Module, point: ProbePoint, image: Tensor, *, shorter: 
     for name, module in network.named_modules():
         holds_tensors = next(module.parameters(), None) is not None
         parent, _, child = name.rpartition(".")
-        if name not in before and (name in after or holds_tensors) and parent in before:
-            # an empty Sequential also returns its input, and can still be iterated over
-            stand_in = nn.Sequential() if type(module) is nn.Sequential else PassOn()
-            body.get_submodule(parent).register_module(child, stand_in)
+        if name in before or not (name in after or holds_tensors) or parent not in before:
+            continue
+        if isinstance(module, nn.ModuleList | nn.ModuleDict):  # code iterates over it
+            before.add(name)  # so that its children are replaced
+            continue
+        # an empty Sequential also returns its input, and can still be iterated over
+        stand_in = nn.Sequential() if type(module) is nn.Sequential else PassOn()
+        body.get_submodule(parent).register_module(child, stand_in)
     for module in body.modules() if shorter else ():
         while type(module) is nn.Sequential and len(module) > 1 and _is_stand_in(module[-1]):
             delattr(module, next(reversed(module._modules)))  # `del` would renumber the others
