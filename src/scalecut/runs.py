@@ -306,8 +306,8 @@ def _signed(file: Path) -> Iterator[None]:
 
 
 def fingerprint(files: Sequence[Path]) -> list[tuple[str, int, int]]:
-    """Path, size and time of change of files, by which a changed one is noticed."""
-    found = ((path, path.stat()) for path in files)
+    """Path, size and time of change of those that exist, by which a changed one is noticed."""
+    found = ((path, path.stat()) for path in files if path.exists())
     return [(str(path.absolute()), about.st_size, about.st_mtime_ns) for path, about in found]
 
 

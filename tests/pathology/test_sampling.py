@@ -12,6 +12,7 @@ from scipy.ndimage import gaussian_filter
 
 from scalecut import DataError, Reading, read_images
 from scalecut.pathology import patches, sampling
+from scalecut.pathology.cutting import Blur
 from scalecut.pathology.methods import Trial, task_of
 from scalecut.pathology.patches import Cutting, read_patches, save_patches
 from scalecut.pathology.resampling import areas_of_nuclei, resampled, spread
@@ -470,6 +471,43 @@ def test_strict_stops_at_the_first_slide_that_cannot_be_used_and_keeps_what_is_d
     assert set(made.table.tile) == set("acdef")
     assert [each.name for each in made.left_out] == ["b"]
     assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == ["out"]
+
+
+@pytest.mark.parametrize("match_blur", [False, True])
+def test_a_slide_that_is_repaired_is_cut_and_the_others_are_not_cut_again(
+    tmp_path, monkeypatch, match_blur
+):
+    """Another blur to match concerns all of them, though."""
+    for seed, name in enumerate("abc"):
+        write(tmp_path / f"{name}.svs", drawn(seed=seed), APERIO)
+    torn(tmp_path / "c.svs")
+    original, read = sampling.sampled, []
+
+    def noting(slide, part, plan):
+        read.append(slide.name)
+        return original(slide, part, plan)
+
+    monkeypatch.setattr(patches, "_THREADS", 1)
+    monkeypatch.setattr(patches, "sampled", noting)
+    cutting = Cutting(mpp=(0.5,), per_slide=2, size=SIZE, match_blur=match_blur)
+    if match_blur:
+        blurs = iter([1.0, 2.0, 2.0])
+        monkeypatch.setattr(patches, "_blur", lambda *_: Blur(0.5, next(blurs)))
+    with pytest.raises(DataError, match=r"^c: .* What is finished is kept"):
+        save_patches(tmp_path, out=tmp_path / "out", cutting=cutting, strict=True)
+    assert read == ["a", "b", "c"]
+    (tmp_path / ".out-unfinished" / "patches" / "c_7_0.5um.png").touch()  # of a place it lost
+    write(tmp_path / "c.svs", drawn(seed=4), APERIO)
+    made = save_patches(tmp_path, out=tmp_path / "out", cutting=cutting, strict=True)
+    assert read[3:] == (["a", "b", "c"] if match_blur else ["c"])
+    monkeypatch.setattr(patches, "_THREADS", 4)
+    anew = save_patches(tmp_path, out=tmp_path / "anew", cutting=cutting)
+    pd.testing.assert_frame_equal(made.table, anew.table)
+    found, expected = (
+        {path.name: path.read_bytes() for path in (m.folder / "patches").iterdir()}
+        for m in (made, anew)
+    )
+    assert found == expected
 
 
 def test_what_strict_stops_at_when_all_is_cut_is_confirmed_without_cutting_again(

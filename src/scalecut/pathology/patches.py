@@ -136,14 +136,16 @@ def save_patches(
     else:
         kept, skipped, said = _tiles_of(tiles, masks, cutting, leave_out, strict, given)
         parts = split_tiles(kept, seed=seed, given=given and given.of("split", kept, skipped))
-    files = [path for each in kept for path in (_file(each), each.mask) if path]
-    about = [(t.name, t.group, t.um_per_pixel, getattr(t, "source", "")) for t in kept]
-    key = {"tiles": about, "cutting": replace(cutting, claims=None, confirm=()), "parts": parts}
-    key |= {"version": runs.versions()["scalecut"], "seed": seed, "files": runs.fingerprint(files)}
+    key = {"cutting": replace(cutting, claims=None, confirm=()), "parts": parts, "seed": seed}
+    key |= {"version": runs.versions()["scalecut"]}
     with runs.continued(out, "patches", key, strict=strict) as folder:
         made = cut_patches(
             kept, parts, folder, cutting, seed=seed, strict=strict, progress=progress
         )
+        named = set(made.table.patch)
+        for path in (folder / FOLDER).iterdir():
+            if f"{FOLDER}/{path.name}" not in named:  # of a slide before it was repaired
+                path.unlink()
         left_out = (*skipped, *made.left_out)
         made = replace(made, folder=out, left_out=left_out, stated=(*said, *made.stated))
         made.table.to_parquet(folder / FILE, index=False)
@@ -188,6 +190,14 @@ def _path(tile: Tile | Slide) -> str:
 def _file(tile: Tile | Slide) -> Path | None:
     source = tile.image.source if isinstance(tile.image, Image) else tile.image
     return source if isinstance(source, Path) else None
+
+
+def _key_of(tile: Tile | Slide, blur: Blur | None) -> str:
+    """Names what the patches of a tile depend on, other than what is the same for all tiles."""
+    files = runs.fingerprint([path for path in (_file(tile), tile.mask) if path])
+    known = tile.name, tile.group, tile.um_per_pixel, getattr(tile, "source", ""), tile.stated
+    rule = tile.rule.stated() if tile.rule else None
+    return cache.setting_hash({"tile": runs.plain((known, rule, blur, files))})
 
 
 def _tiles_of(
@@ -292,7 +302,7 @@ def cut_patches(
         if cutting.match_blur:
             plan = replace(plan, blur=_blur(tiles, split, plan, pool))
         work = _each(
-            tiles, lambda tile: _cut_of(tile, split[tile.name], plan), folder, pool, progress
+            tiles, lambda tile: _cut_of(tile, split[tile.name], plan), plan, pool, progress
         )
         for tile, made in zip(tiles, work, strict=True):
             done.append(made)
@@ -347,21 +357,26 @@ def _workers() -> Iterator[ThreadPoolExecutor]:
 def _each(
     tiles: Sequence[Tile | Slide],
     work: Callable[[Any], _Done],
-    folder: Path,
+    plan: Plan,
     pool: ThreadPoolExecutor,
     progress: Progress | None,
 ) -> Iterator[_Done]:
-    """What each tile gives, in their order; what is in the folder is not done again."""
+    """What each tile gives, in their order; what is in the folder is not done again.
+
+    A tile that has changed since is: its files, what is known of it, or the blur to match.
+    """
+    folder = plan.folder
 
     def kept(number: int) -> _Done:
-        file = folder / DONE / f"{number}.json"
+        file, key = folder / DONE / f"{number}.json", _key_of(tiles[number], plan.blur)
         if file.is_file():
             about = json.loads(file.read_text(encoding="utf-8"))
-            return _Done([Cut(**cut) for cut in about["cuts"]], about["facts"])
+            if about.get("key") == key:
+                return _Done([Cut(**cut) for cut in about["cuts"]], about["facts"])
         made = work(tiles[number])
         if not made.reason:  # else it is tried again
             with cache.written(file, runs.unwritable) as part:
-                part.write_text(json.dumps(asdict(made)), encoding="utf-8")
+                part.write_text(json.dumps(asdict(made) | {"key": key}), encoding="utf-8")
         return made
 
     there = (folder / DONE).glob("*.json") if (folder / DONE).is_dir() else ()
