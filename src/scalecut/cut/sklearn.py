@@ -141,7 +141,7 @@ def features_table(
 def images_in(places: list[Path]) -> list[Image]:
     """The given image files, and all images in the given folders and their subfolders.
 
-    Links to folders are followed; hidden files and folders are left out.
+    Links to folders are followed; hidden files and folders are skipped.
 
     Raises:
         DataError: if a place does not exist or holds no image.

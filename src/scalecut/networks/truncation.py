@@ -15,6 +15,8 @@ from ..errors import LayerError
 from .hooks import maps_of, tensors_in, watch
 from .points import ProbePoint
 
+CONTAINERS = (nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
+
 
 class Reached(Exception):  # noqa: N818 - not an error: it ends a forward pass at the point
     """Raised at the point; carries its maps."""
@@ -132,7 +134,7 @@ def truncated(network: nn.Module, point: ProbePoint, image: Tensor, *, shorter: 
         parent, _, child = name.rpartition(".")
         if name in before or not (name in after or holds_tensors) or parent not in before:
             continue
-        if isinstance(module, nn.ModuleList | nn.ModuleDict):  # code iterates over it
+        if isinstance(module, CONTAINERS) and name not in after:  # its owner iterates over it
             before.add(name)  # so that its children are replaced
             continue
         # an empty Sequential also returns its input, and can still be iterated over
