@@ -524,7 +524,16 @@ def test_difference_is_judged_with_noise_that_is_widened_for_the_fits(rng):
     draws = 0.1 + 0.02 * rng.normal(size=4000)
     low, high, p = of_difference(0.1, draws, 1000)
     assert (low, high) == pytest.approx((0.1 - 1.96 * 0.028, 0.1 + 1.96 * 0.028), abs=0.004)
-    assert p == pytest.approx(2 * scipy.stats.norm.sf(0.1 / (REFITS * draws.std(ddof=1))))
+    assert p == pytest.approx(2 * scipy.stats.norm.sf(0.1 / (REFITS * draws.std(ddof=1))), rel=0.1)
     turned = of_difference(-0.1, -draws, 1000)
     assert turned == pytest.approx((-high, -low, p))
     assert of_difference(0.0, np.zeros(100), 1000) == (0.0, 0.0, 1.0)
+
+
+@pytest.mark.parametrize("n_groups", [3, 6, 40])
+def test_p_value_of_a_difference_is_that_of_the_t_test_of_its_groups(rng, n_groups, monkeypatch):
+    monkeypatch.setattr("scalecut.stats.inference.REFITS", 1)
+    values = rng.normal(size=n_groups) + 1
+    draws = values[rng.integers(n_groups, size=(100_000, n_groups))].mean(axis=1)
+    p = of_difference(values.mean(), 2 * values.mean() - draws, n_groups)[2]
+    assert p == pytest.approx(scipy.stats.ttest_1samp(values, 0).pvalue, rel=0.05)

@@ -164,8 +164,8 @@ def of_difference(
 ) -> tuple[float, float, float]:
     """The 95 % interval and the two-sided p-value of a difference of scores.
 
-    Draws keep the fits, so their noise is widened by `REFITS`; the p-value is that of a normal
-    distribution with this noise, 1 if nothing differs.
+    Draws keep the fits, so their noise is widened by `REFITS`; the p-value is by Student's t with
+    g - 1 degrees of freedom, for g groups as the interval is, 1 if nothing differs.
 
     Args:
         plausible: the difference of `mirrored` draws.
@@ -174,8 +174,9 @@ def of_difference(
     middle = np.nanmean(plausible)
     widened = middle + REFITS * (plausible - middle)
     low, high = ends(size, widened, n_groups, scale=scale)
-    error = max(float(np.nanstd(widened, ddof=1)), 1e-12)
-    return float(low), float(high), float(2 * normal.sf(abs(size) / error))
+    g = max(n_groups, 2)
+    error = max(float(np.sqrt(g / (g - 1)) * np.nanstd(widened, ddof=1)), 1e-12)
+    return float(low), float(high), float(2 * student.sf(abs(size) / error, g - 1))
 
 
 # --- permutation tests ---------------------------------------------------------------------------
