@@ -135,8 +135,8 @@ def idea(folder: Path) -> Figure:
     looks = {
         Look("which animal", VERMILION, "-", "^", 2.4, 0.18): ("class", "pretrained"),
         Look("how large", BLUE, "-", "o", 2.4, 0.18): ("area", "pretrained"),
-        Look("which, untrained", VERMILION, ":", "", 1.6): ("class", "random"),
-        Look("how large, untrained", BLUE, ":", "", 1.6): ("area", "random"),
+        Look("which, random weights", VERMILION, ":", "", 1.6): ("class", "random"),
+        Look("how large, random weights", BLUE, ":", "", 1.6): ("area", "random"),
     }
     wanted = {look: {"measure": m, "weights": w} for look, (m, w) in looks.items()}
     evidence = run.facts["evidence_by_target"]["area"]["evidence"]["mean"]
