@@ -318,7 +318,7 @@ REFUSED = [
     ([], "Method cut needs a layer to cut at, and none is given. Give --at LAYER, or --from RUN."),
     (["--at", "blocks.1", "--mode", "finetune", "--epochs", "1", "--learning-rate", "0"],
      "1 epochs in batches of 32 at a learning rate of 0 train nothing. Give --epochs 1 or more, "
-     "--batch-size 2 or more and a --learning-rate above 0."),
+     "--batch-size 2 or more and a finite --learning-rate above 0."),
     (["--data", "voc:photographs", "--at", "blocks.1"],
      "'voc:photographs' does not name patches. Give patches:DIR, a folder that `scalecut patches` "
      "wrote."),

@@ -263,7 +263,6 @@ NOT_FOR_IMAGES = {
     "check_dict_unchanged": ROWS,
     "check_fit_idempotent": ROWS,
     "check_estimator_sparse_tag": "`fit` does not use its input",
-    "check_do_not_raise_errors_in_init_or_set_params": "tests check types",
 }
 
 

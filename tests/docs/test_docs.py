@@ -52,7 +52,7 @@ def demo(tmp_path_factory):
 def empty_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SCALECUT_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("scalecut.cut.folder.reloaded_from", check_cut)  # has its own test
+    monkeypatch.setattr("scalecut.cut.folder.reloaded_from", lambda made, _: check_cut(made))
 
 
 def typed(*words):
