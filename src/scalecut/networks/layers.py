@@ -9,7 +9,7 @@ A probe point is found by watching one forward pass, without a table per archite
   before the ReLU;
 - where blocks hold less than half of the weight layers (VGG), the weight layers are points too,
   each with the norm and the activation that follow it;
-- on request, *modules* inside blocks: the activation after a sum, the activation of a perceptron
+- on request, *modules* inside blocks: the activation after a sum, the activation of an MLP
   between its two linear layers, and the last norm before it (of the sum with attention).
 
 Then come the pooled features, the logits and the softmax. Modules that are shared count once, at
@@ -280,7 +280,7 @@ def _before_activation(block: _Call) -> _Tap:
 
 
 def _inside_blocks(root: _Call, blocks: Sequence[_Tap]) -> Iterator[_Tap]:
-    """Modules inside blocks: the activation after a sum; in a perceptron, the norm before it and
+    """Modules inside blocks: the activation after a sum; in an MLP, the norm before it and
     the activation between its linear layers.
     """
     calls = {call.name: call for call in _all_calls(root)}
